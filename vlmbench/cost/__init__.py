@@ -1,0 +1,1 @@
+"""Cost: FLOPs, bytes, roofline, device peaks."""

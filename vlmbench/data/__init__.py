@@ -1,0 +1,1 @@
+"""Data sets: each is a lazy sequence of requests."""

@@ -1,0 +1,63 @@
+"""The exception tree: everything vlmbench raises on purpose.
+
+::
+
+    VlmbenchError
+    ├── ConfigError            exit 2   the configuration is wrong: unknown key, wrong type, out of range
+    ├── InputError             exit 2   an input file, folder or results file is missing, empty or unreadable
+    │   └── DirectoryConflictError  exit 2   the run directory belongs to another configuration or another process
+    ├── ModelError             exit 2   the model cannot be found, built or loaded
+    │   └── AnatomyError       exit 2   its stages cannot be told apart
+    ├── DeviceError            exit 2   the device is missing, too small or busy
+    ├── UnreachablePointError       –        a sweep point the model cannot reach (its row becomes ``skipped``)
+    ├── SampleError            –        one sample cannot be used (its row becomes ``error``)
+    └── MeasurementError       exit 1   the measurement itself broke
+
+A message has one or two lines: what was given, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+
+class VlmbenchError(Exception):
+    """Base of all errors that vlmbench raises on purpose; ``exit_status`` is what the command line returns."""
+
+    exit_status: int = 2
+
+
+class ConfigError(VlmbenchError):
+    """One or more things in the configuration are wrong; the message lists them all."""
+
+
+class InputError(VlmbenchError):
+    """An input file, folder or results file is missing, empty or unreadable."""
+
+
+class DirectoryConflictError(InputError):
+    """The run directory belongs to another configuration, or another process writes to it now."""
+
+
+class ModelError(VlmbenchError):
+    """The model cannot be found, built or loaded."""
+
+
+class AnatomyError(ModelError):
+    """The stages of a model cannot be told apart; the message lists its module tree."""
+
+
+class DeviceError(VlmbenchError):
+    """The device is missing, too small for the model, or busy."""
+
+
+class UnreachablePointError(VlmbenchError):
+    """A sweep point that this model cannot reach; its row gets the status ``skipped`` with this message."""
+
+
+class SampleError(VlmbenchError):
+    """One sample cannot be used (a corrupt image, say); its row gets the status ``error`` with this message."""
+
+
+class MeasurementError(VlmbenchError):
+    """The measurement itself broke: marks missing, counts that contradict each other."""
+
+    exit_status = 1

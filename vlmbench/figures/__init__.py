@@ -1,0 +1,1 @@
+"""Figures: DataFrame in, seaborn axes out; one function a figure."""

@@ -1,0 +1,93 @@
+"""What the runner and the probes need of a model. No torch import at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vlmbench.request import Output, Request, TokenCounts
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Which module is which stage: dotted paths from the top-level model; an absent stage has no path.
+
+    Args:
+        vision_encoder: the tower(s) that turn pixels into patch features.
+        projector: connector(s): projector, merger, resampler, pooling. May lie inside a tower; time inside it is
+            then the projector's, not the tower's.
+        language_model: the decoder body that prefill and decode call (no head, no vision inside it where possible).
+        head: the output embedding.
+        how: for each stage, the rule that found it, for the table.
+        notes: what is unusual, in words (why a stage is absent, say).
+    """
+
+    vision_encoder: tuple[str, ...] = ()
+    projector: tuple[str, ...] = ()
+    language_model: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    how: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def stages(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(stage name, module paths) in the order in which a request meets them."""
+        for stage in ("vision_encoder", "projector", "language_model", "head"):
+            yield stage, getattr(self, stage)
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """A request ready for ``generate``: tensors (on the host until transferred) and what was observed on them.
+
+    Args:
+        inputs: keyword arguments of ``generate``, tensors with a leading batch axis.
+        counts: observed token counts of one row.
+        output: how long the answer may be.
+        decoded_pixels: (width, height) of each decoded image as it reached the processor.
+    """
+
+    inputs: dict[str, Any]
+    counts: TokenCounts
+    output: Output
+    decoded_pixels: tuple[tuple[int, int], ...] = ()
+
+
+class VisionLanguageModel(Protocol):
+    """A loaded model. One implementation serves every transformers architecture."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The top-level module, on its device, in eval mode."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Which module is which stage."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Provenance: weights (pretrained with revision, or random with seed), dtype, attention kernel, parameters."""
+
+    def prepare(self, request: Request) -> Prepared:
+        """Decode, resize, crop, normalise, apply the prompt format, tokenise: T_preprocess. Host only.
+
+        Raises:
+            SampleError: an image that cannot be decoded.
+            UnreachablePointError: a knob this model does not have.
+        """
+
+    def transfer(self, prepared: Prepared) -> Prepared:
+        """The inputs on the device: T_transfer."""
+
+    def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
+        """One ``generate()`` call from an empty cache; returns the new token ids only, shape (batch, tokens)."""
+
+    def detokenize(self, tokens: torch.Tensor) -> list[str]:
+        """Token ids to text: T_detokenize."""

@@ -1,0 +1,1 @@
+"""Probes: what is watched during a run, and how."""

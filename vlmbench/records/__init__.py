@@ -1,0 +1,1 @@
+"""Records: what is measured is kept, row by row."""

@@ -1,0 +1,119 @@
+"""What is asked of a model: images, a prompt and how long the answer may be. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """An encoded image (JPEG, PNG …) that is read when asked for, never earlier.
+
+    Args:
+        name: what error messages call it: a path, ``zip!member``, ``synthetic/17``.
+        read: returns the encoded bytes; raises :class:`vlmbench.errors.SampleError` when it cannot.
+        size: (width, height) in pixels where known without decoding.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_path(cls, path: Path) -> ImageSource:
+        """An image file, opened at :meth:`read` time."""
+        return cls(name=str(path), read=path.read_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How long the answer may be.
+
+    Args:
+        max_new_tokens: upper bound on generated tokens.
+        forced: True suppresses the end-of-sequence token, so that exactly ``max_new_tokens`` come out;
+            False lets the model stop (a natural length).
+    """
+
+    max_new_tokens: int
+    forced: bool
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"'max_new_tokens' must be 1 or more (got {self.max_new_tokens})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One entry of a data set: a question about images.
+
+    Args:
+        sample_id: names the sample within its data set; no two samples share one.
+        question: the user's text, verbatim (prompt formats are added by the data set's template or the model).
+        images: in reading order; may be empty.
+        answers: reference answers, where the data set has them.
+    """
+
+    sample_id: str
+    question: str
+    images: tuple[ImageSource, ...]
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request, or a batch of equal ones: a sample and the knobs that a sweep turns.
+
+    Args:
+        sample: what is asked.
+        output: how long the answer may be.
+        batch_size: how many copies of this request run as one batch.
+        num_images: when set, the sample's images are repeated (cyclically) or cut to this many.
+        prompt_tokens: when set, the user's text is replaced by exactly this many tokens of random ordinary words.
+        image_size: when set, (width, height) in pixels to which each image is resized before the processor sees it.
+        vision_tokens: when set, the target that the model's own processor is searched for
+            (:mod:`vlmbench.models.vision_tokens` turns it into ``image_size`` and ``processor_kwargs``).
+        processor_kwargs: extra call-time arguments for the model's processor (``max_pixels`` …).
+        seed: of the random words.
+    """
+
+    sample: Sample
+    output: Output
+    batch_size: int = 1
+    num_images: int | None = None
+    prompt_tokens: int | None = None
+    image_size: tuple[int, int] | None = None
+    vision_tokens: int | None = None
+    processor_kwargs: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """The images of this request, ``num_images`` applied."""
+        have = self.sample.images
+        if self.num_images is None or not have:
+            return have
+        return tuple(have[i % len(have)] for i in range(self.num_images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCounts:
+    """What the model really sees, observed on the prepared inputs of one request (of one row of a batch).
+
+    A count that does not exist for an architecture is None, never 0: a cross-attention model has
+    ``num_vision_tokens = 0`` and a ``num_cross_attention_tokens``; an encoder-free model has no ``num_vision_patches``.
+    """
+
+    num_input_tokens: int
+    num_prompt_tokens: int
+    num_vision_tokens: int
+    num_vision_patches: int | None = None
+    num_crops: int | None = None
+    num_cross_attention_tokens: int | None = None
+    num_images: int = 0
+
+    def as_dict(self) -> dict[str, int | None]:
+        """The counts by name, for a record."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}

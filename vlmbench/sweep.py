@@ -1,0 +1,195 @@
+"""Sweeps: axes, their points, and the request that each point makes. Standard library only.
+
+An axis is named after the knob that it turns:
+
+=================== ==========================================================================
+``vision_tokens``   target number of vision tokens; reached through the model's own processor
+``image_width``, ``image_height``, ``resolution`` (square side)  pixels, before the processor
+``images``          number of images in a request
+``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
+``output_tokens``   forced number of new tokens
+``batch_size``      equal requests run as one batch
+``processor.NAME``  call-time argument NAME of the model's processor
+=================== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vlmbench.request import Output, Request
+
+_PROCESSOR_PREFIX = "processor."
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"a value of axis '{name}' must be a whole number of {least} or more (got {value!r})")
+    return value
+
+
+def _set_width(request: Request, value: int) -> Request:
+    height = request.image_size[1] if request.image_size else value
+    return replace(request, image_size=(value, height))
+
+
+def _set_height(request: Request, value: int) -> Request:
+    width = request.image_size[0] if request.image_size else value
+    return replace(request, image_size=(width, value))
+
+
+# axis name -> (least value, how it changes a request)
+KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
+    "vision_tokens": (1, lambda r, v: replace(r, vision_tokens=v)),
+    "resolution": (1, lambda r, v: replace(r, image_size=(v, v))),
+    "image_width": (1, _set_width),
+    "image_height": (1, _set_height),
+    "images": (0, lambda r, v: replace(r, num_images=v)),
+    "prompt_tokens": (1, lambda r, v: replace(r, prompt_tokens=v)),
+    "output_tokens": (1, lambda r, v: replace(r, output=Output(max_new_tokens=v, forced=True))),
+    "batch_size": (1, lambda r, v: replace(r, batch_size=v)),
+}
+
+
+def spaced(spec: Mapping[str, Any]) -> list[int]:
+    """Values of a range: ``{start, stop, step}`` or ``{start, stop, num, spacing: linear|log}``, both ends included.
+
+    Log spacing rounds to whole numbers and drops doubles.
+
+    Raises:
+        ValueError: keys missing, unknown or contradicting.
+    """
+    allowed = {"start", "stop", "step", "num", "spacing"}
+    if unknown := set(spec) - allowed:
+        raise ValueError(f"a range has the keys {sorted(allowed)} (got also {sorted(unknown)})")
+    if "start" not in spec or "stop" not in spec or ("step" in spec) == ("num" in spec):
+        raise ValueError(f"a range needs 'start', 'stop' and one of 'step', 'num' (got {dict(spec)})")
+    start, stop = spec["start"], spec["stop"]
+    for name in ("start", "stop", "step", "num"):
+        if name in spec and (isinstance(spec[name], bool) or not isinstance(spec[name], int)):
+            raise ValueError(f"'{name}' of a range must be a whole number (got {spec[name]!r})")
+    if stop < start:
+        raise ValueError(f"'stop' must not be below 'start' (got start={start}, stop={stop})")
+    if "step" in spec:
+        if "spacing" in spec:
+            raise ValueError("'spacing' goes with 'num', not with 'step'")
+        if spec["step"] < 1:
+            raise ValueError(f"'step' must be 1 or more (got {spec['step']})")
+        return list(range(start, stop + 1, spec["step"]))
+    num, spacing = spec["num"], spec.get("spacing", "linear")
+    if num < 2:
+        raise ValueError(f"'num' must be 2 or more (got {num})")
+    if spacing == "linear":
+        values = [start + (stop - start) * i / (num - 1) for i in range(num)]
+    elif spacing == "log":
+        if start < 1:
+            raise ValueError(f"log spacing needs 'start' of 1 or more (got {start})")
+        values = [math.exp(math.log(start) + (math.log(stop) - math.log(start)) * i / (num - 1)) for i in range(num)]
+    else:
+        raise ValueError(f"'spacing' must be linear or log (got {spacing!r})")
+    return sorted({round(v) for v in values})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One knob and its values, in the order given, doubles dropped."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError(f"axis '{self.name}' has no values; give a list or a range")
+        if self.name in KNOBS:
+            for value in self.values:
+                _whole(self.name, value, KNOBS[self.name][0])
+        elif not self.name.startswith(_PROCESSOR_PREFIX):
+            raise ValueError(f"axis '{self.name}' must be one of {', '.join(KNOBS)} or processor.NAME")
+
+    @classmethod
+    def parse(cls, name: str, spec: Any) -> Axis:
+        """From YAML: a list, or a range mapping (see :func:`spaced`)."""
+        if isinstance(spec, Mapping):
+            values: tuple[Any, ...] = tuple(spaced(spec))
+        elif isinstance(spec, list | tuple):
+            values = tuple(dict.fromkeys(spec))
+        else:
+            raise ValueError(f"axis '{name}' must be a list or a range {{start, stop, step|num}} (got {spec!r})")
+        return cls(name=name, values=values)
+
+    def apply(self, request: Request, value: Any) -> Request:
+        """The request with this knob turned."""
+        if self.name in KNOBS:
+            return KNOBS[self.name][1](request, value)
+        knob = self.name.removeprefix(_PROCESSOR_PREFIX)
+        return replace(request, processor_kwargs={**request.processor_kwargs, knob: value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One cell of a sweep."""
+
+    index: int
+    axes: tuple[Axis, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def id(self) -> str:
+        """Stable name: ``vision_tokens=64,output_tokens=8``; ``single`` for the sweep without axes."""
+        return ",".join(f"{a.name}={v}" for a, v in zip(self.axes, self.values, strict=True)) or "single"
+
+    @property
+    def target(self) -> dict[str, Any]:
+        """Axis name to the value aimed at."""
+        return {a.name: v for a, v in zip(self.axes, self.values, strict=True)}
+
+    def apply(self, request: Request) -> Request:
+        """The request that this point makes of a base request."""
+        for axis, value in zip(self.axes, self.values, strict=True):
+            request = axis.apply(request, value)
+        return request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A grid: the product of its axes; none for one single point.
+
+    Args:
+        name: names the sweep in records and figures.
+        axes: axis name to a list of values or a range.
+    """
+
+    name: str
+    axes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.parsed()
+
+    def parsed(self) -> tuple[Axis, ...]:
+        """The axes, checked.
+
+        Raises:
+            ValueError: an axis that is not known, has no values, or has a value out of range.
+        """
+        return tuple(Axis.parse(str(name), spec) for name, spec in self.axes.items())
+
+    def points(self) -> Iterator[Point]:
+        """All cells in grid order (the runner measures them interleaved, in a seeded random order)."""
+        axes = self.parsed()
+        for index, values in enumerate(itertools.product(*(a.values for a in axes))):
+            yield Point(index=index, axes=axes, values=values)
+
+    def __len__(self) -> int:
+        return math.prod(len(a.values) for a in self.parsed())
+
+
+def shuffled(points: list[Point], *, seed: int, round_index: int) -> list[Point]:
+    """The points in the seeded random order of one round, so that drift does not become a slope."""
+    order = list(points)
+    random.Random(f"{seed}/{round_index}").shuffle(order)
+    return order
