@@ -1,0 +1,126 @@
+"""Whole files: written beside their place, then renamed onto it, so that a reader sees the old file or the new one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlmbench.errors import MeasurementError
+
+Content = str | bytes | Callable[[BinaryIO], object]
+
+
+def write_whole(path: Path, content: Content, *, mode: int | None = None) -> Path:
+    """Replace ``path`` by ``content`` atomically and durably: write, fsync, rename, fsync of the folder.
+
+    Args:
+        path: where the file goes; missing parent folders are made.
+        content: text (stored as UTF-8), bytes, or a callable that writes to the open binary file it is given
+            (``lambda f: figure.savefig(f, format="png")``).
+        mode: permission bits; None for what the umask gives.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        MeasurementError: the disk is full or the folder may not be written; what stood at ``path`` is untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".part")
+    except OSError as error:
+        raise MeasurementError(_cannot(path, error)) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if isinstance(content, str):
+                file.write(content.encode("utf-8"))
+            elif isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fchmod(file.fileno(), _umask_mode() if mode is None else mode)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        _remove(name)
+        raise MeasurementError(_cannot(path, error)) from error
+    except BaseException:
+        _remove(name)
+        raise
+    return path
+
+
+def write_json(path: Path, value: Any, *, mode: int | None = None) -> Path:
+    """Like :func:`write_whole` with ``value`` as indented strict JSON (see :func:`strict`)."""
+    return write_whole(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
+
+
+def strict(value: Any) -> Any:
+    """``value`` in the types of strict JSON: NaN and infinity become None, tuples and sets lists, NumPy scalars plain.
+
+    Anything else (paths, enums, versions) becomes its text.
+    """
+    plain: Any
+    if value is None or isinstance(value, bool):
+        plain = value
+    elif isinstance(value, int):
+        plain = int(value)
+    elif isinstance(value, float):
+        plain = float(value) if math.isfinite(value) else None
+    elif isinstance(value, str):
+        # a lone surrogate (a file name that is not UTF-8, say) cannot be stored
+        plain = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    elif isinstance(value, Mapping):
+        plain = {strict(str(key)): strict(item) for key, item in value.items()}
+    elif isinstance(value, set | frozenset):
+        plain = [strict(item) for item in sorted(value, key=str)]
+    elif isinstance(value, list | tuple):
+        plain = [strict(item) for item in value]
+    elif hasattr(value, "tolist"):  # NumPy and torch scalars and arrays, without importing either
+        plain = strict(value.tolist())
+    else:
+        plain = strict(str(value))
+    return plain
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in ``folder`` survive a power cut; file systems that cannot are left alone."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _umask_mode() -> int:
+    # mkstemp makes 0600; a result file should be as readable as one made by open(). The umask can only be read by
+    # setting it, which other threads would notice, hence /proc first.
+    with suppress(OSError, StopIteration, ValueError):
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
+            line = next(line for line in status if line.startswith("Umask:"))
+        return 0o666 & ~int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _remove(name: str) -> None:
+    with suppress(OSError):
+        Path(name).unlink()
+
+
+def _cannot(path: Path, error: OSError) -> str:
+    return (
+        f"cannot write '{path}': {error.strerror or error}; what stood there before is intact.\n"
+        "Free space or allow writing there, then run the same command again: it continues."
+    )
