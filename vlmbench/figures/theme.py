@@ -1,0 +1,201 @@
+"""One look for all figures: colours, captions, and files that are whole or not there.
+
+Figures are :class:`matplotlib.figure.Figure` objects made without pyplot, so nothing outlives its last reference: a
+study of thousands of figures keeps none of them in memory. A figure function has this shape::
+
+    with theme():
+        fig = new_figure("What it shows", caption(provenance, n=len(frame)))
+        axes = fig.subplots()
+        ...
+    save(fig, directory, "what_it_shows")
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart with any colour vision. A component
+has one colour in every figure. All parts of the language model are greens that differ in lightness; vermilion is kept
+for time that the loop around the model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+COMPONENT_COLOURS: Mapping[str, str] = {
+    "T_preprocess": "#56B4E9",
+    "T_transfer": "#F0E442",
+    "T_setup": "#CC79A7",
+    "T_vision_encoder": "#0072B2",
+    "T_projector": "#E69F00",
+    "T_LLM_prefill": "#7CCBA9",
+    "T_LLM_decode": "#00704F",
+    "T_decode_forward": "#00704F",
+    "T_decode_loop": "#D55E00",
+    "T_residual": "#8C8C8C",
+    "T_detokenize": "#5D3A9B",
+    "vision_encoder": "#0072B2",
+    "projector": "#E69F00",
+    "language_model": "#009E73",
+    "head": "#B4D88B",
+    "other": "#BDBDBD",
+}
+"""Component (METHOD's times, and the stages that parameters are counted for) to its colour."""
+
+COMPONENT_LABELS: Mapping[str, str] = {
+    "T_preprocess": "Preprocessing (host)",
+    "T_transfer": "Transfer to device",
+    "T_setup": "Setup",
+    "T_vision_encoder": "Vision encoder",
+    "T_projector": "Projector",
+    "T_LLM_prefill": "LLM prefill",
+    "T_LLM_decode": "LLM decode",
+    "T_decode_forward": "Decode: forwards",
+    "T_decode_loop": "Decode: loop",
+    "T_residual": "Residual",
+    "T_detokenize": "Detokenise (host)",
+    "vision_encoder": "Vision encoder",
+    "projector": "Projector",
+    "language_model": "Language model",
+    "head": "Output head",
+    "other": "Other",
+}
+"""Component to the words that a figure or table shows for it."""
+
+SERIES: tuple[str, ...] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Colours of series that are not components (models, samples against a repeated request …), in order of use."""
+
+DATASET_COLOUR, REFERENCE_COLOUR = SERIES[0], SERIES[1]
+"""Requests of a data set; one identical request repeated."""
+
+INK, MUTED = "#1A1A1A", "#5A5A5A"
+
+_STYLE: Mapping[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same picture on every machine
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.rcsetup.cycler(color=list(SERIES)),
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text stays text in the PDF
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Figures made and saved inside look alike; matplotlib's own settings come back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
+        yield
+
+
+def component_colour(component: str) -> str:
+    """The fixed colour of a component; grey for one that is not known."""
+    return COMPONENT_COLOURS.get(component, COMPONENT_COLOURS["other"])
+
+
+def component_label(component: str) -> str:
+    """The words for a component; its own name if it is not known."""
+    return COMPONENT_LABELS.get(component, component)
+
+
+def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height: float = 4.8) -> Figure:
+    """An empty figure of ``width`` × ``height`` inches with a title above and a caption below, laid out to fit.
+
+    Call it inside :func:`theme`.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    if caption_text:
+        figure.supxlabel(caption_text, x=0.01, ha="left", fontsize=8, color=MUTED)
+    return figure
+
+
+def _text(value: Any) -> str:
+    return str(value).strip() if value not in (None, "", {}, []) else ""
+
+
+def model_name(provenance: Mapping[str, Any]) -> str:
+    """The model's name, with ``(random weights)`` where nobody trained it."""
+    model = provenance.get("model") or {}
+    name = _text(model.get("name")) or _text(model.get("architecture")) or "unnamed model"
+    return f"{name} (random weights)" if model.get("weights") == "random" else name
+
+
+def runtime_name(provenance: Mapping[str, Any]) -> str:
+    """How the model runs, in a few words: ``eager``, ``compiled``, and the attention kernel."""
+    runtime = provenance.get("runtime") or {}
+    compiled = runtime.get("compile")
+    mode = _text(runtime.get("name")) or ("compiled" if compiled else "eager")
+    attention = _text(runtime.get("attention"))
+    return f"{mode}, {attention} attention" if attention else mode
+
+
+def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = "requests", note: str = "") -> str:
+    """The line under a figure: model, weights if random, device, dtype, runtime, data set, n.
+
+    Args:
+        provenance: content of ``provenance.json``; what it lacks is left out.
+        n: how many independent observations the figure shows.
+        unit: what n counts.
+        note: anything else a reader must know; stands on a line of its own.
+    """
+    device = provenance.get("device") or {}
+    runtime = provenance.get("runtime") or {}
+    parts = [
+        model_name(provenance),
+        _text(device.get("name")) or _text(device.get("type")),
+        _text(runtime.get("dtype")).removeprefix("torch."),
+        runtime_name(provenance),
+        _text((provenance.get("dataset") or {}).get("name")),
+        f"n = {n:,} {unit}" if n is not None else "",
+    ]
+    line = " · ".join(part for part in parts if part)
+    return f"{line}\n{note}" if note else line
+
+
+def save(figure: Figure, directory: Path, name: str, *, dpi: int = 200) -> tuple[Path, Path]:
+    """Write ``name.png`` and ``name.pdf`` into ``directory`` (made if missing); readers never see half a file.
+
+    Returns:
+        The two paths.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = directory / f"{name}.png", directory / f"{name}.pdf"
+    with theme():
+        for path in paths:
+            kind = path.suffix[1:]
+            # Without dates the same numbers give the same bytes.
+            metadata = {"CreationDate": None, "Title": name} if kind == "pdf" else {"Title": name}
+            part = path.with_name(f".{path.name}.part")
+            try:
+                figure.savefig(part, format=kind, dpi=dpi, metadata=metadata)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    return paths
