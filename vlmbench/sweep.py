@@ -20,11 +20,12 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from vlmbench.request import Output, Request
 
 _PROCESSOR_PREFIX = "processor."
+_T = TypeVar("_T")
 
 
 def _whole(name: str, value: object, least: int) -> int:
@@ -188,8 +189,8 @@ class Sweep:
         return math.prod(len(a.values) for a in self.parsed())
 
 
-def shuffled(points: list[Point], *, seed: int, round_index: int) -> list[Point]:
-    """The points in the seeded random order of one round, so that drift does not become a slope."""
+def shuffled(points: list[_T], *, seed: int, round_index: int) -> list[_T]:
+    """The items in the seeded random order of one round, so that drift does not become a slope."""
     order = list(points)
     random.Random(f"{seed}/{round_index}").shuffle(order)
     return order

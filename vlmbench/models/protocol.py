@@ -11,6 +11,8 @@ from vlmbench.request import Output, Request, TokenCounts
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.probes.clock import Clock
+
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
@@ -66,6 +68,14 @@ class VisionLanguageModel(Protocol):
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds a part of the model, :attr:`device` first."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock whose marks this model's devices understand; one for the life of the model, with its event pool."""
 
     @property
     def anatomy(self) -> Anatomy:

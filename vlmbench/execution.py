@@ -1,0 +1,160 @@
+"""One run of one request, from encoded images to text, with the clock around each part."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vlmbench.models.protocol import Prepared, VisionLanguageModel
+from vlmbench.probes.protocol import Probe, RunFacts, Watch
+from vlmbench.request import ImageSource, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one run gave.
+
+    Args:
+        values: metric name to value (``T_*`` in ms, ``num_*``).
+        flags: known causes of an odd value.
+        shape_key: what makes two runs alike for warm-up: the shapes of all inputs.
+    """
+
+    values: dict[str, Any]
+    flags: tuple[str, ...]
+    shape_key: str
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[list[int]]:
+    """Garbage collection frozen and off; yields a list to which a collection that runs all the same is appended."""
+    collected: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            collected.append(info["generation"])
+
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        yield collected
+    finally:
+        gc.callbacks.remove(note)
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
+def in_memory(request: Request) -> Request:
+    """The request with its images' bytes read, so that no disk or network is inside T_preprocess."""
+
+    def held(image: ImageSource) -> ImageSource:
+        data = image.read()
+        return replace(image, read=lambda: data)
+
+    images = tuple(held(image) for image in request.sample.images)
+    return replace(request, sample=replace(request.sample, images=images))
+
+
+def shape_key(prepared: Prepared) -> str:
+    """Shapes of every input tensor: requests with equal keys take the same path through the model."""
+    return str({name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """A request whose inputs are ready on the host.
+
+    Args:
+        request: what was prepared.
+        prepared: its inputs.
+        T_preprocess: ms.
+        shape_key: the shapes of its inputs.
+    """
+
+    request: Request
+    prepared: Prepared
+    T_preprocess: float
+    shape_key: str
+
+
+def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
+    """Time the host's part. The request's images must be in memory (:func:`in_memory`).
+
+    Raises:
+        SampleError: an image cannot be decoded.
+        UnreachablePointError: the model cannot make this request.
+    """
+    begin = time.perf_counter_ns()
+    prepared = model.prepare(request)
+    elapsed = (time.perf_counter_ns() - begin) / 1e6
+    return PreparedRun(request=request, prepared=prepared, T_preprocess=elapsed, shape_key=shape_key(prepared))
+
+
+def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Probe], collected: list[int]) -> Outcome:
+    """Transfer, generate, detokenise, and read the probes.
+
+    The device is synchronised once before and once after ``generate()``, never inside it.
+
+    Raises:
+        MeasurementError: the marks contradict the output.
+    """
+    from vlmbench.probes.clock import synchronize
+
+    collections_before = len(collected)
+    t0 = time.perf_counter_ns()
+    prepared = model.transfer(run.prepared)
+    synchronize(model.devices)
+    t1 = time.perf_counter_ns()
+    with ExitStack() as stack:
+        watches: list[Watch] = [stack.enter_context(probe.watch(model)) for probe in probes]
+        tokens, T_total = _timed_generate(model, prepared, watches)
+    t2 = time.perf_counter_ns()
+    on_host = tokens.cpu()
+    model.detokenize(on_host)
+    t3 = time.perf_counter_ns()
+    facts = RunFacts(T_total=T_total, num_output_tokens=int(on_host.shape[1]), batch_size=int(on_host.shape[0]))
+    values: dict[str, Any] = {
+        "T_preprocess": run.T_preprocess,
+        "T_transfer": (t1 - t0) / 1e6,
+        "T_total": T_total,
+        "T_detokenize": (t3 - t2) / 1e6,
+        **prepared.counts.as_dict(),
+        "num_output_tokens": facts.num_output_tokens,
+        "max_new_tokens": run.request.output.max_new_tokens,
+        "output_forced": run.request.output.forced,
+        "batch_size": facts.batch_size,
+        "gc": "frozen",
+    }
+    values["T_request"] = values["T_preprocess"] + values["T_transfer"] + T_total + values["T_detokenize"]
+    flags = ["gc_pause"] if len(collected) > collections_before else []
+    for watch in watches:
+        watched = watch.values(facts)
+        flags += watched.pop("flags", [])
+        values.update(watched)
+    if "TTFT_model" in values:
+        values["TTFT"] = values["T_preprocess"] + values["T_transfer"] + values["TTFT_model"]
+    return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key)
+
+
+def _timed_generate(model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Watch]) -> tuple[Any, float]:
+    """(new tokens, T_total in ms): the clock stops when the device is idle again."""
+    from vlmbench.probes.clock import synchronize
+
+    criteria = [criterion for watch in watches for criterion in watch.stopping_criteria]
+    synchronize(model.devices)
+    for watch in watches:
+        watch.start()
+    begin = time.perf_counter_ns()
+    tokens = model.generate(prepared, criteria or None)
+    for watch in watches:
+        watch.stop()
+    synchronize(model.devices)
+    return tokens, (time.perf_counter_ns() - begin) / 1e6

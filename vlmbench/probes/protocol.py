@@ -1,0 +1,62 @@
+"""What a probe is. No torch import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.records.record import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What the runner knows of a run once it is over.
+
+    Args:
+        T_total: ms between entering ``generate()`` and its last token, host clock, device idle at both ends.
+        num_output_tokens: new tokens of one row, counted on the output.
+        batch_size: rows.
+    """
+
+    T_total: float
+    num_output_tokens: int
+    batch_size: int
+
+
+class Watch(Protocol):
+    """A probe at work on one run."""
+
+    @property
+    def stopping_criteria(self) -> list[Any]:
+        """Handed to ``generate()``: called once a token, after it was chosen."""
+
+    def start(self) -> None:
+        """Called right before ``generate()``; the device is idle."""
+
+    def stop(self) -> None:
+        """Called right after ``generate()`` returned, before the closing synchronisation."""
+
+    def values(self, run: RunFacts) -> dict[str, Any]:
+        """Metric name to value, read once the device is idle."""
+
+
+class Probe(Protocol):
+    """A configuration (frozen dataclass) that can watch runs of a model."""
+
+    @property
+    def name(self) -> str:
+        """Names the probe in configuration and errors."""
+
+    @property
+    def own_run(self) -> bool:
+        """True when watching changes the times so much that it needs runs of its own (mode ``trace``)."""
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics it writes, with units."""
+
+    def watch(self, model: VisionLanguageModel) -> AbstractContextManager[Watch]:
+        """Attach to the model for one run; leaving the context leaves no trace on it."""

@@ -1,0 +1,178 @@
+"""From marks to stages: one generate() is cut into contiguous pieces, each of which belongs to one stage.
+
+Standard library only. The cutting is a pure function of the marks' order and times, so that it can be checked with
+planted times. Nothing is computed by subtracting one run from another, and nothing is clamped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from vlmbench.errors import MeasurementError
+
+
+class Kind(IntEnum):
+    """What a mark says."""
+
+    START = 0  # generate() is about to be entered
+    END = 1  # generate() returned
+    ENTER_VISION = 2
+    EXIT_VISION = 3
+    ENTER_PROJECTOR = 4
+    EXIT_PROJECTOR = 5
+    ENTER_LANGUAGE = 6
+    EXIT_LANGUAGE = 7
+    ENTER_FORWARD = 8  # the top-level model's forward
+    EXIT_FORWARD = 9
+    TOKEN = 10  # a token was chosen
+
+
+_ENTER = {Kind.ENTER_VISION: "T_vision_encoder", Kind.ENTER_PROJECTOR: "T_projector"}
+_EXIT = {Kind.EXIT_VISION, Kind.EXIT_PROJECTOR}
+_FORWARD_ENTER = {Kind.ENTER_LANGUAGE, Kind.ENTER_FORWARD}
+_FORWARD_EXIT = {Kind.EXIT_LANGUAGE, Kind.EXIT_FORWARD}
+
+Mark = tuple[Kind, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Times in ms; a stage that the model or the request does not have is None, never 0.
+
+    ``tail`` is the time between the last token and the return of ``generate()``: it belongs to no stage and is part
+    of ``T_residual``.
+    """
+
+    T_setup: float
+    T_vision_encoder: float | None
+    T_projector: float | None
+    T_LLM_prefill: float
+    T_LLM_decode: float
+    T_decode_forward: float | None
+    T_decode_loop: float | None
+    TTFT_model: float
+    ITL: tuple[float, ...]
+    tail: float
+
+    @property
+    def named(self) -> float:
+        """The sum of the named stages, ms."""
+        return (
+            self.T_setup
+            + (self.T_vision_encoder or 0.0)
+            + (self.T_projector or 0.0)
+            + self.T_LLM_prefill
+            + self.T_LLM_decode
+        )
+
+    def negative(self) -> list[str]:
+        """Names of stages with a negative time (device clocks can disagree; that is reported, not repaired)."""
+        names = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+        return [n for n in names if (value := getattr(self, n)) is not None and value < 0]
+
+
+def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
+    """Cut one ``generate()`` at its marks.
+
+    * ``T_setup`` ends where the vision encoder (or projector) starts; without vision, where the first forward starts.
+    * Time inside a projector that lies inside a tower is the projector's. Between two pieces of vision work (tiles,
+      two towers) the gap belongs to the piece that follows.
+    * ``T_LLM_prefill`` lasts from the end of the vision work to the first token.
+    * Vision marks after the language model was first entered do not count, unless there are none before it.
+
+    Args:
+        marks: in the order in which they were set, START first and END last, times in ms on one clock.
+        num_output_tokens: tokens that came out; marks of further tokens (a discarded speculative step) are ignored.
+
+    Raises:
+        MeasurementError: START, END or a token mark is missing.
+    """
+    if len(marks) < 2 or marks[0][0] is not Kind.START or marks[-1][0] is not Kind.END:
+        raise MeasurementError("the timeline has no start or no end; was generate() interrupted?")
+    tokens = [t for kind, t in marks if kind is Kind.TOKEN][:num_output_tokens]
+    if len(tokens) < num_output_tokens or not tokens:
+        raise MeasurementError(
+            f"the timeline saw {len(tokens)} tokens where {num_output_tokens} came out; "
+            "this model's generate() does not call stopping criteria once a token"
+        )
+    first, last = _token_positions(marks, num_output_tokens)
+    prefill = _Prefill(marks[: first + 1])
+    decode = _cut_decode(marks[first : last + 1])
+    start = marks[0][1]
+    return Stages(
+        T_setup=prefill.setup,
+        T_vision_encoder=prefill.vision.get("T_vision_encoder"),
+        T_projector=prefill.vision.get("T_projector"),
+        T_LLM_prefill=prefill.prefill,
+        T_LLM_decode=tokens[-1] - tokens[0],
+        T_decode_forward=decode[0],
+        T_decode_loop=decode[1],
+        TTFT_model=tokens[0] - start,
+        ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
+        tail=marks[-1][1] - tokens[-1],
+    )
+
+
+def _token_positions(marks: Sequence[Mark], count: int) -> tuple[int, int]:
+    """Indices of the first and of the count-th token mark."""
+    positions = [i for i, (kind, _) in enumerate(marks) if kind is Kind.TOKEN]
+    return positions[0], positions[count - 1]
+
+
+class _Prefill:
+    """START … first token, cut into setup, vision work and prefill."""
+
+    def __init__(self, marks: Sequence[Mark]) -> None:
+        start, end = marks[0][1], marks[-1][1]
+        pieces = list(_vision_pieces(_vision_marks(marks)))
+        self.vision: dict[str, float] = {}
+        for stage, begin, finish in pieces:
+            self.vision[stage] = self.vision.get(stage, 0.0) + (finish - begin)
+        if pieces:
+            self.setup = pieces[0][1] - start
+            self.prefill = end - pieces[-1][2]
+        else:
+            entered = next((t for kind, t in marks if kind in _FORWARD_ENTER), None)
+            self.setup = (start if entered is None else entered) - start
+            self.prefill = end - (start if entered is None else entered)
+
+
+def _vision_marks(marks: Sequence[Mark]) -> list[Mark]:
+    """Vision and projector marks before the language model is first entered, else all of them."""
+    language = next((i for i, (kind, _) in enumerate(marks) if kind is Kind.ENTER_LANGUAGE), len(marks))
+    before = [m for m in marks[:language] if m[0] in _ENTER or m[0] in _EXIT]
+    return before or [m for m in marks if m[0] in _ENTER or m[0] in _EXIT]
+
+
+def _vision_pieces(marks: Sequence[Mark]) -> Iterator[tuple[str, float, float]]:
+    """(stage, begin, end) of contiguous pieces from the first vision mark to the last."""
+    stack: list[str] = []
+    for (kind, begin), (following, end) in itertools.pairwise(marks):
+        if kind in _ENTER:
+            stack.append(_ENTER[kind])
+        elif stack:
+            stack.pop()
+        if stack:
+            yield stack[-1], begin, end
+        elif following in _ENTER:
+            yield _ENTER[following], begin, end
+
+
+def _cut_decode(marks: Sequence[Mark]) -> tuple[float | None, float | None]:
+    """(forward, loop) of first token … last token; (None, None) when no forward was seen."""
+    forward, depth, entered, seen = 0.0, 0, 0.0, False
+    for kind, t in marks:
+        if kind in _FORWARD_ENTER:
+            if depth == 0:
+                entered, seen = t, True
+            depth += 1
+        elif kind in _FORWARD_EXIT and depth:
+            depth -= 1
+            if depth == 0:
+                forward += t - entered
+    if not seen:
+        return None, None
+    return forward, (marks[-1][1] - marks[0][1]) - forward

@@ -1,0 +1,183 @@
+"""The timeline probe: all stages of one ``generate()`` from marks at their boundaries.
+
+Marks are set by forward hooks on the modules of the model's anatomy and by a stopping criterion that ``generate()``
+calls once a token. They do not synchronise; they are read after the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.probes.protocol import RunFacts, Watch
+from vlmbench.probes.stages import Kind, Mark, Stages, cut
+from vlmbench.records.record import Metric
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmbench.probes.clock import Clock
+
+METRICS: Mapping[str, Metric] = {
+    "T_setup": Metric(unit="ms", meaning="generate() entered → vision encoder starts"),
+    "T_vision_encoder": Metric(unit="ms", meaning="vision tower, without its projector or merger"),
+    "T_projector": Metric(unit="ms", meaning="connector: projector, merger, resampler, pooling"),
+    "T_LLM_prefill": Metric(unit="ms", meaning="vision done → first token ready"),
+    "T_LLM_decode": Metric(unit="ms", meaning="first token ready → last token ready"),
+    "T_decode_forward": Metric(unit="ms", meaning="model forwards within T_LLM_decode"),
+    "T_decode_loop": Metric(unit="ms", meaning="sampling, stopping, cache and input upkeep within T_LLM_decode"),
+    "T_residual": Metric(unit="ms", meaning="T_total minus the named stages; signed"),
+    "TTFT_model": Metric(unit="ms", meaning="generate() entered → first token ready"),
+    "ITL": Metric(unit="ms", meaning="time between consecutive tokens; T − 1 values"),
+}
+_STAGE_COLUMNS = (
+    "T_setup",
+    "T_vision_encoder",
+    "T_projector",
+    "T_LLM_prefill",
+    "T_LLM_decode",
+    "T_decode_forward",
+    "T_decode_loop",
+    "TTFT_model",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineProbe:
+    """Times every stage of a request (see ``docs/method.md``).
+
+    Args:
+        residual_goal: a record whose |T_residual| exceeds this share of T_total is flagged, not repaired.
+        host_times: on a GPU, also store when the host set the marks (``host_T_*``).
+    """
+
+    residual_goal: float = 0.01
+    host_times: bool = True
+
+    name = "timeline"
+    own_run = False
+    metrics = METRICS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.residual_goal < 1:
+            raise ValueError(f"'residual_goal' must be between 0 and 1 (got {self.residual_goal})")
+
+    @contextmanager
+    def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
+        """Hooks on the model's stages for one run."""
+        watch = _TimelineWatch(model, self)
+        try:
+            yield watch
+        finally:
+            watch.detach()
+
+
+class _TimelineWatch:
+    def __init__(self, model: VisionLanguageModel, probe: TimelineProbe) -> None:
+        self._probe = probe
+        self._clock: Clock = model.clock
+        self._kinds: list[Kind] = []
+        self._in_forward = False
+        self._language_seen = False
+        self._handles: list[Any] = []
+        self._never: torch.Tensor | None = None
+        self.stopping_criteria = [self._token]
+        self._attach(model)
+
+    def _attach(self, model: VisionLanguageModel) -> None:
+        top = model.module
+        anatomy = model.anatomy
+        for paths, enter, exit_ in (
+            (anatomy.vision_encoder, Kind.ENTER_VISION, Kind.EXIT_VISION),
+            (anatomy.projector, Kind.ENTER_PROJECTOR, Kind.EXIT_PROJECTOR),
+        ):
+            for path in paths:
+                module = top.get_submodule(path)
+                first, last = _devices_of(module)
+                self._hook(module, partial(self._set, enter, first), partial(self._set, exit_, last))
+        for path in anatomy.language_model:
+            module = top.get_submodule(path)
+            if module is not top:
+                first, last = _devices_of(module)
+                self._hook(module, partial(self._enter_language, first), partial(self._exit_language, last))
+        first, last = _devices_of(top)
+        self._hook(top, partial(self._enter_forward, first), partial(self._exit_forward, last))
+
+    def _hook(self, module: torch.nn.Module, before: Any, after: Any) -> None:
+        # prepend the exit and append the entry, so that other people's hooks stay outside the marks
+        self._handles.append(module.register_forward_pre_hook(before))
+        self._handles.append(module.register_forward_hook(after, prepend=True))
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    # Called by torch and by generate(); arguments are theirs. Kept to two statements: this is the instrument's cost.
+    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
+        self._clock.mark(device)
+        self._kinds.append(kind)
+
+    def _token(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        self._set(Kind.TOKEN, None)
+        if self._never is None:  # made once a run: a fill kernel a token would be a cost of the instrument
+            self._never = input_ids.new_zeros(input_ids.shape[0]).bool()
+        return self._never
+
+    def _enter_forward(self, device: torch.device | None, *_: Any) -> None:
+        self._in_forward = True
+        self._set(Kind.ENTER_FORWARD, device)
+
+    def _exit_forward(self, device: torch.device | None, *_: Any) -> None:
+        self._in_forward = False
+        self._set(Kind.EXIT_FORWARD, device)
+
+    def _enter_language(self, device: torch.device | None, *_: Any) -> None:
+        # Inside the top-level forward only the first entry matters: it ends the vision work.
+        if not self._in_forward or not self._language_seen:
+            self._set(Kind.ENTER_LANGUAGE, device)
+            self._language_seen = True
+
+    def _exit_language(self, device: torch.device | None, *_: Any) -> None:
+        if not self._in_forward:
+            self._set(Kind.EXIT_LANGUAGE, device)
+
+    def start(self) -> None:
+        self._kinds = []
+        self._language_seen = self._in_forward = False
+        self._clock.begin()
+        self._set(Kind.START, None)
+
+    def stop(self) -> None:
+        self._set(Kind.END, None)
+
+    def values(self, run: RunFacts) -> dict[str, Any]:
+        stages = self._cut(self._clock.read(), run)
+        values = _columns(stages)
+        values["ITL"] = [round(x, 6) for x in stages.ITL]
+        values["T_residual"] = run.T_total - stages.named
+        if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():
+            values.update({f"host_{name}": value for name, value in _columns(self._cut(host, run)).items()})
+        flags = [f"negative_{name}" for name in stages.negative()]
+        if abs(values["T_residual"]) > self._probe.residual_goal * run.T_total:
+            flags.append("residual_above_goal")
+        values["flags"] = flags
+        return values
+
+    def _cut(self, times: list[float], run: RunFacts) -> Stages:
+        marks: list[Mark] = list(zip(self._kinds, times, strict=True))
+        return cut(marks, num_output_tokens=run.num_output_tokens)
+
+
+def _columns(stages: Stages) -> dict[str, Any]:
+    return {name: value for name in _STAGE_COLUMNS if (value := getattr(stages, name)) is not None}
+
+
+def _devices_of(module: torch.nn.Module) -> tuple[torch.device | None, torch.device | None]:
+    """Devices of a module's first and last parameter: where its work begins and ends."""
+    parameters = list(module.parameters())
+    return (parameters[0].device, parameters[-1].device) if parameters else (None, None)
