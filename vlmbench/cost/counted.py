@@ -1,0 +1,216 @@
+"""FLOPs of one ``generate()`` call, counted: the real model runs without weights (:mod:`vlmbench.cost.ghost`).
+
+torch's ``FlopCounterMode`` sees every matrix product, convolution and attention of the run; hooks at stage boundaries
+take snapshots of its total. Nothing is assumed about the architecture. What lies outside every stage before the first
+token (there is little: an attention mask made by a product) belongs to the prefill, as its time does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlmbench.cost.ghost import Ghost, GhostError, ghost_inputs
+from vlmbench.models.anatomy import find_anatomy
+from vlmbench.models.protocol import Anatomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateFlops:
+    """What one counted ``generate()`` did.
+
+    Args:
+        vision_encoder: FLOPs of the tower.
+        projector: of the connector.
+        prefill_body: of the language model's first call, and of what lies outside every stage before the second.
+        prefill_head: of the output embedding in the first step.
+        steps: of each later step, head included.
+    """
+
+    vision_encoder: int
+    projector: int
+    prefill_body: int
+    prefill_head: int
+    steps: tuple[int, ...]
+
+    @property
+    def prefill(self) -> int:
+        """Body and head of the first step."""
+        return self.prefill_body + self.prefill_head
+
+
+class _LanguageModelReached(Exception):  # noqa: N818 - a signal, not an error: it ends a run that only vision needs
+    pass
+
+
+@dataclass
+class _Ledger:
+    """FLOPs by (stage, step); step 0 is before the language model's first call, 1 the prefill, 2 the first decode."""
+
+    total: Callable[[], int]
+    sums: dict[tuple[str, int], int] = field(default_factory=dict)
+    open_stages: list[str] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    step: int = 0
+    seen: int = 0
+
+    def settle(self) -> None:
+        """Books what was computed since the last boundary."""
+        now = self.total()
+        stage = self.open_stages[-1] if self.open_stages else "other"
+        key = (stage, self.step)
+        self.sums[key] = self.sums.get(key, 0) + now - self.seen
+        self.seen = now
+
+    def enter(self, stage: str, path: str) -> None:
+        """A module of a stage starts."""
+        self.settle()
+        if stage == "language_model":
+            self.calls[path] = self.calls.get(path, 0) + 1
+            self.step = max(self.step, self.calls[path])
+        self.open_stages.append(stage)
+
+    def leave(self) -> None:
+        """It ends."""
+        self.settle()
+        self.open_stages.pop()
+
+    def of(self, stage: str, first: int, last: int | None = None) -> int:
+        """FLOPs of a stage in a range of steps."""
+        return sum(v for (s, k), v in self.sums.items() if s == stage and first <= k and (last is None or k <= last))
+
+
+def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model of any size without weights.
+
+    Args:
+        build: makes the model from its configuration (``lambda: AutoModelForImageTextToText.from_config(config)``).
+
+    Returns:
+        the model with shapes for weights, in eval mode, its generation free of an end-of-sequence token.
+    """
+    with Ghost(), torch.device("meta"), torch.no_grad():
+        model = build().eval().requires_grad_(False)
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = None
+    return model
+
+
+def ghost_of_config(config: Any) -> nn.Module:
+    """:func:`build_ghost` for a transformers configuration of an image-text-to-text model, in bfloat16.
+
+    The configuration is copied: building writes the attention kernel's name into it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    own = copy.deepcopy(config)
+    return build_ghost(lambda: AutoModelForImageTextToText.from_config(own, dtype=torch.bfloat16))
+
+
+def count_generate(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    *,
+    new_tokens: int = 1,
+    anatomy: Anatomy | None = None,
+    vision_only: bool = False,
+) -> GenerateFlops:
+    """Count one ``generate()`` call of a model without weights.
+
+    Args:
+        model: from :func:`build_ghost`.
+        inputs: keyword arguments of ``generate`` as the processor makes them; a leading batch axis counts whole.
+        new_tokens: tokens to generate: one prefill and ``new_tokens - 1`` decode steps.
+        anatomy: which module is which stage; found by rule where not given.
+        vision_only: stop where the language model is first called (``prefill_*`` are 0 then).
+
+    Returns:
+        FLOPs for the whole batch.
+
+    Raises:
+        GhostError: the control flow depends on activations, so the model cannot run on shapes.
+    """
+    parts = anatomy or find_anatomy(model)
+    counter = FlopCounterMode(display=False, custom_mapping=_extra_formulas())
+    with torch.no_grad(), Ghost(), counter:
+        ledger = _Ledger(total=counter.get_total_flops)
+        with _boundaries(model, parts, ledger, vision_only=vision_only):
+            try:
+                model.generate(  # type: ignore[operator]
+                    **ghost_inputs(inputs), max_new_tokens=new_tokens, do_sample=False, num_beams=1
+                )
+            except _LanguageModelReached:
+                pass
+            except NotImplementedError as error:
+                raise GhostError(f"{type(model).__name__} cannot run without weights: {error}") from error
+        ledger.settle()
+    return _summed(ledger)
+
+
+def _summed(ledger: _Ledger) -> GenerateFlops:
+    vision, projector = ledger.of("vision_encoder", 0, 1), ledger.of("projector", 0, 1)
+    steps = tuple(
+        sum(v for (stage, k), v in ledger.sums.items() if k == step and stage != "rotary")
+        for step in range(2, ledger.step + 1)
+    )
+    return GenerateFlops(
+        vision_encoder=vision,
+        projector=projector,
+        prefill_body=ledger.of("language_model", 0, 1) + ledger.of("other", 0, 1),
+        prefill_head=ledger.of("head", 0, 1),
+        steps=steps,
+    )
+
+
+@contextmanager
+def _boundaries(model: nn.Module, anatomy: Anatomy, ledger: _Ledger, *, vision_only: bool) -> Iterator[None]:
+    stage_of = {path: stage for stage, paths in anatomy.stages() for path in paths}
+    handles = []
+    for path, module in model.named_modules():
+        # The table of rotary angles is an outer product, 1e-8 of the whole; releases of transformers differ in whether
+        # they write it as a matrix product, so it is left out.
+        stage = stage_of.get(path) or ("rotary" if "Rotary" in type(module).__name__ else None)
+        if stage is None:
+            continue
+
+        def before(_m: nn.Module, _a: Any, _k: Any, stage: str = stage, path: str = path) -> None:
+            if vision_only and stage == "language_model":
+                ledger.settle()
+                raise _LanguageModelReached
+            ledger.enter(stage, path)
+
+        def after(_m: nn.Module, _a: Any, _k: Any, _out: Any) -> None:
+            ledger.leave()
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _extra_formulas() -> dict[Any, Any]:
+    """Formulas of operations that torch's counter does not know."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    def attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return int(sdpa_flop_count(q, k, v))
+
+    def grouped(a: Any, b: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        # (tokens, in) x (groups, in, out): every token meets one group.
+        return int(2 * a[-2] * a[-1] * b[-1])
+
+    extra: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    if hasattr(torch.ops.aten, "_grouped_mm"):
+        extra[torch.ops.aten._grouped_mm] = grouped
+    return extra
