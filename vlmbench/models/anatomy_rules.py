@@ -1,0 +1,358 @@
+"""Static rules that tell which module of a vision-language model is which stage, without running it.
+
+No rule names an architecture. They ask, in this order, what the model says of itself (transformers' ``get_encoder``,
+``get_decoder``, ``get_output_embeddings``; the sub-config a module was built from; the modalities its class declares),
+then what its code says (which children ``get_image_features`` or a tower's ``forward`` refer to, and in which order;
+read from the byte code), and only last how its children are called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VISION_NAME = re.compile(r"vision|visual|image|(^|_)vit(_|$)|(^|_)vq")
+PROJECTOR_NAME = re.compile(
+    r"project|proj$|merger|connector|adapter|adaptor|aligner|resampl|perceiver|q_?former|downsampl|abstractor"
+    r"|pooling|embed_vision|vision_embed|image_embed|visual_embed|_neck$"
+)
+# Other senses, and parts that only train or make images: on no path from pixels to the answer's text.
+FOREIGN_NAME = re.compile(r"audio|speech|sound|video|protein|generation_|gen_head|decoder$")
+
+PIXEL_ARGUMENTS = frozenset({"pixel_values", "flattened_patches", "image_patches"})
+
+
+def called_names(function: Any) -> list[str]:
+    """Names of attributes and methods that a function's code refers to, in the order of first use.
+
+    Decorators that keep ``__wrapped__`` are looked through; nested functions count as part of the code.
+    """
+    function = getattr(function, "fget", None) or getattr(function, "__func__", function)
+    function = inspect.unwrap(function) if callable(function) else None
+    code = getattr(function, "__code__", None)
+    names: list[str] = []
+    todo = [code] if code is not None else []
+    while todo:
+        part = todo.pop(0)
+        names += [name for name in part.co_names if name not in names]
+        todo += [const for const in part.co_consts if isinstance(const, types.CodeType)]
+    return names
+
+
+def children_used(owner: nn.Module, method: str, *, depth: int = 3) -> list[tuple[str, nn.Module]]:
+    """(name, child) of ``owner`` that its ``method`` refers to, in the order of first use.
+
+    Methods and properties of the same object that it uses are followed, ``depth`` uses deep.
+    """
+    children = dict(owner.named_children())
+    found: dict[str, nn.Module] = {}
+    seen = {method}
+
+    def walk(name: str, left: int) -> None:
+        for used in called_names(getattr(type(owner), name, None)):
+            if used in children:
+                found.setdefault(used, children[used])
+            elif (
+                left
+                and used not in seen
+                and isinstance(getattr(type(owner), used, None), types.FunctionType | property)
+            ):
+                seen.add(used)
+                walk(used, left - 1)
+
+    walk(method, depth)
+    return list(found.items())
+
+
+def contains(outer: nn.Module, inner: nn.Module) -> bool:
+    """Whether ``inner`` is ``outer`` or lies inside it."""
+    return any(part is inner for part in outer.modules())
+
+
+def strictly_contains_any(outer: nn.Module, inners: Iterable[nn.Module]) -> bool:
+    """Whether one of ``inners`` lies inside ``outer`` and is not ``outer`` itself."""
+    return any(inner is not outer and contains(outer, inner) for inner in inners)
+
+
+def outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules that lie in no other of them, doubles dropped, in the order given."""
+    unique = list({id(m): m for m in modules}.values())
+    return [m for m in unique if not any(o is not m and contains(o, m) for o in unique)]
+
+
+def size(module: nn.Module) -> int:
+    """Number of parameters, shared ones counted once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _ask(module: nn.Module, method: str, **kwargs: str) -> nn.Module | None:
+    """What a ``get_...`` method answers; None where there is no such method or no answer."""
+    from torch import nn
+
+    ask: Callable[..., object] | None = getattr(module, method, None)
+    if ask is None:
+        return None
+    try:
+        answer = ask(**kwargs)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None  # an older signature, or a model without such a part
+    return answer if isinstance(answer, nn.Module) else None
+
+
+def base_of(module: nn.Module) -> nn.Module:
+    """transformers' ``base_model`` of a model (the model without its head), else the module itself."""
+    from torch import nn
+
+    base = getattr(module, "base_model", None)
+    return base if isinstance(base, nn.Module) else module
+
+
+def _modalities(module: nn.Module) -> set[str]:
+    declared = getattr(type(module), "input_modalities", ())
+    return {declared} if isinstance(declared, str) else set(declared)
+
+
+def _takes_images_only(module: nn.Module) -> bool:
+    return bool(_modalities(module)) and "image" in _modalities(module) and _modalities(module) <= {"image", "video"}
+
+
+# ---------------------------------------------------------------------------------------------- vision
+
+
+def find_vision(top: nn.Module) -> tuple[list[nn.Module], str]:
+    """The towers, and the rule that found the first of them. Empty when no rule finds any."""
+    whole = (top, base_of(top))
+    for rule, modules in _vision_rules(top):
+        towers = outermost(m for m in modules if m not in whole and not strictly_contains_any(m, _text_embeddings(top)))
+        if towers:
+            more = [t for t in _second_towers(top) if t not in whole and not _overlaps(t, towers)]
+            return [part for tower in towers + more for part in _called_parts(tower)], rule
+    return [], ""
+
+
+def _overlaps(module: nn.Module, others: Iterable[nn.Module]) -> bool:
+    return any(contains(module, other) or contains(other, module) for other in others)
+
+
+def _text_embeddings(top: nn.Module) -> list[nn.Module]:
+    found = _ask(top, "get_input_embeddings")
+    return [] if found is None else [found]
+
+
+def _vision_rules(top: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    encoder = _ask(top, "get_encoder", modality="image")
+    yield "get_encoder(image)", [] if encoder is None else [encoder]
+    config = getattr(top, "config", None)
+    vision_config = getattr(config, "vision_config", None)
+    if vision_config is not None:
+        built_from = [m for m in top.modules() if getattr(m, "config", None) is vision_config]
+        yield "built from vision_config", built_from
+    if getattr(config, "is_encoder_decoder", False) or getattr(top, "main_input_name", "") == "pixel_values":
+        encoder = _ask(top, "get_encoder")
+        yield "get_encoder() takes pixels", [encoder] if encoder is not None and _eats_pixels(encoder) else []
+    yield "class takes only images", [m for m in top.modules() if _takes_images_only(m)]
+    named = [
+        child
+        for owner in (base_of(top), top)
+        for name, child in owner.named_children()
+        if VISION_NAME.search(name) and not FOREIGN_NAME.search(name) and not PROJECTOR_NAME.search(name)
+    ]
+    yield "name of a child", [m for m in named if has_blocks(m)]
+
+
+def _eats_pixels(module: nn.Module) -> bool:
+    return getattr(module, "main_input_name", "") in ("pixel_values", "flattened_patches")
+
+
+def _second_towers(top: nn.Module) -> list[nn.Module]:
+    """Towers beside the first: children of the base model whose class takes only images and that have blocks."""
+    used = {id(child) for _, child in image_path(top)}
+    return [
+        child
+        for name, child in base_of(top).named_children()
+        if _takes_images_only(child)
+        and has_blocks(child)
+        and not PROJECTOR_NAME.search(name)
+        and not FOREIGN_NAME.search(name)
+        and (not used or id(child) in used)
+    ]
+
+
+def has_blocks(module: nn.Module) -> bool:
+    """Whether a list of two or more layers lies inside."""
+    return bool(_block_lists(module))
+
+
+def _block_lists(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    from torch import nn
+
+    kinds = (nn.ModuleList, nn.Sequential)
+    return [(path, m) for path, m in module.named_modules() if isinstance(m, kinds) and len(m) > 1 and size(m) > 0]
+
+
+def _called_parts(tower: nn.Module) -> list[nn.Module]:
+    """A vector-quantising tower is used through ``encode``, past its ``forward``: then its children are the parts."""
+    if hasattr(type(tower), "encode") and any("quant" in name for name, _ in tower.named_children()):
+        parts = [child for _, child in children_used(tower, "encode")]
+        return parts or [tower]
+    return [tower]
+
+
+# ------------------------------------------------------------------------------------------- projector
+
+
+def image_path(top: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(name, child) that ``get_image_features`` refers to, in order; empty where there is no such method."""
+    for owner in (base_of(top), top, *(m for m in top.modules() if hasattr(type(m), "get_image_features"))):
+        getter = getattr(type(owner), "get_image_features", None)
+        if getter is not None:
+            used = [(n, c) for n, c in children_used(owner, "get_image_features") if not FOREIGN_NAME.search(n)]
+            # A wrapper only hands the call down: look at the one below.
+            if used and "get_image_features" not in called_names(getter):
+                return used
+    return []
+
+
+def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module]) -> tuple[list[nn.Module], str]:
+    """The connectors outside and inside the towers, and the rule that found the first of them."""
+    # A language model that wraps the tower may wrap the projector too.
+    closed = [*towers, *(t for t in text if not strictly_contains_any(t, towers)), *_text_embeddings(top)]
+    found: list[nn.Module] = []
+    rules: list[str] = []
+    for rule, candidates in (
+        ("used by get_image_features", image_path(top)),
+        ("name of a child", _named_near(top)),
+        ("forward takes pixels", [] if towers else _pixel_eaters(top, text)),
+    ):
+        for name, child in _unwrapped(candidates, closed):
+            if _overlaps(child, closed) or any(contains(child, t) for t in text) or is_norm_only(child):
+                continue
+            if size(child) or PROJECTOR_NAME.search(name):
+                found.append(child)
+        if found:
+            rules.append(rule)
+            break
+    inside = [part for tower in towers for part in _beside_blocks(tower)]
+    if inside:
+        rules.append("beside the tower's blocks")
+    return outermost([*inside, *found]), ", ".join(rules)
+
+
+def _named_near(top: nn.Module) -> list[tuple[str, nn.Module]]:
+    pairs = [(n, c) for owner in (base_of(top), top) for n, c in owner.named_children()]
+    return [(n, c) for n, c in pairs if PROJECTOR_NAME.search(n) and not FOREIGN_NAME.search(n)]
+
+
+def _pixel_eaters(top: nn.Module, text: list[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """Modules beside the language model whose ``forward`` takes pixels: a patch embedding where no encoder exists."""
+    eats = [(n, m) for n, m in top.named_modules() if PIXEL_ARGUMENTS & arguments(type(m).forward)]
+    return [(n, m) for n, m in eats if m is not top and not any(contains(m, t) for t in text)]
+
+
+def _unwrapped(candidates: list[tuple[str, nn.Module]], taken: list[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """Candidates, those that wrap a tower replaced by the children that their ``forward`` refers to."""
+    result: list[tuple[str, nn.Module]] = []
+    for name, child in candidates:
+        result += children_used(child, "forward") if strictly_contains_any(child, taken) else [(name, child)]
+    return result
+
+
+def is_norm_only(module: nn.Module) -> bool:
+    """Whether a module has parameters and all have one axis: a norm, a scale, a bias."""
+    shapes = [p.dim() for p in module.parameters()]
+    return bool(shapes) and max(shapes) < 2
+
+
+def _beside_blocks(tower: nn.Module) -> list[nn.Module]:
+    """Connectors inside a tower: what its code uses beside the list of blocks and that is called so."""
+    blocks = max(_block_lists(tower), key=lambda pair: size(pair[1]), default=None)
+    if blocks is None:
+        return []
+    found: list[nn.Module] = []
+    owner = tower
+    for step in blocks[0].split(".") if blocks[0] else []:  # from the tower down to the module that owns the blocks
+        for name, child in children_used(owner, "forward"):
+            if name != step and PROJECTOR_NAME.search(name):
+                found += list(child.children()) if type(child).__name__ == "ModuleList" else [child]
+        owner = owner.get_submodule(step)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def find_text(top: nn.Module, towers: list[nn.Module]) -> tuple[list[nn.Module], str]:
+    """The decoder body, preceded by the text encoder where the language model is an encoder-decoder."""
+    decoder, head = _ask(top, "get_decoder"), find_head(top)[0]
+    if decoder is None or decoder is top:
+        decoder, rule = _largest_with_embeddings(top, towers), "largest child with the text embedding"
+    else:
+        rule = "get_decoder()"
+    if decoder is None:
+        return [], ""
+    encoder = _text_encoder(top, decoder, towers)
+    # A decoder with the head inside is a whole causal model: go down to its body.
+    for _ in range(4):
+        if not any(contains(decoder, part) for part in [*head, *encoder]):
+            break
+        inner = _body(decoder, head)
+        if inner is None:
+            break
+        decoder, rule = inner, f"{rule}, its body"
+    return [*encoder, decoder], rule + (", get_encoder()" if encoder else "")
+
+
+def _body(decoder: nn.Module, head: list[nn.Module]) -> nn.Module | None:
+    """The next module inwards of a causal model: its own decoder, or its largest child that holds no head."""
+    inner = _ask(decoder, "get_decoder")
+    if inner is not None and inner is not decoder and contains(decoder, inner):
+        return inner
+    children = [c for c in decoder.children() if has_blocks(c) and not any(contains(c, h) for h in head)]
+    inner = max(children, key=size, default=None)
+    # Where the blocks lie beside the embedding there is no body: the module itself is the smallest one.
+    holds = inner is not None and all(contains(inner, e) for e in _text_embeddings(decoder))
+    return inner if holds else None
+
+
+def _text_encoder(top: nn.Module, decoder: nn.Module, towers: list[nn.Module]) -> list[nn.Module]:
+    for owner in (decoder, top):
+        if not getattr(getattr(owner, "config", None), "is_encoder_decoder", False):
+            continue
+        encoder = _ask(owner, "get_encoder")
+        if encoder is None or encoder is owner or any(contains(t, encoder) for t in towers):
+            continue
+        if any(contains(encoder, tower) for tower in towers):  # the encoder wraps the tower: its text part counts
+            encoder = _ask(encoder, "get_decoder")
+        if encoder is not None and not any(contains(encoder, tower) for tower in towers) and has_blocks(encoder):
+            return [encoder]
+    return []
+
+
+def _largest_with_embeddings(top: nn.Module, towers: list[nn.Module]) -> nn.Module | None:
+    children = [c for owner in (base_of(top), top) for c in owner.children()]
+    wanted = [c for c in children if any(contains(c, e) for e in _text_embeddings(top)) and has_blocks(c)]
+    free = [c for c in wanted if not any(contains(c, t) for t in towers)]
+    return max(free or wanted, key=size, default=None)
+
+
+def find_head(top: nn.Module) -> tuple[list[nn.Module], str]:
+    """The output embedding."""
+    for owner in top.modules():
+        head = _ask(owner, "get_output_embeddings")
+        if head is not None:
+            return [head], "get_output_embeddings()"
+    return [], ""
+
+
+def arguments(function: Any) -> set[str]:
+    """Names of a function's arguments, decorators looked through; empty where they cannot be read."""
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return set()
