@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import rcsetup
 from matplotlib.figure import Figure
 
 COMPONENT_COLOURS: Mapping[str, str] = {
@@ -86,7 +87,7 @@ _STYLE: Mapping[str, Any] = {
     "axes.grid": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.rcsetup.cycler(color=list(SERIES)),
+    "axes.prop_cycle": rcsetup.cycler(color=list(SERIES)),
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,

@@ -1,0 +1,78 @@
+"""Which rows count as what: the workload, the repeated single request, and what went wrong or carries a flag."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+DATASET, REFERENCE = "dataset", "reference"
+"""``point_id`` of requests of a data set, and of one identical request repeated."""
+
+NOT_A_CAUSE = frozenset({"residual_above_goal"})
+"""Flags that name a broken goal, not what made a run slow."""
+
+
+def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
+    """The rows that are latencies: status ``ok``, watched as ``mode`` says. Warm-up, cold and trace rows never are."""
+    return frame[(frame["status"] == "ok") & (frame["mode"] == mode)]
+
+
+def reference(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
+    """The measured runs of the repeated single request; no rows if there was none."""
+    rows = measured(frame, mode)
+    return rows[rows["point_id"] == REFERENCE]
+
+
+def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
+    """The measured runs of the workload: the data set's requests, or all but the repeated one where there is no data
+    set (a sweep).
+    """
+    rows = measured(frame, mode)
+    of_dataset = rows[rows["point_id"] == DATASET]
+    return of_dataset if len(of_dataset) else rows[rows["point_id"] != REFERENCE]
+
+
+def sample_codes(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """One number a sample, shape (rows,): runs of one sample are not independent."""
+    return np.asarray(pd.factorize(frame["sample_id"])[0], dtype=np.int64)
+
+
+def values(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """A metric's values, shape (rows,), NaN where a run lacks it or none has it."""
+    if metric not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by status and mode: columns ``status``, ``mode``, ``rows``."""
+    counts = frame.groupby(["status", "mode"], observed=True).size()
+    return counts.rename("rows").reset_index()
+
+
+def flag_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many of the rows carry each flag: columns ``flag``, ``rows``, the commonest first."""
+    found: Counter[str] = Counter()
+    for flags, rows in frame["flags"].value_counts().items():
+        for flag in str(flags).split():
+            found[flag] += int(rows)
+    return pd.DataFrame(found.most_common(), columns=["flag", "rows"])
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """What failed and why: columns ``status``, ``reason``, ``rows``, the commonest first."""
+    bad = frame[frame["status"].isin(["error", "oom", "skipped"])]
+    if "reason" not in bad:
+        bad = bad.assign(reason="")
+    reasons = bad["reason"].astype(object).where(bad["reason"].notna(), "no reason given")
+    counts = bad.assign(reason=reasons).groupby(["status", "reason"], observed=True).size()
+    return counts.rename("rows").reset_index().sort_values("rows", ascending=False, kind="stable", ignore_index=True)
+
+
+def as_counts(table: pd.DataFrame, key: str) -> Mapping[str, int]:
+    """A table of counts as a mapping, rows of one key added up."""
+    return {str(k): int(v) for k, v in table.groupby(key, observed=True)["rows"].sum().items()}
