@@ -1,0 +1,216 @@
+"""What one more token costs: each stage's time against the number of tokens, fitted on the raw repeats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from vlmbench.analysis.forms import design, fit_forms, held_out_check, point_table
+from vlmbench.analysis.regression import Array, Estimate, Fit
+from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, slices
+
+STAGES = (
+    "T_total",
+    "T_setup",
+    "T_vision_encoder",
+    "T_projector",
+    "T_LLM_prefill",
+    "T_LLM_decode",
+    "T_decode_forward",
+    "T_decode_loop",
+    "T_residual",
+    "TTFT_model",
+    "T_preprocess",
+    "T_transfer",
+    "T_detokenize",
+    "T_request",
+)
+"""METHOD's times that are fitted where they exist, ms."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scaling:
+    """One stage against one kind of token, everything else fixed.
+
+    Args:
+        slice: the rows, and what was held fixed in them.
+        stage: METHOD's name of the time, ms.
+        linear: the straight line; its slope is the mean cost of one more token over the range.
+        best: the fit of the form that describes the data (``shape``).
+        shape: ``linear``, ``quadratic``, or ``kink`` (two straight pieces that meet at ``knot``).
+        aic: form to AIC on the raw repeats.
+        bend: largest distance between the best form and the line, as a share of the mean time.
+        held_out_error: median relative error at the points left out of a fit on every other point (best form).
+        held_out: counts of the points that were left out.
+        slope_of_medians: the line's slope through the medians of the points, ms: a check against outliers.
+        points: x, the mean, median and (5 %, 95 %) of y of each point, for figures and tables.
+    """
+
+    slice: Slice
+    stage: str
+    linear: Fit
+    best: Fit
+    shape: str
+    knot: float
+    aic: dict[str, float]
+    bend: float
+    held_out_error: float
+    held_out: tuple[float, ...]
+    slope_of_medians: float
+    points: pd.DataFrame
+
+    @property
+    def slope(self) -> Estimate:
+        """ms per token over the whole range (straight line)."""
+        return self.linear.estimate([0.0, 1.0])
+
+    @property
+    def intercept(self) -> Estimate:
+        """ms at 0 tokens, extrapolated by the straight line."""
+        return self.linear.estimate([1.0, 0.0])
+
+    @property
+    def low(self) -> float:
+        """Smallest count measured."""
+        return float(self.points["x"].min())
+
+    @property
+    def high(self) -> float:
+        """Largest count measured."""
+        return float(self.points["x"].max())
+
+    def slope_at(self, x: float) -> Estimate:
+        """ms per token at ``x`` by the best form."""
+        weights = [0.0, 1.0]
+        if self.shape == "quadratic":
+            weights.append(2 * x)
+        elif self.shape == "kink":
+            weights.append(float(x >= self.knot))
+        return self.best.estimate(weights)
+
+    def predict(self, x: ArrayLike) -> tuple[Array, Array, Array]:
+        """Mean and the ends of its 95 % interval at ``x`` (n,), by the best form, ms."""
+        mean, half = self.best.predict(design(x, self.shape, self.knot))
+        return mean, mean - half, mean + half
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the time depends on the count at all, as far as these data tell."""
+        return self.slope.excludes_zero or self.shape != "linear"
+
+    def as_row(self) -> dict[str, Any]:
+        """A flat row for tables and JSON."""
+        slope, hc3 = self.slope, self.linear.estimate([0.0, 1.0], method="HC3")
+        return {
+            "kind": self.slice.kind.name,
+            "x": self.slice.x,
+            "stage": self.stage,
+            "fixed": dict(self.slice.fixed),
+            "rows": self.linear.rows,
+            "points": len(self.points),
+            "x_min": self.low,
+            "x_max": self.high,
+            "intercept_ms": self.intercept.value,
+            "slope_ms": slope.value,
+            "slope_low": slope.low,
+            "slope_high": slope.high,
+            "slope_se": slope.se,
+            "slope_df": slope.df,
+            "interval_by": slope.method,
+            "slope_hc3_low": hc3.low,
+            "slope_hc3_high": hc3.high,
+            "slope_of_medians_ms": self.slope_of_medians,
+            "r2": self.linear.r2,
+            **{f"aic_{form}": value for form, value in self.aic.items()},
+            "shape": self.shape,
+            "knot": self.knot,
+            "bend": self.bend,
+            "slope_at_min_ms": self.slope_at(self.low).value,
+            "slope_at_max_ms": self.slope_at(self.high).value,
+            "held_out_error": self.held_out_error,
+            "held_out_x": list(self.held_out),
+            "measurable": self.measurable,
+            "note": self.slice.note,
+            "words": describe(self),
+        }
+
+
+def describe(scaling: Scaling) -> str:
+    """One sentence: the slope with its interval, the form, and how well it predicts points it has not seen."""
+    unit, slope = scaling.slice.kind.unit, scaling.slope
+    span = f"{scaling.low:g} to {scaling.high:g} {X_LABELS.get(scaling.slice.x, scaling.slice.x)}"
+    if not scaling.measurable:
+        most = max(abs(slope.low), abs(slope.high))
+        return (
+            f"{scaling.stage}: no measurable dependence from {span} "
+            f"(95 % interval {slope.low:.4g} to {slope.high:.4g} ms per {unit}: at most {most:.2g} either way)"
+        )
+    text = (
+        f"{scaling.stage}: {slope.value:.4g} ms per {unit} (95 % interval {slope.low:.4g} to {slope.high:.4g}) "
+        f"from {span}, R² {scaling.linear.r2:.4f}, held-out error {scaling.held_out_error:.2%}"
+    )
+    if scaling.shape == "linear":
+        return text
+    first, last = scaling.slope_at(scaling.low).value, scaling.slope_at(scaling.high).value
+    how = "bends" if scaling.shape == "quadratic" else f"kinks at {scaling.knot:.4g}"
+    small = ", small enough to read it as a line" if scaling.bend < 0.01 else ""
+    return f"{text}; it {how}: {first:.3g} ms at the low end, {last:.3g} at the high end ({scaling.bend:.1%}{small})"
+
+
+def fit_scaling(part: Slice, stage: str) -> Scaling | None:
+    """Fit one stage of one slice; None where the stage has values at fewer than three counts."""
+    if stage not in part.rows:
+        return None
+    known = part.rows[stage].notna()
+    x = part.rows.loc[known, part.x].to_numpy(dtype=float)
+    y = part.rows.loc[known, stage].to_numpy(dtype=float)
+    if len(np.unique(x)) < MIN_POINTS or len(x) <= MIN_POINTS - 1:
+        return None
+    clusters = part.clusters[known].to_numpy()
+    points = point_table(x, y)
+    fits, knot, shape = fit_forms(x, y, clusters, points)
+    grid = np.linspace(x.min(), x.max(), 101)
+    line = design(grid, "linear") @ fits["linear"].coefficients
+    best = design(grid, shape, knot) @ fits[shape].coefficients
+    error, held_out = held_out_check(points, shape)
+    medians = np.polyfit(points["x"], points["median"], 1)
+    return Scaling(
+        slice=part,
+        stage=stage,
+        linear=fits["linear"],
+        best=fits[shape],
+        shape=shape,
+        knot=knot if shape == "kink" else math.nan,
+        aic={form: fit.aic for form, fit in fits.items()},
+        bend=float(np.abs(best - line).max() / abs(y.mean())) if y.mean() else math.nan,
+        held_out_error=error,
+        held_out=held_out,
+        slope_of_medians=float(medians[0]),
+        points=points,
+    )
+
+
+def scalings(
+    frame: pd.DataFrame, *, kinds: Iterable[str] = tuple(KINDS), stages: Iterable[str] = STAGES
+) -> list[Scaling]:
+    """Every stage against every kind that varies, slice by slice, the slice with most rows of a kind first.
+
+    Args:
+        frame: rows of records (:mod:`vlmbench.records.record`); rows that were not measured are left out.
+        kinds: names out of :data:`vlmbench.analysis.slices.KINDS`.
+        stages: names of times.
+    """
+    stages = tuple(stages)
+    found = (fit_scaling(part, stage) for kind in kinds for part in slices(frame, KINDS[kind]) for stage in stages)
+    return [scaling for scaling in found if scaling is not None]
+
+
+def scaling_table(fits: Iterable[Scaling]) -> pd.DataFrame:
+    """One row a fit, columns of :meth:`Scaling.as_row`."""
+    return pd.DataFrame([fit.as_row() for fit in fits])

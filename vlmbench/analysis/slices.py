@@ -1,0 +1,174 @@
+"""Which rows belong to one controlled comparison: one kind of token varies, everything else is held fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MIN_POINTS = 3
+"""Distinct token counts that a slope needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of thing that a sweep turns.
+
+    Args:
+        name: ``vision``, ``prompt`` …
+        unit: what one more of it is called.
+        columns: observed counts that may stand on the x axis, the first that varies is taken.
+        axes: names of sweep axes that turn it (``processor.`` is a prefix).
+        fixed: observed counts that must be equal within a slice, besides the other axes of the sweep.
+    """
+
+    name: str
+    unit: str
+    columns: tuple[str, ...]
+    axes: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+
+    def turned_by(self, axis: str) -> bool:
+        """Whether a sweep axis (without ``axis_``) turns this kind."""
+        return axis in self.axes or (axis.startswith("processor.") and "processor." in self.axes)
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="vision",
+            unit="vision token",
+            # Cross-attention models keep image positions out of the language model's input; resamplers keep their
+            # number fixed while the encoder's work grows.
+            columns=("num_vision_tokens", "num_cross_attention_tokens", "num_vision_patches"),
+            axes=("vision_tokens", "resolution", "image_width", "image_height", "images", "processor."),
+            fixed=("num_output_tokens",),
+        ),
+        Kind(
+            name="prompt",
+            unit="prompt token",
+            columns=("num_prompt_tokens",),
+            axes=("prompt_tokens",),
+            fixed=("num_vision_tokens", "num_output_tokens"),
+        ),
+        Kind(
+            name="output",
+            unit="output token",
+            columns=("num_output_tokens",),
+            axes=("output_tokens",),
+            fixed=("num_vision_tokens", "num_prompt_tokens"),
+        ),
+        Kind(name="batch", unit="request in the batch", columns=("axis_batch_size",), axes=("batch_size",)),
+    )
+}
+
+TOKEN_KINDS = ("vision", "prompt", "output")
+
+X_LABELS: Mapping[str, str] = {
+    "num_vision_tokens": "vision tokens",
+    "num_cross_attention_tokens": "cross-attention tokens",
+    "num_vision_patches": "vision patches",
+    "num_prompt_tokens": "prompt tokens",
+    "num_output_tokens": "output tokens",
+    "axis_batch_size": "batch size",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slice:
+    """Rows in which one kind varies.
+
+    Args:
+        kind: what varies.
+        x: the column with its observed count.
+        rows: measured rows, ``x`` never missing.
+        fixed: what is equal in all of them.
+        note: what could not be held fixed; empty when all was.
+    """
+
+    kind: Kind
+    x: str
+    rows: pd.DataFrame
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def clusters(self) -> pd.Series:
+        """The sweep point of each row; rows of foreign files are grouped by their count."""
+        return cluster_ids(self.rows, self.x)
+
+
+def cluster_ids(rows: pd.DataFrame, x: str) -> pd.Series:
+    """The sweep point of each row: ``point_id``, or ``x`` where the rows do not name points."""
+    if "point_id" in rows and rows["point_id"].nunique() >= MIN_POINTS:
+        return rows["point_id"].astype(str)
+    return rows[x].astype(str)
+
+
+def timing_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows that enter statistics: status ``ok``, watched by the timeline (rows of older files have neither column)."""
+    keep = pd.Series(True, index=frame.index)
+    if "status" in frame:
+        keep &= frame["status"].astype(str).eq("ok")
+    if "mode" in frame:
+        keep &= frame["mode"].astype(str).eq("instrumented")
+    return frame[keep]
+
+
+def sweep_axes(frame: pd.DataFrame) -> list[str]:
+    """Columns ``axis_*`` that hold a value somewhere."""
+    return [c for c in map(str, frame.columns) if c.startswith("axis_") and bool(frame[c].notna().any())]
+
+
+def slices(frame: pd.DataFrame, kind: Kind) -> list[Slice]:
+    """All slices of ``kind`` with at least three distinct counts, the one with most rows first.
+
+    Counts named in ``kind.fixed`` are held equal. Where that leaves less than half of the rows (answers of natural
+    length, say), only the other axes are held fixed and the slice carries a note.
+    """
+    rows = timing_rows(frame)
+    axes = sweep_axes(rows)
+    if axes:
+        turning = [a for a in axes if kind.turned_by(a.removeprefix("axis_"))]
+        rows = rows[rows[turning].notna().any(axis=1)] if turning else rows.iloc[:0]
+        others = [a for a in axes if a not in turning]
+    else:
+        others = []
+    x = next((c for c in kind.columns if c in rows and rows[c].nunique() >= MIN_POINTS), None)
+    if x is None:
+        return []
+    rows = rows[rows[x].notna()]
+    counts = [c for c in kind.fixed if c in rows and c != x and bool(rows[c].notna().any())]
+    strict = list(_split(rows, kind, x, others + counts))
+    if strict and sum(len(s.rows) for s in strict) * 2 >= len(rows):
+        found = strict
+    else:
+        varying = ", ".join(X_LABELS.get(c, c) for c in counts)
+        found = list(_split(rows, kind, x, others, note=f"{varying} vary with it" if varying else ""))
+    return sorted(found, key=lambda s: -len(s.rows))
+
+
+def _split(rows: pd.DataFrame, kind: Kind, x: str, by: list[str], note: str = "") -> Iterator[Slice]:
+    if not by:
+        yield Slice(kind=kind, x=x, rows=rows, note=note)
+        return
+    for values, part in rows.groupby(by, dropna=False, sort=True, observed=True):
+        assert isinstance(values, tuple)
+        if part[x].nunique() >= MIN_POINTS:
+            named = zip(by, values, strict=True)
+            fixed = {str(c).removeprefix("axis_"): _plain(v) for c, v in named if not _missing(v)}
+            yield Slice(kind=kind, x=x, rows=part, fixed=fixed, note=note)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
