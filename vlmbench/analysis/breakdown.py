@@ -1,0 +1,138 @@
+"""Which part eats the time, which part holds the parameters, and whether the parts add up to the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis.quantiles import median, ratio_of_sums
+from vlmbench.analysis.rows import sample_codes, values, workload
+
+STAGES: tuple[str, ...] = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+"""The parts of ``T_total``: they add up to it."""
+
+DECODE_PARTS: tuple[str, ...] = ("T_decode_forward", "T_decode_loop")
+HOST_PARTS: tuple[str, ...] = ("T_preprocess", "T_transfer", "T_detokenize")
+"""What ``T_request`` has beside ``T_total``."""
+
+PARAMETER_PARTS: tuple[str, ...] = ("vision_encoder", "projector", "language_model", "head", "other")
+
+_TIMES_OF: Mapping[str, tuple[str, ...]] = {
+    "vision_encoder": ("T_vision_encoder",),
+    "projector": ("T_projector",),
+    "language_model": ("T_LLM_prefill", "T_LLM_decode"),
+}
+_COLUMNS = [
+    "component", "part_of", "n", "median", "median_low", "median_high", "mean",
+    "share", "share_low", "share_high", "share_of_request",
+]  # fmt: skip
+
+
+def component_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Time of each part over the workload's measured runs.
+
+    Returns:
+        One row for each component that some run has: ``component``; ``part_of`` (``T_total``, ``T_LLM_decode`` or
+        ``T_request``); ``n`` runs; ``median`` with interval and ``mean`` in ms; ``share`` of ``part_of`` with
+        interval: sum over sum, so the shares of one whole add up to 1; ``share_of_request``. A stage that a model does
+        not have (a text-only request's vision encoder) has no row; where only some runs have it, runs without it
+        count as 0 ms in shares and are left out of median and mean.
+    """
+    rows = workload(frame)
+    codes = sample_codes(rows)
+    wholes = [(STAGES, "T_total"), (DECODE_PARTS, "T_LLM_decode"), (HOST_PARTS, "T_request")]
+    table: list[tuple[Any, ...]] = []
+    for parts, whole in wholes:
+        total = values(rows, whole)
+        for name in parts:
+            time = values(rows, name)
+            if np.isnan(time).all():
+                continue
+            spent = np.where(np.isnan(time) & ~np.isnan(total), 0.0, time)
+            share = ratio_of_sums(spent, total, clusters=codes)
+            middle = median(time, clusters=codes)
+            row: tuple[Any, ...] = (name, whole, int((~np.isnan(time)).sum()), middle.value, middle.low, middle.high)
+            row += (float(np.nanmean(time)), share.value, share.low, share.high)
+            row += (ratio_of_sums(spent, values(rows, "T_request")).value,)
+            table.append(row)
+    return pd.DataFrame(table, columns=_COLUMNS)
+
+
+def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """Do the parts add up? What a reader must know before believing the breakdown.
+
+    Returns:
+        ``runs``; ``median_abs_share`` (|T_residual| / T_total, with interval), ``p95_abs_share``, ``max_abs_share``;
+        ``negative_stages``: stage name to the count of runs where it came out negative, and ``runs_with_negative``;
+        ``sum_mismatch``: runs whose stages and residual do not give ``T_total`` within 0.001 %.
+    """
+    rows = workload(frame)
+    total, residual = values(rows, "T_total"), values(rows, "T_residual")
+    share = np.abs(residual) / total
+    good = share[~np.isnan(share)]
+    stages = {name: values(rows, name) for name in (*STAGES[:-1], *DECODE_PARTS)}
+    negative = {name: int((time < 0).sum()) for name, time in stages.items()}
+    parts = np.nansum([stages[name] for name in STAGES[:-1]], axis=0) + residual
+    return {
+        "runs": len(good),
+        "median_abs_share": median(share, clusters=sample_codes(rows)).as_dict(),
+        "p95_abs_share": float(np.quantile(good, 0.95)) if len(good) else None,
+        "max_abs_share": float(good.max()) if len(good) else None,
+        "negative_stages": {name: count for name, count in negative.items() if count},
+        "runs_with_negative": int(np.any([time < 0 for time in stages.values()], axis=0).sum()),
+        "sum_mismatch": int((np.abs(parts - total) > 1e-5 * total).sum()),
+    }
+
+
+def parameter_table(provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """Parameters of each part: ``component``, ``parameters``, ``share``; empty if provenance counts none.
+
+    A parameter that two parts share (tied embeddings) is counted where provenance counts it; what the parts lack of
+    ``total`` is added to ``other``.
+    """
+    counted = (provenance.get("model") or {}).get("parameters") or {}
+    parts = {name: int(counted[name]) for name in PARAMETER_PARTS if counted.get(name)}
+    missing = int(counted.get("total") or 0) - sum(parts.values())
+    if missing > 0:
+        parts["other"] = parts.get("other", 0) + missing
+    whole = sum(parts.values())
+    rows = [{"component": name, "parameters": count, "share": count / whole} for name, count in parts.items()]
+    return pd.DataFrame(rows, columns=["component", "parameters", "share"])
+
+
+def time_and_parameters(components: pd.DataFrame, parameters: pd.DataFrame) -> pd.DataFrame:
+    """Time beside size: does the largest part eat the most time?
+
+    Args:
+        components: of :func:`component_table`.
+        parameters: of :func:`parameter_table`.
+
+    Returns:
+        ``component`` (``vision_encoder``, ``projector``, ``language_model`` with its head), ``parameters``,
+        ``parameter_share``, ``time_ms`` (mean), ``time_share`` of ``T_total``, ``ms_per_billion``.
+    """
+    times = components[components["part_of"] == "T_total"].set_index("component")
+    counts = dict(zip(parameters["component"], parameters["parameters"], strict=True))
+    whole = sum(counts.values())
+    rows = []
+    for name, stages in _TIMES_OF.items():
+        have = [stage for stage in stages if stage in times.index]
+        count = counts.get(name, 0) + (counts.get("head", 0) if name == "language_model" else 0)
+        if not have or not count:
+            continue
+        time = float(times.loc[have, "mean"].sum())
+        rows.append(
+            {
+                "component": name,
+                "parameters": count,
+                "parameter_share": count / whole,
+                "time_ms": time,
+                "time_share": float(times.loc[have, "share"].sum()),
+                "ms_per_billion": time / (count / 1e9),
+            }
+        )
+    columns = ["component", "parameters", "parameter_share", "time_ms", "time_share", "ms_per_billion"]
+    return pd.DataFrame(rows, columns=columns)

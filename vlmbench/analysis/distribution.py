@@ -1,0 +1,160 @@
+"""How long a request takes, and how much of the tail a repeated single request has too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vlmbench.analysis.load import TokenGaps
+from vlmbench.analysis.quantiles import (
+    Estimate,
+    finite,
+    median,
+    quantile_draws,
+    quantiles,
+    ratio_of_medians,
+    ratio_of_quantiles,
+)
+from vlmbench.analysis.rows import reference, sample_codes, values, workload
+
+QUANTILES: tuple[float, ...] = (0.50, 0.90, 0.95, 0.99)
+LATENCIES: tuple[str, ...] = ("T_request", "T_total", "TTFT", "TTFT_model", "T_LLM_decode")
+
+
+def quantile_name(q: float) -> str:
+    """``p50``, ``p99``, ``p99.9``."""
+    return f"p{q * 100:g}"
+
+
+def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[Any] | None) -> dict[str, Any]:
+    good = finite(data)
+    row: dict[str, Any] = {
+        "metric": metric,
+        "group": group,
+        "n": len(good),
+        "mean": float(good.mean()) if len(good) else None,
+        "std": float(good.std(ddof=1)) if len(good) > 1 else None,
+        "min": float(good.min()) if len(good) else None,
+        "max": float(good.max()) if len(good) else None,
+    }
+    for q, found in zip(QUANTILES, quantiles(data, QUANTILES, clusters=clusters), strict=True):
+        name = quantile_name(q)
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_note": found.note}
+    return row
+
+
+def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd.DataFrame:
+    """Mean and quantiles with intervals of several latencies, for the workload and for the repeated single request.
+
+    Args:
+        frame: all rows of a run (:func:`vlmbench.analysis.load.load_runs`).
+        metrics: names of columns, ms.
+
+    Returns:
+        One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``,
+        ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``, ``pQ_high``, ``pQ_note`` for P50, P90, P95, P99
+        (None and a note where n is too small). Runs of one sample count as one cluster.
+    """
+    rows = []
+    for group, part, clusters in _groups(frame):
+        for metric in metrics:
+            data = values(part, metric)
+            if not np.isnan(data).all():
+                rows.append(_row(metric, group, data, clusters))
+    columns = list(_row("", "", np.empty(0), None))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, NDArray[Any] | None]]:
+    work, ref = workload(frame), reference(frame)
+    return [("workload", work, sample_codes(work)), ("reference", ref, None)]
+
+
+def gap_table(gaps: TokenGaps, group: str = "workload") -> pd.DataFrame:
+    """The row of :func:`latency_table` for ``ITL``; whole requests are resampled. No row without gaps.
+
+    The gaps of a ``reference`` are clustered by the one sample it repeats, which would leave one cluster; pass gaps
+    whose clusters are runs for it.
+    """
+    if not len(gaps.values):
+        return pd.DataFrame(columns=list(_row("", "", np.empty(0), None)))
+    return pd.DataFrame([_row("ITL", group, gaps.values.astype(np.float64), gaps.clusters)])
+
+
+def tail_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
+    """Tail of the workload against the tail of nothing.
+
+    Returns:
+        One row for each of P90, P95, P99: ``quantile``; ``workload`` and ``reference``, the quantile over the median
+        of each with its bootstrap interval (``_low``, ``_high``, ``_note``); ``beyond``, the first over the second
+        with its interval: only what exceeds 1 belongs to the workload.
+    """
+    groups = _groups(frame)
+    rows = []
+    for q in QUANTILES[1:]:
+        row: dict[str, Any] = {"quantile": quantile_name(q)}
+        draws: list[NDArray[np.float64]] = []
+        found: list[Estimate] = []
+        for group, part, clusters in groups:
+            data = values(part, metric)
+            ratio = ratio_of_quantiles(data, q, clusters=clusters)
+            found.append(ratio)
+            row |= {
+                group: ratio.value,
+                f"{group}_low": ratio.low,
+                f"{group}_high": ratio.high,
+                f"{group}_note": ratio.note,
+            }
+            if ratio.value is not None:
+                drawn = quantile_draws(data, (q, 0.5), clusters=clusters, seed=len(draws))
+                draws.append(drawn[:, 0] / drawn[:, 1])
+        top, base = found
+        row |= {"beyond": None, "beyond_low": None, "beyond_high": None}
+        if top.value is not None and base.value:
+            count = min(map(len, draws))
+            low, high = np.quantile(draws[0][:count] / draws[1][:count], (0.025, 0.975))
+            row |= {"beyond": top.value / base.value, "beyond_low": float(low), "beyond_high": float(high)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def aa_check(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | None:
+    """First half of the repeats against the second half, in order of time: does the machine drift?
+
+    The repeated single request is used where there is one; else samples measured more than once (the ratio of each
+    sample's halves); else the two halves of the workload, which are different samples.
+
+    Returns:
+        ``basis`` (what was compared), ``ratio`` (second over first, :class:`Estimate` as a mapping) and ``drift``:
+        whether the interval excludes 1, None where n allows no interval. None if there is nothing to compare.
+    """
+    for rows, basis in ((reference(frame), "repeated single request"), (workload(frame), "workload")):
+        part = rows[~np.isnan(values(rows, metric))]
+        if "started_unix_s" in part:
+            part = part.sort_values("started_unix_s", kind="stable")
+        if len(part) < 2:
+            continue
+        data, codes = values(part, metric), sample_codes(part)
+        half = len(data) // 2
+        if basis == "workload" and len(np.unique(codes)) < len(codes):
+            ratio, compared = _halves_of_samples(data, codes), "each sample's own repeats"
+        else:
+            ratio = ratio_of_medians(data[half:], data[:half])
+            compared = basis if basis != "workload" else "two halves of the workload (different samples)"
+        drift = None if ratio.low is None or ratio.high is None else not ratio.low <= 1 <= ratio.high
+        return {"metric": metric, "basis": compared, "ratio": ratio.as_dict(), "drift": drift}
+    return None
+
+
+def _halves_of_samples(data: NDArray[np.float64], codes: NDArray[np.int64]) -> Estimate:
+    """Median over samples of (median of the later half / median of the earlier half); data in order of time."""
+    series = pd.Series(data)
+    place = series.groupby(codes).cumcount()
+    size = series.groupby(codes).transform("size")
+    earlier = series[place < size // 2].groupby(codes[place < size // 2]).median()
+    later = series[place >= (size + 1) // 2].groupby(codes[place >= (size + 1) // 2]).median()
+    return median((later / earlier).to_numpy())

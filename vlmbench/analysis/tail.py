@@ -1,0 +1,201 @@
+"""Why requests differ: what tokens explain, what is left as jitter, and why the slowest were slow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, pairwise
+from math import factorial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vlmbench.analysis.quantiles import quantile
+from vlmbench.analysis.rows import NOT_A_CAUSE, reference, sample_codes, values, workload
+
+PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
+LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
+_BLOCKS, _DRAWS = 1000, 500
+
+
+def _design(rows: pd.DataFrame, metric: str) -> tuple[NDArray[np.float64], list[str], NDArray[np.bool_]]:
+    """(1, tokens …, time) of the runs that have all, the names of the token columns that vary, and which runs."""
+    present = [name for name in PREDICTORS if not np.isnan(values(rows, name)).all()]
+    columns = [values(rows, name) for name in present]
+    time = values(rows, metric)
+    good = np.asarray(~np.isnan(np.column_stack([*columns, time])).any(axis=1), dtype=np.bool_)
+    varying = [i for i, column in enumerate(columns) if good.any() and np.ptp(column[good]) > 0]
+    chosen = [columns[i][good] for i in varying]
+    table = np.column_stack([np.ones(int(good.sum())), *chosen, time[good]])
+    return table, [present[i] for i in varying], good
+
+
+def _explained(moments: NDArray[np.float64], subset: tuple[int, ...]) -> float:
+    """R² of least squares on the columns ``subset``, from the centred moment matrix whose last column is the time."""
+    variance = moments[-1, -1]
+    if not subset or variance <= 0:
+        return 0.0
+    cross = moments[list(subset), -1]
+    weights = np.linalg.lstsq(moments[np.ix_(subset, subset)], cross, rcond=None)[0]
+    return float(weights @ cross / variance)
+
+
+def _centred(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Moments about the mean of all columns but the first (the ones), from sums of products."""
+    result: NDArray[np.float64] = sums[1:, 1:] - np.outer(sums[0, 1:], sums[0, 1:]) / sums[0, 0]
+    return result
+
+
+def _shapley(moments: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Each predictor's share of the variance, averaged over all orders of entering; shape (count,)."""
+    shares = np.zeros(count)
+    for player in range(count):
+        others = [i for i in range(count) if i != player]
+        for size in range(count):
+            weight = factorial(size) * factorial(count - size - 1) / factorial(count)
+            for coalition in combinations(others, size):
+                gain = _explained(moments, (*coalition, player)) - _explained(moments, coalition)
+                shares[player] += weight * gain
+    return shares
+
+
+def variance_split(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) -> pd.DataFrame:
+    """The variance of a time over the workload: what each kind of token explains, and what is left.
+
+    Method: ordinary least squares of the time on the observed token counts; R² is divided among the counts by
+    Shapley's value (the average over all orders in which they can enter: Lindeman, Merenda and Gold 1980), because
+    counts that go together have no share of their own. The rest is what no linear effect of token counts explains:
+    jitter of the system, and effects that are not linear. Intervals: bootstrap of samples (of up to 1,000 random
+    groups of samples when there are more).
+
+    Returns:
+        Rows ``num_vision_tokens``, ``num_prompt_tokens``, ``num_output_tokens``, ``rest`` with ``share``, ``low``,
+        ``high`` and ``note`` (a count that never varied explains nothing); then ``reference_jitter``: variance of the
+        repeated single request over that of the workload, not a part of the sum but what the rest should be compared
+        with. Empty below 20 runs or when the time never varied.
+    """
+    columns = ["source", "share", "low", "high", "note"]
+    rows = workload(frame)
+    table, names, good = _design(rows, metric)
+    time = table[:, -1]
+    if len(table) < LEAST_RUNS or np.ptp(time) == 0:
+        return pd.DataFrame(columns=columns)
+    scaled = _scaled(table)
+    shares, draws = _bootstrap_split(scaled, sample_codes(rows)[good], len(names), seed)
+    result = [_split_row(name, names, shares, draws) for name in PREDICTORS if name in rows]
+    rest = 1 - draws.sum(axis=1)
+    result.append(("rest", 1 - shares.sum(), *np.quantile(rest, (0.025, 0.975)), "jitter and what is not linear"))
+    again = values(reference(frame), metric)
+    again = again[~np.isnan(again)]
+    if len(again) > 1:
+        jitter = float(again.var(ddof=1) / time.var(ddof=1))
+        result.append(("reference_jitter", jitter, None, None, "variance of the repeated request over the workload's"))
+    return pd.DataFrame(result, columns=columns)
+
+
+def _scaled(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns after the first with mean 0 and standard deviation 1, so that sums of products lose no digits."""
+    scaled = table.copy()
+    scaled[:, 1:] = (table[:, 1:] - table[:, 1:].mean(axis=0)) / table[:, 1:].std(axis=0)
+    return scaled
+
+
+def _bootstrap_split(
+    table: NDArray[np.float64], codes: NDArray[np.int64], count: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shapley shares of all data, shape (count,), and of resampled groups, shape (draws, count)."""
+    random = np.random.default_rng(seed)
+    kinds = int(codes.max()) + 1
+    blocks = min(kinds, _BLOCKS)
+    block_of = random.permutation(kinds)[codes] % blocks
+    order = np.argsort(block_of, kind="stable")
+    edges = np.searchsorted(block_of[order], np.arange(blocks + 1))
+    sums = np.stack([table[order[a:b]].T @ table[order[a:b]] for a, b in pairwise(edges)])
+    shares = _shapley(_centred(sums.sum(axis=0)), count)
+    draws = np.empty((_DRAWS, count))
+    for row in range(_DRAWS):
+        times = np.bincount(random.integers(0, blocks, blocks), minlength=blocks)
+        draws[row] = _shapley(_centred(np.tensordot(times, sums, axes=1)), count)
+    return shares, draws
+
+
+def _split_row(
+    name: str, names: list[str], shares: NDArray[np.float64], draws: NDArray[np.float64]
+) -> tuple[str, float, float | None, float | None, str]:
+    if name not in names:
+        return name, 0.0, None, None, "the same in every request"
+    place = names.index(name)
+    low, high = np.quantile(draws[:, place], (0.025, 0.975))
+    return name, float(shares[place]), float(low), float(high), ""
+
+
+def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """What the token counts alone predict, ms, shape (rows,); the mean where nothing varies, NaN where data lack."""
+    table, _, good = _design(rows, metric)
+    found = np.full(len(rows), np.nan)
+    if len(table):
+        weights = np.linalg.lstsq(table[:, :-1], table[:, -1], rcond=None)[0]
+        found[good] = table[:, :-1] @ weights
+    return found
+
+
+def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99, most: int = 50) -> pd.DataFrame:
+    """The workload's requests at or above the q-quantile, the slowest first, each with its cause where one is known.
+
+    Causes, in this order: a flag that the run carries (``gc_pause``, ``clock_change`` …); ``tokens`` when its token
+    counts explain at least half of what it took beyond the median; ``jitter`` when what tokens leave is within what a
+    repeated single request shows beyond its own median; else ``unknown``.
+
+    Returns:
+        ``sample_id``, ``repeat``, the metric, ``over_median`` (ms), ``from_tokens`` (ms of it that the least-squares
+        fit on token counts gives), the token counts, ``flags``, ``cause``; at most ``most`` rows
+        (``attrs["slow_runs"]`` counts all). With fewer runs than the quantile needs, the slowest ones all the same.
+    """
+    rows = workload(frame)
+    time = values(rows, metric)
+    counts = [name for name in PREDICTORS if name in rows]
+    columns = ["sample_id", "repeat", metric, "over_median", "from_tokens", *counts, "flags", "cause"]
+    if np.isnan(time).all():
+        return pd.DataFrame(columns=columns)
+    middle, limit = np.nanquantile(time, (0.5, q))
+    fitted = _predicted(rows, metric)
+    from_tokens = fitted - np.nanmedian(fitted) if not np.isnan(fitted).all() else np.full(len(rows), np.nan)
+    slow = np.flatnonzero(time >= limit)
+    slow = slow[np.argsort(-time[slow], kind="stable")]
+    jitter = _jitter_limit(frame, metric)
+    picked = rows.iloc[slow[:most]]
+    found = picked[["sample_id", "repeat", metric, *counts, "flags"]].astype({"sample_id": str, "flags": object})
+    found = found.assign(over_median=(time - middle)[slow[:most]], from_tokens=from_tokens[slow[:most]])
+    found["flags"] = found["flags"].where(found["flags"].notna(), "")
+    found["cause"] = [_cause(row, jitter) for row in found.to_dict("records")]
+    found = found[columns].reset_index(drop=True)
+    found.attrs["slow_runs"] = len(slow)
+    return found
+
+
+def _jitter_limit(frame: pd.DataFrame, metric: str) -> float | None:
+    """How far the repeated single request goes beyond its median, ms: P99 where n allows it, else the most seen."""
+    again = values(reference(frame), metric)
+    again = again[~np.isnan(again)]
+    if not len(again):
+        return None
+    top = quantile(again, 0.99).value
+    return float((again.max() if top is None else top) - np.median(again))
+
+
+def _cause(row: Mapping[Any, Any], jitter: float | None) -> str:
+    known = [flag for flag in str(row["flags"]).split() if flag not in NOT_A_CAUSE]
+    if known:
+        return " ".join(known)
+    beyond, explained = row["over_median"], row["from_tokens"]
+    if beyond > 0 and explained >= beyond / 2:
+        return "tokens"
+    if jitter is not None and beyond - (0.0 if np.isnan(explained) else explained) <= jitter:
+        return "jitter"
+    return "unknown"
+
+
+def cause_counts(slow: pd.DataFrame) -> dict[str, int]:
+    """How many of the slow requests have each cause, the commonest first."""
+    return {str(cause): int(count) for cause, count in slow["cause"].value_counts().items()}
