@@ -1,0 +1,156 @@
+"""Any folder of images, with one question for all or a file of questions. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlmbench.data.archive import is_unsafe, read_image_file
+from vlmbench.data.options import check_num_samples, check_prompt, fill, take
+from vlmbench.errors import InputError
+from vlmbench.request import ImageSource, Sample
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """Images of a folder and its subfolders, sorted by path, or in the order of a questions file.
+
+    Args:
+        root: the folder.
+        questions: JSONL (``{"image", "question", "answer" or "answers"}`` a line) or CSV (a header with the same
+            names) below ``root`` or anywhere; images are named relative to ``root``. None asks ``question`` of each.
+        question: asked where no questions file says another.
+        prompt: the user's text around the ``{question}``.
+        num_samples: at most so many; None for all.
+        shuffle: take them in a seeded random order.
+        seed: of the order.
+    """
+
+    root: Path | None = None
+    questions: Path | None = None
+    question: str = "What is in this picture?"
+    prompt: str = "{question}"
+    num_samples: int | None = None
+    shuffle: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+        check_num_samples(self.num_samples)
+
+    @property
+    def name(self) -> str:
+        """``image_folder_<folder name>``."""
+        return f"image_folder_{Path(self.root).name}" if self.root else "image_folder"
+
+    def open(self) -> FolderSamples:
+        """List the images or read the questions file; images stay unread.
+
+        Raises:
+            InputError: no folder, no image in it, or a questions file that is missing, malformed or empty.
+        """
+        if self.root is None:
+            raise InputError("image folder: no folder given. Set dataset.root=DIR to a folder of images")
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise InputError(f"image folder: no folder {root}. Set dataset.root to a folder of images")
+        entries = list(self._asked(root) if self.questions else self._found(root))
+        rows = take(range(len(entries)), num_samples=self.num_samples, shuffle=self.shuffle, seed=self.seed)
+        return FolderSamples(root=root, entries=entries, rows=rows, prompt=self.prompt)
+
+    def _found(self, root: Path) -> Iterator[_Entry]:
+        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not paths:
+            raise InputError(f"image folder: no image in {root} (looked for {', '.join(sorted(SUFFIXES))})")
+        for path in paths:
+            relative = path.relative_to(root).as_posix()
+            yield _Entry(sample_id=relative, image=relative, question=self.question)
+
+    def _asked(self, root: Path) -> Iterator[_Entry]:
+        assert self.questions is not None
+        given = Path(self.questions).expanduser()
+        path = root / given  # an absolute path stays itself
+        if not path.is_file():
+            path = given
+        if not path.is_file():
+            raise InputError(f"image folder: no questions file {given} (looked for {root / given}, {given})")
+        number = 0
+        for number, (where, row) in enumerate(_rows(path), start=1):
+            yield _entry(row, where=where, number=number, default=self.question)
+        if not number:
+            raise InputError(f"{path} holds no questions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    sample_id: str
+    image: str
+    question: str
+    answers: tuple[str, ...] = ()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place for error messages, row) of a JSONL or CSV file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            if path.suffix.lower() == ".csv":
+                reader = csv.DictReader(stream)
+                for row in reader:
+                    yield f"line {reader.line_num} of {path}", row
+                return
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    where = f"line {number} of {path}"
+                    try:
+                        yield where, json.loads(line)
+                    except (json.JSONDecodeError, RecursionError) as error:
+                        raise InputError(f"{where} is malformed JSON: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 JSONL or CSV: {error}") from error
+
+
+def _entry(row: Any, *, where: str, number: int, default: str) -> _Entry:
+    image = row.get("image") if isinstance(row, dict) else None
+    if not isinstance(image, str) or not image:
+        raise InputError(f"{where} needs 'image', a file name (got {row!r:.200})")
+    if is_unsafe(image):
+        raise InputError(f"{where}: image {image!r} leads outside dataset.root; give a name relative to it")
+    question = row.get("question") or default
+    answers = row.get("answers") or row.get("answer") or ()
+    answers = (answers,) if isinstance(answers, str) else answers
+    texts = [question, *answers] if isinstance(answers, list | tuple) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{where}: 'question' and 'answer' must be texts, 'answers' a list of texts (got {row!r:.200})"
+        )
+    return _Entry(sample_id=f"{number}-{image}", image=image, question=question, answers=tuple(answers))
+
+
+class FolderSamples:
+    """The chosen images or questions; ``sample_id`` is the image's relative path, with its row where rows name it."""
+
+    def __init__(self, *, root: Path, entries: Sequence[_Entry], rows: Sequence[int], prompt: str) -> None:
+        self._root = root
+        self._entries = entries
+        self._rows = rows
+        self._prompt = prompt
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> Sample:
+        entry = self._entries[self._rows[position]]
+        path = self._root / entry.image
+        return Sample(
+            sample_id=entry.sample_id,
+            question=fill(self._prompt, entry.question),
+            images=(ImageSource(name=str(path), read=partial(read_image_file, path)),),
+            answers=entry.answers,
+        )
