@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.rows import REFERENCE
+
 MIN_POINTS = 3
 """Distinct token counts that a slope needs."""
 
@@ -132,6 +134,8 @@ def slices(frame: pd.DataFrame, kind: Kind) -> list[Slice]:
     length, say), only the other axes are held fixed and the slice carries a note.
     """
     rows = timing_rows(frame)
+    if "point_id" in rows:
+        rows = rows[rows["point_id"].astype(str) != REFERENCE]
     axes = sweep_axes(rows)
     if axes:
         turning = [a for a in axes if kind.turned_by(a.removeprefix("axis_"))]

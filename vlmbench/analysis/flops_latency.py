@@ -1,0 +1,163 @@
+"""FLOPs against latency: how well one tells the other, and where the same FLOPs cost different time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
+from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
+
+TERA = 1e12
+NAMES: Mapping[str, str] = {"vision": "vision scaling", "prompt": "prompt scaling", "output": "language scaling"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlopsFit:
+    """Time against FLOPs within one slice.
+
+    Args:
+        slice: its rows.
+        flops: TFLOP of each row, shape (n,).
+        time: ms of each row, shape (n,).
+        fit: line through the raw rows.
+        pearson: correlation over the raw rows.
+    """
+
+    slice: Slice
+    flops: Any
+    time: Any
+    fit: Fit
+    pearson: float
+
+    @property
+    def cost(self) -> Estimate:
+        """ms per further TFLOP."""
+        return self.fit.estimate([0.0, 1.0])
+
+    def at(self, tflop: float) -> Estimate:
+        """ms at that many TFLOP."""
+        return self.fit.estimate([1.0, tflop])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "rows": self.fit.rows,
+            "points": self.fit.points,
+            "tflop_min": float(self.flops.min()),
+            "tflop_max": float(self.flops.max()),
+            "pearson": self.pearson,
+            "r2": self.fit.r2,
+            "ms_per_tflop": self.cost.value,
+            "ms_per_tflop_low": self.cost.low,
+            "ms_per_tflop_high": self.cost.high,
+            "fixed": dict(self.slice.fixed),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlopsLatency:
+    """FLOPs against latency for every kind of scaling in the data, and for all of them together.
+
+    Args:
+        parts: ``vision``, ``prompt``, ``output`` as far as measured.
+        together: one line through all rows; None with a single part.
+        pearson_together: correlation over all rows.
+    """
+
+    parts: Mapping[str, FlopsFit]
+    together: Fit | None
+    pearson_together: float
+
+    def ratio(self, over: str = "output", under: str = "vision") -> Ratio | None:
+        """How much dearer a TFLOP is in one scaling than in the other; None unless both were measured."""
+        if over not in self.parts or under not in self.parts:
+            return None
+        return fieller(self.parts[over].cost, self.parts[under].cost)
+
+    def same_flops(self, over: str = "output", under: str = "vision") -> tuple[float, Ratio] | None:
+        """(TFLOP, time ratio) in the middle of the range of FLOPs that both scalings cover; None without overlap."""
+        if over not in self.parts or under not in self.parts:
+            return None
+        a, b = self.parts[over], self.parts[under]
+        low, high = max(a.flops.min(), b.flops.min()), min(a.flops.max(), b.flops.max())
+        if not low < high:
+            return None
+        middle = float(low + high) / 2
+        return middle, fieller(a.at(middle), b.at(middle))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ratio, same = self.ratio(), self.same_flops()
+        return {
+            **{NAMES[name].replace(" ", "_"): part.as_dict() for name, part in self.parts.items()},
+            "together": None
+            if self.together is None
+            else {"rows": self.together.rows, "pearson": self.pearson_together, "r2": self.together.r2},
+            "language_over_vision_ms_per_tflop": None if ratio is None else ratio.as_dict(),
+            "same_flops": None if same is None else {"tflop": same[0], "time_ratio": same[1].as_dict()},
+            "words": self.words(),
+        }
+
+    def words(self) -> list[str]:
+        """What the numbers say, a sentence each."""
+        said = [
+            f"{NAMES[name].capitalize()}: {part.cost.value:.4g} ms per TFLOP (95 % interval {part.cost.low:.4g} to "
+            f"{part.cost.high:.4g}), correlation {part.pearson:.3f}, R² {part.fit.r2:.3f}."
+            for name, part in self.parts.items()
+        ]
+        if self.together is not None:
+            said.append(
+                f"Together: correlation {self.pearson_together:.3f}, R² {self.together.r2:.3f}: FLOPs alone "
+                + ("tell the latency." if self.together.r2 >= 0.95 else "do not tell the latency.")
+            )
+        ratio, same = self.ratio(), self.same_flops()
+        if ratio is not None:
+            said.append(
+                f"A further TFLOP costs {ratio.value:.3g} times as much time when it is spent on output tokens as when "
+                f"it is spent on vision tokens ({ratio.span()})."
+            )
+        if same is not None:
+            said.append(
+                f"At the same {same[0]:.3g} TFLOP a request scaled by output tokens takes {same[1].value:.3g} times as "
+                f"long as one scaled by vision tokens ({same[1].span()})."
+            )
+        return said
+
+
+def flops_latency(frame: pd.DataFrame, *, time: str = "T_total", flops: str = "flops_total") -> FlopsLatency | None:
+    """Fit ``time`` (ms) against ``flops`` for each scaling in the rows; None where the rows hold no FLOPs.
+
+    Of several slices of a kind the one with most rows is taken (the others hold other things fixed).
+    """
+    if flops not in frame or time not in frame:
+        return None
+    parts: dict[str, FlopsFit] = {}
+    for name in NAMES:
+        rows = frame[frame[flops].notna() & frame[time].notna()]
+        for part in slices(rows, KINDS[name])[:1]:
+            if part.rows[flops].nunique() >= MIN_POINTS:
+                parts[name] = _fit(part, time, flops)
+    if not parts:
+        return None
+    x = np.concatenate([part.flops for part in parts.values()])
+    y = np.concatenate([part.time for part in parts.values()])
+    where = np.concatenate([part.slice.clusters.to_numpy() for part in parts.values()])
+    together = least_squares(np.column_stack([np.ones_like(x), x]), y, where) if len(parts) > 1 else None
+    return FlopsLatency(parts=parts, together=together, pearson_together=_pearson(x, y))
+
+
+def _fit(part: Slice, time: str, flops: str) -> FlopsFit:
+    x = part.rows[flops].to_numpy(dtype=float) / TERA
+    y = part.rows[time].to_numpy(dtype=float)
+    fit = least_squares(np.column_stack([np.ones_like(x), x]), y, part.clusters.to_numpy())
+    return FlopsFit(slice=part, flops=x, time=y, fit=fit, pearson=_pearson(x, y))
+
+
+def _pearson(x: Any, y: Any) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan

@@ -1,0 +1,123 @@
+"""Whether two sets of results may be compared: same model, hardware, dtype and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from vlmbench.analysis.phase_files import ResultSet
+from vlmbench.errors import InputError
+
+_COMPARED: Mapping[str, tuple[str, ...] | None] = {
+    "model": ("name", "architecture", "weights", "revision", "parameters"),
+    "device": ("type", "name"),
+    "runtime": None,  # everything in it
+}
+# Random weights of another seed take the same time; names of a runtime only label it.
+_NEUTRAL = frozenset({"seed", "label", "description"})
+_NOTED: Mapping[str, tuple[str, ...]] = {"device": ("uuid",), "packages": ("torch", "transformers")}
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if str(key) not in _NEUTRAL:
+                yield from _flat(item, f"{name}.{key}")
+    elif value is not None:
+        yield name, value
+
+
+def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for a comparison: ``model.name``, ``device.name``, ``runtime.dtype`` … as far as known."""
+    found: dict[str, Any] = {}
+    for part, names in _COMPARED.items():
+        section = provenance.get(part)
+        if isinstance(section, Mapping):
+            kept = section if names is None else {n: section[n] for n in names if n in section}
+            found.update(_flat(kept, part))
+    return found
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What differs between two provenances, as ``device.name: A against B``; what only one of them knows is no
+    difference.
+    """
+    left, right = identity(a), identity(b)
+    return [
+        f"{name}: {left[name]} against {right[name]}" for name in left if name in right and left[name] != right[name]
+    ]
+
+
+def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Differences that do not forbid a comparison, and what could not be checked."""
+    said: list[str] = []
+    for part, names in _NOTED.items():
+        ours: Mapping[str, Any] = a.get(part) or {}
+        theirs: Mapping[str, Any] = b.get(part) or {}
+        said += [
+            f"{part}.{name} differs: {ours[name]} against {theirs[name]}"
+            for name in names
+            if name in ours and name in theirs and ours[name] != theirs[name]
+        ]
+    left, right = identity(a), identity(b)
+    needed = ("model.name", "device.name", "runtime.dtype")
+    if unknown := [name for name in needed if name not in left or name not in right]:
+        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
+    return said
+
+
+def merge_like(sets: Sequence[ResultSet]) -> list[ResultSet]:
+    """Sets of equal identity made one (the jobs of a multirun that share a model), others kept apart, order kept."""
+    groups: list[list[ResultSet]] = []
+    for one in sets:
+        home = next((g for g in groups if identity(g[0].provenance) == identity(one.provenance)), None)
+        if home is None:
+            groups.append([one])
+        else:
+            home.append(one)
+    return [_merged(group) for group in groups]
+
+
+def _merged(group: Sequence[ResultSet]) -> ResultSet:
+    if len(group) == 1:
+        return group[0]
+    # Categorical columns of unlike categories would become objects anyway; make them so without a warning.
+    frames = [one.frame.astype(dict.fromkeys(one.frame.select_dtypes("category").columns, object)) for one in group]
+    notes = tuple(dict.fromkeys(note for one in group for note in one.notes))
+    return replace(group[0], frame=pd.concat(frames, ignore_index=True, sort=False), notes=notes)
+
+
+def pair(
+    left: Sequence[ResultSet], right: Sequence[ResultSet], *, allow_unlike: bool = False
+) -> list[tuple[ResultSet, ResultSet]]:
+    """Each set on the left with the set on the right that is like it.
+
+    Args:
+        left, right: as :func:`merge_like` gives them.
+        allow_unlike: pair even unlike sets, when there is one on each side.
+
+    Raises:
+        InputError: nothing matches; the message says what differs between the closest two.
+    """
+    pairs = []
+    closest: tuple[list[str], ResultSet, ResultSet] | None = None
+    for a in left:
+        for b in right:
+            unlike = differences(a.provenance, b.provenance)
+            if not unlike or (allow_unlike and len(left) == len(right) == 1):
+                pairs.append((a, b))
+                break
+            if closest is None or len(unlike) < len(closest[0]):
+                closest = (unlike, a, b)
+    if pairs:
+        return pairs
+    assert closest is not None
+    unlike, a, b = closest
+    raise InputError(
+        f"'{a.path}' and '{b.path}' were not measured alike, so a ratio of their costs would mean nothing: "
+        f"{'; '.join(unlike)}.\n"
+        "Measure both on the same model, device, dtype and runtime, or set allow_unlike=true if you mean it."
+    )

@@ -1,0 +1,181 @@
+"""Results that an offline experiment is given: run directories, phase files, multirun directories, older files.
+
+Read are, in this order of preference within a directory: ``records.jsonl`` (with ``provenance.json`` beside it), then
+phase files ``{"schema_version", "experiment_name", "provenance", "summary", "results": [row…]}``, then the same in its
+subdirectories (a multirun). Files without a ``schema_version`` are taken for the older shape: ``results`` rows with
+``T_total`` and at least one of ``num_vision_tokens``, ``max_new_tokens``, ``num_output_tokens``. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmbench.analysis.load import RECORDS_FILE, load_runs
+from vlmbench.analysis.older_files import older_frame, older_provenance
+from vlmbench.errors import InputError
+from vlmbench.records.record import SCHEMA_VERSION
+
+PROVENANCE_FILE = "provenance.json"
+_NOT_PHASE_FILES = frozenset({PROVENANCE_FILE, "summary.json", "latency_model.json", "exp5_token_comparison.json"})
+_MAX_DEPTH = 4  # multirun/<date>/<time>/<job>
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResultSet:
+    """Rows that were measured together.
+
+    Args:
+        path: the directory or file they came from.
+        frame: one row a run, as :func:`vlmbench.analysis.load.load_runs` gives it.
+        provenance: content of ``provenance.json``; what is not known is absent.
+        notes: what a reader must know about these rows.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_results(path: Path | str) -> list[ResultSet]:
+    """Everything measured under a path.
+
+    Returns:
+        One set a run; at least one. Jobs of a multirun that cannot be read are named in the notes of the others.
+
+    Raises:
+        InputError: nothing is there, or it is torn, empty or of another schema; the message says which and what to do.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [_read_records(path) if path.suffix == ".jsonl" else read_phase_file(path)]
+    if not path.is_dir():
+        raise InputError(
+            f"no results at '{path}': there is no such file or directory.\n"
+            "Give a run directory, a multirun directory, or a phase file (…/phase2_scaling.json)."
+        )
+    found, broken = [], []
+    for place in _places(path, _MAX_DEPTH):
+        try:
+            found.append(_read_records(place) if place.suffix == ".jsonl" else read_phase_file(place))
+        except InputError as error:
+            broken.append(str(error).splitlines()[0])
+    if not found and len(broken) == 1:
+        raise InputError(
+            f"{broken[0]}.\nRun the experiment again with the same output_dir: it continues where it stopped."
+        )
+    if not found:
+        what = f"; unreadable: {'; '.join(broken)}" if broken else ""
+        raise InputError(
+            f"no results under '{path}': no {RECORDS_FILE} and no phase file in it or its subdirectories{what}.\n"
+            "Give the directory that a run wrote (output_dir), or the phase file itself."
+        )
+    return [replace(one, notes=(*one.notes, *(f"left out: {text}" for text in broken))) for one in found]
+
+
+def _places(folder: Path, depth: int) -> Iterator[Path]:
+    """Files to read in a folder: its records, else its phase files, else those of its subfolders in natural order."""
+    if (folder / RECORDS_FILE).is_file():
+        yield folder / RECORDS_FILE
+        return
+    files = sorted(f for f in folder.glob("*.json") if f.name not in _NOT_PHASE_FILES and _looks_like_phase_file(f))
+    if files:
+        yield from files
+        return
+    if depth:
+        for child in sorted((c for c in folder.iterdir() if c.is_dir() and c.name[0] != "."), key=_natural):
+            yield from _places(child, depth - 1)
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _looks_like_phase_file(path: Path) -> bool:
+    # The key stands near the top in files that vlmbench writes, but after an arbitrarily long summary.
+    with path.open("rb") as stream:
+        carried = b""
+        while block := stream.read(1 << 20):
+            if b'"results"' in carried + block:
+                return True
+            carried = block[-16:]
+    return path.stat().st_size == 0 or path.name.startswith(("phase", "exp"))
+
+
+def _read_records(file: Path) -> ResultSet:
+    frame = load_runs(file)
+    notes = ("the last line of its records was cut off and is left out",) if frame.attrs.get("torn_last_line") else ()
+    return ResultSet(path=file.parent, frame=frame, provenance=_read_provenance(file.parent), notes=notes)
+
+
+def _read_provenance(folder: Path) -> dict[str, Any]:
+    file = folder / PROVENANCE_FILE
+    if not file.is_file():
+        return {}
+    value = _read_json(file)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read '{file}': {error}") from None
+    if not text.strip():
+        raise InputError(f"'{file}' is empty; the run that should have written it did not finish")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"'{file}' is torn or not JSON (line {error.lineno}, column {error.colno}: {error.msg}).\n"
+            f"If its run directory still holds {RECORDS_FILE}, give the directory; else measure again."
+        ) from None
+
+
+def read_phase_file(file: Path) -> ResultSet:
+    """One phase file, of this vlmbench or of the older shape.
+
+    Raises:
+        InputError: it is empty, torn, of another schema, or its rows lack what is needed.
+    """
+    content = _read_json(file)
+    if not isinstance(content, Mapping) or not isinstance(content.get("results"), list):
+        raise InputError(
+            f"'{file}' is not a phase file: it has no list 'results' at its top level.\n"
+            "Give a file like phase2_scaling.json or exp4b_language_tokens.json, or a run directory."
+        )
+    rows = content["results"]
+    if not rows:
+        raise InputError(f"'{file}' holds no results; nothing was measured there")
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise InputError(f"'{file}' holds results that are not rows (mappings of names to values)")
+    if "schema_version" not in content:
+        frame, notes = older_frame(file, rows)
+        return ResultSet(path=file, frame=frame, provenance=older_provenance(content), notes=tuple(notes))
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"'{file}' has schema_version {content['schema_version']!r}, this vlmbench reads {SCHEMA_VERSION}.\n"
+            "Use the version that wrote it, or measure again."
+        )
+    provenance = content.get("provenance")
+    return ResultSet(path=file, frame=_frame(rows), provenance=provenance if isinstance(provenance, Mapping) else {})
+
+
+def _frame(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
+    flat = [{name: value for name, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    frame = pd.DataFrame(flat)
+    if "status" not in frame:
+        frame["status"] = "ok"
+    # Columns of None and numbers come out as object; counts and times must be numbers.
+    for name in [name for name in frame.columns if frame[name].dtype.kind == "O"]:
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        if bool((numbers.notna() == frame[name].notna()).all()):
+            frame[name] = numbers
+    return frame
