@@ -18,6 +18,7 @@ CHUNK_BYTES = 2**20
 #: A value longer than this is no question or annotation; without the limit a missing quote would read on to the end.
 MAX_VALUE_CHARS = 16 * 2**20
 _SPACE = " \t\n\r"
+_MAY_GO_ON = ("", ".", "e", "E")
 _UNFINISHED = "ends in the middle of its JSON (an unfinished download?)"
 
 
@@ -33,10 +34,10 @@ class _Text:
         self._decode = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
 
-    def more(self, size: int = CHUNK_BYTES) -> bool:
+    def more(self, size: int = 0) -> bool:
         """Read on; False at the end of the file."""
         try:
-            data = self._stream.read(size)
+            data = self._stream.read(size or CHUNK_BYTES)
             new = self._decode.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise InputError(f"{self.source} is not UTF-8 text ({error.reason}); download it again") from error
@@ -74,8 +75,8 @@ class _Text:
         while True:
             try:
                 value, end = self._scan(self.text, self.pos)
-                # A number at the very end of the text may go on in the next chunk; all else shows its own end.
-                if end < len(self.text) or isinstance(value, str | list | dict):
+                # Where the text ends in a number ("1", "1." or "1e"), it may go on; all else shows its own end.
+                if isinstance(value, str | list | dict) or self.text[end : end + 1] not in _MAY_GO_ON:
                     self.pos = end
                     return value
                 if not self.more(size):
