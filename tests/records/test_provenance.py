@@ -1,0 +1,261 @@
+"""Where numbers come from: stored fully, without secrets; like and unlike runs told apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records import gpu
+from vlmbench.records.environment import device_state, slurm_ids
+from vlmbench.records.provenance import (
+    IGNORED,
+    begin_session,
+    check_directory,
+    collect,
+    end_session,
+    fingerprint,
+    read_provenance,
+)
+from vlmbench.records.record import Mode, Record, Status
+from vlmbench.records.redact import shareable, shareable_command
+from vlmbench.records.source import code_state, git_state, source_sha256
+from vlmbench.records.store import RecordStore
+from vlmbench.records.whole import write_whole
+
+CONFIG = {
+    "seed": 3,
+    "output_dir": "/scratch/alice/run",
+    "model": {"name": "tiny", "image_token": "<image>"},
+    "dataset": {"name": "vqa_v2", "root": "/home/alice/vqa"},
+    "measurement": {"repeats": 2, "time_limit_s": 60, "sizes": [1, 2]},
+}
+
+
+def changed(**values: object) -> dict[str, object]:
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in values.items():
+        node = config
+        *path, last = key.split("__")
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return config
+
+
+def collected(config: dict[str, object] | None = None) -> dict[str, object]:
+    facts = {"weights": "random", "dtype": "torch.float32", "attention": "sdpa", "folder": "/home/alice/models/x"}
+    return collect(config or CONFIG, model_facts=facts, device="cpu", seed=3)
+
+
+class TestFingerprint:
+    def test_order_of_keys_does_not_count(self) -> None:
+        assert fingerprint(CONFIG) == fingerprint(dict(reversed(CONFIG.items())))
+
+    @pytest.mark.parametrize("change", [{"output_dir": "/x"}, {"measurement__time_limit_s": 5}, {"progress": True}])
+    def test_what_does_not_change_the_measurement_does_not_count(self, change: dict[str, object]) -> None:
+        assert fingerprint(changed(**change)) == fingerprint(CONFIG)
+
+    @pytest.mark.parametrize("change", [{"seed": 4}, {"measurement__sizes": [2, 1]}, {"new": {}}, {"seed": "3"}])
+    def test_everything_else_does(self, change: dict[str, object]) -> None:
+        assert fingerprint(changed(**change)) != fingerprint(CONFIG)
+
+    @given(st.dictionaries(st.text(min_size=1), st.integers() | st.text() | st.floats(allow_nan=False), max_size=5))
+    def test_it_is_stable_across_a_round_trip(self, config: dict[str, object]) -> None:
+        assert fingerprint(config) == fingerprint(json.loads(json.dumps(config)))
+
+
+class TestDirectory:
+    def test_a_new_one_and_a_continued_one(self, tmp_path: Path) -> None:
+        assert check_directory(tmp_path / "new", CONFIG) is False
+        whole, warnings = begin_session(tmp_path, collected())
+        assert (len(whole["sessions"]), warnings) == (1, [])
+        assert check_directory(tmp_path, changed(output_dir="/elsewhere")) is True
+        whole, warnings = begin_session(tmp_path, collected())
+        assert [s["session"] for s in whole["sessions"]] == [0, 1]
+        assert warnings == []
+        end_session(tmp_path, device="cpu", extra={"rows": 5})
+        stored = read_provenance(tmp_path)
+        assert stored["sessions"][0]["state_after"] is None
+        assert stored["sessions"][1]["state_after"]["unix_s"] >= stored["sessions"][1]["started_unix_s"]
+        assert stored["sessions"][1]["rows"] == 5
+
+    def test_another_configuration_is_refused_with_what_differs(self, tmp_path: Path) -> None:
+        begin_session(tmp_path, collected())
+        other = changed(seed=4, dataset__root="/home/bob/vqa", extra=1)
+        del other["model"]["image_token"]
+        with pytest.raises(DirectoryConflictError) as caught:
+            check_directory(tmp_path, other)
+        message = str(caught.value)
+        assert "seed: 3 → 4" in message
+        assert "extra: (absent) → 1" in message
+        assert 'model.image_token: "<image>" → (absent)' in message
+        assert 'dataset.root: "…/vqa#' in message
+        assert "output_dir:" not in message
+
+    def test_rows_of_nobody_are_refused(self, tmp_path: Path) -> None:
+        with RecordStore(tmp_path) as store:
+            assert check_directory(tmp_path, CONFIG) is False  # an empty file is nobody's work
+            store.append(Record(point_id="p", sample_id="s", repeat=0, mode=Mode.BARE, status=Status.OK))
+        with pytest.raises(DirectoryConflictError, match=r"no provenance\.json"):
+            check_directory(tmp_path, CONFIG)
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+    def test_a_damaged_file_is_an_error_in_words(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "provenance.json").write_text(content)
+        with pytest.raises(InputError, match=r"provenance\.json.*\n?.*output_dir=DIR"):
+            check_directory(tmp_path, CONFIG)
+
+    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_text("")
+        with pytest.raises(InputError, match="is a file"):
+            check_directory(tmp_path / "f", CONFIG)
+
+    def test_changed_code_and_hardware_are_warned_of(self, tmp_path: Path) -> None:
+        begin_session(tmp_path, collected())
+        current = collected()
+        session = current["sessions"][0]
+        session["code"]["vlmbench"]["source_sha256"] = "0" * 64
+        session["device"] = {**session["device"], "name": "other"}
+        _, warnings = begin_session(tmp_path, current)
+        assert len(warnings) == 2
+        assert "code changed" in warnings[0]
+        assert warnings[1].startswith("device changed")
+        assert read_provenance(tmp_path)["sessions"][1]["warnings"] == warnings
+
+
+def test_what_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "gpu")
+    monkeypatch.setenv("SLURM_JOB_USER", "alice")
+    monkeypatch.setattr(
+        sys, "argv", ["/home/alice/bin/vlmbench", "dataset.root=/home/alice/vqa", "model.hub_token=abc"]
+    )
+    whole = collected()
+    text = json.dumps(whole, ensure_ascii=False)
+    for hidden in ("alice", "hf_", "abc", os.uname().nodename, str(Path.home()) + "/"):
+        assert hidden not in text, hidden
+    assert whole["config"]["dataset"]["name"] == "vqa_v2"
+    assert whole["config"]["model"]["image_token"] == "<image>"
+    session = whole["sessions"][0]
+    assert session["slurm"] == {"job_id": "77", "partition": "gpu"}
+    assert session["command"][0] == "vlmbench"
+    assert session["command"][2] == "model.hub_token=***"
+    assert whole["model"]["name"] == "tiny"
+    assert whole["runtime"]["attention"] == "sdpa"
+    assert whole["software"]["packages"]["numpy"]
+    assert whole["host"]["memory_bytes"] > 2**20
+    assert whole["device"]["type"] == "cpu"
+    assert whole["ignored"] == list(IGNORED)
+
+
+def test_slurm_ids_take_nothing_odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1; rm -rf")
+    assert "job_id" not in slurm_ids()
+
+
+def test_a_snapshot_of_the_cpu() -> None:
+    state = device_state("cpu")
+    assert state["unix_s"] > 0
+    assert state["load_1m"] >= 0
+
+
+class TestRedact:
+    def test_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert shareable(str(tmp_path / "a" / "b c")) == "a/b c"
+        assert shareable("a/b") == "a/b"
+        assert shareable("https://host/a/b") == "https://host/a/b"
+        hidden = shareable("/home/alice/my data/x")
+        assert hidden.startswith("…/x#")
+        assert shareable(Path("/home/alice/my data/x")) == hidden
+        assert shareable("see /home/alice/q, or ~/z and ~bob/y").count("#") == 3
+        assert "alice" not in shareable('File "/home/alice/a.py", line 3\n  more')
+        assert shareable(hidden) == hidden
+
+    def test_secrets(self) -> None:
+        config = {"token": "abc", "x": {"api_key": "k", "hub_token": None, "max_new_tokens": 3, "image_token": "<i>"}}
+        assert shareable(config) == {
+            "token": "***",
+            "x": {"api_key": "***", "hub_token": None, "max_new_tokens": 3, "image_token": "<i>"},
+        }
+        assert shareable_command(["-m", "a.password=x=y", "note=hf_ABCDEFGHIJKLMNOPQRST"]) == [
+            "-m", "a.password=***", "note=***",
+        ]  # fmt: skip
+
+
+class TestSource:
+    def test_a_checkout(self, tmp_path: Path) -> None:
+        def git(*arguments: str) -> None:
+            identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
+            subprocess.run(["git", *identity, "-C", tmp_path, *arguments], check=True, capture_output=True)
+
+        assert git_state(tmp_path) is None
+        git("init")
+        assert git_state(tmp_path) is None, "no commit yet"
+        (tmp_path / "a.py").write_text("1")
+        git("add", "a.py")
+        git("commit", "-m", "x")
+        clean = git_state(tmp_path)
+        assert clean["dirty"] is False
+        assert clean["diff_sha256"] is None
+        (tmp_path / "results.json").write_text("{}")
+        assert git_state(tmp_path) == clean, "results beside the code are no change of code"
+        (tmp_path / "a.py").write_text("2")
+        first = git_state(tmp_path)
+        (tmp_path / "a.py").write_text("3")
+        assert first["dirty"] is True
+        assert first["diff_sha256"] != git_state(tmp_path)["diff_sha256"]
+
+    def test_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        assert git_state(Path.cwd()) is None
+        assert code_state()["vlmbench"]["source_sha256"]
+
+    def test_the_source_hash_sees_names_and_contents(self, tmp_path: Path) -> None:
+        write_whole(tmp_path / "a" / "x.py", "1")
+        first = source_sha256(tmp_path)
+        write_whole(tmp_path / "a" / "x.txt", "1")
+        assert source_sha256(tmp_path) == first
+        (tmp_path / "a" / "x.py").rename(tmp_path / "a" / "y.py")
+        assert source_sha256(tmp_path) != first
+
+
+class Binding:
+    """Answers like NVML's binding: the machine of the test need not have a GPU."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: object) -> int:
+        if handle is None:
+            raise RuntimeError("not supported")
+        return self.mask
+
+
+def test_throttle_reasons_have_names() -> None:
+    assert gpu._reasons(Binding(0x4 | 0x40), "handle") == ["sw_power_cap", "hw_thermal_slowdown"]
+    assert gpu._reasons(Binding(0x1000), "handle") == ["unknown_0x1000"]
+    assert gpu._reasons(Binding(0), None) is None
+
+
+@pytest.mark.gpu
+def test_a_real_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    facts, state = gpu.gpu_facts("cuda:0"), device_state("cuda:0")
+    assert facts["uuid"].startswith("GPU-")
+    assert facts["memory_bytes"] > 2**30
+    assert facts["driver"]
+    assert "note" in state or (state["sm_clock_mhz"] > 0 and 0 < state["temperature_c"] < 120)

@@ -1,0 +1,117 @@
+"""The machine and the software a run was measured on. No host name, no user, no environment beyond a short list."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import sys
+import time
+from contextlib import suppress
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vlmbench.records.gpu import gpu_facts, gpu_state
+
+_PACKAGES = (
+    "vlmbench-latency", "torch", "torchvision", "triton", "transformers", "tokenizers", "safetensors", "accelerate",
+    "flash-attn", "numpy", "scipy", "pandas", "pillow", "datasets", "hydra-core", "omegaconf", "submitit",
+    "hydra-submitit-launcher", "nvidia-ml-py", "seaborn", "matplotlib",
+)  # fmt: skip
+# Ids and places of a job; nothing else of the environment is stored, for it may hold tokens.
+_SLURM = {
+    "job_id": "SLURM_JOB_ID", "array_job_id": "SLURM_ARRAY_JOB_ID", "array_task_id": "SLURM_ARRAY_TASK_ID",
+    "restart_count": "SLURM_RESTART_COUNT", "partition": "SLURM_JOB_PARTITION", "process": "SLURM_PROCID",
+}  # fmt: skip
+_SETTINGS = (
+    "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "TOKENIZERS_PARALLELISM", "PYTHONHASHSEED",
+)  # fmt: skip
+_PLAIN = re.compile(r"[\w.,:+=/-]{1,128}")
+
+
+def host_hash() -> str:
+    """Tells hosts apart without naming them."""
+    return sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+def software() -> dict[str, Any]:
+    """Python, operating system, package versions (absent ones left out), settings that change speed."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "os": f"{platform.system()} {platform.release()}",
+        "libc": " ".join(platform.libc_ver()).strip() or None,
+        "packages": versions,
+        "settings": {name: os.environ[name] for name in _SETTINGS if _PLAIN.fullmatch(os.environ.get(name, ""))},
+    }
+
+
+def slurm_ids() -> dict[str, str]:
+    """Ids of the Slurm job this process belongs to; empty outside Slurm."""
+    found = {key: os.environ.get(name, "") for key, name in _SLURM.items()}
+    return {key: value for key, value in found.items() if _PLAIN.fullmatch(value)}
+
+
+def host_facts() -> dict[str, Any]:
+    """CPU model, cores that this process may use, memory in bytes."""
+    return {
+        "host": host_hash(),
+        "cpu": _cpu_model(),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(),
+        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "memory_bytes": psutil.virtual_memory().total,
+        "machine": platform.machine(),
+    }
+
+
+def device_facts(device: str) -> dict[str, Any]:
+    """What a device is: ``type`` and ``name`` always, and for a CUDA device what :func:`gpu_facts` gives.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return {"type": kind, **gpu_facts(device)}
+    return {"type": kind, "name": _cpu_model(), "threads": _torch_threads() if kind == "cpu" else None}
+
+
+def device_state(device: str) -> dict[str, Any]:
+    """A snapshot, to be taken before and after: clocks, temperature, power, throttle reasons, load.
+
+    A quantity that cannot be read here is None or absent; ``note`` says what is missing to read it.
+    """
+    state: dict[str, Any] = {"unix_s": time.time(), "load_1m": None, "cpu_mhz": None}
+    with suppress(OSError, AttributeError):
+        state["load_1m"] = os.getloadavg()[0]
+    with suppress(OSError, NotImplementedError, AttributeError):
+        frequency = psutil.cpu_freq()
+        state["cpu_mhz"] = frequency.current if frequency else None
+    if device.partition(":")[0] == "cuda":
+        state.update(gpu_state(device))
+    return state
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _torch_threads() -> int | None:
+    # Only asked of a torch that is there already: importing it takes seconds.
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else None

@@ -1,0 +1,162 @@
+"""What became of a run: ``outcome.json`` of its directory, the truth that schedulers are second to.
+
+Written whole at the start, now and then while the run goes on, and at its end; so it can be read at any moment, from
+any host that sees the directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback as tracebacks
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import InputError
+from vlmbench.records.environment import host_hash, slurm_ids
+from vlmbench.records.lock import slurm_job_id
+from vlmbench.records.redact import shareable
+from vlmbench.records.whole import write_json
+
+OUTCOME_NAME = "outcome.json"
+
+
+class State(StrEnum):
+    """How far a run is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # by a signal or a time limit: resumable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The content of ``outcome.json``.
+
+    Args:
+        state: how far the run is; ``running`` is a claim that only its process can keep true.
+        exit_status: of the process, once it is over (0, 1, 2, 130).
+        reason: why it failed or was interrupted, one or two lines.
+        traceback: of an unexpected failure; paths shortened.
+        points_done: points that are over, failed ones included.
+        points_total: all points; None while unknown.
+        rows: rows measured so far in this directory.
+        started_unix_s: begin of this attempt.
+        updated_unix_s: when this was written.
+        attempt: counts the processes that worked here, from 0.
+        host: hash of the host's name. pid: of the process. job_id: Slurm's (``12_3`` for a task of an array).
+        slurm: further ids of the job.
+    """
+
+    state: State
+    exit_status: int | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    points_done: int = 0
+    points_total: int | None = None
+    rows: int = 0
+    started_unix_s: float = 0.0
+    updated_unix_s: float = 0.0
+    attempt: int = 0
+    host: str = ""
+    pid: int = 0
+    job_id: str | None = None
+    slurm: dict[str, str] = field(default_factory=dict)
+
+
+def read_outcome(directory: Path) -> Outcome | None:
+    """The outcome of a run directory; None when no run was ever begun there.
+
+    Raises:
+        InputError: the file cannot be read or is something else.
+    """
+    path = Path(directory) / OUTCOME_NAME
+    try:
+        found = json.loads(path.read_bytes())
+        known = {f.name for f in fields(Outcome)}  # a newer version may have written more
+        return Outcome(**{**{k: v for k, v in found.items() if k in known}, "state": State(found["state"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"cannot read '{path}': {error!r}; it is no outcome of vlmbench.") from error
+
+
+class OutcomeFile:
+    """Keeps ``outcome.json`` of one run true; make it once the run lock is held.
+
+    Args:
+        directory: the run directory.
+        every_s: progress is written at most this often (each write is synced, so not after every row).
+
+    Attributes:
+        now: what was told last.
+    """
+
+    def __init__(self, directory: Path, *, every_s: float = 10.0) -> None:
+        self.directory = Path(directory)
+        self.every_s = every_s
+        self.now = Outcome(state=State.RUNNING)
+        self._written_s = 0.0
+
+    def begin(self, *, points_total: int | None = None) -> None:
+        """The run starts; an earlier attempt's outcome is replaced, its number kept counting."""
+        try:
+            before = read_outcome(self.directory)
+        except InputError:
+            before = None  # unreadable: this attempt's is to replace it
+        self.now = Outcome(
+            state=State.RUNNING,
+            points_total=points_total,
+            started_unix_s=time.time(),
+            attempt=before.attempt + 1 if before else 0,
+            host=host_hash(),
+            pid=os.getpid(),
+            job_id=slurm_job_id(),
+            slurm=slurm_ids(),
+        )
+        self._write()
+
+    def progress(self, *, points_done: int | None = None, points_total: int | None = None, rows: int = 0) -> None:
+        """Note how far the run is; cheap, reaches the disk at most every ``every_s``."""
+        self.now = replace(
+            self.now,
+            points_done=self.now.points_done if points_done is None else points_done,
+            points_total=self.now.points_total if points_total is None else points_total,
+            rows=rows or self.now.rows,
+        )
+        if time.monotonic() - self._written_s >= self.every_s:
+            self._write()
+
+    def end(
+        self, state: State, *, exit_status: int, reason: str | None = None, error: BaseException | None = None
+    ) -> Outcome:
+        """The run is over.
+
+        Args:
+            state: ``done``, ``failed`` or ``interrupted``.
+            exit_status: what the process will return.
+            reason: in words; None takes the error's message.
+            error: its traceback is kept.
+        """
+        text = None if error is None else "".join(tracebacks.format_exception(error))
+        if reason is None and error is not None:
+            reason = str(error) or type(error).__name__
+        self.now = replace(
+            self.now,
+            state=state,
+            exit_status=exit_status,
+            reason=None if reason is None else str(shareable(reason)),
+            traceback=None if text is None else str(shareable(text)),
+        )
+        self._write()
+        return self.now
+
+    def _write(self) -> None:
+        self.now = replace(self.now, updated_unix_s=time.time())
+        content: dict[str, Any] = asdict(self.now)
+        write_json(self.directory / OUTCOME_NAME, content)
+        self._written_s = time.monotonic()

@@ -1,0 +1,264 @@
+"""Where a run's numbers come from: configuration, code, machine, sessions; ``provenance.json`` of a run directory.
+
+Shape of the file::
+
+    {"schema_version", "fingerprint", "config", "seed",
+     "model": {facts}, "runtime": {…}, "dataset": {"name"}, "sweep": {"name"},
+     "device": {"type", "name", "uuid", …}, "host": {"cpu", "memory_bytes", …}, "software": {"python", "packages", …},
+     "sessions": [{"session", "started_unix_s", "ended_unix_s", "command", "code", "slurm", "pid",
+                   "model", "device", "host", "software", "state_before", "state_after", "warnings"}, …]}
+
+What stands at the top is the first session's; a continued run has several sessions. Paths are shortened and secrets
+hidden (:mod:`vlmbench.records.redact`), so that the file can be published.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records.environment import device_facts, device_state, host_facts, slurm_ids, software
+from vlmbench.records.redact import shareable, shareable_command
+from vlmbench.records.source import code_state
+from vlmbench.records.store import RECORDS_NAME
+from vlmbench.records.whole import strict, write_json
+
+PROVENANCE_NAME = "provenance.json"
+# Settings that change what is shown, where it is put or how long it may take, not what one run measures.
+IGNORED = (
+    "output_dir", "progress", "notes", "break_lock", "dry_run", "detach", "launcher", "hydra",
+    "measurement.time_limit_s", "runtime.strict_device",
+)  # fmt: skip
+_COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too
+_SHOWN_DIFFERENCES = 8
+
+
+def fingerprint(config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> str:
+    """SHA-256 of the resolved configuration in canonical JSON, keys in order.
+
+    Args:
+        config: plain mappings, lists and scalars (no DictConfig).
+        ignore: dotted keys that are left out, with all below them.
+    """
+    kept = {key: value for key, value in _flat(config) if not _is_ignored(key, ignore)}
+    text = json.dumps(strict(kept), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
+
+
+def collect(
+    config: Mapping[str, Any],
+    *,
+    model_facts: Mapping[str, Any],
+    device: str,
+    seed: int,
+    ignore: Sequence[str] = IGNORED,
+    state_before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything about this process, as the first session of a provenance (see the shape above).
+
+    Args:
+        config: the resolved configuration, plain.
+        model_facts: ``VisionLanguageModel.facts``.
+        device: ``cpu``, ``cuda:0`` …; for CUDA, torch must be initialised there.
+        seed: of the run.
+        ignore: see :func:`fingerprint`.
+        state_before: a snapshot taken earlier; None takes one now.
+    """
+    session = {
+        "session": 0,
+        "started_unix_s": time.time(),
+        "ended_unix_s": None,
+        "command": shareable_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "code": code_state(),
+        "slurm": slurm_ids(),
+        "pid": os.getpid(),
+        "model": {"name": _name(config, "model"), **shareable(dict(model_facts))},
+        "device": device_facts(device),
+        "host": host_facts(),
+        "software": software(),
+        "state_before": dict(state_before) if state_before is not None else device_state(device),
+        "state_after": None,
+        "warnings": [],
+    }
+    return {
+        "schema_version": 1,
+        "fingerprint": fingerprint(config, ignore=ignore),
+        "ignored": list(ignore),
+        "config": shareable(strict(config)),
+        "seed": seed,
+        "runtime": {**_node(config, "runtime"), **_runtime_facts(model_facts)},
+        "dataset": {"name": _name(config, "dataset")},
+        "sweep": {"name": _name(config, "sweep")},
+        **{key: session[key] for key in _COPIED},
+        "sessions": [session],
+    }
+
+
+def read_provenance(directory: Path) -> dict[str, Any] | None:
+    """The provenance of a run directory; None when it has none.
+
+    Raises:
+        InputError: the file is there and cannot be read.
+    """
+    path = Path(directory) / PROVENANCE_NAME
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read '{path}': {error}.\nChoose another directory with output_dir=DIR.") from error
+    if not isinstance(found, dict) or not isinstance(found.get("sessions"), list):
+        raise InputError(f"'{path}' is no provenance of vlmbench.\nChoose another directory with output_dir=DIR.")
+    return found
+
+
+def check_directory(directory: Path, config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> bool:
+    """Whether the directory holds an earlier session of this very configuration; False when nothing is in its way.
+
+    Cheap, and to be asked before a model is loaded.
+
+    Raises:
+        DirectoryConflictError: it belongs to another configuration; the message lists what differs.
+        InputError: it cannot be read.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"'{directory}' is a file; output_dir must be a directory, or not exist yet.")
+    existing = read_provenance(directory)
+    if existing is None:
+        records = directory / RECORDS_NAME
+        if records.exists() and records.stat().st_size:
+            raise DirectoryConflictError(
+                f"'{directory}' has a {RECORDS_NAME} but no {PROVENANCE_NAME}, so nobody knows what it measured.\n"
+                "Choose another directory with output_dir=DIR."
+            )
+        return False
+    check_same(existing, config, directory=directory, ignore=ignore)
+    return True
+
+
+def check_same(
+    existing: Mapping[str, Any], config: Mapping[str, Any], *, directory: Path, ignore: Sequence[str] = IGNORED
+) -> None:
+    """Refuse to continue a run with another configuration.
+
+    Raises:
+        DirectoryConflictError: the fingerprints differ; the message lists the keys, old → new.
+    """
+    if existing.get("fingerprint") == fingerprint(config, ignore=ignore):
+        return
+    old, new = (dict(_flat(c)) for c in (existing.get("config", {}), shareable(strict(config))))
+    keys = [k for k in dict.fromkeys([*old, *new]) if not _is_ignored(k, ignore) and old.get(k, "") != new.get(k, "")]
+    shown = [f"{k}: {_show(old, k)} → {_show(new, k)}" for k in keys[:_SHOWN_DIFFERENCES]]
+    rest = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
+    differences = "; ".join(shown) + rest or "only in how its fingerprint was made (another version of vlmbench)"
+    raise DirectoryConflictError(
+        f"'{directory}' belongs to another configuration: {differences}.\n"
+        "Choose another directory with output_dir=DIR, or use the settings it was begun with."
+    )
+
+
+def begin_session(directory: Path, current: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Write ``provenance.json``, or add this session to the one that is there (hold the run lock).
+
+    Args:
+        directory: the run directory; its configuration was checked with :func:`check_directory`.
+        current: from :func:`collect`.
+
+    Returns:
+        The whole provenance, this session last, and warnings for the user: what is unlike the sessions before.
+    """
+    existing = read_provenance(directory)
+    session = dict(current["sessions"][-1])
+    if existing is None:
+        whole = dict(current)
+    else:
+        session["session"] = len(existing["sessions"])
+        session["warnings"] = _changes(existing["sessions"][-1], session)
+        whole = {**existing, "sessions": [*existing["sessions"], session]}
+    write_json(Path(directory) / PROVENANCE_NAME, whole)
+    return whole, session["warnings"]
+
+
+def end_session(directory: Path, *, device: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Note the end of the last session: time, state of the device, ``extra``; returns the whole provenance."""
+    whole = read_provenance(directory)
+    if whole is None:
+        raise InputError(f"'{directory}' lost its {PROVENANCE_NAME} during the run.")
+    ended = {"ended_unix_s": time.time(), "state_after": device_state(device), **(extra or {})}
+    whole["sessions"][-1].update(strict(ended))
+    write_json(Path(directory) / PROVENANCE_NAME, whole)
+    return whole
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes the rows of two sessions unlike each other, in words."""
+    warnings = []
+    if _code_id(before) != _code_id(now):
+        old, new = (_commit(s) for s in (before, now))
+        warnings.append(f"the code changed since the session before (vlmbench {old} → {new})")
+    for label, path in (
+        ("device", ("device", "name")), ("driver", ("device", "driver")), ("CPU", ("host", "cpu")),
+        ("Python", ("software", "python")), ("torch", ("software", "packages", "torch")),
+        ("transformers", ("software", "packages", "transformers")),
+    ):  # fmt: skip
+        old, new = _at(before, path), _at(now, path)
+        if old != new:
+            warnings.append(f"{label} changed since the session before ({old} → {new})")
+    return warnings
+
+
+def _code_id(session: Mapping[str, Any]) -> Any:
+    return _at(session, ("code", "vlmbench", "source_sha256")), _at(session, ("code", "caller"))
+
+
+def _commit(session: Mapping[str, Any]) -> str:
+    git = _at(session, ("code", "vlmbench", "git")) or {}
+    commit = str(git.get("commit") or _at(session, ("code", "vlmbench", "source_sha256")))[:12]
+    return f"{commit}+changes" if git.get("dirty") else commit
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaves; lists count as leaves, empty mappings too."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, node
+
+
+def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in ignore)
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
+
+
+def _node(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    node = config.get(key)
+    return shareable(dict(node)) if isinstance(node, Mapping) else {}
+
+
+def _name(config: Mapping[str, Any], key: str) -> str | None:
+    name = _node(config, key).get("name")
+    return None if name is None else str(name)
+
+
+def _runtime_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model says it really runs with, over what was asked for."""
+    names = {"dtype": "dtype", "attention": "attention", "attn_implementation": "attention"}
+    return {shown: str(facts[name]) for name, shown in names.items() if facts.get(name) is not None}

@@ -1,0 +1,76 @@
+"""Which code ran: git state of the caller's checkout and of vlmbench's, and a hash of vlmbench's sources."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import vlmbench
+
+_TIMEOUT_S = 20
+
+
+def code_state() -> dict[str, Any]:
+    """``{"vlmbench": {version, source_sha256, git}, "caller": git}``; a git state is None outside a checkout.
+
+    ``caller`` is the checkout that the working directory lies in.
+    """
+    package = Path(vlmbench.__file__).resolve().parent
+    ours = git_state(package)
+    caller = ours if _top(Path.cwd()) == _top(package) else git_state(Path.cwd())
+    return {
+        "vlmbench": {"version": vlmbench.__version__, "source_sha256": source_sha256(package), "git": ours},
+        "caller": caller,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """``{commit, dirty, diff_sha256}`` of the checkout around ``folder``; None without git, checkout or commit.
+
+    ``diff_sha256`` covers the changes of tracked files, None when there are none. Untracked files do not count: results
+    are written among them.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return None
+    status = _git(folder, "status", "--porcelain", "--no-renames", "--untracked-files=no")
+    diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--binary")
+    if status is None or diff is None:
+        return {"commit": commit.decode().strip(), "dirty": None, "diff_sha256": None}
+    dirty = bool(status.strip())
+    digest = sha256(status + b"\0" + diff).hexdigest() if dirty else None
+    return {"commit": commit.decode().strip(), "dirty": dirty, "diff_sha256": digest}
+
+
+def source_sha256(package: Path) -> str:
+    """Hash of the names and contents of all Python files below ``package``: the same code has the same hash wherever
+    and however it is installed.
+    """
+    digest = sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda p: p.relative_to(package).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _top(folder: Path) -> bytes | None:
+    return _git(folder, "rev-parse", "--show-toplevel")
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """Standard output of a git command that changes nothing and runs no program of the checkout; None if it fails."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    command = [program, "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(  # noqa: S603  # a fixed program, arguments from this module
+            command, capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
