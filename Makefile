@@ -1,0 +1,50 @@
+# vlmbench: `make demo` and `make test` work on a fresh machine; both set up .venv first.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# A machine with an NVIDIA GPU takes the index's default torch; one without takes a CPU build where there is one.
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types phase1 phase2 phase3 study bench clean test-slurm coverage-models
+
+help:  ## what there is
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: $(STAMP)  ## virtual environment in .venv with everything
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(GPU)"
+	@touch $@
+
+demo: $(STAMP)  ## the main job on the default tiny model: where does the latency go?
+	$(BIN)/python -m vlmbench experiment=phase1 $(ARGS)
+
+phase1: $(STAMP)  ## latency distribution and component profile (ARGS="model=… dataset=…")
+	$(BIN)/python -m vlmbench experiment=phase1 $(ARGS)
+
+phase2: $(STAMP)  ## vision tokens and FLOPs against latency
+	$(BIN)/python -m vlmbench experiment=phase2 $(ARGS)
+
+phase3: $(STAMP)  ## output tokens against latency
+	$(BIN)/python -m vlmbench experiment=phase3 $(ARGS)
+
+study: $(STAMP)  ## the whole study: phases 1, 2, 3 and the token comparison
+	$(BIN)/python -m vlmbench experiment=all $(ARGS)
+
+test: $(STAMP) lint types  ## linters, types and all tests that can run here
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## benchmarks of the instrument itself (prints figures)
+	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:  ## remove the environment and caches, keep results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

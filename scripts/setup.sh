@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A virtual environment in the checkout with vlmbench and everything it can use. Nothing is written outside it.
+#
+#   scripts/setup.sh PYTHON VENV NUMBER_OF_GPUS
+set -euo pipefail
+python=$1 venv=$2 gpus=${3:-0}
+
+"$python" - <<'CHECK' || { echo "vlmbench needs Python 3.11 or 3.12: make PYTHON=python3.12 …" >&2; exit 2; }
+import sys
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+CHECK
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+torch=$(grep -E '^torch==' constraints.txt)
+if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    echo "torch is there already"
+elif [ "${gpus:-0}" -gt 0 ]; then
+    "${pip[@]}" install -q "$torch"
+else
+    # The CPU build first, wherever one is: a plain install of torch on Linux pulls several GB of CUDA packages.
+    "${pip[@]}" install -q "$torch+cpu" 2>/dev/null ||
+        "${pip[@]}" install -q --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu "$torch" 2>/dev/null ||
+        "${pip[@]}" install -q "$torch"
+fi
+extras=experiments,dev
+[ "${gpus:-0}" -gt 0 ] && extras=all
+"${pip[@]}" install -q -c constraints.txt -e ".[$extras]"

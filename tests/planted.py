@@ -1,0 +1,187 @@
+"""A model whose stage times are planted: every module busy-waits for a known time. Nothing else is faked.
+
+Its modules are real ``torch.nn.Module`` objects called through ``__call__``, its ``generate`` calls stopping criteria
+once a token as transformers' does, so that the timeline probe meets what it meets in earnest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from vlmbench.errors import SampleError
+from vlmbench.models.protocol import Anatomy, Prepared
+from vlmbench.probes.clock import Clock, HostClock
+from vlmbench.request import ImageSource, Output, Request, Sample, TokenCounts
+
+
+def wait(ms: float) -> None:
+    end = time.perf_counter_ns() + int(ms * 1e6)
+    while time.perf_counter_ns() < end:
+        pass
+
+
+class Waiting(torch.nn.Module):
+    def __init__(self, ms: float, inner: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.ms = ms
+        self.inner = inner
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Any = None) -> Any:
+        wait(self.ms)
+        if self.inner is not None:
+            self.inner(x)
+        return x
+
+
+class Decoder(torch.nn.Module):
+    """Waits for the prefill time at its first call, for the decode time at later ones."""
+
+    def __init__(self, prefill_ms: float, decode_ms: float) -> None:
+        super().__init__()
+        self.prefill_ms, self.decode_ms, self.calls = prefill_ms, decode_ms, 0
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self) -> None:
+        wait(self.decode_ms if self.calls else self.prefill_ms)
+        self.calls += 1
+
+
+@dataclass
+class Times:
+    """Planted times in ms. ``jitter`` gives what the n-th generate() takes on top, in its prefill."""
+
+    setup: float = 1.0
+    vision: float = 4.0
+    projector: float = 2.0
+    prefill: float = 5.0
+    decode: float = 2.0
+    loop: float = 0.5
+    tail: float = 0.3
+    preprocess: float = 1.0
+    per_image_token: float = 0.0
+    jitter: Callable[[int], float] = field(default=lambda _: 0.0)
+
+
+class Network(torch.nn.Module):
+    def __init__(self, times: Times, *, inside: bool = False, tiles: int = 1, vision: bool = True) -> None:
+        super().__init__()
+        self.times, self.tiles, self.runs, self.has_vision = times, tiles, 0, vision
+        projector = Waiting(times.projector)
+        self.tower = Waiting(times.vision, projector if inside else None)
+        self.projector = projector if not inside else torch.nn.Identity()
+        self.language = Decoder(times.prefill, times.decode)
+        self.inside = inside
+
+    def forward(self) -> None:
+        self.language()
+
+    def generate(self, steps: int, criteria: list[Any], extra_prefill_ms: float = 0.0) -> torch.Tensor:
+        self.language.calls = 0
+        wait(self.times.setup)
+        if self.has_vision:
+            for _ in range(self.tiles):
+                self.tower()
+                if not self.inside:
+                    self.projector(torch.zeros(1))
+        wait(extra_prefill_ms + self.times.jitter(self.runs))
+        self.runs += 1
+        ids = torch.zeros(1, 1, dtype=torch.long)
+        for step in range(steps):
+            if step:
+                wait(self.times.loop)
+            self()
+            for criterion in criteria:
+                criterion(ids, None)
+        wait(self.times.tail)
+        return torch.zeros(1, steps, dtype=torch.long)
+
+
+class PlantedModel:
+    """Implements ``vlmbench.models.protocol.VisionLanguageModel`` on the CPU."""
+
+    def __init__(
+        self,
+        times: Times | None = None,
+        *,
+        inside: bool = False,
+        tiles: int = 1,
+        vision: bool = True,
+        fail: Callable[[Request], None] = lambda _: None,
+    ) -> None:
+        self.times = times or Times()
+        self.module = Network(self.times, inside=inside, tiles=tiles, vision=vision)
+        self.fail = fail
+        self.prepared = 0
+        self._anatomy = Anatomy(
+            vision_encoder=("tower",) if vision else (),
+            projector=(("tower.inner",) if inside else ("projector",)) if vision else (),
+            language_model=("language",),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def devices(self) -> list[torch.device]:
+        return [self.device]
+
+    @cached_property
+    def clock(self) -> Clock:
+        return HostClock()
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self._anatomy
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"name": "planted", "weights": "random", "parameters": {"total": 4}}
+
+    def prepare(self, request: Request) -> Prepared:
+        self.prepared += 1
+        wait(self.times.preprocess)
+        for image in request.images:
+            if image.read() == b"corrupt":
+                raise SampleError(f"{image.name}: cannot be decoded")
+        tokens = request.vision_tokens or 16
+        counts = TokenCounts(num_input_tokens=tokens + 4, num_prompt_tokens=4, num_vision_tokens=tokens, num_images=1)
+        inputs = {"input_ids": torch.zeros(1, tokens + 4, dtype=torch.long), "request": request}
+        return Prepared(inputs=inputs, counts=counts, output=request.output)
+
+    def transfer(self, prepared: Prepared) -> Prepared:
+        return prepared
+
+    def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
+        self.fail(prepared.inputs["request"])
+        extra = self.times.per_image_token * prepared.counts.num_vision_tokens
+        return self.module.generate(prepared.output.max_new_tokens, stopping_criteria or [], extra)
+
+    def detokenize(self, tokens: torch.Tensor) -> list[str]:
+        return ["x" * tokens.shape[1]]
+
+
+class Samples:
+    """A data set of ``n`` requests; ``corrupt`` names those whose image cannot be decoded."""
+
+    def __init__(self, n: int, corrupt: tuple[int, ...] = ()) -> None:
+        self.n, self.corrupt = n, corrupt
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Sample:
+        data = b"corrupt" if index in self.corrupt else b"fine"
+        image = ImageSource(name=f"image/{index}", read=lambda: data)
+        return Sample(sample_id=f"s{index}", question="what?", images=(image,))
+
+
+def request(tokens: int = 4) -> Request:
+    return Request(sample=Samples(1)[0], output=Output(max_new_tokens=tokens, forced=True))

@@ -1,0 +1,153 @@
+"""The Hydra entry: compose, validate, build, run. Imports no torch until a run starts.
+
+Exit status: 0 all points ok; 1 the run finished but some points failed or none could be measured; 2 bad configuration
+or input, before anything was measured; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmbench import config as schema
+from vlmbench.errors import DirectoryConflictError, VlmbenchError
+
+if TYPE_CHECKING:
+    from vlmbench.records.outcome import OutcomeFile
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_TRACEBACK = "VLMBENCH_TRACEBACK"
+_statuses: list[int] = []  # of the jobs of this process
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
+    schema.register()
+    entry = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")(job)
+    try:
+        entry()
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to continue")
+        sys.exit(INTERRUPTED)
+    except (HydraException, OmegaConfBaseException, VlmbenchError) as error:
+        if want_traceback:
+            traceback.print_exc()
+        _say(_compact(error))
+        sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
+    sys.exit(overall(_statuses))
+
+
+def job(config: DictConfig) -> int:
+    """One job: of a single run, or of a multirun (in this process or on another machine). Never raises.
+
+    The truth about its end is in the run directory (``outcome.json``); the return value repeats it.
+    """
+    from vlmbench.records.outcome import OutcomeFile, State
+
+    outcome = OutcomeFile(Path(HydraConfig.get().runtime.output_dir))
+    try:
+        status = _dispatch(config, outcome)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        reason = "interrupted; run the same command again to continue"
+        outcome.end(State.INTERRUPTED, exit_status=status, reason=reason)
+        _say(reason)
+    except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
+        status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
+        if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK):
+            traceback.print_exc()
+        _keep_outcome(outcome, error, status)
+        _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
+    _statuses.append(status)
+    return status
+
+
+def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
+    """Validate, then hand over to the task; torch is imported from here on."""
+    from vlmbench import tasks, validate
+
+    settings = validate.validate(config)
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return tasks.run(
+        tasks.Job(
+            settings=settings,
+            config=resolved,
+            overrides=list(HydraConfig.get().overrides.task),
+            directory=outcome.directory,
+            outcome=outcome,
+            build=lambda key: validate.build(OmegaConf.select(config, key)),
+        )
+    )
+
+
+def _keep_outcome(outcome: OutcomeFile, error: Exception, status: int) -> None:
+    """Write the failure down, unless the directory is another run's: its outcome is not ours to replace."""
+    from vlmbench.records.outcome import OUTCOME_NAME, State
+
+    ours = outcome.now.started_unix_s > 0 or not (outcome.directory / OUTCOME_NAME).exists()
+    if ours and not isinstance(error, DirectoryConflictError):
+        try:
+            outcome.end(State.FAILED, exit_status=status, error=error)
+        except VlmbenchError as disk:
+            _say(f"the outcome could not be written: {disk}")
+
+
+def overall(statuses: list[int]) -> int:
+    """One exit status for several jobs: their common one, 130 when any was interrupted, else 1."""
+    if not statuses or set(statuses) == {OK}:
+        return OK
+    if INTERRUPTED in statuses:
+        return INTERRUPTED
+    return BAD_INPUT if set(statuses) == {BAD_INPUT} else FAILED
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"vlmbench: {message}\n")
+
+
+def _compact(error: BaseException) -> str:
+    """Hydra's message, and the cause where it holds the reason."""
+    text = str(error).strip()
+    cause = error.__cause__
+    if cause is not None and str(cause).strip() and str(cause).strip() not in text:
+        text = f"{text}\n{str(cause).strip()}"
+    lines = [
+        line
+        for line in text.splitlines()
+        if not line.strip().startswith(("full_key:", "object_type=", "reference_type="))
+    ]
+    return "\n".join(lines)
+
+
+class Outcomes(Callback):
+    """After a multirun: what became of each job, from the files they wrote, wherever they ran."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Collect exit statuses and name what failed."""
+        from vlmbench.records.outcome import read_outcome
+
+        sweep_dir = Path(config.hydra.sweep.dir)
+        folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+        outcomes = {folder.name: outcome for folder in folders if (outcome := read_outcome(folder)) is not None}
+        for name, outcome in outcomes.items():
+            if outcome.exit_status != OK:
+                _say(f"{name}: {outcome.state}: {outcome.reason or 'no word from it'}")
+        if not _statuses:  # the jobs ran in other processes
+            _statuses[:] = [FAILED if o.exit_status is None else o.exit_status for o in outcomes.values()]
+        _say(f"{_statuses.count(OK)} of {len(_statuses)} jobs ok in {sweep_dir}")
+
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)

@@ -1,0 +1,218 @@
+"""One session in one run directory: lock, load, measure, report. What was measured is kept, whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.errors import InputError
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.progress import ProgressBar
+from vlmbench.records import provenance
+from vlmbench.records.lock import RunLock
+from vlmbench.records.outcome import State
+from vlmbench.records.store import RecordStore
+from vlmbench.records.whole import write_json, write_whole
+from vlmbench.request import Output
+from vlmbench.runner import Runner, SeriesState
+from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
+
+if TYPE_CHECKING:
+    from vlmbench.data.protocol import Samples
+    from vlmbench.tasks import Job
+
+_log = logging.getLogger(__name__)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
+    """Measure what the configuration asks for, then report; returns the exit status.
+
+    Args:
+        job: the job.
+        model: loaded before (one load for several parts of a study); None loads it.
+    """
+    with RunLock(job.directory, break_lock=job.settings.break_lock):
+        provenance.check_directory(job.directory, job.config)
+        samples = job.build("dataset").open()
+        model = model or load_model(job)
+        series = make_series(job, samples, model)
+        with RecordStore(job.directory) as store, stop_on_signal() as stop:
+            if store.repair:
+                _say(f"records repaired: {store.repair}")
+            if len(store):
+                _say(f"continuing: {len(store)} rows are measured already")
+            _write_hydra(job)
+            device = str(model.device)
+            here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
+            _, warnings = provenance.begin_session(job.directory, here)
+            for warning in warnings:
+                _say(f"unlike the sessions before: {warning}")
+            job.outcome.begin(points_total=len(series))
+            states = _measure(job, model, series, store, stop)
+        points = [state.report() for state in states]
+        write_json(job.directory / "points.json", {"points": points})
+        provenance.end_session(job.directory, device=device)
+        _report(job)
+    return _conclude(job, points, interrupted=bool(stop))
+
+
+def load_model(job: Job) -> VisionLanguageModel:
+    """The configured model on the configured device, with a word on how long it took."""
+    runtime = job.settings.runtime
+    began = time.monotonic()
+    if runtime.threads is not None:
+        import torch
+
+        torch.set_num_threads(runtime.threads)
+    model: VisionLanguageModel = job.build("model").load(
+        device=runtime.device,
+        dtype=runtime.dtype,
+        attn_implementation=runtime.attn_implementation,
+        cache_implementation=runtime.cache_implementation,
+        compile=runtime.compile,
+        device_map=runtime.device_map,
+        seed=job.settings.seed,
+    )
+    facts = model.facts
+    _say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {time.monotonic() - began:.1f} s")
+    return model
+
+
+def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[Series]:
+    """The series that workload, sweep and data set make."""
+    settings = job.settings
+    measurement = settings.measurement
+    policy = settings.output.policy
+    forced = policy == "forced" or (policy == "auto" and model.facts["weights"] == "random")
+    knobs = Knobs(
+        output=Output(max_new_tokens=settings.output.tokens, forced=forced),
+        prompt_tokens=measurement.prompt_tokens,
+        image_size=None if measurement.image_size is None else (measurement.image_size[0], measurement.image_size[1]),
+        seed=settings.seed,
+    )
+    sweep = job.build("sweep")
+    if settings.workload == "controlled":
+        if measurement.base_sample >= len(samples):
+            raise InputError(
+                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
+                f"(got {measurement.base_sample})"
+            )
+        stopping = job.build("measurement.stopping")
+        base = samples[measurement.base_sample]
+        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)
+    return [
+        series
+        for point in sweep.points()
+        for series in dataset_series(
+            samples,
+            knobs,
+            repeats=measurement.repeats,
+            bare_every=measurement.bare_every,
+            reference=measurement.reference,
+            point=point,
+        )
+    ]
+
+
+def _measure(
+    job: Job, model: VisionLanguageModel, series: list[Series], store: RecordStore, stop: list[str]
+) -> list[SeriesState]:
+    measurement = job.settings.measurement
+    limit = measurement.time_limit_s
+    with ProgressBar(show=job.settings.progress, note=lambda: job.outcome.progress(rows=len(store))) as progress:
+        runner = Runner(
+            model=model,
+            probes=[job.build(f"probe.{name}") for name in job.settings.probe],
+            store=store,
+            warmup=job.build("measurement.warmup"),
+            seed=job.settings.seed,
+            progress=progress,
+            stop_requested=lambda: bool(stop),
+            trace_requests=measurement.trace_requests,
+            max_errors_in_a_row=measurement.max_errors_in_a_row,
+            deadline_s=None if limit is None else time.monotonic() + limit,
+        )
+        return runner.run(series)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[str]]:
+    """Signals finish the current run and end the loop; yields a list that holds the signal's name once one came.
+
+    A second SIGINT interrupts at once: rows are on disk as soon as they are measured.
+    """
+    received: list[str] = []
+
+    def note(number: int, _: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    before = {}
+    for number in (signal.SIGINT, *_STOP_SIGNALS):
+        try:
+            before[number] = signal.signal(number, note)
+        except ValueError:  # not the main thread: whoever owns it owns the signals
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_hydra(job: Job) -> None:
+    """``.hydra/`` as Hydra itself would write it, but only once the directory is known to be ours."""
+    from omegaconf import OmegaConf
+
+    folder = job.directory / ".hydra"
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.config))))
+    write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(job.overrides)))
+
+
+def _report(job: Job) -> None:
+    """Figures, summary and phase file; a failure here loses no measurement and is said aloud."""
+    from vlmbench.report import write_report
+
+    sys.stdout.write(write_report(job.settings.report, job.directory) + "\n")
+
+
+def _conclude(job: Job, points: Sequence[dict[str, Any]], *, interrupted: bool) -> int:
+    failed = [p for p in points if p["failed"] and p["ended_by"] != "skipped"]
+    measured = sum(p["measured"] for p in points)
+    reason: str | None = None
+    if interrupted:
+        reason = "interrupted; run the same command again to continue"
+        job.outcome.end(State.INTERRUPTED, exit_status=130, reason=reason)
+        _say(reason)
+        return 130
+    if failed or not measured:
+        named = [f"{p['point_id']}: {p['failed']} failed ({p['reason']})" for p in failed[:10]]
+        reason = (
+            "; ".join(named)
+            if named
+            else "nothing could be measured: " + "; ".join(f"{p['point_id']}: {p['reason']}" for p in points[:10])
+        )
+        _say(reason)
+    status = 0 if reason is None else 1
+    job.outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
+    _say(f"results are in {_shown(job.directory)}")
+    return status
+
+
+def _shown(directory: Path) -> str:
+    try:
+        return str(directory.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(directory)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"vlmbench: {message}\n")

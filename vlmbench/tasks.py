@@ -1,0 +1,58 @@
+"""What ``task=`` can be: one function a task. Gets plain values and built components, never a DictConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmbench.config import RunConfig
+from vlmbench.errors import ConfigError
+from vlmbench.records.outcome import OutcomeFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job of the command line.
+
+    Args:
+        settings: typed settings.
+        config: the whole resolved configuration, plain.
+        overrides: what the user wrote on the command line.
+        directory: the run directory.
+        outcome: the job's own account of its end.
+        build: makes the component of a configuration key (``model``, ``dataset``, ``probe.timeline`` …).
+    """
+
+    settings: RunConfig
+    config: Mapping[str, Any]
+    overrides: list[str]
+    directory: Path
+    outcome: OutcomeFile
+    build: Callable[[str], Any]
+
+
+def run(job: Job) -> int:
+    """Run the job's task; returns the exit status."""
+    task = job.settings.task
+    if task == "profile":
+        from vlmbench.session import profile
+
+        return profile(job)
+    if task == "anatomy":
+        return _anatomy(job)
+    raise ConfigError(f"'task' {task!r} is not there yet")
+
+
+def _anatomy(job: Job) -> int:
+    """Print which module is which stage."""
+    from rich.console import Console
+
+    from vlmbench.models.anatomy import anatomy_table
+    from vlmbench.report.tables import anatomy as table
+    from vlmbench.session import load_model
+
+    model = load_model(job)
+    Console().print(table(job.settings.name, anatomy_table(model.module, model.anatomy), model.anatomy.notes))
+    return 0

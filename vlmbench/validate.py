@@ -1,0 +1,145 @@
+"""Every ``_target_`` node is checked against its dataclass before anything heavy is imported; all errors at once.
+
+This is also the one place where components are built from configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmbench.config import RunConfig
+from vlmbench.errors import ConfigError
+
+_PACKAGE = "vlmbench."
+
+
+def validate(config: DictConfig) -> RunConfig:
+    """Check the whole configuration; returns its typed settings (components stay nodes).
+
+    Raises:
+        ConfigError: one message with every error, a line each.
+    """
+    errors = [*_missing(config)]
+    settings: RunConfig | None = None
+    if not errors:
+        for path, node in _component_nodes(config):
+            errors += [f"{path}: {message}" for message in check_component(node)]
+        settings = _settings(config, errors)
+    if errors or settings is None:
+        raise ConfigError("\n".join(errors))
+    return settings
+
+
+def build(node: Any) -> Any:
+    """The component that a checked node describes, with plain Python containers inside.
+
+    Raises:
+        ConfigError: its constructor refuses a value.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except Exception as error:  # Hydra wraps whatever the constructor raised
+        cause = error.__cause__ or error
+        raise ConfigError(f"{OmegaConf.select(node, '_target_')}: {cause}") from error
+
+
+def check_component(node: DictConfig) -> list[str]:
+    """What is wrong with one ``_target_`` node: target, keys, types, ranges."""
+    target = node.get("_target_")
+    if not isinstance(target, str) or not target.startswith(_PACKAGE):
+        return [f"'_target_' must name a class of this package ({_PACKAGE}…) (got {target!r})"]
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        component = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError):
+        return [f"'_target_' {target} does not exist"]
+    if not is_dataclass(component) or not isinstance(component, type):
+        return [f"'_target_' {target} is no component that can be configured"]
+    known = {f.name: f for f in fields(component) if f.init}
+    errors = [_unknown_key(str(key), list(known)) for key in node if key not in known and key != "_target_"]
+    errors += [f"'{name}' is missing" for name, f in known.items() if _required(f) and name not in node]
+    errors += _type_errors(component, node, set(known))
+    if not errors:
+        errors += _range_errors(node)
+    return errors
+
+
+def _unknown_key(key: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"'{key}' is not a key here{hint} (allowed: {', '.join(allowed)})"
+
+
+def _required(f: Field[Any]) -> bool:
+    return f.default is NO_DEFAULT and f.default_factory is NO_DEFAULT
+
+
+def _type_errors(component: type, node: DictConfig, known: set[str]) -> list[str]:
+    """Each key against the dataclass's type, by OmegaConf's own rules."""
+    errors = []
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    for key in known & {str(k) for k in node}:
+        schema = OmegaConf.structured(component, flags={"readonly": False})
+        OmegaConf.set_readonly(schema, False)
+        try:
+            OmegaConf.update(schema, key, resolved[key], merge=False)
+        except OmegaConfBaseException:
+            wanted = next(f.type for f in fields(component) if f.name == key)
+            errors.append(f"'{key}' must be {wanted} (got {resolved[key]!r})")
+    return errors
+
+
+def _range_errors(node: DictConfig) -> list[str]:
+    """What the constructor itself refuses."""
+    try:
+        build(node)
+    except ConfigError as error:
+        return [str(error).partition(": ")[2] or str(error)]
+    return []
+
+
+def _component_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """(dotted path, node) of every mapping with a ``_target_``, inner ones too."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            child = node._get_node(key)
+            if isinstance(child, DictConfig | ListConfig) and not child._is_none():
+                yield from _component_nodes(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index in range(len(node)):
+            yield from _component_nodes(node._get_node(index), f"{path}[{index}]")
+
+
+def _missing(config: DictConfig) -> list[str]:
+    return [f"{key}: a value is missing (???)" for key in sorted(map(str, OmegaConf.missing_keys(config)))]
+
+
+def _settings(config: DictConfig, errors: list[str]) -> RunConfig | None:
+    """The typed part as dataclass instances; range errors go to ``errors``."""
+    found = []
+    for key in ("output", "measurement", "runtime"):
+        try:
+            OmegaConf.to_object(config[key])
+        except ValueError as error:
+            found.append(str(error))
+    errors += found
+    if found:
+        return None
+    try:
+        settings = OmegaConf.to_object(config)
+    except ValueError as error:
+        errors.append(str(error))
+        return None
+    assert isinstance(settings, RunConfig)
+    return settings
