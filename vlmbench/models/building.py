@@ -1,0 +1,235 @@
+"""The torch module of a model: random parameters made where they will live, or a checkpoint's."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from vlmbench.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where parameters go, and in what dtype.
+
+    Args:
+        device: one device; the kind of device with a device map.
+        dtype: of parameters and of floating inputs.
+        device_map: ``auto`` spreads over several devices.
+        tp_plan: ``auto`` splits over the processes of torchrun.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    device_map: str | None = None
+    tp_plan: str | None = None
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the model."""
+        import torch
+
+        return torch.cuda.device_count() if self.device_map is not None and self.device.type == "cuda" else 1
+
+
+def random_module(
+    config: Any, where: Placement, *, attn_implementation: str | None, seed: int, name: str
+) -> Any:
+    """A model with seeded random parameters, made on the device itself.
+
+    Raises:
+        ModelError: the architecture cannot be built so.
+        DeviceError: its parameters do not fit.
+    """
+    import torch
+
+    from vlmbench.models.loading import _from_config, check_memory, count_parameters, module_on_meta
+
+    check_memory(count_parameters(module_on_meta(config)), where.dtype, where.device, name=name, devices=where.devices)
+    if where.tp_plan is not None:
+        raise ModelError("tp_plan needs weights=pretrained: each process would draw other random weights")
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"dtype": where.dtype, "attn_implementation": attn_implementation}
+    try:
+        if where.device_map is not None:
+            return _spread_random(config, where, options)
+        with torch.device(where.device):
+            return _from_config(config, **options).eval()
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"'{name}' does not fit on {where.device}: {_line(error)}") from error
+
+
+def _spread_random(config: Any, where: Placement, options: dict[str, Any]) -> Any:
+    """Random parameters over several devices: an empty checkpoint, so that transformers places and draws each one."""
+    from transformers import AutoModelForImageTextToText
+
+    _need_package("accelerate", f"device_map={where.device_map}")
+    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    if isinstance(model_class, tuple):
+        model_class = model_class[0]
+    return model_class.from_pretrained(None, config=config, state_dict={}, device_map=where.device_map, **options).eval()
+
+
+def _need_package(package: str, wanted_for: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(f"{wanted_for} needs the package {package}, which is not installed (pip install {package})")
+
+
+def _quantization_config(kind: str | None) -> Any:
+    if kind is None:
+        return None
+    package, _, variant = kind.partition("_")
+    _need_package(package, f"quantization={kind}")
+    import transformers
+
+    if package == "bitsandbytes":
+        return transformers.BitsAndBytesConfig(load_in_4bit=variant == "4bit", load_in_8bit=variant == "8bit")
+    from torchao import quantization as torchao
+
+    weight_only = torchao.Int8WeightOnlyConfig() if variant == "int8" else torchao.Int4WeightOnlyConfig()
+    return transformers.TorchAoConfig(weight_only)
+
+
+def _local_folder(spec: ModelSpec) -> None:
+    """Refuse a folder that cannot be a checkpoint, before transformers looks for it on the hub."""
+    if spec.path is None:
+        return
+    folder = Path(spec.path)
+    if not folder.is_dir():
+        raise ModelError(f"model folder '{folder}' does not exist; give a folder with config.json and *.safetensors")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model folder '{folder}' has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")])
+        found = f" (it has {', '.join(others[:3])}: convert them to safetensors)" if others else ""
+        raise ModelError(f"model folder '{folder}' has no *.safetensors weights{found}; weights=random needs none")
+
+
+def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation: str | None) -> Any:
+    """A checkpoint from the hub or a local folder; safetensors only, every tensor accounted for.
+
+    Raises:
+        ModelError: no such checkpoint, no network, missing, surplus or wrongly shaped tensors, a missing package.
+        DeviceError: it does not fit.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    _local_folder(spec)
+    options: dict[str, Any] = {
+        "dtype": where.dtype,
+        "attn_implementation": attn_implementation,
+        "use_safetensors": True,
+        "trust_remote_code": spec.trust_remote_code,
+        "output_loading_info": True,
+        "quantization_config": _quantization_config(spec.quantization),
+        "revision": spec.revision or "main",
+        **_placement_options(where),
+    }
+    if options["quantization_config"] is None:
+        del options["quantization_config"]
+    try:
+        module, info = AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(_why_not_loaded(spec, error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors") or type(error).__name__ == "SafetensorError":
+            raise ModelError(f"the weights of '{spec.source}' are damaged: {_line(error)}") from error
+        raise
+    _check_tensors(str(spec.source), info)
+    if "device_map" not in options and "tp_plan" not in options:
+        try:
+            module = module.to(where.device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
+    return module.eval()
+
+
+def _placement_options(where: Placement) -> dict[str, Any]:
+    if where.tp_plan is not None:
+        return {"tp_plan": where.tp_plan}
+    if where.device_map is not None:
+        _need_package("accelerate", f"device_map={where.device_map}")
+        return {"device_map": where.device_map}
+    if where.device.type == "cpu" or importlib.util.find_spec("accelerate") is None:
+        return {}  # read to the host, then moved: transformers places on a device only with accelerate
+    return {"device_map": {"": where.device}}
+
+
+def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
+    line = _line(error)
+    network = ("connect", "offline", "resolve", "Max retries", "Name or service")
+    if spec.path is None and isinstance(error, OSError) and any(word in str(error) for word in network):
+        return (
+            f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
+            f"that holds it, give model.path=DIR, or use model.weights=random ({line})"
+        )
+    return f"'{spec.source}' cannot be loaded: {line}"
+
+
+def _check_tensors(source: str, info: Any) -> None:
+    """Refuse a checkpoint whose tensors are not exactly the model's."""
+    problems = []
+    for kind, key in (("missing", "missing_keys"), ("surplus", "unexpected_keys"), ("wrongly shaped", "mismatched_keys")):
+        names = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info.get(key) or ())
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            problems.append(f"{kind} tensors: {shown}")
+    if problems:
+        raise ModelError(f"the checkpoint '{source}' does not fit its architecture: {'; '.join(problems)}")
+
+
+def set_generation(module: Any, tokenizer: Any) -> None:
+    """Special ids for ``generate``, and sampling off: greedy search is what is measured.
+
+    A checkpoint's own ids stay; random weights get the tokenizer's.
+    """
+    config = module.generation_config
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(config, name, None) is None:
+            setattr(config, name, getattr(tokenizer, name, None))
+    if config.pad_token_id is None and config.eos_token_id is not None:
+        eos = config.eos_token_id
+        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    config.do_sample = False
+    config.num_beams = 1
+    for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):
+        if hasattr(config, name):
+            setattr(config, name, None)
+    config.max_length = None
+
+
+def input_device(module: nn.Module, default: torch.device) -> torch.device:
+    """Where inputs go: the device of the token embedding when the model is spread over several."""
+    embeddings = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    parameter = next(embeddings.parameters(), None) if embeddings is not None else None
+    device: torch.device = parameter.device if parameter is not None and parameter.device.type != "meta" else default
+    return device
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """No progress bars inside."""
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__

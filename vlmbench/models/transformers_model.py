@@ -1,0 +1,249 @@
+"""Any transformers image-text-to-text model behind the protocol that the runner and the probes use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.errors import ModelError, SampleError, UnreachablePointError
+from vlmbench.models.images import decode_all
+from vlmbench.models.processors import allowed_image_arguments
+from vlmbench.models.protocol import Anatomy, Prepared
+from vlmbench.models.tokens import ImageMarks, observe
+from vlmbench.request import ImageSource, Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmbench.models.prompting import Prompter
+    from vlmbench.probes.clock import Clock
+
+# What a processor may put beside the inputs of generate, for training or for its own use.
+_NOT_FOR_GENERATE = frozenset({"labels", "text_replacement_offsets", "offset_mapping"})
+
+
+def read_images(request: Request) -> list[bytes]:
+    """The encoded images of a request, read from wherever they lie: the part that is not T_preprocess.
+
+    Raises:
+        SampleError: an image cannot be read.
+    """
+    encoded = []
+    for image in request.images:
+        try:
+            encoded.append(image.read())
+        except OSError as error:
+            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
+    return encoded
+
+
+def in_memory(request: Request) -> Request:
+    """The request with its images already read, so that ``prepare`` times decoding but not the disk.
+
+    Raises:
+        SampleError: an image cannot be read.
+    """
+    sources = []
+    for image in request.sample.images:
+        try:
+            data = image.read()
+        except OSError as error:
+            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
+        sources.append(ImageSource(name=image.name, read=lambda data=data: data, size=image.size))  # type: ignore[misc]
+    return replace(request, sample=replace(request.sample, images=tuple(sources)))
+
+
+@dataclass(kw_only=True)
+class TransformersModel:
+    """A loaded model; built by :func:`vlmbench.models.loading.load`.
+
+    Args:
+        module: the top-level model, on its device, in eval mode.
+        device: where inputs go.
+        dtype: of floating inputs.
+        processor: a transformers processor.
+        prompter: the prompt format.
+        marks: what counting tokens needs of the configuration.
+        override: stage to module paths, where the rules need help.
+        provenance: facts known at loading.
+        cache_implementation: of the key-value cache; None for transformers' dynamic cache.
+        compile: whether ``generate`` may compile the decode step.
+    """
+
+    module: Any
+    device: torch.device
+    dtype: torch.dtype
+    processor: Any
+    prompter: Prompter
+    marks: ImageMarks
+    override: Mapping[str, Sequence[str]] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    cache_implementation: str | None = None
+    compile: bool = False
+    _resolved: dict[Any, Any] = field(default_factory=dict)
+    _echoes_prompt: bool | None = None
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds parameters, the one that takes the inputs first."""
+        held = {parameter.device for parameter in self.module.parameters()}
+        return [self.device, *sorted(held - {self.device}, key=str)]
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The clock whose marks these devices understand."""
+        from vlmbench.probes.clock import clock_for
+
+        return clock_for(self.devices)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Which module is which stage."""
+        from vlmbench.models.anatomy import find_anatomy
+
+        return find_anatomy(self.module, self.override)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor and its back end."""
+        from vlmbench.models.anatomy import stage_parameters
+
+        return {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
+
+    def resolve(self, request: Request) -> Request:
+        """The request with its targets turned into settings; searches are remembered, so call it before timing.
+
+        ``vision_tokens`` becomes image size, number of images and processor settings; ``prompt_tokens`` becomes a text.
+
+        Raises:
+            UnreachablePointError: no setting gives that many vision tokens.
+            SampleError: no text of exactly that many tokens.
+        """
+        if request.vision_tokens is not None:
+            from vlmbench.models.vision_tokens import reach_vision_tokens
+
+            shape = tuple(image.size for image in request.images)
+            key = ("vision", request.vision_tokens, request.num_images, shape, repr(request.processor_kwargs))
+            if key not in self._resolved:
+                self._resolved[key] = reach_vision_tokens(self, request.vision_tokens, request)
+            request = replace(request, vision_tokens=None, **self._resolved[key])
+        if request.prompt_tokens is not None:
+            images = len(request.images)
+            key = ("prompt", request.prompt_tokens, images, request.seed)
+            if key not in self._resolved:
+                self._resolved[key] = self.prompter.random_text(
+                    request.prompt_tokens, num_images=images, seed=request.seed
+                )
+            sample = replace(request.sample, question=self._resolved[key])
+            request = replace(request, sample=sample, prompt_tokens=None)
+        return request
+
+    def prepare(self, request: Request, encoded: Sequence[bytes] | None = None) -> Prepared:
+        """Decode, resize, crop, normalise, apply the prompt format, tokenise: T_preprocess. Host only.
+
+        Args:
+            request: what is asked; unresolved targets are resolved first (see :meth:`resolve`).
+            encoded: the images' bytes where they are read already (:func:`read_images`); read now otherwise.
+
+        Raises:
+            SampleError: an image that cannot be read or decoded, or that the processor refuses.
+            UnreachablePointError: a knob this model does not have.
+        """
+        request = self.resolve(request)
+        sources = request.images
+        data = read_images(request) if encoded is None else encoded
+        images = decode_all(data, names=[source.name for source in sources], size=request.image_size)
+        text = request.sample.question
+        rendered = self.prompter.render(text, num_images=len(images))
+        inputs = self._process(images, rendered, request)
+        counts = observe(
+            inputs,
+            self.marks,
+            batch_size=request.batch_size,
+            num_images=len(images),
+            num_prompt_tokens=self.prompter.text_tokens(text, num_images=len(images)),
+        )
+        return Prepared(
+            inputs=inputs, counts=counts, output=request.output, decoded_pixels=tuple(image.size for image in images)
+        )
+
+    def _process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
+        """The processor's own call, on ``batch_size`` copies of the request."""
+        self._check_processor_kwargs(request.processor_kwargs)
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+        if not self.prompter.adds_special_tokens(rendered):
+            options["add_special_tokens"] = False
+        if images:
+            options["images"] = [list(images)] * request.batch_size
+        try:
+            features = self.processor(
+                text=[rendered] * request.batch_size, **options, **dict(request.processor_kwargs)
+            )
+        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, AttributeError) as error:
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in images) or "no image"
+            raise SampleError(f"{type(self.processor).__name__} refuses {sizes}: {error}") from error
+        return {name: value for name, value in features.items() if name not in _NOT_FOR_GENERATE}
+
+    def _check_processor_kwargs(self, kwargs: Mapping[str, object]) -> None:
+        if not kwargs:
+            return
+        allowed = allowed_image_arguments(self.processor)
+        if unknown := sorted(set(kwargs) - allowed):
+            raise UnreachablePointError(
+                f"{type(self.processor).__name__} has no argument {', '.join(unknown)}; it has {', '.join(sorted(allowed))}"
+            )
+
+    def transfer(self, prepared: Prepared) -> Prepared:
+        """The inputs on the device, floating ones in the model's dtype: T_transfer."""
+        return replace(prepared, inputs={name: self._moved(value) for name, value in prepared.inputs.items()})
+
+    def _moved(self, value: Any) -> Any:
+        if hasattr(value, "is_floating_point"):
+            dtype = self.dtype if value.is_floating_point() else None
+            return value.to(device=self.device, dtype=dtype, non_blocking=True)
+        if isinstance(value, list | tuple):
+            return type(value)(self._moved(item) for item in value)
+        return value
+
+    def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
+        """One greedy ``generate()`` call from an empty cache; the new token ids only, shape (batch, tokens).
+
+        Args:
+            prepared: transferred inputs.
+            stopping_criteria: called after every new token; the timeline probe's marks.
+        """
+        import torch
+        from transformers import StoppingCriteriaList
+
+        most = prepared.output.max_new_tokens
+        options: dict[str, Any] = {"max_new_tokens": most, "disable_compile": not self.compile}
+        if prepared.output.forced:
+            options["min_new_tokens"] = most
+        if self.cache_implementation is not None:
+            options["cache_implementation"] = self.cache_implementation
+        if stopping_criteria:
+            options["stopping_criteria"] = StoppingCriteriaList(stopping_criteria)
+        with torch.inference_mode():
+            produced = self.module.generate(**prepared.inputs, **options)
+        return self._new_only(getattr(produced, "sequences", produced), prepared.inputs.get("input_ids"))
+
+    def _new_only(self, produced: torch.Tensor, prompt: torch.Tensor | None) -> torch.Tensor:
+        """Cut the prompt off, for the models that return it (those fed with embeddings do not).
+
+        Comparing tokens waits for the device, so it is done on the first call only.
+        """
+        if prompt is None:
+            return produced
+        length = prompt.shape[1]
+        if self._echoes_prompt is None:
+            self._echoes_prompt = produced.shape[1] > length and bool((produced[:, :length] == prompt).all())
+        return produced[:, length:] if self._echoes_prompt else produced
+
+    def detokenize(self, tokens: torch.Tensor) -> list[str]:
+        """Token ids to text: T_detokenize."""
+        try:
+            return list(self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        except (OverflowError, TypeError) as error:
+            raise ModelError(f"the tokenizer cannot decode what the model produced: {error}") from error
