@@ -67,6 +67,7 @@ def test_a_cut_file_is_refused_and_named(cut, wanted):
         (b'{"questions": [{"a": "b', "ends in the middle"),
         (b'{"questions": [1 2]}', "malformed JSON at character 17: a comma"),
         (b'{"questions": [{"a" 1}]}', "malformed JSON: Expecting ':'"),
+        (b'{"a": 1., "questions": [1]}', "malformed JSON at character 7: a comma"),
         (b'{"questions": [1]} x', "text after the closing brace"),
         (b'{"questions": ["\xff"]}', "not UTF-8"),
         (b'{"questions": [' + b"[" * 200_000, "nested too deeply"),

@@ -101,6 +101,8 @@ class HubDataset:
 
         try:
             loaded = datasets.load_from_disk(str(folder))
+        except IndexError as error:  # what `datasets` says of a data set that was saved without rows
+            raise InputError(f"saved data set {folder} is empty") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"saved data set {folder} cannot be read: {error}") from error
         if isinstance(loaded, datasets.DatasetDict):

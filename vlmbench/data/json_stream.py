@@ -76,7 +76,8 @@ class _Text:
             try:
                 value, end = self._scan(self.text, self.pos)
                 # Where the text ends in a number ("1", "1." or "1e"), it may go on; all else shows its own end.
-                if isinstance(value, str | list | dict) or self.text[end : end + 1] not in _MAY_GO_ON:
+                cut = end + 3 > len(self.text) and self.text[end : end + 1] in _MAY_GO_ON
+                if isinstance(value, str | list | dict) or not cut:
                     self.pos = end
                     return value
                 if not self.more(size):
