@@ -22,7 +22,7 @@ class HalvesCheck:
     """Second half over first half of the repeats, of one metric.
 
     Args:
-        metric: METHOD's name.
+        metric: name of the time (``T_total`` …).
         ratio: geometric mean over the points of median(second half) / median(first half).
         low, high: its 95 % interval; nan with fewer than two points.
         points: how many points had at least four repeats.

@@ -31,7 +31,9 @@ STAGES = (
     "T_detokenize",
     "T_request",
 )
-"""METHOD's times that are fitted where they exist, ms."""
+"""Times that are fitted where they exist, ms."""
+
+_NEGLIGIBLE = 0.02  # of the mean time: a change over the whole range that no decision hangs on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +42,7 @@ class Scaling:
 
     Args:
         slice: the rows, and what was held fixed in them.
-        stage: METHOD's name of the time, ms.
+        stage: name of the time (``T_total`` …), ms.
         linear: the straight line; its slope is the mean cost of one more token over the range.
         best: the fit of the form that describes the data (``shape``).
         shape: ``linear``, ``quadratic``, or ``kink`` (two straight pieces that meet at ``knot``).
@@ -156,7 +158,8 @@ def describe(scaling: Scaling) -> str:
         f"from {span}, R² {scaling.linear.r2:.4f}, held-out error {scaling.held_out_error:.2%}"
     )
     if scaling.shape == "linear":
-        return text
+        change = abs(slope.value) * (scaling.high - scaling.low) / abs(float(scaling.points["mean"].mean()))
+        return f"{text}; that is {change:.1%} over the whole range: nothing to act on" if change < _NEGLIGIBLE else text
     first, last = scaling.slope_at(scaling.low).value, scaling.slope_at(scaling.high).value
     how = "bends" if scaling.shape == "quadratic" else f"kinks at {scaling.knot:.4g}"
     small = ", small enough to read it as a line" if scaling.bend < 0.01 else ""
