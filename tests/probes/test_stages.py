@@ -105,7 +105,13 @@ def test_absent_stages_are_none_not_zero() -> None:
 
 
 def test_marks_of_discarded_tokens_fall_into_the_tail() -> None:
-    marks = [*STANDARD[:-1], (Kind.ENTER_FORWARD, 52.0), (Kind.EXIT_FORWARD, 59.0), (Kind.TOKEN, 60.0), (Kind.END, 61.0)]
+    marks = [
+        *STANDARD[:-1],
+        (Kind.ENTER_FORWARD, 52.0),
+        (Kind.EXIT_FORWARD, 59.0),
+        (Kind.TOKEN, 60.0),
+        (Kind.END, 61.0),
+    ]
     stages = cut(marks, num_output_tokens=3)
     assert stages.T_LLM_decode == 16
     assert stages.tail == 10

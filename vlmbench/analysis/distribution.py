@@ -36,6 +36,7 @@ def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[A
         "metric": metric,
         "group": group,
         "n": len(good),
+        "samples": len(good) if clusters is None else len(np.unique(clusters[~np.isnan(data)])),
         "mean": float(good.mean()) if len(good) else None,
         "std": float(good.std(ddof=1)) if len(good) > 1 else None,
         "min": float(good.min()) if len(good) else None,
@@ -55,9 +56,10 @@ def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd
         metrics: names of columns, ms.
 
     Returns:
-        One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``,
-        ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``, ``pQ_high``, ``pQ_note`` for P50, P90, P95, P99
-        (None and a note where n is too small). Runs of one sample count as one cluster.
+        One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``
+        runs of so many ``samples``, ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``, ``pQ_high``,
+        ``pQ_note`` for P50, P90, P95, P99 (None and a note where n is too small). Runs of one sample count as one
+        cluster.
     """
     rows = []
     for group, part, clusters in _groups(frame):
@@ -77,8 +79,7 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, NDArray[Any] |
 def gap_table(gaps: TokenGaps, group: str = "workload") -> pd.DataFrame:
     """The row of :func:`latency_table` for ``ITL``; whole requests are resampled. No row without gaps.
 
-    The gaps of a ``reference`` are clustered by the one sample it repeats, which would leave one cluster; pass gaps
-    whose clusters are runs for it.
+    For a repeated single request pass gaps loaded with ``cluster="run"``: all its runs are of one sample.
     """
     if not len(gaps.values):
         return pd.DataFrame(columns=list(_row("", "", np.empty(0), None)))
@@ -138,7 +139,8 @@ def aa_check(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | N
             part = part.sort_values("started_unix_s", kind="stable")
         if len(part) < 2:
             continue
-        data, codes = values(part, metric), sample_codes(part)
+        data = values(part, metric)
+        codes = np.asarray(part.groupby(["point_id", "sample_id"], observed=True).ngroup())
         half = len(data) // 2
         if basis == "workload" and len(np.unique(codes)) < len(codes):
             ratio, compared = _halves_of_samples(data, codes), "each sample's own repeats"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -200,7 +200,7 @@ class TokenGaps:
 
     Args:
         values: gaps in ms, float32, shape (gaps,).
-        clusters: code of the sample that the gap's request asked, shape (gaps,): gaps of one code are not independent.
+        clusters: code of the sample (or run) that each gap is of, shape (gaps,): gaps of one code are not independent.
         requests: how many requests ``values`` come from.
         requests_total, gaps_total: how many there were; more than were kept when a random sample of requests was taken.
     """
@@ -210,6 +210,14 @@ class TokenGaps:
     requests: int
     requests_total: int
     gaps_total: int
+
+
+def iter_lines(path: Path | str, *, statuses: Iterable[str], modes: Iterable[str] | None = None) -> Iterator[bytes]:
+    """The lines of the rows with these statuses (and modes) as they stand in the file, without the line end."""
+    wanted, watched = set(statuses), None if modes is None else set(modes)
+    for _, line in _lines(records_path(path), []):
+        if _field(_STATUS, line) in wanted and (watched is None or _field(_MODE, line) in watched):
+            yield line.strip()
 
 
 def _text_field(name: str) -> re.Pattern[bytes]:
@@ -229,6 +237,7 @@ def load_token_gaps(
     *,
     point_ids: Iterable[str] | None = None,
     mode: str = "instrumented",
+    cluster: Literal["sample", "run"] = "sample",
     max_gaps: int = 1_000_000,
     seed: int = 0,
 ) -> TokenGaps:
@@ -241,6 +250,7 @@ def load_token_gaps(
         path: run directory or records file.
         point_ids: the points; all if None.
         mode: of the runs.
+        cluster: what gaps that are not independent have in common: the sample, or only the run.
         max_gaps: the most gaps to hold.
         seed: of the draw.
     """
@@ -264,7 +274,7 @@ def load_token_gaps(
         values.extend(gaps)
         lengths.append(len(gaps))
         tickets.append(ticket)
-        name = (_field(_SAMPLE, line) or "").encode()
+        name = (_field(_SAMPLE, line) or "").encode() if cluster == "sample" else str(requests_total).encode()
         samples.append(int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True))
         while len(values) > max_gaps and len(lengths) > 1:
             threshold /= 2

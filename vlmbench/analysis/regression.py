@@ -197,6 +197,12 @@ class Ratio:
         """Whether the data bound the ratio."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    def span(self) -> str:
+        """The interval in words."""
+        if not self.bounded:
+            return "95 % interval without bounds: the divisor cannot be told from 0"
+        return f"95 % interval {self.low:.3g} to {self.high:.3g}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: an end that is not bounded is None."""
         ends = {"low": self.low, "high": self.high}

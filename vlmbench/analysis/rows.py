@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 DATASET, REFERENCE = "dataset", "reference"
 """``point_id`` of requests of a data set, and of one identical request repeated."""
 
-NOT_A_CAUSE = frozenset({"residual_above_goal"})
-"""Flags that name a broken goal, not what made a run slow."""
+
+def is_cause(flag: str) -> bool:
+    """Whether a flag can make a run slow; the others name a goal or invariant that the record breaks."""
+    return flag != "residual_above_goal" and not flag.startswith("negative_")
 
 
 def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
@@ -21,19 +23,29 @@ def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     return frame[(frame["status"] == "ok") & (frame["mode"] == mode)]
 
 
+def _of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of ``kind`` at any point of a sweep: ``dataset``, ``dataset,resolution=336`` …"""
+    names = rows["point_id"].cat.categories if hasattr(rows["point_id"], "cat") else rows["point_id"].unique()
+    return rows[rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])]
+
+
 def reference(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
-    """The measured runs of the repeated single request; no rows if there was none."""
-    rows = measured(frame, mode)
-    return rows[rows["point_id"] == REFERENCE]
+    """The measured runs of the repeated single request; no rows if there was none.
+
+    Where a sweep repeats one request at each of its points, those of the point with the most runs.
+    """
+    rows = _of(measured(frame, mode), REFERENCE)
+    points = rows["point_id"].astype(object).value_counts()
+    return rows[rows["point_id"] == points.index[0]] if len(points) > 1 else rows
 
 
 def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
-    """The measured runs of the workload: the data set's requests, or all but the repeated one where there is no data
-    set (a sweep).
+    """The measured runs of the workload: the data set's requests (at all points of a sweep), or all but the repeated
+    single request where there is no data set.
     """
     rows = measured(frame, mode)
-    of_dataset = rows[rows["point_id"] == DATASET]
-    return of_dataset if len(of_dataset) else rows[rows["point_id"] != REFERENCE]
+    of_dataset = _of(rows, DATASET)
+    return of_dataset if len(of_dataset) else rows.drop(index=_of(rows, REFERENCE).index)
 
 
 def sample_codes(frame: pd.DataFrame) -> NDArray[np.int64]:

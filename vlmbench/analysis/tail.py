@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.quantiles import quantile
-from vlmbench.analysis.rows import NOT_A_CAUSE, reference, sample_codes, values, workload
+from vlmbench.analysis.rows import is_cause, reference, sample_codes, values, workload
 
 PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
@@ -185,7 +185,7 @@ def _jitter_limit(frame: pd.DataFrame, metric: str) -> float | None:
 
 
 def _cause(row: Mapping[Any, Any], jitter: float | None) -> str:
-    known = [flag for flag in str(row["flags"]).split() if flag not in NOT_A_CAUSE]
+    known = [flag for flag in str(row["flags"]).split() if is_cause(flag)]
     if known:
         return " ".join(known)
     beyond, explained = row["over_median"], row["from_tokens"]

@@ -1,0 +1,216 @@
+"""The measurement loop on a planted model: what is measured, how often, in which order, and what failures become."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.planted import PlantedModel, Samples, Times
+from vlmbench.errors import UnreachablePointError
+from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.records.store import RecordStore, read_rows
+from vlmbench.request import Output, Request
+from vlmbench.runner import Runner, SeriesState, Warmup
+from vlmbench.stopping import Stopping
+from vlmbench.sweep import Sweep
+from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
+
+FAST = Times(setup=0.05, vision=0.2, projector=0.1, prefill=0.2, decode=0.05, loop=0.02, tail=0.01, preprocess=0.02)
+KNOBS = Knobs(output=Output(max_new_tokens=3, forced=True))
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.expected = self.done = 0
+
+    def expect(self, runs: int) -> None:
+        self.expected += runs
+
+    def advance(self, point_id: str, runs: int = 1) -> None:
+        self.done += runs
+
+
+def measure(directory: Path, model: Any, series: list[Series], **options: Any) -> tuple[list[SeriesState], list[dict]]:
+    with RecordStore(directory) as store:
+        runner = Runner(
+            model=model,
+            probes=[TimelineProbe()],
+            store=store,
+            warmup=options.pop("warmup", Warmup()),
+            seed=0,
+            progress=options.pop("progress", Silent()),
+            **options,
+        )
+        states = runner.run(series)
+    return states, list(read_rows(directory))
+
+
+def dataset(n: int, **options: Any) -> list[Series]:
+    defaults = {"repeats": 1, "bare_every": 1, "reference": True}
+    return dataset_series(Samples(n, options.pop("corrupt", ())), KNOBS, **(defaults | options))
+
+
+def sweep(axes: dict[str, Any], **rule: Any) -> list[Series]:
+    stopping = Stopping(**({"min_samples": 3, "max_samples": 5, "min_time_s": 0, "max_time_s": 5} | rule))
+    return sweep_series(Samples(1)[0], KNOBS, Sweep(name="s", axes=axes), stopping=stopping, bare_every=1)
+
+
+def measured(rows: list[dict]) -> list[dict]:
+    return [r for r in rows if r["status"] == "ok"]
+
+
+def test_each_sample_once_with_its_reference_and_bare_pairs(tmp_path: Path) -> None:
+    progress = Silent()
+    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(6), progress=progress)
+    counts = Counter((r["point_id"], r["mode"]) for r in measured(rows))
+    assert counts == {
+        ("dataset", "instrumented"): 6,
+        ("dataset", "bare"): 6,
+        ("reference", "instrumented"): 6,
+        ("reference", "bare"): 6,
+    }
+    assert len({r["sample_id"] for r in measured(rows) if r["point_id"] == "dataset"}) == 6
+    assert {s.ended for s in states} == {"all_measured"}
+    assert progress.done == progress.expected == 12
+
+
+def test_the_first_run_is_cold_and_warmups_come_before_anything_measured(tmp_path: Path) -> None:
+    _, rows = measure(tmp_path, PlantedModel(FAST), dataset(3))
+    statuses = [r["status"] for r in rows]
+    assert statuses[0] == "cold"
+    assert statuses.count("cold") == 1
+    assert 1 <= statuses.count("warmup") <= 4
+    assert statuses.index("ok") > max(i for i, s in enumerate(statuses) if s != "ok")  # one shape here
+
+
+def test_each_shape_is_warmed(tmp_path: Path) -> None:
+    _, rows = measure(tmp_path, PlantedModel(FAST), sweep({"vision_tokens": [4, 8, 12]}))
+    for point in ("vision_tokens=4", "vision_tokens=8", "vision_tokens=12"):
+        assert any(r["status"] in ("warmup", "cold") for r in rows if r["point_id"] == point)
+
+
+def test_points_of_a_sweep_are_interleaved(tmp_path: Path) -> None:
+    _, rows = measure(tmp_path, PlantedModel(FAST), sweep({"vision_tokens": [4, 8, 12]}))
+    order = [r["point_id"] for r in measured(rows) if r["mode"] == "instrumented"]
+    assert {frozenset(order[i : i + 3]) for i in (0, 3, 6)} == {frozenset(order)}  # each round holds each point
+    assert order[:3] != order[3:6] or order[3:6] != order[6:9]  # in an order of its own
+
+
+def test_bare_and_instrumented_take_turns_in_going_first(tmp_path: Path) -> None:
+    _, rows = measure(tmp_path, PlantedModel(FAST), sweep({"output_tokens": [2]}, min_samples=4))
+    modes = [r["mode"] for r in measured(rows)]
+    assert modes[0] != modes[2]
+
+
+def test_stopping_says_why_and_what_was_not_met(tmp_path: Path) -> None:
+    states, _ = measure(
+        tmp_path, PlantedModel(FAST), sweep({"output_tokens": [2]}, median_interval=0, noise_variation=0, max_samples=4)
+    )
+    report = states[0].report()
+    assert report["ended_by"] == "max_samples"
+    assert [u.partition(" ")[0] for u in report["unmet"]] == ["median_interval", "noise_variation"]
+
+
+def test_a_corrupt_image_is_one_error_row(tmp_path: Path) -> None:
+    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(5, corrupt=(2,), reference=False))
+    (error,) = [r for r in rows if r["status"] == "error"]
+    assert error["sample_id"] == "s2"
+    assert "cannot be decoded" in error["reason"]
+    assert len({r["sample_id"] for r in measured(rows)}) == 4
+    assert (states[0].measured, states[0].failed) == (4, 1)
+
+
+def test_a_point_that_cannot_be_reached_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    def fail(request: Request) -> None:
+        if request.vision_tokens == 8:
+            raise UnreachablePointError("7 or 9, not 8")
+
+    _, rows = measure(tmp_path, PlantedModel(FAST, fail=fail), sweep({"vision_tokens": [4, 8]}))
+    skipped = [r for r in rows if r["status"] == "skipped"]
+    assert [(r["point_id"], r["reason"]) for r in skipped] == [("vision_tokens=8", "7 or 9, not 8")]
+    assert any(r["point_id"] == "vision_tokens=4" for r in measured(rows))
+
+
+def test_out_of_memory_skips_larger_points_after_two(tmp_path: Path) -> None:
+    def fail(request: Request) -> None:
+        if request.batch_size >= 4:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    points = {"batch_size": [1, 2, 4, 8, 16, 32, 64]}
+    states, rows = measure(tmp_path, PlantedModel(FAST, fail=fail), sweep(points))
+    ended = {s.series.axes["batch_size"]: s.ended for s in states}
+    assert ended[1] not in ("oom", "skipped")
+    assert ended[2] not in ("oom", "skipped")
+    oom = [n for n, e in ended.items() if e == "oom"]
+    assert len(oom) >= 2
+    assert all("3 GiB" in r["reason"] for r in rows if r["status"] == "oom")
+    # every skipped point is larger than two that ran out of memory
+    for n, e in ended.items():
+        if e == "skipped":
+            assert sum(m <= n for m in oom) >= 2
+
+
+def test_a_failing_model_ends_a_series_but_not_the_night(tmp_path: Path) -> None:
+    def fail(request: Request) -> None:
+        if request.vision_tokens == 8:
+            raise RuntimeError("kernel of doom")
+
+    states, rows = measure(
+        tmp_path, PlantedModel(FAST, fail=fail), sweep({"vision_tokens": [4, 8]}), max_errors_in_a_row=2
+    )
+    assert {s.series.point_id: s.ended for s in states}["vision_tokens=8"] == "too_many_errors"
+    errors = [r["reason"] for r in rows if r["status"] == "error"]
+    assert errors == ["RuntimeError: kernel of doom"] * 2
+    assert sum(r["point_id"] == "vision_tokens=4" for r in measured(rows)) >= 6
+
+
+def test_a_stopped_run_continues_where_it_was(tmp_path: Path) -> None:
+    model = PlantedModel(FAST)
+    progress = Silent()
+    states, rows = measure(tmp_path, model, dataset(8), progress=progress, stop_requested=lambda: progress.done >= 5)
+    assert {s.ended for s in states} == {"interrupted"}
+    first = len(measured(rows))
+    assert 0 < first < 32
+    states, rows = measure(tmp_path, model, dataset(8))
+    keys = [(r["point_id"], r["sample_id"], r["repeat"], r["mode"]) for r in measured(rows)]
+    assert len(keys) == len(set(keys)) == 32
+    assert {r["session"] for r in rows} == {0, 1}
+    before = model.module.runs
+    _, rows = measure(tmp_path, model, dataset(8))
+    assert model.module.runs == before  # nothing was left to run
+    assert len(measured(rows)) == 32
+
+
+def test_a_resumed_sweep_counts_what_it_had(tmp_path: Path) -> None:
+    rule = {"median_interval": 0, "noise_variation": 0, "max_samples": 4}
+    measure(tmp_path, PlantedModel(FAST), sweep({"output_tokens": [2]}, **rule))
+    states, rows = measure(tmp_path, PlantedModel(FAST), sweep({"output_tokens": [2]}, **rule))
+    assert sum(r["mode"] == "instrumented" for r in measured(rows)) == 4
+    assert states[0].ended == "max_samples"
+
+
+def test_a_deadline_ends_the_run_cleanly(tmp_path: Path) -> None:
+    states, _ = measure(tmp_path, PlantedModel(FAST), dataset(3), deadline_s=0)
+    assert {s.ended for s in states} == {"time_limit"}
+
+
+def test_the_reference_is_spread_over_a_long_data_set() -> None:
+    series = dataset_series(Samples(4000), KNOBS, repeats=1, bare_every=1, reference=True)
+    assert (series[1].repeats, series[1].stride) == (400, 10)
+
+
+def test_memory_of_the_plan_does_not_hold_requests() -> None:
+    (series, _) = dataset(100_000)
+    index, repeat = next(series.jobs(seed=0))
+    assert 0 <= index < 100_000
+    assert repeat == 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_runs", -1), ("agreement", 0), ("agreement", 1)])
+def test_warmup_refuses(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"'{field}' must be"):
+        Warmup(**{field: value})

@@ -1,0 +1,98 @@
+"""How numbers are written for people: as many digits as they deserve, units always."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "–"
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """A number with so many significant digits, never in powers of ten between 0.001 and 10 million."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = significant - 1 - math.floor(math.log10(abs(value)))
+    if places > significant + 3:
+        return f"{value:.{significant - 1}e}"
+    rounded = round(value, places)
+    return f"{rounded:,.{max(places, 0)}f}"
+
+
+def ms(value: float | None, significant: int = 3) -> str:
+    """Milliseconds as text: ``0.42 ms``, ``181 ms``, ``12.3 s`` from ten seconds on; a dash for None."""
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{digits(value / 1e3, significant)} s" if abs(value) >= 1e4 else f"{digits(value, significant)} ms"
+
+
+def percent(share: float | None, significant: int = 3) -> str:
+    """A share as text: 0.845 is ``84.5 %``; a dash for None."""
+    if share is None or math.isnan(share):
+        return DASH
+    return f"{_fixed(share * 100, significant)} %"
+
+
+def _fixed(value: float, significant: int) -> str:
+    """Significant digits, but no more than two decimals: a percentage of a percentage point says nothing."""
+    if abs(value) < 0.005:
+        return "0.00"
+    places = min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 2)
+    return f"{value:.{places}f}"
+
+
+def factor(value: float | None) -> str:
+    """A factor as text: ``3.76×``, near 1 with three decimals; a dash for None."""
+    return DASH if value is None or math.isnan(value) else f"{_near_one(value)}×"
+
+
+def _near_one(value: float) -> str:
+    return f"{value:.3f}" if 0.5 < value < 2 else digits(value)
+
+
+def plain(value: float) -> str:
+    """For ticks: four significant digits at most, no zeros at the end."""
+    text = digits(value, 4)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def span(low: float | None, high: float | None, unit: str = "ms") -> str:
+    """An interval: ``165–187 ms``, ``84.0–85.0 %``; empty where it has no two ends.
+
+    Args:
+        low, high: ends, in ms, as shares (``%``) or as factors (``×``).
+        unit: ``ms``, ``%`` or ``×``.
+    """
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return ""
+    if unit == "%":
+        ends = [_fixed(end * 100, 3) for end in (low, high)]
+    elif unit == "ms" and abs(high) >= 1e4:
+        ends, unit = [digits(end / 1e3) for end in (low, high)], "s"
+    elif unit == "×":
+        ends = [_near_one(end) for end in (low, high)]
+    else:
+        ends = [digits(end) for end in (low, high)]
+    joint = " to " if low < 0 or high < 0 else "–"
+    return joint.join(ends) + ("×" if unit == "×" else f" {unit}")
+
+
+def quantile_cell(entry: Mapping[str, Any] | None) -> str:
+    """A quantile of the summary for a table: value and interval, or why there is none."""
+    if not entry:
+        return DASH
+    if entry.get("value") is None:
+        return "n too small" if entry.get("note") else DASH
+    inside = span(entry.get("low"), entry.get("high")).removesuffix(" ms")
+    return f"{ms(entry['value']).removesuffix(' ms')} [{inside}]" if inside else ms(entry["value"]).removesuffix(" ms")
+
+
+def count(number: int | float, one: str, many: str | None = None) -> str:
+    """``1 request``, ``2,000 requests``."""
+    return f"{number:,.0f} {one if number == 1 else many or one + 's'}"
+
+
+def tokens(name: str) -> str:
+    """``num_vision_tokens`` as ``vision tokens``."""
+    return name.removeprefix("num_").replace("_", " ")
