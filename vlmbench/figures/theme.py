@@ -18,12 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import rcsetup
 from matplotlib.figure import Figure
+
+from vlmbench.records.whole import write_whole
 
 COMPONENT_COLOURS: Mapping[str, str] = {
     "T_preprocess": "#56B4E9",
@@ -186,17 +189,11 @@ def save(figure: Figure, directory: Path, name: str, *, dpi: int = 200) -> tuple
     Returns:
         The two paths.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     paths = directory / f"{name}.png", directory / f"{name}.pdf"
     with theme():
         for path in paths:
             kind = path.suffix[1:]
             # Without dates the same numbers give the same bytes.
             metadata = {"CreationDate": None, "Title": name} if kind == "pdf" else {"Title": name}
-            part = path.with_name(f".{path.name}.part")
-            try:
-                figure.savefig(part, format=kind, dpi=dpi, metadata=metadata)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(path, partial(figure.savefig, format=kind, dpi=dpi, metadata=metadata))
     return paths

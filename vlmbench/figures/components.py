@@ -1,0 +1,231 @@
+"""Component figures: which part eats the time, which part holds the parameters, how each stage spreads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
+from vlmbench.analysis.numbers import digits, ms, percent
+from vlmbench.analysis.rows import reference, values, workload
+from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
+
+Parts = Sequence[tuple[str, float]]
+"""(component, amount) in the order drawn."""
+
+_MOST_POINTS = 500  # runs beyond the whiskers that one box shows
+_INSIDE = 0.06  # a share below this has no room for its label
+
+
+def _times(frame: pd.DataFrame) -> Parts:
+    table = component_table(frame)
+    table = table[table["part_of"] == "T_total"]
+    return [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
+
+
+def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
+    """Two pies side by side: share of ``T_total`` by stage, share of the parameters by part.
+
+    Returns:
+        The figure; None if no measured run has stage times.
+    """
+    times = [(name, share) for name, share in _times(frame) if share > 0]
+    if not times:
+        return None
+    table = parameter_table(provenance)
+    sizes = [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
+    work = workload(frame)
+    with theme():
+        total = float(np.nanmean(values(work, "T_total")))
+        figure = new_figure(
+            "Which part eats the time, and which holds the parameters" if sizes else "Which part eats the time",
+            caption(
+                provenance,
+                n=len(work),
+                unit="runs",
+                note="Shares of time: sum over all runs. Wedges below 0.05 % are only listed.",
+            ),
+            width=9.6 if sizes else 5.6,
+            height=4.9,
+        )
+        panels = figure.subplots(1, 2 if sizes else 1, squeeze=False)
+        _pie(panels[0, 0], times, f"{ms(total)}\nmean", "Time in generate() (T_total)")
+        if sizes:
+            _pie(panels[0, 1], sizes, f"{_amount(int(table['parameters'].sum()))}\nparameters", "Parameters")
+    return figure
+
+
+def _amount(number: int) -> str:
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{digits(number / scale)} {unit}"
+    return f"{number:,}"
+
+
+def _pie(axes: Axes, parts: Parts, middle: str, title: str) -> None:
+    drawn = [(name, share) for name, share in parts if share >= 0.0005]
+    axes.pie(
+        [share for _, share in drawn],
+        colors=[component_colour(name) for name, _ in drawn],
+        startangle=90,
+        counterclock=False,
+        wedgeprops={"width": 0.42, "edgecolor": "white", "linewidth": 1},
+    )
+    axes.text(0, 0, middle, ha="center", va="center", fontsize=10)
+    axes.set_title(title)
+    axes.legend(
+        handles=[
+            Patch(color=component_colour(name), label=f"{component_label(name)}  {percent(share)}")
+            for name, share in parts
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.02),
+        ncols=2,
+        columnspacing=1.2,
+        handlelength=1,
+    )
+
+
+def component_bars(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
+    """Stacked bars: shares of time and parameters, then milliseconds of the mean, median-like and slowest requests.
+
+    Returns:
+        The figure; None if no measured run has stage times.
+    """
+    times = _times(frame)
+    if not times:
+        return None
+    table = parameter_table(provenance)
+    sizes = [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
+    shares = [("Time in generate()", times)] + ([("Parameters", sizes)] if sizes else [])
+    absolute = _groups_in_ms(frame)
+    names = list(dict.fromkeys(name for _, parts in (*shares, *absolute) for name, _ in parts))
+    with theme():
+        figure = new_figure(
+            "Which part eats the time",
+            caption(provenance, n=len(workload(frame)), unit="runs"),
+            width=9.6,
+            height=2.6 + 0.5 * (len(shares) + len(absolute)),
+        )
+        upper, lower = figure.subplots(2, 1, height_ratios=[len(shares), len(absolute)])
+        _stacked(upper, shares, percent)
+        upper.set(title="Shares", xlim=(0, 1))
+        upper.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        _stacked(lower, absolute, ms)
+        lower.set(title="Mean time of a request's parts, from raw image to text", xlabel="ms")
+        figure.legend(
+            handles=[Patch(color=component_colour(name), label=component_label(name)) for name in names],
+            loc="outside right upper",
+            handlelength=1,
+        )
+    return figure
+
+
+def _groups_in_ms(frame: pd.DataFrame) -> list[tuple[str, Parts]]:
+    """Mean parts of all requests, of those around the median, of the slowest 5 %, and of the repeated request."""
+    work = workload(frame)
+    total = values(work, "T_total")
+    low, high, slow = np.nanquantile(total, (0.4, 0.6, 0.95))
+    groups = [(f"All ({len(work):,})", work)]
+    if len(work) >= 20:
+        middle, slowest = work[(total >= low) & (total <= high)], work[total >= slow]
+        groups += [(f"Middle fifth ({len(middle):,})", middle), (f"Slowest 5 % ({len(slowest):,})", slowest)]
+    again = reference(frame)
+    if len(again):
+        groups.append((f"One, repeated ({len(again):,})", again))
+    return [(name, _mean_parts(rows)) for name, rows in groups]
+
+
+def _mean_parts(rows: pd.DataFrame) -> Parts:
+    order = (*HOST_PARTS[:2], *STAGES, HOST_PARTS[2])
+    found = []
+    for name in order:
+        time = values(rows, name)
+        if not np.isnan(time).all():
+            found.append((name, float(np.nansum(time) / len(rows))))
+    return found
+
+
+def _stacked(axes: Axes, bars: Sequence[tuple[str, Parts]], words: Any) -> None:
+    longest = max(sum(amount for _, amount in parts if amount > 0) for _, parts in bars)
+    for row, (_, parts) in enumerate(bars):
+        left = 0.0
+        for name, amount in parts:
+            if amount <= 0:  # a signed residual: too small to see, and a bar cannot run backwards
+                continue
+            axes.barh(
+                row, amount, left=left, color=component_colour(name), edgecolor="white", linewidth=0.8, height=0.62
+            )
+            if amount / longest >= _INSIDE:
+                axes.text(
+                    left + amount / 2, row, words(amount), ha="center", va="center", fontsize=8,
+                    color=_readable(component_colour(name)),
+                )  # fmt: skip
+            left += amount
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.01)
+
+
+def _readable(colour: str) -> str:
+    """Black or white, whichever stands out from the colour (relative luminance of WCAG 2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.18 else "white"
+
+
+def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
+    """How each stage's time spreads over the workload: boxes of the quartiles, whiskers to P1 and P99, log scale.
+
+    Returns:
+        The figure; None if no measured run has stage times.
+    """
+    work = workload(frame)
+    order = [*HOST_PARTS[:2], *(name for name in STAGES if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[2]]
+    parts = {name: values(work, name) for name in order}
+    parts = {name: time[time > 0] for name, time in parts.items() if (time > 0).any()}
+    if not any(name in STAGES for name in parts):
+        return None
+    with theme():
+        note = "Box: quartiles and median. Whiskers: P1 and P99. Points: runs beyond them."
+        figure = new_figure(
+            "How each stage spreads",
+            caption(provenance, n=len(work), unit="runs", note=note),
+            width=9.0,
+            height=1.8 + 0.36 * len(parts),
+        )
+        axes = figure.subplots()
+        for row, (name, time) in enumerate(parts.items()):
+            _box(axes, row, time, component_colour(name))
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        medians = [float(np.median(time)) for time in parts.values()]
+        axes.set_yticks(
+            range(len(parts)),
+            [f"{component_label(name)}  {ms(middle)}" for name, middle in zip(parts, medians, strict=True)],
+        )
+        axes.set(xlabel="Time (ms, log scale); the number beside a name is its median", ylabel="")
+    return figure
+
+
+def _box(axes: Axes, row: int, time: NDArray[np.float64], colour: str) -> None:
+    """One horizontal box (seaborn 0.13's own warns on matplotlib 3.11)."""
+    low, first, middle, third, high = np.quantile(time, (0.01, 0.25, 0.5, 0.75, 0.99))
+    axes.plot([low, high], [row, row], color=colour, linewidth=1.4, zorder=2)
+    axes.vlines([low, high], row - 0.14, row + 0.14, color=colour, linewidth=1.4)
+    axes.barh(row, third - first, left=first, height=0.6, color=colour, zorder=3)
+    axes.vlines(middle, row - 0.3, row + 0.3, color=_readable(colour), linewidth=1.6, zorder=4)
+    beyond = time[(time < low) | (time > high)]
+    beyond = beyond[:: max(1, len(beyond) // _MOST_POINTS)]
+    axes.plot(beyond, np.full(len(beyond), row), ".", color=colour, markersize=3, alpha=0.6, rasterized=True)

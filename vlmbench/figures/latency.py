@@ -1,0 +1,272 @@
+"""Latency figures: the distribution with the tail of nothing beside it, first token and token gaps, token counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from vlmbench.analysis.distribution import QUANTILES, quantile_name
+from vlmbench.analysis.load import TokenGaps
+from vlmbench.analysis.numbers import count, ms, plain, tokens
+from vlmbench.analysis.quantiles import Estimate, finite, quantiles
+from vlmbench.analysis.rows import reference, sample_codes, values, workload
+from vlmbench.analysis.tail import PREDICTORS
+from vlmbench.figures.theme import (
+    COMPONENT_COLOURS,
+    DATASET_COLOUR,
+    INK,
+    MUTED,
+    REFERENCE_COLOUR,
+    SERIES,
+    caption,
+    new_figure,
+    theme,
+)
+
+_MOST_STEPS = 2000  # points of an ECDF's line; more cannot be seen
+_MOST_POINTS = 3000  # a scatter of more is drawn as density
+_WORDS = {
+    "T_total": "generate() latency (T_total)",
+    "T_request": "Request latency, image and text to text (T_request)",
+}
+
+
+def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
+    """Histogram and ECDF of a latency with P50, P90, P95, P99 and their intervals, the repeated request beside it.
+
+    Args:
+        frame: all rows of a run.
+        provenance: content of ``provenance.json``.
+        metric: a column, ms.
+
+    Returns:
+        The figure; None if no measured run has the metric.
+    """
+    work, ref = workload(frame), reference(frame)
+    groups = [
+        ("Workload", values(work, metric), sample_codes(work), DATASET_COLOUR),
+        ("One request, repeated", values(ref, metric), None, REFERENCE_COLOUR),
+    ]
+    groups = [group for group in groups if len(finite(group[1]))]
+    if not groups:
+        return None
+    found = [quantiles(data, QUANTILES, clusters=codes) for _, data, codes, _ in groups]
+    with theme():
+        note = "Bars beside markers: 95 % intervals, order statistics. Percentiles that n does not allow are left out."
+        figure = new_figure(
+            _WORDS.get(metric, metric),
+            caption(provenance, n=len(finite(groups[0][1])), unit="runs", note=note),
+            width=9.0,
+            height=6.6,
+        )
+        grid = figure.add_gridspec(2, len(groups))
+        for column, ((name, data, _, colour), estimates) in enumerate(zip(groups, found, strict=True)):
+            _histogram(figure.add_subplot(grid[0, column]), finite(data), estimates, colour, name)
+        below = figure.add_subplot(grid[1, :])
+        for (name, data, _, colour), estimates in zip(groups, found, strict=True):
+            _ecdf(below, finite(data), estimates, colour, f"{name} (n = {len(finite(data)):,})")
+        _finish_ecdf(below, np.concatenate([finite(data) for _, data, _, _ in groups]), "Latency")
+    return figure
+
+
+def _bins(data: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges by Freedman and Diaconis between the extremes, 10 to 80 of them."""
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        half = abs(low) * 0.01 or 0.5
+        return np.linspace(low - half, high + half, 11)
+    width = 2 * float(np.subtract(*np.quantile(data, (0.75, 0.25)))) / len(data) ** (1 / 3)
+    number = int(np.clip((high - low) / width, 10, 80)) if width > 0 else 30
+    return np.linspace(low, high, number + 1)
+
+
+def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], colour: str, name: str) -> None:
+    sns.histplot(x=data, bins=_bins(data), color=colour, alpha=0.75, edgecolor="white", linewidth=0.4, ax=axes)
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, top * 1.34)
+    shown = [(q, e) for q, e in zip(QUANTILES, estimates, strict=True) if e.value is not None]
+    for place, (q, estimate) in enumerate(shown):
+        assert estimate.value is not None
+        height = top * (1.28 - 0.075 * place)
+        axes.plot([estimate.value] * 2, [0, height], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [height] * 2, color=INK, linewidth=3, solid_capstyle="butt")
+        low, high = axes.get_xlim()
+        left = estimate.value > low + 0.6 * (high - low)
+        axes.annotate(
+            f"{quantile_name(q).upper()} {ms(estimate.value)}",
+            ((estimate.low if left else estimate.high) or estimate.value, height),
+            xytext=(-4 if left else 4, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=8,
+        )
+    axes.set(title=f"{name} (n = {len(data):,})", xlabel="Latency (ms)", ylabel="Runs")
+    _plain_ticks(axes)
+
+
+def _ecdf(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], colour: str, label: str) -> None:
+    ordered = np.sort(data)
+    picked = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_STEPS)).astype(int))
+    # The first and last percent are kept whole, they are what the figure is about.
+    edge = min(len(ordered) // 100, _MOST_STEPS)
+    picked = np.unique(np.concatenate([picked, np.arange(edge), np.arange(len(ordered) - edge, len(ordered))]))
+    axes.step(ordered[picked], (picked + 1) / len(ordered), where="post", color=colour, label=label)
+    for q, estimate in zip(QUANTILES, estimates, strict=True):
+        if estimate.value is None:
+            continue
+        axes.plot(estimate.value, q, "o", color=colour, markersize=4.5, markeredgecolor="white", zorder=3)
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [q, q], color=colour, linewidth=3.5, alpha=0.55, zorder=2)
+
+
+def _finish_ecdf(axes: Axes, data: NDArray[np.float64], what: str) -> None:
+    axes.set_yticks([0, 0.25, *QUANTILES], ["0", "25 %", *(f"{q * 100:g} %" for q in QUANTILES)])
+    _spread_labels(axes)
+    spread = float(data.max()) > 4 * float(data.min()) > 0
+    if spread:
+        axes.set_xscale("log")
+    _plain_ticks(axes, log=spread)
+    axes.set(
+        title="Share of runs that took no longer", xlabel=f"{what} (ms{', log scale' if spread else ''})", ylabel=""
+    )
+    axes.legend(loc="lower right" if not spread else "upper left")
+    axes.set_ylim(0, 1.03)
+
+
+def _spread_labels(axes: Axes) -> None:
+    """P95's and P99's labels would lie on each other: move P99's up, P90's down a little."""
+    p90, _, p99 = axes.get_yticklabels()[-3:]
+    p90.set_verticalalignment("top")
+    p99.set_verticalalignment("bottom")
+
+
+def _plain_ticks(axes: Axes, *, log: bool = False) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+    if log:
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 3.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, Any]) -> Figure | None:
+    """Time to the first token and the gaps between tokens, as ECDFs with quantiles and intervals.
+
+    Args:
+        frame: all rows of a run.
+        gaps: token gaps of its workload.
+        provenance: content of ``provenance.json``.
+
+    Returns:
+        The figure; None if no measured run has a first token's time.
+    """
+    work = workload(frame)
+    lines = [
+        ("TTFT", "From the request's start", SERIES[0]),
+        ("TTFT_model", "From generate()'s start", SERIES[1]),
+    ]
+    lines = [line for line in lines if len(finite(values(work, line[0])))]
+    if not lines:
+        return None
+    with theme():
+        note = "Markers: P50, P90, P95, P99 where n allows, with 95 % intervals; gaps by resampling whole requests."
+        figure = new_figure(
+            "Time to first token, and between tokens",
+            caption(provenance, n=len(work), unit="runs", note=note),
+            width=9.5,
+            height=4.6,
+        )
+        first, later = figure.subplots(1, 2)
+        everything = []
+        for metric, label, colour in lines:
+            data = values(work, metric)
+            everything.append(finite(data))
+            _ecdf(first, finite(data), quantiles(data, QUANTILES, clusters=sample_codes(work)), colour, label)
+        _finish_ecdf(first, np.concatenate(everything), "Time to first token")
+        first.set_title("First token ready (TTFT)")
+        first.legend(loc="lower right")
+        _gaps_panel(later, gaps)
+    return figure
+
+
+def _gaps_panel(axes: Axes, gaps: TokenGaps) -> None:
+    if not len(gaps.values):
+        _say(axes, "No gaps:\nevery answer has one token")
+        axes.set_title("Between tokens (ITL)")
+        return
+    data = gaps.values.astype(np.float64)
+    colour = COMPONENT_COLOURS["T_LLM_decode"]
+    label = f"{count(len(data), 'gap')} of {count(gaps.requests, 'run')}"
+    _ecdf(axes, data, quantiles(data, QUANTILES, clusters=gaps.clusters), colour, label)
+    _finish_ecdf(axes, data, "Time between tokens")
+    axes.set_title("Between tokens (ITL)")
+    axes.legend(loc="lower right")
+
+
+def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
+    """A latency against vision, prompt and output tokens; flagged runs marked; density where points are many.
+
+    Returns:
+        The figure; None if no measured run has the metric.
+    """
+    work = workload(frame)
+    time = values(work, metric)
+    if not len(finite(time)):
+        return None
+    with theme():
+        note = "" if len(work) <= _MOST_POINTS else "Shade: number of runs (log scale); flagged runs as points."
+        figure = new_figure(
+            f"{_WORDS.get(metric, metric).partition(' (')[0]} against token counts",
+            caption(provenance, n=len(finite(time)), unit="runs", note=note),
+            width=10.0,
+            height=4.2,
+        )
+        for axes, name in zip(figure.subplots(1, len(PREDICTORS), sharey=True), PREDICTORS, strict=True):
+            _tokens_panel(axes, values(work, name), time, work["flags"].astype(object).fillna("") != "")
+            axes.set(xlabel=tokens(name).capitalize() + " per request", ylabel=f"{metric} (ms)")
+            axes.set_title(tokens(name).capitalize())
+    return figure
+
+
+def _tokens_panel(axes: Axes, number: NDArray[np.float64], time: NDArray[np.float64], flagged: pd.Series[bool]) -> None:
+    good = ~np.isnan(number) & ~np.isnan(time)
+    marked = flagged.to_numpy(dtype=bool) & good
+    if not good.any():
+        _say(axes, "Not counted for this model")
+        return
+    number_good, time_good = number[good], time[good]
+    if len(number_good) > _MOST_POINTS:
+        axes.hexbin(number_good, time_good, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
+    else:
+        plain = good & ~marked
+        axes.scatter(number[plain], time[plain], s=14, color=DATASET_COLOUR, alpha=0.5, linewidths=0)
+    if marked.any():
+        axes.scatter(number[marked], time[marked], s=26, color=SERIES[1], marker="x", linewidths=1, label="flagged")
+        axes.legend(loc="upper left")
+    if np.ptp(number_good) == 0:
+        axes.set_xlim(number_good[0] - 1, number_good[0] + 1)
+        axes.set_xticks([number_good[0]])
+        axes.annotate(
+            "the same in every request", (0.5, 0.02), xycoords="axes fraction", ha="center", fontsize=8, color=MUTED
+        )
+        return
+    rank = np.corrcoef(number_good, time_good)[0, 1] if np.ptp(time_good) > 0 else float("nan")
+    if not np.isnan(rank):
+        axes.annotate(
+            f"correlation {rank:.2f}", (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=8, color=MUTED
+        )
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)

@@ -1,0 +1,234 @@
+"""What a phase-1 run found, as plain data: the content of ``summary.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis import breakdown, distribution, rows, tail
+from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
+from vlmbench.analysis.overhead import instrument_overhead
+from vlmbench.errors import InputError
+from vlmbench.records.record import SCHEMA_VERSION
+from vlmbench.records.whole import strict
+
+EXPERIMENT = "phase1_dataset_profiling"
+
+COUNTS: tuple[str, ...] = (
+    "num_vision_tokens",
+    "num_vision_patches",
+    "num_cross_attention_tokens",
+    "num_crops",
+    "num_images",
+    "num_prompt_tokens",
+    "num_input_tokens",
+    "num_output_tokens",
+)
+MEMORY: tuple[str, ...] = ("peak_memory_allocated_bytes", "peak_memory_reserved_bytes", "peak_rss_bytes")
+
+COLUMNS: tuple[str, ...] = (
+    *distribution.LATENCIES,
+    *breakdown.STAGES,
+    *breakdown.DECODE_PARTS,
+    *breakdown.HOST_PARTS,
+    *COUNTS,
+    *MEMORY,
+    "started_unix_s",
+    "reason",
+)
+"""The columns that phase 1 needs: reading no others keeps a run of many rows small in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run directory, read once for numbers, figures and words."""
+
+    directory: Path
+    frame: pd.DataFrame
+    gaps: TokenGaps
+    reference_gaps: TokenGaps
+    provenance: Mapping[str, Any]
+
+
+def read_run(directory: Path | str) -> Run:
+    """Read the records and the provenance of a run directory.
+
+    Raises:
+        InputError: no records, or files that cannot be read.
+    """
+    directory = Path(directory)
+    frame = load_runs(directory, COLUMNS)
+    return Run(
+        directory=directory,
+        frame=frame,
+        gaps=load_token_gaps(directory, point_ids=_points(rows.workload(frame))),
+        reference_gaps=load_token_gaps(directory, point_ids=_points(rows.reference(frame)), cluster="run"),
+        provenance=read_json(directory / "provenance.json") or {},
+    )
+
+
+def _points(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name in frame["point_id"].unique()]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None if there is no such file.
+
+    Raises:
+        InputError: the file is there and holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' must hold a JSON object (got {type(content).__name__})")
+    return content
+
+
+def summarise(directory: Path | str) -> dict[str, Any]:
+    """Everything that phase 1 says about a run, in the types of strict JSON; see :func:`summarise_run`."""
+    return summarise_run(read_run(directory))
+
+
+def summarise_run(run: Run) -> dict[str, Any]:
+    """The summary of a run that has been read.
+
+    Returns:
+        ``headline`` (the few numbers that answer the three questions), ``runs`` (status counts, failures),
+        ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
+        ``parameters``, ``time_and_parameters``, ``residual``, ``instrument_overhead``, ``aa_check``, ``tokens``,
+        ``itl_count``, ``memory``, ``flags``, ``stopping`` (what ended each point, from ``points.json``).
+        Quantities are ms, shares between 0 and 1; what n does not allow is None with a note.
+    """
+    frame = run.frame
+    latency = pd.concat(
+        [
+            part
+            for part in (
+                distribution.latency_table(frame),
+                distribution.gap_table(run.gaps),
+                distribution.gap_table(run.reference_gaps, "reference"),
+            )
+            if len(part)
+        ]
+        or [distribution.latency_table(frame)],
+        ignore_index=True,
+    )
+    components = breakdown.component_table(frame)
+    parameters = breakdown.parameter_table(run.provenance)
+    ratios = distribution.tail_ratios(frame)
+    summary: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "experiment_name": EXPERIMENT,
+        "headline": _headline(latency, ratios, components),
+        "runs": _runs(frame),
+        "distribution": _distribution(latency),
+        "tail": _tail(frame, ratios),
+        "components": records(components),
+        "parameters": records(parameters),
+        "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
+        "residual": breakdown.residual_summary(frame),
+        "instrument_overhead": instrument_overhead(frame).as_dict(),
+        "aa_check": distribution.aa_check(frame),
+        "tokens": {name: _spread(rows.values(rows.workload(frame), name)) for name in COUNTS},
+        "itl_count": _itl_count(frame, run.gaps),
+        "memory": {name: _spread(rows.values(rows.measured(frame), name)) for name in MEMORY},
+        "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "stopping": (read_json(run.directory / "points.json") or {}).get("points", []),
+    }
+    found: dict[str, Any] = strict(summary)
+    return found
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as a list of mappings."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _runs(frame: pd.DataFrame) -> dict[str, Any]:
+    counts = rows.status_counts(frame)
+    return {
+        "rows": len(frame),
+        "status": rows.as_counts(counts, "status"),
+        "ok_by_mode": rows.as_counts(counts[counts["status"] == "ok"], "mode"),
+        "workload_runs": len(rows.workload(frame)),
+        "workload_points": len(rows.workload(frame)["point_id"].unique()),
+        "reference_runs": len(rows.reference(frame)),
+        "failures": records(rows.failures(frame).head(20)),
+        "torn_last_line": bool(frame.attrs.get("torn_last_line", False)),
+    }
+
+
+def _quantiles(row: Mapping[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {name: row[name] for name in ("n", "samples", "mean", "std", "min", "max")}
+    for name in map(distribution.quantile_name, distribution.QUANTILES):
+        entry[name] = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+        if row[f"{name}_note"]:
+            entry[name]["note"] = row[f"{name}_note"]
+    return entry
+
+
+def _distribution(latency: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in records(latency):
+        found.setdefault(row["metric"], {})[row["group"]] = _quantiles(row)
+    return found
+
+
+def _tail(frame: pd.DataFrame, ratios: pd.DataFrame) -> dict[str, Any]:
+    slow = tail.slow_requests(frame)
+    return {
+        "metric": "T_total",
+        "ratios_to_median": records(ratios),
+        "variance_split": records(tail.variance_split(frame)),
+        "slow_runs": slow.attrs.get("slow_runs", 0),
+        "causes": tail.cause_counts(slow),
+        "slow_requests": records(slow),
+    }
+
+
+def _headline(latency: pd.DataFrame, ratios: pd.DataFrame, components: pd.DataFrame) -> dict[str, Any]:
+    of_workload = {row["metric"]: row for row in records(latency) if row["group"] == "workload"}
+    metric = next((name for name in ("T_request", "T_total") if name in of_workload), None)
+    row = of_workload[metric] if metric else {}
+    top = next((q for q in ("p99", "p95", "p90") if pd.notna(row.get(q))), None)
+    stages = [s for s in records(components) if s["part_of"] == "T_total" and pd.notna(s["share"])]
+    largest = max(stages, key=lambda stage: float(stage["share"]), default={})
+    allowed = [r for r in records(ratios) if pd.notna(r["workload"])]
+    return {
+        "latency_metric": metric,
+        "median_ms": row.get("p50"),
+        "tail_quantile": top,
+        "tail_ms": row[top] if top else None,
+        "tail_ratio": allowed[-1] if allowed else None,
+        "largest_component": largest.get("component"),
+        "largest_share": largest.get("share"),
+    }
+
+
+def _spread(data: Any) -> dict[str, Any] | None:
+    good = data[~np.isnan(data)]
+    if not len(good):
+        return None
+    return {"min": float(good.min()), "median": float(np.median(good)), "max": float(good.max()), "n": len(good)}
+
+
+def _itl_count(frame: pd.DataFrame, gaps: TokenGaps) -> dict[str, Any]:
+    """Are there exactly N × (T - 1) gaps? ``runs`` counts those that a random sample was drawn from, if one was."""
+    lengths = rows.values(rows.workload(frame), "num_output_tokens")
+    expected = int(np.nansum(lengths - 1))
+    return {
+        "gaps": gaps.gaps_total,
+        "expected": expected,
+        "runs": gaps.requests_total,
+        "runs_in_quantiles": gaps.requests,
+    }

@@ -1,0 +1,255 @@
+"""The answer in words: how long does a request take, how bad is the tail, which part eats the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vlmbench.analysis.numbers import count, factor, ms, percent, span, tokens
+from vlmbench.figures.theme import caption, component_label
+
+Summary = Mapping[str, Any]
+
+HOW_LONG = "How long does a request take?"
+HOW_BAD = "How bad is the tail?"
+WHICH_PART = "Which part eats the time?"
+HOW_SURE = "How far can this be trusted?"
+
+_WRITE: Mapping[str, Callable[[float | None], str]] = {"ms": ms, "%": percent, "×": factor}
+_ODDS = {"p90": "1 in 10", "p95": "1 in 20", "p99": "1 in 100"}
+
+
+def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(question, sentences) of the three questions, then what limits the answers."""
+    if not summary["headline"]["latency_metric"]:
+        return [(HOW_LONG, ["Nothing could be measured.", *_failures(summary)])]
+    return [
+        (HOW_LONG, _how_long(summary)),
+        (HOW_BAD, _how_bad(summary)),
+        (WHICH_PART, _which_part(summary)),
+        (HOW_SURE, _how_sure(summary, provenance)),
+    ]
+
+
+def as_lines(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
+    """The answers as lines of plain text, the line that names model, device and runtime first."""
+    lines = [caption(provenance)]
+    for question, sentences in answers(summary, provenance):
+        lines += ["", question, *(f"  {sentence}" for sentence in sentences)]
+    return lines
+
+
+def _with_interval(entry: Mapping[str, Any], unit: str = "ms") -> str:
+    shown = _WRITE[unit](entry["value"])
+    inside = span(entry.get("low"), entry.get("high"), unit)
+    return f"{shown} ({inside})" if inside else f"{shown} (no interval: {entry.get('note') or 'n too small'})"
+
+
+def _quantile(summary: Summary, metric: str, name: str, group: str = "workload") -> Mapping[str, Any] | None:
+    entry = summary["distribution"].get(metric, {}).get(group, {}).get(name)
+    return entry if entry and entry["value"] is not None else None
+
+
+def _how_long(summary: Summary) -> list[str]:
+    metric = summary["headline"]["latency_metric"]
+    whole = summary["distribution"][metric]["workload"]
+    what = "A request, from image and text to text," if metric == "T_request" else "One generate() call"
+    sentences = [f"{what} takes {_with_interval(whole['p50'])} at the median of {count(whole['n'], 'run')}."]
+    upper = [
+        f"{_ODDS[name]} takes more than {_with_interval(entry)}"
+        for name in ("p90", "p99")
+        if (entry := _quantile(summary, metric, name))
+    ]
+    short = [name.upper() for name in ("p90", "p95", "p99") if whole[name]["value"] is None]
+    if upper:
+        sentences.append("; ".join(upper) + f". The mean is {ms(whole['mean'])}, the slowest took {ms(whole['max'])}.")
+    else:
+        sentences.append(f"The mean is {ms(whole['mean'])}, the slowest took {ms(whole['max'])}.")
+    if short:
+        needs = ", ".join(f"{name} ({whole[name.lower()]['note'].removeprefix('n too small: ')})" for name in short)
+        sentences.append(f"Too few runs for {needs}: no value is given.")
+    sentences += _tokens_in_time(summary)
+    return sentences
+
+
+def _tokens_in_time(summary: Summary) -> list[str]:
+    first, gap = _quantile(summary, "TTFT", "p50"), _quantile(summary, "ITL", "p50")
+    if not first:
+        return []
+    text = f"The first token is ready after {_with_interval(first)}"
+    if not gap:
+        return [text + "."]
+    tail_gap = _quantile(summary, "ITL", "p99")
+    beyond = f", 1 in 100 after more than {_with_interval(tail_gap)}" if tail_gap else ""
+    return [f"{text}; each later one follows after {_with_interval(gap)}{beyond}."]
+
+
+def _how_bad(summary: Summary) -> list[str]:
+    ratio = summary["headline"]["tail_ratio"]
+    if not ratio:
+        whole = summary["distribution"].get("T_total", {}).get("workload")
+        if not whole:
+            return ["generate() was not timed on its own."]
+        return [
+            f"Too few runs to say: P90 needs {whole['p90'].get('note', '36').rpartition(' ')[2]}. "
+            f"The slowest of {count(whole['n'], 'run')} took {ms(whole['max'])}."
+        ]
+    name = str(ratio["quantile"]).upper()
+    group = {"value": ratio["workload"], "low": ratio["workload_low"], "high": ratio["workload_high"]}
+    sentences = [f"{name} of generate() is {_with_interval(group, '×')} its median."]
+    sentences += _beyond_nothing(summary)
+    return sentences + _explained(summary) + _causes(summary)
+
+
+def _beyond_nothing(summary: Summary) -> list[str]:
+    """The highest quantile that both the workload and the repeated request allow."""
+    both = [row for row in summary["tail"]["ratios_to_median"] if row["beyond"] is not None]
+    runs = summary["runs"]["reference_runs"]
+    if not both:
+        why = "too few repeats of one request" if runs else "no single request was repeated"
+        return [f"How much of that belongs to the workload is not known: {why}."]
+    row = both[-1]
+    name = str(row["quantile"]).upper()
+    own = {"value": row["reference"], "low": row["reference_low"], "high": row["reference_high"]}
+    beyond = {"value": row["beyond"], "low": row["beyond_low"], "high": row["beyond_high"]}
+    text = (
+        f"One identical request, repeated {count(runs, 'time')}, has a tail too: {name} is {_with_interval(own, '×')}"
+    )
+    if row["beyond_low"] > 1:
+        return [f"{text} its median. What exceeds that, {_with_interval(beyond, '×')}, belongs to the workload."]
+    return [f"{text} its median, so no tail of the workload's own can be told from the system's."]
+
+
+def _explained(summary: Summary) -> list[str]:
+    split = {row["source"]: row for row in summary["tail"]["variance_split"]}
+    if not split:
+        return []
+    named = [row for source, row in split.items() if source.startswith("num_") and row["low"] is not None]
+    named.sort(key=lambda row: -row["share"])
+    parts = [f"{tokens(r['source'])} {percent(r['share'])} ({span(r['low'], r['high'], '%')})" for r in named]
+    rest = split["rest"]
+    constant = [tokens(s) for s, r in split.items() if s.startswith("num_") and r["low"] is None]
+    text = "Of the variance of T_total, linear effects explain: " + "; ".join(parts) if parts else ""
+    same = f" ({' and '.join(constant)} never varied)" if constant else ""
+    left = f"{percent(rest['share'])} ({span(rest['low'], rest['high'], '%')}) is left: jitter, and what is not linear"
+    return [f"{text}{same}; {left}." if text else f"No token count varied{same}, so all variance is jitter."]
+
+
+def _causes(summary: Summary) -> list[str]:
+    causes = summary["tail"]["causes"]
+    slow = summary["tail"]["slow_runs"]
+    if not causes:
+        return []
+    words = {
+        "tokens": "by their token counts",
+        "jitter": "within what one repeated request shows",
+        "unknown": "unknown",
+    }
+    listed = "; ".join(f"{words.get(cause, cause)} {number}" for cause, number in causes.items())
+    if slow == 1:
+        return [
+            f"The slowest run was slow {'for an unknown reason' if 'unknown' in causes else listed.rpartition(' ')[0]}."
+        ]
+    return [f"Causes of the {slow:,} slowest runs (1 %): {listed}."]
+
+
+def _which_part(summary: Summary) -> list[str]:
+    stages = [row for row in summary["components"] if row["part_of"] == "T_total" and row["share"] is not None]
+    if not stages:
+        return ["The runs carry no stage times."]
+    stages.sort(key=lambda row: -row["share"])
+    first, others = stages[0], [row for row in stages[1:] if row["component"] != "T_residual"]
+    inside = span(first["share_low"], first["share_high"], "%")
+    sentences = [
+        f"{component_label(first['component'])}: {percent(first['share'])} of generate()"
+        f"{f' ({inside})' if inside else ''}, {ms(first['median'])} at the median."
+    ]
+    if others:
+        listed = ", ".join(f"{component_label(r['component'])} {percent(r['share'])}" for r in others)
+        sentences.append(f"Then: {listed}.")
+    loop = next((row for row in summary["components"] if row["component"] == "T_decode_loop"), None)
+    if loop:
+        sentences.append(
+            f"Of decoding, {percent(loop['share'])} is the loop around the model, not the model's forwards."
+        )
+    outside = [row for row in summary["components"] if row["part_of"] == "T_request" and row["share"] is not None]
+    if outside:
+        listed = ", ".join(f"{component_label(r['component'])} {percent(r['share'])}" for r in outside)
+        sentences.append(f"Outside generate(), of the whole request: {listed}.")
+    return sentences + _size(summary)
+
+
+def _size(summary: Summary) -> list[str]:
+    table = summary["time_and_parameters"]
+    if not table:
+        return []
+    top = max(table, key=lambda row: float(row["parameter_share"]))
+    return [
+        f"Size beside time: the {component_label(top['component']).lower()} holds {percent(top['parameter_share'])} of "
+        f"the parameters and takes {percent(top['time_share'])} of generate()."
+    ]
+
+
+def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
+    residual, sentences = summary["residual"], []
+    middle = residual["median_abs_share"]
+    if middle["value"] is not None:
+        broken = residual["runs_with_negative"]
+        negative = "no stage came out negative" if not broken else f"{count(broken, 'run')} had a negative stage"
+        sentences.append(f"The parts miss the whole by {percent(middle['value'])} at the median; {negative}.")
+    if residual["sum_mismatch"]:
+        sentences.append(
+            f"In {count(residual['sum_mismatch'], 'run')} the stages do not add up to T_total: do not use them."
+        )
+    sentences += [_overhead(summary), *_drift(summary), *_lengths(summary, provenance), *_failures(summary)]
+    points = summary["runs"]["workload_points"]
+    if points > 1:
+        sentences.append(f"Runs of {points} sweep points are pooled here.")
+    return sentences
+
+
+def _overhead(summary: Summary) -> str:
+    overhead = summary["instrument_overhead"]
+    if overhead["value"] is None:
+        return "What watching itself costs is not known: no bare runs."
+    inside = span(overhead["low"], overhead["high"], "%")
+    pairs = count(overhead["n"], "pair")
+    return f"Watching costs {percent(overhead['value'])}{f' ({inside})' if inside else ''}, from {pairs} of runs."
+
+
+def _drift(summary: Summary) -> list[str]:
+    check = summary["aa_check"]
+    if not check or check["drift"] is None:
+        return []
+    ratio = check["ratio"]
+    verdict = "the machine drifted while measuring" if check["drift"] else "no drift"
+    return [f"Second half against first half ({check['basis']}): {_with_interval(ratio, '×')}: {verdict}."]
+
+
+def _lengths(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    if (provenance.get("model") or {}).get("weights") == "random":
+        sentences.append("Weights are random: times are real, answers are not.")
+    itl = summary["itl_count"]
+    if itl["gaps"] != itl["expected"]:
+        sentences.append(f"Token gaps recorded: {itl['gaps']:,}, expected {itl['expected']:,}.")
+    if itl["runs_in_quantiles"] < itl["runs"]:
+        sentences.append(
+            f"ITL quantiles come from a random {count(itl['runs_in_quantiles'], 'run')} of {itl['runs']:,} (seeded)."
+        )
+    return sentences
+
+
+def _failures(summary: Summary) -> list[str]:
+    found = summary["runs"]["failures"]
+    sentences = [f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in found[:5]]
+    if len(found) > 5:
+        sentences.append(f"{len(found) - 5} more kinds of failure are in summary.json.")
+    if summary["runs"]["torn_last_line"]:
+        sentences.append("The last line of the records was cut off and is left out.")
+    return sentences
+
+
+def flag_sentence(flags: Mapping[str, int]) -> Sequence[str]:
+    """Flags of the measured runs in one sentence; none if no run carries one."""
+    return [f"Flags: {', '.join(f'{name} {number}' for name, number in flags.items())}."] if flags else []
