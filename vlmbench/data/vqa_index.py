@@ -7,8 +7,10 @@ one list of distinct answers, and arrays of numbers. ``benchmarks/vqa_index.py``
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from vlmbench.data.json_stream import stream_items
 from vlmbench.data.vqa_files import JsonFile
@@ -96,7 +98,7 @@ def _read_annotations(file: JsonFile, questions: JsonFile, index: VQAIndex, rows
     index.answer_start = array("q", [-1]) * len(rows)
     index.answer_count = array("H", [0]) * len(rows)
     codes = index.answer_codes
-    code_of: dict[str, int] = {}
+    code_of: defaultdict[str, int] = defaultdict(count().__next__)  # an answer not met before gets the next number
     with file.open() as stream:
         for number, item in enumerate(stream_items(stream, "annotations", file.name)):
             try:
@@ -104,7 +106,7 @@ def _read_annotations(file: JsonFile, questions: JsonFile, index: VQAIndex, rows
                 if row is None:
                     continue  # a shortened questions file with the full annotations is fine
                 image_id, start = item["image_id"], len(codes)
-                codes.extend([code_of.setdefault(a["answer"], len(code_of)) for a in item["answers"]])
+                codes.extend([code_of[a["answer"]] for a in item["answers"]])
                 index.answer_count[row] = len(codes) - start
             except (KeyError, TypeError, OverflowError) as error:
                 wanted = "question_id, image_id and answers, a list of {answer}"
