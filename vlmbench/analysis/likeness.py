@@ -16,18 +16,23 @@ _COMPARED: Mapping[str, tuple[str, ...] | None] = {
     "device": ("type", "name"),
     "runtime": None,  # everything in it
 }
-# Random weights of another seed take the same time; names of a runtime only label it.
-_NEUTRAL = frozenset({"seed", "label", "description"})
-_NOTED: Mapping[str, tuple[str, ...]] = {"device": ("uuid",), "packages": ("torch", "transformers")}
+# The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
+_NEUTRAL = frozenset({"seed", "name", "device", "strict_device"})
+_NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if str(key) not in _NEUTRAL:
-                yield from _flat(item, f"{name}.{key}")
+            yield from _flat(item, f"{name}.{key}")
     elif value is not None:
         yield name, value
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,8 +41,8 @@ def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     for part, names in _COMPARED.items():
         section = provenance.get(part)
         if isinstance(section, Mapping):
-            kept = section if names is None else {n: section[n] for n in names if n in section}
-            found.update(_flat(kept, part))
+            chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
+            found.update(_flat({name: section[name] for name in chosen}, part))
     return found
 
 
@@ -54,14 +59,10 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Differences that do not forbid a comparison, and what could not be checked."""
     said: list[str] = []
-    for part, names in _NOTED.items():
-        ours: Mapping[str, Any] = a.get(part) or {}
-        theirs: Mapping[str, Any] = b.get(part) or {}
-        said += [
-            f"{part}.{name} differs: {ours[name]} against {theirs[name]}"
-            for name in names
-            if name in ours and name in theirs and ours[name] != theirs[name]
-        ]
+    for path in _NOTED:
+        ours, theirs = _at(a, path), _at(b, path)
+        if ours is not None and theirs is not None and ours != theirs:
+            said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
     left, right = identity(a), identity(b)
     needed = ("model.name", "device.name", "runtime.dtype")
     if unknown := [name for name in needed if name not in left or name not in right]:

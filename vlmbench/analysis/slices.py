@@ -135,7 +135,7 @@ def slices(frame: pd.DataFrame, kind: Kind) -> list[Slice]:
     """
     rows = timing_rows(frame)
     if "point_id" in rows:
-        rows = rows[rows["point_id"].astype(str) != REFERENCE]
+        rows = rows[~rows["point_id"].astype(str).str.startswith(REFERENCE)]
     axes = sweep_axes(rows)
     if axes:
         turning = [a for a in axes if kind.turned_by(a.removeprefix("axis_"))]

@@ -12,7 +12,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
@@ -26,6 +25,11 @@ LABELS: Mapping[str, str] = {
     "T_request": "Request, from image to text",
 }
 FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
+
+
+_READING = (
+    "points: medians, bars 5–95 % of the runs; hollow: left out of the check fit; line: fit to all runs with 95 % band"
+)
 
 
 def stage_label(stage: str) -> str:
@@ -104,12 +108,9 @@ def scaling_figure(
     fixed = ", ".join(
         f"{X_LABELS.get(name, name.replace('_', ' '))} {value}" for name, value in first.slice.fixed.items()
     )
-    notes = [f"held fixed: {fixed}" if fixed else "", first.slice.note, note]
+    notes = "; ".join(n for n in (f"held fixed: {fixed}" if fixed else "", first.slice.note, note) if n)
     text = caption(
-        provenance,
-        n=first.linear.rows,
-        unit=f"runs at {len(first.points)} points",
-        note="; ".join(n for n in notes if n),
+        provenance, n=first.linear.rows, unit=f"runs at {len(first.points)} points", note=f"{notes}\n{_READING}".strip()
     )
     width = {1: 5.6, 2: 8.0}.get(columns, 3.3 * columns)
     figure = new_figure(title, text, width=width, height=1.0 + 2.75 * rows + (0.8 if rows == 1 else 0))
@@ -119,25 +120,7 @@ def scaling_figure(
             draw_scaling(axes, scalings[position], x_label=position + columns >= len(scalings))
         else:
             axes.set_visible(False)
-    _legend(figure)
     return figure
-
-
-def _legend(figure: Figure) -> None:
-    figure.legend(
-        handles=[
-            _dot("median (bar: 5–95 % of runs)", MUTED),
-            _dot("the same, left out of the check fit", "white"),
-            Line2D([], [], color=MUTED, label="fit to all runs (band: 95 %)"),
-        ],
-        loc="outside upper left",
-        ncols=3,
-        fontsize=7.5,
-    )
-
-
-def _dot(label: str, face: str) -> Line2D:
-    return Line2D([], [], marker="o", linestyle="none", color=MUTED, markerfacecolor=face, markersize=5, label=label)
 
 
 def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str) -> Figure:
