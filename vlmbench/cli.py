@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vlmbench import config as schema
+from vlmbench import validate
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def job(config: DictConfig) -> int:
 
 def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
     """Validate, then hand over to the task; torch is imported from here on."""
-    from vlmbench import tasks, validate
+    from vlmbench import tasks
 
     settings = validate.validate(config)
     resolved: Any = OmegaConf.to_container(config, resolve=True)
@@ -119,17 +120,20 @@ def _say(message: str) -> None:
 
 
 def _compact(error: BaseException) -> str:
-    """Hydra's message, and the cause where it holds the reason."""
-    text = str(error).strip()
+    """One or two lines: what was given, what is allowed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, given = error.missing_cfg_file.rpartition("/")
+        return f"'{given}' must be one of the choices of {group}: {', '.join(error.options)}"
     cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        parent = cause.parent_node
+        where = f"{parent._get_full_key(None)}." if parent._get_full_key(None) else ""
+        return validate.unknown_key(where, str(cause.key), [str(k) for k in parent])
+    text = str(error).partition("Config search path")[0].strip()
     if cause is not None and str(cause).strip() and str(cause).strip() not in text:
-        text = f"{text}\n{str(cause).strip()}"
-    lines = [
-        line
-        for line in text.splitlines()
-        if not line.strip().startswith(("full_key:", "object_type=", "reference_type="))
-    ]
-    return "\n".join(lines)
+        text = f"{text}: {str(cause).strip()}"
+    noise = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
+    return "\n".join(line for line in text.splitlines() if not line.strip().startswith(noise))
 
 
 class Outcomes(Callback):

@@ -110,7 +110,7 @@ class Runner:
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
     _warm: set[str] = field(default_factory=set)
-    _lengths: set[tuple[str, int]] = field(default_factory=set)
+    _lengths: set[int] = field(default_factory=set)
     _cold: bool = True
     _oom: list[dict[str, Any]] = field(default_factory=list)
     _collected: list[int] = field(default_factory=list)
@@ -240,13 +240,10 @@ class Runner:
             self._warm_up(state, request)
             self._warm.add(run.shape_key)
         outcome = self._complete(run, mode)
-        flags = outcome.flags
-        length = (outcome.shape_key, request.output.max_new_tokens)
-        if length not in self._lengths:
-            self._lengths.add(length)
-            if not self._covered_by_warmup(request):
-                flags = (*flags, "first_seen_length")
-        outcome = replace(outcome, flags=flags)
+        length = request.output.max_new_tokens
+        if length not in self._lengths and not self._covered_by_warmup(request):
+            outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
+        self._lengths.add(length)
         self._store(state, request, outcome, repeat=repeat, mode=mode, status=Status.OK)
         if mode is Mode.INSTRUMENTED and state.series.stopping:
             state.times_ms.append(float(outcome.values["T_total"]))

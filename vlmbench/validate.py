@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmbench.config import RunConfig
+from vlmbench.config import MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
 from vlmbench.errors import ConfigError
 
 _PACKAGE = "vlmbench."
@@ -28,7 +28,7 @@ def validate(config: DictConfig) -> RunConfig:
     Raises:
         ConfigError: one message with every error, a line each.
     """
-    errors = [*_missing(config)]
+    errors = [*_missing(config), *_appended(config)]
     settings: RunConfig | None = None
     if not errors:
         for path, node in _component_nodes(config):
@@ -65,7 +65,7 @@ def check_component(node: DictConfig) -> list[str]:
     if not is_dataclass(component) or not isinstance(component, type):
         return [f"'_target_' {target} is no component that can be configured"]
     known = {f.name: f for f in fields(component) if f.init}
-    errors = [_unknown_key(str(key), list(known)) for key in node if key not in known and key != "_target_"]
+    errors = [unknown_key("", str(key), list(known)) for key in node if key not in known and key != "_target_"]
     errors += [f"'{name}' is missing" for name, f in known.items() if _required(f) and name not in node]
     errors += _type_errors(component, node, set(known))
     if not errors:
@@ -73,10 +73,25 @@ def check_component(node: DictConfig) -> list[str]:
     return errors
 
 
-def _unknown_key(key: str, allowed: list[str]) -> str:
+def unknown_key(where: str, key: str, allowed: list[str]) -> str:
+    """The message for a key that does not exist: what was meant, perhaps, and what there is."""
     near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"'{key}' is not a key here{hint} (allowed: {', '.join(allowed)})"
+    hint = f"; did you mean '{where}{near[0]}'?" if near else ""
+    return f"'{where}{key}' is not a key of the configuration{hint} (allowed here: {', '.join(sorted(allowed))})"
+
+
+def _appended(config: DictConfig) -> list[str]:
+    """Keys that ``+key=value`` put where the schema has none."""
+    errors = []
+    for where, node, kind in (
+        ("", config, RunConfig),
+        ("output.", config.output, OutputConfig),
+        ("measurement.", config.measurement, MeasurementConfig),
+        ("runtime.", config.runtime, RuntimeConfig),
+    ):
+        known = [f.name for f in fields(kind)]
+        errors += [unknown_key(where, str(key), known) for key in node if key not in known]
+    return errors
 
 
 def _required(f: Field[Any]) -> bool:
@@ -112,10 +127,10 @@ def _component_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfi
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        for key in node:
+        for key in map(str, node):
             child = node._get_node(key)
             if isinstance(child, DictConfig | ListConfig) and not child._is_none():
-                yield from _component_nodes(child, f"{path}.{key}" if path else str(key))
+                yield from _component_nodes(child, f"{path}.{key}" if path else key)
     elif isinstance(node, ListConfig):
         for index in range(len(node)):
             yield from _component_nodes(node._get_node(index), f"{path}[{index}]")
