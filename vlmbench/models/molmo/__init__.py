@@ -4,19 +4,25 @@ Importing this package makes the Auto classes know the model type ``molmo``; a r
 ``python -m vlmbench.models.molmo.convert SRC DST``.
 """
 
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
 )
 
+# From its module: older transformers hide the name behind torchvision, which this processor does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from vlmbench.models.molmo.backbone import MolmoModel
 from vlmbench.models.molmo.configuration import MolmoConfig
 from vlmbench.models.molmo.image_processing import MolmoImageProcessor
-from vlmbench.models.molmo.modeling import MolmoForConditionalGeneration, MolmoModel
+from vlmbench.models.molmo.modeling import MolmoForConditionalGeneration
 from vlmbench.models.molmo.processing import MolmoProcessor
 
 __all__ = [

@@ -71,7 +71,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def convert_config(raw: Mapping[str, Any], special: Mapping[str, int | None] | None = None) -> MolmoConfig:
+def convert_config(raw: Mapping[str, Any], special: Mapping[str, Any] | None = None) -> MolmoConfig:
     """The configuration of the converted model.
 
     Args:

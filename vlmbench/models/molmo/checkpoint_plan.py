@@ -1,8 +1,8 @@
 """Which tensors of a released checkpoint make which tensors of :mod:`vlmbench.models.molmo.modeling`.
 
-Three layouts exist. ``original``: allenai/molmo's own (``transformer.blocks.0.att_proj.weight``). ``hub``: the same with
-the prefix ``model.`` (7B-D, 7B-O, 72B). ``hub_moe``: MolmoE-1B (``model.transformer.blocks.0.attn.att_proj.weight``,
-experts one by one, ``lm_head.weight``).
+Three layouts exist. ``original``: allenai/molmo's own (``transformer.blocks.0.att_proj.weight``). ``hub``: the same
+with the prefix ``model.`` (7B-D, 7B-O, 72B). ``hub_moe``: MolmoE-1B's
+(``model.transformer.blocks.0.attn.att_proj.weight``, experts one by one, ``lm_head.weight``).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Target:
     pieces: tuple[Piece, ...]
     change: Change = "none"
 
-    def make(self, source: TensorSource) -> torch.Tensor:
-        """Read and build the tensor; contiguous."""
+    def make(self, source: TensorSource, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Read and build the tensor; contiguous, in ``dtype`` where given."""
         parts = [source.get(piece.key, piece.rows) for piece in self.pieces]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.change == "transpose":
@@ -48,7 +48,7 @@ class Target:
         elif self.change == "convolution":  # (out, dy * dx * channel) -> (out, channel, dy, dx)
             _, channels, high, wide = self.shape
             tensor = tensor.view(-1, high, wide, channels).permute(0, 3, 1, 2)
-        return tensor.contiguous()
+        return tensor.to(dtype).contiguous() if dtype is not None else tensor.contiguous()
 
 
 @dataclass(kw_only=True)

@@ -47,11 +47,13 @@ class SafetensorsFile:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._handle = safe_open(self.path, framework="pt").__enter__()
-            parts = {name: self._handle.get_slice(name) for name in self._handle.keys()}  # noqa: SIM118  # no mapping
+            handle: Any = safe_open(self.path, framework="pt")
+            self._handle = handle
+            parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  # no mapping
         except SafetensorError as error:
             raise ModelError(
-                f"'{self.path}' is damaged or cut off ({error}); it has {self.path.stat().st_size:,} bytes: get it again"
+                f"'{self.path}' is damaged or cut off ({error}); it has {self.path.stat().st_size:,} bytes: "
+                "get it again"
             ) from error
         self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
         self.dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8) for name, part in parts.items()}
@@ -136,7 +138,7 @@ class TensorSource:
                 self._where[name] = path
             self.shapes.update(opened.shapes)
             self.dtypes.update(opened.dtypes)
-        self._opened: tuple[Path, Any] | None = None
+        self._opened: tuple[Path, TensorFile] | None = None
         self._touched = 0
 
     def get(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
@@ -148,7 +150,7 @@ class TensorSource:
             self._touched = 0
         tensor = self._opened[1].get(name, rows).clone()
         self._touched += tensor.nbytes
-        return tensor  # type: ignore[no-any-return]
+        return tensor
 
 
 def _open(path: Path) -> TensorFile:

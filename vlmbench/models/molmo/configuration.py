@@ -1,5 +1,8 @@
 """Configuration of Molmo 1 (the 0924 family): a CLIP tower, a pooling connector and one of three decoders."""
 
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="no-untyped-call, misc"
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -27,7 +30,7 @@ CLIP_VIT_L_14_336: Mapping[str, Any] = {
 _RELEASED_KEYS = ("embedding_size", "d_model", "attention_layer_norm")
 
 
-class MolmoConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers publishes no complete type information
+class MolmoConfig(PreTrainedConfig):
     """Configuration of :class:`vlmbench.models.molmo.modeling.MolmoForConditionalGeneration`.
 
     Args:
@@ -52,8 +55,8 @@ class MolmoConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers publi
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "vision_config": CLIPVisionConfig}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None  # a configuration after construction; Any, because its fields differ by class
+    text_config: Any = None
     additional_vocab_size: int = 128
     vision_feature_layers: list[int] | tuple[int, ...] = (-2, -9)
     pooling_size: list[int] | tuple[int, ...] = (2, 2)
@@ -89,8 +92,6 @@ class MolmoConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers publi
     def _check(self) -> None:
         """Refuse what would fail later, or silently be something else."""
         vision, text = self.vision_config, self.text_config
-        assert isinstance(vision, PreTrainedConfig)
-        assert isinstance(text, PreTrainedConfig)
         side = vision.image_size // vision.patch_size
         if len(self.pooling_size) != 2 or any(n < 1 or side % n for n in self.pooling_size):
             raise ValueError(f"'pooling_size' must be two divisors of {side} patches (got {self.pooling_size})")
@@ -104,14 +105,14 @@ class MolmoConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers publi
             raise ValueError("'tie_word_embeddings' must be false: Molmo's head has fewer rows than its input table")
 
 
-def _vision_config(given: Any) -> PreTrainedConfig:
+def _vision_config(given: Any) -> Any:
     """The tower's config; unnamed fields are ViT-L/14-336's."""
     if isinstance(given, PreTrainedConfig):
         return given
     return CLIPVisionConfig(**{**CLIP_VIT_L_14_336, **{k: v for k, v in (given or {}).items() if k != "model_type"}})
 
 
-def _text_config(given: Any) -> PreTrainedConfig:
+def _text_config(given: Any) -> Any:
     """The decoder's config; without one, that of Molmo-7B-D."""
     if given is None:
         given = MOLMO_7B_D_TEXT
@@ -120,7 +121,8 @@ def _text_config(given: Any) -> PreTrainedConfig:
         raise ValueError(f"'text_config.model_type' must be one of {', '.join(TEXT_MODEL_TYPES)} (got {model_type!r})")
     if isinstance(given, PreTrainedConfig):
         return given
-    fields = {"tie_word_embeddings": False, "pad_token_id": None, **given}  # classes' defaults: tied, 1
+    # Not the classes' own defaults, which are those of other checkpoints.
+    fields = {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **given}
     fields.pop("model_type")
     return AutoConfig.for_model(model_type, **fields)
 

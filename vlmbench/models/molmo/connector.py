@@ -63,14 +63,14 @@ class MolmoConnector(nn.Module):
     def __init__(self, config: MolmoConfig) -> None:
         super().__init__()
         vision, text = config.vision_config, config.text_config
+        inner = config.projector_hidden_size
+        assert inner is not None  # the configuration fills it in
         width = vision.hidden_size * len(config.vision_feature_layers)
         self.side = vision.image_size // vision.patch_size
         self.pool_height, self.pool_width = config.pooling_size
         self.pad_embed = nn.Parameter(torch.empty(2, width))  # [wholly padding, partly padding]
         self.pooling = MolmoPooling(width, vision.hidden_size, vision.num_attention_heads)
-        self.projector = MolmoProjector(
-            vision.hidden_size, config.projector_hidden_size, text.hidden_size, config.projector_hidden_act
-        )
+        self.projector = MolmoProjector(vision.hidden_size, inner, text.hidden_size, config.projector_hidden_act)
 
     def forward(self, features: torch.Tensor, image_masks: torch.Tensor) -> torch.Tensor:
         """Pool and project.

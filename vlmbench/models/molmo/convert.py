@@ -4,6 +4,9 @@ Every tensor is checked by name and shape before anything is written; then tenso
 shard at a time, so that memory holds a shard, not the checkpoint. ``DST`` appears when it is complete.
 """
 
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 import argparse
@@ -26,6 +29,7 @@ from vlmbench.models.molmo.processing import MolmoProcessor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHARD_BYTES = 1 << 30
+_END = "<|endoftext|>"  # the end-of-sequence token of all four tokenizers
 _TOKENIZER_FIELDS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -70,7 +74,8 @@ def convert_checkpoint(
     partial.mkdir(parents=True)
     try:
         shards = list(_shards(plan.targets, sizes, shard_bytes))
-        found = _write_weights(shards, sizes, tensors, partial, None if dtype is None else DTYPES[dtype], progress)
+        kind = None if dtype is None else DTYPES[dtype]
+        found = _write_weights(shards, sizes, tensors, folder=partial, dtype=kind, progress=progress)
         config.architectures = ["MolmoForConditionalGeneration"]
         config.dtype = found
         config.save_pretrained(partial)
@@ -92,16 +97,16 @@ def _processor(folder: Path) -> MolmoProcessor:
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
         raise ModelError(f"no tokenizer.json in '{folder}'; give the folder that has it with --tokenizer DIR")
-    # Not AutoTokenizer: it asks whether to run the folder's Python. Roles come from tokenizer_config.json only; MolmoE's
-    # added_tokens.json and special_tokens_map.json are leftovers of another tokenizer.
+    # Not AutoTokenizer: it asks whether to run the folder's Python. Roles come from tokenizer_config.json only;
+    # MolmoE's added_tokens.json and special_tokens_map.json are leftovers of another tokenizer.
     try:
         given = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         roles = {name: _text_of(given[name]) for name in _TOKENIZER_FIELDS if given.get(name) is not None}
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), padding_side="left", **roles)
     except Exception as error:  # the tokenizers library raises plain Exception
         raise ModelError(f"the tokenizer in '{folder}' cannot be read: {error}") from error
-    if tokenizer.eos_token is None and "<|endoftext|>" in tokenizer.get_vocab():
-        tokenizer.eos_token = "<|endoftext|>"
+    if tokenizer.eos_token is None and _END in tokenizer.get_vocab():
+        tokenizer.eos_token = _END
     try:
         return MolmoProcessor(image_processor=MolmoImageProcessor(), tokenizer=tokenizer)
     except ValueError as error:
@@ -179,6 +184,7 @@ def _write_weights(
     shards: Sequence[Sequence[Target]],
     sizes: dict[str, int],
     tensors: TensorSource,
+    *,
     folder: Path,
     dtype: torch.dtype | None,
     progress: Callable[[str], None],
@@ -190,10 +196,7 @@ def _write_weights(
     found = torch.float32
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        made = {target.name: target.make(tensors) for target in shard}
-        if dtype is not None:
-            for key in made:
-                made[key] = made[key].to(dtype)
+        made = {target.name: target.make(tensors, dtype) for target in shard}
         save_file(made, folder / name, metadata={"format": "pt"})
         found = next(iter(made.values())).dtype
         weight_map.update(dict.fromkeys(made, name))
@@ -204,6 +207,10 @@ def _write_weights(
         text = json.dumps(index, indent=2, sort_keys=True)
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
     return str(found).removeprefix("torch.")
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -217,19 +224,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of tokenizer.json, where SRC has none")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the written weights; default: as they are")
     arguments = parser.parse_args(argv)
-    write = sys.stderr.write
     try:
         convert_checkpoint(
             arguments.source,
             arguments.destination,
             tokenizer=arguments.tokenizer,
             dtype=arguments.dtype,
-            progress=lambda line: write(line + "\n") and None,
+            progress=_print,
         )
     except ModelError as error:
-        write(f"error: {error}\n")
+        _print(f"error: {error}")
         return error.exit_status
-    write(f"converted to '{arguments.destination}'\n")
+    _print(f"converted to '{arguments.destination}'")
     return 0
 
 

@@ -4,10 +4,13 @@ Pixels are resized in float32 by torch's antialiased bilinear interpolation (whi
 with 0 before normalising, and cut into crops row by row behind the low-resolution crop.
 """
 
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="misc, assignment"
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +18,6 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.processing_utils import ImagesKwargs
 
 from vlmbench.models.molmo.rgb import to_rgb_array
 from vlmbench.models.molmo.tiling import CropGeometry, select_tiling
@@ -28,7 +30,7 @@ ABSENT = -1
 FloatArray = NDArray[np.float32]
 
 
-class MolmoImagesKwargs(ImagesKwargs, total=False):  # type: ignore[misc]
+class MolmoImagesKwargs(TypedDict, total=False):
     """Arguments of :meth:`MolmoImageProcessor.preprocess` at call time.
 
     max_crops: most high-resolution crops; fewer of them, fewer vision tokens.
@@ -37,7 +39,7 @@ class MolmoImagesKwargs(ImagesKwargs, total=False):  # type: ignore[misc]
     max_crops: int
 
 
-class MolmoImageProcessor(BaseImageProcessor):  # type: ignore[misc]
+class MolmoImageProcessor(BaseImageProcessor):
     """Images to crops of patches.
 
     Args:
@@ -53,7 +55,7 @@ class MolmoImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         ValueError: sizes that do not divide each other.
     """
 
-    model_input_names = ("pixel_values", "image_masks")
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "image_masks"]
     valid_kwargs = MolmoImagesKwargs
 
     def __init__(
@@ -130,7 +132,7 @@ class MolmoImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         self, image: NDArray[np.uint8], geometry: CropGeometry
     ) -> tuple[FloatArray, FloatArray, tuple[int, int]]:
         """Crops (T, patches, pixels), masks (T, patches), (rows, cols)."""
-        rows, cols = tiling = select_tiling(*image.shape[:2], geometry)
+        rows, cols = tiling = select_tiling(image.shape[0], image.shape[1], geometry)
         size, step = geometry.crop_size, geometry.window_size
         # The strides of a channels-last image stay, as in the original; torch picks its kernel by them.
         scaled = torch.from_numpy(image).permute(2, 0, 1).to(torch.float32) / 255

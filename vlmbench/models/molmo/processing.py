@@ -1,5 +1,8 @@
 """Molmo's processor: prompt format, special tokens, batches padded on the left."""
 
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="misc, assignment, no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
+from vlmbench.errors import UnreachablePointError
 from vlmbench.models.molmo.image_processing import MolmoImagesKwargs
 from vlmbench.models.molmo.tiling import ImageTokenIds, image_input_idx, image_tokens, select_tiling
 
@@ -31,10 +35,11 @@ CHAT_TEMPLATE = (
 """Images do not appear: their tokens always come first. The answer begins with a space token."""
 
 
-class MolmoProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[misc]
+class MolmoProcessorKwargs(ProcessingKwargs, total=False):
     """Arguments of :class:`MolmoProcessor` at call time."""
 
     images_kwargs: MolmoImagesKwargs
+    _defaults = {}  # noqa: RUF012  # transformers before 5.18 looks for it
 
 
 def format_prompt(text: str) -> str:
@@ -42,7 +47,7 @@ def format_prompt(text: str) -> str:
     return f" User: {text} Assistant:"
 
 
-class MolmoProcessor(ProcessorMixin):  # type: ignore[misc]
+class MolmoProcessor(ProcessorMixin):
     """Images and text to what :class:`~vlmbench.models.molmo.modeling.MolmoForConditionalGeneration` takes.
 
     Args:
@@ -110,6 +115,7 @@ class MolmoProcessor(ProcessorMixin):  # type: ignore[misc]
         Raises:
             SampleError: an image that cannot be used.
             TypeError: an unknown argument.
+            UnreachablePointError: more than one image for a text.
             ValueError: texts and images that do not belong together, or rows too long for ``max_length``.
         """
         if kwargs:
@@ -162,7 +168,7 @@ class MolmoProcessor(ProcessorMixin):  # type: ignore[misc]
         return positions
 
     def _get_num_multimodal_tokens(
-        self, image_sizes: Sequence[Sequence[int]] | None = None, max_crops: int | None = None, **kwargs: Any
+        self, image_sizes: Sequence[Sequence[int]] | None = None, max_crops: int | None = None, **_: Any
     ) -> MultiModalData:
         """Vision tokens (``<im_patch>``) and crops of images of (height, width) pixels, without any pixels."""
         if image_sizes is None:
@@ -175,26 +181,26 @@ class MolmoProcessor(ProcessorMixin):  # type: ignore[misc]
         )
 
 
-# Arguments that transformers' own callers pass and that mean nothing here, with the values that are harmless.
-_HARMLESS = {
-    "add_special_tokens": (True, False),
-    "truncation": (None, False),
-    "return_mm_token_type_ids": (None, False),
-}
+_GROUPS = ("text_kwargs", "images_kwargs", "common_kwargs")
+_KNOWN = ("return_tensors", "padding", "padding_side", "max_length", "max_crops")
+# What transformers' own callers pass along: true or false makes no difference here.
+_INDIFFERENT = ("add_special_tokens", "return_mm_token_type_ids", "return_dict")
 
 
 def _flatten(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Nested keyword groups as transformers has them, checked, without what is harmless."""
+    """Nested keyword groups as transformers has them in one; refuses what would be ignored silently."""
     flat: dict[str, Any] = {}
     for name, value in kwargs.items():
-        flat.update(value or {}) if name in ("text_kwargs", "images_kwargs", "common_kwargs") else flat.update(
-            {name: value}
-        )
-    known = ("return_tensors", "padding", "padding_side", "max_length", "max_crops")
-    flat = {name: value for name, value in flat.items() if value not in _HARMLESS.get(name, ())}
-    if unknown := sorted(set(flat) - set(known)):
-        raise TypeError(f"MolmoProcessor does not know {unknown}; it takes {', '.join(known)}")
-    return flat
+        flat.update((value or {}) if name in _GROUPS else {name: value})
+    unknown = [n for n, value in flat.items() if n not in (*_KNOWN, *_INDIFFERENT) and not _absent(value)]
+    if unknown:
+        raise TypeError(f"MolmoProcessor does not know {sorted(unknown)}; it takes {', '.join(_KNOWN)}")
+    return {name: value for name, value in flat.items() if name in _KNOWN and value is not None}
+
+
+def _absent(value: Any) -> bool:
+    """``videos=None``, ``truncation=False``, ``audio=[]``: nothing is asked for."""
+    return value is None or value is False or (isinstance(value, list | tuple) and not value)
 
 
 def _one_image_each(images: Any, count: int) -> list[Any]:
@@ -207,7 +213,7 @@ def _one_image_each(images: Any, count: int) -> list[Any]:
     for index, row in enumerate(rows):
         if isinstance(row, list | tuple):
             if len(row) > 1:
-                raise ValueError(f"Molmo 1 takes one image a prompt (got {len(row)} in row {index})")
+                raise UnreachablePointError(f"Molmo 1 takes one image a prompt (got {len(row)} in row {index})")
             rows[index] = row[0] if row else None
     return rows
 

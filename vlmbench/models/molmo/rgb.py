@@ -33,7 +33,7 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
     """
     if isinstance(image, Image.Image):
         _check_size(*image.size)
-        return np.asarray(_pil_to_rgb(ImageOps.exif_transpose(image)))
+        return np.array(_pil_to_rgb(ImageOps.exif_transpose(image)))  # a copy: torch wants it writable
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise SampleError(

@@ -94,9 +94,9 @@ class CropGeometry:
 def select_tiling(height: int, width: int, geometry: CropGeometry) -> tuple[int, int]:
     """(rows, cols) of high-resolution crops for an image of ``height`` x ``width`` pixels.
 
-    Among all tilings of at most ``max_crops`` crops: the one that enlarges least; where all shrink, the one that shrinks
-    least; the first by (crops, rows) among equals. Images smaller than the margins make scales negative or infinite;
-    the same rule holds. Calculated in float32, whose rounding decides ties.
+    Among all tilings of at most ``max_crops`` crops: the one that enlarges least; where all shrink, the one that
+    shrinks least; the first by (crops, rows) among equals. Images smaller than the margins make scales negative or
+    infinite; the same rule holds. Calculated in float32, whose rounding decides ties.
     """
     most = geometry.max_crops
     tilings = [(r, c) for r in range(1, most + 1) for c in range(1, most + 1) if r * c <= most]
