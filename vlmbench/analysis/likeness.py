@@ -85,10 +85,14 @@ def merge_like(sets: Sequence[ResultSet]) -> list[ResultSet]:
 def _merged(group: Sequence[ResultSet]) -> ResultSet:
     if len(group) == 1:
         return group[0]
-    # Categorical columns of unlike categories would become objects anyway; make them so without a warning.
-    frames = [one.frame.astype(dict.fromkeys(one.frame.select_dtypes("category").columns, object)) for one in group]
     notes = tuple(dict.fromkeys(note for one in group for note in one.notes))
-    return replace(group[0], frame=pd.concat(frames, ignore_index=True, sort=False), notes=notes)
+    return replace(group[0], frame=concatenated([one.frame for one in group]), notes=notes)
+
+
+def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several runs below each other; texts as plain objects, for their categories differ."""
+    plain = [f.astype(dict.fromkeys(f.select_dtypes("category").columns, object)) for f in frames]
+    return pd.concat(plain, ignore_index=True, sort=False)
 
 
 def pair(

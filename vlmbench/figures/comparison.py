@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from vlmbench.analysis.comparison import PARTS, Comparison
 from vlmbench.analysis.slices import KINDS
@@ -54,7 +54,7 @@ def _draw_costs(axes: Axes, comparison: Comparison, kinds: Sequence[str]) -> Non
     # Room on the right for the numbers; ticks only where there is something to read off.
     axes.set_xlim(floor, 10 ** (math.log10(top) + 0.6 * math.log10(top / floor)))
     axes.set_xticks([t for t in 10.0 ** np.arange(-8, 8) if floor <= t <= top * 3])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.5, len(kinds) - 0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.set_yticks(places, [f"{KINDS[k].unit}" for k in kinds])

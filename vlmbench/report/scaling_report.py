@@ -1,0 +1,251 @@
+"""What controlled sweeps found: summary, phase file, figures and words; phases 2 and 3 share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmbench.analysis import rows
+from vlmbench.analysis.drift import HalvesCheck, halves_check
+from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
+from vlmbench.analysis.latency_fit import fit_latency_model
+from vlmbench.analysis.latency_model import LatencyModel
+from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.overhead import instrument_overhead
+from vlmbench.analysis.roofline import Peaks, roofline_table
+from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
+from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
+from vlmbench.errors import InputError
+from vlmbench.figures import roofline, scaling
+from vlmbench.figures.theme import save, theme
+from vlmbench.records.record import SCHEMA_VERSION
+from vlmbench.records.whole import strict, write_json
+from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.scaling_words import as_text
+from vlmbench.report.summary import read_json, records
+
+SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
+COMPONENTS = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+_MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
+_OVERVIEW: Mapping[str, tuple[str, ...]] = {
+    "vision": ("T_total", "T_LLM_prefill"),
+    "prompt": ("T_total", "T_LLM_prefill"),
+    "output": ("T_total", "T_LLM_decode"),
+    "batch": ("T_total", "T_LLM_decode"),
+}
+_NAMES: Mapping[str, str] = {
+    "vision": "vision_tokens",
+    "prompt": "prompt_tokens",
+    "output": "output_tokens",
+    "batch": "batch_size",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingReport:
+    """What was written.
+
+    Args:
+        summary: content of ``summary.json``.
+        files: everything written, in order.
+        text: the answer in words, plain text.
+    """
+
+    summary: Mapping[str, Any]
+    files: tuple[Path, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    """Everything that was found in the rows of one run."""
+
+    frame: pd.DataFrame
+    provenance: Mapping[str, Any]
+    scalings: Sequence[Scaling]
+    flops: FlopsLatency | None
+    halves: HalvesCheck | None
+    model: LatencyModel | None
+    model_reason: str
+    peaks: Peaks | None
+    roofline: pd.DataFrame
+
+
+def find(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Findings:
+    """Fit everything that the rows allow."""
+    model, reason = None, ""
+    try:
+        model = fit_latency_model(frame, provenance=_short(provenance))
+    except InputError as error:
+        reason = str(error)
+    peaks = Peaks.of(provenance)
+    return Findings(
+        frame=frame,
+        provenance=provenance,
+        scalings=_fits(frame),
+        flops=flops_latency(frame),
+        halves=halves_check(frame),
+        model=model,
+        model_reason=reason,
+        peaks=peaks,
+        roofline=roofline_table(frame, peaks),
+    )
+
+
+def _fits(frame: pd.DataFrame) -> list[Scaling]:
+    """All stages in the slice with most rows of each kind; the main ones in the other slices of a grid."""
+    found = []
+    for kind in KINDS.values():
+        for position, part in enumerate(slices(frame, kind)):
+            fits = (fit_scaling(part, stage) for stage in (STAGES if position == 0 else _MAIN))
+            found += [fit for fit in fits if fit is not None]
+    return found
+
+
+def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model file needs to say where it holds."""
+    return {k: provenance[k] for k in ("model", "device", "runtime", "fingerprint") if k in provenance}
+
+
+def write_scaling(directory: Path | str, *, experiment: str) -> ScalingReport:
+    """Write ``summary.json``, ``<experiment>.json``, ``latency_model.json`` and ``figures/`` of a run directory.
+
+    Each file is written whole, then renamed. Figures that a run has no data for are left out.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+        MeasurementError: a file cannot be written.
+    """
+    directory = Path(directory)
+    frame = load_runs(directory)
+    found = find(frame, read_json(directory / "provenance.json") or {})
+    summary = summarise(found, experiment, (read_json(directory / "points.json") or {}).get("points", []))
+    files = [
+        write_json(directory / SUMMARY_FILE, summary),
+        write_phase_file(
+            directory / f"{experiment}.json",
+            experiment=experiment,
+            provenance=found.provenance,
+            summary=summary,
+            results=run_rows(directory),
+        ),
+    ]
+    if found.model is not None:
+        files.append(found.model.save(directory / MODEL_FILE))
+    for name, figure in figures(found):
+        files += save(figure, directory / "figures", name)
+    return ScalingReport(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
+
+
+def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The findings as plain data, the content of ``summary.json``.
+
+    Returns:
+        ``headline`` (kind → ms per token of ``T_total``), ``scaling`` (one entry a fit), ``flops_latency``,
+        ``roofline``, ``launch_bound`` (stage → share of the time that the device idles), ``latency_model`` (held-out
+        error), ``aa_check``, ``instrument_overhead``, ``runs`` (status counts, failures), ``stopping``.
+    """
+    frame = found.frame
+    totals = [s for s in found.scalings if s.stage == "T_total"]
+    headline: dict[str, Any] = {}
+    for fit in totals:
+        row = fit.as_row()
+        headline.setdefault(
+            fit.slice.kind.name,
+            {
+                **{
+                    name: row[name] for name in ("slope_ms", "slope_low", "slope_high", "r2", "held_out_error", "shape")
+                },
+                "range": [fit.low, fit.high],
+                "unit": f"ms per {fit.slice.kind.unit}",
+            },
+        )
+    counts = rows.status_counts(frame)
+    summary: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "experiment_name": experiment,
+        "headline": headline,
+        "runs": {
+            "rows": len(frame),
+            "status": rows.as_counts(counts, "status"),
+            "ok_by_mode": rows.as_counts(counts[counts["status"] == "ok"], "mode"),
+            "failures": records(rows.failures(frame).head(20)),
+            "torn_last_line": bool(frame.attrs.get("torn_last_line", False)),
+        },
+        "scaling": [s.as_row() for s in found.scalings],
+        "too_few_points": _too_few(frame, found.scalings),
+        "flops_latency": None if found.flops is None else found.flops.as_dict(),
+        "roofline": records(found.roofline),
+        "launch_bound": launch_bound(frame),
+        "latency_model": _model_summary(found),
+        "aa_check": None if found.halves is None else found.halves.as_dict(),
+        "instrument_overhead": instrument_overhead(frame).as_dict(),
+        "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "stopping": list(points),
+    }
+    plain: dict[str, Any] = strict(summary)
+    return plain
+
+
+def _model_summary(found: Findings) -> dict[str, Any]:
+    if found.model is None:
+        return {"file": None, "reason": found.model_reason}
+    return {"file": MODEL_FILE, "held_out_error": found.model.held_out, "ranges": found.model.ranges}
+
+
+def _too_few(frame: pd.DataFrame, fits: Sequence[Scaling]) -> dict[str, int]:
+    """Kinds that were swept, but at fewer than three counts: how many."""
+    fitted = {fit.slice.kind.name for fit in fits}
+    measured = rows.measured(frame)
+    counts: dict[str, int] = {}
+    for kind in KINDS.values():
+        axes = [c for c in measured if str(c).startswith("axis_") and kind.turned_by(str(c).removeprefix("axis_"))]
+        swept = measured[measured[axes].notna().any(axis=1)] if axes else measured.iloc[:0]
+        seen = max((int(swept[c].nunique()) for c in kind.columns if c in swept), default=0)
+        if len(swept) and kind.name not in fitted and seen < MIN_POINTS:
+            counts[kind.name] = seen
+    return counts
+
+
+def launch_bound(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Stage to median, least and most of ``launch_bound_<stage>`` over the rows (of any mode) that carry it."""
+    found = {}
+    for name in (str(c) for c in frame.columns if str(c).startswith("launch_bound_")):
+        values = frame[name].dropna().astype(float)
+        if len(values):
+            found[name.removeprefix("launch_bound_")] = {
+                "median": float(values.median()),
+                "min": float(values.min()),
+                "max": float(values.max()),
+                "n": len(values),
+            }
+    return found
+
+
+def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of all figures that the run has data for."""
+    with theme():
+        for kind, name in _NAMES.items():
+            overview = scaling.select(found.scalings, kind, _OVERVIEW[kind])
+            if not overview:
+                continue
+            label = X_LABELS.get(overview[0].slice.x, name.replace("_", " "))
+            against = " and ".join(scaling.stage_label(s.stage).split(" (")[0] for s in overview)
+            title = f"{label.capitalize()} against {against}"
+            columns = min(len(overview), 2)
+            yield f"{name}_latency", scaling.scaling_figure(overview, found.provenance, title=title, columns=columns)
+            parts = scaling.select(found.scalings, kind, COMPONENTS)
+            if len(parts) > 1:
+                title = f"{label.capitalize()} against each component"
+                yield f"{name}_components", scaling.scaling_figure(parts, found.provenance, title=title, columns=3)
+                title = f"What the total is made of, by {label}"
+                yield f"{name}_composition", scaling.composition_figure(parts, found.provenance, title=title)
+        if found.flops is not None:
+            yield "flops_latency", scaling.flops_latency_figure(found.flops, found.provenance)
+        if len(found.roofline):
+            yield "roofline", roofline.roofline_figure(found.roofline, found.provenance, found.peaks)

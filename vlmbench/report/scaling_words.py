@@ -1,0 +1,112 @@
+"""What controlled sweeps found, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vlmbench.analysis.numbers import count, percent, span
+from vlmbench.analysis.slices import KINDS, X_LABELS
+from vlmbench.figures.theme import caption, component_label
+
+Summary = Mapping[str, Any]
+_GOAL = 0.03  # median held-out error that the latency model aims at
+
+
+def as_text(summary: Summary, provenance: Mapping[str, Any]) -> str:
+    """Plain text: the line that names model, device and runtime, then question by question."""
+    lines = [caption(provenance)]
+    for question, sentences in answers(summary):
+        lines += ["", question, *(f"  {sentence}" for sentence in sentences)]
+    return "\n".join(lines)
+
+
+def answers(summary: Summary) -> list[tuple[str, list[str]]]:
+    """(question, sentences); questions without an answer are left out."""
+    found = [(f"What does one more {KINDS[kind].unit} cost?", list(_kind(summary, kind))) for kind in KINDS]
+    if not summary["scaling"]:
+        found.insert(0, ("What does one more token cost?", ["Nothing was swept over three measured counts or more."]))
+    flops = summary["flops_latency"]
+    found += [
+        ("Do FLOPs tell the latency?", list(flops["words"]) if flops else []),
+        ("Who is waiting for whom?", list(_launch_bound(summary))),
+        ("Can the latency be predicted?", list(_model(summary))),
+        ("How far can this be trusted?", list(_trust(summary))),
+    ]
+    return [(question, sentences) for question, sentences in found if sentences]
+
+
+def _kind(summary: Summary, kind: str) -> Iterator[str]:
+    if kind in summary["too_few_points"]:
+        seen = summary["too_few_points"][kind]
+        yield f"No slope: {count(seen, 'count')} measured, three are needed."
+    entries = [entry for entry in summary["scaling"] if entry["kind"] == kind]
+    if not entries:
+        return
+    first = entries[0]["fixed"]
+    shown = [entry for entry in entries if entry["fixed"] == first]
+    if first:
+        held = ", ".join(f"{X_LABELS.get(name, name.replace('_', ' '))} {value}" for name, value in first.items())
+        yield f"Held fixed: {held}."
+    if entries[0]["note"]:
+        yield f"Not held fixed: {entries[0]['note']}."
+    yield from (f"{entry['words']}." for entry in shown if entry["measurable"])
+    still = [entry["stage"] for entry in shown if not entry["measurable"]]
+    if still:
+        yield f"No measurable dependence in this range: {', '.join(still)}."
+    others = [e for e in entries if e["fixed"] != first and e["stage"] == "T_total"]
+    for entry in others[:10]:
+        held = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["fixed"].items())
+        yield f"With {held}: {entry['slope_ms']:.4g} ms ({entry['slope_low']:.4g} to {entry['slope_high']:.4g})."
+    if len(others) > 10:
+        yield f"{len(others) - 10} more slices are in summary.json."
+
+
+def _launch_bound(summary: Summary) -> Iterator[str]:
+    for stage, share in summary["launch_bound"].items():
+        label = component_label(_STAGE_NAMES.get(stage, stage))
+        text = f"{label}: the device idles for {percent(share['median'])} of the time"
+        if share["median"] > 0.5:
+            text += "; its time is that of the host launching work, and says little about the work"
+        yield f"{text}."
+
+
+_STAGE_NAMES: Mapping[str, str] = {
+    "vision_encoder": "T_vision_encoder",
+    "projector": "T_projector",
+    "llm_prefill": "T_LLM_prefill",
+    "llm_decode": "T_LLM_decode",
+}
+
+
+def _model(summary: Summary) -> Iterator[str]:
+    model = summary["latency_model"]
+    if model["file"] is None:
+        yield f"No latency model: {model['reason'].splitlines()[0]}." if model["reason"] else "No latency model."
+        return
+    error = model["held_out_error"]
+    if error["median"] is None:
+        yield f"{model['file']} holds a model of all points; too few are left to check it."
+        return
+    verdict = "within" if error["median"] <= _GOAL else "above"
+    yield (
+        f"{model['file']}: median error {percent(error['median'])} at {count(error['points'], 'request')} left out of "
+        f"the fit (9 in 10 below {percent(error['p90'])}), {verdict} the goal of {percent(_GOAL, 1)}."
+    )
+
+
+def _trust(summary: Summary) -> Iterator[str]:
+    if summary["aa_check"]:
+        yield f"{summary['aa_check']['words']}."
+    overhead = summary["instrument_overhead"]
+    if overhead["value"] is None:
+        yield "What watching itself costs is not known: no bare runs."
+    else:
+        inside = span(overhead["low"], overhead["high"], "%")
+        yield f"Watching costs {percent(overhead['value'])}{f' ({inside})' if inside else ''}, {overhead['n']} pairs."
+    failures = summary["runs"]["failures"]
+    yield from (f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in failures[:5])
+    if len(failures) > 5:
+        yield f"{len(failures) - 5} more kinds of failure are in summary.json."
+    if summary["runs"]["torn_last_line"]:
+        yield "The last line of the records was cut off and is left out."
