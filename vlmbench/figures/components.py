@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
 from vlmbench.analysis.numbers import digits, ms, percent
 from vlmbench.analysis.rows import reference, values, workload
-from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
+from vlmbench.figures.theme import INK, caption, component_colour, component_label, new_figure, theme
 
 Parts = Sequence[tuple[str, float]]
 """(component, amount) in the order drawn."""
@@ -107,7 +107,9 @@ def component_bars(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
     sizes = [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
     shares = [("Time in generate()", times)] + ([("Parameters", sizes)] if sizes else [])
     absolute = _groups_in_ms(frame)
-    names = list(dict.fromkeys(name for _, parts in (*shares, *absolute) for name, _ in parts))
+    entries = dict.fromkeys(
+        (component_label(name), component_colour(name)) for _, parts in (*absolute, *shares) for name, _ in parts
+    )
     with theme():
         figure = new_figure(
             "Which part eats the time",
@@ -120,9 +122,10 @@ def component_bars(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
         upper.set(title="Shares", xlim=(0, 1))
         upper.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         _stacked(lower, absolute, ms)
-        lower.set(title="Mean time of a request's parts, from raw image to text", xlabel="ms")
+        lower.set(title="Mean time of a request's parts, from raw image to text", xlabel="Time (ms)")
+        lower.set_xlim(0, 1.1 * lower.get_xlim()[1])
         figure.legend(
-            handles=[Patch(color=component_colour(name), label=component_label(name)) for name in names],
+            handles=[Patch(color=colour, label=label) for label, colour in entries],
             loc="outside right upper",
             handlelength=1,
         )
@@ -170,6 +173,8 @@ def _stacked(axes: Axes, bars: Sequence[tuple[str, Parts]], words: Any) -> None:
                     color=_readable(component_colour(name)),
                 )  # fmt: skip
             left += amount
+        if words is ms:
+            axes.annotate(ms(left), (left, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -196,7 +201,7 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     if not any(name in STAGES for name in parts):
         return None
     with theme():
-        note = "Box: quartiles and median. Whiskers: P1 and P99. Points: runs beyond them."
+        note = "Box: quartiles. Ring: median. Whiskers: P1 and P99. Points: runs beyond them."
         figure = new_figure(
             "How each stage spreads",
             caption(provenance, n=len(work), unit="runs", note=note),
@@ -209,6 +214,8 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xscale("log")
+        axes.use_sticky_edges = False
+        axes.margins(x=0.04)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         medians = [float(np.median(time)) for time in parts.values()]
         axes.set_yticks(
@@ -224,8 +231,9 @@ def _box(axes: Axes, row: int, time: NDArray[np.float64], colour: str) -> None:
     low, first, middle, third, high = np.quantile(time, (0.01, 0.25, 0.5, 0.75, 0.99))
     axes.plot([low, high], [row, row], color=colour, linewidth=1.4, zorder=2)
     axes.vlines([low, high], row - 0.14, row + 0.14, color=colour, linewidth=1.4)
-    axes.barh(row, third - first, left=first, height=0.6, color=colour, zorder=3)
-    axes.vlines(middle, row - 0.3, row + 0.3, color=_readable(colour), linewidth=1.6, zorder=4)
+    # The edge keeps a box visible that is narrower than a line.
+    axes.barh(row, third - first, left=first, height=0.56, color=colour, edgecolor=colour, linewidth=2, zorder=3)
+    axes.plot(middle, row, "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
     beyond = time[(time < low) | (time > high)]
     beyond = beyond[:: max(1, len(beyond) // _MOST_POINTS)]
     axes.plot(beyond, np.full(len(beyond), row), ".", color=colour, markersize=3, alpha=0.6, rasterized=True)

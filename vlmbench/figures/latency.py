@@ -33,6 +33,8 @@ from vlmbench.figures.theme import (
 
 _MOST_STEPS = 2000  # points of an ECDF's line; more cannot be seen
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
+_ROOM = 0.76  # labels begin no further right than this share of the axis
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}  # keeps words readable over lines
 _WORDS = {
     "T_total": "generate() latency (T_total)",
     "T_request": "Request latency, image and text to text (T_request)",
@@ -78,13 +80,14 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
 
 
 def _bins(data: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Edges by Freedman and Diaconis between the extremes, 10 to 80 of them."""
+    """Edges between the extremes: bins by Freedman and Diaconis, not fewer than √n or 40 of them, at most 80."""
     low, high = float(data.min()), float(data.max())
     if low == high:
         half = abs(low) * 0.01 or 0.5
         return np.linspace(low - half, high + half, 11)
     width = 2 * float(np.subtract(*np.quantile(data, (0.75, 0.25)))) / len(data) ** (1 / 3)
-    number = int(np.clip((high - low) / width, 10, 80)) if width > 0 else 30
+    least = int(np.clip(np.sqrt(len(data)), 10, 40))
+    number = int(np.clip((high - low) / width, least, 80)) if width > 0 else least
     return np.linspace(low, high, number + 1)
 
 
@@ -100,21 +103,24 @@ def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate],
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [height] * 2, color=INK, linewidth=3, solid_capstyle="butt")
         low, high = axes.get_xlim()
-        left = estimate.value > low + 0.6 * (high - low)
+        first, last = estimate.low or estimate.value, estimate.high or estimate.value
+        left = first - low > high - last
         axes.annotate(
             f"{quantile_name(q).upper()} {ms(estimate.value)}",
-            ((estimate.low if left else estimate.high) or estimate.value, height),
+            (first if left else last, height),
             xytext=(-4 if left else 4, 0),
             textcoords="offset points",
             ha="right" if left else "left",
             va="center",
             fontsize=8,
+            bbox=_PAPER,
         )
     axes.set(title=f"{name} (n = {len(data):,})", xlabel="Latency (ms)", ylabel="Runs")
     _plain_ticks(axes)
 
 
 def _ecdf(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], colour: str, label: str) -> None:
+    """A step line through all values, a marker with its interval at each quantile that n allows."""
     ordered = np.sort(data)
     picked = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_STEPS)).astype(int))
     # The first and last percent are kept whole, they are what the figure is about.
@@ -127,6 +133,29 @@ def _ecdf(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], colo
         axes.plot(estimate.value, q, "o", color=colour, markersize=4.5, markeredgecolor="white", zorder=3)
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [q, q], color=colour, linewidth=3.5, alpha=0.55, zorder=2)
+
+
+def _name_quantiles(axes: Axes, estimates: list[Estimate], colour: str) -> None:
+    """The values of P50 and the highest quantile right of their markers; the axis is widened to hold them."""
+    shown = [(q, e.value) for q, e in zip(QUANTILES, estimates, strict=True) if e.value is not None]
+    if not shown:
+        return
+    move = axes.transAxes.inverted().transform
+    farthest = float(move(axes.transData.transform((max(value for _, value in shown), 0)))[0])
+    if farthest > _ROOM:
+        right = axes.transData.inverted().transform(axes.transAxes.transform((farthest / _ROOM, 0)))[0]
+        axes.set_xlim(right=float(right))
+    for q, value in dict.fromkeys([shown[0], shown[-1]]):
+        axes.annotate(
+            f"{quantile_name(q).upper()} {ms(value)}",
+            (value, q),
+            xytext=(9, -9),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colour,
+            bbox=_PAPER,
+        )
 
 
 def _finish_ecdf(axes: Axes, data: NDArray[np.float64], what: str) -> None:
@@ -185,12 +214,13 @@ def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, 
             height=4.6,
         )
         first, later = figure.subplots(1, 2)
-        everything = []
+        data = {metric: finite(values(work, metric)) for metric, _, _ in lines}
+        found = {m: quantiles(values(work, m), QUANTILES, clusters=sample_codes(work)) for m in data}
         for metric, label, colour in lines:
-            data = values(work, metric)
-            everything.append(finite(data))
-            _ecdf(first, finite(data), quantiles(data, QUANTILES, clusters=sample_codes(work)), colour, label)
-        _finish_ecdf(first, np.concatenate(everything), "Time to first token")
+            _ecdf(first, data[metric], found[metric], colour, label)
+        _finish_ecdf(first, np.concatenate(list(data.values())), "Time to first token")
+        for metric, _, colour in lines:
+            _name_quantiles(first, found[metric], colour)
         first.set_title("First token ready (TTFT)")
         first.legend(loc="lower right")
         _gaps_panel(later, gaps)
@@ -205,8 +235,10 @@ def _gaps_panel(axes: Axes, gaps: TokenGaps) -> None:
     data = gaps.values.astype(np.float64)
     colour = COMPONENT_COLOURS["T_LLM_decode"]
     label = f"{count(len(data), 'gap')} of {count(gaps.requests, 'run')}"
-    _ecdf(axes, data, quantiles(data, QUANTILES, clusters=gaps.clusters), colour, label)
+    found = quantiles(data, QUANTILES, clusters=gaps.clusters)
+    _ecdf(axes, data, found, colour, label)
     _finish_ecdf(axes, data, "Time between tokens")
+    _name_quantiles(axes, found, colour)
     axes.set_title("Between tokens (ITL)")
     axes.legend(loc="lower right")
 
@@ -222,51 +254,65 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
     if not len(finite(time)):
         return None
     with theme():
-        note = "" if len(work) <= _MOST_POINTS else "Shade: number of runs (log scale); flagged runs as points."
+        note = "r: linear correlation."
+        if len(work) > _MOST_POINTS:
+            note += " Shade: number of runs, log scale; crosses: flagged runs."
         figure = new_figure(
             f"{_WORDS.get(metric, metric).partition(' (')[0]} against token counts",
             caption(provenance, n=len(finite(time)), unit="runs", note=note),
             width=10.0,
             height=4.2,
         )
-        for axes, name in zip(figure.subplots(1, len(PREDICTORS), sharey=True), PREDICTORS, strict=True):
-            _tokens_panel(axes, values(work, name), time, work["flags"].astype(object).fillna("") != "")
-            axes.set(xlabel=tokens(name).capitalize() + " per request", ylabel=f"{metric} (ms)")
-            axes.set_title(tokens(name).capitalize())
+        panels = figure.subplots(1, len(PREDICTORS), sharey=True)
+        flagged = (work["flags"].astype(object).fillna("") != "").to_numpy(dtype=bool)
+        for axes, name in zip(panels, PREDICTORS, strict=True):
+            number = values(work, name)
+            axes.set_xlabel(tokens(name).capitalize() + " per request")
+            axes.set_title(f"{tokens(name).capitalize()}{_relation(number, time)}")
+            _tokens_panel(axes, number, time, flagged)
+        panels[0].set_ylabel(f"{metric} (ms)")
+        handles, labels = panels[-1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside right upper")
     return figure
 
 
-def _tokens_panel(axes: Axes, number: NDArray[np.float64], time: NDArray[np.float64], flagged: pd.Series[bool]) -> None:
+def _relation(number: NDArray[np.float64], time: NDArray[np.float64]) -> str:
+    """What a panel's title adds: the correlation, or that there is nothing to correlate."""
     good = ~np.isnan(number) & ~np.isnan(time)
-    marked = flagged.to_numpy(dtype=bool) & good
+    if not good.any():
+        return ""
+    if np.ptp(number[good]) == 0:
+        return f" (always {number[good][0]:,.0f})"
+    if np.ptp(time[good]) == 0:
+        return ""
+    return f" (r = {np.corrcoef(number[good], time[good])[0, 1]:.2f})"
+
+
+def _tokens_panel(
+    axes: Axes, number: NDArray[np.float64], time: NDArray[np.float64], flagged: NDArray[np.bool_]
+) -> None:
+    good = ~np.isnan(number) & ~np.isnan(time)
+    marked = flagged & good
     if not good.any():
         _say(axes, "Not counted for this model")
         return
-    number_good, time_good = number[good], time[good]
-    if len(number_good) > _MOST_POINTS:
-        axes.hexbin(number_good, time_good, gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
+    if good.sum() > _MOST_POINTS:
+        axes.hexbin(number[good], time[good], gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
     else:
-        plain = good & ~marked
-        axes.scatter(number[plain], time[plain], s=14, color=DATASET_COLOUR, alpha=0.5, linewidths=0)
+        plain_ones = good & ~marked
+        axes.scatter(
+            number[plain_ones], time[plain_ones], s=14, color=DATASET_COLOUR, alpha=0.45, linewidths=0, label="run"
+        )
     if marked.any():
-        axes.scatter(number[marked], time[marked], s=26, color=SERIES[1], marker="x", linewidths=1, label="flagged")
-        axes.legend(loc="upper left")
-    if np.ptp(number_good) == 0:
-        axes.set_xlim(number_good[0] - 1, number_good[0] + 1)
-        axes.set_xticks([number_good[0]])
-        axes.annotate(
-            "the same in every request", (0.5, 0.02), xycoords="axes fraction", ha="center", fontsize=8, color=MUTED
-        )
-        return
-    rank = np.corrcoef(number_good, time_good)[0, 1] if np.ptp(time_good) > 0 else float("nan")
-    if not np.isnan(rank):
-        axes.annotate(
-            f"correlation {rank:.2f}", (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=8, color=MUTED
-        )
+        shown = np.flatnonzero(marked)[:_MOST_POINTS]
+        axes.scatter(number[shown], time[shown], s=26, color=SERIES[1], marker="x", linewidths=1, label="flagged run")
+    if np.ptp(number[good]) == 0:
+        axes.set_xlim(number[good][0] - 1, number[good][0] + 1)
+        axes.set_xticks([number[good][0]])
 
 
 def _say(axes: Axes, words: str) -> None:
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=MUTED)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
     axes.grid(visible=False)

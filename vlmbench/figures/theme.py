@@ -189,11 +189,16 @@ def save(figure: Figure, directory: Path, name: str, *, dpi: int = 200) -> tuple
     Returns:
         The two paths.
     """
+    layout = figure.get_layout_engine()
     paths = directory / f"{name}.png", directory / f"{name}.pdf"
-    with theme():
-        for path in paths:
-            kind = path.suffix[1:]
-            # Without dates the same numbers give the same bytes.
-            metadata = {"CreationDate": None, "Title": name} if kind == "pdf" else {"Title": name}
-            write_whole(path, partial(figure.savefig, format=kind, dpi=dpi, metadata=metadata))
+    try:
+        with theme():
+            for path in paths:
+                kind = path.suffix[1:]
+                # Without dates the same numbers give the same bytes.
+                metadata = {"CreationDate": None, "Title": name} if kind == "pdf" else {"Title": name}
+                write_whole(path, partial(figure.savefig, format=kind, dpi=dpi, metadata=metadata))
+                figure.set_layout_engine("none")  # laid out once; the second file keeps it
+    finally:
+        figure.set_layout_engine(layout)
     return paths
