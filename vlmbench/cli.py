@@ -154,4 +154,5 @@ class Outcomes(Callback):
         _say(f"{_statuses.count(OK)} of {len(_statuses)} jobs ok in {sweep_dir}")
 
 
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
+for _chatty in ("matplotlib", "fontTools", "huggingface_hub", "urllib3", "httpx"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)

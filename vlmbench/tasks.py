@@ -54,5 +54,5 @@ def _anatomy(job: Job) -> int:
     from vlmbench.session import load_model
 
     model = load_model(job)
-    Console().print(table(job.settings.name, anatomy_table(model.module, model.anatomy), model.anatomy.notes))
+    Console().print(table(str(model.facts["name"]), anatomy_table(model.module, model.anatomy), model.anatomy.notes))
     return 0
