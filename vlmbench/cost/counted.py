@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmbench.cost.ghost import Ghost, GhostError, ghost_inputs
@@ -87,6 +89,24 @@ class _Ledger:
         return sum(v for (s, k), v in self.sums.items() if s == stage and first <= k and (last is None or k <= last))
 
 
+class _FusedAttention(TorchFunctionMode):
+    """Attention as one operation that the counter knows; on ``meta`` torch would run a dozen in its place."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or len(args) < 3:
+            return func(*args, **kwargs)
+        query, key, value = args[:3]
+        if query.ndim != 4 or query.device.type != "meta" or value.shape[-1] != query.shape[-1]:
+            return func(*args, **kwargs)
+        if key.shape[:2] != query.shape[:2]:  # grouped queries: every query head meets a key head
+            key = key.new_empty((*query.shape[:2], *key.shape[2:]))
+            value = value.new_empty((*query.shape[:2], *value.shape[2:]))
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+
+
 def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
     """A model of any size without weights.
 
@@ -98,6 +118,9 @@ def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
     """
     with Ghost(), torch.device("meta"), torch.no_grad():
         model = build().eval().requires_grad_(False)
+    if hasattr(model, "set_experts_implementation"):
+        # Gathered products: the same operations as grouped ones, without kernels that exist for CUDA only.
+        model.set_experts_implementation("batched_mm")
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.eos_token_id = None
@@ -140,7 +163,7 @@ def count_generate(
     """
     parts = anatomy or find_anatomy(model)
     counter = FlopCounterMode(display=False, custom_mapping=_extra_formulas())
-    with torch.no_grad(), Ghost(), counter:
+    with torch.no_grad(), Ghost(), counter, _FusedAttention():
         ledger = _Ledger(total=counter.get_total_flops)
         with _boundaries(model, parts, ledger, vision_only=vision_only):
             try:
@@ -149,8 +172,9 @@ def count_generate(
                 )
             except _LanguageModelReached:
                 pass
-            except NotImplementedError as error:
-                raise GhostError(f"{type(model).__name__} cannot run without weights: {error}") from error
+            except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise GhostError(f"{type(model).__name__} cannot run without weights: {reason}") from error
         ledger.settle()
     return _summed(ledger)
 

@@ -54,7 +54,8 @@ class Decoder:
         windows: window of each self-attention layer, None for one that sees everything.
         cross_layers: layers that attend to image features instead of the text.
         experts: the sparse feed-forward, if there is one.
-        embedding_rows: rows of the input embedding (``vocab`` where not said); 0 where it is tied to the head.
+        embedding_rows: rows of the input embedding.
+        tied: whether the head is the input embedding.
     """
 
     hidden: int
@@ -69,6 +70,7 @@ class Decoder:
     cross_layers: int = 0
     experts: Experts | None = None
     embedding_rows: int = 0
+    tied: bool = False
 
     @property
     def query_out(self) -> int:
@@ -179,6 +181,7 @@ def decoder_of(config: Any) -> Decoder:
     hidden = int(text.hidden_size)
     cross = len(_get(text, "cross_attention_layers") or ())
     tied = bool(_get(config, "tie_word_embeddings"))
+    extra = _get(text, "additional_vocab_size") or _get(config, "additional_vocab_size")
     experts = _experts(text)
     intermediate = _get(text, "intermediate_size")
     if intermediate is None and experts is None:
@@ -195,7 +198,8 @@ def decoder_of(config: Any) -> Decoder:
         windows=_windows(text, int(text.num_hidden_layers) - cross),
         cross_layers=cross,
         experts=experts,
-        embedding_rows=0 if tied else int(text.vocab_size) + int(_get(text, "additional_vocab_size") or 0),
+        embedding_rows=int(text.vocab_size) + int(extra or 0),
+        tied=tied,
     )
 
 

@@ -38,7 +38,9 @@ def vision_of(config: Any) -> Vision | None:
             return _mllama(config)
         case "molmo2":
             return _molmo2(config)
-    if getattr(config, "vision_config", None) is None and getattr(config, "vision_backbone", None) is None:
+        case "molmo":
+            return _molmo(config)
+    if getattr(config, "vision_config", None) is None:
         return None
     raise ClosedFormError(f"no closed form for the vision part of '{kind}'")
 
@@ -162,3 +164,19 @@ def _molmo2(config: Any) -> Vision:
         tower=tower,
         projector=Projector(matrices=matrices, attention_per_patch=4 * pool * width, rows_are_tokens=True),
     )
+
+
+def _molmo(config: Any) -> Vision:
+    tower, out = _vit(config.vision_config), _text_hidden(config)
+    pool = int(config.pooling_size[0]) * int(config.pooling_size[1])
+    wide, width, inner = tower.hidden * len(config.vision_feature_layers), tower.hidden, config.projector_hidden_size
+    share = Fraction(1, pool)
+    matrices = (
+        (share, wide * width),  # query: the mean of a group
+        (_ONE, 2 * wide * width),
+        (share, width * width),
+        (share, 2 * width * inner),
+        (share, inner * out),
+    )
+    # One query meets `pool` keys: 4 · pool · width a group, hence 4 · width a patch.
+    return Vision(tower=tower, projector=Projector(matrices=matrices, attention_per_patch=4 * width))

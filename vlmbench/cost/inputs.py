@@ -18,8 +18,8 @@ from vlmbench.cost.vision import Vision
 from vlmbench.request import TokenCounts
 
 FAMILIES = (
-    "gemma3, idefics3, internvl, llava, llava_next, llava_onevision, mllama, molmo2, paligemma, qwen2_vl, qwen2_5_vl, "
-    "qwen3_vl, qwen3_vl_moe, smolvlm"
+    "gemma3, idefics3, internvl, llava, llava_next, llava_onevision, mllama, molmo, molmo2, paligemma, qwen2_vl, "
+    "qwen2_5_vl, qwen3_vl, qwen3_vl_moe, smolvlm"
 )
 
 
@@ -83,6 +83,8 @@ def _pixels(
     tiles = vision.tiles(counts)
     if kind == "molmo2":
         return _molmo2(tiles, tower.tile_patches, tower.patch_elements, counts), counts.num_vision_tokens
+    if kind == "molmo":
+        return _molmo(config, tiles, tower.tile_patches, tower.patch_elements)
     side = config.vision_config.image_size
     height, width = (side, side) if isinstance(side, int) else side
     flat = _meta(tiles, 3, height, width)
@@ -122,6 +124,18 @@ def _molmo2(tiles: int, patches: int, elements: int, counts: TokenCounts) -> dic
         "image_grids": _ints([[tokens, 1, 0, 0]]),
         "image_num_crops": _ints([tiles]),
     }
+
+
+def _molmo(config: Any, tiles: int, patches: int, elements: int) -> tuple[dict[str, Any], int]:
+    # Every pooled vector gets a token: what overlap drops is computed all the same.
+    vectors = patches // (config.pooling_size[0] * config.pooling_size[1])
+    positions = 1 + torch.arange(tiles * vectors, device="cpu").reshape(1, tiles, vectors)
+    pixels = {
+        "pixel_values": _meta(1, tiles, patches, elements),
+        "image_masks": _meta(1, tiles, patches),
+        "image_input_idx": positions,
+    }
+    return pixels, tiles * vectors
 
 
 def _anyres(config: Any, tiles: int, images: int, side: int) -> tuple[dict[str, Any], int]:
