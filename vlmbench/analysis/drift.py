@@ -54,7 +54,7 @@ class HalvesCheck:
             return f"{text}: clean"
         return (
             f"{text}: NOT clean, worst at {self.worst_point} ({self.worst_ratio:.3f}). The machine drifted or is "
-            "shared: lock its clocks or take it for yourself, then measure again before trusting so small a difference"
+            "shared: lock its clocks or take it for yourself, then measure again before trusting such differences"
         )
 
 
