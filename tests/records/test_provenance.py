@@ -131,6 +131,15 @@ class TestDirectory:
         assert read_provenance(tmp_path)["sessions"][1]["warnings"] == warnings
 
 
+def test_code_that_changed_after_submit_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMBENCH_SUBMITTED_SOURCE", code_state()["vlmbench"]["source_sha256"])
+    assert begin_session(tmp_path / "same", collected())[1] == []
+    monkeypatch.setenv("VLMBENCH_SUBMITTED_SOURCE", "0" * 64)
+    _, warnings = begin_session(tmp_path / "other", collected())
+    assert warnings == ["the code changed between submit and start (sources 000000000000 at submit)"]
+    assert read_provenance(tmp_path / "other")["sessions"][0]["warnings"] == warnings
+
+
 def test_what_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     monkeypatch.setenv("SLURM_JOB_ID", "77")

@@ -108,15 +108,8 @@ class OutcomeFile:
             before = read_outcome(self.directory)
         except InputError:
             before = None  # unreadable: this attempt's is to replace it
-        self.now = Outcome(
-            state=State.RUNNING,
-            points_total=points_total,
-            started_unix_s=time.time(),
-            attempt=before.attempt + 1 if before else 0,
-            host=host_hash(),
-            pid=os.getpid(),
-            job_id=slurm_job_id(),
-            slurm=slurm_ids(),
+        self.now = replace(
+            _mine(), points_total=points_total, started_unix_s=time.time(), attempt=before.attempt + 1 if before else 0
         )
         self._write()
 
@@ -146,7 +139,7 @@ class OutcomeFile:
         if reason is None and error is not None:
             reason = str(error) or type(error).__name__
         self.now = replace(
-            self.now,
+            self.now if self.now.started_unix_s else _mine(),
             state=state,
             exit_status=exit_status,
             reason=None if reason is None else str(shareable(reason)),
@@ -160,3 +153,7 @@ class OutcomeFile:
         content: dict[str, Any] = asdict(self.now)
         write_json(self.directory / OUTCOME_NAME, content)
         self._written_s = time.monotonic()
+
+
+def _mine() -> Outcome:
+    return Outcome(state=State.RUNNING, host=host_hash(), pid=os.getpid(), job_id=slurm_job_id(), slurm=slurm_ids())

@@ -36,6 +36,7 @@ IGNORED = (
     "output_dir", "progress", "notes", "break_lock", "dry_run", "detach", "launcher", "hydra",
     "measurement.time_limit_s", "runtime.strict_device",
 )  # fmt: skip
+SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"
 _COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too
 _SHOWN_DIFFERENCES = 8
 
@@ -71,12 +72,13 @@ def collect(
         ignore: see :func:`fingerprint`.
         state_before: a snapshot taken earlier; None takes one now.
     """
+    code = code_state()
     session = {
         "session": 0,
         "started_unix_s": time.time(),
         "ended_unix_s": None,
         "command": shareable_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "code": code_state(),
+        "code": code,
         "slurm": slurm_ids(),
         "pid": os.getpid(),
         "model": {"name": _name(config, "model"), **shareable(dict(model_facts))},
@@ -85,7 +87,7 @@ def collect(
         "software": software(),
         "state_before": dict(state_before) if state_before is not None else device_state(device),
         "state_after": None,
-        "warnings": [],
+        "warnings": _since_submit(code),
     }
     return {
         "schema_version": 1,
@@ -181,7 +183,7 @@ def begin_session(directory: Path, current: Mapping[str, Any]) -> tuple[dict[str
         whole = dict(current)
     else:
         session["session"] = len(existing["sessions"])
-        session["warnings"] = _changes(existing["sessions"][-1], session)
+        session["warnings"] = [*session["warnings"], *_changes(existing["sessions"][-1], session)]
         whole = {**existing, "sessions": [*existing["sessions"], session]}
     write_json(Path(directory) / PROVENANCE_NAME, whole)
     return whole, session["warnings"]
@@ -196,6 +198,14 @@ def end_session(directory: Path, *, device: str, extra: Mapping[str, Any] | None
     whole["sessions"][-1].update(strict(ended))
     write_json(Path(directory) / PROVENANCE_NAME, whole)
     return whole
+
+
+def _since_submit(code: Mapping[str, Any]) -> list[str]:
+    """Code is read when a job starts; the launcher says in the environment what it was at submit."""
+    submitted = os.environ.get(SUBMITTED_SOURCE)
+    if submitted is None or submitted == _at(code, ("vlmbench", "source_sha256")):
+        return []
+    return [f"the code changed between submit and start (sources {submitted[:12]} at submit)"]
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

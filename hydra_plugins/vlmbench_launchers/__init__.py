@@ -1,0 +1,69 @@
+"""Hydra's door to vlmbench's launchers; ``hydra_plugins`` is a namespace package, Hydra finds what lies in it.
+
+Read at every start of Hydra, so it imports nothing of its own until a grid is launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class _GridLauncher(Launcher):
+    """Composes every job, hands them over, and reports what their own files say."""
+
+    def __init__(self, **params: Any) -> None:
+        self.params = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in params.items()}
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember what Hydra gives; the job function is found by name on the other side."""
+        del task_function
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; returns one :class:`JobReturn` a job, its return value the exit status."""
+        from vlmbench.cluster.compose import compose_tasks
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        sweep_dir = Path(str(self.config.hydra.sweep.dir))
+        composed = compose_tasks(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        found = self._launch(sweep_dir, composed)
+        returns = []
+        for (_, (task, _)), one in zip(composed.items(), found, strict=True):
+            done = JobReturn(overrides=list(task.overrides), working_dir=str(sweep_dir / task.directory))
+            done.return_value = one.exit_status
+            done.status = JobStatus.COMPLETED
+            returns.append(done)
+        return returns
+
+    def _launch(self, sweep_dir: Path, composed: Any) -> Any:
+        raise NotImplementedError
+
+
+class SlurmLauncher(_GridLauncher):
+    """``hydra/launcher=slurm``: job arrays; keys are those of ``vlmbench.cluster.settings.SlurmSettings``."""
+
+    def _launch(self, sweep_dir: Path, composed: Any) -> Any:
+        from vlmbench.cluster.launch import launch_on_slurm
+        from vlmbench.cluster.settings import SlurmSettings, parse
+
+        return launch_on_slurm(sweep_dir, composed, parse(SlurmSettings, self.params))
+
+
+class LocalLauncher(_GridLauncher):
+    """``hydra/launcher=local``: processes of this machine; keys of ``vlmbench.cluster.settings.LocalSettings``."""
+
+    def _launch(self, sweep_dir: Path, composed: Any) -> Any:
+        from vlmbench.cluster.local import launch_here
+        from vlmbench.cluster.settings import LocalSettings, parse
+
+        return launch_here(sweep_dir, composed, parse(LocalSettings, self.params))

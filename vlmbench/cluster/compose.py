@@ -1,0 +1,59 @@
+"""Where grids meet Hydra: sweeps become task files, task files become runs of the command line's job function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import filter_overrides
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vlmbench.cluster.grid import Task
+
+
+def compose_tasks(
+    loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_index: int
+) -> dict[int, tuple[Task, dict[str, Any]]]:
+    """Index to the task and its resolved configuration (Hydra's node left out).
+
+    Args:
+        loader: of the running Hydra.
+        config: of the sweep.
+        job_overrides: overrides of each job.
+        first_index: number of the first.
+    """
+    tasks = {}
+    for index, overrides in enumerate(job_overrides, start=first_index):
+        one = loader.load_sweep_config(config, list(overrides))
+        with open_dict(one.hydra.job):
+            one.hydra.job.num = index
+            one.hydra.job.id = str(index)
+        directory = str(one.hydra.sweep.subdir)
+        plain_overrides = tuple(filter_overrides(list(overrides)))
+        bare = OmegaConf.masked_copy(one, [str(key) for key in one if key != "hydra"])
+        resolved: Any = OmegaConf.to_container(bare, resolve=True)
+        tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
+    return tasks
+
+
+def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence[str]) -> int:
+    """Run the command line's job with a configuration that was resolved earlier; returns the exit status."""
+    from vlmbench import config as schema
+    from vlmbench.cli import job
+
+    schema.register()
+    hydra = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    with open_dict(hydra):
+        hydra.hydra.runtime.output_dir = str(directory)
+        hydra.hydra.overrides.task = list(overrides)
+        hydra.hydra.job.name = "vlmbench"
+    HydraConfig.instance().set_config(hydra)
+    directory.mkdir(parents=True, exist_ok=True)
+    typed = OmegaConf.merge(OmegaConf.structured(schema.RunConfig), OmegaConf.create(dict(config)))
+    OmegaConf.set_struct(typed, True)
+    assert isinstance(typed, DictConfig)
+    return job(typed)

@@ -1,0 +1,216 @@
+"""What was submitted, in files: a sweep directory's ``.vlmbench`` folder.
+
+::
+
+    <sweep directory>/
+        .vlmbench/                          mode 0700
+            <submission>/                   names sort by time
+                submission.json             cluster, job name, tasks with directory, overrides and job id
+                tasks/<index>.json          the resolved configuration of each task
+                logs/                       of the scheduler
+        0_run/  1_run/ …                    the run directories
+
+``submission.json`` is written before anything is submitted (job ids unknown) and again after each array, so that a
+parent that dies between the two leaves a trace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.outcome import OUTCOME_NAME
+from vlmbench.records.store import RECORDS_NAME
+from vlmbench.records.whole import write_json, write_whole
+
+FOLDER = ".vlmbench"
+SUBMISSION_NAME = "submission.json"
+_SEARCH_DEPTH = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One run that was submitted.
+
+    Args:
+        index: Hydra's job number, which is unique in a sweep.
+        directory: the run directory, relative to the sweep directory.
+        overrides: what makes this run differ, as on the command line.
+        job_id: the scheduler's (``12_3``), or a pid for the local launcher; None while not submitted.
+    """
+
+    index: int
+    directory: str
+    overrides: tuple[str, ...]
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Tasks that were submitted together.
+
+    Args:
+        sweep_dir: of the sweep; stored nowhere, so that a sweep may be moved.
+        name: of the folder in ``.vlmbench``.
+        cluster: ``slurm`` or ``local``.
+        job_name: what the scheduler calls it; unique, so that jobs are found even when their ids were not stored.
+        submitted_unix_s: when.
+        tasks: by index.
+    """
+
+    sweep_dir: Path
+    name: str
+    cluster: str
+    job_name: str
+    submitted_unix_s: float
+    tasks: tuple[Task, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self.sweep_dir / FOLDER / self.name
+
+    def run_dir(self, task: Task) -> Path:
+        """A task's run directory."""
+        return self.sweep_dir / task.directory
+
+    def task_file(self, task: Task) -> Path:
+        """A task's resolved configuration."""
+        return self.folder / "tasks" / f"{task.index}.json"
+
+    def with_ids(self, job_ids: Mapping[int, str]) -> Submission:
+        """The same with the job ids of some tasks (by index)."""
+        tasks = (replace(t, job_id=job_ids.get(t.index, t.job_id)) for t in self.tasks)
+        return replace(self, tasks=tuple(tasks))
+
+    def write(self) -> None:
+        """Store it; tasks keep the directories they had."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("sweep_dir", "name")}
+        write_json(self.folder / SUBMISSION_NAME, content, mode=0o600)
+
+
+def new_submission(
+    sweep_dir: Path,
+    *,
+    cluster: str,
+    job_name: str,
+    tasks: Mapping[int, tuple[Task, Mapping[str, Any]]],
+    settings: Mapping[str, Any],
+) -> Submission:
+    """Lay out and store a submission.
+
+    Args:
+        sweep_dir: made when missing.
+        cluster: ``slurm`` or ``local``.
+        job_name: a unique ending is added.
+        tasks: index to the task and the content of its task file (see ``vlmbench.cluster.task``).
+        settings: of the launcher, for the record.
+
+    Raises:
+        ConfigError: the sweep directory's name cannot be given to a scheduler.
+        MeasurementError: it cannot be written.
+    """
+    check_path(sweep_dir)
+    now = time.time()
+    unique = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{os.urandom(3).hex()}"
+    submission = Submission(
+        sweep_dir=sweep_dir,
+        name=unique,
+        cluster=cluster,
+        job_name=f"{job_name}.{unique[-6:]}",
+        submitted_unix_s=now,
+        tasks=tuple(task for task, _ in tasks.values()),
+        settings=settings,
+    )
+    for folder in (sweep_dir / FOLDER, submission.folder, submission.folder / "tasks", submission.folder / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    for task, content in tasks.values():
+        write_whole(submission.task_file(task), json.dumps(content), mode=0o600)
+    submission.write()
+    return submission
+
+
+def check_path(path: Path) -> None:
+    """Refuse names that a scheduler or shell script would read as something else.
+
+    Raises:
+        ConfigError: a control character, or a ``%`` or backslash, which Slurm replaces in paths.
+    """
+    text = str(path.absolute())
+    if not text.isprintable() or "%" in text or "\\" in text:
+        raise ConfigError(
+            f"the sweep directory {text!r} cannot be given to a scheduler: it must have no %, backslash, line break or "
+            "other control character. Choose another with output_dir=DIR."
+        )
+
+
+def read_submissions(sweep_dir: Path) -> list[Submission]:
+    """All submissions of a sweep directory, the oldest first.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found = []
+    for path in (sweep_dir / FOLDER).glob(f"*/{SUBMISSION_NAME}"):
+        try:
+            content = json.loads(path.read_bytes())
+            tasks = tuple(Task(**{**t, "overrides": tuple(t["overrides"])}) for t in content.pop("tasks"))
+            found.append(Submission(sweep_dir=sweep_dir, name=path.parent.name, tasks=tasks, **content))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"cannot read '{path}': {error!r}.") from error
+    return sorted(found, key=lambda s: (s.submitted_unix_s, s.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run directory, and how it was last submitted (None: it ran without a launcher of this project)."""
+
+    directory: Path
+    task: Task | None = None
+    submission: Submission | None = None
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs at and below a directory: submitted ones, and directories that hold an outcome or records.
+
+    Raises:
+        InputError: there is no such directory, or no run in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"'{root}' is no directory. runs=DIR names a run or sweep directory, or one that holds some.")
+    runs: dict[Path, Run] = {}
+    for folder in _folders(root, _SEARCH_DEPTH):
+        if (folder / FOLDER).is_dir():
+            for submission in read_submissions(folder):
+                for task in submission.tasks:
+                    directory = submission.run_dir(task)
+                    runs[directory] = Run(directory=directory, task=task, submission=submission)
+        if folder not in runs and ((folder / OUTCOME_NAME).exists() or (folder / RECORDS_NAME).exists()):
+            runs[folder] = Run(directory=folder)
+    if not runs:
+        raise InputError(f"'{root}' holds no runs. runs=DIR names a run or sweep directory, or one that holds some.")
+    return sorted(runs.values(), key=lambda run: _natural(run.directory))
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    yield root
+    if depth == 0 or (root / RECORDS_NAME).exists() or (root / OUTCOME_NAME).exists():
+        return  # a run directory holds no runs
+    with os.scandir(root) as entries:
+        below = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    for name in below:
+        yield from _folders(root / name, depth - 1)
+
+
+def _natural(path: Path) -> tuple[str, int, str]:
+    number = path.name.partition("_")[0]
+    return str(path.parent), int(number) if number.isdecimal() else -1, path.name

@@ -1,0 +1,201 @@
+"""Submit a grid and, unless told to leave, wait for it; what is done already is not submitted again."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vlmbench.cluster import slurm
+from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission
+from vlmbench.cluster.settings import SlurmSettings
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status_of, table
+from vlmbench.cluster.task import main as run_task
+from vlmbench.cluster.task import source_now, task_content
+from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records.outcome import State, read_outcome
+from vlmbench.records.provenance import check_directory
+
+_log = logging.getLogger(__name__)
+_SHOWN_FAILURES = 20
+
+Composed = Mapping[int, tuple[Task, Mapping[str, Any]]]
+
+
+def launch_on_slurm(sweep_dir: Path, composed: Composed, settings: SlurmSettings) -> list[RunStatus]:
+    """Submit what is missing, store the ids, wait unless ``detach``; returns the state of every task.
+
+    Args:
+        sweep_dir: of the sweep.
+        composed: from ``vlmbench.cluster.compose.compose_tasks``.
+        settings: of the jobs.
+
+    Raises:
+        DirectoryConflictError: a run directory belongs to another configuration; nothing was submitted.
+        ConfigError: Slurm refuses the jobs.
+        KeyboardInterrupt: while waiting; the jobs go on.
+    """
+    wanted = [sweep_dir / task.directory for task, _ in composed.values()]
+    missing = to_do(sweep_dir, composed)
+    if missing:
+        contents = contents_of(missing, requeues=settings.requeues, grace_s=settings.grace_s)
+        submission = new_submission(
+            sweep_dir, cluster="slurm", job_name=settings.job_name, tasks=contents, settings=asdict(settings)
+        )
+        submission = slurm.submit(submission, settings, run_task)
+        say(f"submitted {len(missing)} of {len(composed)} tasks as {', '.join(arrays(submission))}")
+    else:
+        say(f"nothing to submit: all {len(composed)} tasks are done or on their way")
+    if settings.detach:
+        say_next(sweep_dir)
+        return now(wanted, sweep_dir, settings.lost_after_s)
+    try:
+        return wait(wanted, sweep_dir, poll_s=settings.poll_s, lost_after_s=settings.lost_after_s)
+    except KeyboardInterrupt:
+        say("no longer waiting; the jobs go on")
+        say_next(sweep_dir)
+        raise
+
+
+def to_do(sweep_dir: Path, composed: Composed) -> dict[int, tuple[Task, Mapping[str, Any]]]:
+    """The tasks that are to be submitted: not done with this very configuration, not queued and not running.
+
+    Raises:
+        DirectoryConflictError: one message for all directories that belong to another configuration.
+    """
+    conflicts, missing = [], {}
+    for index, (task, config) in composed.items():
+        directory = sweep_dir / task.directory
+        try:
+            known = check_directory(directory, config)
+        except InputError as error:
+            conflicts.append(str(error).splitlines()[0])
+            continue
+        outcome = _outcome(directory)
+        if not (known and outcome == State.DONE):
+            missing[index] = (task, config)
+    if conflicts:
+        more = f"\n… and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+        raise DirectoryConflictError(
+            "\n".join(conflicts[:5]) + more + "\nNothing was submitted; choose another output_dir."
+        )
+    alive = _on_their_way(sweep_dir, missing)
+    if alive:
+        say(f"{len(alive)} tasks are queued or running already")
+    return {index: one for index, one in missing.items() if index not in alive}
+
+
+def _outcome(directory: Path) -> State | None:
+    try:
+        found = read_outcome(directory)
+    except InputError:
+        return None
+    return found.state if found else None
+
+
+def _on_their_way(sweep_dir: Path, missing: Composed) -> set[int]:
+    runs = _runs(sweep_dir)
+    asked = {
+        index: runs[sweep_dir / t.directory] for index, (t, _) in missing.items() if sweep_dir / t.directory in runs
+    }
+    states = status_of(list(asked.values()))
+    going = {RunState.QUEUED, RunState.RUNNING}
+    silent = [one for one in states if one.state == RunState.UNKNOWN and one.reason == "Slurm does not answer"]
+    if silent:
+        raise InputError(
+            f"Slurm does not answer, so nobody knows whether {len(silent)} earlier tasks of '{sweep_dir}' still run.\n"
+            "Nothing was submitted; try again when `squeue` answers."
+        )
+    return {index for index, one in zip(asked, states, strict=True) if one.state in going}
+
+
+def _runs(sweep_dir: Path) -> dict[Path, Run]:
+    try:
+        return {run.directory: run for run in find_runs(sweep_dir)}
+    except InputError:
+        return {}
+
+
+def contents_of(tasks: Composed, *, requeues: int, grace_s: float) -> dict[int, tuple[Task, dict[str, Any]]]:
+    """Index to the task and what its task file holds."""
+    source = source_now()
+    return {
+        index: (
+            task,
+            task_content(
+                index=index,
+                directory=task.directory,
+                overrides=list(task.overrides),
+                config=dict(config),
+                requeues=requeues,
+                grace_s=grace_s,
+                source_sha256=source,
+            ),
+        )
+        for index, (task, config) in tasks.items()
+    }
+
+
+def arrays(submission: Submission) -> list[str]:
+    """The ids of the arrays (or single jobs) of a submission."""
+    return list(dict.fromkeys(t.job_id.partition("_")[0] for t in submission.tasks if t.job_id))
+
+
+def now(wanted: list[Path], sweep_dir: Path, lost_after_s: float) -> list[RunStatus]:
+    """The state of these run directories."""
+    runs = _runs(sweep_dir)
+    return status_of([runs[path] for path in wanted if path in runs], lost_after_s=lost_after_s)
+
+
+def wait(wanted: list[Path], sweep_dir: Path, *, poll_s: float, lost_after_s: float) -> list[RunStatus]:
+    """Until every task is over or lost; says what changes."""
+    runs = _runs(sweep_dir)
+    pending = [runs[path] for path in wanted if path in runs]
+    over: dict[Path, RunStatus] = {}
+    told = ""
+    while True:
+        found = status_of([run for run in pending if run.directory not in over], lost_after_s=lost_after_s)
+        over.update({one.run.directory: one for one in found if one.state in OVER})
+        line = ", ".join(f"{n} {state}" for state, n in sorted(counts([*over.values(), *_still(found)]).items()))
+        if line != told:
+            say(line)
+            told = line
+        if len(over) == len(pending):
+            return [over[run.directory] for run in pending]
+        time.sleep(poll_s)
+
+
+def _still(found: list[RunStatus]) -> list[RunStatus]:
+    return [one for one in found if one.state not in OVER]
+
+
+def conclude(found: list[RunStatus], sweep_dir: Path) -> int:
+    """Say what failed and why, last lines of the command; returns the exit status."""
+    rows = table(found, sweep_dir)
+    failed = [row for row, one in zip(rows, found, strict=True) if one.state in OVER and one.state != RunState.DONE]
+    for row in failed[:_SHOWN_FAILURES]:
+        say(f"{row['run']}: {row['state']}: {row['reason'] or 'no reason was left'}")
+    if len(failed) > _SHOWN_FAILURES:
+        say(f"… and {len(failed) - _SHOWN_FAILURES} more")
+    say(f"{counts(found)[RunState.DONE]} of {len(found)} tasks done in {sweep_dir}")
+    if failed:
+        say("run the same command again to continue: only what is missing or failed runs again")
+    return overall(found)
+
+
+def say_next(sweep_dir: Path) -> None:
+    """Tell how to go on after leaving."""
+    import shlex
+
+    where = shlex.quote(f"runs={sweep_dir}")
+    say(f"next: python -m vlmbench experiment=status {where}   (then experiment=collect; or experiment=cancel)")
+
+
+def say(message: str) -> None:
+    """A line for the user."""
+    sys.stderr.write(f"vlmbench: {message}\n")
+    sys.stderr.flush()

@@ -1,0 +1,158 @@
+"""Tasks as processes of this machine, each with GPUs of its own, as many at once as GPUs allow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vlmbench.cluster.grid import Submission, Task, new_submission, read_submissions
+from vlmbench.cluster.launch import Composed, contents_of, now, say, say_next, to_do
+from vlmbench.cluster.settings import LocalSettings
+from vlmbench.cluster.status import RunStatus
+from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.lock import RunLock
+
+CANCELLED, OVER = "cancelled", "over"
+
+
+def launch_here(sweep_dir: Path, composed: Composed, settings: LocalSettings) -> list[RunStatus]:
+    """Run what is missing on this machine; returns the state of every task.
+
+    Raises:
+        DirectoryConflictError: a run directory belongs to another configuration; nothing was started.
+        ConfigError: a task wants more GPUs than there are.
+        KeyboardInterrupt: after the running tasks have saved and ended.
+    """
+    wanted = [sweep_dir / task.directory for task, _ in composed.values()]
+    missing = to_do(sweep_dir, composed)
+    slots(settings)  # refuses what cannot be before anything is written
+    if not missing:
+        say(f"nothing to start: all {len(composed)} tasks are done or running")
+        return now(wanted, sweep_dir, lost_after_s=0)
+    contents = contents_of(missing, requeues=0, grace_s=0)
+    submission = new_submission(sweep_dir, cluster="local", job_name="local", tasks=contents, settings=asdict(settings))
+    if settings.detach:
+        _supervise_apart(submission)
+        say(f"{len(missing)} of {len(composed)} tasks run on this machine")
+        say_next(sweep_dir)
+    else:
+        supervise(submission, settings)
+    return now(wanted, sweep_dir, lost_after_s=60 if settings.detach else 0)
+
+
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name here: its own entries where it is set, else the UUIDs of all GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    done = subprocess.run(  # noqa: S603  # a fixed program
+        [program, "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, check=False, timeout=60
+    )
+    return [line.strip() for line in done.stdout.splitlines() if line.startswith("GPU-")] if not done.returncode else []
+
+
+def slots(settings: LocalSettings) -> list[list[str] | None]:
+    """What each of the processes that run at once gets: GPUs, or None for whatever is visible.
+
+    Raises:
+        ConfigError: a task wants more GPUs than there are.
+    """
+    there, each = gpus(), settings.gpus_per_task
+    if not there or each == 0:
+        return [None] * (settings.parallel or 1)
+    if each > len(there):
+        raise ConfigError(f"'hydra.launcher.gpus_per_task' must be at most the {len(there)} GPUs here (got {each})")
+    groups: list[list[str] | None] = [there[i : i + each] for i in range(0, len(there) - each + 1, each)]
+    return groups[: settings.parallel]
+
+
+@dataclass(kw_only=True)
+class _Pool:
+    submission: Submission
+    free: list[list[str] | None]
+    running: dict[int, tuple[subprocess.Popen[bytes], list[str] | None]] = field(default_factory=dict)
+
+    def start(self, task: Task) -> None:
+        import vlmbench
+
+        mine = self.free.pop(0)
+        root = str(Path(vlmbench.__file__).resolve().parents[1])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
+        if mine is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        command = [sys.executable, "-u", "-m", "vlmbench.cluster.task", str(self.submission.task_file(task).absolute())]
+        with (self.submission.folder / "logs" / f"{task.index}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603  # this interpreter; a session of its own: Ctrl-C is ours to pass on
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        self.running[task.index] = (process, mine)
+
+    def reap(self) -> None:
+        for index, (process, mine) in list(self.running.items()):
+            if process.poll() is not None:
+                del self.running[index]
+                self.free.append(mine)
+
+    def stop(self, within_s: float) -> None:
+        """Tell the running tasks to save and end; those that do not are killed (their rows are on disk)."""
+        for process, _ in self.running.values():
+            process.terminate()
+        deadline = time.monotonic() + within_s
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self.reap()
+        for process, _ in self.running.values():
+            process.kill()
+            process.wait()
+
+
+def supervise(submission: Submission, settings: LocalSettings) -> None:
+    """Run all tasks of a submission, a slot each; ends when none is left or the grid was cancelled."""
+    pool = _Pool(submission=submission, free=slots(settings))
+    waiting = deque(submission.tasks)
+    with RunLock(submission.folder):
+        try:
+            while waiting or pool.running:
+                if (submission.folder / CANCELLED).exists():
+                    waiting.clear()
+                while waiting and pool.free:
+                    pool.start(waiting.popleft())
+                time.sleep(settings.poll_s)
+                pool.reap()
+        except BaseException:
+            say("stopping: running tasks finish their current repeat")
+            pool.stop(settings.stop_s)
+            raise
+        finally:
+            (submission.folder / OVER).touch()
+
+
+def _supervise_apart(submission: Submission) -> None:
+    """The same in a process that outlives this one."""
+    with (submission.folder / "logs" / "launcher.log").open("ab") as log:
+        subprocess.Popen(  # noqa: S603  # this interpreter
+            [sys.executable, "-m", "vlmbench.cluster.local", str(submission.sweep_dir.absolute()), submission.name],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def _main(sweep_dir: str, name: str) -> None:
+    found = [s for s in read_submissions(Path(sweep_dir)) if s.name == name]
+    if not found:
+        raise InputError(f"there is no submission '{name}' in '{sweep_dir}'")
+    supervise(found[0], LocalSettings(**found[0].settings))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

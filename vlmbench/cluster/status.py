@@ -1,0 +1,274 @@
+"""How far every run of a grid is: from its own files first, from the scheduler second."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vlmbench.cluster import slurm
+from vlmbench.cluster.grid import Run, Submission, find_runs
+from vlmbench.errors import InputError
+from vlmbench.records.lock import is_held
+from vlmbench.records.outcome import Outcome, State, read_outcome
+
+LOST_AFTER_S = 60.0
+
+
+class RunState(StrEnum):
+    """What a run is doing."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # to be continued with the same command
+    CANCELLED = "cancelled"
+    LOST = "lost"  # neither its files nor the scheduler know what became of it
+    UNKNOWN = "unknown"  # the scheduler does not answer, or the run was submitted a moment ago
+
+
+OVER = frozenset({RunState.DONE, RunState.FAILED, RunState.INTERRUPTED, RunState.CANCELLED, RunState.LOST})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One line of the status table.
+
+    Args:
+        run: directory, task and submission.
+        state: what it is doing.
+        outcome: its own account, if it ever wrote one.
+        job_id: of the scheduler.
+        reason: why it waits, failed or is lost, one or two lines.
+        left_s: estimate of the time left from the points done, else what is left of its time limit; None if unknown.
+    """
+
+    run: Run
+    state: RunState
+    outcome: Outcome | None = None
+    job_id: str | None = None
+    reason: str | None = None
+    left_s: float | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """As the command line counts it: the run's own where it left one, 130 if it may continue, else 1."""
+        if self.state == RunState.DONE:
+            return 0
+        if self.state == RunState.INTERRUPTED:
+            return 130
+        if self.state == RunState.FAILED and self.outcome is not None and self.outcome.exit_status:
+            return self.outcome.exit_status
+        return 1
+
+
+def status(runs: Path, *, lost_after_s: float = LOST_AFTER_S) -> list[RunStatus]:
+    """The state of all runs at and below ``runs``.
+
+    Raises:
+        InputError: there are none.
+    """
+    return status_of(find_runs(runs), lost_after_s=lost_after_s)
+
+
+def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> list[RunStatus]:
+    """The state of the given runs; Slurm is asked once for all of them."""
+    outcomes = [_outcome(run) for run in runs]
+    ids = [_job_id(run) for run in runs]
+    on_slurm = [i for i, run in enumerate(runs) if run.submission and run.submission.cluster == "slurm"]
+    open_ones = [i for i in on_slurm if not _is_final(outcomes[i], runs[i], ids[i])]
+    waiting: dict[str, slurm.JobState] | None = {}
+    ended: dict[str, slurm.JobState] = {}
+    if open_ones:
+        _find_unstored(runs, ids, open_ones)
+        try:
+            waiting = slurm.queue()
+        except slurm.SlurmSilentError:
+            waiting = None
+        else:
+            # A job that ended between the two looks has its outcome on disk by now.
+            for i in open_ones:
+                outcomes[i] = _outcome(runs[i])
+            ended = slurm.accounting([job for i in open_ones if (job := ids[i]) and job not in waiting])
+    asked = _Slurm(waiting=waiting, ended=ended, lost_after_s=lost_after_s)
+    found = []
+    for run, outcome, job_id in zip(runs, outcomes, ids, strict=True):
+        if isinstance(outcome, str):
+            found.append(RunStatus(run=run, state=RunState.FAILED, job_id=job_id, reason=outcome))
+        elif run.submission and run.submission.cluster == "slurm":
+            found.append(asked.judge(run, outcome, job_id))
+        else:
+            found.append(_here(run, outcome, job_id, lost_after_s))
+    return found
+
+
+def _outcome(run: Run) -> Outcome | str | None:
+    try:
+        return read_outcome(run.directory)
+    except InputError as error:
+        return str(error)
+
+
+def _job_id(run: Run) -> str | None:
+    return run.task.job_id if run.task else None
+
+
+def _is_final(outcome: Outcome | str | None, run: Run, job_id: str | None) -> bool:
+    """Whether the run's own account is the last word, so that nobody else need be asked."""
+    return isinstance(outcome, Outcome) and outcome.state == State.DONE and _is_of(outcome, run, job_id)
+
+
+def _is_of(outcome: Outcome, run: Run, job_id: str | None) -> bool:
+    """Whether the outcome was written by the job that was submitted last, not by an earlier one."""
+    if run.submission is None or run.submission.cluster != "slurm":
+        return True
+    return outcome.job_id == job_id if job_id is not None and outcome.job_id is not None else True
+
+
+def _find_unstored(runs: Sequence[Run], ids: list[str | None], open_ones: Iterable[int]) -> None:
+    """Fill in the ids of jobs whose parent died before it could store them."""
+    names: dict[str, dict[int, str]] = {}
+    for i in open_ones:
+        submission, task = runs[i].submission, runs[i].task
+        if ids[i] is not None or submission is None or task is None:
+            continue
+        if submission.job_name not in names:
+            names[submission.job_name] = slurm.queue_by_name(submission.job_name)
+        ids[i] = names[submission.job_name].get(_place(submission, task.index))
+
+
+def _place(submission: Submission, index: int) -> int:
+    """Where a task stands in its array."""
+    return [task.index for task in submission.tasks].index(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Slurm:
+    """What Slurm answered: its queue (None: nothing) and how jobs that left it ended."""
+
+    waiting: dict[str, slurm.JobState] | None
+    ended: dict[str, slurm.JobState]
+    lost_after_s: float
+
+    def judge(self, run: Run, outcome: Outcome | None, job_id: str | None) -> RunStatus:
+        ours = outcome if outcome is not None and _is_of(outcome, run, job_id) else None
+        job = (self.waiting or {}).get(job_id or "")
+        left_s = None
+        if ours is not None and ours.state == State.DONE:
+            state, reason = RunState.DONE, None
+        elif job is not None and job.state in slurm.WAITING:
+            state, reason = RunState.QUEUED, job.reason
+        elif job is not None:
+            state, reason, left_s = RunState.RUNNING, None, _time_left(ours, job.left_s)
+        elif ours is not None and ours.state != State.RUNNING:
+            state, reason = RunState(ours.state), ours.reason
+        else:
+            state, reason = self._without_trace(run, ours, job_id)
+        return RunStatus(run=run, state=state, outcome=outcome, job_id=job_id, reason=reason, left_s=left_s)
+
+    def _without_trace(self, run: Run, ours: Outcome | None, job_id: str | None) -> tuple[RunState, str]:
+        """A job that is not in the queue and left no result."""
+        if self.waiting is None:
+            return RunState.UNKNOWN, "Slurm does not answer"
+        end = self.ended.get(job_id or "")
+        if end is not None and end.state not in slurm.ALIVE:
+            return _by_accounts(end)
+        assert run.submission is not None
+        last_sign = max(run.submission.submitted_unix_s, ours.updated_unix_s if ours else 0.0)
+        if time.time() - last_sign < self.lost_after_s:
+            return RunState.UNKNOWN, "no sign of it yet"
+        return RunState.LOST, "neither in the queue nor in the accounts, and it left no result"
+
+
+def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
+    """A job that is over and left no result of its own."""
+    if end.state == "CANCELLED":
+        return RunState.CANCELLED, "cancelled"
+    how = {
+        "TIMEOUT": "killed at its time limit (raise hydra.launcher.time_min or grace_s)",
+        "OUT_OF_MEMORY": "killed for too much host memory (raise hydra.launcher.memory_gb)",
+        "NODE_FAIL": "its node failed",
+        "PREEMPTED": "preempted",
+        "BOOT_FAIL": "its node did not start",
+    }.get(end.state, f"it ended without a result (Slurm: {end.state}, exit code {end.exit_code})")
+    return RunState.FAILED, how
+
+
+def _here(run: Run, outcome: Outcome | None, job_id: str | None, lost_after_s: float) -> RunStatus:
+    """A run of this machine or of nobody's: its lock tells whether it lives."""
+    if outcome is not None and outcome.state != State.RUNNING:
+        state, reason = RunState(outcome.state), outcome.reason
+        return RunStatus(run=run, state=state, outcome=outcome, job_id=job_id, reason=reason)
+    if is_held(run.directory):
+        left = _time_left(outcome, None)
+        return RunStatus(run=run, state=RunState.RUNNING, outcome=outcome, job_id=job_id, left_s=left)
+    if outcome is None and run.submission is not None and run.task is not None:
+        if (run.submission.folder / "over").exists():
+            reason = "its launcher ended before its turn came"
+            return RunStatus(run=run, state=RunState.CANCELLED, job_id=job_id, reason=reason)
+        if is_held(run.submission.folder):
+            return RunStatus(run=run, state=RunState.QUEUED, job_id=job_id)
+    if outcome is None and run.submission and time.time() - run.submission.submitted_unix_s < lost_after_s:
+        return RunStatus(run=run, state=RunState.UNKNOWN, job_id=job_id, reason="no sign of it yet")
+    reason = "its process is gone and left no result" if outcome else "it was never begun"
+    return RunStatus(run=run, state=RunState.LOST, outcome=outcome, job_id=job_id, reason=reason)
+
+
+def _time_left(outcome: Outcome | None, limit_s: float | None) -> float | None:
+    """By rule of three from the points done, but not more than its time limit leaves."""
+    if outcome is None or not outcome.points_done or not outcome.points_total:
+        return limit_s
+    spent = outcome.updated_unix_s - outcome.started_unix_s
+    rest = spent / outcome.points_done * (outcome.points_total - outcome.points_done)
+    return rest if limit_s is None else min(rest, limit_s)
+
+
+def counts(found: Iterable[RunStatus]) -> Counter[str]:
+    """State to number of runs."""
+    return Counter(str(one.state) for one in found)
+
+
+def overall(found: Sequence[RunStatus]) -> int:
+    """One exit status: 0 all done, 130 when any may continue, 2 when all had bad input, else 1."""
+    statuses = {one.exit_status for one in found if one.state in OVER}
+    if statuses <= {0}:
+        return 0
+    if 130 in statuses:
+        return 130
+    return 2 if statuses == {2} else 1
+
+
+def table(found: Sequence[RunStatus], root: Path) -> list[dict[str, str]]:
+    """Rows for printing: run, state, job, progress, time left, reason; all text."""
+    rows = []
+    for one in found:
+        outcome = one.outcome
+        try:
+            name = str(one.run.directory.resolve().relative_to(Path(root).resolve()))
+        except ValueError:
+            name = str(one.run.directory)
+        progress = ""
+        if outcome is not None and one.state != RunState.QUEUED:
+            of = f"/{outcome.points_total}" if outcome.points_total else ""
+            progress = f"{outcome.points_done}{of} points, {outcome.rows} rows" if of or outcome.rows else ""
+        rows.append(
+            {
+                "run": name,
+                "state": str(one.state),
+                "job": one.job_id or "",
+                "progress": progress,
+                "left": "" if one.left_s is None else _duration(one.left_s),
+                "reason": (one.reason or "").replace("\n", " "),
+            }
+        )
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,138 @@
+"""One task on its node: what was submitted is run, and its exit status is the job's.
+
+The task file (``tasks/<index>.json``) holds the configuration as it was resolved at submit, so that editing YAML while
+a job waits changes nothing; code is read when the job starts, and a change is recorded and warned of.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vlmbench.errors import InputError
+from vlmbench.records.lock import slurm_job_id
+from vlmbench.records.outcome import OutcomeFile, State
+from vlmbench.records.provenance import SUBMITTED_SOURCE
+
+INTERRUPTED = 130
+_FAILED = 1
+_BAD_INPUT = 2
+_log = logging.getLogger(__name__)
+
+
+def task_content(
+    *,
+    index: int,
+    directory: str,
+    overrides: list[str],
+    config: dict[str, Any],
+    source_sha256: str,
+    requeues: int = 0,
+    grace_s: float = 0.0,
+) -> dict[str, Any]:
+    """What a task file holds.
+
+    Args:
+        index: the job's number in its sweep.
+        directory: the run directory, relative to the sweep directory.
+        overrides: as on the command line.
+        config: resolved, without Hydra's own node.
+        source_sha256: of vlmbench's sources at submit.
+        requeues: how often the task may go back into the queue at its time limit.
+        grace_s: how long before the limit it is told.
+    """
+    return {
+        "index": index,
+        "directory": directory,
+        "overrides": overrides,
+        "config": config,
+        "requeues": requeues,
+        "grace_s": grace_s,
+        "source_sha256": source_sha256,
+    }
+
+
+def source_now() -> str:
+    """Hash of vlmbench's sources as they are now."""
+    import vlmbench
+    from vlmbench.records.source import source_sha256
+
+    return source_sha256(Path(vlmbench.__file__).resolve().parent)
+
+
+def main(task_file: str) -> NoReturn:
+    """Run the task and exit with its status; what the scheduler calls."""
+    try:
+        status = run(Path(task_file))
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except InputError as error:
+        sys.stderr.write(f"vlmbench: {error}\n")
+        status = _BAD_INPUT
+    sys.exit(status)
+
+
+def run(task_file: Path) -> int:
+    """Run the task; returns its exit status, which ``outcome.json`` in the run directory repeats.
+
+    Signals end it after the current repeat. A task that is preempted, or at its time limit, asks Slurm for another
+    turn, in which it continues.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    content = _read(task_file)
+    directory = task_file.absolute().parents[3] / content["directory"]
+    os.environ[SUBMITTED_SOURCE] = content["source_sha256"]  # compared with what runs
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, _interrupt)  # until the run sets its own: nothing is measured yet, so end at once
+    began = time.monotonic()
+    try:
+        from vlmbench.cluster.compose import run_saved
+
+        status = run_saved(content["config"], directory=directory, overrides=content["overrides"])
+    except Exception as error:  # the code changed while the job waited, say: the job function itself never raises
+        status = _FAILED
+        OutcomeFile(directory).end(State.FAILED, exit_status=status, error=error)
+        _log.exception("the task could not be started")
+    _log.info("exit status %d after %.0f s in %s", status, time.monotonic() - began, content["directory"])
+    if status == INTERRUPTED:
+        _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
+    return status
+
+
+def _interrupt(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _read(task_file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(task_file.read_bytes())
+        if not {"directory", "config", "overrides", "source_sha256"} <= found.keys():
+            raise ValueError("parts are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"cannot read the task file '{task_file}': {error}. Submit it again.") from error
+    return dict(found)
+
+
+def _another_turn(*, requeues: int, grace_s: float) -> None:
+    """Requeue this Slurm job if it was stopped by its time limit or by a job of higher priority."""
+    job_id = slurm_job_id()
+    if job_id is None:
+        return
+    from vlmbench.cluster import slurm
+
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    left = slurm.left_s(job_id)
+    at_limit = left is not None and left <= grace_s + 60 and restarts < requeues
+    if (at_limit or slurm.is_preempted(job_id)) and slurm.requeue(job_id):
+        _log.info("job %s goes back into the queue and will continue (restart %d)", job_id, restarts + 1)
+        time.sleep(60)  # Slurm ends this process; leaving by itself could be taken for the job's own end
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
