@@ -120,7 +120,7 @@ def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
         model = build().eval().requires_grad_(False)
     if hasattr(model, "set_experts_implementation"):
         # Gathered products: the same operations as grouped ones, without kernels that exist for CUDA only.
-        model.set_experts_implementation("batched_mm")
+        model.set_experts_implementation("batched_mm")  # type: ignore[operator]
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.eos_token_id = None
@@ -135,7 +135,8 @@ def ghost_of_config(config: Any) -> nn.Module:
     from transformers import AutoModelForImageTextToText
 
     own = copy.deepcopy(config)
-    return build_ghost(lambda: AutoModelForImageTextToText.from_config(own, dtype=torch.bfloat16))
+    auto: Any = AutoModelForImageTextToText
+    return build_ghost(lambda: auto.from_config(own, dtype=torch.bfloat16))
 
 
 def count_generate(
@@ -227,10 +228,10 @@ def _extra_formulas() -> dict[Any, Any]:
     """Formulas of operations that torch's counter does not know."""
     from torch.utils.flop_counter import sdpa_flop_count
 
-    def attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return int(sdpa_flop_count(q, k, v))
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
-    def grouped(a: Any, b: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    def grouped(a: Any, b: Any, *_: Any, **__: Any) -> int:
         # (tokens, in) x (groups, in, out): every token meets one group.
         return int(2 * a[-2] * a[-1] * b[-1])
 

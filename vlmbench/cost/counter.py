@@ -9,9 +9,10 @@ not assumed: the first request is also counted whole, and where the two differ, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,6 +50,10 @@ class Counter:
         self._prefill: Callable[[int], int] | None = None
         self._head = 0
         self._by_length: bool | None = None
+        self._config = cast(Any, model.config)
+        text = self._config.get_text_config(decoder=True)
+        windows = {getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")}
+        self._windows = sorted(w for w in windows if isinstance(w, int))
 
     @classmethod
     def of_config(cls, config: Any, anatomy: Anatomy | None = None) -> Counter:
@@ -92,7 +97,7 @@ class Counter:
             ClosedFormError: a family for which no inputs can be made (see :mod:`vlmbench.cost.inputs`).
             GhostError: the model cannot run without weights.
         """
-        config = self.model.config
+        config = self._config
         images = synthetic_inputs(config, counts, grids=grids)
         if self._lengths_suffice(images):
             vision = self.count(images, output_tokens=1)
@@ -110,9 +115,7 @@ class Counter:
         return self.count(inputs, output_tokens=output_tokens) * batch_size
 
     def _run(self, inputs: Mapping[str, Any], *, new_tokens: int = 1, vision_only: bool = False) -> GenerateFlops:
-        return count_generate(
-            self.model, inputs, new_tokens=new_tokens, anatomy=self.anatomy, vision_only=vision_only
-        )
+        return count_generate(self.model, inputs, new_tokens=new_tokens, anatomy=self.anatomy, vision_only=vision_only)
 
     def _lengths_suffice(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the language model's FLOPs follow from lengths alone; settled on the first request."""
@@ -128,7 +131,9 @@ class Counter:
             except GhostError:
                 self._by_length = False
             if not self._by_length:
-                self.notes.append("the language model's FLOPs do not follow from lengths alone: each request is counted")
+                self.notes.append(
+                    "the language model's FLOPs do not follow from lengths alone: each request is counted"
+                )
         return self._by_length
 
     def _count_whole(self, inputs: Mapping[str, Any]) -> GenerateFlops:
@@ -139,8 +144,8 @@ class Counter:
 
     def _from_lengths(self, vision: GenerateFlops | None, rows: int, length: int, output_tokens: int) -> StageFlops:
         if self._prefill is None:
-            short = self._run(text_inputs(self.model.config, _SHORT), new_tokens=1 + _STEPS)
-            long = self._run(text_inputs(self.model.config, _LONG))
+            short = self._run(text_inputs(self._config, _SHORT), new_tokens=1 + _STEPS)
+            long = self._run(text_inputs(self._config, _LONG))
             self._head = short.prefill_head if short.prefill_head == long.prefill_head else 0
             self._prefill = _quadratic([(0, self._head), (_SHORT, short.prefill), (_LONG, long.prefill)])
             self._lines[_SHORT] = _line(_SHORT, short.steps)
@@ -149,20 +154,16 @@ class Counter:
 
     def _spans(self, first: int, last: int) -> list[tuple[int, int]]:
         """The context lengths of all decode steps, cut where a window of the model is reached."""
-        text = self.model.config.get_text_config(decoder=True)
-        windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
-        cuts = sorted({w for w in windows if isinstance(w, int) and first <= w < last})
+        cuts = [w for w in self._windows if first <= w < last]
         bounds = [first - 1, *cuts, last]
-        return [(a + 1, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        return [(a + 1, b) for a, b in itertools.pairwise(bounds) if b > a]
 
     def _decode_within(self, first: int, last: int) -> int:
         """FLOPs of the decode steps at context lengths ``first`` to ``last``, between two windows."""
-        text = self.model.config.get_text_config(decoder=True)
-        windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
         # The line of a span above a window is counted just above it; all spans below share one.
-        start = max((w for w in windows if isinstance(w, int) and w < first), default=_SHORT)
+        start = max((w for w in self._windows if w < first), default=_SHORT)
         if start not in self._lines:
-            texts = text_inputs(self.model.config, start)
+            texts = text_inputs(self._config, start)
             self._lines[start] = _line(start, self._run(texts, new_tokens=1 + _STEPS).steps)
         base, slope = self._lines[start]
         return _sum_of_line(base, slope, first, last)

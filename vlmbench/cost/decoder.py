@@ -170,7 +170,9 @@ def decoder_of(config: Any) -> Decoder:
         ClosedFormError: an architecture without the usual fields (linear attention, latent attention …).
     """
     text = config.get_text_config(decoder=True)
-    missing = [n for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if _get(text, n) is None]
+    missing = [
+        n for n in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if _get(text, n) is None
+    ]
     if missing:
         raise ClosedFormError(f"no closed form for the language model '{text.model_type}': no {', '.join(missing)}")
     kinds = set(_get(text, "layer_types") or ()) - {"full_attention", "sliding_attention"}

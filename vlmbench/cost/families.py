@@ -20,29 +20,30 @@ def vision_of(config: Any) -> Vision | None:
     Raises:
         ClosedFormError: a family whose vision part is not known here.
     """
-    kind = config.model_type
-    match kind:
+    match config.model_type:
         case "llava" | "llava_next" | "llava_onevision":
-            return _llava(config)
+            read = _llava
         case "qwen2_vl" | "qwen2_5_vl" | "qwen3_vl" | "qwen3_vl_moe":
-            return _qwen(config)
+            read = _qwen
         case "internvl":
-            return _internvl(config)
+            read = _internvl
         case "idefics3" | "smolvlm":
-            return _idefics3(config)
+            read = _idefics3
         case "paligemma":
-            return _paligemma(config)
+            read = _paligemma
         case "gemma3":
-            return _gemma3(config)
+            read = _gemma3
         case "mllama":
-            return _mllama(config)
+            read = _mllama
         case "molmo2":
-            return _molmo2(config)
+            read = _molmo2
         case "molmo":
-            return _molmo(config)
-    if getattr(config, "vision_config", None) is None:
-        return None
-    raise ClosedFormError(f"no closed form for the vision part of '{kind}'")
+            read = _molmo
+        case other:
+            if getattr(config, "vision_config", None) is None:
+                return None
+            raise ClosedFormError(f"no closed form for the vision part of '{other}'")
+    return read(config)
 
 
 def _side(size: Any) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def ghost_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tree_map_only(torch.Tensor, one, value) for name, value in inputs.items()}
 
 
-class Ghost(TorchDispatchMode):
+class Ghost(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, floats are shapes on ``meta`` and integers are real on the CPU (see the module's docstring).
 
     Build the model under it (``with Ghost(), torch.device("meta")``), so that its integer buffers are real too.
@@ -61,6 +61,9 @@ class Ghost(TorchDispatchMode):
     Raises:
         GhostError: an operation needs the value of a float (``.item()`` of an activation, say).
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -115,7 +118,9 @@ def _elementwise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tens
     if not all(t.is_floating_point() for t in tensors) or len(args) > 2:
         return None
     dtype = tensors[0].dtype if len(args) == 1 else torch.result_type(*args)
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors)) if len(tensors) > 1 else tensors[0].shape
+    shape = tensors[0].shape
+    if len(tensors) > 1 and tensors[1].shape != shape:
+        shape = torch.broadcast_shapes(shape, tensors[1].shape)  # type: ignore[no-untyped-call]
     like = next((t for t in tensors if t.shape == shape), None)
     if like is None:
         return torch.empty(shape, dtype=dtype, device=_META)
@@ -173,7 +178,7 @@ def _select_by_mask(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 def _as_positions(index: torch.Tensor | None) -> list[torch.Tensor | None]:
-    """A boolean mask as that many positions in each of its dimensions, as indexing does (their values do not matter)."""
+    """A boolean mask as that many positions in each of its dimensions, as indexing does (values do not matter)."""
     if index is None or index.dtype not in (torch.bool, torch.uint8):
         return [index]
     if is_ghost(index):

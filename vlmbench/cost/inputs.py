@@ -81,30 +81,32 @@ def _pixels(
         pixels = {"pixel_values": _meta(patches, tower.patch_elements), "image_grid_thw": grid}
         return pixels, patches // tower.merge**2
     tiles = vision.tiles(counts)
-    if kind == "molmo2":
-        return _molmo2(tiles, tower.tile_patches, tower.patch_elements, counts), counts.num_vision_tokens
-    if kind == "molmo":
-        return _molmo(config, tiles, tower.tile_patches, tower.patch_elements)
-    side = config.vision_config.image_size
+    side = getattr(config.vision_config, "image_size", None) or 1
     height, width = (side, side) if isinstance(side, int) else side
     flat = _meta(tiles, 3, height, width)
     match kind:
         case "llava":
-            return {"pixel_values": flat}, tiles * (tower.tile_patches + vision.projector.class_rows)
+            made = {"pixel_values": flat}, tiles * (tower.tile_patches + vision.projector.class_rows)
         case "paligemma":
-            return {"pixel_values": flat}, tiles * tower.tile_patches
+            made = {"pixel_values": flat}, tiles * tower.tile_patches
         case "internvl":
-            return {"pixel_values": flat}, tiles * round(tower.tile_patches * config.downsample_ratio**2)
+            made = {"pixel_values": flat}, tiles * round(tower.tile_patches * config.downsample_ratio**2)
         case "gemma3":
-            return {"pixel_values": flat}, tiles * config.mm_tokens_per_image
+            made = {"pixel_values": flat}, tiles * config.mm_tokens_per_image
         case "idefics3" | "smolvlm":
             cells = (math.isqrt(tower.tile_patches) // config.scale_factor) ** 2
-            return {"pixel_values": flat[None]}, tiles * cells
+            made = {"pixel_values": flat[None]}, tiles * cells
         case "mllama":
-            return _mllama(counts.num_images, tower.tiles_joined, height), counts.num_images
+            made = _mllama(counts.num_images, tower.tiles_joined, height), counts.num_images
         case "llava_next" | "llava_onevision":
-            return _anyres(config, tiles, counts.num_images, height)
-    raise ClosedFormError(f"no synthetic inputs for '{kind}' (known: {FAMILIES}); count a prepared request instead")
+            made = _anyres(config, tiles, counts.num_images, height)
+        case "molmo":
+            made = _molmo(config, tiles, tower.tile_patches, tower.patch_elements)
+        case "molmo2":
+            made = _molmo2(tiles, tower.tile_patches, tower.patch_elements, counts), counts.num_vision_tokens
+        case other:
+            raise ClosedFormError(f"no synthetic inputs for '{other}' (known: {FAMILIES}); count a prepared request")
+    return made
 
 
 def _mllama(images: int, tiles: int, side: int) -> dict[str, Any]:
@@ -147,7 +149,9 @@ def _anyres(config: Any, tiles: int, images: int, side: int) -> tuple[dict[str, 
         counted = {"pixel_values": _meta(images, 1, 3, side, side), "image_sizes": sizes}
         return {**counted, "batch_num_images": _ints([images])}, images * (patches * patches + 1)
     if images > 1 and tiles % images:
-        raise ClosedFormError(f"{tiles} tiles are not shared evenly by {images} images; count a prepared request instead")
+        raise ClosedFormError(
+            f"{tiles} tiles are not shared evenly by {images} images; count a prepared request instead"
+        )
     each = tiles // images - 1
     fitting = [(h, w) for h, w in config.image_grid_pinpoints if h * w == each * side * side]
     if not fitting:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 from vlmbench.cost.errors import ClosedFormError
 from vlmbench.request import TokenCounts

@@ -1,0 +1,232 @@
+"""Bytes: what a model weighs, what a request keeps in memory, and the fewest bytes each stage must move.
+
+The floor of a stage's traffic counts what cannot stay on chip between kernels: every weight that is used once, the
+stage's input and output, and the key-value cache (written once by the prefill; read whole and extended by one entry by
+each decode step). Intermediate activations are left out: fused kernels need not move them. Real traffic is higher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vlmbench.cost.closed import ClosedForm
+from vlmbench.cost.stages import STAGES
+from vlmbench.cost.vision import Vision
+from vlmbench.request import TokenCounts
+
+ELEMENT_BYTES = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+}
+"""Bytes of one element by dtype name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Parameters of a model by stage, in elements; those of the input embedding apart, since a token reads one row."""
+
+    vision_encoder: int
+    projector: int
+    language_model: int
+    head: int
+    embedding: int
+
+    @property
+    def total(self) -> int:
+        """All of them; a head tied to the embedding counts once (``head`` is 0 then)."""
+        return self.vision_encoder + self.projector + self.language_model + self.head + self.embedding
+
+    @classmethod
+    def of_closed(cls, closed: ClosedForm) -> Parameters:
+        """Matrices only, from the closed form: without biases, norms and position tables (below 1 % of a model)."""
+        decoder, vision = closed.decoder, closed.vision
+        body = decoder.layers * decoder.query_out + decoder.layers * decoder.key_value
+        if decoder.experts is None:
+            body += decoder.layers * decoder.dense_mlp
+        else:
+            e = decoder.experts
+            wide = decoder.mlp_matrices * decoder.hidden * (e.count * e.intermediate + e.shared_intermediate)
+            body += e.layers * (wide + decoder.hidden * e.count) + (decoder.layers - e.layers) * decoder.dense_mlp
+        return cls(
+            vision_encoder=vision.tower.elements if vision else 0,
+            projector=vision.projector.elements if vision else 0,
+            language_model=body,
+            head=0 if decoder.tied else decoder.head_elements,
+            embedding=decoder.embedding_rows * decoder.hidden,
+        )
+
+    @classmethod
+    def of_model(cls, model: Any, anatomy: Any = None) -> Parameters:
+        """Exact, from a model (also one without weights)."""
+        from vlmbench.models.anatomy import find_anatomy, stage_parameters
+
+        counts = stage_parameters(model, anatomy or find_anatomy(model))
+        table = model.get_input_embeddings().weight
+        embedding = int(table.numel())
+        output = model.get_output_embeddings()
+        tied = output is not None and output.weight is table
+        head = 0 if tied or output is None else sum(int(p.numel()) for p in output.parameters())
+        vision, projector = counts.get("vision_encoder", 0), counts.get("projector", 0)
+        return cls(
+            vision_encoder=vision,
+            projector=projector,
+            # whatever belongs to no stage (a newline embedding) is counted with the language model
+            language_model=counts["total"] - vision - projector - head - embedding,
+            head=head,
+            embedding=embedding,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageBytes:
+    """The fewest bytes that each stage of one ``generate()`` call must move."""
+
+    vision_encoder: int
+    projector: int
+    llm_prefill: int
+    llm_decode: int
+
+    @property
+    def total(self) -> int:
+        """All stages."""
+        return sum(self.by_stage().values())
+
+    def by_stage(self) -> dict[str, int]:
+        """Stage name to bytes, in the order of :data:`vlmbench.cost.stages.STAGES`."""
+        return {stage: getattr(self, stage) for stage in STAGES}
+
+    def columns(self) -> dict[str, int]:
+        """As record columns: ``bytes_<stage>`` and ``bytes_total``."""
+        return {f"bytes_{stage}": value for stage, value in {**self.by_stage(), "total": self.total}.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryNeed:
+    """Bytes a request needs on the device at its peak.
+
+    Weights and cache are exact up to the allocator's rounding; ``activations`` is an estimate of the largest set of
+    intermediate tensors alive at once. What the driver and libraries take (about 0.5 GB on CUDA) comes on top.
+    """
+
+    weights: int
+    kv_cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.activations
+
+
+def distinct_experts(count: int, active: int, tokens: int) -> float:
+    """Expected number of experts that ``tokens`` tokens visit when each picks ``active`` of ``count`` at random."""
+    return float(count * (1 - (1 - active / count) ** tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """Byte counts of one model.
+
+    Args:
+        closed: its shape.
+        parameters: its parameters.
+        element: bytes of one element of weights, activations and cache.
+    """
+
+    closed: ClosedForm
+    parameters: Parameters
+    element: int
+
+    def kv_per_token(self) -> int:
+        """Bytes of key-value cache that one more token takes in all self-attention layers (below any window)."""
+        return self.closed.decoder.keys(1) * self._kv_entry()
+
+    def kv_cache(self, length: int, cross_tokens: int = 0) -> int:
+        """Bytes of the cache of one row at a context of ``length`` tokens."""
+        decoder = self.closed.decoder
+        return (decoder.keys(length) + decoder.cross_layers * cross_tokens) * self._kv_entry()
+
+    def _kv_entry(self) -> int:
+        return 2 * self.closed.decoder.kv_heads * self.closed.decoder.head_dim * self.element
+
+    def _body_weights(self, tokens: int) -> int:
+        """Bytes of the language model's weights that ``tokens`` tokens in one forward use, without head."""
+        experts, decoder = self.closed.decoder.experts, self.closed.decoder
+        elements = float(self.parameters.language_model)
+        if experts is not None:
+            unused = experts.count - distinct_experts(experts.count, experts.active, tokens)
+            elements -= experts.layers * unused * decoder.mlp_matrices * decoder.hidden * experts.intermediate
+        return round(elements * self.element)
+
+    def _head_weights(self) -> int:
+        return self.closed.decoder.head_elements * self.element
+
+    def stages(self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1) -> StageBytes:
+        """The fewest bytes each stage must move for a batch of equal requests.
+
+        Args:
+            counts: of one row.
+            output_tokens: tokens that come out of each row, 1 or more.
+            batch_size: rows.
+        """
+        decoder = self.closed.decoder
+        tokens, cross = counts.num_input_tokens, counts.num_cross_attention_tokens or 0
+        row = decoder.hidden * self.element
+        vision, projector = self._vision(counts, batch_size)
+        prefill = self._body_weights(batch_size * tokens) + self._head_weights()
+        prefill += batch_size * (2 * tokens * row + self.kv_cache(tokens, cross) + decoder.vocab * self.element)
+        steps = output_tokens - 1
+        decode = steps * (self._body_weights(batch_size) + self._head_weights())
+        kv = (decoder.keys_of_decode(tokens, output_tokens) + steps * decoder.cross_layers * cross) * self._kv_entry()
+        decode += batch_size * (kv + steps * (self.kv_per_token() + 2 * row + decoder.vocab * self.element))
+        return StageBytes(vision_encoder=vision, projector=projector, llm_prefill=prefill, llm_decode=decode)
+
+    def _vision(self, counts: TokenCounts, batch_size: int) -> tuple[int, int]:
+        vision = self.closed.vision
+        if vision is None or not counts.num_images:
+            return 0, 0
+        positions = vision_positions(vision, counts)
+        features = positions * vision.tower.hidden * self.element
+        pixels = positions * vision.tower.patch_elements * self.element
+        out = (counts.num_vision_tokens or positions) * self.closed.decoder.hidden * self.element
+        tower = self.parameters.vision_encoder * self.element + batch_size * (pixels + features)
+        return tower, self.parameters.projector * self.element + batch_size * (features + out)
+
+    def memory_need(self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1) -> MemoryNeed:
+        """Bytes at the peak of one ``generate()`` call."""
+        length = counts.num_input_tokens + output_tokens - 1
+        return MemoryNeed(
+            weights=self.parameters.total * self.element,
+            kv_cache=batch_size * self.kv_cache(length, counts.num_cross_attention_tokens or 0),
+            activations=batch_size * max(self._prefill_peak(counts.num_input_tokens), self._vision_peak(counts)),
+        )
+
+    def _prefill_peak(self, tokens: int) -> int:
+        # residual, normed input, attention output and query of a layer, or the feed-forward's two wide tensors;
+        # logits of the last position in the working dtype and in float32.
+        decoder = self.closed.decoder
+        if decoder.experts is None:
+            wide = decoder.intermediate
+        else:
+            wide = decoder.experts.active * decoder.experts.intermediate + decoder.experts.shared_intermediate
+        layer = tokens * (3 * decoder.hidden + max(3 * decoder.heads * decoder.head_dim, 3 * wide))
+        return layer * self.element + decoder.vocab * (self.element + 4)
+
+    def _vision_peak(self, counts: TokenCounts) -> int:
+        vision = self.closed.vision
+        if vision is None or not counts.num_images:
+            return 0
+        tower, positions = vision.tower, vision_positions(vision, counts)
+        # Towers record the hidden state of every block where features are taken from an inner one.
+        kept = tower.layers + 1
+        wide = max(4 * tower.attention_width, 2 * tower.intermediate)
+        return positions * (tower.patch_elements + kept * tower.hidden + wide) * self.element
+
+
+def vision_positions(vision: Vision, counts: TokenCounts) -> int:
+    """Positions of one row that the tower computes, class tokens and padding included."""
+    if not vision.tower.tile_patches:
+        return counts.num_vision_patches or 0
+    return vision.tiles(counts) * (vision.tower.tile_patches + vision.tower.tile_extra)

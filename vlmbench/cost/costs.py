@@ -1,0 +1,181 @@
+"""The cost columns of a record: counted and closed FLOPs with their agreement, bytes, floors, shares, verdicts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters
+from vlmbench.cost.closed import ClosedForm
+from vlmbench.cost.errors import ClosedFormError
+from vlmbench.cost.peaks import PeaksAnswer
+from vlmbench.cost.roofline import StageRoofline, rooflines
+from vlmbench.cost.stages import StageFlops, agreement, disagreements
+from vlmbench.errors import VlmbenchError
+from vlmbench.request import TokenCounts
+
+if TYPE_CHECKING:
+    from vlmbench.cost.counter import Counter
+    from vlmbench.models.protocol import Anatomy
+
+# The stage times of a record, by this package's stage names.
+TIME_OF_STAGE = {
+    "vision_encoder": "T_vision_encoder",
+    "projector": "T_projector",
+    "llm_prefill": "T_LLM_prefill",
+    "llm_decode": "T_LLM_decode",
+}
+
+TOLERANCE = 0.01
+"""Counted and closed FLOPs that differ by more than this share are reported stage by stage."""
+
+
+class Costs:
+    """Cost columns for the records of one model on one device.
+
+    Args:
+        config: transformers configuration of the model (it is not changed).
+        dtype: name of the dtype the model runs in.
+        peaks: of the device, or why there are none.
+        anatomy: which module is which stage; found by rule where not given.
+        counted: whether to count; without it only the closed form is given.
+    """
+
+    def __init__(
+        self, config: Any, *, dtype: str, peaks: PeaksAnswer, anatomy: Anatomy | None = None, counted: bool = True
+    ) -> None:
+        self._config = copy.deepcopy(config)
+        self._anatomy = anatomy
+        self._counted = counted
+        self._counter: Counter | None = None
+        self._failure = ""
+        self.peaks = peaks
+        self.closed: ClosedForm | None = None
+        self._bytes: Bytes | None = None
+        self._closed_failure = ""
+        try:
+            self.closed = ClosedForm.of(config)
+            parameters = Parameters.of_closed(self.closed)
+            self._bytes = Bytes(closed=self.closed, parameters=parameters, element=ELEMENT_BYTES[dtype])
+        except ClosedFormError as error:
+            self._closed_failure = str(error)
+
+    def counter(self) -> Counter | None:
+        """The counter, built at the first call (a second or two); None where the model cannot be built on shapes."""
+        if self._counter is None and self._counted and not self._failure:
+            from vlmbench.cost.counter import Counter
+
+            try:
+                self._counter = Counter.of_config(self._config, self._anatomy)
+            except (VlmbenchError, RuntimeError, ValueError, NotImplementedError) as error:
+                self._failure = f"not counted: {error}"
+        return self._counter
+
+    def columns(
+        self,
+        inputs: Mapping[str, Any],
+        counts: TokenCounts,
+        *,
+        output_tokens: int,
+        batch_size: int = 1,
+        times: Mapping[str, float | None] | None = None,
+        busy_share: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """All cost columns of one run.
+
+        Args:
+            inputs: the prepared inputs of ``generate``, whole batch (values of float tensors are not read).
+            counts: of one row.
+            output_tokens: tokens that came out of each row.
+            batch_size: rows.
+            times: stage times of the run by their record names (``T_LLM_prefill`` …), in ms.
+            busy_share: stage name to the share of its time with a kernel running, from the kernel-trace pass.
+
+        Returns:
+            ``flops_<stage>``, ``flops_total`` (counted; closed where it could not be counted), the same with
+            ``_closed``, ``flops_note``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``,
+            ``intensity_…``, ``mfu_…``, ``mbu_…``, ``over_floor_…``, ``verdict_…``.
+        """
+        notes: list[str] = []
+        counted = self._count(inputs, output_tokens, notes)
+        closed = self._close(inputs, counts, output_tokens, batch_size, notes)
+        best = counted or closed
+        row: dict[str, Any] = best.columns() if best else {}
+        if closed:
+            row.update(closed.columns("_closed"))
+        if counted and closed:
+            notes.append(_agreement_note(counted, closed))
+        row["flops_note"] = "; ".join(notes)
+        if best and self._bytes is not None:
+            row.update(self._roofline(best, counts, output_tokens, batch_size, times or {}, busy_share))
+        return row
+
+    def _count(self, inputs: Mapping[str, Any], output_tokens: int, notes: list[str]) -> StageFlops | None:
+        counter = self.counter()
+        if counter is not None:
+            try:
+                result = counter.count(inputs, output_tokens=output_tokens)
+                notes.extend(counter.notes)
+                return result
+            except VlmbenchError as error:
+                self._failure, self._counter = f"not counted: {error}", None
+        if self._failure:
+            notes.append(self._failure)
+        return None
+
+    def _close(
+        self, inputs: Mapping[str, Any], counts: TokenCounts, output_tokens: int, batch_size: int, notes: list[str]
+    ) -> StageFlops | None:
+        if self.closed is None:
+            notes.append(self._closed_failure)
+            return None
+        try:
+            grids = _grids(inputs, counts.num_images)
+            return self.closed.flops(counts, output_tokens, batch_size=batch_size, grids=grids)
+        except ClosedFormError as error:
+            notes.append(f"no closed form: {error}")
+            return None
+
+    def _roofline(
+        self,
+        flops: StageFlops,
+        counts: TokenCounts,
+        output_tokens: int,
+        batch_size: int,
+        times: Mapping[str, float | None],
+        busy_share: Mapping[str, float] | None,
+    ) -> dict[str, Any]:
+        assert self._bytes is not None
+        moved = self._bytes.stages(counts, output_tokens, batch_size=batch_size)
+        row: dict[str, Any] = dict(moved.columns())
+        if self.peaks.peaks is None:
+            return row
+        measured = {s: t for s, name in TIME_OF_STAGE.items() if (t := times.get(name)) is not None}
+        lines = rooflines(flops, moved, self.peaks.peaks, measured_ms=measured, busy_share=busy_share)
+        for line in lines.values():
+            row.update(line.columns())
+        row["floor_ms_total"] = floor_total_ms(lines)
+        return row
+
+
+def floor_total_ms(lines: Mapping[str, StageRoofline]) -> float:
+    """Sum of the floors: stages run one after another."""
+    return sum(line.floor_ms for line in lines.values())
+
+
+def _grids(inputs: Mapping[str, Any], images: int) -> Sequence[tuple[int, int]] | None:
+    """(height, width) in patches of each image of one row, where the inputs say so."""
+    grid = inputs.get("image_grid_thw")
+    if grid is None:
+        return None
+    return [(int(h), int(w)) for _, h, w in grid[:images].tolist()]
+
+
+def _agreement_note(counted: StageFlops, closed: StageFlops) -> str:
+    difference = agreement(counted, closed)
+    if apart := disagreements(difference, tolerance=TOLERANCE):
+        return "closed form differs from the count: " + ", ".join(f"{s} {d:+.2%}" for s, d in apart.items())
+    exact = all(d in (None, 0.0) for d in difference.values())
+    how = "exactly" if exact else f"within {TOLERANCE:.0%}"
+    return f"causal attention counted in full; count and closed form agree {how}"
