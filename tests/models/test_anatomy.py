@@ -50,7 +50,7 @@ EXPECTED: dict[str, tuple[str | tuple[str, ...], ...]] = {
     ),
     "fuyu": ((), "model.vision_embed_tokens", "model.language_model", "lm_head"),
     "pix2struct": ("encoder", (), "decoder", "decoder.lm_head"),
-    "vision-encoder-decoder": ("encoder", (), "decoder.bert", "decoder.cls.predictions.decoder"),
+    "vision-encoder-decoder": ("encoder", (), "decoder.bert", "decoder.cls"),
     "mistral4": ((), (), "model", "lm_head"),
 }
 

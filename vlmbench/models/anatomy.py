@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import AnatomyError
+from vlmbench.models import anatomy_code as code
 from vlmbench.models import anatomy_rules as rules
 from vlmbench.models.protocol import Anatomy
 
@@ -57,6 +58,7 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
     text, text_rule = rules.find_text(module, towers)
     projector, projector_rule = rules.find_projector(module, towers, text)
     head, head_rule = rules.find_head(module)
+    head = rules.whole_head(module, head, [*towers, *text, *projector])
     paths = _Paths(module)
     found = {
         "vision_encoder": (paths.of(towers), vision_rule),
@@ -67,7 +69,7 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
     found.update({stage: (tuple(parts), "override") for stage, parts in given.items()})
     stages = {stage: parts for stage, (parts, _) in found.items()}
     how = {stage: rule for stage, (parts, rule) in found.items() if parts}
-    anatomy = Anatomy(**stages, how=how, notes=_notes(module, stages))
+    anatomy = Anatomy(**stages, how=how, notes=describe(module, stages))
     _check_found(module, anatomy, given)
     return anatomy
 
@@ -110,12 +112,12 @@ def takes_images(module: nn.Module) -> bool:
     config = getattr(module, "config", None)
     if getattr(config, "vision_config", None) is not None or getattr(config, "vq_config", None) is not None:
         return True
-    names = rules.arguments(type(module).forward)
+    names = code.arguments(type(module).forward)
     # Unified models accept pixel_values even where this very configuration has no vision part.
     return bool(rules.PIXEL_ARGUMENTS & names) and not hasattr(config, "vision_config")
 
 
-def _notes(module: nn.Module, stages: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def describe(module: nn.Module, stages: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """What is unusual about these stages, in words."""
     notes = []
     vision, text = stages["vision_encoder"], stages["language_model"]
@@ -141,13 +143,15 @@ def _notes(module: nn.Module, stages: Mapping[str, tuple[str, ...]]) -> tuple[st
 
 
 def _large_others(module: nn.Module, stages: Mapping[str, tuple[str, ...]], share: float = 0.01) -> list[str]:
-    """Outermost modules that hold more than a share of all parameters and that no stage covers or lies in."""
-    parts = [path for paths in stages.values() for path in paths]
-    least = share * rules.size(module)
+    """Outermost modules with more than a share of all parameters in no stage; those that a stage shares are its own."""
+    paths = [path for parts in stages.values() for path in parts]
+    owners = _owners(module, paths)
+    least = share * sum(count for _, count in owners.values())
     found: list[str] = []
     for path, child in module.named_modules():
-        touches = any(inside(path, p) or inside(p, path) for p in [*parts, *found])
-        if path and not touches and rules.size(child) > least:
+        free = [count for p in child.parameters() for owner, count in [owners[id(p)]] if not owner]
+        holds_stage = any(inside(p, path) for p in paths)
+        if path and sum(free) > least and not holds_stage and not any(inside(path, f) for f in found):
             found.append(path)
     return found
 
@@ -189,7 +193,7 @@ def module_tree(module: nn.Module, *, depth: int = 3) -> str:
             here = f"{path}.{name}" if path else name
             listed = type(child).__name__ in ("ModuleList", "Sequential") and len(list(child.children())) > 1
             count = f" × {len(list(child.children()))}" if listed else ""
-            lines.append(f"  {here}: {type(child).__name__}{count} ({rules.size(child):,} parameters)")
+            lines.append(f"  {here}: {type(child).__name__}{count} ({code.size(child):,} parameters)")
             if left > 1 and not listed:
                 walk(child, here, left - 1)
 
@@ -216,17 +220,23 @@ def stage_parameters(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
 def _parameters_by_module(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
     """Parameters that each of the modules holds and none further in does; those that none holds under the path ''."""
     counts = dict.fromkeys(paths, 0) | {"": 0}
-    owner: dict[int, tuple[str, int]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        holder = name
-        while holder and (holder not in counts or holder == name):
-            holder = holder.rpartition(".")[0]
-        # A shared parameter belongs to the first module of a stage that holds it, wherever else it hangs.
-        if id(parameter) not in owner or not owner[id(parameter)][0]:
-            owner[id(parameter)] = (holder, parameter.numel())
-    for holder, count in owner.values():
+    for holder, count in _owners(module, counts).values():
         counts[holder] += count
     return counts
+
+
+def _owners(module: nn.Module, paths: Iterable[str]) -> dict[int, tuple[str, int]]:
+    """Parameter id to (path of the innermost of these modules that holds it or '', number of values)."""
+    known = set(paths)
+    owners: dict[int, tuple[str, int]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        holder = name.rpartition(".")[0]
+        while holder and holder not in known:
+            holder = holder.rpartition(".")[0]
+        # A shared parameter belongs to the first module of a stage that holds it, wherever else it hangs.
+        if id(parameter) not in owners or not owners[id(parameter)][0]:
+            owners[id(parameter)] = (holder, parameter.numel())
+    return owners
 
 
 def anatomy_table(module: nn.Module, anatomy: Anatomy) -> list[AnatomyRow]:

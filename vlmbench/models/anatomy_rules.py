@@ -8,11 +8,24 @@ read from the byte code), and only last how its children are called.
 
 from __future__ import annotations
 
-import inspect
 import re
-import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from vlmbench.models.anatomy_code import (
+    arguments,
+    ask,
+    base_of,
+    callable_parts,
+    called_names,
+    children_used,
+    contains,
+    is_norm_only,
+    outermost,
+    size,
+    strictly_contains_any,
+    takes_images_only,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,100 +39,6 @@ PROJECTOR_NAME = re.compile(
 FOREIGN_NAME = re.compile(r"audio|speech|sound|video|protein|generation_|gen_head|decoder$")
 
 PIXEL_ARGUMENTS = frozenset({"pixel_values", "flattened_patches", "image_patches"})
-
-
-def called_names(function: Any) -> list[str]:
-    """Names of attributes and methods that a function's code refers to, in the order of first use.
-
-    Decorators that keep ``__wrapped__`` are looked through; nested functions count as part of the code.
-    """
-    function = getattr(function, "fget", None) or getattr(function, "__func__", function)
-    function = inspect.unwrap(function) if callable(function) else None
-    code = getattr(function, "__code__", None)
-    names: list[str] = []
-    todo = [code] if code is not None else []
-    while todo:
-        part = todo.pop(0)
-        names += [name for name in part.co_names if name not in names]
-        todo += [const for const in part.co_consts if isinstance(const, types.CodeType)]
-    return names
-
-
-def children_used(owner: nn.Module, method: str, *, depth: int = 3) -> list[tuple[str, nn.Module]]:
-    """(name, child) of ``owner`` that its ``method`` refers to, in the order of first use.
-
-    Methods and properties of the same object that it uses are followed, ``depth`` uses deep.
-    """
-    children = dict(owner.named_children())
-    found: dict[str, nn.Module] = {}
-    seen = {method}
-
-    def walk(name: str, left: int) -> None:
-        for used in called_names(getattr(type(owner), name, None)):
-            if used in children:
-                found.setdefault(used, children[used])
-            elif (
-                left
-                and used not in seen
-                and isinstance(getattr(type(owner), used, None), types.FunctionType | property)
-            ):
-                seen.add(used)
-                walk(used, left - 1)
-
-    walk(method, depth)
-    return list(found.items())
-
-
-def contains(outer: nn.Module, inner: nn.Module) -> bool:
-    """Whether ``inner`` is ``outer`` or lies inside it."""
-    return any(part is inner for part in outer.modules())
-
-
-def strictly_contains_any(outer: nn.Module, inners: Iterable[nn.Module]) -> bool:
-    """Whether one of ``inners`` lies inside ``outer`` and is not ``outer`` itself."""
-    return any(inner is not outer and contains(outer, inner) for inner in inners)
-
-
-def outermost(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules that lie in no other of them, doubles dropped, in the order given."""
-    unique = list({id(m): m for m in modules}.values())
-    return [m for m in unique if not any(o is not m and contains(o, m) for o in unique)]
-
-
-def size(module: nn.Module) -> int:
-    """Number of parameters, shared ones counted once."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def _ask(module: nn.Module, method: str, **kwargs: str) -> nn.Module | None:
-    """What a ``get_...`` method answers; None where there is no such method or no answer."""
-    from torch import nn
-
-    ask: Callable[..., object] | None = getattr(module, method, None)
-    if ask is None:
-        return None
-    try:
-        answer = ask(**kwargs)
-    except (TypeError, NotImplementedError, AttributeError):
-        return None  # an older signature, or a model without such a part
-    return answer if isinstance(answer, nn.Module) else None
-
-
-def base_of(module: nn.Module) -> nn.Module:
-    """transformers' ``base_model`` of a model (the model without its head), else the module itself."""
-    from torch import nn
-
-    base = getattr(module, "base_model", None)
-    return base if isinstance(base, nn.Module) else module
-
-
-def _modalities(module: nn.Module) -> set[str]:
-    declared = getattr(type(module), "input_modalities", ())
-    return {declared} if isinstance(declared, str) else set(declared)
-
-
-def _takes_images_only(module: nn.Module) -> bool:
-    return bool(_modalities(module)) and "image" in _modalities(module) and _modalities(module) <= {"image", "video"}
 
 
 # ---------------------------------------------------------------------------------------------- vision
@@ -141,12 +60,12 @@ def _overlaps(module: nn.Module, others: Iterable[nn.Module]) -> bool:
 
 
 def _text_embeddings(top: nn.Module) -> list[nn.Module]:
-    found = _ask(top, "get_input_embeddings")
+    found = ask(top, "get_input_embeddings")
     return [] if found is None else [found]
 
 
 def _vision_rules(top: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
-    encoder = _ask(top, "get_encoder", modality="image")
+    encoder = ask(top, "get_encoder", modality="image")
     yield "get_encoder(image)", [] if encoder is None else [encoder]
     config = getattr(top, "config", None)
     vision_config = getattr(config, "vision_config", None)
@@ -154,9 +73,9 @@ def _vision_rules(top: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
         built_from = [m for m in top.modules() if getattr(m, "config", None) is vision_config]
         yield "built from vision_config", built_from
     if getattr(config, "is_encoder_decoder", False) or getattr(top, "main_input_name", "") == "pixel_values":
-        encoder = _ask(top, "get_encoder")
+        encoder = ask(top, "get_encoder")
         yield "get_encoder() takes pixels", [encoder] if encoder is not None and _eats_pixels(encoder) else []
-    yield "class takes only images", [m for m in top.modules() if _takes_images_only(m)]
+    yield "class takes only images", [m for m in top.modules() if takes_images_only(m)]
     named = [
         child
         for owner in (base_of(top), top)
@@ -176,7 +95,7 @@ def _second_towers(top: nn.Module) -> list[nn.Module]:
     return [
         child
         for name, child in base_of(top).named_children()
-        if _takes_images_only(child)
+        if takes_images_only(child)
         and has_blocks(child)
         and not PROJECTOR_NAME.search(name)
         and not FOREIGN_NAME.search(name)
@@ -190,10 +109,12 @@ def has_blocks(module: nn.Module) -> bool:
 
 
 def _block_lists(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(path, list) of the lists of layers inside; lists inside a connector are its own affair."""
     from torch import nn
 
     kinds = (nn.ModuleList, nn.Sequential)
-    return [(path, m) for path, m in module.named_modules() if isinstance(m, kinds) and len(m) > 1 and size(m) > 0]
+    lists = [(path, m) for path, m in module.named_modules() if isinstance(m, kinds) and len(m) > 1 and size(m) > 0]
+    return [(path, m) for path, m in lists if not any(PROJECTOR_NAME.search(part) for part in path.split("."))]
 
 
 def _called_parts(tower: nn.Module) -> list[nn.Module]:
@@ -234,7 +155,7 @@ def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module
             if _overlaps(child, closed) or any(contains(child, t) for t in text) or is_norm_only(child):
                 continue
             if size(child) or PROJECTOR_NAME.search(name):
-                found.append(child)
+                found += callable_parts(child)
         if found:
             rules.append(rule)
             break
@@ -263,12 +184,6 @@ def _unwrapped(candidates: list[tuple[str, nn.Module]], taken: list[nn.Module]) 
     return result
 
 
-def is_norm_only(module: nn.Module) -> bool:
-    """Whether a module has parameters and all have one axis: a norm, a scale, a bias."""
-    shapes = [p.dim() for p in module.parameters()]
-    return bool(shapes) and max(shapes) < 2
-
-
 def _beside_blocks(tower: nn.Module) -> list[nn.Module]:
     """Connectors inside a tower: what its code uses beside the list of blocks and that is called so."""
     blocks = max(_block_lists(tower), key=lambda pair: size(pair[1]), default=None)
@@ -277,9 +192,11 @@ def _beside_blocks(tower: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     owner = tower
     for step in blocks[0].split(".") if blocks[0] else []:  # from the tower down to the module that owns the blocks
+        if any(has_blocks(c) for n, c in owner.named_children() if n != step and not PROJECTOR_NAME.search(n)):
+            break  # one of several encoders in a row: what connects them is no connector to the language model
         for name, child in children_used(owner, "forward"):
             if name != step and PROJECTOR_NAME.search(name):
-                found += list(child.children()) if type(child).__name__ == "ModuleList" else [child]
+                found += callable_parts(child)
         owner = owner.get_submodule(step)
     return found
 
@@ -289,7 +206,7 @@ def _beside_blocks(tower: nn.Module) -> list[nn.Module]:
 
 def find_text(top: nn.Module, towers: list[nn.Module]) -> tuple[list[nn.Module], str]:
     """The decoder body, preceded by the text encoder where the language model is an encoder-decoder."""
-    decoder, head = _ask(top, "get_decoder"), find_head(top)[0]
+    decoder, head = ask(top, "get_decoder"), find_head(top)[0]
     if decoder is None or decoder is top:
         decoder, rule = _largest_with_embeddings(top, towers), "largest child with the text embedding"
     else:
@@ -310,7 +227,7 @@ def find_text(top: nn.Module, towers: list[nn.Module]) -> tuple[list[nn.Module],
 
 def _body(decoder: nn.Module, head: list[nn.Module]) -> nn.Module | None:
     """The next module inwards of a causal model: its own decoder, or its largest child that holds no head."""
-    inner = _ask(decoder, "get_decoder")
+    inner = ask(decoder, "get_decoder")
     if inner is not None and inner is not decoder and contains(decoder, inner):
         return inner
     children = [c for c in decoder.children() if has_blocks(c) and not any(contains(c, h) for h in head)]
@@ -324,11 +241,11 @@ def _text_encoder(top: nn.Module, decoder: nn.Module, towers: list[nn.Module]) -
     for owner in (decoder, top):
         if not getattr(getattr(owner, "config", None), "is_encoder_decoder", False):
             continue
-        encoder = _ask(owner, "get_encoder")
+        encoder = ask(owner, "get_encoder")
         if encoder is None or encoder is owner or any(contains(t, encoder) for t in towers):
             continue
         if any(contains(encoder, tower) for tower in towers):  # the encoder wraps the tower: its text part counts
-            encoder = _ask(encoder, "get_decoder")
+            encoder = ask(encoder, "get_decoder")
         if encoder is not None and not any(contains(encoder, tower) for tower in towers) and has_blocks(encoder):
             return [encoder]
     return []
@@ -344,15 +261,17 @@ def _largest_with_embeddings(top: nn.Module, towers: list[nn.Module]) -> nn.Modu
 def find_head(top: nn.Module) -> tuple[list[nn.Module], str]:
     """The output embedding."""
     for owner in top.modules():
-        head = _ask(owner, "get_output_embeddings")
+        head = ask(owner, "get_output_embeddings")
         if head is not None:
             return [head], "get_output_embeddings()"
     return [], ""
 
 
-def arguments(function: Any) -> set[str]:
-    """Names of a function's arguments, decorators looked through; empty where they cannot be read."""
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return set()
+def whole_head(top: nn.Module, head: list[nn.Module], others: list[nn.Module]) -> list[nn.Module]:
+    """The head with what is wrapped around its output embedding only (the transform of a BERT head, say)."""
+    outer: list[nn.Module] = []
+    for part in head:
+        around = [m for m in top.modules() if contains(m, part) and not any(contains(m, o) for o in others)]
+        free = [m for m in around if m is part or not any(contains(o, m) for o in others)]
+        outer.append(next((m for m in free if m is not top), part))
+    return outer

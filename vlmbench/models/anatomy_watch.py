@@ -1,0 +1,213 @@
+"""Refine an anatomy by watching one real ``generate()``: which modules ran, when, how often, on what shapes.
+
+Static rules (:mod:`vlmbench.models.anatomy_rules`) read what a model says of itself; a run shows what it does. Watching
+settles a tower that is used past its ``forward``, a causal model whose wrapper is skipped, a tower for videos that no
+image reaches, a connector that no name tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from vlmbench.errors import AnatomyError
+from vlmbench.models import anatomy_code as code
+from vlmbench.models import anatomy_rules as rules
+from vlmbench.models.anatomy import cannot_tell, describe, find_anatomy, inside
+from vlmbench.models.anatomy_calls import Call, record_calls
+from vlmbench.models.protocol import Anatomy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def watch_anatomy(module: nn.Module, run: Callable[[], object], static: Anatomy | None = None) -> Anatomy:
+    """Refine the anatomy of a model by watching one real ``generate()`` of an image and at least two new tokens.
+
+    Args:
+        module: the top-level model.
+        run: makes one ``generate()`` call; it is called once.
+        static: what the static rules found; by default they are asked here.
+
+    Returns:
+        the anatomy with each stage's paths called in that run: parts that no call reached are replaced by the parts
+        inside them that were called, or dropped with a note; parts that the rules missed are added.
+
+    Raises:
+        AnatomyError: nothing in the run behaves like a language model.
+    """
+    if static is None:
+        try:
+            static = find_anatomy(module)
+        except AnatomyError:
+            static = Anatomy()
+    calls = record_calls(module, run)
+    return _Refined(module=module, calls=calls, static=static).anatomy()
+
+
+@dataclass(kw_only=True)
+class _Refined:
+    module: nn.Module
+    calls: list[Call]
+    static: Anatomy
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.by_path: dict[str, list[Call]] = {}
+        for call in self.calls:
+            self.by_path.setdefault(call.path, []).append(call)
+        self.size = {path: code.size(self.module.get_submodule(path)) for path in self.by_path}
+
+    def anatomy(self) -> Anatomy:
+        head = self._kept("head")
+        text = self._text(head)
+        self.text_start = min(call.enter for path in text for call in self.by_path[path])
+        self.prefill_end = self.by_path[text[-1]][0].leave
+        vision = self._vision(text)
+        projector = self._projector(vision, text, head)
+        text = (*self._text_encoders((*vision, *projector, *text, *head)), *text)
+        stages = {"vision_encoder": vision, "projector": projector, "language_model": text, "head": head}
+        how = {stage: self._rule(stage, parts) for stage, parts in stages.items() if parts}
+        notes = (*describe(self.module, stages), *self.notes, *self._habits(vision, projector))
+        return replace(self.static, **stages, how=how, notes=notes)
+
+    def _rule(self, stage: str, parts: tuple[str, ...]) -> str:
+        known = set(getattr(self.static, stage))
+        said = self.static.how.get(stage, "")
+        if set(parts) == known:
+            return f"{said}, seen running"
+        return f"{said}, corrected by watching" if known & set(parts) else "watching"
+
+    # ------------------------------------------------------------------------------------------- stages
+
+    def _kept(self, stage: str) -> tuple[str, ...]:
+        """The static parts that were called, the uncalled ones replaced by what was called inside them."""
+        kept: list[str] = []
+        for path in getattr(self.static, stage):
+            parts = [path] if path in self.by_path else self._outermost_called_in(path)
+            if not parts:
+                self.notes.append(f"{path} was not called for an image")
+            kept += parts
+        return tuple(dict.fromkeys(kept))
+
+    def _outermost_called_in(self, path: str) -> list[str]:
+        below = [p for p in self.by_path if inside(p, path)]
+        return [p for p in below if not any(o != p and inside(p, o) for o in below)]
+
+    def _text(self, head: tuple[str, ...]) -> tuple[str, ...]:
+        kept = [path for path in self.static.language_model if path in self.by_path]
+        if kept and self.static.language_model[-1] == kept[-1] and len(self.by_path[kept[-1]]) > 1:
+            return tuple(kept)
+        # The smallest module that holds most of what the decode steps run.
+        steppers = [p for p in self.by_path if self._decodes(p) and not any(inside(h, p) for h in head)]
+        if not steppers:
+            steppers = [p for p in self.by_path if self._decodes(p)]
+        if not steppers:
+            raise AnatomyError(cannot_tell(self.module, "language_model"))
+        largest = max(self.size[p] for p in steppers)
+        best = max((p for p in steppers if self.size[p] >= 0.9 * largest), key=lambda p: p.count("."))
+        return (*[path for path in kept if not inside(path, best) and not inside(best, path)], best)
+
+    def _decodes(self, path: str) -> bool:
+        """Called with a sequence first, and again with fewer positions."""
+        lengths = [call.length for call in self.by_path[path]]
+        first = lengths[0]
+        return len(lengths) > 1 and first is not None and all(n is not None and n <= first for n in lengths[1:])
+
+    def _text_encoders(self, stages: tuple[str, ...]) -> tuple[str, ...]:
+        """Models with layers that read the sequence before the decoder does and that no rule has named."""
+        found: list[str] = []
+        for call in self.calls:
+            apart = not any(inside(s, call.path) or inside(call.path, s) for s in (*stages, *found))
+            named = any(rules.FOREIGN_NAME.search(part) for part in call.path.split("."))
+            reads = {"inputs_embeds", "input_ids"} & {*call.inputs, *call.ids}
+            layered = rules.has_blocks(self.module.get_submodule(call.path))
+            if apart and reads and not named and layered and call.leave <= self.text_start:
+                found.append(call.path)
+        return tuple(found)
+
+    def _eats_pixels(self, text: tuple[str, ...]) -> list[str]:
+        """Outermost modules that were given the pixels before the language model answered."""
+        shapes = {shape for call in self.calls for name, shape in call.inputs.items() if name in rules.PIXEL_ARGUMENTS}
+        eats = [
+            call.path
+            for call in self.calls
+            if call.leave < self.prefill_end
+            and shapes & {*call.inputs.values()}
+            and not any(inside(t, call.path) for t in text)
+        ]
+        return [p for p in dict.fromkeys(eats) if not any(o != p and inside(p, o) for o in eats)]
+
+    def _vision(self, text: tuple[str, ...]) -> tuple[str, ...]:
+        kept = self._kept("vision_encoder")
+        if kept or self.static.projector:
+            return kept
+        return tuple(p for p in self._eats_pixels(text) if rules.has_blocks(self.module.get_submodule(p)))
+
+    def _projector(self, vision: tuple[str, ...], text: tuple[str, ...], head: tuple[str, ...]) -> tuple[str, ...]:
+        found = list(self._kept("projector"))
+        if not vision and not found:
+            found = self._eats_pixels(text)
+        if vision and not any(not inside(f, v) for f in found for v in vision):
+            found += [p for p in self._between(vision, text, head) if p not in found]
+        if vision and not found:
+            found += self._widening(vision, text)
+        order = {path: self.by_path[path][0].enter for path in found}
+        return tuple(sorted(found, key=order.__getitem__))
+
+    def _between(self, vision: tuple[str, ...], text: tuple[str, ...], head: tuple[str, ...]) -> list[str]:
+        """Outermost modules called after the first tower began and before the language model did, on features."""
+        stages = (*vision, *text, *head)
+        start = min(self.by_path[v][0].enter for v in vision)
+        wrapped = any(inside(v, t) for v in vision for t in text)
+        end = self.prefill_end if wrapped else self.text_start
+        roots: list[str] = []
+        for call in self.calls:
+            outside = not any(
+                inside(s, call.path) or inside(call.path, s) for s in stages if s not in text or not wrapped
+            )
+            if (
+                not start < call.enter < end
+                or not outside
+                or not call.inputs
+                or any(inside(call.path, r) for r in roots)
+            ):
+                continue
+            part = self.module.get_submodule(call.path)
+            named = rules.PROJECTOR_NAME.search(call.path.rsplit(".", 1)[-1])
+            learned = self.size[call.path] and not code.is_norm_only(part) and not wrapped
+            if (named or learned) and not rules.FOREIGN_NAME.search(call.path.rsplit(".", 1)[-1]):
+                roots.append(call.path)
+        return list(dict.fromkeys(roots))
+
+    def _widening(self, vision: tuple[str, ...], text: tuple[str, ...]) -> list[str]:
+        """The last part inside a tower that turns its width into the language model's, where the two differ."""
+        wanted = next((shape[-1] for shape in self.by_path[text[-1]][0].inputs.values() if len(shape) == 3), None)
+        for tower in vision:
+            inner = [c for p, cs in self.by_path.items() if p != tower and inside(p, tower) for c in cs]
+            layers = [c for c in inner if c.path.rsplit(".", 1)[-1].isdigit()]
+            last_layer = max((c.enter for c in layers), default=0)
+            changes = [
+                c
+                for c in inner
+                if c.enter >= last_layer
+                and c.inputs
+                and c.outputs
+                and c.outputs[0][-1] == wanted
+                and all(shape[-1] != wanted for shape in c.inputs.values())
+            ]
+            if changes:
+                return [min(changes, key=lambda c: (c.path.count("."), -c.leave)).path]
+        return []
+
+    def _habits(self, vision: tuple[str, ...], projector: tuple[str, ...]) -> Iterable[str]:
+        """What a timeline must know: parts that run several times, or in later steps."""
+        for path in vision:
+            before = sum(call.enter < self.prefill_end for call in self.by_path[path])
+            if before > 1:
+                yield f"{path} runs {before} times in the prefill"
+        for path in (*vision, *projector):
+            later = sum(call.enter > self.prefill_end for call in self.by_path[path])
+            if later:
+                yield f"{path} runs in decode steps too"
