@@ -36,8 +36,8 @@ def test_planted_slopes_of_every_stage_come_back() -> None:
         assert found[stage].shape == "linear"
         assert found[stage].held_out_error < 0.005
     for stage in ("T_setup", "T_projector", "T_LLM_decode"):
-        assert not found[stage].measurable
-        assert "no measurable dependence" in describe(found[stage])
+        assert abs(found[stage].slope.value) * 1000 < 0.01 * found[stage].points["mean"].mean()
+        assert "no measurable dependence" in describe(found[stage]) or "nothing to act on" in describe(found[stage])
 
 
 def test_output_slope_is_the_step() -> None:
@@ -89,8 +89,18 @@ def test_the_median_slope_is_deaf_to_outliers() -> None:
     frame = one_stage(lambda x: 20 + 0.05 * x, X, repeats=11, seed=4, noise=0.1)
     frame.loc[frame["num_vision_tokens"] == 1024, "T_total"] += np.tile([400.0, *[0.0] * 10], 1)
     found = only(frame)
-    assert abs(found.slope_of_medians - 0.05) < 0.001
+    assert abs(found.median_slope.value - 0.05) < 0.001
     assert found.slope.low < 0.05 < found.slope.high
+
+
+def test_what_slow_runs_hide_is_said() -> None:
+    frame = one_stage(lambda x: 20 + 0.05 * x, X, repeats=11, seed=4, noise=0.1)
+    slow = frame.groupby("point_id").head(2).index
+    frame.loc[slow, "T_total"] += np.random.default_rng(0).exponential(2000, len(slow))
+    found = only(frame)
+    assert not found.measurable
+    assert found.median_slope.value == pytest.approx(0.05, abs=0.002)
+    assert "slow runs hide it" in describe(found)
 
 
 def test_held_out_points_are_every_other_one() -> None:
@@ -183,7 +193,7 @@ def test_prompt_sweep() -> None:
 def test_halves_of_a_steady_run_agree() -> None:
     found = halves_check(frame_of(sweep("vision_tokens", VISION, repeats=10)))
     assert found is not None
-    assert found.clean
+    assert found.verdict == "clean"
     assert found.ratio == pytest.approx(1, abs=0.005)
     assert "clean" in found.words()
 
@@ -193,9 +203,16 @@ def test_drift_is_found_with_its_size() -> None:
     frame.loc[frame["repeat"] >= 5, "T_total"] *= 1.05
     found = halves_check(frame)
     assert found is not None
-    assert not found.clean
+    assert found.verdict == "drift"
     assert found.ratio == pytest.approx(1.05, abs=0.005)
-    assert "NOT clean" in found.words()
+    assert "DRIFT" in found.words()
+
+
+def test_noise_that_hides_drift_is_no_clean_bill() -> None:
+    found = halves_check(frame_of(sweep("vision_tokens", VISION, repeats=6, noise=0.6)))
+    assert found is not None
+    assert found.verdict == "too noisy"
+    assert "too noisy to tell" in found.words()
 
 
 def test_halves_need_repeats() -> None:
@@ -208,7 +225,7 @@ def test_false_alarms_of_the_halves_check_are_rare() -> None:
         frame = frame_of(sweep("vision_tokens", VISION[:6], repeats=10, noise=0.05, seed=int(random.integers(2**31))))
         found = halves_check(frame)
         assert found is not None
-        alarms += not found.clean
+        alarms += found.verdict == "drift"
     assert alarms <= 20
 
 

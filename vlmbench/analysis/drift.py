@@ -15,6 +15,7 @@ from vlmbench.analysis.slices import timing_rows
 MIN_REPEATS = 4
 TOLERANCE = 0.01
 """A drift smaller than this matters to no conclusion, even where it can be told from none."""
+_BLIND = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +39,30 @@ class HalvesCheck:
     worst_ratio: float
 
     @property
-    def clean(self) -> bool:
-        """Whether the halves agree: the interval holds 1, or the ratio is within 1 % of it."""
-        return bool(self.low <= 1 <= self.high) or abs(self.ratio - 1) <= TOLERANCE
+    def verdict(self) -> str:
+        """``clean``, ``drift``, or ``too noisy`` where the halves could differ by more than 5 % without being seen."""
+        if not self.low <= 1 <= self.high and abs(self.ratio - 1) > TOLERANCE and math.isfinite(self.low):
+            return "drift"
+        known = math.isfinite(self.low) and max(1 - self.low, self.high - 1) <= _BLIND
+        return "clean" if known else "too noisy"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "clean": self.clean, "words": self.words()}
+        return {**vars(self), "verdict": self.verdict, "words": self.words()}
 
     def words(self) -> str:
         """One sentence."""
         span = f"95 % interval {self.low:.4f} to {self.high:.4f}, " if math.isfinite(self.low) else ""
         text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({span}{self.points} points)"
-        if self.clean:
+        if self.verdict == "clean":
             return f"{text}: clean"
-        return (
-            f"{text}: NOT clean, worst at {self.worst_point} ({self.worst_ratio:.3f}). The machine drifted or is "
-            "shared: lock its clocks or take it for yourself, then measure again before trusting such differences"
-        )
+        where = f"worst at {self.worst_point} ({self.worst_ratio:.3f})"
+        if self.verdict == "drift":
+            return (
+                f"{text}: DRIFT, {where}. The machine changed or is shared: lock its clocks or take it for yourself, "
+                "then measure again before trusting differences of this size"
+            )
+        return f"{text}: too noisy to tell, {where}; more repeats or a machine of your own would"
 
 
 def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | None:

@@ -103,7 +103,7 @@ def _leave_one_out(points: pd.DataFrame, shape: str) -> float:
 
 
 def held_out_check(points: pd.DataFrame, shape: str) -> tuple[float, tuple[float, ...]]:
-    """Fit on the 1st, 3rd, 5th … point and predict the medians of the others.
+    """Fit on the runs of the 1st, 3rd, 5th … point and predict the means of the others (least squares predicts means).
 
     Args:
         points: table of :func:`point_table`.
@@ -116,6 +116,6 @@ def held_out_check(points: pd.DataFrame, shape: str) -> tuple[float, tuple[float
     form = shape if len(train) > _TERMS[shape] + (shape == "kink") else "linear"
     coefficients, knot = _curve(train, form)
     predicted = design(test["x"], form, knot) @ coefficients
-    seen = test["median"].to_numpy(dtype=float)
+    seen = test["mean"].to_numpy(dtype=float)
     errors = np.abs(predicted - seen)[seen != 0] / np.abs(seen[seen != 0])
     return (float(np.median(errors)) if len(errors) else math.nan), tuple(float(v) for v in test["x"])

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from vlmbench.analysis.forms import design, fit_forms, held_out_check, point_table
-from vlmbench.analysis.regression import Array, Estimate, Fit
+from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, slices
 
 STAGES = (
@@ -50,7 +50,7 @@ class Scaling:
         bend: largest distance between the best form and the line, as a share of the mean time.
         held_out_error: median relative error at the points left out of a fit on every other point (best form).
         held_out: counts of the points that were left out.
-        slope_of_medians: the line's slope through the medians of the points, ms: a check against outliers.
+        median_slope: slope of a line through the medians of the points, ms per token: what outliers cannot move.
         points: x, the mean, median and (5 %, 95 %) of y of each point, for figures and tables.
     """
 
@@ -64,7 +64,7 @@ class Scaling:
     bend: float
     held_out_error: float
     held_out: tuple[float, ...]
-    slope_of_medians: float
+    median_slope: Estimate
     points: pd.DataFrame
 
     @property
@@ -127,7 +127,9 @@ class Scaling:
             "interval_by": slope.method,
             "slope_hc3_low": hc3.low,
             "slope_hc3_high": hc3.high,
-            "slope_of_medians_ms": self.slope_of_medians,
+            "slope_of_medians_ms": self.median_slope.value,
+            "slope_of_medians_low": self.median_slope.low,
+            "slope_of_medians_high": self.median_slope.high,
             "r2": self.linear.r2,
             **{f"aic_{form}": value for form, value in self.aic.items()},
             "shape": self.shape,
@@ -149,9 +151,16 @@ def describe(scaling: Scaling) -> str:
     span = f"{scaling.low:g} to {scaling.high:g} {X_LABELS.get(scaling.slice.x, scaling.slice.x)}"
     if not scaling.measurable:
         most = max(abs(slope.low), abs(slope.high))
-        return (
+        text = (
             f"{scaling.stage}: no measurable dependence from {span} "
             f"(95 % interval {slope.low:.4g} to {slope.high:.4g} ms per {unit}: at most {most:.2g} either way)"
+        )
+        middle = scaling.median_slope
+        if not middle.excludes_zero:
+            return text
+        return (
+            f"{text}; slow runs hide it: the medians change by {middle.value:.3g} ms per {unit} "
+            f"({middle.low:.3g} to {middle.high:.3g})"
         )
     text = (
         f"{scaling.stage}: {slope.value:.4g} ms per {unit} (95 % interval {slope.low:.4g} to {slope.high:.4g}) "
@@ -182,7 +191,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
     line = design(grid, "linear") @ fits["linear"].coefficients
     best = design(grid, shape, knot) @ fits[shape].coefficients
     error, held_out = held_out_check(points, shape)
-    medians = np.polyfit(points["x"], points["median"], 1)
+    medians = least_squares(design(points["x"], "linear"), points["median"], points["x"])
     return Scaling(
         slice=part,
         stage=stage,
@@ -194,7 +203,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
         bend=float(np.abs(best - line).max() / abs(y.mean())) if y.mean() else math.nan,
         held_out_error=error,
         held_out=held_out,
-        slope_of_medians=float(medians[0]),
+        median_slope=medians.estimate([0.0, 1.0]),
         points=points,
     )
 

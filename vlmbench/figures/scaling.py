@@ -57,6 +57,10 @@ def slope_text(scaling: Scaling) -> str:
     """What a panel says about its fit, two short lines."""
     slope = scaling.slope
     if not scaling.measurable:
+        middle = scaling.median_slope
+        if middle.excludes_zero:
+            change = plus_minus(middle.value, middle.high - middle.value)
+            return f"hidden by slow runs; medians change by\n{change} ms/token"
         return f"no measurable dependence\n(|slope| ≤ {max(abs(slope.low), abs(slope.high)):.2g} ms/token)"
     shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {scaling.knot:.3g}"}[scaling.shape]
     cost = plus_minus(slope.value, (slope.high - slope.low) / 2)

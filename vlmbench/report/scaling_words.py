@@ -50,8 +50,9 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
         yield f"Held fixed: {held}."
     if entries[0]["note"]:
         yield f"Not held fixed: {entries[0]['note']}."
-    yield from (f"{entry['words']}." for entry in shown if entry["measurable"])
-    still = [entry["stage"] for entry in shown if not entry["measurable"]]
+    hidden = {e["stage"] for e in shown if not e["measurable"] and "slow runs hide it" in e["words"]}
+    yield from (f"{e['words']}." for e in shown if e["measurable"] or e["stage"] in hidden)
+    still = [e["stage"] for e in shown if not e["measurable"] and e["stage"] not in hidden]
     if still:
         yield f"No measurable dependence in this range: {', '.join(still)}."
     others = [e for e in entries if e["fixed"] != first and e["stage"] == "T_total"]
