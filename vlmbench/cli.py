@@ -26,6 +26,7 @@ from vlmbench.errors import DirectoryConflictError, VlmbenchError
 
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
+    from vlmbench.tasks import Job
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
@@ -80,17 +81,30 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
     """Validate, then hand over to the task; torch is imported from here on."""
     from vlmbench import tasks
 
+    return tasks.run(_job(config, list(HydraConfig.get().overrides.task), outcome))
+
+
+def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
+    """What the task functions get: checked, plain, with components and parts built when asked for."""
+    from vlmbench.records.outcome import OutcomeFile
+    from vlmbench.tasks import Job
+
+    def part(name: str, choices: list[str]) -> Job:
+        chosen = {choice.partition("=")[0] for choice in choices} | {"output_dir", "hydra/launcher"}
+        mine = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in chosen]
+        composed = hydra.compose(config_name="config", overrides=[*choices, *mine])
+        return _job(composed, [*choices, *mine], OutcomeFile(outcome.directory / name))
+
     settings = validate.validate(config)
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return tasks.run(
-        tasks.Job(
-            settings=settings,
-            config=resolved,
-            overrides=list(HydraConfig.get().overrides.task),
-            directory=outcome.directory,
-            outcome=outcome,
-            build=lambda key: validate.build(OmegaConf.select(config, key)),
-        )
+    return Job(
+        settings=settings,
+        config=resolved,
+        overrides=overrides,
+        directory=outcome.directory,
+        outcome=outcome,
+        build=lambda key: validate.build(OmegaConf.select(config, key)),
+        part=part,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-TASKS = ("profile", "anatomy", "compare", "status", "collect", "cancel")
+TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
 REPORTS = ("phase1", "phase2", "phase3", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 WORKLOADS = ("dataset", "controlled")
@@ -110,7 +110,7 @@ class RunConfig:
     runs: str | None = MISSING
     phase2_results: str | None = MISSING
     phase3_results: str | None = MISSING
-    parts: list[str] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=dict)
     output: OutputConfig = MISSING
     measurement: MeasurementConfig = MISSING
     runtime: RuntimeConfig = MISSING

@@ -22,6 +22,7 @@ class Job:
         overrides: what the user wrote on the command line.
         directory: the run directory.
         outcome: the job's own account of its end.
+        part: the job of a part of this one, from its name and the choices that make it.
         build: makes the component of a configuration key (``model``, ``dataset``, ``probe.timeline`` …).
     """
 
@@ -31,6 +32,7 @@ class Job:
     directory: Path
     outcome: OutcomeFile
     build: Callable[[str], Any]
+    part: Callable[[str, list[str]], Job]
 
 
 def run(job: Job) -> int:
@@ -40,6 +42,10 @@ def run(job: Job) -> int:
         from vlmbench.session import profile
 
         return profile(job)
+    if task == "study":
+        from vlmbench.study import study
+
+        return study(job)
     if task == "anatomy":
         return _anatomy(job)
     raise ConfigError(f"'task' {task!r} is not there yet")
