@@ -13,10 +13,10 @@ def digits(value: float, significant: int = 3) -> str:
     """A number with so many significant digits, never in powers of ten between 0.001 and 10 million."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    places = significant - 1 - math.floor(math.log10(abs(value)))
+    rounded = float(f"{value:.{significant - 1}e}")  # first, because rounding can add a digit: 9.996 to 10.0
+    places = significant - 1 - math.floor(math.log10(abs(rounded)))
     if places > significant + 3:
         return f"{value:.{significant - 1}e}"
-    rounded = round(value, places)
     return f"{rounded:,.{max(places, 0)}f}"
 
 
@@ -38,8 +38,9 @@ def _fixed(value: float, significant: int) -> str:
     """Significant digits, but no more than two decimals: a percentage of a percentage point says nothing."""
     if abs(value) < 0.005:
         return "0.00"
-    places = min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 2)
-    return f"{value:.{places}f}"
+    rounded = float(f"{value:.{significant - 1}e}")
+    places = min(max(significant - 1 - math.floor(math.log10(abs(rounded))), 0), 2)
+    return f"{rounded:.{places}f}"
 
 
 def factor(value: float | None) -> str:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.analysis.made import row, usual, write
+from vlmbench.analysis.distribution import aa_check, gap_table, latency_table, tail_ratios
+from vlmbench.analysis.load import load_runs, load_token_gaps
+from vlmbench.records.record import Status
+
+
+def one(table, **where):
+    for name, value in where.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_known_quantiles(tmp_path: Path) -> None:
+    # prefill 1 … 1000 ms: T_total = 10 + prefill, so quantiles are known to the digit
+    order = random.Random(0).sample(range(1, 1001), 1000)
+    frame = load_runs(write(tmp_path, [row(sample=f"s{i}", prefill=float(v), gaps=[]) for i, v in enumerate(order)]))
+    found = one(latency_table(frame), metric="T_total")
+    assert (found["n"], found["samples"], found["group"]) == (1000, 1000, "workload")
+    assert found["mean"] == pytest.approx(10 + 500.5)
+    for name, value in (("p50", 510.5), ("p90", 910.1), ("p95", 960.05), ("p99", 1000.01)):
+        assert found[name] == pytest.approx(value, rel=1e-6)
+        assert found[f"{name}_low"] < value < found[f"{name}_high"]
+    # ranks of the binomial for n = 1000: P50 between the 469th and the 532nd value
+    assert (found["p50_low"], found["p50_high"]) == (479, 542)
+    assert not np.isnan(found["p99_low"])
+
+
+def test_too_few_runs_give_no_upper_quantile(tmp_path: Path) -> None:
+    found = one(latency_table(load_runs(write(tmp_path, [row(sample=f"s{i}") for i in range(40)]))), metric="T_total")
+    assert found["p90"] is not None
+    assert found["p99"] is None or np.isnan(found["p99"])
+    assert found["p99_note"] == "n too small: 40 of 368"
+
+
+def test_repeats_of_samples_are_clusters(tmp_path: Path) -> None:
+    made = [row(sample=f"s{i}", repeat=r, prefill=20.0 + i, gaps=[]) for i in range(40) for r in range(10)]
+    found = one(latency_table(load_runs(write(tmp_path, made))), metric="T_total")
+    assert (found["n"], found["samples"]) == (400, 40)
+    assert found["p90"] == pytest.approx(65, abs=0.5)
+    assert "n too small" in found["p99_note"], "400 runs of 40 samples are worth 40"
+
+
+def test_tail_of_the_workload_over_the_tail_of_nothing(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, usual(400, 400)))
+    ratios = tail_ratios(frame).set_index("quantile")
+    p90 = ratios.loc["p90"]
+    # output tokens spread evenly over 2 … 33: P90 / P50 = (30 + 10 * 29) / (30 + 10 * 16.5)
+    assert p90["workload"] == pytest.approx(320 / 195, rel=0.06)
+    assert p90["reference"] == pytest.approx(1.0, abs=0.01)
+    assert p90["beyond_low"] < p90["workload"] / p90["reference"] < p90["beyond_high"]
+    assert p90["beyond"] == pytest.approx(p90["workload"] / p90["reference"])
+
+
+def test_without_reference_nothing_is_beyond(tmp_path: Path) -> None:
+    ratios = tail_ratios(load_runs(write(tmp_path, [row(sample=f"s{i}") for i in range(50)])))
+    assert ratios["beyond"].isna().all()
+    assert ratios.set_index("quantile").loc["p90", "workload"] == pytest.approx(1.0)
+
+
+def test_gaps_of_requests(tmp_path: Path) -> None:
+    noise = random.Random(4)
+    made = [row(sample=f"s{i}", gaps=[noise.gauss(10, 1) for _ in range(20)]) for i in range(200)]
+    write(tmp_path, made)
+    found = one(gap_table(load_token_gaps(tmp_path)), metric="ITL")
+    assert (found["n"], found["samples"]) == (4000, 200)
+    assert found["p50"] == pytest.approx(10, abs=0.1)
+    assert found["p99"] == pytest.approx(12.33, abs=0.3)
+    assert found["p99_low"] < found["p99"] < found["p99_high"]
+
+
+def test_no_gaps_no_row(tmp_path: Path) -> None:
+    write(tmp_path, [row(gaps=[])])
+    assert gap_table(load_token_gaps(tmp_path)).empty
+
+
+@pytest.mark.parametrize(("slower", "drift"), [(0.0, False), (2.0, True)])
+def test_aa_check_sees_drift_of_the_repeated_request(tmp_path: Path, slower: float, drift: bool) -> None:
+    noise = random.Random(2)
+    made = [
+        row("reference", "r", repeat=i, started=float(i), prefill=20 + noise.gauss(0, 0.5) + (slower if i >= 50 else 0))
+        for i in range(100)
+    ]
+    random.Random(3).shuffle(made)  # the order of time counts, not that of the file
+    check = aa_check(load_runs(write(tmp_path, made)))
+    assert check is not None
+    assert check["basis"] == "repeated single request"
+    assert check["drift"] is drift
+    assert check["ratio"]["value"] == pytest.approx((60 + slower) / 60, abs=0.004)
+
+
+def test_aa_check_pairs_the_halves_of_each_sample(tmp_path: Path) -> None:
+    made = [
+        row(sample=f"s{i}", repeat=r, started=100.0 * r + i, prefill=10.0 * i, gaps=[], setup=1.0 + (r >= 2))
+        for i in range(1, 41)
+        for r in range(4)
+    ]
+    check = aa_check(load_runs(write(tmp_path, made)))
+    assert check is not None
+    assert check["basis"] == "each sample's own repeats"
+    assert check["drift"] is True
+    assert check["ratio"]["n"] == 40
+
+
+def test_aa_check_with_nothing_to_compare(tmp_path: Path) -> None:
+    assert aa_check(load_runs(write(tmp_path, [row()]))) is None
+    failed = load_runs(write(tmp_path, [row(status=Status.ERROR, reason="x")]), ["T_total"])
+    assert aa_check(failed) is None
+    assert latency_table(failed).empty

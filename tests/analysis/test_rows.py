@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.made import row, usual, write
+from vlmbench.analysis import rows
+from vlmbench.analysis.load import load_runs
+from vlmbench.records.record import Mode, Status
+
+
+def test_only_ok_instrumented_rows_are_latencies(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, usual(50, 10)))
+    assert len(rows.workload(frame)) == 50
+    assert len(rows.reference(frame)) == 10
+    assert len(rows.measured(frame)) == 60
+    assert len(rows.measured(frame, "bare")) == 10
+    assert rows.workload(frame)["T_setup"].max() == 1
+
+
+def test_a_sweep_without_data_set_is_its_own_workload(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, [row("vision_tokens=64"), row("vision_tokens=128"), row("reference", "r")]))
+    assert len(rows.workload(frame)) == 2
+    assert len(rows.reference(frame)) == 1
+
+
+def test_data_set_at_the_points_of_a_sweep(tmp_path: Path) -> None:
+    made = [row(f"dataset,resolution={r}", f"s{i}") for r in (224, 336) for i in range(3)]
+    made += [row("reference,resolution=224", "r"), *(row("reference,resolution=336", "r", repeat=i) for i in range(2))]
+    frame = load_runs(write(tmp_path, made))
+    assert len(rows.workload(frame)) == 6
+    assert set(rows.reference(frame)["point_id"]) == {"reference,resolution=336"}
+
+
+def test_counts_and_failures(tmp_path: Path) -> None:
+    made = [row(flags=("gc_pause", "clock_change")), row(sample="b", flags=("gc_pause",)), row(sample="c")]
+    made += [row(sample=f"e{i}", status=Status.ERROR, reason="bad image") for i in range(2)]
+    made += [row(sample="o", status=Status.OOM), row(sample="t", mode=Mode.TRACE)]
+    frame = load_runs(write(tmp_path, made))
+    assert rows.as_counts(rows.status_counts(frame), "status") == {"ok": 4, "error": 2, "oom": 1}
+    assert rows.flag_counts(frame).to_dict("records") == [
+        {"flag": "gc_pause", "rows": 2},
+        {"flag": "clock_change", "rows": 1},
+    ]
+    assert rows.failures(frame).to_dict("records") == [
+        {"status": "error", "reason": "bad image", "rows": 2},
+        {"status": "oom", "reason": "no reason given", "rows": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "cause"), [("gc_pause", True), ("residual_above_goal", False), ("negative_T_setup", False)]
+)
+def test_which_flags_make_a_run_slow(flag: str, cause: bool) -> None:
+    assert rows.is_cause(flag) is cause

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import gc
+import io
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle, Wedge
+
+from tests.analysis.made import PROVENANCE, row, usual, write
+from vlmbench.analysis.load import load_runs, load_token_gaps
+from vlmbench.figures import components, latency
+from vlmbench.figures.theme import COMPONENT_COLOURS, save
+from vlmbench.records.record import Status
+
+
+def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:
+    frame, gaps = load_runs(directory), load_token_gaps(directory, point_ids=["dataset"])
+    return {
+        "latency": latency.latency_distribution(frame, provenance),
+        "request": latency.latency_distribution(frame, provenance, metric="T_request"),
+        "ttft": latency.ttft_and_itl(frame, gaps, provenance),
+        "tokens": latency.latency_vs_tokens(frame, provenance),
+        "pies": components.component_pies(frame, provenance),
+        "bars": components.component_bars(frame, provenance),
+        "stages": components.stage_distributions(frame, provenance),
+    }
+
+
+def texts(figure: Figure | None) -> str:
+    assert figure is not None
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return "\n".join(artist.get_text() for artist in found)
+
+
+@pytest.fixture(scope="module")
+def usual_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure | None]:
+    return drawn(write(tmp_path_factory.mktemp("run"), usual(400, 100)))
+
+
+def test_every_figure_names_model_device_runtime_dtype_and_n(usual_figures: dict[str, Figure | None]) -> None:
+    for name, figure in usual_figures.items():
+        words = texts(figure)
+        for part in ("planted-vlm (random weights)", "Planted GPU", "bfloat16", "eager", "planted_vqa", "n = 400 runs"):
+            assert part in words, (name, part)
+
+
+def test_every_axis_with_numbers_names_its_unit(usual_figures: dict[str, Figure | None]) -> None:
+    for name in ("latency", "request", "ttft", "stages"):
+        figure = usual_figures[name]
+        assert figure is not None
+        assert all("ms" in axes.get_xlabel() for axes in figure.axes), name
+    tokens = usual_figures["tokens"]
+    assert tokens is not None
+    assert "(ms)" in tokens.axes[0].get_ylabel()
+
+
+def test_upper_quantiles_are_drawn_where_n_allows_and_nowhere_else(usual_figures: dict[str, Figure | None]) -> None:
+    figure = usual_figures["latency"]
+    assert figure is not None
+    workload, repeated, _ = figure.axes
+    of_workload = [t.get_text() for t in workload.texts]
+    of_repeated = [t.get_text() for t in repeated.texts]
+    assert [t.split()[0] for t in of_workload] == ["P50", "P90", "P95", "P99"]
+    assert [t.split()[0] for t in of_repeated] == ["P50", "P90", "P95"], "100 runs give no P99"
+
+
+def test_pie_wedges_are_the_planted_shares_in_the_fixed_colours(tmp_path: Path) -> None:
+    figure = drawn(write(tmp_path, [row(sample=f"s{i}") for i in range(30)]))["pies"]
+    assert figure is not None
+    time, parameters = figure.axes
+    angles = {to_hex(w.get_facecolor()).upper(): (w.theta2 - w.theta1) / 360 for w in time.findobj(Wedge)}
+    for name, share in (("T_vision_encoder", 8 / 60), ("T_LLM_prefill", 20 / 60), ("T_LLM_decode", 0.5)):
+        assert angles[COMPONENT_COLOURS[name]] == pytest.approx(share, abs=1e-4)
+    assert len(parameters.findobj(Wedge)) >= 4
+    assert "6.95 B" in texts(figure)
+
+
+def test_bars_add_up(tmp_path: Path) -> None:
+    figure = drawn(write(tmp_path, [row(sample=f"s{i}") for i in range(30)]))["bars"]
+    assert figure is not None
+    shares, absolute = figure.axes
+    for axes, whole in ((shares, 1.0), (absolute, 65.75)):
+        widths: dict[float, float] = {}
+        for bar in axes.findobj(lambda a: isinstance(a, Rectangle) and a.get_height() == pytest.approx(0.62)):
+            widths[round(bar.get_y(), 3)] = widths.get(round(bar.get_y(), 3), 0) + bar.get_width()
+        assert len(widths) >= 2
+        for width in widths.values():
+            assert width == pytest.approx(whole, rel=1e-3)
+
+
+def test_figures_do_not_outlive_their_use(tmp_path: Path) -> None:
+    figures = drawn(write(tmp_path, usual(30, 10)))
+    ghosts = [weakref.ref(figure) for figure in figures.values() if figure is not None]
+    assert len(ghosts) == 7
+    del figures
+    gc.collect()
+    assert not any(ghost() for ghost in ghosts)
+
+
+DEGENERATE = {
+    "one row": [row()],
+    "one token": [row(sample=f"s{i}", gaps=[]) for i in range(5)],
+    "no vision": [row(sample=f"s{i}", vision=None, projector=None, tokens=(0, 5 + i)) for i in range(5)],
+    "all equal": [row(sample=f"s{i}") for i in range(50)],
+    "no reference": [row(sample=f"s{i}", gaps=[1.0] * (i % 5)) for i in range(50)],
+    "only a reference": [row("reference", "r", repeat=i) for i in range(5)],
+    "negative residual and stage": [row(sample=f"s{i}", residual=-0.2, setup=-0.1) for i in range(5)],
+    "repeats": [row(sample=f"s{i}", repeat=r, prefill=i + r) for i in range(10) for r in range(1, 4)],
+    "a pause of a minute": [row(sample=f"s{i}", prefill=60_000.0 if i == 3 else 20.0) for i in range(50)],
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_runs_draw_without_a_warning(tmp_path: Path, case: str) -> None:
+    for name, figure in drawn(write(tmp_path, DEGENERATE[case]), provenance={}).items():
+        if figure is not None:
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=30)
+            assert len(stream.getvalue()) > 500, name
+
+
+def test_nothing_measured_draws_nothing(tmp_path: Path) -> None:
+    assert set(drawn(write(tmp_path, [row(status=Status.ERROR, reason="x")])).values()) == {None}
+
+
+def test_many_points_become_shade(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [row(sample=f"s{i}", gaps=[10.0] * int(g), flags=("gc_pause",) if i % 500 == 0 else ())
+            for i, g in enumerate(random.integers(1, 9, 4000))]  # fmt: skip
+    frame = load_runs(write(tmp_path, rows))
+    figure = latency.latency_vs_tokens(frame, PROVENANCE)
+    assert figure is not None
+    assert "Shade" in texts(figure)
+    png, pdf = save(figure, tmp_path, "tokens", dpi=60)
+    assert pdf.stat().st_size < 500_000
+    assert png.is_file()
