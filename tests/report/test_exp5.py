@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep, write_phase, write_run
+from vlmbench.analysis.latency_model import LatencyModel
+from vlmbench.errors import InputError
+from vlmbench.report.exp5 import write_exp5
+
+VISION_ROWS = sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1)
+OUTPUT_ROWS = sweep("output_tokens", OUTPUT, seed=2)
+
+
+def of_model(name: str) -> dict[str, object]:
+    return PROVENANCE | {"model": PROVENANCE["model"] | {"name": name}}
+
+
+def test_it_writes_the_comparison_its_model_figures_and_words(tmp_path: Path) -> None:
+    phase2 = write_run(tmp_path / "p2", VISION_ROWS)
+    phase3 = write_phase(tmp_path / "exp4b_language_tokens.json", OUTPUT_ROWS)
+    out = tmp_path / "out"
+    report = write_exp5(phase2, phase3, out)
+    names = {p.relative_to(out).as_posix() for p in report.files}
+    assert {"summary.json", "exp5_token_comparison.json", "latency_model.json"} <= names
+    assert {"figures/token_costs.png", "figures/break_even.pdf", "figures/flops_latency.png"} <= names
+    content = json.loads((out / "exp5_token_comparison.json").read_text())
+    assert list(content) == ["schema_version", "experiment_name", "provenance", "summary", "results"]
+    (row,) = content["results"]
+    ratio = row["ratios"]["output_over_vision"]
+    assert ratio["low"] <= STEP / 0.05 <= ratio["high"]
+    assert row["token_costs"]["output"]["moves"] == ["T_LLM_decode"]
+    assert "One output token costs as much as" in report.text
+    assert "Together: correlation" in report.text
+    model = LatencyModel.load(out / "latency_model.json")
+    assert model.inside(vision=1000, prompt=500, output=100)
+    assert row["latency_model"]["held_out_error"]["median"] < 0.01
+
+
+def test_several_models_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / "p2" / name, VISION_ROWS, of_model(name))
+        write_run(tmp_path / "p3" / name, OUTPUT_ROWS, of_model(name))
+    report = write_exp5(tmp_path / "p2", tmp_path / "p3", tmp_path / "out")
+    names = {p.name for p in report.files}
+    for expected in (
+        "token_costs_one_random_weights.png",
+        "latency_model_two_random_weights.json",
+        "break_even_models.png",
+    ):
+        assert expected in names
+    assert len(report.summary["comparisons"]) == 2
+    assert report.text.count("What do tokens cost against each other?") == 2
+
+
+def test_unlike_runs_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    phase2 = write_run(tmp_path / "p2", VISION_ROWS)
+    phase3 = write_run(tmp_path / "p3", OUTPUT_ROWS, PROVENANCE | {"device": {"type": "cuda", "name": "Other GPU"}})
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="Made GPU against Other GPU"):
+        write_exp5(phase2, phase3, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    report = write_exp5(phase2, phase3, tmp_path / "out", allow_unlike=True)
+    assert "UNLIKE" in report.text
+
+
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1, "results": [{', '{"schema_version": 7, "results": [{}]}'])
+def test_bad_input_leaves_earlier_results_alone(tmp_path: Path, text: str) -> None:
+    phase2 = write_run(tmp_path / "p2", VISION_ROWS)
+    bad = tmp_path / "exp4b_language_tokens.json"
+    bad.write_text(text)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "exp5_token_comparison.json").write_text("earlier")
+    with pytest.raises(InputError):
+        write_exp5(phase2, bad, out)
+    assert [p.name for p in out.iterdir()] == ["exp5_token_comparison.json"]
+    assert (out / "exp5_token_comparison.json").read_text() == "earlier"
+    assert bad.read_text() == text
+
+
+def test_too_few_points(tmp_path: Path) -> None:
+    phase2 = write_run(tmp_path / "p2", sweep("vision_tokens", VISION[:2]))
+    phase3 = write_run(tmp_path / "p3", OUTPUT_ROWS)
+    with pytest.raises(InputError, match="a slope needs 3"):
+        write_exp5(phase2, phase3, tmp_path / "out")
+
+
+def test_one_study_directory_keeps_its_own_summary(tmp_path: Path) -> None:
+    study = write_run(tmp_path / "study", VISION_ROWS + OUTPUT_ROWS)
+    (study / "summary.json").write_text('{"experiment_name": "phase2_scaling"}')
+    report = write_exp5(study, study, study)
+    assert json.loads((study / "summary.json").read_text()) == {"experiment_name": "phase2_scaling"}
+    assert (study / "exp5_token_comparison.json").exists()
+    assert report.summary["comparisons"][0]["token_costs"]["vision"]["cost_ms"] == pytest.approx(0.05, rel=0.05)
+    again = write_exp5(study, study, study)  # its own output is not read as input
+    assert again.summary == report.summary

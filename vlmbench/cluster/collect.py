@@ -1,0 +1,248 @@
+"""All finished runs of a grid as one tidy table, also while others still run.
+
+Files are read by pyarrow's JSON reader, column by column; a file it cannot read (a damaged line, a column of mixed
+kinds) is read line by line instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table
+from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.provenance import read_provenance
+from vlmbench.records.record import Mode, Status
+from vlmbench.records.store import RECORDS_NAME, read_rows
+from vlmbench.records.whole import write_json, write_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+TABLE_NAME, SUMMARY_NAME = "collected.parquet", "collected.json"
+_LEFT_OUT = ("schema_version", "ITL")  # lists of token gaps stay in the runs' own files
+_ITL = re.compile(rb'"ITL"\s*:\s*\[[^\]]*\]')
+_MEASURED = (Status.OK, Status.OOM, Status.ERROR, Status.SKIPPED)
+_DICTIONARY = ("point_id", "sample_id", "mode", "status", "reason", "flags")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What was collected.
+
+    Args:
+        table_path: Parquet: one row a measured, failed or skipped run of a request; ``run`` names its run directory
+            and further columns say model, weights, dataset, sweep, runtime, dtype, device, gpu.
+        summary_path: JSON: what every run is doing, and why those that are missing are.
+        rows: number of rows.
+        runs: every run and its state.
+        figures: PNG and PDF files.
+    """
+
+    table_path: Path
+    summary_path: Path
+    rows: int
+    runs: tuple[RunStatus, ...]
+    figures: tuple[Path, ...] = ()
+
+
+def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True) -> Collected:
+    """Write the table, the summary and figures of all runs at and below ``runs`` that are over.
+
+    Args:
+        runs: a sweep directory, or one that holds some.
+        output_dir: where the files go; ``runs`` itself if None.
+        figures: whether to draw.
+
+    Raises:
+        InputError: there are no runs, or none of them has a finished row.
+        ConfigError: pyarrow is not installed.
+        MeasurementError: the files cannot be written.
+    """
+    pa, parquet = _pyarrow()
+    root, target = Path(runs), Path(output_dir or runs)
+    found = status(root)
+    tables = list(_tables(found, root))
+    rows = sum(t.num_rows for t in tables)
+    if not rows:
+        raise InputError(
+            f"no run below '{root}' has finished rows yet ({_words(found)}).\nAsk experiment=status runs=DIR when."
+        )
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    path = write_whole(target / TABLE_NAME, lambda file: parquet.write_table(whole, file, compression="zstd"))
+    summary = {
+        "schema_version": 1,
+        "rows": rows,
+        "states": dict(counts(found)),
+        "runs_in_table": len(tables),
+        "failed_rows": rows - _count(whole, "status", Status.OK),
+        "unlike": _unlike(whole),
+        "runs": table(found, root),
+    }
+    drawn: tuple[Path, ...] = ()
+    if figures:
+        from vlmbench.cluster.overview import draw_overview
+
+        drawn = draw_overview(path, target / "figures", note=_words(found))
+    return Collected(
+        table_path=path,
+        summary_path=write_json(target / SUMMARY_NAME, summary),
+        rows=rows,
+        runs=tuple(found),
+        figures=drawn,
+    )
+
+
+def _words(found: Sequence[RunStatus]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts(found).items()))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.json
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ConfigError("collecting needs pyarrow: pip install 'vlmbench-latency[experiments]'.") from error
+    return pa, parquet
+
+
+def _tables(found: Sequence[RunStatus], root: Path) -> Iterator[pa.Table]:
+    for one in found:
+        file = one.run.directory / RECORDS_NAME
+        if one.state not in OVER or not file.exists():
+            continue
+        rows = _measured(read_table(file))
+        if rows.num_rows:
+            yield _with_facts(rows, one, root)
+
+
+def read_table(file: Path) -> pa.Table:
+    """The rows of a records file as an Arrow table; an unfinished last line is passed over, ``ITL`` is left out."""
+    pa, _ = _pyarrow()
+    content = file.read_bytes()
+    # Without the lists it reads in half the time. A quote inside a JSON string is escaped: this is always the key.
+    whole = _ITL.sub(b'"ITL":null', content[: content.rfind(b"\n") + 1])
+    if not whole:
+        return pa.table({})
+    options = pa.json.ReadOptions(block_size=min(max(len(whole), 1 << 16), 1 << 26))
+    try:
+        rows = pa.json.read_json(pa.BufferReader(whole), read_options=options)
+    except pa.ArrowInvalid as error:
+        _log.warning("%s is read line by line: %s", file, error)
+        rows = _line_by_line(file, pa)
+    return rows.drop_columns([name for name in _LEFT_OUT if name in rows.column_names])
+
+
+def _line_by_line(file: Path, pa: Any) -> pa.Table:
+    rows = [
+        {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items() if k not in _LEFT_OUT}
+        for row in read_rows(file)
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[name] = pa.array([None if v is None else json.dumps(v) for v in values])
+    return pa.table(columns)
+
+
+def _measured(rows: pa.Table) -> pa.Table:
+    """Without warm-ups and kernel traces; texts as dictionaries, flags as one text of names joined by spaces."""
+    pa, _ = _pyarrow()
+    import pyarrow.compute as pc
+
+    if not rows.num_rows:
+        return rows
+    wanted = pc.and_(
+        pc.is_in(rows["status"], pa.array([str(s) for s in _MEASURED])), pc.not_equal(rows["mode"], str(Mode.TRACE))
+    )
+    rows = rows.filter(wanted)
+    for name in _DICTIONARY:
+        if name not in rows.column_names:
+            continue
+        column = rows[name]
+        if name == "flags":
+            column = pc.binary_join(column.cast(pa.list_(pa.string())), " ")
+        position = rows.column_names.index(name)
+        rows = rows.set_column(position, name, column.cast(pa.string()).dictionary_encode())
+    return rows
+
+
+def _with_facts(rows: pa.Table, one: RunStatus, root: Path) -> pa.Table:
+    pa, _ = _pyarrow()
+    facts = {"run": _name(one.run.directory, root), "run_state": str(one.state), **_facts(one.run.directory)}
+    if one.run.task is not None:
+        facts["overrides"] = " ".join(one.run.task.overrides)
+    for position, (name, value) in enumerate(facts.items()):
+        column = pa.repeat(pa.scalar(value, pa.string()), rows.num_rows).dictionary_encode()
+        rows = rows.add_column(position, name, column)
+    return rows
+
+
+def _facts(directory: Path) -> dict[str, str | None]:
+    try:
+        found: Mapping[str, Any] = read_provenance(directory) or {}
+    except InputError as error:
+        _log.warning("%s", error)
+        found = {}
+
+    def at(*path: str) -> str | None:
+        node: Any = found
+        for key in path:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return None if node is None else str(node)
+
+    return {
+        "model": at("model", "name"),
+        "weights": at("model", "weights"),
+        "dataset": at("dataset", "name"),
+        "sweep": at("sweep", "name"),
+        "runtime": at("runtime", "name"),
+        "dtype": at("runtime", "dtype"),
+        "device": at("device", "name") or at("device", "type"),
+        "gpu": at("device", "uuid"),
+        "fingerprint": at("fingerprint"),
+    }
+
+
+def _name(directory: Path, root: Path) -> str:
+    try:
+        return str(directory.resolve().relative_to(root.resolve()))
+    except ValueError:
+        return directory.name
+
+
+def _count(whole: pa.Table, column: str, value: str) -> int:
+    import pyarrow.compute as pc
+
+    counted = {
+        str(item["values"]): int(item["counts"]) for item in pc.value_counts(whole[column].cast("string")).to_pylist()
+    }
+    return counted.get(str(value), 0)
+
+
+def _unlike(whole: pa.Table) -> dict[str, list[str]]:
+    """What the runs differ in that no comparison of their latencies may pass over."""
+    import pyarrow.compute as pc
+
+    different = {}
+    for name in ("device", "dtype", "runtime", "weights"):
+        values = sorted(str(v) for v in pc.unique(whole[name].cast("string")).to_pylist())
+        if len(values) > 1:
+            different[name] = values
+    return different
+
+
+def is_complete(found: Sequence[RunStatus]) -> bool:
+    """Whether every run is done."""
+    return all(one.state == RunState.DONE for one in found)
