@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
+from vlmbench.models.library import transformers_library
+from vlmbench.models.placement import Placement, check_memory
 
 if TYPE_CHECKING:
     import torch
@@ -18,33 +18,28 @@ if TYPE_CHECKING:
     from vlmbench.models.spec import ModelSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where parameters go, and in what dtype.
-
-    Args:
-        device: one device; the kind of device with a device map.
-        dtype: of parameters and of floating inputs.
-        device_map: ``auto`` spreads over several devices.
-        tp_plan: ``auto`` splits over the processes of torchrun.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    device_map: str | None = None
-    tp_plan: str | None = None
-
-    @property
-    def devices(self) -> int:
-        """How many devices share the model."""
-        import torch
-
-        return torch.cuda.device_count() if self.device_map is not None and self.device.type == "cuda" else 1
+def _from_config(config: Any, **options: Any) -> nn.Module:
+    try:
+        module: nn.Module = transformers_library().AutoModelForImageTextToText.from_config(config, **options)
+    except (ValueError, ImportError, TypeError) as error:
+        raise ModelError(f"architecture '{config.model_type}' cannot be built: {error}") from error
+    return module
 
 
-def random_module(
-    config: Any, where: Placement, *, attn_implementation: str | None, seed: int, name: str
-) -> Any:
+def module_on_meta(config: Any) -> nn.Module:
+    """The model without memory: shapes only. For counting parameters and bytes; a 72B takes a second or two."""
+    import torch
+
+    with torch.device("meta"):
+        return _from_config(config)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def random_module(config: Any, where: Placement, *, attn_implementation: str | None, seed: int, name: str) -> Any:
     """A model with seeded random parameters, made on the device itself.
 
     Raises:
@@ -52,8 +47,6 @@ def random_module(
         DeviceError: its parameters do not fit.
     """
     import torch
-
-    from vlmbench.models.loading import _from_config, check_memory, count_parameters, module_on_meta
 
     check_memory(count_parameters(module_on_meta(config)), where.dtype, where.device, name=name, devices=where.devices)
     if where.tp_plan is not None:
@@ -71,13 +64,13 @@ def random_module(
 
 def _spread_random(config: Any, where: Placement, options: dict[str, Any]) -> Any:
     """Random parameters over several devices: an empty checkpoint, so that transformers places and draws each one."""
-    from transformers import AutoModelForImageTextToText
-
     _need_package("accelerate", f"device_map={where.device_map}")
-    model_class = AutoModelForImageTextToText._model_mapping[type(config)]
+    model_class: Any = transformers_library().AutoModelForImageTextToText._model_mapping[type(config)]
     if isinstance(model_class, tuple):
         model_class = model_class[0]
-    return model_class.from_pretrained(None, config=config, state_dict={}, device_map=where.device_map, **options).eval()
+    return model_class.from_pretrained(
+        None, config=config, state_dict={}, device_map=where.device_map, **options
+    ).eval()
 
 
 def _need_package(package: str, wanted_for: str) -> None:
@@ -90,12 +83,10 @@ def _quantization_config(kind: str | None) -> Any:
         return None
     package, _, variant = kind.partition("_")
     _need_package(package, f"quantization={kind}")
-    import transformers
-
+    transformers = transformers_library()
     if package == "bitsandbytes":
         return transformers.BitsAndBytesConfig(load_in_4bit=variant == "4bit", load_in_8bit=variant == "8bit")
-    from torchao import quantization as torchao
-
+    torchao: Any = importlib.import_module("torchao.quantization")
     weight_only = torchao.Int8WeightOnlyConfig() if variant == "int8" else torchao.Int4WeightOnlyConfig()
     return transformers.TorchAoConfig(weight_only)
 
@@ -123,7 +114,6 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         DeviceError: it does not fit.
     """
     import torch
-    from transformers import AutoModelForImageTextToText
 
     _local_folder(spec)
     options: dict[str, Any] = {
@@ -139,7 +129,7 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
     if options["quantization_config"] is None:
         del options["quantization_config"]
     try:
-        module, info = AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
+        module, info = transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
@@ -182,7 +172,11 @@ def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
 def _check_tensors(source: str, info: Any) -> None:
     """Refuse a checkpoint whose tensors are not exactly the model's."""
     problems = []
-    for kind, key in (("missing", "missing_keys"), ("surplus", "unexpected_keys"), ("wrongly shaped", "mismatched_keys")):
+    for kind, key in (
+        ("missing", "missing_keys"),
+        ("surplus", "unexpected_keys"),
+        ("wrongly shaped", "mismatched_keys"),
+    ):
         names = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info.get(key) or ())
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -191,14 +185,14 @@ def _check_tensors(source: str, info: Any) -> None:
         raise ModelError(f"the checkpoint '{source}' does not fit its architecture: {'; '.join(problems)}")
 
 
-def set_generation(module: Any, tokenizer: Any) -> None:
+def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> None:
     """Special ids for ``generate``, and sampling off: greedy search is what is measured.
 
-    A checkpoint's own ids stay; random weights get the tokenizer's.
+    A checkpoint's own ids stay (``keep_ids``); random weights get the tokenizer's, not the defaults of a class.
     """
     config = module.generation_config
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(config, name, None) is None:
+        if not keep_ids or getattr(config, name, None) is None:
             setattr(config, name, getattr(tokenizer, name, None))
     if config.pad_token_id is None and config.eos_token_id is not None:
         eos = config.eos_token_id
@@ -211,24 +205,12 @@ def set_generation(module: Any, tokenizer: Any) -> None:
     config.max_length = None
 
 
-def input_device(module: nn.Module, default: torch.device) -> torch.device:
+def input_device(module: Any, default: torch.device) -> torch.device:
     """Where inputs go: the device of the token embedding when the model is spread over several."""
     embeddings = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
     parameter = next(embeddings.parameters(), None) if embeddings is not None else None
     device: torch.device = parameter.device if parameter is not None and parameter.device.type != "meta" else default
     return device
-
-
-@contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
-    """No progress bars inside."""
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _line(error: BaseException) -> str:

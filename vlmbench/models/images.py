@@ -64,7 +64,7 @@ def _to_rgb(image: Image) -> Image:
 
 
 def _deep_grey(image: Image) -> Image:
-    """More than eight bits a pixel: 16-bit values are divided by 256; 32-bit ones count as 16-bit when they exceed 255."""
+    """More than eight bits a pixel: 16-bit values are divided by 256; wider ones too when they exceed 255."""
     import numpy as np
     from PIL import Image as Pillow
 
@@ -75,8 +75,6 @@ def _deep_grey(image: Image) -> Image:
     return Pillow.fromarray(grey).convert("RGB")
 
 
-def decode_all(
-    encoded: Sequence[bytes], *, names: Sequence[str], size: tuple[int, int] | None = None
-) -> list[Image]:
+def decode_all(encoded: Sequence[bytes], *, names: Sequence[str], size: tuple[int, int] | None = None) -> list[Image]:
     """:func:`decode` for the images of a request, in order."""
     return [decode(data, name=name, size=size) for data, name in zip(encoded, names, strict=True)]

@@ -7,13 +7,16 @@ copying takes minutes. Memory is checked first, against the size of the same mod
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
+from vlmbench.models import building
+from vlmbench.models.building import count_parameters, module_on_meta
+from vlmbench.models.library import transformers_library
+from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
 from vlmbench.models.processors import backend_of, build_processor, load_processor
 from vlmbench.models.prompting import Prompter
 from vlmbench.models.tokens import ImageMarks
@@ -21,56 +24,10 @@ from vlmbench.models.transformers_model import TransformersModel
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from vlmbench.models.spec import ModelSpec
 
 __all__ = ["TransformersModel", "build_config", "count_parameters", "load", "module_on_meta"]
-
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
-_QUANTIZATION_PACKAGES = {"bitsandbytes": "bitsandbytes", "torchao": "torchao"}
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device, checked to exist.
-
-    Raises:
-        DeviceError: not a device name, or not on this machine.
-    """
-    import torch
-
-    if name == "auto":
-        has_mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"'device' must be auto, cpu, cuda, cuda:<n> or mps (got {name!r})") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = torch.cuda.current_device() if device.index is None and count else device.index or 0
-        if index >= count:
-            raise DeviceError(f"device '{name}' is not here: {count} CUDA device(s) visible; use device=cpu or device=auto")
-        return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device 'mps' is not here; use device=cpu")
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on CUDA and float32 elsewhere.
-
-    Raises:
-        ModelError: not a dtype that models run in.
-    """
-    import torch
-
-    if name not in _DTYPES:
-        raise ModelError(f"'dtype' must be one of {', '.join(_DTYPES)} (got {name!r})")
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def import_plugin(name: str | None) -> None:
@@ -93,8 +50,7 @@ def build_config(spec: ModelSpec) -> Any:
     Raises:
         ModelError: this transformers has no such architecture, or refuses an argument.
     """
-    import transformers
-
+    transformers = transformers_library()
     import_plugin(spec.plugin)
     arguments = {key: _plain(value) for key, value in spec.config.items()}
     model_type = arguments.pop("model_type", None)
@@ -123,67 +79,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _from_config(config: Any, **options: Any) -> nn.Module:
-    from transformers import AutoModelForImageTextToText
-
-    try:
-        module: nn.Module = AutoModelForImageTextToText.from_config(config, **options)
-    except (ValueError, ImportError, TypeError) as error:
-        raise ModelError(f"architecture '{config.model_type}' cannot be built: {error}") from error
-    return module
-
-
-def module_on_meta(config: Any) -> nn.Module:
-    """The model without memory: shapes only. For counting parameters and bytes; a 72B takes a second or two."""
-    import torch
-
-    with torch.device("meta"):
-        return _from_config(config)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that a model may take on a device."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def check_memory(parameters: int, dtype: torch.dtype, device: torch.device, *, name: str, devices: int = 1) -> None:
-    """Refuse a model whose parameters alone do not fit.
-
-    Args:
-        parameters: their number.
-        dtype: what they are held in.
-        device: where; with ``devices`` of its kind.
-        name: of the model.
-        devices: how many of them share the model.
-
-    Raises:
-        DeviceError: says the need and what is free.
-    """
-    import torch
-
-    need = parameters * dtype.itemsize
-    if device.type == "cuda" and devices > 1:
-        free = sum(free_bytes(torch.device("cuda", index)) for index in range(devices))
-    else:
-        free = free_bytes(device)
-    if need > free:
-        where = f"{devices} x {device.type}" if devices > 1 else str(device)
-        raise DeviceError(
-            f"'{name}' needs {need / 2**30:.1f} GiB for its parameters in {str(dtype).removeprefix('torch.')}, and "
-            f"{where} has {free / 2**30:.1f} GiB free; take a smaller model or dtype, or device_map=auto over more GPUs"
-        )
-
-
 def load(
     spec: ModelSpec,
     *,
@@ -202,14 +97,12 @@ def load(
         ModelError: the model cannot be found, built or loaded.
         DeviceError: no such device, or too little memory on it.
     """
-    from vlmbench.models import building
-
     import_plugin(spec.plugin)
     target = resolve_device(device)
     if compile and target.type != "cuda":
         raise DeviceError(f"compile=true needs CUDA (got device {target}); transformers compiles nowhere else")
     number_type = resolve_dtype(dtype, target)
-    where = building.Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan)
+    where = Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan)
     logging.getLogger("transformers").setLevel(logging.ERROR)  # progress bars and advice would mix with our output
     if spec.weights == "random":
         config = build_config(spec)
@@ -218,7 +111,9 @@ def load(
             model_type=config.model_type,
             vocab_size=config.get_text_config(decoder=True).vocab_size,
         )
-        module = building.random_module(config, where, attn_implementation=attn_implementation, seed=seed, name=spec.name)
+        module = building.random_module(
+            config, where, attn_implementation=attn_implementation, seed=seed, name=spec.name
+        )
     else:
         module = building.pretrained_module(spec, where, attn_implementation=attn_implementation)
         processor = load_processor(
@@ -227,7 +122,7 @@ def load(
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
         )
-    building.set_generation(module, processor.tokenizer)
+    building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
     return TransformersModel(
         module=module,
         device=building.input_device(module, target),
@@ -257,8 +152,6 @@ def _marks(spec: ModelSpec, module: Any, processor: Any) -> ImageMarks:
 
 
 def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype, seed: int) -> dict[str, Any]:
-    import transformers
-
     facts: dict[str, Any] = {
         "name": spec.name,
         "weights": spec.weights,
@@ -266,7 +159,7 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
         "architecture": type(module).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": getattr(module.config, "_attn_implementation", None),
-        "transformers_version": transformers.__version__,
+        "transformers_version": transformers_library().__version__,
         "processor": type(processor).__name__,
         "processor_backend": backend_of(processor),
         "quantization": spec.quantization,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from vlmbench.errors import ModelError
+from vlmbench.models.library import transformers_library, transformers_module
 from vlmbench.models.tokenizer import build_tokenizer
 
 # Keys of the 'processor' mapping of a model's YAML.
@@ -35,9 +35,7 @@ _BACKENDS = ("auto", "torchvision", "pil")
 
 def torchvision_available() -> bool:
     """Whether transformers can use torchvision here."""
-    from transformers.utils import is_torchvision_available
-
-    return bool(is_torchvision_available())
+    return bool(transformers_module("utils").is_torchvision_available())
 
 
 def _named_class(name: str) -> type[Any]:
@@ -50,9 +48,9 @@ def _named_class(name: str) -> type[Any]:
     except (ImportError, RuntimeError) as error:
         raise ModelError(f"class '{name}' cannot be imported: {error}") from error
     if not isinstance(found, type):
-        import transformers
-
-        raise ModelError(f"transformers {transformers.__version__} has no class '{name}'; a newer one may have it")
+        raise ModelError(
+            f"transformers {transformers_library().__version__} has no class '{name}'; a newer one may have it"
+        )
     return found
 
 
@@ -61,8 +59,7 @@ def _usable(cls: type[Any] | None) -> bool:
 
 
 def _backend_order(name: str, backend: str) -> tuple[str, ...]:
-    from transformers.models.auto import image_processing_auto
-
+    image_processing_auto = transformers_module("models.auto.image_processing_auto")
     if backend != "auto":
         return (backend,)
     # Lanczos resizing is not in older torchvision; transformers keeps such processors on PIL, and so do we.
@@ -80,8 +77,7 @@ def image_processor_class(name: str, backend: str = "auto") -> type[Any]:
         raise ModelError(f"'processor.backend' must be one of {', '.join(_BACKENDS)} (got {backend!r})")
     if "." in name:
         return _named_class(name)
-    import transformers
-
+    transformers = transformers_library()
     for choice in _backend_order(name, backend):
         wanted = f"{name}Pil" if choice == "pil" else name
         if choice == "torchvision" and not torchvision_available():
@@ -99,8 +95,7 @@ def image_processor_class(name: str, backend: str = "auto") -> type[Any]:
     )
 
 
-@cache
-def without_video(cls: type[Any]) -> type[Any]:
+def without_video(cls: Any) -> Any:
     """The processor class, content with ``video_processor=None``.
 
     Video processors exist only on torchvision, and images do not need them; transformers refuses None nevertheless.
@@ -113,31 +108,31 @@ def without_video(cls: type[Any]) -> type[Any]:
             return None
         return super(subclass, self).check_argument_for_proper_class(argument_name, argument)
 
-    subclass: type[Any] = type(
-        cls.__name__, (cls,), {"check_argument_for_proper_class": check_argument_for_proper_class}
-    )
+    subclass: Any = type(cls.__name__, (cls,), {"check_argument_for_proper_class": check_argument_for_proper_class})
     _allow_missing_num2words(cls)
     return subclass
 
 
-def _allow_missing_num2words(cls: type[Any]) -> None:
+def _no_video(cls: Any) -> dict[str, None]:
+    """The argument that says so, for the classes that have it."""
+    return {"video_processor": None} if "video_processor" in cls.get_attributes() else {}
+
+
+def _allow_missing_num2words(cls: Any) -> None:
     """SmolVLM's constructor insists on num2words, which only writes out the frame count of videos."""
-    module = importlib.import_module(cls.__module__)
+    module: Any = importlib.import_module(cls.__module__)
     if hasattr(module, "num2words") and not module.num2words:
         module.num2words = str
 
 
 def default_classes(model_type: str) -> tuple[str | None, str | None]:
     """(processor class, image processor class) that transformers uses for an architecture."""
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    entry = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
+    entry = transformers_module("models.auto.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
     image_class = None
     if isinstance(entry, Mapping):
         name = entry.get("torchvision") or entry.get("pil")
         image_class = str(name).removesuffix("Pil") if name else None
-    return PROCESSOR_MAPPING_NAMES.get(model_type), image_class
+    return transformers_module("models.auto.processing_auto").PROCESSOR_MAPPING_NAMES.get(model_type), image_class
 
 
 def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int) -> Any:
@@ -160,7 +155,7 @@ def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int
         raise ModelError(f"'{model_type}' needs 'processor.class' and 'processor.image_processor_class' in its YAML")
     tokenizer_arguments = {"size": vocab_size, **spec.get("tokenizer", {})}
     image_class = image_processor_class(image_name, spec.get("backend") or "auto")
-    processor_class = without_video(_named_class(processor_name))
+    processor_class: Any = without_video(_named_class(processor_name))
     try:
         tokenizer = build_tokenizer(**tokenizer_arguments)
         image_processor = image_class(**spec.get("image_processor", {}))
@@ -168,6 +163,7 @@ def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int
             image_processor=image_processor,
             tokenizer=tokenizer,
             chat_template=spec.get("chat_template"),
+            **_no_video(processor_class),
             **spec.get("arguments", {}),
         )
     except (TypeError, ValueError, AttributeError, ImportError) as error:
@@ -187,13 +183,11 @@ def load_processor(source: str, *, model_type: str, revision: str | None, trust_
     Raises:
         ModelError: files are missing, or the processor belongs to another architecture.
     """
-    from transformers import AutoProcessor
-
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
     try:
-        processor = AutoProcessor.from_pretrained(source, **options)
+        processor = transformers_library().AutoProcessor.from_pretrained(source, **options)
     except (ImportError, TypeError, ValueError, AttributeError) as error:
         processor = _load_without_video(source, model_type, options, error)
     except OSError as error:
@@ -206,8 +200,7 @@ def _load_without_video(source: str, model_type: str, options: Mapping[str, Any]
     """The parts one by one, where AutoProcessor failed because of the video processor."""
     import inspect
 
-    from transformers import AutoImageProcessor, AutoTokenizer
-
+    transformers = transformers_library()
     name, _ = default_classes(model_type)
     if name is None:
         raise ModelError(f"the processor of '{source}' cannot be loaded: {_first_line(cause)}") from cause
@@ -216,8 +209,9 @@ def _load_without_video(source: str, model_type: str, options: Mapping[str, Any]
         arguments, _ = cls.get_processor_dict(source, **options)
         accepted = set(inspect.signature(cls.__init__).parameters) - {"image_processor", "tokenizer", "video_processor"}
         return cls(
-            image_processor=AutoImageProcessor.from_pretrained(source, **options),
-            tokenizer=AutoTokenizer.from_pretrained(source, **options),
+            image_processor=transformers.AutoImageProcessor.from_pretrained(source, **options),
+            tokenizer=transformers.AutoTokenizer.from_pretrained(source, **options),
+            **_no_video(cls),
             **{key: value for key, value in arguments.items() if key in accepted},
         )
     except (ImportError, TypeError, ValueError, AttributeError, OSError) as error:

@@ -96,7 +96,7 @@ class Prompter:
         """Random ordinary words that add exactly ``count`` tokens; none of them is a special token.
 
         Raises:
-            SampleError: no such text was found (a tokenizer that merges across words, or a template that rewrites text).
+            SampleError: no such text was found (a tokenizer that merges across words, a template that rewrites).
         """
         words = self._single_token_words()
         rng = random.Random(f"{seed}/{count}")

@@ -15,6 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import ModelError
+from vlmbench.models.library import transformers_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,11 +24,12 @@ _SPACE, _NEWLINE = "\u0120", "\u010a"  # how byte-level BPE writes a space and a
 _BYTES = 256
 # Words of chat templates, which stand without a space before them.
 _TEMPLATE_WORDS = ("USER", _SPACE + "ASSISTANT", "user", "assistant", "system", "model")
-# Merges for what is left of a word that the list does not hold; they rank behind the words, so that they never break one.
-_FRAGMENTS = (
-    "in er on at re es ed en al ar or is it th he an nd st ou ea le te ti ng ll ss ee oo ch sh ck ing ion tion ation "
-    "ent ment able ness ally ly ers ies ight ound ack ick"
-).split()
+# Merges for what is left of a word that the list does not hold; they rank behind the words and never break one.
+_FRAGMENT_TEXT = (
+    "in er on at re es ed en al ar or is it th he an nd st ou ea le te ti ng ll ss ee oo ch sh ck "
+    "ing ion tion ation ent ment able ness ally ly ers ies ight ound ack ick"
+)
+_FRAGMENTS = tuple(_FRAGMENT_TEXT.split())
 # Roles that every tokenizer class knows; others (image_token, boi_token …) become attributes of their own.
 _STANDARD_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -40,7 +42,7 @@ def ordinary_words() -> tuple[str, ...]:
 
 
 def expand_series(series: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Consecutive special tokens from a pattern: ``{pattern: "<row_%d_col_%d>", start: 49153, shape: [6, 6], first: 1}``.
+    """Consecutive special tokens: ``{pattern: "<row_%d_col_%d>", start: 49153, shape: [6, 6], first: 1}``.
 
     The last index runs fastest; ``first`` (0 unless given) is what each index counts from.
 
@@ -108,7 +110,8 @@ def _vocabulary(size: int, special: Mapping[str, int]) -> tuple[dict[str, int], 
     merges = _merges(room)
     ordinary = itertools.chain(sorted(ByteLevel.alphabet()), (left + right for left, right in merges), _filler())
     vocabulary = dict(special)
-    vocabulary.update((token, i) for i, token in zip((i for i in range(total) if i not in taken), ordinary, strict=False))
+    free = (index for index in range(total) if index not in taken)
+    vocabulary.update((token, index) for index, token in zip(free, ordinary, strict=False))
     return vocabulary, merges
 
 
@@ -152,7 +155,6 @@ def build_tokenizer(
         ModelError: two tokens share an id, a role names an unknown token, or there is no room.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     special = {**special_tokens, **expand_series(series)}
     _check(special, roles)
@@ -166,7 +168,7 @@ def build_tokenizer(
     options: dict[str, Any] = {"add_bos_token": True} if add_bos else {}
     if model_max_length is not None:
         options["model_max_length"] = model_max_length
-    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+    tokenizer: PreTrainedTokenizerBase = transformers_library().PreTrainedTokenizerFast(
         tokenizer_object=backend, padding_side=padding_side, extra_special_tokens=extra, **standard, **options
     )
     return tokenizer

@@ -105,8 +105,9 @@ def pixel_tensor(inputs: Mapping[str, Any]) -> torch.Tensor | None:
     """The image tensor among the inputs, if there is one."""
     for name in _PIXEL_NAMES:
         value = inputs.get(name)
-        if hasattr(value, "shape") and value.dim() >= 2:
-            return value  # type: ignore[no-any-return]
+        if value is not None and hasattr(value, "shape") and value.dim() >= 2:
+            tensor: torch.Tensor = value
+            return tensor
     return None
 
 

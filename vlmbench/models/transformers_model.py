@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import ModelError, SampleError, UnreachablePointError
+from vlmbench.errors import ModelError, SampleError, UnreachablePointError, VlmbenchError
 from vlmbench.models.images import decode_all
 from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
@@ -124,21 +124,31 @@ class TransformersModel:
         if request.vision_tokens is not None:
             from vlmbench.models.vision_tokens import reach_vision_tokens
 
-            shape = tuple(image.size for image in request.images)
-            key = ("vision", request.vision_tokens, request.num_images, shape, repr(request.processor_kwargs))
-            if key not in self._resolved:
-                self._resolved[key] = reach_vision_tokens(self, request.vision_tokens, request)
-            request = replace(request, vision_tokens=None, **self._resolved[key])
+            target, wanted = request.vision_tokens, request
+            sizes = tuple(image.size for image in request.sample.images)
+            key = ("vision", target, request.num_images, sizes, repr(request.processor_kwargs))
+            changes = self.remember(key, lambda: reach_vision_tokens(self, target, wanted))
+            request = replace(request, vision_tokens=None, **changes)
         if request.prompt_tokens is not None:
-            images = len(request.images)
-            key = ("prompt", request.prompt_tokens, images, request.seed)
-            if key not in self._resolved:
-                self._resolved[key] = self.prompter.random_text(
-                    request.prompt_tokens, num_images=images, seed=request.seed
-                )
-            sample = replace(request.sample, question=self._resolved[key])
-            request = replace(request, sample=sample, prompt_tokens=None)
+            count, images, seed = request.prompt_tokens, len(request.images), request.seed
+            text = self.remember(
+                ("prompt", count, images, seed),
+                lambda: self.prompter.random_text(count, num_images=images, seed=seed),
+            )
+            request = replace(request, sample=replace(request.sample, question=text), prompt_tokens=None)
         return request
+
+    def remember(self, key: tuple[Any, ...], find: Callable[[], Any]) -> Any:
+        """The result of a search, made once; a search that failed fails again without searching."""
+        if key not in self._resolved:
+            try:
+                self._resolved[key] = find()
+            except (UnreachablePointError, SampleError) as error:
+                self._resolved[key] = error
+        found = self._resolved[key]
+        if isinstance(found, VlmbenchError):
+            raise type(found)(*found.args)
+        return found
 
     def prepare(self, request: Request, encoded: Sequence[bytes] | None = None) -> Prepared:
         """Decode, resize, crop, normalise, apply the prompt format, tokenise: T_preprocess. Host only.
@@ -157,7 +167,7 @@ class TransformersModel:
         images = decode_all(data, names=[source.name for source in sources], size=request.image_size)
         text = request.sample.question
         rendered = self.prompter.render(text, num_images=len(images))
-        inputs = self._process(images, rendered, request)
+        inputs = self.process(images, rendered, request)
         counts = observe(
             inputs,
             self.marks,
@@ -169,8 +179,13 @@ class TransformersModel:
             inputs=inputs, counts=counts, output=request.output, decoded_pixels=tuple(image.size for image in images)
         )
 
-    def _process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
-        """The processor's own call, on ``batch_size`` copies of the request."""
+    def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
+        """The processor's own call, on ``batch_size`` copies of decoded images and a rendered prompt.
+
+        Raises:
+            SampleError: the processor refuses the images.
+            UnreachablePointError: an argument that it does not have, or no image where it needs one.
+        """
         self._check_processor_kwargs(request.processor_kwargs)
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
         if not self.prompter.adds_special_tokens(rendered):
@@ -178,11 +193,13 @@ class TransformersModel:
         if images:
             options["images"] = [list(images)] * request.batch_size
         try:
-            features = self.processor(
-                text=[rendered] * request.batch_size, **options, **dict(request.processor_kwargs)
-            )
+            features = self.processor(text=[rendered] * request.batch_size, **options, **dict(request.processor_kwargs))
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, AttributeError) as error:
-            sizes = ", ".join(f"{image.width}x{image.height}" for image in images) or "no image"
+            if not images:
+                raise UnreachablePointError(
+                    f"{type(self.processor).__name__} takes no request without images"
+                ) from error
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
             raise SampleError(f"{type(self.processor).__name__} refuses {sizes}: {error}") from error
         return {name: value for name, value in features.items() if name not in _NOT_FOR_GENERATE}
 
@@ -192,7 +209,8 @@ class TransformersModel:
         allowed = allowed_image_arguments(self.processor)
         if unknown := sorted(set(kwargs) - allowed):
             raise UnreachablePointError(
-                f"{type(self.processor).__name__} has no argument {', '.join(unknown)}; it has {', '.join(sorted(allowed))}"
+                f"{type(self.processor).__name__} has no argument {', '.join(unknown)}; "
+                f"it has {', '.join(sorted(allowed))}"
             )
 
     def transfer(self, prepared: Prepared) -> Prepared:
