@@ -57,6 +57,11 @@ class MolmoPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """MolmoE's decoder can; transformers looks for it in the source of this module and finds nothing."""
+        return True
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Random weights: the base class knows the layers, only the padding embeddings are ours."""
