@@ -79,7 +79,12 @@ def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
     prefill = marks[: positions[0] + 1]
     first, last = marks[positions[0]][1], marks[positions[-1]][1]
     start, end = marks[0][1], marks[-1][1]
-    vision = [Segment(name.removeprefix("T_"), a, b) for name, a, b in _vision_pieces(_vision_marks(prefill))]
+    vision: list[Segment] = []
+    for name, begin, finish in _vision_pieces(_vision_marks(prefill)):
+        stage = name.removeprefix("T_")
+        if vision and vision[-1].stage == stage:
+            begin = vision.pop().begin  # noqa: PLW2901 – one piece where a stage goes on
+        vision.append(Segment(stage, begin, finish))
     if vision:
         setup_end, vision_end = vision[0].begin, vision[-1].end
     else:

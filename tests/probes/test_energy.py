@@ -1,0 +1,159 @@
+"""Energy arithmetic on planted counters that step like a GPU's; the real counter where there is a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.planted import PlantedModel, request
+from vlmbench.errors import DeviceError
+from vlmbench.execution import complete, in_memory, prepare
+from vlmbench.probes.energy import EnergyProbe, EnergyWatch, Idle, measure_idle
+from vlmbench.probes.protocol import RunFacts
+
+
+class Board:
+    """A board that draws a planted power and brings its counter up to date every ``step_s``; time is planted, too."""
+
+    def __init__(self, watts: float, step_s: float = 0.1) -> None:
+        self.now_us, self.step_us = 0, round(step_s * 1e6)  # whole µs, so that steps fall where they should
+        self.watts, self.true_j, self.shown_j = watts, 1000.0, 1000.0
+
+    def pass_time(self, seconds: float) -> None:
+        left = round(seconds * 1e6)
+        while left:
+            part = min(left, self.step_us - self.now_us % self.step_us)
+            self.now_us += part
+            self.true_j += part * 1e-6 * self.watts
+            left -= part
+            if self.now_us % self.step_us == 0:
+                self.shown_j = self.true_j
+
+    def clock(self) -> float:
+        return self.now_us / 1e6
+
+    def counter(self) -> float:
+        return self.shown_j
+
+
+def facts(tokens: int = 10, batch: int = 2) -> RunFacts:
+    return RunFacts(T_total=1000, num_output_tokens=tokens, batch_size=batch)
+
+
+def run(board: Board, *, seconds: float, watts: float, idle: Idle, **of_run: int) -> dict[str, Any]:
+    watch = EnergyWatch(board.counter, idle, gpus=1, clock=board.clock)
+    before, board.watts = board.watts, watts
+    watch.start()
+    board.pass_time(seconds)
+    watch.stop()
+    board.watts = before
+    watch.close()
+    return watch.values(facts(**of_run))
+
+
+IDLE = Idle(power_w=100.0, resolution_ms=100.0)
+
+
+def test_idle_power_is_subtracted_and_shown() -> None:
+    values = run(Board(100), seconds=2.0, watts=600, idle=IDLE)
+    assert values["energy_gross_j"] == pytest.approx(1200)
+    assert values["energy_j"] == pytest.approx(1000)
+    assert values["energy_per_request_j"] == pytest.approx(500)
+    assert values["energy_per_output_token_j"] == pytest.approx(50)
+    assert values["idle_power_w"] == 100
+    assert values["energy_window_ms"] == pytest.approx(2000)
+    assert values["flags"] == []
+
+
+def test_a_run_shorter_than_the_counters_step_is_flagged() -> None:
+    board = Board(100)
+    board.pass_time(0.01)
+    values = run(board, seconds=0.05, watts=600, idle=IDLE)
+    assert values["energy_gross_j"] == 0
+    assert values["energy_j"] == pytest.approx(-5)  # signed, not repaired
+    assert values["flags"] == ["negative_energy", "energy_below_resolution"]
+
+
+def test_without_idle_power_there_is_no_net_energy() -> None:
+    values = run(Board(100), seconds=1.0, watts=600, idle=Idle(power_w=None, resolution_ms=None))
+    assert "energy_j" not in values
+    assert values["energy_gross_j"] == pytest.approx(600)
+    assert values["flags"] == ["energy_below_resolution"]
+
+
+@given(st.floats(0.3, 3), st.floats(150, 700), st.floats(0, 0.099))
+def test_one_run_is_uncertain_by_one_step_of_the_counter(seconds: float, watts: float, phase: float) -> None:
+    board = Board(100)
+    board.pass_time(phase)
+    values = run(board, seconds=seconds, watts=watts, idle=IDLE)
+    assert abs(values["energy_gross_j"] - watts * seconds) <= 0.1 * watts + 1e-6
+
+
+def test_many_short_runs_are_right_on_average() -> None:
+    board, gross = Board(100), 0.0
+    for _ in range(400):
+        gross += run(board, seconds=0.03, watts=600, idle=IDLE)["energy_gross_j"]
+        board.pass_time(0.0137)
+    shown = gross / 400
+    # What the board draws between the runs falls into a run's reading when the step does: 0.03/0.0437 of all steps.
+    assert shown == pytest.approx((600 * 0.03 + 100 * 0.0137) * 0.03 / 0.0437, rel=0.05)
+
+
+def test_idle_power_and_resolution_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(73.0, step_s=0.1)
+    board.pass_time(0.033)
+    monkeypatch.setattr("time.sleep", board.pass_time)
+    idle = measure_idle(board.counter, seconds=0.6, clock=board.clock)
+    assert idle.power_w == pytest.approx(73.0, rel=0.01)
+    assert idle.resolution_ms == pytest.approx(100, rel=0.02)
+
+
+def test_a_slow_counter_is_watched_longer_and_a_dead_one_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(73.0, step_s=0.9)
+    monkeypatch.setattr("time.sleep", board.pass_time)
+    assert measure_idle(board.counter, seconds=0.6, clock=board.clock).power_w == pytest.approx(73.0, rel=0.01)
+    began = board.clock()
+    assert measure_idle(lambda: 5.0, seconds=0.6, clock=board.clock) == Idle(power_w=None, resolution_ms=None)
+    assert board.clock() - began == pytest.approx(2.4, abs=0.01)
+
+
+def test_without_a_gpu_the_first_attach_says_what_is_needed() -> None:
+    model = PlantedModel()
+    with pytest.raises(DeviceError, match=r"needs an NVIDIA GPU and nvidia-ml-py .*the model is on cpu"):
+        complete(model, prepare(model, in_memory(request())), [EnergyProbe()], [])
+
+
+def test_idle_time_is_checked() -> None:
+    with pytest.raises(ValueError, match="'idle_s' must be between"):
+        EnergyProbe(idle_s=0)
+
+
+@pytest.mark.gpu
+def test_energy_on_a_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    pytest.importorskip("pynvml")
+
+    class Multiplying:
+        """Keeps the GPU busy for about two seconds."""
+
+        device = torch.device("cuda")
+        devices = (device,)
+
+    probe = EnergyProbe()
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    with probe.watch(Multiplying()) as watch:  # type: ignore[arg-type]
+        end = torch.cuda.Event()
+        for _ in range(1000):
+            a @ a
+        end.record()
+        torch.cuda.synchronize()
+    values = watch.values(facts())
+    assert 1 < values["energy_resolution_ms"] < 1000
+    assert 5 < values["idle_power_w"] < 400
+    assert values["energy_j"] > 20
+    assert values["energy_gross_j"] / (values["energy_window_ms"] / 1e3) < 1500  # W

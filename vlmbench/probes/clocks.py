@@ -1,0 +1,176 @@
+"""Clocks, temperature and throttling of the GPUs around each run: known causes of an odd time.
+
+NVML is asked when the probe is attached and when it is detached: just outside the timed region. What happened in
+between shows in NVML's counters of time spent throttled. On a CPU, and where NVML is missing, there are no values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from vlmbench.errors import DeviceError
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.probes.nvml import Gpu, open_gpus
+from vlmbench.probes.protocol import RunFacts, Watch
+from vlmbench.records.record import Metric
+
+METRICS: Mapping[str, Metric] = {
+    "sm_clock_before_mhz": Metric(unit="MHz", meaning="lowest SM clock of the GPUs right before the run"),
+    "sm_clock_after_mhz": Metric(unit="MHz", meaning="lowest SM clock of the GPUs right after the run"),
+    "memory_clock_after_mhz": Metric(unit="MHz", meaning="lowest memory clock of the GPUs right after the run"),
+    "temperature_before_c": Metric(unit="°C", meaning="highest GPU temperature right before the run"),
+    "temperature_after_c": Metric(unit="°C", meaning="highest GPU temperature right after the run"),
+    "throttled_power_ms": Metric(unit="ms", meaning="time within the run that a GPU was held back by its power limit"),
+    "throttled_thermal_ms": Metric(unit="ms", meaning="time within the run that a GPU was held back by its heat"),
+    "clocks_read_ms": Metric(unit="ms", meaning="what the two readings took, outside the timed region"),
+}
+
+# Those of NVML's clock event reasons (nvml.h) that hold a GPU back; idleness and chosen clocks are left out.
+_REASONS: Mapping[int, str] = {
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuState:
+    """One reading of one GPU; None is what the GPU or its driver does not tell.
+
+    Args:
+        sm_clock_mhz, memory_clock_mhz, temperature_c: now.
+        reasons: what holds the clock back now.
+        power_ns, thermal_ns: time spent held back since the driver was loaded.
+    """
+
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    reasons: frozenset[str] = frozenset()
+    power_ns: int | None = None
+    thermal_ns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClocksProbe:
+    """Flags runs in which a GPU's clock fell (``clock_drop``) or was held back (``throttled:<reason>``).
+
+    Args:
+        drop: the share by which the SM clock must fall from before to after a run.
+    """
+
+    drop: float = 0.05
+
+    name = "clocks"
+    own_run = False
+    metrics = METRICS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.drop < 1:
+            raise ValueError(f"'drop' must be between 0 and 1 (got {self.drop:g})")
+
+    @contextmanager
+    def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
+        """Ask on entering and on leaving."""
+        try:
+            gpus = open_gpus(model.devices)
+        except DeviceError:  # provenance says that NVML is missing; a run without clocks is still a run
+            gpus = []
+        watch = _ClocksWatch(gpus, self.drop)
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+
+class _ClocksWatch:
+    def __init__(self, gpus: Sequence[Gpu], drop: float) -> None:
+        self.stopping_criteria: list[Any] = []
+        self._gpus, self._drop, self._read_ms = gpus, drop, 0.0
+        self._after: list[GpuState] = []
+        self._before = self._read()
+
+    def _read(self) -> list[GpuState]:
+        began = time.perf_counter_ns()
+        states = [gpu_state(gpu) for gpu in self._gpus]
+        self._read_ms += (time.perf_counter_ns() - began) / 1e6
+        return states
+
+    def start(self) -> None:
+        """Nothing: asking takes time, and that must not lie between the timeline's first mark and generate()."""
+
+    def stop(self) -> None:
+        """Nothing: the device still works."""
+
+    def close(self) -> None:
+        self._after = self._read()
+
+    def values(self, run: RunFacts) -> dict[str, Any]:  # noqa: ARG002 – clocks do not depend on what came out
+        if not self._gpus:
+            return {}
+        return compare(self._before, self._after, drop=self._drop) | {"clocks_read_ms": self._read_ms}
+
+
+def gpu_state(gpu: Gpu) -> GpuState:
+    """One reading."""
+    nvml = gpu.nvml
+    mask = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
+    if mask is None:  # drivers before 535 know it by its older name
+        mask = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+    return GpuState(
+        sm_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        memory_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        temperature_c=gpu.ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        reasons=frozenset(name for bit, name in _REASONS.items() if (mask or 0) & bit),
+        power_ns=_violation_ns(gpu, nvml.NVML_PERF_POLICY_POWER),
+        thermal_ns=_violation_ns(gpu, nvml.NVML_PERF_POLICY_THERMAL),
+    )
+
+
+def _violation_ns(gpu: Gpu, policy: int) -> int | None:
+    found = gpu.ask("nvmlDeviceGetViolationStatus", policy)
+    return None if found is None else int(found.violationTime)
+
+
+def compare(before: Sequence[GpuState], after: Sequence[GpuState], *, drop: float) -> dict[str, Any]:
+    """The metrics of a run and its flags, from readings of the same GPUs before and after it.
+
+    Clocks are those of the slowest GPU, temperatures of the hottest. A reason that holds at both ends held before the
+    run, too: it explains a level, not an outlier, and is flagged only where the time spent held back grew.
+    """
+    values: dict[str, Any] = {
+        "sm_clock_before_mhz": _least(s.sm_clock_mhz for s in before),
+        "sm_clock_after_mhz": _least(s.sm_clock_mhz for s in after),
+        "memory_clock_after_mhz": _least(s.memory_clock_mhz for s in after),
+        "temperature_before_c": _most(s.temperature_c for s in before),
+        "temperature_after_c": _most(s.temperature_c for s in after),
+        "throttled_power_ms": _grown_ms([s.power_ns for s in before], [s.power_ns for s in after]),
+        "throttled_thermal_ms": _grown_ms([s.thermal_ns for s in before], [s.thermal_ns for s in after]),
+    }
+    flags = set()
+    for old, new in zip(before, after, strict=True):
+        if old.sm_clock_mhz and new.sm_clock_mhz is not None and new.sm_clock_mhz < (1 - drop) * old.sm_clock_mhz:
+            flags.add("clock_drop")
+        flags |= {f"throttled:{reason}" for reason in new.reasons - old.reasons}
+    flags |= {f"throttled:{kind}" for kind in ("power", "thermal") if values[f"throttled_{kind}_ms"]}
+    return values | {"flags": sorted(flags)}
+
+
+def _least(values: Iterator[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _most(values: Iterator[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _grown_ms(before: Sequence[int | None], after: Sequence[int | None]) -> float | None:
+    grown = [(new - old) / 1e6 for old, new in zip(before, after, strict=True) if old is not None and new is not None]
+    return max(grown, default=None)
