@@ -1,0 +1,128 @@
+"""Launch-bound shares from planted busy and elapsed times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.analysis.made import PROVENANCE, row, write
+from vlmbench.analysis.launch import COLUMNS, launch_bound_summary, launch_by_point, launch_table, top_kernels
+from vlmbench.analysis.load import iter_rows, load_runs
+from vlmbench.figures.launch_bound import launch_bound_figure
+from vlmbench.records.record import Mode
+
+# Untraced: 1 + 8 + 1 + 20 + 3 × 10 = 60 ms. Traced: twice as slow, and only 2 of 3 decode steps.
+BUSY = {"setup": 0.1, "vision_encoder": 6.0, "projector": 0.5, "LLM_prefill": 15.0, "LLM_decode": 4.0}
+TOP = {"LLM_decode": [["gemm", 20, 3.0], ["softmax", 2, 0.5]], "vision_encoder": [["conv", 1, 5.0]]}
+
+
+def trace(point: str = "dataset", sample: str = "s0", **changed: Any) -> dict[str, Any]:
+    made = row(point, sample, mode=Mode.TRACE, gaps=[20.0, 20.0])
+    times = {"T_setup": 2.0, "T_vision_encoder": 16.0, "T_projector": 2.0, "T_LLM_prefill": 40.0, "T_LLM_decode": 40.0}
+    busy = {f"busy_{stage}": ms for stage, ms in BUSY.items()} | {"busy_total": sum(BUSY.values())}
+    kernels = {f"{kind}_{stage}": 10 for kind in ("kernels", "launches") for stage in (*BUSY, "total")}
+    top = {"top_kernels": TOP, "top_kernels_of": "device kernels"}
+    return made | times | {"T_total": 100.0} | busy | kernels | top | changed
+
+
+def loaded(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return load_runs(write(path, rows), COLUMNS)
+
+
+def test_busy_is_traced_elapsed_is_untraced_and_decode_is_scaled(tmp_path: Path) -> None:
+    table = launch_table(loaded(tmp_path, [row(repeat=i) for i in range(5)] + [trace()])).set_index("stage")
+    shares = table["launch_bound"].to_dict()
+    assert shares == pytest.approx({
+        "setup": 0.9,
+        "vision_encoder": 0.25,
+        "projector": 0.5,
+        "LLM_prefill": 0.25,
+        "LLM_decode": 1 - 6.0 / 30,  # 2 ms busy a step, 3 steps
+        "total": 1 - 27.6 / 60,
+    })  # fmt: skip
+    assert table.loc["total", "elapsed_traced_ms"] == pytest.approx(120)
+    assert table["verdict"].to_dict() == {
+        "setup": "host-bound", "vision_encoder": "mixed", "projector": "host-bound", "LLM_prefill": "mixed",
+        "LLM_decode": "host-bound", "total": "host-bound",
+    }  # fmt: skip
+
+
+def test_the_interval_is_that_of_the_elapsed_median(tmp_path: Path) -> None:
+    rows = [row(repeat=i, prefill=18.0 + i * 0.1) for i in range(41)]
+    table = launch_table(loaded(tmp_path, [*rows, trace()])).set_index("stage")
+    prefill = table.loc["LLM_prefill"]
+    assert prefill["launch_bound"] == pytest.approx(1 - 15 / 20)
+    assert prefill["launch_bound_low"] == pytest.approx(1 - 15 / prefill["elapsed_low"])
+    assert prefill["launch_bound_low"] < prefill["launch_bound"] < prefill["launch_bound_high"]
+
+
+def test_a_trace_is_paired_with_its_own_sample(tmp_path: Path) -> None:
+    rows = [row(sample="s0"), row(sample="s1", prefill=200.0), trace(sample="s1")]
+    table = launch_table(loaded(tmp_path, rows)).set_index("stage")
+    assert table.loc["LLM_prefill", "elapsed_ms"] == pytest.approx(200)
+
+
+def test_points_keep_apart(tmp_path: Path) -> None:
+    rows = [row("p1"), row("p2", prefill=40.0), trace("p1"), trace("p2")]
+    table = launch_by_point(loaded(tmp_path, rows)).set_index(["point_id", "stage"])
+    assert table.loc[("p1", "LLM_prefill"), "launch_bound"] == pytest.approx(0.25)
+    assert table.loc[("p2", "LLM_prefill"), "launch_bound"] == pytest.approx(1 - 15 / 40)
+
+
+def test_a_share_below_nothing_is_not_clamped(tmp_path: Path) -> None:
+    table = launch_table(loaded(tmp_path, [row(), trace(busy_projector=1.25)])).set_index("stage")
+    assert table.loc["projector", "launch_bound"] == pytest.approx(-0.25)
+
+
+def test_a_trace_of_one_token_has_no_decode(tmp_path: Path) -> None:
+    alone = trace(num_output_tokens=1, T_LLM_decode=0.0, busy_LLM_decode=0.0)
+    assert "LLM_decode" not in set(launch_table(loaded(tmp_path, [row(), alone]))["stage"])
+
+
+def test_the_summary_says_it_in_words(tmp_path: Path) -> None:
+    summary = launch_bound_summary(loaded(tmp_path, [row(), trace()]))
+    assert summary["requests"] == 1
+    assert summary["launch_bound"] == pytest.approx(0.54)
+    assert summary["tracing_factor"] == pytest.approx(2)
+    first, second, third = summary["sentences"]
+    assert first == "The device is busy 27.6 ms of the 60.0 ms that generate() takes: 54.0 % is waiting for the host."
+    assert "LLM decode 80.0 % (host-bound)" in second
+    assert "1 traced request" in third
+    json.dumps(summary)
+
+
+def test_without_a_device_or_a_trace_it_says_why(tmp_path: Path) -> None:
+    on_cpu = {name: value for name, value in trace().items() if not name.startswith(("busy_", "kernels_", "launches_"))}
+    frame = loaded(tmp_path / "cpu", [row(), on_cpu])
+    assert launch_bound_summary(frame)["sentences"] == [
+        "Launch-bound share: none, because no device was traced (on a CPU, host and device are the same)."
+    ]
+    assert launch_bound_figure(frame, PROVENANCE) is None
+    bare = loaded(tmp_path / "none", [row()])
+    assert "add kernels to the probes" in launch_bound_summary(bare)["sentences"][0]
+    assert not len(launch_by_point(bare))
+
+
+def test_top_kernels_are_means_over_traced_runs(tmp_path: Path) -> None:
+    other = trace(sample="s1", top_kernels={"LLM_decode": [["gemm", 10, 1.0]]})
+    table = top_kernels(iter_rows(write(tmp_path, [row(), trace(), other])), count=1)
+    assert table[["stage", "name", "calls", "ms"]].to_numpy().tolist() == [
+        ["vision_encoder", "conv", 0.5, 2.5],
+        ["LLM_decode", "gemm", 15.0, 2.0],
+    ]
+    assert not len(top_kernels([]))
+
+
+def test_the_figure_has_a_bar_a_stage(tmp_path: Path) -> None:
+    figure = launch_bound_figure(loaded(tmp_path, [row(), trace()]), PROVENANCE)
+    assert figure is not None
+    times, shares = figure.axes
+    assert [label.get_text() for label in times.get_yticklabels()] == [
+        "Setup", "Vision encoder", "Projector", "LLM prefill", "LLM decode", "generate()",
+    ]  # fmt: skip
+    assert [round(bar.get_width(), 3) for bar in times.patches[-2:]] == [60.0, 27.6]
+    assert [text.get_text() for text in shares.texts][-1] == "waits 54.0 %"
