@@ -286,7 +286,7 @@ stop() {
   end -TERM slurmctld &
   wait
   # job steps outlive slurmd: ours are those that were started with our SLURM_CONF
-  for pid in $(pgrep -x 'slurmstepd|slurm_script|srun'); do
+  for pid in $(pgrep -x slurmstepd; pgrep -x slurm_script; pgrep -x srun); do
     tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF "SLURM_CONF=$SLURM_CONF" && kill -KILL "$pid" 2>/dev/null
   done
   end -TERM slurmdbd
@@ -298,7 +298,7 @@ stop() {
 one() {  # kill|restart DAEMON [-SIGNAL]
   local n signal=${3:--TERM}
   case $2 in
-    slurmctld | slurmdbd) end "$signal" "$2"; if [[ $1 == restart ]]; then "up_$2"; fi ;;
+    slurmctld | slurmdbd) end "$signal" "$2"; if [[ $1 == restart ]]; then "up_$2"; until_ok 30 nodes_ready; fi ;;
     slurmd*) n=${2#slurmd} n=${n:-0}; end "$signal" "node$n" slurmd; if [[ $1 == restart ]]; then up_slurmd "$n"; fi ;;
     *) fail "'$2' is no daemon; it may be slurmctld, slurmdbd, slurmd or slurmdN" ;;
   esac

@@ -1,0 +1,185 @@
+"""A grid on a real Slurm, with everything that goes wrong on one."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.slurm.conftest import Cluster, Vlmbench, kill, pictures, states, until
+from vlmbench.cluster.cancel import cancel
+from vlmbench.cluster.collect import collect
+from vlmbench.cluster.grid import FOLDER, read_submissions
+from vlmbench.cluster.status import OVER, RunState, overall, status
+from vlmbench.records.lock import holder_of
+from vlmbench.records.provenance import read_provenance
+from vlmbench.records.store import read_rows
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+TASKS = 8
+REPEATS = 25
+IMAGES = 6
+
+
+def ok_rows(folder: Path) -> list[dict[str, object]]:
+    return [row for row in read_rows(folder) if row["status"] == "ok"]
+
+
+def rows_in(folder: Path) -> int:
+    return sum(1 for _ in read_rows(folder)) if (folder / "records.jsonl").exists() else 0
+
+
+def test_a_grid_with_every_fault_is_complete_after_a_resume(
+    tmp_path: Path, vlmbench: Vlmbench, slurm_cluster: Cluster
+) -> None:
+    """Raising, SIGKILLed, cancelled while pending and while running, preempted; controller and parent killed."""
+    grid, roots = tmp_path / "grid", [pictures(tmp_path / f"p{i}", IMAGES) for i in range(TASKS)]
+    raising = 0
+    for picture in roots[raising].iterdir():
+        picture.unlink()
+    arguments = (
+        f"dataset.root={','.join(map(str, roots))}", "dataset=image_folder", "dataset.num_samples=null",
+        f"measurement.repeats={REPEATS}", f"output_dir={grid}",
+    )  # fmt: skip
+    parent = vlmbench.start(*arguments)
+
+    def running(least_rows: int) -> list[str]:
+        if not grid.exists() or not list(grid.glob(f"{FOLDER}/*/submission.json")):
+            return []
+        return [
+            name
+            for name, one in states(grid).items()
+            if one.state == RunState.RUNNING and rows_in(grid / name) >= least_rows
+        ]
+
+    first = until(lambda: running(10), 120)[0]
+    kill(holder_of(grid / first).pid)
+    acknowledged = {first: rows_in(grid / first)}
+
+    pending = [name for name, one in states(grid).items() if one.state == RunState.QUEUED][-1]
+    slurm_cluster.cancel(states(grid)[pending].job_id)
+
+    second = until(lambda: [name for name in running(10) if name != first], 120)[0]
+    slurm_cluster.cancel(states(grid)[second].job_id)
+    acknowledged[second] = rows_in(grid / second)
+
+    parent.kill()
+    time.sleep(6)  # the controller saves its state every few seconds; what came later it forgets
+    slurm_cluster.daemon("kill", "slurmctld", "-9")
+    assert RunState.UNKNOWN in {one.state for one in status(grid)}, "Slurm is silent: nobody is lost for that"
+    slurm_cluster.daemon("restart", "slurmctld")
+
+    until(lambda: [name for name in running(10) if name not in (first, second)], 120)
+    urgent = slurm_cluster.sbatch("--partition=urgent", "--gres=gpu:2", "--output=/dev/null", "--wrap=sleep 2")
+    until(lambda: all(one.state in OVER for one in status(grid, lost_after_s=20)), 300, every=2)
+
+    seen = states(grid)
+    assert seen[first].state == RunState.FAILED, seen[first]
+    assert seen[second].state in (RunState.INTERRUPTED, RunState.CANCELLED), seen[second]
+    assert seen[pending].state == RunState.CANCELLED, seen[pending]
+    lost = next(name for name in seen if name.startswith(f"{raising}_"))
+    assert seen[lost].state == RunState.FAILED
+    assert "image" in seen[lost].reason
+    assert seen[lost].outcome.exit_status == 2
+    others = set(seen) - {first, second, pending, lost}
+    assert {seen[name].state for name in others} == {RunState.DONE}
+    assert overall(list(seen.values())) != 0
+    early = collect(grid, tmp_path / "early", figures=False)
+    assert set(pd.read_parquet(early.table_path)["run"]) >= others, "what is done can be used at once"
+    restarted = [json.loads((grid / n / "outcome.json").read_text())["slurm"].get("restart_count") for n in others]
+    assert any(restarted), f"job {urgent} preempted nobody"
+
+    pictures(roots[raising], IMAGES)
+    done = vlmbench.run(*arguments, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "submitted 4 of 8 tasks" in done.stderr
+    seen = states(grid)
+    assert {one.state for one in seen.values()} == {RunState.DONE}
+    collected = collect(grid, tmp_path / "all")
+    frame = pd.read_parquet(collected.table_path)
+    frame = frame[frame["status"] == "ok"]
+    assert not frame.duplicated(["run", "point_id", "sample_id", "repeat", "mode"]).any(), "measured twice"
+    per_run = Counter(frame["run"])
+    assert set(per_run) == set(seen)
+    assert len(set(per_run.values())) == 1, per_run
+    for name, count in acknowledged.items():
+        assert rows_in(grid / name) >= count, "an acknowledged row is lost"
+        assert len({row["session"] for row in read_rows(grid / name)}) >= 2
+    assert collected.figures
+    for name in seen:
+        settings = read_provenance(grid / name)["software"]["settings"]
+        assert settings["CUDA_VISIBLE_DEVICES"] in ("0", "1"), "a GPU of its own"
+    assert max(len({t.job_id.split("_")[0] for t in s.tasks}) for s in read_submissions(grid)) == 2, "arrays were split"
+
+
+def test_a_task_past_its_time_limit_goes_on_in_another_turn(tmp_path: Path, vlmbench: Vlmbench) -> None:
+    grid = tmp_path / "grid"
+    done = vlmbench.run(
+        "dataset=image_folder", f"dataset.root={pictures(tmp_path / 'p')}", "dataset.num_samples=null", "seed=5",
+        "measurement.repeats=100", "hydra.launcher.time_min=1", "hydra.launcher.grace_s=35", "hydra.launcher.requeues=9",
+        f"output_dir={grid}", timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = next(grid.glob("0_*"))
+    sessions = read_provenance(run)["sessions"]
+    assert len(sessions) >= 2, "it was expected to need more than a minute"
+    keys = [(r["point_id"], r["sample_id"], r["repeat"], r["mode"]) for r in ok_rows(run)]
+    assert len(keys) == len(set(keys))
+
+
+def test_leave_look_and_cancel(tmp_path: Path, vlmbench: Vlmbench) -> None:
+    grid = tmp_path / "grid"
+    began = time.monotonic()
+    done = vlmbench.run("seed=1,2,3", "measurement.repeats=500", "hydra.launcher.detach=true", f"output_dir={grid}")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60
+    assert "experiment=status" in done.stderr
+    until(lambda: [one for one in status(grid) if one.state == RunState.RUNNING], 60)
+    again = vlmbench.run("seed=1,2,3", "measurement.repeats=500", "hydra.launcher.detach=true", f"output_dir={grid}")
+    assert "nothing to submit" in again.stderr
+    until(lambda: any(rows_in(p) for p in grid.glob("*_*")), 120)
+    assert len(cancel(grid)) == 3
+    until(lambda: all(one.state in OVER for one in status(grid)), 90)
+    assert {one.state for one in status(grid)} <= {RunState.CANCELLED, RunState.INTERRUPTED}
+
+
+def test_names_that_would_run_in_a_shell_do_not(tmp_path: Path, vlmbench: Vlmbench) -> None:
+    odd = tmp_path / "a b'c\"; touch bad $(touch bad) `touch bad` #&"
+    done = vlmbench.run(
+        "seed=1,2", f"output_dir='{str(odd).replace(chr(39), chr(92) + chr(39))}'",
+        "hydra.launcher.comment='x; $(touch bad) `touch bad`'",
+        "hydra.launcher.setup=['export ODD=\"$(touch bad);`touch bad`\"']",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {one.state for one in status(odd)} == {RunState.DONE}
+    assert not list(Path.cwd().glob("bad*"))
+    assert not list(tmp_path.rglob("bad"))
+    for folder in [odd / FOLDER, *(odd / FOLDER).iterdir()]:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_what_slurm_refuses_is_said(tmp_path: Path, vlmbench: Vlmbench) -> None:
+    done = vlmbench.run("seed=1,2", "hydra.launcher.partition=nowhere", f"output_dir={tmp_path / 'grid'}")
+    assert done.returncode == 2, done.stderr
+    assert "invalid partition" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_grid_is_submitted_from_inside_an_allocation(
+    tmp_path: Path, vlmbench: Vlmbench, slurm_cluster: Cluster
+) -> None:
+    vlmbench.environment |= {
+        "SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "100", "SLURM_MEM_PER_NODE": "100", "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_ARRAY_JOB_ID": "1",
+    }  # fmt: skip
+    done = vlmbench.run("seed=1", "hydra.launcher.detach=true", f"output_dir={tmp_path / 'grid'}")
+    assert done.returncode == 0, done.stderr
+    found = subprocess.run(["squeue", "--me", "-h"], check=True, capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip()
