@@ -108,7 +108,16 @@ class Costs:
             notes.append(_agreement_note(counted, closed))
         row["flops_note"] = "; ".join(notes)
         if best and self._bytes is not None:
-            row.update(self._roofline(best, counts, output_tokens, batch_size, times or {}, busy_share))
+            row.update(
+                self._roofline(
+                    best,
+                    counts,
+                    output_tokens=output_tokens,
+                    batch_size=batch_size,
+                    times=times or {},
+                    busy_share=busy_share,
+                )
+            )
         return row
 
     def _count(self, inputs: Mapping[str, Any], output_tokens: int, notes: list[str]) -> StageFlops | None:
@@ -141,6 +150,7 @@ class Costs:
         self,
         flops: StageFlops,
         counts: TokenCounts,
+        *,
         output_tokens: int,
         batch_size: int,
         times: Mapping[str, float | None],

@@ -182,8 +182,9 @@ def decoder_of(config: Any) -> Decoder:
     heads = int(text.num_attention_heads)
     hidden = int(text.hidden_size)
     cross = len(_get(text, "cross_attention_layers") or ())
-    tied = bool(_get(config, "tie_word_embeddings"))
     extra = _get(text, "additional_vocab_size") or _get(config, "additional_vocab_size")
+    # A table with rows of its own for image tokens cannot be the head, whatever the configuration says.
+    tied = bool(_get(config, "tie_word_embeddings")) and not extra
     experts = _experts(text)
     intermediate = _get(text, "intermediate_size")
     if intermediate is None and experts is None:
