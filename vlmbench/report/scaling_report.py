@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def write_scaling(directory: Path | str, *, experiment: str) -> ScalingReport:
     """
     directory = Path(directory)
     frame = load_runs(directory)
+    if "T_total" not in frame:  # nothing could be measured; the report says why
+        frame["T_total"] = math.nan
     found = find(frame, read_json(directory / "provenance.json") or {})
     summary = summarise(found, experiment, (read_json(directory / "points.json") or {}).get("points", []))
     files = [
