@@ -28,7 +28,9 @@ RECORDS_FILE = "records.jsonl"
 _CHUNK_ROWS = 1000
 # A quote inside a JSON string is escaped, so `"ITL":` is always the key itself.
 _ITL = re.compile(rb'"ITL"\s*:\s*\[([^\]]*)\]')
+_NOT_COLUMNS = frozenset({"schema_version", "ITL"})
 _TEXT_COLUMNS = frozenset({"point_id", "sample_id", "mode", "status", "reason", "flags"})
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 _FLOAT32 = re.compile(r"^(T_|TTFT|num_|axis_)")
 
 
@@ -103,14 +105,21 @@ class _Column:
     length: int = 0
 
     def add(self, values: list[Any]) -> None:
+        kinds = set(map(type, values))
+        if not kinds <= _PLAIN:
+            values = [_cell(self.name, value) for value in values]
+            kinds = set(map(type, values))
         if self.text is None:
-            first = next((v for v in values if v is not None), None)
-            if first is None:
+            if kinds <= {type(None)}:
                 self.length += len(values)  # still unknown: filled in when a value comes
                 return
-            self.text = isinstance(first, str)
+            self.text = str in kinds
             self.cells = array("i" if self.text else self._dtype.char, self._empty(self.length).tobytes())
-        self.cells.frombytes((self._encode(values) if self.text else self._numbers(values)).tobytes())
+        if (str in kinds and not self.text) or (self.text and kinds & {int, float}):
+            raise InputError(f"column '{self.name}' holds numbers in some rows and texts in others")
+        # None becomes NaN
+        added = self._encode(values) if self.text else np.array(values, dtype=self._dtype)
+        self.cells.frombytes(added.tobytes())
         self.length += len(values)
 
     def _empty(self, count: int) -> NDArray[Any]:
@@ -126,11 +135,6 @@ class _Column:
             [-1 if v is None else codes.setdefault(v if isinstance(v, str) else str(v), len(codes)) for v in values],
             dtype=np.int32,
         )
-
-    def _numbers(self, values: list[Any]) -> NDArray[Any]:
-        if any(isinstance(v, str) for v in values):
-            raise InputError(f"column '{self.name}' holds numbers in some rows and texts in others")
-        return np.array(values, dtype=self._dtype)  # None becomes NaN
 
     def finish(self) -> Any:
         if self.text is None:
@@ -175,11 +179,10 @@ def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.Data
     total = 0
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         if wanted is None:
-            for name in dict.fromkeys(name for row in chunk for name in row):
-                if name not in made and name not in ("schema_version", "ITL"):
-                    made[name] = _Column(name, length=total)
+            for name in sorted(set().union(*chunk) - made.keys() - _NOT_COLUMNS):
+                made[name] = _Column(name, length=total)
         for name, column in made.items():
-            column.add([_cell(name, row.get(name)) for row in chunk])
+            column.add([row.get(name) for row in chunk])
         total += len(chunk)
     if not total:
         raise InputError(f"'{file}' holds no rows; nothing was measured there yet")
