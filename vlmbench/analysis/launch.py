@@ -200,7 +200,10 @@ def launch_bound_summary(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _no_share(frame: pd.DataFrame) -> list[str]:
     if len(measured(frame, "trace")):
-        return ["Launch-bound share: none, because no device was traced (on a CPU, host and device are the same)."]
+        return [
+            "Launch-bound share: none, because the trace shows no kernels (on a CPU, host and device are the same; "
+            "on a GPU, the profiler may not be allowed to look)."
+        ]
     return ["Launch-bound share: not known without a kernel trace; add kernels to the probes."]
 
 

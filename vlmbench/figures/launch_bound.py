@@ -33,11 +33,12 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     if not len(table):
         return None
     with theme():
+        n = int(table["n"].max())
         slower = float(table["elapsed_traced_ms"].iloc[-1] / table["elapsed_ms"].iloc[-1])
         note = f"Busy: kernels and copies of traced runs. Elapsed: untraced runs (tracing alone: {slower:.2f}×)."
         figure = new_figure(
             "Does the device work, or wait for the host?",
-            caption(provenance, n=int(table["n"].max()), unit="traced requests", note=note),
+            caption(provenance, n=n, unit="traced request" if n == 1 else "traced requests", note=note),
             width=9.6,
             height=1.9 + 0.42 * len(table),
         )

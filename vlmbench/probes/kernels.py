@@ -130,8 +130,10 @@ class _KernelWatch(_TimelineWatch):
         values["flags"] = [flag for flag in values["flags"] if flag != "residual_above_goal"]
         trace = read_trace(exported_events(self._profiler))
         pieces = segments(trace.marks, num_output_tokens=run.num_output_tokens)
-        if self._on_gpu:
+        if self._on_gpu and trace.device_work:
             values |= device_values(trace, pieces, values | {"T_total": run.T_total})
+        elif self._on_gpu:  # no right to use CUPTI, say: an idle device and an unseen one must not look alike
+            values["flags"].append("no_kernels_traced")
         values |= top_values(trace, pieces, self._kernel_probe.top, on_gpu=self._on_gpu)
         if self._kernel_probe.trace_dir is not None:
             path = write_trace(_free_name(Path(self._kernel_probe.trace_dir)), trace, pieces)
