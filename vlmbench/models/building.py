@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
-from vlmbench.models.library import transformers_library
+from vlmbench.models.library import hub_reachable, transformers_library
 from vlmbench.models.placement import Placement, check_memory
 
 if TYPE_CHECKING:
@@ -120,15 +120,16 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         "dtype": where.dtype,
         "attn_implementation": attn_implementation,
         "use_safetensors": True,
-        "trust_remote_code": spec.trust_remote_code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that all wrongly shaped tensors are named; they are refused below
         "quantization_config": _quantization_config(spec.quantization),
-        "revision": spec.revision or "main",
+        **hub_options(spec),
         **_placement_options(where),
     }
     if options["quantization_config"] is None:
         del options["quantization_config"]
     try:
+        _check_memory(spec, where)
         module, info = transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
@@ -158,13 +159,31 @@ def _placement_options(where: Placement) -> dict[str, Any]:
     return {"device_map": {"": where.device}}
 
 
+def hub_options(spec: ModelSpec) -> dict[str, Any]:
+    """Arguments of every ``from_pretrained`` that say where to look: no network for a folder, nor without one."""
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.path is None:
+        options["revision"] = spec.revision or "main"
+    if spec.path is not None or not hub_reachable():
+        options["local_files_only"] = True
+    return options
+
+
+def _check_memory(spec: ModelSpec, where: Placement) -> None:
+    """Refuse a checkpoint too large for the device before reading it (not when quantised, nor with code of its own)."""
+    if spec.quantization is not None or spec.trust_remote_code or where.tp_plan is not None:
+        return
+    config = transformers_library().AutoConfig.from_pretrained(str(spec.source), **hub_options(spec))
+    parameters = count_parameters(module_on_meta(config))
+    check_memory(parameters, where.dtype, where.device, name=str(spec.source), devices=where.devices)
+
+
 def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
     line = _line(error)
-    network = ("connect", "offline", "resolve", "Max retries", "Name or service")
-    if spec.path is None and isinstance(error, OSError) and any(word in str(error) for word in network):
+    if spec.path is None and isinstance(error, OSError) and not hub_reachable():
         return (
             f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
-            f"that holds it, give model.path=DIR, or use model.weights=random ({line})"
+            f"that holds it, give model.path=DIR, or use model.weights=random"
         )
     return f"'{spec.source}' cannot be loaded: {line}"
 

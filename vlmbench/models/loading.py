@@ -7,7 +7,6 @@ copying takes minutes. Memory is checked first, against the size of the same mod
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,13 +60,17 @@ def build_config(spec: ModelSpec) -> Any:
             raise ModelError(
                 f"transformers {transformers.__version__} has no architecture '{model_type}'; a newer one may have it"
             ) from error
-        raise ModelError(f"the configuration of '{spec.name}' is refused: {error}") from error
+        raise ModelError(f"the configuration of '{spec.name}' is refused: {_one_line(error)}") from error
     except (TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"the configuration of '{spec.name}' is refused: {error}") from error
+        raise ModelError(f"the configuration of '{spec.name}' is refused: {_one_line(error)}") from error
     except Exception as error:
         if type(error).__name__.startswith("StrictDataclass"):  # huggingface_hub's checks of configuration classes
-            raise ModelError(f"the configuration of '{spec.name}' is refused: {error}") from error
+            raise ModelError(f"the configuration of '{spec.name}' is refused: {_one_line(error)}") from error
         raise
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _plain(value: Any) -> Any:
@@ -103,7 +106,6 @@ def load(
         raise DeviceError(f"compile=true needs CUDA (got device {target}); transformers compiles nowhere else")
     number_type = resolve_dtype(dtype, target)
     where = Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan)
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # progress bars and advice would mix with our output
     if spec.weights == "random":
         config = build_config(spec)
         processor = build_processor(
@@ -119,8 +121,7 @@ def load(
         processor = load_processor(
             str(spec.source),
             model_type=module.config.model_type,
-            revision=spec.revision,
-            trust_remote_code=spec.trust_remote_code,
+            options=building.hub_options(spec),
         )
     building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
     return TransformersModel(

@@ -171,21 +171,17 @@ def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int
     return processor
 
 
-def load_processor(source: str, *, model_type: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_processor(source: str, *, model_type: str, options: Mapping[str, Any]) -> Any:
     """The processor that a checkpoint comes with: ``AutoProcessor``, or its class without the video part.
 
     Args:
         source: hub id or local folder.
         model_type: of the checkpoint's model; the processor must be the one that belongs to it.
-        revision: commit, tag or branch on the hub.
-        trust_remote_code: whether Python files of the checkpoint may run.
+        options: arguments of ``from_pretrained``: revision, whether its Python files may run, whether to ask the hub.
 
     Raises:
         ModelError: files are missing, or the processor belongs to another architecture.
     """
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
     try:
         processor = transformers_library().AutoProcessor.from_pretrained(source, **options)
     except (ImportError, TypeError, ValueError, AttributeError) as error:
