@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ class Call:
     Args:
         path: the module's dotted path.
         enter, leave: positions in the sequence of all entries and exits of the run.
+        enter_ns, leave_ns: host clock (``perf_counter_ns``) there; on a GPU these are launch times.
         inputs: shape of every floating-point tensor among its arguments, by position or name.
         ids: shape of every integer tensor among its arguments, by position or name.
         outputs: shape of every tensor in what it returned, in order.
@@ -28,6 +30,8 @@ class Call:
     path: str
     enter: int
     leave: int = -1
+    enter_ns: int = 0
+    leave_ns: int = 0
     inputs: Mapping[str, Shape] = field(default_factory=dict)
     ids: Mapping[str, Shape] = field(default_factory=dict)
     outputs: tuple[Shape, ...] = ()
@@ -64,7 +68,7 @@ def _hooks(module: nn.Module, calls: list[Call], clock: Iterator[int]) -> Iterat
     def before(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             floats, ids = _tensors({**{str(i): a for i, a in enumerate(args)}, **kwargs})
-            call = Call(path=path, enter=next(clock), inputs=floats, ids=ids)
+            call = Call(path=path, enter=next(clock), enter_ns=time.perf_counter_ns(), inputs=floats, ids=ids)
             calls.append(call)
             open_calls.setdefault(path, []).append(call)
 
@@ -73,7 +77,7 @@ def _hooks(module: nn.Module, calls: list[Call], clock: Iterator[int]) -> Iterat
     def after(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
             call = open_calls[path].pop()
-            call.leave = next(clock)
+            call.leave, call.leave_ns = next(clock), time.perf_counter_ns()
             call.outputs = tuple(tuple(t.shape) for t in _flat(output))
 
         return hook

@@ -149,7 +149,6 @@ def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module
     for rule, candidates in (
         ("used by get_image_features", image_path(top)),
         ("name of a child", _named_near(top)),
-        ("forward takes pixels", [] if towers else _pixel_eaters(top, text)),
     ):
         for name, child in _unwrapped(candidates, closed):
             if _overlaps(child, closed) or any(contains(child, t) for t in text) or is_norm_only(child):
@@ -159,9 +158,17 @@ def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module
         if found:
             rules.append(rule)
             break
+    if not towers and not found:
+        found = _pixel_eater(top, text)
+        rules += ["forward takes pixels"] if found else []
     inside = [part for tower in towers for part in _beside_blocks(tower)]
+    if found:  # then what merges between two layers of a tower is the tower's
+        inside = [part for part in inside if not _stays_within(part, towers, _text_width(text))]
     if inside:
         rules.append("beside the tower's blocks")
+    if not inside and not found:
+        inside = [part for tower in towers for part in _projecting_layer(tower, _text_width(text))]
+        rules += ["the tower's last layer gives the language model's width"] if inside else []
     return outermost([*inside, *found]), ", ".join(rules)
 
 
@@ -170,10 +177,15 @@ def _named_near(top: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(n, c) for n, c in pairs if PROJECTOR_NAME.search(n) and not FOREIGN_NAME.search(n)]
 
 
-def _pixel_eaters(top: nn.Module, text: list[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """Modules beside the language model whose ``forward`` takes pixels: a patch embedding where no encoder exists."""
-    eats = [(n, m) for n, m in top.named_modules() if PIXEL_ARGUMENTS & arguments(type(m).forward)]
-    return [(n, m) for n, m in eats if m is not top and not any(contains(m, t) for t in text)]
+def _pixel_eater(top: nn.Module, text: list[nn.Module]) -> list[nn.Module]:
+    """The first module below the language model whose ``forward`` takes pixels and that its owner's code uses."""
+    for path, module in top.named_modules():
+        if not path or any(contains(module, t) for t in text) or not PIXEL_ARGUMENTS & arguments(type(module).forward):
+            continue
+        owner, _, name = path.rpartition(".")
+        if name in dict(children_used(top.get_submodule(owner), "forward")):
+            return [module]
+    return []
 
 
 def _unwrapped(candidates: list[tuple[str, nn.Module]], taken: list[nn.Module]) -> list[tuple[str, nn.Module]]:
@@ -199,6 +211,27 @@ def _beside_blocks(tower: nn.Module) -> list[nn.Module]:
                 found += callable_parts(child)
         owner = owner.get_submodule(step)
     return found
+
+
+def _projecting_layer(tower: nn.Module, text_width: int | None) -> list[nn.Module]:
+    """The last of a tower's layers where it alone gives the language model's width."""
+    for _, blocks in sorted(_block_lists(tower), key=lambda pair: -size(pair[1])):
+        widths = [[p.shape[0] for p in layer.parameters() if p.dim() > 1][-1:] for layer in blocks.children()]
+        if widths[-1] == [text_width] and [text_width] not in widths[:-1]:
+            return [list(blocks.children())[-1]]
+        break
+    return []
+
+
+def _text_width(text: list[nn.Module]) -> int | None:
+    return getattr(getattr(text[-1], "config", None), "hidden_size", None) if text else None
+
+
+def _stays_within(part: nn.Module, towers: list[nn.Module], text_width: int | None) -> bool:
+    """Whether a part of a tower gives the tower's own width and not the language model's."""
+    weights = [p.shape[0] for p in part.parameters() if p.dim() > 1]
+    widths = [getattr(getattr(t, "config", None), "hidden_size", None) for t in towers if contains(t, part)]
+    return bool(weights) and weights[-1] in widths and weights[-1] != text_width
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -238,16 +271,18 @@ def _body(decoder: nn.Module, head: list[nn.Module]) -> nn.Module | None:
 
 
 def _text_encoder(top: nn.Module, decoder: nn.Module, towers: list[nn.Module]) -> list[nn.Module]:
+    """The text encoder of an encoder-decoder; where the encoder wraps the tower, its text part."""
     for owner in (decoder, top):
-        if not getattr(getattr(owner, "config", None), "is_encoder_decoder", False):
-            continue
         encoder = ask(owner, "get_encoder")
         if encoder is None or encoder is owner or any(contains(t, encoder) for t in towers):
             continue
-        if any(contains(encoder, tower) for tower in towers):  # the encoder wraps the tower: its text part counts
-            encoder = ask(encoder, "get_decoder")
-        if encoder is not None and not any(contains(encoder, tower) for tower in towers) and has_blocks(encoder):
-            return [encoder]
+        wraps = any(contains(encoder, tower) for tower in towers)
+        if not wraps and not getattr(getattr(owner, "config", None), "is_encoder_decoder", False):
+            continue
+        body = ask(encoder, "get_decoder") if wraps else encoder
+        apart = body is not None and not _overlaps(body, [*towers, *([decoder] if owner is top else [])])
+        if body is not None and apart and has_blocks(body):
+            return [body]
     return []
 
 

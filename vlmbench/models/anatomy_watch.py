@@ -146,7 +146,7 @@ class _Refined:
         return tuple(p for p in self._eats_pixels(text) if rules.has_blocks(self.module.get_submodule(p)))
 
     def _projector(self, vision: tuple[str, ...], text: tuple[str, ...], head: tuple[str, ...]) -> tuple[str, ...]:
-        found = list(self._kept("projector"))
+        found = [p for p in self._kept("projector") if not self._feeds_layers(p, vision, text)]
         if not vision and not found:
             found = self._eats_pixels(text)
         if vision and not any(not inside(f, v) for f in found for v in vision):
@@ -155,6 +155,25 @@ class _Refined:
             found += self._widening(vision, text)
         order = {path: self.by_path[path][0].enter for path in found}
         return tuple(sorted(found, key=order.__getitem__))
+
+    def _feeds_layers(self, path: str, vision: tuple[str, ...], text: tuple[str, ...]) -> bool:
+        """A part inside a tower that runs between its layers and does not give the language model's width."""
+        call = self.by_path[path][0]
+        around = [c for v in vision if inside(path, v) for c in self.by_path[v] if c.enter <= call.enter < c.leave]
+        between = any(
+            call.leave < c.enter < tower.leave
+            for tower in around
+            for p, cs in self.by_path.items()
+            if inside(p, tower.path) and _is_layer(p) and not inside(p, path)
+            for c in cs
+        )
+        return between and bool(call.outputs) and call.outputs[0][-1] != self._text_width(text)
+
+    def _text_width(self, text: tuple[str, ...]) -> int | None:
+        config = getattr(self.module.get_submodule(text[-1]), "config", None)
+        inputs = self.by_path[text[-1]][0].inputs
+        embeds = inputs.get("inputs_embeds") or inputs.get("hidden_states")
+        return embeds[-1] if embeds else getattr(config, "hidden_size", None)
 
     def _between(self, vision: tuple[str, ...], text: tuple[str, ...], head: tuple[str, ...]) -> list[str]:
         """Outermost modules called after the first tower began and before the language model did, on features."""
@@ -183,10 +202,10 @@ class _Refined:
 
     def _widening(self, vision: tuple[str, ...], text: tuple[str, ...]) -> list[str]:
         """The last part inside a tower that turns its width into the language model's, where the two differ."""
-        wanted = next((shape[-1] for shape in self.by_path[text[-1]][0].inputs.values() if len(shape) == 3), None)
+        wanted = self._text_width(text)
         for tower in vision:
             inner = [c for p, cs in self.by_path.items() if p != tower and inside(p, tower) for c in cs]
-            layers = [c for c in inner if c.path.rsplit(".", 1)[-1].isdigit()]
+            layers = [c for c in inner if _is_layer(c.path)]
             last_layer = max((c.enter for c in layers), default=0)
             changes = [
                 c
@@ -211,3 +230,8 @@ class _Refined:
             later = sum(call.enter > self.prefill_end for call in self.by_path[path])
             if later:
                 yield f"{path} runs in decode steps too"
+
+
+def _is_layer(path: str) -> bool:
+    """Whether a path names an item of a list."""
+    return path.rsplit(".", 1)[-1].isdigit()
