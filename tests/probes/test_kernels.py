@@ -209,8 +209,16 @@ def watched(model: Any, probe: KernelProbe, asked: Any) -> dict[str, Any]:
     return outcome.values | {"flags": outcome.flags}
 
 
+def stage_slices(path: Path) -> dict[str, float]:
+    """Length of each stage on the trace's first track, ms."""
+    lengths: dict[str, float] = {}
+    for e in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]:
+        if e.get("cat") == "stage" and e["tid"] == 1:
+            lengths[e["name"]] = lengths.get(e["name"], 0.0) + e["dur"] / 1e3
+    return lengths
+
+
 def test_a_real_trace_of_the_planted_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Marks in the trace and marks of the timeline are the same marks: two clocks must tell the same stages."""
     times = Times(setup=3, vision=8, projector=5, prefill=9, decode=4)
     row = watched(PlantedModel(times), KernelProbe(max_tokens=None, trace_dir=str(tmp_path / "traces")), request(4))
     assert row["T_vision_encoder"] >= times.vision
@@ -219,11 +227,19 @@ def test_a_real_trace_of_the_planted_model(tmp_path: Path, capfd: pytest.Capture
     assert row["top_kernels_of"] == "host operators"
     assert row["trace_file"] == "traces/trace_001.json.gz"
     events = json.loads(gzip.decompress((tmp_path / row["trace_file"]).read_bytes()))["traceEvents"]
-    slices = {e["name"]: e["dur"] / 1e3 for e in events if e.get("cat") == "stage" and e["tid"] == 1}
-    for stage in STAGES:
-        assert slices[stage] == pytest.approx(row[f"T_{stage}"], abs=2), stage
     assert sum(e.get("cat") == "stage" and e["tid"] == 2 for e in events) == 4  # tokens
     assert "USDT" not in capfd.readouterr().err
+
+
+def test_the_traces_clock_tells_the_stages_that_the_timeline_tells(tmp_path: Path) -> None:
+    """Each mark is read on two clocks, one after the other; a busy machine can come in between, so the best counts."""
+    model, probe = PlantedModel(), KernelProbe(trace_dir=str(tmp_path))
+    worst = []
+    for _ in range(12):
+        row = watched(model, probe, request(3))
+        slices = stage_slices(tmp_path.parent / row["trace_file"])
+        worst.append(max(abs(slices[stage] - row[f"T_{stage}"]) for stage in STAGES))
+    assert min(worst) < 0.5
 
 
 def test_a_second_trace_gets_a_file_of_its_own_and_no_hook_stays(tmp_path: Path) -> None:
@@ -294,8 +310,9 @@ def test_a_real_trace_of_the_tiny_model(tiny: Any, tmp_path: Path) -> None:
     assert all(len(table) <= 4 for table in tables.values())
     names = {name for stage in ("vision_encoder", "LLM_decode") for name, _, _ in tables[stage]}
     assert names & {"aten::addmm", "aten::mm", "aten::mkldnn_convolution", "aten::convolution"}
+    slices = stage_slices(tmp_path.parent / row["trace_file"])
     for stage in STAGES:
-        assert 0 < sum(ms for _, _, ms in tables[stage]) <= row[f"T_{stage}"] * 1.01 + 0.1
+        assert 0 < sum(ms for _, _, ms in tables[stage]) <= slices[stage] * 1.001
     json.dumps(row)
 
 
