@@ -279,6 +279,10 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
         return Estimate(value=share, n=n, n_needed=2, note=f"n too small: {n} of 2")
     spread = math.sqrt(n / (n - 1) * float(np.square(errors).sum())) / abs(float(base.sum()))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread
+    if share > 0 and not (top < 0).any():
+        # A share of times cannot be negative: the interval is made on the logarithmic scale.
+        stretch = math.exp(reach / share)
+        return Estimate(value=share, low=share / stretch, high=share * stretch, n=n, n_needed=2)
     return Estimate(value=share, low=share - reach, high=share + reach, n=n, n_needed=2)
 
 

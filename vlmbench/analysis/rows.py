@@ -69,7 +69,7 @@ def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
 def flag_counts(frame: pd.DataFrame) -> pd.DataFrame:
     """How many of the rows carry each flag: columns ``flag``, ``rows``, the commonest first."""
     found: Counter[str] = Counter()
-    for flags, rows in frame["flags"].value_counts().items():
+    for flags, rows in frame["flags"].astype(object).value_counts().items():
         for flag in str(flags).split():
             found[flag] += int(rows)
     return pd.DataFrame(found.most_common(), columns=["flag", "rows"])

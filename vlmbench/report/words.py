@@ -16,6 +16,11 @@ WHICH_PART = "Which part eats the time?"
 HOW_SURE = "How far can this be trusted?"
 
 _WRITE: Mapping[str, Callable[[float | None], str]] = {"ms": ms, "%": percent, "×": factor}
+_SLOWEST: Mapping[str, str] = {
+    "tokens": "The slowest run is explained by its token counts.",
+    "jitter": "The slowest run is within what one repeated request shows.",
+    "unknown": "Why the slowest run was slow is not known.",
+}
 _ODDS = {"p90": "1 in 10", "p95": "1 in 20", "p99": "1 in 100"}
 
 
@@ -140,16 +145,14 @@ def _causes(summary: Summary) -> list[str]:
     slow = summary["tail"]["slow_runs"]
     if not causes:
         return []
+    if slow == 1:
+        return [_SLOWEST.get(cause := next(iter(causes)), f"The slowest run carries the flag {cause}.")]
     words = {
         "tokens": "by their token counts",
         "jitter": "within what one repeated request shows",
         "unknown": "unknown",
     }
     listed = "; ".join(f"{words.get(cause, cause)} {number}" for cause, number in causes.items())
-    if slow == 1:
-        return [
-            f"The slowest run was slow {'for an unknown reason' if 'unknown' in causes else listed.rpartition(' ')[0]}."
-        ]
     return [f"Causes of the {slow:,} slowest runs (1 %): {listed}."]
 
 
