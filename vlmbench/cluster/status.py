@@ -93,7 +93,9 @@ def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> lis
             # A job that ended between the two looks has its outcome on disk by now.
             for i in open_ones:
                 outcomes[i] = _outcome(runs[i])
-            ended = slurm.accounting([job for i in open_ones if (job := ids[i]) and job not in waiting])
+            ended = {job_id: job for job_id, job in waiting.items() if job.state not in slurm.ALIVE}
+            waiting = {job_id: job for job_id, job in waiting.items() if job.state in slurm.ALIVE}
+            ended |= slurm.accounting([job for i in open_ones if (job := ids[i]) and job not in waiting])
     asked = _Slurm(waiting=waiting, ended=ended, lost_after_s=lost_after_s)
     found = []
     for run, outcome, job_id in zip(runs, outcomes, ids, strict=True):
@@ -189,6 +191,7 @@ def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
     if end.state == "CANCELLED":
         return RunState.CANCELLED, "cancelled"
     how = {
+        "DEADLINE": "its deadline passed",
         "TIMEOUT": "killed at its time limit (raise hydra.launcher.time_min or grace_s)",
         "OUT_OF_MEMORY": "killed for too much host memory (raise hydra.launcher.memory_gb)",
         "NODE_FAIL": "its node failed",
