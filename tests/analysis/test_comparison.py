@@ -21,7 +21,8 @@ from tests.analysis.swept import (
 )
 from vlmbench.analysis.comparison import compare, compare_paths, cost_table, token_cost
 from vlmbench.analysis.phase_files import ResultSet
-from vlmbench.analysis.roofline import Peaks, roofline_table
+from vlmbench.analysis.roofline import peaks_of, roofline_table
+from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.errors import InputError
 
 VISION_COST = ENCODER_TOKEN + PREFILL_TOKEN
@@ -141,20 +142,23 @@ def test_a_single_run_a_point_still_has_a_cost() -> None:
     assert cost.cost.value == pytest.approx(VISION_COST, rel=0.1)
 
 
+PEAKS = DevicePeaks(device="Made GPU", dtype="bfloat16", flops_per_s=1e15, bytes_per_s=1e12, source="sheet")
+
+
 def test_roofline_rates_floors_and_verdicts() -> None:
     rows = sweep("output_tokens", OUTPUT, noise=0.0)
-    trace = rows[0] | {"mode": "trace", "launch_bound_llm_decode": 0.8}
-    peaks = Peaks(flops_per_s=1e15, bytes_per_s=1e12)
-    table = roofline_table(frame_of([*rows, trace]), peaks).set_index(["stage", "point_id"])
-    assert peaks.ridge == 1000
+    busy = {"busy_LLM_decode": 7 * 3.0, "busy_total": 40.0}
+    trace = next(r for r in rows if r["num_output_tokens"] == 8) | {"mode": "trace"} | busy
+    table = roofline_table(frame_of([*rows, trace]), PEAKS).set_index(["stage", "point_id"])
     row = table.loc[("T_LLM_decode", "output_tokens=8")]
     assert row["intensity"] == pytest.approx(1)
     assert row["flops_per_s"] == pytest.approx(1.4e10 / (STEP / 1e3))
     assert row["floor_ms"] == pytest.approx(7 * 14.0)
     assert row["over_floor"] == pytest.approx(STEP / 14)
-    assert row["bound"] == "memory"
-    assert table.loc[("T_LLM_decode", "output_tokens=2"), "bound"] == "launch"
-    assert pd.isna(row["launch_bound"])
+    assert row["verdict"] == "memory-bound"
+    assert row["launch_bound"] == pytest.approx(1 - 3 / STEP)
+    assert pd.isna(table.loc[("T_LLM_decode", "output_tokens=2"), "launch_bound"])
+    assert table.loc[("T_vision_encoder", "output_tokens=8"), "verdict"].startswith("launch- or latency-bound")
 
 
 def test_roofline_without_costs_is_empty() -> None:
@@ -162,10 +166,18 @@ def test_roofline_without_costs_is_empty() -> None:
     assert roofline_table(frame[[c for c in frame if not c.startswith("bytes_")]]).empty
 
 
-def test_peaks_come_from_the_provenance() -> None:
+def test_peaks_come_from_the_provenance_or_the_rows() -> None:
     peaks = {"flops_per_s": 1.0, "bytes_per_s": 2.0, "source": "sheet"}
     for provenance in ({"device_peaks": peaks}, {"device": {"device_peaks": peaks}}):
-        found = Peaks.of(provenance)
+        found = peaks_of(provenance)
         assert found is not None
         assert found.source == "sheet"
-    assert Peaks.of({}) is None
+    assert peaks_of({}) is None
+    frame = frame_of(sweep("output_tokens", OUTPUT))
+    assert peaks_of({}, frame) is None
+    seconds = frame["T_LLM_prefill"] / 1e3
+    frame["mfu_llm_prefill"] = frame["flops_llm_prefill"] / seconds / 1e15
+    frame["mbu_llm_prefill"] = frame["bytes_llm_prefill"] / seconds / 1e12
+    found = peaks_of({}, frame)
+    assert found is not None
+    assert (found.flops_per_s, found.bytes_per_s) == pytest.approx((1e15, 1e12))

@@ -15,8 +15,9 @@ from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, o
 from vlmbench.analysis.comparison import Comparison, compare
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.phase_files import ResultSet
-from vlmbench.analysis.roofline import Peaks, roofline_table
+from vlmbench.analysis.roofline import roofline_table
 from vlmbench.analysis.scaling import scalings
+from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.roofline import roofline_figure, si
 from vlmbench.figures.scaling import composition_figure, flops_latency_figure, plus_minus, scaling_figure, select
@@ -26,6 +27,8 @@ P2 = frame_of(sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, se
 P3 = frame_of(sweep("output_tokens", OUTPUT, seed=2))
 FITS = scalings(pd.concat([P2, P3]))
 STAGES = ("T_total", "T_setup", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+
+PEAKS = DevicePeaks(device="Made GPU", dtype="bfloat16", flops_per_s=1e15, bytes_per_s=1e12, source="datasheet")
 
 
 def words(figure: Figure) -> str:
@@ -133,8 +136,8 @@ def test_break_even_and_models(tmp_path: Path) -> None:
         save(models_figure([found, found]), tmp_path, "models")
 
 
-@pytest.mark.parametrize("peaks", [None, Peaks(flops_per_s=1e15, bytes_per_s=1e12, source="datasheet")])
-def test_roofline(peaks: Peaks | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("peaks", [None, PEAKS])
+def test_roofline(peaks: DevicePeaks | None, tmp_path: Path) -> None:
     table = roofline_table(pd.concat([P2, P3]), peaks)
     with theme():
         figure = roofline_figure(table, PROVENANCE, peaks)

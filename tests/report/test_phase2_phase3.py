@@ -23,7 +23,7 @@ def extra(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         first | {"status": "warmup", "T_total": 1e6},
         first | {"status": "cold", "T_total": 1e6},
-        first | {"mode": "trace", "T_total": 1e6, "launch_bound_llm_prefill": 0.7},
+        first | {"mode": "trace", "busy_total": 50.0, "busy_LLM_prefill": 0.3 * first["T_LLM_prefill"]},
         first | {"point_id": "vision_tokens=9999", "status": "skipped", "reason": "1,024 at most", "T_total": None},
         *(row | {"mode": "bare", "T_total": row["T_total"] / 1.002} for row in rows),
     ]
@@ -60,7 +60,8 @@ def test_phase2_writes_what_it_promises(written: Written) -> None:
     assert summary["headline"]["vision"]["slope_ms"] == pytest.approx(0.05, rel=0.05)
     assert summary["headline"]["prompt"]["slope_ms"] == pytest.approx(0.03, rel=0.1)
     assert summary["instrument_overhead"]["value"] == pytest.approx(0.002, abs=1e-6)
-    assert summary["launch_bound"]["llm_prefill"]["median"] == 0.7
+    waiting = {row["stage"]: row["launch_bound"] for row in summary["launch_bound"]["stages"]}
+    assert waiting["LLM_prefill"] == pytest.approx(0.7, abs=0.01)
     assert summary["aa_check"]["verdict"] == "clean"
     assert summary["runs"]["status"]["skipped"] == 1
     assert LatencyModel.load(phase2 / "latency_model.json").inside(vision=576, prompt=32, output=8)
@@ -75,7 +76,9 @@ def test_phase2_says_it_in_words(written: Written) -> None:
         "ms per vision token (95 % interval",
         "No measurable dependence in this range",
         "ms per TFLOP",
-        "LLM prefill: the device idles for 70.0 % of the time; its time is that of the host",
+        "LLM prefill 70",
+        "(host-bound)",
+        "times its floor",
         "left out of the fit",
         "clean",
         "1 row skipped: 1,024 at most.",

@@ -21,7 +21,7 @@ _KINK_GAIN = 0.6
 
 
 def design(x: ArrayLike, shape: str, knot: float = math.nan) -> Array:
-    """Design matrix (n, 2 or 3): [1, x], with x² for ``quadratic``, with max(0, x - knot) for ``kink``."""
+    """Design matrix (n, 2 or 3): [1, x], and x² for ``quadratic``, the part of x above the knot for ``kink``."""
     values = np.asarray(x, dtype=float)
     columns = [np.ones_like(values), values]
     if shape == "quadratic":
@@ -82,15 +82,19 @@ def _curve(points: pd.DataFrame, shape: str) -> tuple[Array, float]:
 def _knot(points: pd.DataFrame) -> float:
     """Where two straight pieces meet with the least squared error; two points or more lie on either side."""
     x = points["x"].to_numpy(dtype=float)
-    mean = points["mean"].to_numpy(dtype=float)
     weight = np.sqrt(points["n"].to_numpy(dtype=float))
-    best, where = math.inf, float(x[1])
-    for knot in np.linspace(x[1], x[-2], 121):
-        matrix = design(x, "kink", float(knot)) * weight[:, None]
-        rest = mean * weight - matrix @ np.linalg.lstsq(matrix, mean * weight, rcond=None)[0]
-        if (error := float(rest @ rest)) < best:
-            best, where = error, float(knot)
-    return where
+    target = points["mean"].to_numpy(dtype=float) * weight
+    # All candidates at once, on a scale of 0 to 1 that keeps the normal equations well-conditioned.
+    scaled = (x - x[0]) / (x[-1] - x[0])
+    knots = np.linspace(scaled[1], scaled[-2], 121)
+    shared = np.broadcast_to(np.column_stack([np.ones_like(scaled), scaled]), (len(knots), len(x), 2))
+    above = np.clip(scaled[None, :] - knots[:, None], 0.0, None)
+    designs = np.concatenate([shared, above[:, :, None]], axis=2) * weight[None, :, None]
+    normal = np.swapaxes(designs, 1, 2)
+    solved = np.linalg.solve(normal @ designs, (normal @ target)[:, :, None])
+    rest = target[None, :] - (designs @ solved)[:, :, 0]
+    best = knots[int(np.argmin(np.sum(rest**2, axis=1)))]
+    return float(x[0] + best * (x[-1] - x[0]))
 
 
 def _leave_one_out(points: pd.DataFrame, shape: str) -> float:

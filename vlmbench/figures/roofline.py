@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.analysis.roofline import Peaks
+from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.scaling import stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure
 
 
-def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: Peaks | None = None) -> Figure:
+def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: DevicePeaks | None = None) -> Figure:
     """Achieved FLOP/s against arithmetic intensity, one point a sweep point and stage.
 
     Args:
@@ -58,13 +58,14 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _draw_roof(axes: Axes, table: pd.DataFrame, peaks: Peaks) -> None:
-    low = min(float(table["intensity"].min()) / 2, peaks.ridge / 20)
-    high = max(float(table["intensity"].max()) * 3, peaks.ridge * 6)
+def _draw_roof(axes: Axes, table: pd.DataFrame, peaks: DevicePeaks) -> None:
+    ridge = peaks.flops_per_s / peaks.bytes_per_s  # from here on computing, not memory, is the limit
+    low = min(float(table["intensity"].min()) / 2, ridge / 20)
+    high = max(float(table["intensity"].max()) * 3, ridge * 6)
     grid = np.geomspace(low, high, 200)
     roof = np.minimum(grid * peaks.bytes_per_s, peaks.flops_per_s)
     axes.plot(grid, roof, color=INK, linewidth=1.6, zorder=2)
-    axes.vlines(peaks.ridge, float(table["flops_per_s"].min()) / 3, peaks.flops_per_s, color=MUTED, ls=":", lw=1)
+    axes.vlines(ridge, float(table["flops_per_s"].min()) / 3, peaks.flops_per_s, color=MUTED, ls=":", lw=1)
     axes.set_xlim(low, high)
     axes.set_ylim(float(table["flops_per_s"].min()) / 3, peaks.flops_per_s * 3)
     axes.annotate(

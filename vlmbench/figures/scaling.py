@@ -46,7 +46,7 @@ def plus_minus(value: float, half: float) -> str:
     """``1408 ± 61``, ``0.0629 ± 0.0081``: the half width with two digits, the value to the same decimal."""
     if not (math.isfinite(half) and half > 0):
         return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(half)))
+    decimals = max(1 - math.floor(math.log10(half)), 0)
     if decimals > 5:
         exponent = math.floor(math.log10(max(abs(value), half)))
         return f"({plus_minus(value / 10.0**exponent, half / 10.0**exponent)})·10^{exponent}"

@@ -16,13 +16,16 @@ from vlmbench.analysis.drift import HalvesCheck, halves_check
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
+from vlmbench.analysis.launch import launch_bound_summary, launch_by_point
 from vlmbench.analysis.load import load_runs
 from vlmbench.analysis.overhead import instrument_overhead
-from vlmbench.analysis.roofline import Peaks, roofline_table
+from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
+from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.errors import InputError
 from vlmbench.figures import roofline, scaling
+from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
 from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict, write_json
@@ -73,7 +76,7 @@ class Findings:
     halves: HalvesCheck | None
     model: LatencyModel | None
     model_reason: str
-    peaks: Peaks | None
+    peaks: DevicePeaks | None
     roofline: pd.DataFrame
 
 
@@ -84,7 +87,7 @@ def find(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Findings:
         model = fit_latency_model(frame, provenance=_short(provenance))
     except InputError as error:
         reason = str(error)
-    peaks = Peaks.of(provenance)
+    peaks = peaks_of(provenance, frame)
     return Findings(
         frame=frame,
         provenance=provenance,
@@ -150,8 +153,9 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
 
     Returns:
         ``headline`` (kind → ms per token of ``T_total``), ``scaling`` (one entry a fit), ``flops_latency``,
-        ``roofline``, ``launch_bound`` (stage → share of the time that the device idles), ``latency_model`` (held-out
-        error), ``aa_check``, ``instrument_overhead``, ``runs`` (status counts, failures), ``stopping``.
+        ``roofline``, ``launch_bound`` (share of each stage that the device waits for the host; also by point),
+        ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``, ``runs`` (status counts, failures),
+        ``stopping``.
     """
     frame = found.frame
     totals = [s for s in found.scalings if s.stage == "T_total"]
@@ -184,7 +188,8 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "too_few_points": _too_few(frame, found.scalings),
         "flops_latency": None if found.flops is None else found.flops.as_dict(),
         "roofline": records(found.roofline),
-        "launch_bound": launch_bound(frame),
+        "launch_bound": launch_bound_summary(frame),
+        "launch_bound_by_point": records(launch_by_point(frame)),
         "latency_model": _model_summary(found),
         "aa_check": None if found.halves is None else found.halves.as_dict(),
         "instrument_overhead": instrument_overhead(frame).as_dict(),
@@ -215,21 +220,6 @@ def _too_few(frame: pd.DataFrame, fits: Sequence[Scaling]) -> dict[str, int]:
     return counts
 
 
-def launch_bound(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Stage to median, least and most of ``launch_bound_<stage>`` over the rows (of any mode) that carry it."""
-    found = {}
-    for name in (str(c) for c in frame.columns if str(c).startswith("launch_bound_")):
-        values = frame[name].dropna().astype(float)
-        if len(values):
-            found[name.removeprefix("launch_bound_")] = {
-                "median": float(values.median()),
-                "min": float(values.min()),
-                "max": float(values.max()),
-                "n": len(values),
-            }
-    return found
-
-
 def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of all figures that the run has data for."""
     with theme():
@@ -250,5 +240,8 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
                 yield f"{name}_composition", scaling.composition_figure(parts, found.provenance, title=title)
         if found.flops is not None:
             yield "flops_latency", scaling.flops_latency_figure(found.flops, found.provenance)
+        waiting = launch_bound_figure(found.frame, found.provenance)
+        if waiting is not None:
+            yield "launch_bound", waiting
         if len(found.roofline):
             yield "roofline", roofline.roofline_figure(found.roofline, found.provenance, found.peaks)

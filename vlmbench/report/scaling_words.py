@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlmbench.analysis.numbers import count, percent, span
+from vlmbench.analysis.numbers import count, digits, percent, span
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.figures.theme import caption, component_label
 
@@ -29,7 +29,7 @@ def answers(summary: Summary) -> list[tuple[str, list[str]]]:
     flops = summary["flops_latency"]
     found += [
         ("Do FLOPs tell the latency?", list(flops["words"]) if flops else []),
-        ("Who is waiting for whom?", list(_launch_bound(summary))),
+        ("Does the device work, or wait for the host?", [*summary["launch_bound"]["sentences"], *_verdicts(summary)]),
         ("Can the latency be predicted?", list(_model(summary))),
         ("How far can this be trusted?", list(_trust(summary))),
     ]
@@ -63,21 +63,16 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
         yield f"{len(others) - 10} more slices are in summary.json."
 
 
-def _launch_bound(summary: Summary) -> Iterator[str]:
-    for stage, share in summary["launch_bound"].items():
-        label = component_label(_STAGE_NAMES.get(stage, stage))
-        text = f"{label}: the device idles for {percent(share['median'])} of the time"
-        if share["median"] > 0.5:
-            text += "; its time is that of the host launching work, and says little about the work"
-        yield f"{text}."
-
-
-_STAGE_NAMES: Mapping[str, str] = {
-    "vision_encoder": "T_vision_encoder",
-    "projector": "T_projector",
-    "llm_prefill": "T_LLM_prefill",
-    "llm_decode": "T_LLM_decode",
-}
+def _verdicts(summary: Summary) -> Iterator[str]:
+    """How far above its floor each stage runs, and what keeps it there."""
+    for stage in dict.fromkeys(row["stage"] for row in summary["roofline"]):
+        rows = [row for row in summary["roofline"] if row["stage"] == stage and row.get("over_floor")]
+        if not rows:
+            continue
+        factors = sorted(row["over_floor"] for row in rows)
+        verdicts = ", ".join(dict.fromkeys(row["verdict"] for row in rows))
+        between = digits(factors[0]) if len(factors) == 1 else f"{digits(factors[0])} to {digits(factors[-1])}"
+        yield f"{component_label(stage)}: {between} times its floor ({verdicts})."
 
 
 def _model(summary: Summary) -> Iterator[str]:
