@@ -96,6 +96,38 @@ def _source(entry: dict[str, Any], dtype: str) -> str:
     return f"table {entry['id']}; " + "; ".join(parts)
 
 
+SETTINGS = ("auto", "table", "measured", "none")
+"""Where peaks may come from: ``auto`` is the table, and a measurement for a device that is not in it."""
+
+
+def resolve_peaks(setting: str, device: str | torch.device, dtype: str) -> PeaksAnswer:
+    """Peaks of a device of this machine, as the setting says.
+
+    Args:
+        setting: one of :data:`SETTINGS`.
+        device: ``cuda``, ``cuda:0``, ``cpu`` …
+        dtype: ``bfloat16``, ``float16`` or ``float32``.
+
+    Raises:
+        ValueError: an unknown setting.
+    """
+    import torch
+
+    if setting not in SETTINGS:
+        raise ValueError(f"'device_peaks' must be one of {', '.join(SETTINGS)} (got {setting!r})")
+    if setting == "none":
+        return PeaksAnswer(peaks=None, reason="device peaks are switched off (device_peaks=none)")
+    place = torch.device(device)
+    if setting != "measured":
+        name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+        answer = table_peaks(name, dtype)
+        if answer.peaks is not None or setting == "table":
+            return answer
+    if place.type not in ("cpu", "cuda"):
+        return PeaksAnswer(peaks=None, reason=f"peaks of a device of type '{place.type}' cannot be measured")
+    return PeaksAnswer(peaks=measure_peaks(place, dtype))
+
+
 def measure_peaks(device: str | torch.device, dtype: str, *, repeats: int = 15) -> DevicePeaks:
     """Peaks as this device reaches them now: a large matrix product and a large copy, median of the repeats.
 

@@ -1,0 +1,131 @@
+"""A dry run: what every request of a sweep will cost, from a model's YAML, its own processor and no weights.
+
+Token counts are not guessed: the model's processor prepares each distinct image and prompt, exactly as a measured run
+would. Only what the model would compute is predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.cost.bytes import Parameters
+from vlmbench.cost.counted import build_ghost
+from vlmbench.cost.peaks import PeaksAnswer
+from vlmbench.cost.predict import Overheads, Prediction, Predictor
+from vlmbench.models.loading import build_config, import_plugin
+from vlmbench.models.processors import build_processor, load_processor
+from vlmbench.models.prompting import Prompter
+from vlmbench.models.tokens import ImageMarks
+from vlmbench.models.transformers_model import TransformersModel
+from vlmbench.request import Output, Request, TokenCounts
+
+if TYPE_CHECKING:
+    from vlmbench.models.spec import ModelSpec
+
+
+def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel:
+    """A model that prepares requests as the loaded one would, but has shapes for weights: made in seconds.
+
+    Its ``module`` is what :class:`vlmbench.cost.counter.Counter` takes. It cannot generate.
+
+    Args:
+        spec: the model's YAML; with ``weights=pretrained``, the checkpoint's configuration and processor are read.
+        dtype: of weights and inputs.
+
+    Raises:
+        ModelError: the architecture or its processor cannot be built here.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    import_plugin(spec.plugin)
+    if spec.weights == "random":
+        config = build_config(spec)
+        processor = build_processor(
+            dict(spec.processor),
+            model_type=config.model_type,
+            vocab_size=config.get_text_config(decoder=True).vocab_size,
+        )
+    else:
+        options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+        config = AutoConfig.from_pretrained(str(spec.source), **options)
+        processor = load_processor(str(spec.source), model_type=config.model_type, **options)
+    kind: torch.dtype = getattr(torch, dtype)
+    auto: Any = AutoModelForImageTextToText
+    token = spec.processor.get("vision_token")
+    image_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
+    return TransformersModel(
+        module=build_ghost(lambda: auto.from_config(config, dtype=kind)),
+        device=torch.device("cpu"),
+        dtype=kind,
+        processor=processor,
+        prompter=Prompter.of(
+            processor,
+            prompt_format=spec.processor.get("prompt_format"),
+            image_placeholder=spec.processor.get("image_placeholder"),
+        ),
+        marks=ImageMarks.from_config(config, image_token_id=image_id),
+        override=spec.anatomy,
+        provenance={"name": spec.name, "weights": "none", "dtype": dtype},
+    )
+
+
+class Planner:
+    """Predicts requests of one model on one device.
+
+    Args:
+        model: from :func:`weightless`.
+        peaks: of the device, or why there are none.
+        dtype: of weights and cache.
+        memory_bytes: the device's memory, where known.
+        overheads: between floor and expected time.
+
+    Raises:
+        ClosedFormError: not even the language model has a closed form.
+    """
+
+    def __init__(
+        self,
+        model: TransformersModel,
+        *,
+        peaks: PeaksAnswer,
+        dtype: str = "bfloat16",
+        memory_bytes: int | None = None,
+        overheads: Overheads | None = None,
+    ) -> None:
+        self.model = model
+        self.predictor = Predictor(
+            model.module.config,
+            dtype=dtype,
+            peaks=peaks,
+            memory_bytes=memory_bytes,
+            overheads=overheads,
+            parameters=Parameters.of_model(model.module, model.anatomy),
+        )
+        self._counts: dict[str, TokenCounts] = {}
+
+    def counts(self, request: Request) -> TokenCounts:
+        """What the model would see of one row; each distinct image and prompt is prepared once.
+
+        Raises:
+            UnreachablePointError: the model cannot reach this point; a run would skip it.
+            SampleError: an image that cannot be used.
+        """
+        # Neither changes what one row looks like.
+        alone = replace(request, batch_size=1, output=Output(max_new_tokens=1, forced=True))
+        key = repr(replace(alone, sample=replace(alone.sample, images=())))
+        if key not in self._counts:
+            self._counts[key] = self.model.prepare(alone).counts
+        return self._counts[key]
+
+    def plan(self, request: Request) -> Prediction:
+        """One point: its counts, FLOPs, bytes, floors, memory need and expected time.
+
+        Raises:
+            UnreachablePointError, SampleError: as of :meth:`counts`.
+            ClosedFormError: the counts lack what the vision tower needs.
+        """
+        return self.predictor.predict(
+            self.counts(request), request.output.max_new_tokens, batch_size=request.batch_size
+        )
