@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ class Collected:
         summary_path: JSON: what every run is doing, and why those that are missing are.
         rows: number of rows.
         runs: every run and its state.
+        unlike: what the runs differ in that no comparison of latencies may pass over, with the values.
         figures: PNG and PDF files.
     """
 
@@ -49,6 +50,7 @@ class Collected:
     summary_path: Path
     rows: int
     runs: tuple[RunStatus, ...]
+    unlike: Mapping[str, list[str]] = field(default_factory=dict)
     figures: tuple[Path, ...] = ()
 
 
@@ -76,7 +78,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         )
     whole = pa.concat_tables(tables, promote_options="permissive")
     path = write_whole(target / TABLE_NAME, lambda file: parquet.write_table(whole, file, compression="zstd"))
-    summary = {
+    summary: dict[str, Any] = {
         "schema_version": 1,
         "rows": rows,
         "states": dict(counts(found)),
@@ -95,6 +97,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         summary_path=write_json(target / SUMMARY_NAME, summary),
         rows=rows,
         runs=tuple(found),
+        unlike=summary["unlike"],
         figures=drawn,
     )
 

@@ -25,7 +25,12 @@ def compose_tasks(
         config: of the sweep.
         job_overrides: overrides of each job.
         first_index: number of the first.
+
+    Raises:
+        ConfigError: a job's configuration is wrong; better said now than by a thousand failed jobs.
     """
+    from vlmbench.validate import validate
+
     tasks = {}
     for index, overrides in enumerate(job_overrides, start=first_index):
         one = loader.load_sweep_config(config, list(overrides))
@@ -35,6 +40,7 @@ def compose_tasks(
         directory = str(one.hydra.sweep.subdir)
         plain_overrides = tuple(filter_overrides(list(overrides)))
         bare = OmegaConf.masked_copy(one, [str(key) for key in one if key != "hydra"])
+        validate(bare)
         resolved: Any = OmegaConf.to_container(bare, resolve=True)
         tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
     return tasks

@@ -31,13 +31,28 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
     Returns:
         The files; none when no run was measured.
     """
-    wanted = ["run", "model", "weights", "device", "dtype", "runtime", "dataset", "sweep", "mode", "status", "T_total"]
+    wanted = [
+        "run",
+        "point_id",
+        "model",
+        "weights",
+        "device",
+        "dtype",
+        "runtime",
+        "dataset",
+        "sweep",
+        "mode",
+        "status",
+        "T_total",
+    ]
     names = _columns(table)
     axes_columns = [name for name in names if name.startswith("axis_")]
     frame = pd.read_parquet(table, columns=[n for n in wanted if n in names] + axes_columns)
     if "T_total" not in frame:
         return ()
-    frame = frame[(frame["status"] == "ok") & (frame["mode"] == "instrumented") & frame["T_total"].notna()]
+    # the repeated single request is there for its own spread, not as a sample of the workload
+    wanted_rows = (frame["status"] == "ok") & (frame["mode"] == "instrumented") & (frame["point_id"] != "reference")
+    frame = frame[wanted_rows & frame["T_total"].notna()]
     if frame.empty:
         return ()
     frame = frame.assign(group=_groups(frame))

@@ -256,8 +256,8 @@ def table(found: Sequence[RunStatus], root: Path) -> list[dict[str, str]]:
             name = str(one.run.directory)
         progress = ""
         if outcome is not None and one.state != RunState.QUEUED:
-            of = f"/{outcome.points_total}" if outcome.points_total else ""
-            progress = f"{outcome.points_done}{of} points, {outcome.rows} rows" if of or outcome.rows else ""
+            points = f"{outcome.points_done}/{outcome.points_total} points, " if outcome.points_done else ""
+            progress = f"{points}{outcome.rows} rows"
         rows.append(
             {
                 "run": name,

@@ -1,0 +1,107 @@
+"""What the command line offers for grids: status, collect, cancel, and the last words of a multirun."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlmbench.cluster.grid import FOLDER
+from vlmbench.cluster.launch import conclude, say
+from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table
+from vlmbench.errors import ConfigError
+
+_SHOWN = 200
+
+
+def run(task: str, runs: str | None, output_dir: Path | None = None) -> int:
+    """Run ``status``, ``collect`` or ``cancel`` on the runs at and below ``runs``; returns the exit status.
+
+    Args:
+        task: which.
+        runs: a run or sweep directory, or one that holds some.
+        output_dir: where ``collect`` writes; ``runs`` itself if None.
+
+    Raises:
+        ConfigError: ``runs`` was not given.
+        InputError: it holds no runs; Slurm does not answer (cancel only).
+    """
+    if not runs:
+        raise ConfigError(f"experiment={task} needs runs=DIR: a run or sweep directory, or one that holds some.")
+    root = Path(runs)
+    if task == "status":
+        return _status(root)
+    if task == "collect":
+        return _collect(root, output_dir)
+    if task == "cancel":
+        return _cancel(root)
+    raise ConfigError(f"'task' must be status, collect or cancel here (got {task!r})")
+
+
+def _status(root: Path) -> int:
+    found = status(root)
+    print_table(found, root)
+    return 0
+
+
+def _collect(root: Path, output_dir: Path | None) -> int:
+    from vlmbench.cluster.collect import collect, is_complete
+
+    collected = collect(root, output_dir)
+    print_table([one for one in collected.runs if one.exit_status], root)
+    say(f"{collected.rows} rows of {len(collected.runs)} runs are in {collected.table_path}")
+    for figure in collected.figures:
+        say(f"figure: {figure}")
+    if collected.unlike:
+        say("unlike, do not compare blindly: " + "; ".join(f"{k}: {', '.join(v)}" for k, v in collected.unlike.items()))
+    if is_complete(collected.runs):
+        return 0
+    going = sum(one.state not in OVER for one in collected.runs)
+    if going:
+        say(f"{going} runs are not over yet: collect again later")
+    return overall(collected.runs)
+
+
+def _cancel(root: Path) -> int:
+    from vlmbench.cluster.cancel import cancel
+
+    going = cancel(root)
+    say(f"{len(going)} tasks were told to stop" if going else "nothing is queued or running")
+    return 0
+
+
+def after_multirun(sweep_dir: Path) -> int | None:
+    """Say how a multirun stands; returns its exit status, None if it ran without a launcher of this project."""
+    if not (sweep_dir / FOLDER).is_dir():
+        return None
+    found = status(sweep_dir)
+    if all(one.state in OVER for one in found):
+        return conclude(found, sweep_dir)
+    say(_words(found))
+    return overall(found)
+
+
+def _words(found: Sequence[RunStatus]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts(found).items()))
+
+
+def print_table(found: Sequence[RunStatus], root: Path) -> None:
+    """The runs as a table on standard output, with a line of counts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("run", "state", "job", "progress", "left", "reason"):
+        shown.add_column(name, overflow="fold")
+    colours = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
+    for row in table(found, root)[:_SHOWN]:
+        colour = colours.get(row["state"], "")
+        values = [value.replace("[", r"\[") for value in row.values()]
+        shown.add_row(values[0], f"[{colour}]{values[1]}[/]" if colour else values[1], *values[2:])
+    if found:
+        console.print(shown)
+    if len(found) > _SHOWN:
+        console.print(f"… and {len(found) - _SHOWN} more")
+    if found:
+        console.print(_words(found))
