@@ -50,7 +50,7 @@ def measure(directory: Path, model: Any, series: list[Series], **options: Any) -
 
 
 def dataset(n: int, **options: Any) -> list[Series]:
-    defaults = {"repeats": 1, "bare_every": 1, "reference": True}
+    defaults = {"repeats": 1, "bare_every": 1, "reference": 1}
     return dataset_series(Samples(n, options.pop("corrupt", ())), KNOBS, **(defaults | options))
 
 
@@ -116,7 +116,7 @@ def test_stopping_says_why_and_what_was_not_met(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_image_is_one_error_row(tmp_path: Path) -> None:
-    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(5, corrupt=(2,), reference=False))
+    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(5, corrupt=(2,), reference=None))
     (error,) = [r for r in rows if r["status"] == "error"]
     assert error["sample_id"] == "s2"
     assert "cannot be decoded" in error["reason"]
@@ -199,7 +199,7 @@ def test_a_deadline_ends_the_run_cleanly(tmp_path: Path) -> None:
 
 
 def test_the_reference_is_spread_over_a_long_data_set() -> None:
-    series = dataset_series(Samples(4000), KNOBS, repeats=1, bare_every=1, reference=True)
+    series = dataset_series(Samples(4000), KNOBS, repeats=1, bare_every=1, reference=2000)
     assert (series[1].repeats, series[1].stride) == (400, 10)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, OmegaConf
 
 TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
@@ -73,6 +74,7 @@ class MeasurementConfig:
     repeats: int = MISSING
     bare_every: int = MISSING
     reference: bool = MISSING
+    costs: bool = MISSING
     prompt_tokens: int | None = MISSING
     image_size: list[int] | None = MISSING
     base_sample: int = MISSING
@@ -150,6 +152,11 @@ def _run_directory(given: str | None, root: str, name: str) -> str:
     return f"{root}/{time.strftime('%Y-%m-%d', stamp)}/{folder}{'_' + name if name else ''}"
 
 
+def _run_file(name: str) -> str:
+    """A path inside the run directory; the bare name where nothing runs (composing only)."""
+    return f"{HydraConfig.get().runtime.output_dir}/{name}" if HydraConfig.initialized() else name
+
+
 _STARTED = time.time()
 
 
@@ -157,3 +164,4 @@ def register() -> None:
     """Make the schema and the resolver known to Hydra; a second call changes nothing."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
+    OmegaConf.register_new_resolver("run_file", _run_file, replace=True)

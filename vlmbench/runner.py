@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.errors import ConfigError, DeviceError, SampleError, UnreachablePointError
 from vlmbench.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
@@ -21,6 +21,7 @@ from vlmbench.sweep import shuffled
 from vlmbench.workload import Series, at_least, with_output
 
 _log = logging.getLogger(__name__)
+Annotate = Callable[[PreparedRun, Mapping[str, Any]], Mapping[str, Any]]
 _OOM_POINTS = 2  # larger points of the same axes are skipped after this many
 
 
@@ -96,6 +97,7 @@ class Runner:
         progress: told after every run.
         stop_requested: asked between runs; True ends the loop cleanly.
         trace_requests: requests of each series that the ``own_run`` probes watch.
+        annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
     """
 
@@ -107,6 +109,7 @@ class Runner:
     progress: Progress
     stop_requested: Callable[[], bool] = lambda: False
     trace_requests: int = 1
+    annotate: Annotate | None = None
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
     _warm: set[str] = field(default_factory=set)
@@ -201,6 +204,7 @@ class Runner:
     def _attempt(self, state: SeriesState, request: Request, repeat: int, modes: Sequence[Mode]) -> None:
         """Run one request in the given modes; whatever goes wrong becomes a row."""
         sample_id = request.sample.sample_id
+        mode = modes[0]
         try:
             request = in_memory(request)
             for mode in modes:
@@ -208,17 +212,21 @@ class Runner:
             state.measured += 1
             state.errors_in_a_row = 0
         except SampleError as error:
-            self._fail(state, sample_id, repeat, status=Status.ERROR, reason=str(error))
+            self._fail(state, sample_id, repeat, status=Status.ERROR, reason=str(error), mode=mode)
         except UnreachablePointError as error:
-            self._fail(state, sample_id, repeat, status=Status.SKIPPED, reason=str(error))
+            self._fail(state, sample_id, repeat, status=Status.SKIPPED, reason=str(error), mode=mode)
             if state.series.axes:
                 state.ended, state.reason = "skipped", str(error)
+        except (ConfigError, DeviceError):
+            raise  # a probe or device that cannot work here fails every run alike
         except Exception as error:  # any failure of a model is a row, not the end of the night
             if _is_out_of_memory(error):
-                self._out_of_memory(state, sample_id, repeat, error)
+                self._out_of_memory(state, sample_id, repeat, error, mode)
             else:
                 _log.debug("a run failed", exc_info=True)
-                self._fail(state, sample_id, repeat, status=Status.ERROR, reason=f"{type(error).__name__}: {error}")
+                self._fail(
+                    state, sample_id, repeat, status=Status.ERROR, reason=f"{type(error).__name__}: {error}", mode=mode
+                )
 
     def _warm_up(self, state: SeriesState, request: Request) -> None:
         """Repeat this shape until two consecutive runs agree; every run is kept as a row."""
@@ -240,6 +248,8 @@ class Runner:
             self._warm_up(state, request)
             self._warm.add(run.shape_key)
         outcome = self._complete(run, mode)
+        if self.annotate is not None and mode is not Mode.TRACE:
+            outcome = replace(outcome, values={**outcome.values, **self.annotate(run, outcome.values)})
         length = request.output.max_new_tokens
         if length not in self._lengths and not self._covered_by_warmup(request):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
@@ -262,7 +272,7 @@ class Runner:
             return
         for state in states:
             series = state.series
-            if not state.measured:
+            if not self.store.counts[series.point_id, str(Mode.INSTRUMENTED), str(Status.OK)]:
                 continue
             for index in range(min(self.trace_requests, series.size)):
                 request = series.request(index)
@@ -290,7 +300,16 @@ class Runner:
             )
         )
 
-    def _fail(self, state: SeriesState, sample_id: str, repeat: int, *, status: Status, reason: str) -> None:
+    def _fail(
+        self,
+        state: SeriesState,
+        sample_id: str,
+        repeat: int,
+        *,
+        status: Status,
+        reason: str,
+        mode: Mode = Mode.INSTRUMENTED,
+    ) -> None:
         state.failed += 1
         state.errors_in_a_row += 1
         state.reason = reason
@@ -299,7 +318,7 @@ class Runner:
                 point_id=state.series.point_id,
                 sample_id=sample_id,
                 repeat=repeat,
-                mode=Mode.INSTRUMENTED,
+                mode=mode,
                 status=status,
                 session=self.store.session,
                 started_unix_s=time.time(),
@@ -310,10 +329,10 @@ class Runner:
         if state.errors_in_a_row >= self.max_errors_in_a_row:
             state.ended = "too_many_errors"
 
-    def _out_of_memory(self, state: SeriesState, sample_id: str, repeat: int, error: Exception) -> None:
+    def _out_of_memory(self, state: SeriesState, sample_id: str, repeat: int, error: Exception, mode: Mode) -> None:
         free = _release_memory(self.model)
         reason = f"{_first_line(error)} ({free})"
-        self._fail(state, sample_id, repeat, status=Status.OOM, reason=reason)
+        self._fail(state, sample_id, repeat, status=Status.OOM, reason=reason, mode=mode)
         if state.series.axes:
             self._oom.append(dict(state.series.axes))
             state.ended, state.reason = "oom", reason

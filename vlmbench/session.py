@@ -6,12 +6,13 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import InputError
+from vlmbench.errors import InputError, SampleError
+from vlmbench.execution import PreparedRun
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
 from vlmbench.records import provenance
@@ -20,7 +21,7 @@ from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
 from vlmbench.request import Output
-from vlmbench.runner import Runner, SeriesState
+from vlmbench.runner import Annotate, Runner, SeriesState
 from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vlmbench.tasks import Job
 
 _log = logging.getLogger(__name__)
+_REFERENCE_TRIES = 20
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -107,6 +109,7 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
         stopping = job.build("measurement.stopping")
         base = samples[measurement.base_sample]
         return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)
+    reference = _reference(samples, knobs, model) if measurement.reference else None
     return [
         series
         for point in sweep.points()
@@ -115,10 +118,44 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
             knobs,
             repeats=measurement.repeats,
             bare_every=measurement.bare_every,
-            reference=measurement.reference,
+            reference=reference,
             point=point,
         )
     ]
+
+
+def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> int | None:
+    """The sample that is repeated: the first usable one from the middle of the data set on."""
+    middle = len(samples) // 2
+    for index in range(middle, min(middle + _REFERENCE_TRIES, len(samples))):
+        try:
+            model.prepare(knobs.request(samples[index]))
+        except SampleError:
+            continue
+        return index
+    return None
+
+
+def _annotator(job: Job, model: VisionLanguageModel) -> Callable[[PreparedRun, Mapping[str, Any]], Mapping[str, Any]]:
+    """FLOPs, bytes and floors of each run, from its prepared inputs; the counter is built before anything is timed."""
+    from vlmbench.cost.costs import Costs
+    from vlmbench.cost.peaks import resolve_peaks
+
+    dtype = str(model.facts["dtype"]).removeprefix("torch.")
+    peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
+    costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
+    costs.counter()
+
+    def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return costs.columns(
+            run.prepared.inputs,
+            run.prepared.counts,
+            output_tokens=values["num_output_tokens"],
+            batch_size=values["batch_size"],
+            times=values,
+        )
+
+    return annotate
 
 
 def _measure(
@@ -136,6 +173,7 @@ def _measure(
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
+            annotate=_annotator(job, model) if measurement.costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )

@@ -85,11 +85,19 @@ class Knobs:
 
 
 def dataset_series(
-    samples: Samples, knobs: Knobs, *, repeats: int, bare_every: int, reference: bool, point: Point | None = None
+    samples: Samples, knobs: Knobs, *, repeats: int, bare_every: int, reference: int | None, point: Point | None = None
 ) -> list[Series]:
     """Each sample of the data set, and beside it one identical request repeated as often (at most 400 times).
 
     The reference tells what the system's own jitter does to a request that never changes: a tail of nothing.
+
+    Args:
+        samples: the data set.
+        knobs: what all requests have in common.
+        repeats: runs of each sample.
+        bare_every: each n-th run has a bare run beside it.
+        reference: index of the sample that is repeated; None for no reference.
+        point: what a sweep turns on every request.
     """
 
     def turned(sample: Sample) -> Request:
@@ -109,15 +117,14 @@ def dataset_series(
             bare_every=bare_every,
         )
     ]
-    if reference:
+    if reference is not None:
         runs = min(total, _REFERENCE_SAMPLES)
-        middle = len(samples) // 2
         series.append(
             Series(
                 point_id=REFERENCE + suffix,
                 axes=axes,
                 size=1,
-                request=lambda _: turned(samples[middle]),
+                request=lambda _: turned(samples[reference]),
                 repeats=runs,
                 stride=-(-total // runs),
                 bare_every=bare_every,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vlmbench.errors import MeasurementError
-from vlmbench.probes.stages import Kind, Mark, _vision_marks, _vision_pieces
+from vlmbench.probes.stages import Kind, Mark, vision_marks, vision_pieces
 
 STAGES = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode")
 RESIDUAL, TOTAL = "residual", "total"
@@ -80,7 +80,7 @@ def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
     first, last = marks[positions[0]][1], marks[positions[-1]][1]
     start, end = marks[0][1], marks[-1][1]
     vision: list[Segment] = []
-    for name, begin, finish in _vision_pieces(_vision_marks(prefill)):
+    for name, begin, finish in vision_pieces(vision_marks(prefill)):
         stage = name.removeprefix("T_")
         if vision and vision[-1].stage == stage:
             begin = vision.pop().begin  # noqa: PLW2901 – one piece where a stage goes on

@@ -20,7 +20,7 @@ from vlmbench.probes.perfetto import write_trace
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import METRICS as TIMELINE_METRICS
-from vlmbench.probes.timeline import TimelineProbe, _TimelineWatch
+from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.probes.trace import MARK, Trace, exported_events, read_trace, without_profiler_chatter
 from vlmbench.records.record import Metric
 
@@ -84,7 +84,7 @@ class KernelProbe:
             watch.detach()
 
 
-class _KernelWatch(_TimelineWatch):
+class _KernelWatch(TimelineWatch):
     """The timeline's marks, each of them also an annotation in the profiler's trace."""
 
     def __init__(self, model: VisionLanguageModel, probe: KernelProbe) -> None:

@@ -127,7 +127,7 @@ class _Prefill:
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         start, end = marks[0][1], marks[-1][1]
-        pieces = list(_vision_pieces(_vision_marks(marks)))
+        pieces = list(vision_pieces(vision_marks(marks)))
         self.vision: dict[str, float] = {}
         for stage, begin, finish in pieces:
             self.vision[stage] = self.vision.get(stage, 0.0) + (finish - begin)
@@ -140,14 +140,14 @@ class _Prefill:
             self.prefill = end - (start if entered is None else entered)
 
 
-def _vision_marks(marks: Sequence[Mark]) -> list[Mark]:
+def vision_marks(marks: Sequence[Mark]) -> list[Mark]:
     """Vision and projector marks before the language model is first entered, else all of them."""
     language = next((i for i, (kind, _) in enumerate(marks) if kind is Kind.ENTER_LANGUAGE), len(marks))
     before = [m for m in marks[:language] if m[0] in _ENTER or m[0] in _EXIT]
     return before or [m for m in marks if m[0] in _ENTER or m[0] in _EXIT]
 
 
-def _vision_pieces(marks: Sequence[Mark]) -> Iterator[tuple[str, float, float]]:
+def vision_pieces(marks: Sequence[Mark]) -> Iterator[tuple[str, float, float]]:
     """(stage, begin, end) of contiguous pieces from the first vision mark to the last."""
     stack: list[str] = []
     for (kind, begin), (following, end) in itertools.pairwise(marks):

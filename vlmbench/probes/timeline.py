@@ -69,14 +69,16 @@ class TimelineProbe:
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Hooks on the model's stages for one run."""
-        watch = _TimelineWatch(model, self)
+        watch = TimelineWatch(model, self)
         try:
             yield watch
         finally:
             watch.detach()
 
 
-class _TimelineWatch:
+class TimelineWatch:
+    """The probe at work on one run: its hooks, its marks, and the values they give."""
+
     def __init__(self, model: VisionLanguageModel, probe: TimelineProbe) -> None:
         self._probe = probe
         self._clock: Clock = model.clock
@@ -113,6 +115,7 @@ class _TimelineWatch:
         self._handles.append(module.register_forward_hook(after, prepend=True))
 
     def detach(self) -> None:
+        """Remove every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -147,15 +150,22 @@ class _TimelineWatch:
             self._set(Kind.EXIT_LANGUAGE, device)
 
     def start(self) -> None:
+        """The first mark."""
         self._kinds = []
         self._language_seen = self._in_forward = False
         self._clock.begin()
         self._set(Kind.START, None)
 
     def stop(self) -> None:
+        """The last mark."""
         self._set(Kind.END, None)
 
     def values(self, run: RunFacts) -> dict[str, Any]:
+        """Stage times in ms, inter-token times, flags.
+
+        Raises:
+            MeasurementError: marks are missing.
+        """
         stages = self._cut(self._clock.read(), run)
         values = _columns(stages)
         values["ITL"] = [round(x, 6) for x in stages.ITL]

@@ -1,0 +1,90 @@
+"""Every shipped configuration is composed, validated and built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vlmbench import config, validate
+
+Compose = Callable[..., DictConfig]
+GROUPS = ("model", "dataset", "experiment", "sweep", "runtime")
+
+
+def choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (config.conf_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
+def test_each_choice_composes_validates_and_builds(compose: Compose, group: str, choice: str) -> None:
+    composed = compose(f"{group}={choice}", *(["dataset.path=x"] if choice == "hub" else []))
+    validate.validate(composed)
+    for node in ("model", "dataset", "sweep", "measurement.stopping", "measurement.warmup"):
+        validate.build(OmegaConf.select(composed, node))
+    for name in composed.probe:
+        validate.build(composed.probe[name])
+
+
+@pytest.mark.parametrize("choice", choices("probe"))
+def test_each_probe_builds_alone(compose: Compose, choice: str) -> None:
+    composed = compose(f"probe=[{choice}]")
+    validate.validate(composed)
+    assert list(composed.probe) == [choice]
+    assert validate.build(composed.probe[choice]).name == choice
+
+
+def test_self_stands_before_experiment() -> None:
+    """An experiment must be able to override what config.yaml itself says."""
+    defaults = [
+        next(iter(d)) if isinstance(d, DictConfig) else d
+        for d in OmegaConf.load(config.conf_dir() / "config.yaml").defaults
+    ]
+    assert defaults.index("_self_") + 1 == defaults.index("experiment") == len(defaults) - 1
+
+
+@pytest.mark.parametrize("choice", choices("experiment"))
+def test_experiments_are_overlays_without_targets(choice: str) -> None:
+    text = (config.conf_dir() / "experiment" / f"{choice}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+    assert "_target_" not in text
+
+
+@pytest.mark.parametrize("path", sorted(config.conf_dir().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_no_site_stands_in_a_default(path: Path) -> None:
+    text = path.read_text()
+    assert "/home/" not in text
+    assert "/scratch" not in text or path.stem == "anvil"
+
+
+@pytest.mark.parametrize("choice", choices("model"))
+def test_every_knob_of_a_model_stands_in_its_yaml(compose: Compose, choice: str) -> None:
+    node = compose(f"model={choice}").model
+    for knob in ("weights", "hub_id", "revision", "path", "trust_remote_code", "anatomy", "quantization"):
+        assert knob in node, knob
+
+
+def test_the_default_needs_no_network_and_no_files(compose: Compose) -> None:
+    composed = compose()
+    assert composed.model.weights == "random"
+    assert composed.dataset._target_ == "vlmbench.data.synthetic.SyntheticVQA"
+
+
+def test_targets_outside_the_package_are_refused(compose: Compose) -> None:
+    composed = compose()
+    composed.sweep._target_ = "os.system"
+    with pytest.raises(validate.ConfigError, match="must name a class of this package"):
+        validate.validate(composed)
+
+
+def test_all_errors_come_at_once(compose: Compose) -> None:
+    composed = compose()
+    composed.sweep.axes = {"nope": [1]}
+    composed.dataset.num_samples = "many"
+    composed.measurement.repeats = 0
+    with pytest.raises(validate.ConfigError) as caught:
+        validate.validate(composed)
+    for part in ("axis 'nope'", "'num_samples' must be int (got 'many')", "'measurement.repeats' must be 1 or more"):
+        assert part in str(caught.value)
