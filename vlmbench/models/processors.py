@@ -8,6 +8,7 @@ is torchvision where it is installed and PIL elsewhere (1.6–3.9 times as long)
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -156,6 +157,9 @@ def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int
     tokenizer_arguments = {"size": vocab_size, **spec.get("tokenizer", {})}
     image_class = image_processor_class(image_name, spec.get("backend") or "auto")
     processor_class: Any = without_video(_named_class(processor_name))
+    arguments = spec.get("arguments", {})
+    if surplus := sorted(set(arguments) - set(inspect.signature(processor_class.__init__).parameters)):
+        raise ModelError(f"'processor.arguments' has {surplus}, which {processor_name} does not take")
     try:
         tokenizer = build_tokenizer(**tokenizer_arguments)
         image_processor = image_class(**spec.get("image_processor", {}))
@@ -164,7 +168,7 @@ def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int
             tokenizer=tokenizer,
             chat_template=spec.get("chat_template"),
             **_no_video(processor_class),
-            **spec.get("arguments", {}),
+            **arguments,
         )
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise ModelError(f"processor '{processor_name}' cannot be built from the model's YAML: {error}") from error
@@ -194,8 +198,6 @@ def load_processor(source: str, *, model_type: str, options: Mapping[str, Any]) 
 
 def _load_without_video(source: str, model_type: str, options: Mapping[str, Any], cause: Exception) -> Any:
     """The parts one by one, where AutoProcessor failed because of the video processor."""
-    import inspect
-
     transformers = transformers_library()
     name, _ = default_classes(model_type)
     if name is None:

@@ -28,7 +28,7 @@ class Prompter:
     prompt_format: str = "{images}{text}"
     image_placeholder: str = ""
     _empty: dict[int, int] = field(default_factory=dict)
-    _words: list[str] = field(default_factory=list)
+    _words: list[tuple[list[str], list[str]]] = field(default_factory=list)
 
     @classmethod
     def of(cls, processor: Any, *, prompt_format: str | None = None, image_placeholder: str | None = None) -> Prompter:
@@ -79,18 +79,18 @@ class Prompter:
         rendered = self.render(text, num_images=num_images)
         return len(self.tokenizer(rendered, add_special_tokens=self.adds_special_tokens(rendered)).input_ids)
 
-    def _single_token_words(self) -> list[str]:
+    def _single(self, text: str, count: int) -> bool:
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids) == count
+
+    def _single_token_words(self) -> tuple[list[str], list[str]]:
+        """(words that can start a text, words that can follow), each costing one token."""
         if not self._words:
-            encode = self.tokenizer
-            self._words.extend(
-                word
-                for word in ordinary_words()
-                if len(encode(f" {word}", add_special_tokens=False).input_ids) == 1
-                and len(encode(f"{word} {word}", add_special_tokens=False).input_ids) == 2
-            )
-            if not self._words:  # a tokenizer of another language: any word will do, the count is checked below
-                self._words.extend(ordinary_words())
-        return self._words
+            words = ordinary_words()
+            follow = [word for word in words if self._single(f" {word}", 1) and self._single(f" {word} {word}", 2)]
+            start = [form for word in follow for form in (word.capitalize(), word) if self._single(form, 1)]
+            # A tokenizer of another kind: any word will do, the count is checked below.
+            self._words.append((start or follow or list(words), follow or list(words)))
+        return self._words[0]
 
     def random_text(self, count: int, *, num_images: int, seed: int) -> str:
         """Random ordinary words that add exactly ``count`` tokens; none of them is a special token.
@@ -98,9 +98,9 @@ class Prompter:
         Raises:
             SampleError: no such text was found (a tokenizer that merges across words, a template that rewrites).
         """
-        words = self._single_token_words()
+        start, words = self._single_token_words()
         rng = random.Random(f"{seed}/{count}")
-        chosen = [rng.choice(words) for _ in range(count)]
+        chosen = [rng.choice(start), *(rng.choice(words) for _ in range(count - 1))]
         for _ in range(_ATTEMPTS):
             text = " ".join(chosen)
             surplus = self.text_tokens(text, num_images=num_images) - count
@@ -109,7 +109,7 @@ class Prompter:
             if surplus > 0 and len(chosen) > surplus:
                 del chosen[-surplus:]
             elif surplus > 0:
-                chosen = [rng.choice(words) for _ in chosen]
+                chosen = [rng.choice(start), *(rng.choice(words) for _ in chosen[1:])]
             else:
                 chosen.extend(rng.choice(words) for _ in range(-surplus))
         raise SampleError(f"no text of exactly {count} prompt tokens was found for this model's tokenizer and template")
