@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle, Wedge
 
 from tests.analysis.made import PROVENANCE, row, usual, write
 from vlmbench.analysis.load import load_runs, load_token_gaps
-from vlmbench.figures import components, latency
+from vlmbench.figures import components, latency, workload
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
 from vlmbench.records.record import Status
 
@@ -24,7 +24,9 @@ def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:
         "latency": latency.latency_distribution(frame, provenance),
         "request": latency.latency_distribution(frame, provenance, metric="T_request"),
         "ttft": latency.ttft_and_itl(frame, gaps, provenance),
-        "tokens": latency.latency_vs_tokens(frame, provenance),
+        "tokens": workload.latency_vs_tokens(frame, provenance),
+        "variance": workload.variance_bars(frame, provenance),
+        "time": workload.over_time(frame, provenance),
         "pies": components.component_pies(frame, provenance),
         "bars": components.component_bars(frame, provenance),
         "stages": components.stage_distributions(frame, provenance),
@@ -45,8 +47,32 @@ def usual_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure 
 def test_every_figure_names_model_device_runtime_dtype_and_n(usual_figures: dict[str, Figure | None]) -> None:
     for name, figure in usual_figures.items():
         words = texts(figure)
-        for part in ("planted-vlm (random weights)", "Planted GPU", "bfloat16", "eager", "planted_vqa", "n = 400 runs"):
+        for part in (
+            "planted-vlm (random weights)",
+            "Planted GPU",
+            "bfloat16",
+            "eager",
+            "planted_vqa",
+            "n = 500 runs" if name == "time" else "n = 400 runs",
+        ):
             assert part in words, (name, part)
+
+
+def test_drift_shows_in_the_running_median(tmp_path: Path) -> None:
+    rows = [row("reference", "r", repeat=i, started=float(i), prefill=20.0 + (5 if i >= 60 else 0)) for i in range(120)]
+    figure = workload.over_time(load_runs(write(tmp_path, rows)), PROVENANCE)
+    assert figure is not None
+    line = figure.axes[0].lines[1]
+    middle = np.asarray(line.get_ydata())
+    assert (middle[:40] == 60).all()
+    assert (middle[80:] == 65).all()
+    assert figure.axes[0].get_xlabel() == "Time since the first run (s)"
+
+
+def test_variance_bars_show_the_split(usual_figures: dict[str, Figure | None]) -> None:
+    words = texts(usual_figures["variance"])
+    for part in ("Vision tokens", "Output tokens", "Not explained", "One request, repeated", "Shapley"):
+        assert part in words
 
 
 def test_every_axis_with_numbers_names_its_unit(usual_figures: dict[str, Figure | None]) -> None:
@@ -93,13 +119,17 @@ def test_bars_add_up(tmp_path: Path) -> None:
             assert width == pytest.approx(whole, rel=1e-3)
 
 
-def test_figures_do_not_outlive_their_use(tmp_path: Path) -> None:
-    figures = drawn(write(tmp_path, usual(30, 10)))
-    ghosts = [weakref.ref(figure) for figure in figures.values() if figure is not None]
-    assert len(ghosts) == 7
-    del figures
-    gc.collect()
-    assert not any(ghost() for ghost in ghosts)
+def test_figures_do_not_pile_up(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, usual(30, 10)))
+    ghosts = []
+    for _ in range(4):
+        made = [latency.latency_distribution(frame, PROVENANCE), components.component_bars(frame, PROVENANCE)]
+        ghosts += [weakref.ref(figure) for figure in made if figure is not None]
+    del made
+    for _ in range(3):  # matplotlib's callbacks need more than one pass
+        gc.collect()
+    assert len(ghosts) == 8
+    assert sum(ghost() is not None for ghost in ghosts) == 0
 
 
 DEGENERATE = {
@@ -133,7 +163,7 @@ def test_many_points_become_shade(tmp_path: Path) -> None:
     rows = [row(sample=f"s{i}", gaps=[10.0] * int(g), flags=("gc_pause",) if i % 500 == 0 else ())
             for i, g in enumerate(random.integers(1, 9, 4000))]  # fmt: skip
     frame = load_runs(write(tmp_path, rows))
-    figure = latency.latency_vs_tokens(frame, PROVENANCE)
+    figure = workload.latency_vs_tokens(frame, PROVENANCE)
     assert figure is not None
     assert "Shade" in texts(figure)
     png, pdf = save(figure, tmp_path, "tokens", dpi=60)

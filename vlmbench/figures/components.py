@@ -22,7 +22,7 @@ Parts = Sequence[tuple[str, float]]
 """(component, amount) in the order drawn."""
 
 _MOST_POINTS = 500  # runs beyond the whiskers that one box shows
-_INSIDE = 0.06  # a share below this has no room for its label
+_INSIDE = 0.075  # a share below this has no room for its label
 
 
 def _times(frame: pd.DataFrame) -> Parts:

@@ -1,4 +1,4 @@
-"""Latency figures: the distribution with the tail of nothing beside it, first token and token gaps, token counts."""
+"""Latency figures: the distribution with the tail of nothing beside it, first token and gaps between tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.load import TokenGaps
-from vlmbench.analysis.numbers import count, ms, plain, tokens
+from vlmbench.analysis.numbers import count, ms, plain
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
-from vlmbench.analysis.tail import PREDICTORS
 from vlmbench.figures.theme import (
     COMPONENT_COLOURS,
     DATASET_COLOUR,
@@ -32,10 +31,9 @@ from vlmbench.figures.theme import (
 )
 
 _MOST_STEPS = 2000  # points of an ECDF's line; more cannot be seen
-_MOST_POINTS = 3000  # a scatter of more is drawn as density
 _ROOM = 0.76  # labels begin no further right than this share of the axis
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}  # keeps words readable over lines
-_WORDS = {
+WORDS = {
     "T_total": "generate() latency (T_total)",
     "T_request": "Request latency, image and text to text (T_request)",
 }
@@ -62,9 +60,9 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
         return None
     found = [quantiles(data, QUANTILES, clusters=codes) for _, data, codes, _ in groups]
     with theme():
-        note = "Bars beside markers: 95 % intervals, order statistics. Percentiles that n does not allow are left out."
+        note = "Bars: 95 % intervals, order statistics. Percentiles that n does not allow are left out."
         figure = new_figure(
-            _WORDS.get(metric, metric),
+            WORDS.get(metric, metric),
             caption(provenance, n=len(finite(groups[0][1])), unit="runs", note=note),
             width=9.0,
             height=6.6,
@@ -229,7 +227,7 @@ def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, 
 
 def _gaps_panel(axes: Axes, gaps: TokenGaps) -> None:
     if not len(gaps.values):
-        _say(axes, "No gaps:\nevery answer has one token")
+        say(axes, "No gaps:\nevery answer has one token")
         axes.set_title("Between tokens (ITL)")
         return
     data = gaps.values.astype(np.float64)
@@ -243,76 +241,8 @@ def _gaps_panel(axes: Axes, gaps: TokenGaps) -> None:
     axes.legend(loc="lower right")
 
 
-def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
-    """A latency against vision, prompt and output tokens; flagged runs marked; density where points are many.
-
-    Returns:
-        The figure; None if no measured run has the metric.
-    """
-    work = workload(frame)
-    time = values(work, metric)
-    if not len(finite(time)):
-        return None
-    with theme():
-        note = "r: linear correlation."
-        if len(work) > _MOST_POINTS:
-            note += " Shade: number of runs, log scale; crosses: flagged runs."
-        figure = new_figure(
-            f"{_WORDS.get(metric, metric).partition(' (')[0]} against token counts",
-            caption(provenance, n=len(finite(time)), unit="runs", note=note),
-            width=10.0,
-            height=4.2,
-        )
-        panels = figure.subplots(1, len(PREDICTORS), sharey=True)
-        flagged = (work["flags"].astype(object).fillna("") != "").to_numpy(dtype=bool)
-        for axes, name in zip(panels, PREDICTORS, strict=True):
-            number = values(work, name)
-            axes.set_xlabel(tokens(name).capitalize() + " per request")
-            axes.set_title(f"{tokens(name).capitalize()}{_relation(number, time)}")
-            _tokens_panel(axes, number, time, flagged)
-        panels[0].set_ylabel(f"{metric} (ms)")
-        handles, labels = panels[-1].get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside right upper")
-    return figure
-
-
-def _relation(number: NDArray[np.float64], time: NDArray[np.float64]) -> str:
-    """What a panel's title adds: the correlation, or that there is nothing to correlate."""
-    good = ~np.isnan(number) & ~np.isnan(time)
-    if not good.any():
-        return ""
-    if np.ptp(number[good]) == 0:
-        return f" (always {number[good][0]:,.0f})"
-    if np.ptp(time[good]) == 0:
-        return ""
-    return f" (r = {np.corrcoef(number[good], time[good])[0, 1]:.2f})"
-
-
-def _tokens_panel(
-    axes: Axes, number: NDArray[np.float64], time: NDArray[np.float64], flagged: NDArray[np.bool_]
-) -> None:
-    good = ~np.isnan(number) & ~np.isnan(time)
-    marked = flagged & good
-    if not good.any():
-        _say(axes, "Not counted for this model")
-        return
-    if good.sum() > _MOST_POINTS:
-        axes.hexbin(number[good], time[good], gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
-    else:
-        plain_ones = good & ~marked
-        axes.scatter(
-            number[plain_ones], time[plain_ones], s=14, color=DATASET_COLOUR, alpha=0.45, linewidths=0, label="run"
-        )
-    if marked.any():
-        shown = np.flatnonzero(marked)[:_MOST_POINTS]
-        axes.scatter(number[shown], time[shown], s=26, color=SERIES[1], marker="x", linewidths=1, label="flagged run")
-    if np.ptp(number[good]) == 0:
-        axes.set_xlim(number[good][0] - 1, number[good][0] + 1)
-        axes.set_xticks([number[good][0]])
-
-
-def _say(axes: Axes, words: str) -> None:
+def say(axes: Axes, words: str) -> None:
+    """Words in an empty panel, instead of an axis without data."""
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=MUTED)
     axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
     axes.grid(visible=False)

@@ -160,6 +160,13 @@ def runtime_name(provenance: Mapping[str, Any]) -> str:
     return f"{mode}, {attention} attention" if attention else mode
 
 
+def dataset_name(provenance: Mapping[str, Any]) -> str:
+    """The data set's name, or the last word of the class that the configuration names; empty if neither is there."""
+    name = _text((provenance.get("dataset") or {}).get("name"))
+    config = (provenance.get("config") or {}).get("dataset") or {}
+    return name or _text(config.get("name")) or _text(config.get("_target_")).rpartition(".")[2]
+
+
 def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = "requests", note: str = "") -> str:
     """The line under a figure: model, weights if random, device, dtype, runtime, data set, n.
 
@@ -176,7 +183,7 @@ def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = 
         _text(device.get("name")) or _text(device.get("type")),
         _text(runtime.get("dtype")).removeprefix("torch."),
         runtime_name(provenance),
-        _text((provenance.get("dataset") or {}).get("name")),
+        dataset_name(provenance),
         f"n = {n:,} {unit}" if n is not None else "",
     ]
     line = " · ".join(part for part in parts if part)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.analysis.load import iter_lines
-from vlmbench.figures import components, latency
+from vlmbench.figures import components, latency, workload
 from vlmbench.figures.theme import save
 from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
 from vlmbench.records.whole import strict, write_json, write_whole
@@ -92,7 +92,9 @@ def figures(run: Run) -> list[tuple[str, Any]]:
         ("latency_distribution", latency.latency_distribution(frame, provenance)),
         ("request_distribution", latency.latency_distribution(frame, provenance, metric="T_request")),
         ("ttft_itl", latency.ttft_and_itl(frame, run.gaps, provenance)),
-        ("latency_vs_tokens", latency.latency_vs_tokens(frame, provenance)),
+        ("latency_vs_tokens", workload.latency_vs_tokens(frame, provenance)),
+        ("variance_split", workload.variance_bars(frame, provenance)),
+        ("over_time", workload.over_time(frame, provenance)),
         ("components_pie", components.component_pies(frame, provenance)),
         ("components_bars", components.component_bars(frame, provenance)),
         ("stage_distributions", components.stage_distributions(frame, provenance)),

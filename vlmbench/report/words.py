@@ -205,6 +205,8 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
             f"In {count(residual['sum_mismatch'], 'run')} the stages do not add up to T_total: do not use them."
         )
     sentences += [_overhead(summary), *_drift(summary), *_lengths(summary, provenance), *_failures(summary)]
+    said = [str(warning) for session in provenance.get("sessions") or [] for warning in session.get("warnings") or []]
+    sentences += [f"Warned while measuring: {warning.rstrip('.')}." for warning in dict.fromkeys(said)]
     points = summary["runs"]["workload_points"]
     if points > 1:
         sentences.append(f"Runs of {points} sweep points are pooled here.")
