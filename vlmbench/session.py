@@ -136,7 +136,7 @@ def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> in
     return None
 
 
-def _annotator(job: Job, model: VisionLanguageModel) -> Callable[[PreparedRun, Mapping[str, Any]], Mapping[str, Any]]:
+def _annotator(job: Job, model: VisionLanguageModel) -> Annotate:
     """FLOPs, bytes and floors of each run, from its prepared inputs; the counter is built before anything is timed."""
     from vlmbench.cost.costs import Costs
     from vlmbench.cost.peaks import resolve_peaks
