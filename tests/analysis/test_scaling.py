@@ -239,9 +239,9 @@ def test_same_flops_other_time() -> None:
     ratio = found.ratio()
     assert ratio is not None
     assert ratio.low <= (STEP / per_output) / (0.05 / per_vision) <= ratio.high
-    same = found.same_flops()
-    assert same is not None
-    assert same[1].value > 1
+    (low, at_low), (high, at_high) = found.same_flops()
+    assert low < high
+    assert at_low.value < 1 < at_high.value
     assert found.together is not None
     assert found.together.r2 < 0.9
     assert any("do not tell the latency" in sentence for sentence in found.words())

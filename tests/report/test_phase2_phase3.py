@@ -146,7 +146,8 @@ def test_a_grid(tmp_path: Path) -> None:
     report = write_phase2(write_run(tmp_path, rows))
     kinds = {entry["kind"] for entry in report.summary["scaling"]}
     assert kinds == {"vision", "output"}
-    assert report.text.count("With output tokens") == 2
+    assert "Held fixed: output tokens 8." in report.text
+    assert "Over 3 settings of what is held fixed" in report.text
 
 
 def test_an_output_sweep_that_came_out_in_an_older_schema_is_refused(tmp_path: Path) -> None:

@@ -80,27 +80,26 @@ class FlopsLatency:
             return None
         return fieller(self.parts[over].cost, self.parts[under].cost)
 
-    def same_flops(self, over: str = "output", under: str = "vision") -> tuple[float, Ratio] | None:
-        """(TFLOP, time ratio) in the middle of the range of FLOPs that both scalings cover; None without overlap."""
+    def same_flops(self, over: str = "output", under: str = "vision") -> list[tuple[float, Ratio]]:
+        """(TFLOP, time ratio) at both ends of the range of FLOPs that the two scalings share; empty without one."""
         if over not in self.parts or under not in self.parts:
-            return None
+            return []
         a, b = self.parts[over], self.parts[under]
         low, high = max(a.flops.min(), b.flops.min()), min(a.flops.max(), b.flops.max())
         if not low < high:
-            return None
-        middle = float(low + high) / 2
-        return middle, fieller(a.at(middle), b.at(middle))
+            return []
+        return [(float(tflop), fieller(a.at(float(tflop)), b.at(float(tflop)))) for tflop in (low, high)]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        ratio, same = self.ratio(), self.same_flops()
+        cost, same = self.ratio(), self.same_flops()
         return {
             **{NAMES[name].replace(" ", "_"): part.as_dict() for name, part in self.parts.items()},
             "together": None
             if self.together is None
             else {"rows": self.together.rows, "pearson": self.pearson_together, "r2": self.together.r2},
-            "language_over_vision_ms_per_tflop": None if ratio is None else ratio.as_dict(),
-            "same_flops": None if same is None else {"tflop": same[0], "time_ratio": same[1].as_dict()},
+            "language_over_vision_ms_per_tflop": None if cost is None else cost.as_dict(),
+            "same_flops": [{"tflop": tflop, "time_ratio": ratio.as_dict()} for tflop, ratio in same],
             "words": self.words(),
         }
 
@@ -116,16 +115,16 @@ class FlopsLatency:
                 f"Together: correlation {self.pearson_together:.3f}, R² {self.together.r2:.3f}: FLOPs alone "
                 + ("tell the latency." if self.together.r2 >= 0.95 else "do not tell the latency.")
             )
-        ratio, same = self.ratio(), self.same_flops()
-        if ratio is not None:
+        cost = self.ratio()
+        if cost is not None:
             said.append(
-                f"A further TFLOP costs {ratio.value:.3g} times as much time when it is spent on output tokens as when "
-                f"it is spent on vision tokens ({ratio.span()})."
+                f"A further TFLOP costs {cost.value:.3g} times as much time when it is spent on output tokens as when "
+                f"it is spent on vision tokens ({cost.span()})."
             )
-        if same is not None:
+        for tflop, ratio in self.same_flops():
             said.append(
-                f"At the same {same[0]:.3g} TFLOP a request scaled by output tokens takes {same[1].value:.3g} times as "
-                f"long as one scaled by vision tokens ({same[1].span()})."
+                f"At the same {tflop:.3g} TFLOP a request scaled by output tokens takes {ratio.value:.3g} times as "
+                f"long as one scaled by vision tokens ({ratio.span()})."
             )
         return said
 

@@ -105,6 +105,12 @@ class Slice:
         return cluster_ids(self.rows, self.x)
 
 
+def held_fixed(fixed: Mapping[str, Any]) -> str:
+    """``vision tokens 576, output tokens 8``: what a slice holds fixed, a target and its observed count said once."""
+    said = (f"{X_LABELS.get(name, name.replace('_', ' '))} {value}" for name, value in fixed.items())
+    return ", ".join(dict.fromkeys(said))
+
+
 def cluster_ids(rows: pd.DataFrame, x: str) -> pd.Series:
     """The sweep point of each row: ``point_id``, or ``x`` where the rows do not name points."""
     if "point_id" in rows and rows["point_id"].nunique() >= MIN_POINTS:
@@ -154,7 +160,10 @@ def slices(frame: pd.DataFrame, kind: Kind) -> list[Slice]:
     else:
         varying = ", ".join(X_LABELS.get(c, c) for c in counts)
         found = list(_split(rows, kind, x, others, note=f"{varying} vary with it" if varying else ""))
-    return sorted(found, key=lambda s: -len(s.rows))
+    # Of equally large slices the middle one stands for the grid.
+    middle = (len(found) - 1) / 2
+    order = sorted(range(len(found)), key=lambda i: (-len(found[i].rows), abs(i - middle)))
+    return [found[i] for i in order]
 
 
 def _split(rows: pd.DataFrame, kind: Kind, x: str, by: list[str], note: str = "") -> Iterator[Slice]:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.scaling import Scaling
-from vlmbench.analysis.slices import X_LABELS
+from vlmbench.analysis.slices import X_LABELS, held_fixed
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, component_colour, component_label, new_figure
 
 LABELS: Mapping[str, str] = {
@@ -109,9 +109,7 @@ def scaling_figure(
     """
     first = scalings[0]
     rows = -(-len(scalings) // columns)
-    fixed = ", ".join(
-        f"{X_LABELS.get(name, name.replace('_', ' '))} {value}" for name, value in first.slice.fixed.items()
-    )
+    fixed = held_fixed(first.slice.fixed)
     notes = "; ".join(n for n in (f"held fixed: {fixed}" if fixed else "", first.slice.note, note) if n)
     text = caption(
         provenance, n=first.linear.rows, unit=f"runs at {len(first.points)} points", note=f"{notes}\n{_READING}".strip()

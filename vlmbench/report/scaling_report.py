@@ -189,7 +189,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "flops_latency": None if found.flops is None else found.flops.as_dict(),
         "roofline": records(found.roofline),
         "launch_bound": launch_bound_summary(frame),
-        "launch_bound_by_point": records(launch_by_point(frame)),
+        "launch_bound_by_point": records(launch_by_point(frame)) if "busy_total" in frame else [],
         "latency_model": _model_summary(found),
         "aa_check": None if found.halves is None else found.halves.as_dict(),
         "instrument_overhead": instrument_overhead(frame).as_dict(),
@@ -228,7 +228,8 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             if not overview:
                 continue
             label = X_LABELS.get(overview[0].slice.x, name.replace("_", " "))
-            against = " and ".join(scaling.stage_label(s.stage).split(" (")[0] for s in overview)
+            names = (scaling.stage_label(s.stage) for s in overview)
+            against = " and ".join("total" if text == scaling.LABELS["T_total"] else text for text in names)
             title = f"{label.capitalize()} against {against}"
             columns = min(len(overview), 2)
             yield f"{name}_latency", scaling.scaling_figure(overview, found.provenance, title=title, columns=columns)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmbench.analysis.numbers import count, digits, percent, span
-from vlmbench.analysis.slices import KINDS, X_LABELS
+from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
 
 Summary = Mapping[str, Any]
@@ -44,10 +44,10 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
     if not entries:
         return
     first = entries[0]["fixed"]
-    shown = [entry for entry in entries if entry["fixed"] == first]
+    # The residual is a check of the instrument, not a cost of tokens; summary.json has its fit.
+    shown = [entry for entry in entries if entry["fixed"] == first and entry["stage"] != "T_residual"]
     if first:
-        held = ", ".join(f"{X_LABELS.get(name, name.replace('_', ' '))} {value}" for name, value in first.items())
-        yield f"Held fixed: {held}."
+        yield f"Held fixed: {held_fixed(first)}."
     if entries[0]["note"]:
         yield f"Not held fixed: {entries[0]['note']}."
     hidden = {e["stage"] for e in shown if not e["measurable"] and "slow runs hide it" in e["words"]}
@@ -55,12 +55,13 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
     still = [e["stage"] for e in shown if not e["measurable"] and e["stage"] not in hidden]
     if still:
         yield f"No measurable dependence in this range: {', '.join(still)}."
-    others = [e for e in entries if e["fixed"] != first and e["stage"] == "T_total"]
-    for entry in others[:10]:
-        held = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["fixed"].items())
-        yield f"With {held}: {entry['slope_ms']:.4g} ms ({entry['slope_low']:.4g} to {entry['slope_high']:.4g})."
-    if len(others) > 10:
-        yield f"{len(others) - 10} more slices are in summary.json."
+    totals = sorted((e for e in entries if e["stage"] == "T_total"), key=lambda e: e["slope_ms"])
+    if len(totals) > 1:
+        low, high = (
+            f"{e['slope_ms']:.4g} ms ({e['slope_low']:.4g} to {e['slope_high']:.4g}) with {held_fixed(e['fixed'])}"
+            for e in (totals[0], totals[-1])
+        )
+        yield f"Over {len(totals)} settings of what is held fixed, T_total: {low}, up to {high}."
 
 
 def _verdicts(summary: Summary) -> Iterator[str]:
