@@ -43,8 +43,7 @@ class MolmoPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = [
-        "CLIPEncoderLayer",
-        "CLIPVisionEmbeddings",
+        "CLIPVisionModel",
         "MolmoConnector",
         "OlmoeDecoderLayer",
         "Olmo2DecoderLayer",
@@ -124,7 +123,9 @@ class MolmoModel(MolmoPreTrainedModel):
         # All hidden states are recorded (references, until the tower has returned); two of them are used.
         kwargs = {**kwargs, "output_hidden_states": True, "return_dict": True}
         outputs = self.vision_tower(pixel_values=self._unfold(patches), **kwargs)
-        chosen = [outputs.hidden_states[layer][:, 1:] for layer in self.config.vision_feature_layers]  # without CLS
+        device = outputs.last_hidden_state.device  # a tower spread over devices leaves its layers' outputs behind
+        layers = self.config.vision_feature_layers
+        chosen = [outputs.hidden_states[layer][:, 1:].to(device) for layer in layers]  # without CLS
         vectors = self.multi_modal_projector(torch.cat(chosen, dim=-1), image_masks.flatten(0, 1))
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state, pooler_output=vectors.unflatten(0, (batch, crops))
