@@ -68,7 +68,7 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
     }
     found.update({stage: (tuple(parts), "override") for stage, parts in given.items()})
     stages = {stage: parts for stage, (parts, _) in found.items()}
-    how = {stage: rule for stage, (parts, rule) in found.items() if parts}
+    how = {stage: rule for stage, (parts, rule) in found.items() if parts or rule == "override"}
     anatomy = Anatomy(**stages, how=how, notes=describe(module, stages))
     _check_found(module, anatomy, given)
     return anatomy

@@ -39,12 +39,11 @@ class Call:
     @property
     def length(self) -> int | None:
         """Sequence length of what a language model was given; None where no argument looks like a sequence."""
-        for name in ("inputs_embeds", "hidden_states", "input_ids", "decoder_input_ids", "decoder_inputs_embeds"):
+        for name in ("inputs_embeds", "hidden_states", "input_ids", "decoder_input_ids", "decoder_inputs_embeds", "0"):
             shape = self.inputs.get(name) or self.ids.get(name)
             if shape and len(shape) > 1:
                 return shape[1]
-        shapes = [*self.inputs.values(), *self.ids.values()]
-        return next((shape[1] for shape in shapes if len(shape) in (2, 3)), None)
+        return None
 
 
 def record_calls(module: nn.Module, run: Callable[[], object]) -> list[Call]:

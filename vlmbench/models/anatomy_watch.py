@@ -28,7 +28,7 @@ def watch_anatomy(module: nn.Module, run: Callable[[], object], static: Anatomy 
     Args:
         module: the top-level model.
         run: makes one ``generate()`` call; it is called once.
-        static: what the static rules found; by default they are asked here.
+        static: what the static rules found; by default they are asked here. Stages that an override settled stay.
 
     Returns:
         the anatomy with each stage's paths called in that run: parts that no call reached are replaced by the parts
@@ -60,19 +60,23 @@ class _Refined:
         self.size = {path: code.size(self.module.get_submodule(path)) for path in self.by_path}
 
     def anatomy(self) -> Anatomy:
-        head = self._kept("head")
-        text = self._text(head)
+        text = self._text(self._kept("head"))
+        head = self._kept("head") or self._head(text)
         self.text_start = min(call.enter for path in text for call in self.by_path[path])
         self.prefill_end = self.by_path[text[-1]][0].leave
         vision = self._vision(text)
         projector = self._projector(vision, text, head)
         text = (*self._text_encoders((*vision, *projector, *text, *head)), *text)
         stages = {"vision_encoder": vision, "projector": projector, "language_model": text, "head": head}
+        said = {stage: getattr(self.static, stage) for stage, rule in self.static.how.items() if rule == "override"}
+        stages |= said
         how = {stage: self._rule(stage, parts) for stage, parts in stages.items() if parts}
         notes = (*describe(self.module, stages), *self.notes, *self._habits(vision, projector))
         return replace(self.static, **stages, how=how, notes=notes)
 
     def _rule(self, stage: str, parts: tuple[str, ...]) -> str:
+        if self.static.how.get(stage) == "override":
+            return "override"
         known = set(getattr(self.static, stage))
         said = self.static.how.get(stage, "")
         if set(parts) == known:
@@ -86,8 +90,9 @@ class _Refined:
         kept: list[str] = []
         for path in getattr(self.static, stage):
             parts = [path] if path in self.by_path else self._outermost_called_in(path)
-            if not parts:
-                self.notes.append(f"{path} was not called for an image")
+            note = f"{path} was not called"
+            if not parts and note not in self.notes:
+                self.notes.append(note)
             kept += parts
         return tuple(dict.fromkeys(kept))
 
@@ -105,9 +110,29 @@ class _Refined:
             steppers = [p for p in self.by_path if self._decodes(p)]
         if not steppers:
             raise AnatomyError(cannot_tell(self.module, "language_model"))
-        largest = max(self.size[p] for p in steppers)
-        best = max((p for p in steppers if self.size[p] >= 0.9 * largest), key=lambda p: p.count("."))
-        return (*[path for path in kept if not inside(path, best) and not inside(best, path)], best)
+        weight = self._weight_in_later_steps()
+        largest = max(weight[p] for p in steppers)
+        best = max((p for p in steppers if weight[p] >= 0.9 * largest), key=lambda p: p.count("."))
+        return (best,)
+
+    def _weight_in_later_steps(self) -> dict[str, int]:
+        """Parameters inside each module that calls after the first ones use: a tower inside it does not count."""
+        often = [path for path, calls in self.by_path.items() if len(calls) > 1]
+        inner = [path for path in often if not any(o != path and inside(o, path) for o in often)]
+        return {path: sum(self.size[i] for i in inner if inside(i, path)) for path in self.by_path}
+
+    def _head(self, text: tuple[str, ...]) -> tuple[str, ...]:
+        """The largest module that follows each call of the language model, outside of it."""
+        turns = self.by_path[text[-1]]
+        after = [
+            path
+            for path, calls in self.by_path.items()
+            if len(calls) == len(turns)
+            and self.size[path]
+            and not any(inside(t, path) or inside(path, t) for t in text)
+            and all(call.enter > turn.leave for call, turn in zip(calls, turns, strict=True))
+        ]
+        return (max(after, key=lambda p: (self.size[p], -p.count("."))),) if after else ()
 
     def _decodes(self, path: str) -> bool:
         """Called with a sequence first, and again with fewer positions."""
@@ -143,7 +168,11 @@ class _Refined:
         kept = self._kept("vision_encoder")
         if kept or self.static.projector:
             return kept
-        return tuple(p for p in self._eats_pixels(text) if rules.has_blocks(self.module.get_submodule(p)))
+        # Pixels may come without a name: then the first thing with layers that reads numbers, not ids.
+        first = [c.path for c in self.calls if c.leave < self.text_start and c.inputs and not c.ids]
+        roots = [p for p in dict.fromkeys(first) if not any(o != p and inside(p, o) for o in first)]
+        found = self._eats_pixels(text) or [p for p in roots if not any(inside(t, p) for t in text)]
+        return tuple(p for p in found if rules.has_blocks(self.module.get_submodule(p)))
 
     def _projector(self, vision: tuple[str, ...], text: tuple[str, ...], head: tuple[str, ...]) -> tuple[str, ...]:
         found = [p for p in self._kept("projector") if not self._feeds_layers(p, vision, text)]

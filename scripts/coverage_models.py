@@ -1,0 +1,267 @@
+"""Run every image-text-to-text architecture of the installed transformers and write docs/models.md.
+
+For each architecture a tiny random model makes one real ``generate()`` on the CPU; its stages are found by the static
+rules, by watching that run with the rules' answer as a start, and by watching alone, and compared with what reading the
+code says (tests/models/expected_stages.yaml) and with what must hold for any model (tests/models/stage_checks.py).
+
+    python scripts/coverage_models.py [NAME …] [--limit-s 120] [--output docs/models.md]
+
+Exit status 1 when an architecture that can run has a wrong stage. Towers from the ``timm`` package need it (and the
+torchvision it imports) installed; without them their architectures are reported as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NEW_TOKENS = 4
+INTRODUCTION = """\
+# Architectures and their stages
+
+Written by `scripts/coverage_models.py` (`make coverage-models`); not edited by hand.
+
+Every architecture of `MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES` is built tiny with random weights
+(`vlmbench/models/shrink.py`), given one image and a short text, and run through one real `generate()` of {tokens}
+tokens. "Right" means: the stages equal those read from the model's code (`tests/models/expected_stages.yaml`). "Nothing
+violated" means: every module named was called through its `forward`, vision and projector before the language model,
+the language model once for the prefill and once for each further token, no module that ran with more than 2 % of the
+parameters is left out, no parameter is counted twice. The static rules were tuned on these architectures: on a new one
+expect less, and look at the table of `probe=anatomy` first.
+
+{summary}
+
+`.*` stands for the indices of a list of modules. Where a stage is absent the last column says why. "Inside" is the
+share of the time from the start of the first stage to the end of the first token's head that lies inside a stage (best
+of three runs of the tiny model on a CPU, hooks included: a floor, since launch overhead weighs most on tiny models).
+
+| architecture | vision encoder | projector | language model | head | found by | inside | notes |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+ABSENT = {
+    "chameleon": "VQ image tokens are embedded by the language model's own table: early fusion",
+    "emu3": "VQ image tokens are embedded by the language model's own table: early fusion",
+    "blip": "every decoder layer attends to the vision features (cross-attention)",
+    "idefics": "gated cross-attention layers read the vision features; a resampler is optional and off by default",
+    "pix2struct": "every decoder layer attends to the encoder's output (cross-attention)",
+    "mllama": "cross-attention: the language model sees 1 token an image; keys and values are made once",
+    "diffusion_gemma": "block diffusion: several calls of the decoder for a block of tokens, not one a token",
+    "udop": "text and image patches go through one joint encoder",
+    "evolla": "reads proteins, not images",
+    "mistral4": "a text-only model",
+    "pi0": "makes robot actions with sample_actions(), has no generate(); not run, static rules only",
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Everything that is reported of one architecture."""
+    from tests.models import stage_checks, tiny_models
+    from vlmbench.errors import AnatomyError
+    from vlmbench.models.anatomy import find_anatomy
+    from vlmbench.models.anatomy_calls import record_calls
+    from vlmbench.models.anatomy_watch import watch_anatomy
+    from vlmbench.models.protocol import Anatomy
+
+    started = time.perf_counter()
+    expected = stage_checks.expected_stages().get(name)
+    try:
+        model = tiny_models.tiny_model(name)
+    except ImportError as error:
+        return {"name": name, "status": "not built", "reason": " ".join(str(error).split())[:160]}
+    static = find_anatomy(model)
+    row: dict[str, Any] = {"name": name, "status": "ran", "static": stage_checks.general(static) == expected}
+    if name == "pi0":
+        return row | _shown(static) | {"status": "static only", "found": static.how, "violations": []}
+    inputs = tiny_models.tiny_inputs(name, model)
+
+    def run() -> object:
+        return tiny_models.generate(model, inputs, NEW_TOKENS)
+
+    watched = watch_anatomy(model, run, static)
+    try:
+        alone: Anatomy | None = watch_anatomy(model, run, Anatomy())
+    except AnatomyError:
+        alone = None
+    observed = [record_calls(model, run) for _ in range(3)]
+    return (
+        row
+        | _shown(watched)
+        | {
+            "found": dict(watched.how),
+            "watched": stage_checks.general(watched) == expected,
+            "alone": alone is not None and stage_checks.general(alone) == expected,
+            "violations": stage_checks.violations(name, model, watched, observed[0], NEW_TOKENS),
+            "inside": max(stage_checks.prefill_coverage(watched, calls) for calls in observed),
+            "expected": None if expected is None else {stage: sorted(paths) for stage, paths in expected.items()},
+            "seconds": time.perf_counter() - started,
+        }
+    )
+
+
+def _shown(anatomy: Any) -> dict[str, Any]:
+    from tests.models import stage_checks
+
+    general = {stage: list(dict.fromkeys(_starred(paths))) for stage, paths in anatomy.stages()}
+    assert {stage: set(paths) for stage, paths in general.items()} == stage_checks.general(anatomy)
+    return {"stages": general, "notes": list(anatomy.notes)}
+
+
+def _starred(paths: tuple[str, ...]) -> list[str]:
+    return [".".join("*" if part.isdigit() else part for part in path.split(".")) for path in paths]
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def work() -> None:
+    """The worker: one architecture a line of standard input, one JSON line of answer each."""
+    warnings.filterwarnings("ignore")
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    for line in sys.stdin:
+        name = line.strip()
+        try:
+            answer = measure(name)
+        except Exception as error:  # reported in the table; the next architecture is still measured
+            text = " ".join(str(error).split())[:300]
+            answer = {"name": name, "status": "failed", "reason": f"{type(error).__name__}: {text}"}
+        print("ANSWER " + json.dumps(answer), flush=True)
+
+
+class Worker:
+    """A process that measures one architecture after another and is replaced when one hangs or kills it."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, name: str) -> dict[str, Any]:
+        """The answer for one architecture; a status 'failed' where none came in time."""
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(name + "\n")
+        process.stdin.flush()
+        end = time.monotonic() + self._limit_s
+        while select.select([process.stdout], [], [], max(end - time.monotonic(), 0))[0]:
+            line = process.stdout.readline()
+            if not line:
+                self.stop()
+                return {"name": name, "status": "failed", "reason": f"its process ended with {process.returncode}"}
+            if line.startswith("ANSWER "):
+                answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
+                return answer
+        self.stop()
+        return {"name": name, "status": "failed", "reason": f"no answer within {self._limit_s:.0f} s"}
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+            cwd=ROOT,
+        )
+        return self._process
+
+    def stop(self) -> None:
+        """End the process, if one runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+# -------------------------------------------------------------------------------------------------- page
+
+
+def right(row: dict[str, Any]) -> bool:
+    """Whether the stages are right, as the page's introduction says."""
+    if row["status"] == "static only":
+        return bool(row["static"])
+    return row["status"] == "ran" and row["watched"] and not row["violations"]
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The whole of docs/models.md."""
+    return INTRODUCTION.format(tokens=NEW_TOKENS, summary=_summary(rows)) + "".join(_line(row) for row in rows)
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    import torch
+    import transformers
+
+    ran = [row for row in rows if row["status"] == "ran"]
+    lines = [
+        f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}: {len(rows)} architectures.",
+        "",
+        "| | architectures |",
+        "| --- | --- |",
+        f"| ran a `generate()` | {len(ran)} |",
+        f"| right by the static rules alone | {sum(row['static'] for row in ran)} |",
+        f"| right after watching one run (the rules' answer as the start) | {sum(row['watched'] for row in ran)} |",
+        f"| right by watching alone, without any rule's answer | {sum(row['alone'] for row in ran)} |",
+        f"| nothing violated | {sum(not row['violations'] for row in ran)} |",
+        f"| cannot run a `generate()` | {sum(row['status'] == 'static only' for row in rows)} |",
+        f"| not run here | {sum(row['status'] in ('failed', 'not built') for row in rows)} |",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "stages" not in row:
+        return f"| {row['name']} | – | – | – | – | {row['status']} | – | {row['reason'].replace('|', '/')} |\n"
+    cells = [", ".join(f"`{path}`" for path in row["stages"][stage]) or "–" for stage in row["stages"]]
+    rules = (row["found"].get(stage, "").replace(", seen running", "") for stage in row["stages"])
+    how = "; ".join(rule for rule in dict.fromkeys(rules) if rule)
+    notes = [ABSENT.get(row["name"], ""), *row["notes"], *(f"**{v}**" for v in row["violations"])]
+    if not right(row):
+        notes.append(f"**expected {row.get('expected')}**")
+    inside = f"{row['inside']:.0%}" if "inside" in row else "–"
+    return f"| {row['name']} | {' | '.join(cells)} | {how} | {inside} | {'; '.join(n for n in notes if n)} |\n"
+
+
+def main() -> int:
+    """Measure, write the page, say what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="architectures (default: all)")
+    parser.add_argument("--limit-s", type=float, default=180, help="time limit for one architecture, s")
+    parser.add_argument("--output", type=Path, default=None, help="page to write (default: docs/models.md, if all run)")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work()
+        return 0
+    sys.path.insert(0, str(ROOT))
+    from tests.models.tiny_models import ARCHITECTURES
+
+    if unknown := set(options.names) - set(ARCHITECTURES):
+        parser.error(f"unknown architecture {', '.join(sorted(unknown))}; known: {', '.join(ARCHITECTURES)}")
+    worker, rows = Worker(options.limit_s), []
+    for name in options.names or ARCHITECTURES:
+        row = worker.ask(name)
+        rows.append(row)
+        problem = row.get("reason") or "; ".join(row["violations"]) or ("" if right(row) else f"stages {row['stages']}")
+        print(f"{name}: {'right' if right(row) else row['status']}{': ' + problem if problem else ''}", flush=True)
+    worker.stop()
+    output = options.output or (None if options.names else ROOT / "docs" / "models.md")
+    if output is not None:
+        output.write_text(page(rows), encoding="utf-8")
+    return int(any(not right(row) for row in rows if row["status"] != "not built"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
