@@ -25,8 +25,11 @@ class _GridLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what Hydra gives; the job function is found by name on the other side."""
+        from vlmbench.cluster.quick import quicken
+
         del task_function
         self.hydra_context, self.config = hydra_context, config
+        quicken(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; returns one :class:`JobReturn` a job, its return value the exit status."""

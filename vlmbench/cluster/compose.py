@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import filter_overrides
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from vlmbench.cluster.grid import Task
 
@@ -32,6 +33,7 @@ def compose_tasks(
     from vlmbench.validate import validate
 
     tasks = {}
+    seen: set[str] = set()
     for index, overrides in enumerate(job_overrides, start=first_index):
         one = loader.load_sweep_config(config, list(overrides))
         with open_dict(one.hydra.job):
@@ -39,9 +41,15 @@ def compose_tasks(
             one.hydra.job.id = str(index)
         directory = str(one.hydra.sweep.subdir)
         plain_overrides = tuple(filter_overrides(list(overrides)))
-        bare = OmegaConf.masked_copy(one, [str(key) for key in one if key != "hydra"])
-        validate(bare)
-        resolved: Any = OmegaConf.to_container(bare, resolve=True)
+        with read_write(one), open_dict(one):
+            del one["hydra"]  # as Hydra does before it calls the job
+        resolved: Any = OmegaConf.to_container(one, resolve=True)
+        parts = {
+            f"{key}:{json.dumps(value, default=str)}" for key, value in resolved.items() if isinstance(value, dict)
+        }
+        if not parts <= seen:  # of a thousand jobs that differ in their seed, one is enough
+            validate(one)
+            seen |= parts
         tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
     return tasks
 
