@@ -6,12 +6,14 @@ once a token as transformers' does, so that the timeline probe meets what it mee
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import pytest
 import torch
 
 from vlmbench.errors import SampleError
@@ -20,7 +22,22 @@ from vlmbench.probes.clock import Clock, HostClock
 from vlmbench.request import ImageSource, Output, Request, Sample, TokenCounts
 
 
+class SimulatedTime:
+    """A clock that only planted waits move: stage times are then known to the nanosecond on any machine."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now_ns)
+        monkeypatch.setattr(sys.modules[__name__], "wait", self.advance)
+
+    def advance(self, ms: float) -> None:
+        self.now_ns += round(ms * 1e6)
+
+
 def wait(ms: float) -> None:
+    """Keep the processor busy for that long."""
     end = time.perf_counter_ns() + int(ms * 1e6)
     while time.perf_counter_ns() < end:
         pass

@@ -105,6 +105,8 @@ class RunConfig:
     seed: int = MISSING
     output_dir: str | None = MISSING
     dry_run: bool = MISSING
+    target_device: str | None = MISSING
+    target_memory_gib: float | None = MISSING
     break_lock: bool = MISSING
     progress: bool | None = MISSING
     device_peaks: str = MISSING
@@ -126,6 +128,7 @@ class RunConfig:
         _one_of("report", self.report, REPORTS)
         _one_of("workload", self.workload, WORKLOADS)
         _one_of("device_peaks", self.device_peaks, ("auto", "table", "measured", "none"))
+        _at_least("target_memory_gib", self.target_memory_gib, 0)
         _at_least("seed", self.seed, 0)
 
 

@@ -38,6 +38,11 @@ class Job:
 def run(job: Job) -> int:
     """Run the job's task; returns the exit status."""
     task = job.settings.task
+    if job.settings.dry_run and task in ("profile", "study"):
+        from vlmbench.dry_run import dry_run
+
+        parts = [job.part(name, choices) for name, choices in job.settings.parts.items()] or [job]
+        return max(dry_run(part) for part in parts)
     if task == "profile":
         from vlmbench.session import profile
 

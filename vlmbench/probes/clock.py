@@ -69,6 +69,7 @@ class EventClock:
         self._pool: dict[torch.device, list[Any]] = {d: [] for d in devices}
         self._marks: list[tuple[torch.device, Any, int]] = []
         self._origins: dict[torch.device, Any] = {}
+        self._streams: dict[torch.device, tuple[Any, ...]] = {}
         self._origin_ns = 0
 
     def _event(self, device: torch.device) -> Any:
@@ -83,14 +84,6 @@ class EventClock:
             cuda_event: Any = torch.cuda.Event
             return cuda_event(enable_timing=True)
 
-    def _record(self, event: Any, device: torch.device) -> None:
-        import torch
-
-        if device.type == "mps":
-            event.record()
-        else:
-            event.record(torch.cuda.current_stream(device))
-
     def begin(self) -> None:
         """Give the events back to the pool and set each device's origin."""
         for device, event, _ in self._marks:
@@ -99,7 +92,8 @@ class EventClock:
         for device in self._devices:
             if device not in self._origins:
                 self._origins[device] = self._event(device)
-            self._record(self._origins[device], device)
+            self._streams[device] = _current_stream(device)
+            self._origins[device].record(*self._streams[device])
         self._origin_ns = time.perf_counter_ns()
 
     def mark(self, device: torch.device | None = None) -> None:
@@ -107,7 +101,7 @@ class EventClock:
         where = device if device in self._pool else self._devices[0]
         assert where is not None
         event = self._event(where)
-        self._record(event, where)
+        event.record(*self._streams[where])
         self._marks.append((where, event, time.perf_counter_ns()))
 
     def read(self) -> list[float]:
@@ -117,6 +111,13 @@ class EventClock:
     def read_host(self) -> list[float]:
         """When the host set the marks, ms: with work queued, earlier than the device reached them."""
         return [(t - self._origin_ns) / 1e6 for _, _, t in self._marks]
+
+
+def _current_stream(device: torch.device) -> tuple[Any, ...]:
+    """Arguments of ``record``: looked up once a run, because each look-up costs a few µs of the host."""
+    import torch
+
+    return (torch.cuda.current_stream(device),) if device.type == "cuda" else ()
 
 
 def clock_for(devices: list[torch.device]) -> Clock:

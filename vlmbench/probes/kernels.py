@@ -103,11 +103,12 @@ class _KernelWatch(TimelineWatch):
         with self._annotate(f"{MARK}{kind.name}"):
             super()._set(kind, device)
 
-    def _token(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        never = super()._token(input_ids, scores, **kwargs)
+    def _token(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        go_on = super()._token(input_ids, scores, **kwargs)
         self._tokens += 1
         most = self._kernel_probe.max_tokens
-        return never if most is None or self._tokens < most else ~never
+        enough = most is not None and self._tokens >= most
+        return input_ids.new_ones(input_ids.shape[0]).bool() if enough else go_on
 
     def start(self) -> None:
         with without_profiler_chatter():

@@ -76,6 +76,22 @@ class TimelineProbe:
             watch.detach()
 
 
+class _GoOn:
+    """What the token criterion answers: "not finished", for every row.
+
+    ``generate()`` combines criteria by ``is_done | answer``. A tensor of False would cost a kernel launch a token, an
+    expense of the instrument; this answer hands ``is_done`` back as it is.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Torch's hook for foreign operands: ``is_done | self`` is ``is_done``."""
+        return args[0]
+
+
+_GO_ON = _GoOn()
+
+
 class TimelineWatch:
     """The probe at work on one run: its hooks, its marks, and the values they give."""
 
@@ -86,7 +102,6 @@ class TimelineWatch:
         self._in_forward = False
         self._language_seen = False
         self._handles: list[Any] = []
-        self._never: torch.Tensor | None = None
         self.stopping_criteria = [self._token]
         self._attach(model)
 
@@ -125,11 +140,9 @@ class TimelineWatch:
         self._clock.mark(device)
         self._kinds.append(kind)
 
-    def _token(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
+    def _token(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:  # noqa: ARG002
         self._set(Kind.TOKEN, None)
-        if self._never is None:  # made once a run: a fill kernel a token would be a cost of the instrument
-            self._never = input_ids.new_zeros(input_ids.shape[0]).bool()
-        return self._never
+        return _GO_ON
 
     def _enter_forward(self, device: torch.device | None, *_: Any) -> None:
         self._in_forward = True

@@ -1,0 +1,185 @@
+"""``dry_run=true``: what every point will cost, with no weights and no accelerator; nothing is measured."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.cost.peaks import PeaksAnswer, resolve_peaks, table_peaks
+from vlmbench.cost.planning import Planner, weightless
+from vlmbench.cost.predict import Prediction, wall_s
+from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.records.whole import write_json
+from vlmbench.workload import Series
+
+if TYPE_CHECKING:
+    from vlmbench.tasks import Job
+
+_REQUESTS_PER_SERIES = 20  # of a data set: enough for a median and the largest
+_HOST_MS = 30.0  # preparing an image, writing a row
+_WARMUP_RUNS = 3
+DRY_RUN_FILE = "dry_run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The prediction of one series.
+
+    Args:
+        series: what is predicted.
+        predictions: of some of its requests, all of them when it has few.
+        reason: why there are none.
+        runs: how many runs of it are expected, bare and warm-up runs included.
+    """
+
+    series: Series
+    predictions: tuple[Prediction, ...]
+    reason: str | None
+    runs: int
+
+    @property
+    def largest(self) -> Prediction | None:
+        """The request that needs most memory."""
+        return max(self.predictions, key=lambda p: p.memory.total, default=None)
+
+    def wall_s(self) -> float | None:
+        """Expected time of all its runs, s; 0 where nothing can run."""
+        if not self.predictions:
+            return 0.0
+        each = wall_s(self.predictions, runs_per_point=1, extra_ms_per_run=_HOST_MS)
+        return None if each is None else each / len(self.predictions) * self.runs
+
+    def row(self) -> dict[str, Any]:
+        """For ``dry_run.json``."""
+        largest = self.largest
+        base = {"point_id": self.series.point_id, "axes": dict(self.series.axes), "reason": self.reason}
+        if largest is None:
+            return base
+        floors = [p.floor_ms for p in self.predictions if p.floor_ms is not None]
+        expected = [p.expected_ms for p in self.predictions if p.expected_ms is not None]
+        return {
+            **base,
+            **largest.columns(),
+            "requests_predicted": len(self.predictions),
+            "floor_ms_median": statistics.median(floors) if floors else None,
+            "expected_ms_median": statistics.median(expected) if expected else None,
+            "expected_runs": self.runs,
+            "expected_wall_s": self.wall_s(),
+        }
+
+
+def dry_run(job: Job) -> int:
+    """Print and write the prediction of every point; returns the exit status."""
+    from vlmbench.session import make_series
+
+    dtype, peaks, memory = _device(job)
+    model = weightless(job.build("model"), dtype=dtype)
+    planner = Planner(model, peaks=peaks, dtype=dtype, memory_bytes=memory)
+    series = make_series(job, job.build("dataset").open(), model)
+    lines = [_line(planner, one) for one in series]
+    name = str(model.facts["name"])
+    write_json(
+        job.directory / DRY_RUN_FILE,
+        {
+            "schema_version": 1,
+            "model": name,
+            "dtype": dtype,
+            "device": job.settings.target_device or "this machine",
+            "peaks": None if peaks.peaks is None else vars(peaks.peaks),
+            "notes": sorted({note for line in lines for p in line.predictions for note in p.notes}),
+            "points": [line.row() for line in lines],
+        },
+    )
+    _show(job, name, dtype, lines)
+    return 0
+
+
+def _line(planner: Planner, series: Series) -> Line:
+    count = min(series.size, _REQUESTS_PER_SERIES)
+    predictions, reason = [], None
+    for number in range(count):
+        try:
+            predictions.append(planner.plan(series.request(number * series.size // count)))
+        except (UnreachablePointError, SampleError) as error:
+            reason = str(error)
+    bare = series.expected // series.bare_every if series.bare_every else 0
+    return Line(
+        series=series, predictions=tuple(predictions), reason=reason, runs=series.expected + bare + _WARMUP_RUNS
+    )
+
+
+def _device(job: Job) -> tuple[str, PeaksAnswer, int | None]:
+    """dtype, peaks and memory of the device that the prediction is for."""
+    import torch
+
+    from vlmbench.models.placement import resolve_device, resolve_dtype
+
+    settings = job.settings
+    target = settings.target_device
+    if target is not None:
+        dtype = "bfloat16" if settings.runtime.dtype == "auto" else settings.runtime.dtype
+        answer = table_peaks(target, dtype)
+        memory = settings.target_memory_gib
+        if answer.peaks is None:
+            sys.stderr.write(f"vlmbench: no times are predicted: {answer.reason}\n")
+        return dtype, answer, None if memory is None else int(memory * 2**30)
+    device = resolve_device(settings.runtime.device)
+    dtype = str(resolve_dtype(settings.runtime.dtype, device)).removeprefix("torch.")
+    free = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _host_memory()
+    return dtype, resolve_peaks(settings.device_peaks, device, dtype), free
+
+
+def _host_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _show(job: Job, name: str, dtype: str, lines: Sequence[Line]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"Prediction · {name} · {dtype} · {job.settings.target_device or 'this machine'}",
+        caption="floor: the least time of this device; expected: with the host's launches, an estimate for time limits",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+    )
+    for column in ("point", "vision", "input", "output", "batch", "TFLOP", "memory", "floor", "expected", "wall"):
+        table.add_column(column, justify="left" if column == "point" else "right", no_wrap=column != "point")
+    for line in lines:
+        table.add_row(*_cells(line))
+    walls = [line.wall_s() for line in lines]
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if all(wall is not None for wall in walls):
+        console.print(f"All points: about {_duration(sum(w for w in walls if w is not None))} without loading.")
+    console.print(f"Written to {DRY_RUN_FILE}; nothing was measured.")
+
+
+def _cells(line: Line) -> list[str]:
+    largest = line.largest
+    if largest is None:
+        return [line.series.point_id, *["–"] * 8, f"skipped: {line.reason}"]
+    row, wall = line.row(), line.wall_s()
+    fits = "" if largest.fits is not False else " does not fit"
+    return [
+        line.series.point_id,
+        str(largest.counts.num_vision_tokens),
+        str(largest.counts.num_input_tokens),
+        str(largest.output_tokens),
+        str(largest.batch_size),
+        f"{largest.flops.total / 1e12:.3g}",
+        f"{largest.memory.total / 2**30:.2f} GiB{fits}",
+        "–" if row["floor_ms_median"] is None else f"{row['floor_ms_median']:.3g} ms",
+        "–" if row["expected_ms_median"] is None else f"{row['expected_ms_median']:.4g} ms",
+        "–" if wall is None else _duration(wall),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
