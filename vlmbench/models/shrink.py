@@ -11,19 +11,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from vlmbench.models.shrink_layers import cut_layers, fit_rope, is_int, layer_overrides, names_layers, renumber_features
 
 TEXT_WIDTH = 64
 VISION_WIDTH = 32
 HEADS = 2
-MAX_LAYERS = 8
 
 _VISION = re.compile(r"vision|visual|image|sam_|vq|qformer|audio|encoder$|adapter")
-_DEPTH = re.compile(
-    r"^(num_hidden_layers|num_layers|depth|n_layers?|layers|(en|de)coder_layers|num_(en|de)coder_layers"
-    r"|num_global_layers|resampler_depth|conf_num_hidden_layers)$"
-)
 _HEADS = re.compile(r"^((\w+_)?num_(\w+_)?heads|(\w+_)?attention_heads|resampler_(n_)?heads|index_n_heads)$")
 _KV_HEADS = re.compile(r"num_key_value_heads|num_kv_heads|key_value_heads")
 _WIDTH = re.compile(r"^(hidden_size|d_model|embed_dim|hidden_sizes|moe_hidden_size|word_embed_proj_dim|n_embd)$")
@@ -42,9 +39,10 @@ _ONE = re.compile(r"^(n_groups?|topk_group|n_shared_experts|moe_num_shared_exper
 _ZERO = re.compile(r"^(num_kv_shared_layers|first_k_dense_replace|num_nextn_predict_layers)$")
 _SMALL = re.compile(r"^(\w*lora_rank|hidden_size_per_layer_input|laurel_rank|ssm_state_size|d_rel|hc_lowrank)$")
 _HEAD_DIM = re.compile(r"^((\w+_)?head_dim|d_kv|v_head_dim|qk_nope_head_dim|qk_rope_head_dim|qk_head_dim)$")
+_OTHER_WIDTH = re.compile(r"dim$|_size$|hidden|width|channels$")
+_NO_WIDTH = re.compile(r"image|patch|window|kernel|merge_size")
 _VOCAB = re.compile(r"^(\w+_)?vocab_size(_per_layer_input)?$|^codebook_size$")
 _TOKEN_ID = re.compile(r"token_ids?$|token_index$|_patch_id$|_(start|end|newline)_id$")
-_LAYER_INDEX = re.compile(r"ind(ex|ic)e?s$|_idxs$|cross_attention_layers$|feature_layers?$|insert_layer_id$|_layers$")
 
 
 def shrink_config(config: Any, *, vocab_size: int = 1024) -> Any:
@@ -56,29 +54,29 @@ def shrink_config(config: Any, *, vocab_size: int = 1024) -> Any:
 
     Returns:
         a configuration of the same class.
+
+    Raises:
+        ValueError: a vocabulary too small for the special tokens.
     """
     tiny = copy.deepcopy(config)
     token_ids = _renumbering(tiny, vocab_size)
-    text_width = _width_of(_text_part(config))
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    old_text_width = vars(text).get("hidden_size") or vars(text).get("d_model")
     # A timm tower is named, not described: its widths are those of the name.
     parts = [(part, seen) for part, seen in _parts(tiny, vision=False) if "architecture" not in vars(part)]
     for part, is_vision in parts:
         width = VISION_WIDTH if is_vision else TEXT_WIDTH
-        _Shrinker(part, width=width, vocab_size=vocab_size, token_ids=token_ids, text_width=text_width).apply()
-    _renumber_features(tiny, [part for part, _ in parts])
+        cut_layers(part)
+        _Widths(
+            old=dict(vars(part)),
+            width=width,
+            old_text_width=old_text_width if is_int(old_text_width) else None,
+            vocab_size=vocab_size,
+            token_ids=token_ids,
+        ).shrink(part)
+        fit_rope(part, width // HEADS)
+    renumber_features(tiny, [part for part, _ in parts])
     return tiny
-
-
-def _renumber_features(tiny: Any, parts: list[Any]) -> None:
-    """Layers of the tower whose output is used are named in other configurations than the tower's own."""
-    tower = getattr(tiny, "vision_config", None)
-    depth = next((v for n, v in vars(tower).items() if _DEPTH.search(n) and _is_int(v)), 0) if tower else 0
-    for part in parts if depth else ():
-        for name, value in list(vars(part).items()):
-            if re.search(r"vision_feature_layers?$", name) and value is not None:
-                many = isinstance(value, list | tuple)
-                fit = [max(min(v, depth - 1), -depth) for v in (value if many else [value])]
-                setattr(part, name, type(value)(fit) if many else fit[0])
 
 
 def _parts(config: Any, *, vision: bool) -> Iterable[tuple[Any, bool]]:
@@ -91,71 +89,52 @@ def _parts(config: Any, *, vision: bool) -> Iterable[tuple[Any, bool]]:
             yield from _parts(value, vision=(vision or bool(_VISION.search(name))) and "text" not in name)
 
 
-def _text_part(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def _width_of(config: Any) -> int | None:
-    width = vars(config).get("hidden_size") or vars(config).get("d_model")
-    return width if isinstance(width, int) else None
-
-
 def _renumbering(config: Any, vocab_size: int) -> dict[int, int]:
     """Old to new special token ids: those past the new vocabulary move to its upper end, in order, none on another."""
     ids: set[int] = set()
     for part, _ in _parts(config, vision=False):
         for name, value in vars(part).items():
             if _TOKEN_ID.search(name):
-                ids.update(v for v in (value if isinstance(value, list | tuple) else [value]) if _is_int(v))
+                ids.update(v for v in (value if isinstance(value, list | tuple) else [value]) if is_int(v))
+    if vocab_size < 64 + len(ids):
+        raise ValueError(f"'vocab_size' must be {64 + len(ids)} or more for these special tokens (got {vocab_size})")
     keep = {i for i in ids if 0 <= i < 32}
     moved = sorted(i for i in ids if i >= 32)
     return {i: i for i in keep} | {old: vocab_size - len(moved) + n for n, old in enumerate(moved)}
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+@dataclass(frozen=True, kw_only=True)
+class _Widths:
+    """Shrinks the numbers of one configuration (its sub-configurations are others' work)."""
 
-
-@dataclass(kw_only=True)
-class _Shrinker:
-    """Shrinks one configuration in place (its sub-configurations are others' work)."""
-
-    config: Any
+    old: Mapping[str, Any]
     width: int
+    old_text_width: int | None
     vocab_size: int
     token_ids: Mapping[int, int]
-    text_width: int | None
-    old: dict[str, Any] = field(init=False)
 
-    def __init__(self, config: Any, **kwargs: Any) -> None:
-        self.config = config
-        self.old = dict(vars(config))
-        self.__dict__.update(kwargs)
-
-    def apply(self) -> None:
-        self._cut_layers()
+    def shrink(self, config: Any) -> None:
         for name, value in self.old.items():
-            if value is None or isinstance(value, bool | str) or name.startswith("_"):
-                continue
-            new = self._new_value(name, vars(self.config)[name])
+            new = value if name.startswith("_") else self._new_value(name, value)
             if new is not value:
-                setattr(self.config, name, new)
-        self._fit_rope()
-        self._shrink_overrides()
-
-    # ------------------------------------------------------------------------------------------- values
+                setattr(config, name, new)
+        for layer in layer_overrides(config).values():
+            grouped = layer.get("num_key_value_heads") != layer.get("num_attention_heads")
+            layer.update({name: self._new_value(name, value) for name, value in layer.items()})
+            if not grouped and "num_key_value_heads" in layer:
+                layer["num_key_value_heads"] = layer["num_attention_heads"]
 
     def _new_value(self, name: str, value: Any) -> Any:
-        if isinstance(value, list | tuple) and not (_LAYER_INDEX.search(name) and not _TOKEN_ID.search(name)):
-            if value and all(_is_int(v) for v in value):
+        if isinstance(value, list | tuple) and not names_layers(name):
+            if value and all(is_int(v) for v in value):
                 return type(value)(self._new_int(name, v) for v in value)
             return value
-        return self._new_int(name, value) if _is_int(value) else value
+        return self._new_int(name, value) if is_int(value) else value
 
     def _new_int(self, name: str, value: int) -> int:
         if value <= 0:
             return value
-        if name == "hidden_size" and _is_int(self.old.get("embed_dim")):
+        if name == "hidden_size" and is_int(self.old.get("embed_dim")):
             return TEXT_WIDTH  # a tower that calls its own width embed_dim means its output by hidden_size
         for pattern, rule in self._rules():
             if pattern.search(name):
@@ -189,126 +168,16 @@ class _Shrinker:
 
     def _heads(self) -> int:
         for name in ("num_attention_heads", "num_heads", "attention_heads"):
-            if _is_int(self.old.get(name)):
+            if is_int(self.old.get(name)):
                 return int(self.old[name])
         return HEADS
 
     def _other(self, name: str, value: int) -> int:
-        """A width under another name: recognised as a small multiple of the old width."""
-        if not re.search(r"dim$|_size$|hidden|width|channels$", name) or re.search(
-            r"image|patch|window|kernel|merge_size", name
-        ):
+        """A width under another name: recognised as a small multiple of an old width."""
+        if not _OTHER_WIDTH.search(name) or _NO_WIDTH.search(name):
             return value
         mine = self.old.get("hidden_size") or self.old.get("d_model") or self.old.get("embed_dim")
-        mine = mine if _is_int(mine) else None
-        for old, new in ((mine, self.width), (self.text_width, TEXT_WIDTH)):
-            if old and value % old == 0 and value // old <= 16:
-                return new * (value // old)
+        for old, new in ((mine, self.width), (self.old_text_width, TEXT_WIDTH)):
+            if is_int(old) and value % old == 0 and value // old <= 16:
+                return int(new * (value // old))
         return value
-
-    # ------------------------------------------------------------------------------------------- layers
-
-    def _cut_layers(self) -> None:
-        """Keep the first layer of every kind, at least two; renumber what refers to layers."""
-        depths = {n: v for n, v in self.old.items() if _DEPTH.search(n) and _is_int(v) and v > 0}
-        for name, depth in depths.items():
-            lists = {
-                n: v
-                for n, v in self.old.items()
-                if isinstance(v, list | tuple) and len(v) == depth and not _is_pairs(v)
-            }
-            overrides = self._overrides()
-            kinds = [v for n, v in lists.items() if not _points_to_layers(n)]
-            keep = _layers_to_keep(depth, [*kinds, [overrides.get(layer) for layer in range(depth)]])
-            setattr(self.config, name, len(keep))
-            if overrides:
-                kept = {new: overrides[old] for new, old in enumerate(keep) if old in overrides}
-                overrides.clear()
-                overrides.update(kept)
-            for n, v in lists.items():
-                chosen = [v[i] for i in keep]
-                setattr(
-                    self.config,
-                    n,
-                    type(v)(_position(i, keep) for i in chosen) if _points_to_layers(n) else type(v)(chosen),
-                )
-            for n, v in self.old.items():
-                if n not in lists and n not in depths and _LAYER_INDEX.search(n) and not _TOKEN_ID.search(n):
-                    setattr(self.config, n, _renumbered(v, keep))
-
-    def _overrides(self) -> dict[int, dict[str, Any]]:
-        """Attributes that differ from layer to layer, where the configuration keeps them so (transformers >= 5.18)."""
-        spec = vars(self.config).get("_heterogeneity_spec")
-        return getattr(spec, "per_layer_overrides", None) or {}
-
-    def _shrink_overrides(self) -> None:
-        for layer in self._overrides().values():
-            grouped = layer.get("num_key_value_heads") != layer.get("num_attention_heads")
-            layer.update({name: self._new_value(name, value) for name, value in layer.items()})
-            if not grouped and "num_key_value_heads" in layer:
-                layer["num_key_value_heads"] = layer["num_attention_heads"]
-
-    # --------------------------------------------------------------------------------------------- rope
-
-    def _fit_rope(self) -> None:
-        """Sections of a multi-axis rotary embedding sum to half of the rotated part of a head."""
-        for name in ("rope_parameters", "rope_scaling"):
-            parameters = vars(self.config).get(name)
-            if isinstance(parameters, dict):
-                setattr(self.config, name, self._fitted(parameters))
-
-    def _fitted(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        head_dim = vars(self.config).get("head_dim") or self.width // HEADS
-        rotated = vars(self.config).get("qk_rope_head_dim")
-        if rotated and parameters.get("partial_rotary_factor"):
-            parameters["partial_rotary_factor"] = rotated / head_dim
-        half = int(head_dim * (parameters.get("partial_rotary_factor") or 1)) // 2
-        fitted: dict[str, Any] = {k: self._fitted(v) if isinstance(v, dict) else v for k, v in parameters.items()}
-        sections = fitted.get("mrope_section")
-        if isinstance(sections, list | tuple):
-            fitted["mrope_section"] = _split(half, list(sections))
-        for key in ("short_factor", "long_factor"):
-            factors = fitted.get(key)
-            if isinstance(factors, list):
-                fitted[key] = factors[:half]
-        return fitted
-
-
-def _is_pairs(values: Any) -> bool:
-    return any(isinstance(v, list | tuple | dict) for v in values)
-
-
-def _points_to_layers(name: str) -> bool:
-    return bool(re.search(r"source_layers$", name))
-
-
-def _layers_to_keep(depth: int, kinds: list[Any]) -> list[int]:
-    first: dict[tuple[Any, ...], int] = {}
-    for layer in range(depth):
-        first.setdefault(tuple(str(kind[layer]) for kind in kinds), layer)
-    keep = sorted(first.values())[:MAX_LAYERS]
-    rest = (layer for layer in range(depth) if layer not in keep)
-    while len(keep) < min(2, depth):
-        keep = sorted([*keep, next(rest)])
-    return keep
-
-
-def _position(layer: int, keep: list[int]) -> int:
-    """Where an old layer, or the last kept one before it, stands now."""
-    return max(sum(k <= layer for k in keep) - 1, 0)
-
-
-def _renumbered(value: Any, keep: list[int]) -> Any:
-    if _is_int(value):
-        return max(value, -len(keep)) if value < 0 else min(value, len(keep) - 1)
-    if isinstance(value, list | tuple) and all(_is_int(v) for v in value):
-        new = [_renumbered(v, keep) for v in value]
-        return type(value)(dict.fromkeys(new)) if all(v >= 0 for v in value) else type(value)(new)
-    return value
-
-
-def _split(total: int, shares: list[int]) -> list[int]:
-    """``total`` split in the proportion of ``shares``, each part at least 1."""
-    parts = [max(total * share // sum(shares), 1) for share in shares]
-    parts[0] += total - sum(parts)
-    return parts
