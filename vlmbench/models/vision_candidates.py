@@ -36,6 +36,7 @@ _SETTINGS: tuple[Mapping[str, Any], ...] = (
     {"do_pan_and_scan": True},
     {"max_patches": 40},
 )
+_CLEARLY_MORE = 1.25
 _BLIND_TO = "do_pan_and_scan"  # no arithmetic knows of it
 
 
@@ -165,11 +166,13 @@ def _correction(
 ) -> Callable[[int], int]:
     """From what the arithmetic says to image positions.
 
-    Two observations, at the smallest count and at the next, tell a fixed surplus (delimiters of an image) from a
-    proportional one (delimiters of a tile). What they get wrong, the check of the finalists finds out.
+    Two observations, at the smallest count and at a larger one (not the next: two orders of the same tiles may differ
+    by their row separators), tell a fixed surplus (delimiters of an image) from a proportional one (delimiters of a
+    tile). What they get wrong, the check of the finalists finds out.
     """
     order = sorted(range(len(sizes)), key=lambda i: (predicted[i], sizes[i][0] * sizes[i][1]))
-    low, high = order[0], next((i for i in order if predicted[i] > predicted[order[0]]), order[0])
+    low = order[0]
+    high = next((i for i in order if predicted[i] >= _CLEARLY_MORE * predicted[low]), low)
     seen_low = observed_tokens(model, sizes[low], processor_kwargs=kwargs)
     seen_high = observed_tokens(model, sizes[high], processor_kwargs=kwargs) if high != low else seen_low
     if not seen_low or not seen_high:
