@@ -155,9 +155,13 @@ class Outcomes(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Collect exit statuses and name what failed."""
+        from vlmbench.cluster.commands import after_multirun
         from vlmbench.records.outcome import read_outcome
 
         sweep_dir = Path(config.hydra.sweep.dir)
+        if (status := after_multirun(sweep_dir)) is not None:
+            _statuses[:] = [status]
+            return
         folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
         outcomes = {folder.name: outcome for folder in folders if (outcome := read_outcome(folder)) is not None}
         for name, outcome in outcomes.items():

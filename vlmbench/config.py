@@ -108,6 +108,7 @@ class RunConfig:
     target_device: str | None = MISSING
     target_memory_gib: float | None = MISSING
     break_lock: bool = MISSING
+    detach: bool = MISSING
     progress: bool | None = MISSING
     device_peaks: str = MISSING
     allow_unlike: bool = MISSING

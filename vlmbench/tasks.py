@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.config import RunConfig
-from vlmbench.errors import ConfigError
 from vlmbench.records.outcome import OutcomeFile
 
 
@@ -53,7 +52,10 @@ def run(job: Job) -> int:
         return study(job)
     if task == "anatomy":
         return _anatomy(job)
-    raise ConfigError(f"'task' {task!r} is not there yet")
+    from vlmbench.cluster import commands
+
+    given = job.settings.output_dir
+    return commands.run(task, job.settings.runs, Path(given) if given else None)
 
 
 def _anatomy(job: Job) -> int:
