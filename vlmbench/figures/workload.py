@@ -123,10 +123,9 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
             ends = [end for end in (row["low"], row["high"]) if pd.notna(end)]
             if ends:
                 axes.plot(ends, [place] * 2, color=INK, linewidth=2)
-            axes.annotate(
-                row["note"] if row["note"].startswith("the same") else percent(row["share"]), (max([row["share"], *ends]), place), xytext=(6, 0),
-                textcoords="offset points", va="center", fontsize=8.5,
-            )  # fmt: skip
+            words = row["note"] if row["note"].startswith("the same") else percent(row["share"])
+            edge = max([row["share"], *ends])
+            axes.annotate(words, (edge, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5)
         axes.set_yticks(range(len(split)), [names.get(s, tokens(s).capitalize()) for s in split["source"]])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
