@@ -1,0 +1,87 @@
+"""All finished runs as one table, whatever the others do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlmbench.cluster.collect import collect, is_complete, read_table
+from vlmbench.errors import InputError
+from vlmbench.records.outcome import OutcomeFile, State
+from vlmbench.records.provenance import begin_session
+from vlmbench.records.provenance import collect as provenance
+from vlmbench.records.record import Mode, Record, Status
+from vlmbench.records.store import RECORDS_NAME, RecordStore
+
+pandas = pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
+
+def run(folder: Path, model: str, state: State, *, rows: int = 4, dtype: str = "float32") -> None:
+    config = {"model": {"name": model}, "runtime": {"name": "eager"}}
+    with RecordStore(folder) as store:
+        begin_session(
+            folder, provenance(config, model_facts={"dtype": dtype, "weights": "random"}, device="cpu", seed=0)
+        )
+        for status, mode in (
+            (Status.COLD, Mode.INSTRUMENTED),
+            (Status.OK, Mode.TRACE),
+            (Status.ERROR, Mode.INSTRUMENTED),
+        ):
+            store.append(Record(point_id="p", sample_id="s", repeat=0, mode=mode, status=status, reason="why"))
+        for i in range(rows):
+            store.append(
+                Record(
+                    point_id=f"vision_tokens={i % 2}", sample_id="s", repeat=i, mode=Mode.INSTRUMENTED, status=Status.OK,
+                    axes={"vision_tokens": i % 2}, values={"T_total": 1.5 + i, "ITL": [0.5]}, flags=("a", "b")[: i % 3],
+                )
+            )  # fmt: skip
+    outcome = OutcomeFile(folder)
+    outcome.begin()
+    if state != State.RUNNING:
+        outcome.end(state, exit_status=0 if state == State.DONE else 1, reason="because")
+
+
+def test_one_table_of_what_is_over(tmp_path: Path) -> None:
+    run(tmp_path / "0_run", "a", State.DONE)
+    run(tmp_path / "1_run", "b", State.FAILED, rows=2, dtype="bfloat16")
+    with RecordStore(tmp_path / "2_run"):
+        pass
+    OutcomeFile(tmp_path / "2_run").begin()
+    done = collect(tmp_path)
+    frame = pandas.read_parquet(done.table_path)
+    assert done.rows == len(frame) == 8
+    assert frame.groupby("run", observed=True)["status"].value_counts().to_dict() == {
+        ("0_run", "ok"): 4, ("0_run", "error"): 1, ("1_run", "ok"): 2, ("1_run", "error"): 1,
+    }  # fmt: skip
+    assert set(frame["model"]) == {"a", "b"}
+    assert frame["T_total"].dropna().tolist() == [1.5, 2.5, 3.5, 4.5, 1.5, 2.5]
+    assert frame["flags"].tolist()[1:4] == ["", "a", "a b"]
+    assert "ITL" not in frame
+    assert done.unlike == {"dtype": ["bfloat16", "float32"]}
+    assert not is_complete(done.runs)
+    summary = json.loads(done.summary_path.read_text())
+    assert summary["states"] == {"done": 1, "failed": 1, "lost": 1}
+    assert [row["reason"] for row in summary["runs"]][1] == "because"
+    assert {path.suffix for path in done.figures} == {".png", ".pdf"}
+
+
+def test_nothing_finished_is_said(tmp_path: Path) -> None:
+    OutcomeFile(tmp_path / "0_run").begin()
+    with pytest.raises(InputError, match="has finished rows yet"):
+        collect(tmp_path)
+
+
+def test_torn_and_damaged_files_are_read(tmp_path: Path) -> None:
+    run(tmp_path, "a", State.DONE)
+    file = tmp_path / RECORDS_NAME
+    whole = read_table(file)
+    with file.open("ab") as stream:
+        stream.write(b'{"half')
+    assert read_table(file).equals(whole)
+    file.write_bytes(b"\0\0\n" + file.read_bytes())
+    again = read_table(file)
+    assert again.num_rows == whole.num_rows
+    assert again["T_total"].to_pylist() == whole["T_total"].to_pylist()

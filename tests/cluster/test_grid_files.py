@@ -1,0 +1,229 @@
+"""What was submitted, and what became of it, is told from files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vlmbench.cluster import slurm
+from vlmbench.cluster import status as status_module
+from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
+from vlmbench.cluster.launch import conclude, to_do
+from vlmbench.cluster.status import RunState, overall, status, table
+from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
+from vlmbench.records.provenance import begin_session, collect
+
+CONFIG = {"seed": 1}
+
+
+def submitted(
+    sweep_dir: Path, count: int = 3, *, cluster: str = "slurm", age_s: float = 0, ids: bool = True
+) -> Submission:
+    tasks = {i: (Task(index=i, directory=f"{i}_run", overrides=(f"seed={i}",)), CONFIG) for i in range(count)}
+    found = new_submission(sweep_dir, cluster=cluster, job_name="test", tasks=tasks, settings={})
+    found = replace(found, submitted_unix_s=time.time() - age_s)
+    if ids:
+        found = found.with_ids({i: f"7_{i}" for i in range(count)})
+    found.write()
+    return found
+
+
+def ended(folder: Path, state: State, exit_status: int, job_id: str | None = None, **more: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = OutcomeFile(folder)
+    file.begin()
+    file.end(state, exit_status=exit_status, **more)
+    if job_id:
+        content = {**json.loads((folder / OUTCOME_NAME).read_text()), "job_id": job_id}
+        (folder / OUTCOME_NAME).write_text(json.dumps(content))
+
+
+def says(monkeypatch: pytest.MonkeyPatch, queue: dict[str, str] | None, accounts: dict[str, str] | None = None) -> None:
+    """A scheduler that gives these answers (the real one is asked in tests/slurm)."""
+
+    def answer() -> dict[str, slurm.JobState]:
+        if queue is None:
+            raise slurm.SlurmSilentError("squeue: no answer")
+        return {job: slurm.JobState(state=state, left_s=100.0) for job, state in queue.items()}
+
+    monkeypatch.setattr(slurm, "queue", answer)
+    monkeypatch.setattr(slurm, "queue_by_name", lambda name: {})
+    ended = {job: slurm.JobState(state=state, exit_code="0:9") for job, state in (accounts or {}).items()}
+    monkeypatch.setattr(slurm, "accounting", lambda ids: {job: ended[job] for job in ids if job in ended})
+
+
+def states(folder: Path, **more: float) -> list[str]:
+    return [str(one.state) for one in status(folder, **more)]
+
+
+def test_a_submission_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = submitted(tmp_path / "sweep")
+    assert read_submissions(tmp_path / "sweep") == [written]
+    for folder in (tmp_path / "sweep" / FOLDER, written.folder, written.folder / "tasks", written.folder / "logs"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert json.loads(written.task_file(written.tasks[1]).read_text()) == CONFIG
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    assert [run.directory for run in find_runs(tmp_path)] == [tmp_path / "moved" / f"{i}_run" for i in range(3)]
+
+
+def test_queue_outcome_and_accounts_make_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, 9, age_s=1000)
+    ended(tmp_path / "2_run", State.DONE, 0, "7_2")
+    ended(tmp_path / "3_run", State.FAILED, 2, "7_3", reason="no such folder")
+    says(
+        monkeypatch, {"7_0": "PENDING", "7_1": "RUNNING", "7_5": "CANCELLED", "7_8": "REQUEUED"},
+        {"7_4": "CANCELLED", "7_6": "OUT_OF_MEMORY"},
+    )  # fmt: skip
+    assert states(tmp_path) == [
+        "queued", "running", "done", "failed", "cancelled", "cancelled", "failed", "lost", "queued",
+    ]  # fmt: skip
+    found = status(tmp_path)
+    assert found[3].reason == "no such folder"
+    assert "memory" in found[6].reason
+    assert overall(found) == 1
+    assert [row["run"] for row in table(found, tmp_path)] == [f"{i}_run" for i in range(9)]
+
+
+def test_nobody_is_lost_while_slurm_is_silent_or_the_job_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(tmp_path, 2, age_s=1000)
+    says(monkeypatch, None)
+    assert states(tmp_path) == ["unknown", "unknown"]
+    says(monkeypatch, {})
+    assert states(tmp_path, lost_after_s=2000) == ["unknown", "unknown"]
+    assert states(tmp_path) == ["lost", "lost"]
+
+
+def test_an_earlier_jobs_outcome_is_not_the_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, 1, age_s=1000)
+    ended(tmp_path / "0_run", State.INTERRUPTED, 130, "5_0")
+    says(monkeypatch, {"7_0": "PENDING"})
+    assert states(tmp_path) == ["queued"]
+    says(monkeypatch, {})
+    assert states(tmp_path) == ["lost"]
+    ended(tmp_path / "0_run", State.INTERRUPTED, 130, "7_0")
+    assert states(tmp_path) == ["interrupted"]
+    assert overall(status(tmp_path)) == 130
+
+
+def test_ids_that_a_dead_parent_never_stored_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, 2, age_s=1000, ids=False)
+    says(monkeypatch, {"9_0": "RUNNING", "9_1": "PENDING"})
+    monkeypatch.setattr(slurm, "queue_by_name", lambda name: {0: "9_0", 1: "9_1"} if name.startswith("test.") else {})
+    assert states(tmp_path) == ["running", "queued"]
+
+
+class TestWhatIsSubmittedAgain:
+    @pytest.fixture
+    def composed(self) -> dict[int, tuple[Task, dict[str, int]]]:
+        return {i: (Task(index=i, directory=f"{i}_run", overrides=()), {"seed": i}) for i in range(4)}
+
+    def begun(self, folder: Path, seed: int) -> None:
+        begin_session(folder, collect({"seed": seed}, model_facts={}, device="cpu", seed=seed))
+
+    def test_what_is_neither_done_nor_on_its_way(
+        self, tmp_path: Path, composed: dict[int, tuple[Task, dict[str, int]]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submitted(tmp_path, 4, age_s=1000)
+        self.begun(tmp_path / "0_run", 0)
+        ended(tmp_path / "0_run", State.DONE, 0, "7_0")
+        self.begun(tmp_path / "1_run", 1)
+        ended(tmp_path / "1_run", State.FAILED, 1, "7_1")
+        says(monkeypatch, {"7_2": "RUNNING"})
+        assert list(to_do(tmp_path, composed)) == [1, 3]
+        says(monkeypatch, None)
+        with pytest.raises(InputError, match="Slurm does not answer"):
+            to_do(tmp_path, composed)
+
+    def test_another_configuration_stops_it_before_anything_is_submitted(
+        self, tmp_path: Path, composed: dict[int, tuple[Task, dict[str, int]]]
+    ) -> None:
+        self.begun(tmp_path / "1_run", 5)
+        with pytest.raises(DirectoryConflictError, match=r"seed: 5 → 1.*\n.*Nothing was submitted"):
+            to_do(tmp_path, composed)
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from vlmbench.records.lock import RunLock\n"
+    "with RunLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_a_run_of_this_host_lives_as_long_as_its_lock(tmp_path: Path) -> None:
+    submitted(tmp_path, 2, cluster="local", age_s=1000, ids=False)
+    ended(tmp_path / "0_run", State.DONE, 0)
+    file = OutcomeFile(tmp_path / "1_run")
+    (tmp_path / "1_run").mkdir()
+    file.begin()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "1_run"], stdout=subprocess.PIPE)
+    assert holder.stdout.readline()
+    assert states(tmp_path) == ["done", "running"]
+    holder.kill()
+    holder.communicate()
+    assert states(tmp_path) == ["done", "lost"]
+
+
+def test_runs_without_a_launcher_count_too(tmp_path: Path) -> None:
+    ended(tmp_path / "a" / "x", State.DONE, 0)
+    ended(tmp_path / "a" / "y", State.FAILED, 1, error=RuntimeError("out of luck"))
+    found = status(tmp_path)
+    assert [(one.run.directory.name, str(one.state)) for one in found] == [("x", "done"), ("y", "failed")]
+    assert found[1].reason == "out of luck"
+
+
+def test_nothing_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no runs"):
+        status(tmp_path)
+    with pytest.raises(InputError, match="is no directory"):
+        status(tmp_path / "nothing")
+
+
+def test_the_last_lines_name_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path / "0_run", State.DONE, 0)
+    ended(tmp_path / "1_run", State.FAILED, 1, reason="out of luck")
+    assert conclude(status(tmp_path), tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "1_run: failed: out of luck" in said
+    assert "1 of 2 tasks done" in said
+
+
+def test_time_left_is_estimated_from_points(tmp_path: Path) -> None:
+    ended(tmp_path, State.DONE, 0)
+    outcome = replace(read_outcome(tmp_path), points_done=2, points_total=6, started_unix_s=100.0, updated_unix_s=150.0)
+    assert status_module._time_left(outcome, None) == 100.0
+    assert status_module._time_left(outcome, 30.0) == 30.0
+    assert status_module._time_left(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1-02:03:04", 93784.0), ("05:06", 306.0), ("1:00:00", 3600.0), ("UNLIMITED", None), ("", None)],
+)
+def test_slurms_durations(text: str, seconds: float | None) -> None:
+    assert slurm._seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"), [("12", ["12"]), ("12_3", ["12_3"]), ("12_[0-2,5%4]", ["12_0", "12_1", "12_2", "12_5"])]
+)
+def test_slurms_arrays(text: str, ids: list[str]) -> None:
+    assert slurm._expand(text) == ids
+
+
+def test_a_slurm_that_is_not_there_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.devnull)
+    with pytest.raises(slurm.SlurmSilentError):
+        slurm.queue()
+    assert slurm.accounting(["1_0"]) == {}
+    assert slurm.max_array_size() == 1000
+    assert RunState.LOST in status_module.OVER
