@@ -7,8 +7,9 @@ import pytest
 
 from tests.cost.dims import config_of, counts_of
 from vlmbench.cost.costs import Costs
+from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.inputs import synthetic_inputs
-from vlmbench.cost.peaks import DevicePeaks, PeaksAnswer, table_peaks
+from vlmbench.cost.peaks import PeaksAnswer, table_peaks
 from vlmbench.cost.predict import Overheads, Predictor, wall_s
 from vlmbench.request import TokenCounts
 
@@ -118,19 +119,30 @@ def test_record_columns(name):
     assert "not told apart" in row["verdict_llm_prefill"]
 
 
-def test_record_columns_of_a_model_without_closed_form():
-    """A made-up family name: the count still stands, and the note says what is missing."""
+@pytest.fixture
+def unknown_vision(monkeypatch):
+    """As if the family of the model were not among those with a closed form."""
+    import vlmbench.cost.closed as module
+
+    def refuse(config):
+        raise ClosedFormError(f"no closed form for the vision part of '{config.model_type}'")
+
+    monkeypatch.setattr(module, "vision_of", refuse)
+
+
+def test_record_columns_of_an_unknown_family(unknown_vision):
+    """The count stands, the language model's closed form too, and the note says what is missing."""
     config = config_of("smolvlm-256m", layers=2)
     inputs = synthetic_inputs(config, counts_of("smolvlm-256m"))
     seen = dataclasses.replace(counts_of("smolvlm-256m"), num_input_tokens=inputs["input_ids"].shape[1])
-    peaks = DevicePeaks(device="d", dtype="bfloat16", flops_per_s=1e12, bytes_per_s=1e9, source="test")
-    costs = Costs(config, dtype="bfloat16", peaks=PeaksAnswer(peaks=peaks))
-    costs.closed = costs._bytes = None
-    costs._closed_failure = "no closed form for 'x'"
-    row = costs.columns(inputs, seen, output_tokens=4)
-    assert row["flops_total"] > 0
-    assert "flops_total_closed" not in row
-    assert "no closed form for 'x'" in row["flops_note"]
+    row = Costs(config, dtype="bfloat16", peaks=H200).columns(inputs, seen, output_tokens=4)
+    assert row["flops_vision_encoder"] > 0
+    assert row["flops_vision_encoder_closed"] is None
+    assert row["flops_total_closed"] is None
+    assert row["flops_llm_decode_closed"] == row["flops_llm_decode"]
+    assert row["bytes_vision_encoder"] > 0
+    assert "vision part of 'idefics3'; causal" in row["flops_note"]
+    assert row["flops_note"].endswith("count and closed form of the language model agree exactly")
 
 
 def test_uncounted_records_have_the_closed_form():

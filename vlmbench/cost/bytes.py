@@ -185,8 +185,10 @@ class Bytes:
 
     def _vision(self, counts: TokenCounts, batch_size: int) -> tuple[int, int]:
         vision = self.closed.vision
-        if vision is None or not counts.num_images:
+        if not counts.num_images:
             return 0, 0
+        if vision is None:  # of an unknown tower, only the weights are known to move
+            return self.parameters.vision_encoder * self.element, self.parameters.projector * self.element
         positions = vision_positions(vision, counts)
         features = positions * vision.tower.hidden * self.element
         pixels = positions * vision.tower.patch_elements * self.element

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.cost.decoder import Decoder, decoder_of
+from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.families import vision_of
 from vlmbench.cost.stages import StageFlops
 from vlmbench.cost.vision import Vision
@@ -28,6 +29,19 @@ class ClosedForm:
             ClosedFormError: a family whose vision part or decoder is not known; the message says which.
         """
         return cls(decoder=decoder_of(config), vision=vision_of(config))
+
+    @classmethod
+    def as_far_as_known(cls, config: Any) -> tuple[ClosedForm, str]:
+        """Like :meth:`of`, but a vision part that is not known is left out; the second value says which, or is "".
+
+        Raises:
+            ClosedFormError: not even the decoder is known.
+        """
+        decoder = decoder_of(config)
+        try:
+            return cls(decoder=decoder, vision=vision_of(config)), ""
+        except ClosedFormError as error:
+            return cls(decoder=decoder, vision=None), str(error)
 
     def flops(
         self,

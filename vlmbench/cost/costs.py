@@ -51,15 +51,13 @@ class Costs:
         self._counter: Counter | None = None
         self._failure = ""
         self.peaks = peaks
-        self.closed: ClosedForm | None = None
+        self._element = ELEMENT_BYTES[dtype]
         self._bytes: Bytes | None = None
-        self._closed_failure = ""
+        self.closed: ClosedForm | None = None
         try:
-            self.closed = ClosedForm.of(config)
-            parameters = Parameters.of_closed(self.closed)
-            self._bytes = Bytes(closed=self.closed, parameters=parameters, element=ELEMENT_BYTES[dtype])
+            self.closed, self._missing = ClosedForm.as_far_as_known(config)
         except ClosedFormError as error:
-            self._closed_failure = str(error)
+            self._missing = str(error)
 
     def counter(self) -> Counter | None:
         """The counter, built at the first call (a second or two); None where the model cannot be built on shapes."""
@@ -100,14 +98,22 @@ class Costs:
         notes: list[str] = []
         counted = self._count(inputs, output_tokens, notes)
         closed = self._close(inputs, counts, output_tokens, batch_size, notes)
-        best = counted or closed
-        row: dict[str, Any] = best.columns() if best else {}
+        blind = bool(self._missing) and counts.num_images > 0  # the closed form knows the language model only
+        row: dict[str, Any] = {}
         if closed:
             row.update(closed.columns("_closed"))
+            if blind:
+                for stage in ("vision_encoder", "projector", "total"):
+                    row[f"flops_{stage}_closed"] = None
+        best = counted or (None if blind else closed)
+        if best:
+            row.update(best.columns())
         if counted and closed:
-            notes.append(_agreement_note(counted, closed))
+            notes.append(
+                _agreement_note(counted, closed, skip=("vision_encoder", "projector", "total") if blind else ())
+            )
         row["flops_note"] = "; ".join(notes)
-        if best and self._bytes is not None:
+        if best and self.closed is not None:
             row.update(
                 self._roofline(
                     best,
@@ -136,15 +142,27 @@ class Costs:
     def _close(
         self, inputs: Mapping[str, Any], counts: TokenCounts, output_tokens: int, batch_size: int, notes: list[str]
     ) -> StageFlops | None:
+        if self._missing:
+            notes.append(self._missing)
         if self.closed is None:
-            notes.append(self._closed_failure)
             return None
         try:
-            grids = _grids(inputs, counts.num_images)
+            grids = grids_of(inputs, counts.num_images)
             return self.closed.flops(counts, output_tokens, batch_size=batch_size, grids=grids)
         except ClosedFormError as error:
             notes.append(f"no closed form: {error}")
             return None
+
+    def _byte_counts(self) -> Bytes:
+        """Byte counts with exact parameters where the model could be built on shapes."""
+        if self._bytes is None:
+            assert self.closed is not None
+            counter = self.counter()
+            exact = Parameters.of_model(counter.model, counter.anatomy) if counter else None
+            self._bytes = Bytes(
+                closed=self.closed, parameters=exact or Parameters.of_closed(self.closed), element=self._element
+            )
+        return self._bytes
 
     def _roofline(
         self,
@@ -156,8 +174,7 @@ class Costs:
         times: Mapping[str, float | None],
         busy_share: Mapping[str, float] | None,
     ) -> dict[str, Any]:
-        assert self._bytes is not None
-        moved = self._bytes.stages(counts, output_tokens, batch_size=batch_size)
+        moved = self._byte_counts().stages(counts, output_tokens, batch_size=batch_size)
         row: dict[str, Any] = dict(moved.columns())
         if self.peaks.peaks is None:
             return row
@@ -174,7 +191,7 @@ def floor_total_ms(lines: Mapping[str, StageRoofline]) -> float:
     return sum(line.floor_ms for line in lines.values())
 
 
-def _grids(inputs: Mapping[str, Any], images: int) -> Sequence[tuple[int, int]] | None:
+def grids_of(inputs: Mapping[str, Any], images: int) -> Sequence[tuple[int, int]] | None:
     """(height, width) in patches of each image of one row, where the inputs say so."""
     grid = inputs.get("image_grid_thw")
     if grid is None:
@@ -182,10 +199,11 @@ def _grids(inputs: Mapping[str, Any], images: int) -> Sequence[tuple[int, int]] 
     return [(int(h), int(w)) for _, h, w in grid[:images].tolist()]
 
 
-def _agreement_note(counted: StageFlops, closed: StageFlops) -> str:
-    difference = agreement(counted, closed)
+def _agreement_note(counted: StageFlops, closed: StageFlops, *, skip: Sequence[str]) -> str:
+    difference = {stage: d for stage, d in agreement(counted, closed).items() if stage not in skip}
     if apart := disagreements(difference, tolerance=TOLERANCE):
         return "closed form differs from the count: " + ", ".join(f"{s} {d:+.2%}" for s, d in apart.items())
     exact = all(d in (None, 0.0) for d in difference.values())
     how = "exactly" if exact else f"within {TOLERANCE:.0%}"
-    return f"causal attention counted in full; count and closed form agree {how}"
+    of = " of the language model" if skip else ""
+    return f"causal attention counted in full; count and closed form{of} agree {how}"

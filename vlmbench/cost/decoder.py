@@ -179,14 +179,14 @@ def decoder_of(config: Any) -> Decoder:
     if kinds or _get(text, "kv_lora_rank"):
         what = ", ".join(sorted(kinds)) or "latent attention"
         raise ClosedFormError(f"no closed form for the language model '{text.model_type}': {what}")
-    heads = int(text.num_attention_heads)
+    heads = int(_get(text, "num_attention_heads"))
     hidden = int(text.hidden_size)
     cross = len(_get(text, "cross_attention_layers") or ())
     extra = _get(text, "additional_vocab_size") or _get(config, "additional_vocab_size")
     # A table with rows of its own for image tokens cannot be the head, whatever the configuration says.
     tied = bool(_get(config, "tie_word_embeddings")) and not extra
     experts = _experts(text)
-    intermediate = _get(text, "intermediate_size")
+    intermediate = _get(text, "dense_intermediate_size") or _get(text, "intermediate_size")
     if intermediate is None and experts is None:
         raise ClosedFormError(f"no closed form for the language model '{text.model_type}': no intermediate_size")
     return Decoder(
@@ -197,7 +197,7 @@ def decoder_of(config: Any) -> Decoder:
         kv_heads=int(_get(text, "num_key_value_heads") or heads),
         head_dim=int(_get(text, "head_dim") or hidden // heads),
         vocab=int(text.vocab_size),
-        mlp_matrices=2 if text.model_type in _UNGATED else 3,
+        mlp_matrices=2 if text.model_type in _UNGATED or _get(text, "hidden_act") == "relu2" else 3,
         windows=_windows(text, int(text.num_hidden_layers) - cross),
         cross_layers=cross,
         experts=experts,
@@ -207,7 +207,11 @@ def decoder_of(config: Any) -> Decoder:
 
 
 def _get(config: Any, name: str) -> Any:
-    return getattr(config, name, None)
+    try:
+        return getattr(config, name, None)
+    except (AttributeError, ValueError, RuntimeError) as error:
+        # Some configurations refuse fields that differ from layer to layer.
+        raise ClosedFormError(f"no closed form for the language model '{config.model_type}': {error}") from error
 
 
 def _windows(text: Any, layers: int) -> tuple[int | None, ...]:
@@ -221,19 +225,34 @@ def _windows(text: Any, layers: int) -> tuple[int | None, ...]:
 
 
 def _experts(text: Any) -> Experts | None:
-    count = next((c for n in ("num_experts", "num_local_experts", "n_routed_experts") if (c := _get(text, n))), None)
+    count = _first(text, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     if not count:
         return None
-    layers = int(text.num_hidden_layers)
-    dense = set(_get(text, "mlp_only_layers") or ()) | set(range(_get(text, "first_k_dense_replace") or 0))
-    every = _get(text, "decoder_sparse_step") or 1
-    width = int(_get(text, "moe_intermediate_size") or text.intermediate_size)
-    shared = _get(text, "shared_expert_intermediate_size") or (_get(text, "n_shared_experts") or 0) * width
+    width = _first(text, "moe_intermediate_size", "intermediate_size")
+    active = _first(text, "num_experts_per_tok", "moe_topk", "moe_k")
+    if not isinstance(width, int) or not isinstance(active, int) or _get(text, "moe_hidden_size"):
+        raise ClosedFormError(f"no closed form for the language model '{text.model_type}': experts of unlike kinds")
+    shared = _first(text, "shared_expert_intermediate_size", "shared_intermediate_size")
+    if shared is None:
+        shared = (_first(text, "n_shared_experts", "moe_num_shared_experts") or 0) * width
     return Experts(
         count=int(count),
-        active=int(text.num_experts_per_tok),
+        active=active,
         intermediate=width,
         shared_intermediate=int(shared),
         shared_gate=bool(_get(text, "shared_expert_intermediate_size")),
-        layers=sum(1 for i in range(layers) if i not in dense and (i + 1) % every == 0),
+        layers=_sparse_layers(text),
     )
+
+
+def _sparse_layers(text: Any) -> int:
+    if kinds := _get(text, "mlp_layer_types"):
+        return sum(1 for kind in kinds if kind == "sparse")
+    dense = set(_get(text, "mlp_only_layers") or ()) | set(range(_get(text, "first_k_dense_replace") or 0))
+    every = _get(text, "decoder_sparse_step") or 1
+    return sum(1 for i in range(int(text.num_hidden_layers)) if i not in dense and (i + 1) % every == 0)
+
+
+def _first(config: Any, *names: str) -> Any:
+    """The first of these fields that is set."""
+    return next((value for name in names if (value := _get(config, name)) is not None), None)

@@ -6,11 +6,16 @@ would. Only what the model would compute is predicted.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.bytes import Parameters
-from vlmbench.cost.counted import build_ghost
+from vlmbench.cost.costs import TOLERANCE, grids_of
+from vlmbench.cost.counted import build_ghost, count_generate
+from vlmbench.cost.counter import Counter
+from vlmbench.cost.ghost import GhostError, ghost_inputs
+from vlmbench.cost.inputs import text_inputs
 from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.predict import Overheads, Prediction, Predictor
 from vlmbench.models.loading import build_config, import_plugin
@@ -71,8 +76,20 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What preparing one row showed: its counts, the images' grids, and inputs whose floats are shapes only."""
+
+    counts: TokenCounts
+    grids: Sequence[tuple[int, int]] | None
+    inputs: Mapping[str, Any]
+
+
 class Planner:
     """Predicts requests of one model on one device.
+
+    The closed form answers where it holds. That it does is checked once, by counting the language model on a few
+    tokens; where it does not, or the vision part is not known, every distinct image is counted instead (slower).
 
     Args:
         model: from :func:`weightless`.
@@ -103,7 +120,34 @@ class Planner:
             overheads=overheads,
             parameters=Parameters.of_model(model.module, model.anatomy),
         )
-        self._counts: dict[str, TokenCounts] = {}
+        self._seen: dict[str, _Seen] = {}
+        holds = not self.predictor.unknown and self._closed_form_holds()
+        self._counter = None if holds else Counter(model.module, model.anatomy)
+
+    def _closed_form_holds(self) -> bool:
+        decoder = self.predictor.closed.decoder
+        tokens = 8
+        try:
+            texts = text_inputs(self.model.module.config, tokens)
+            found = count_generate(self.model.module, texts, new_tokens=2, anatomy=self.model.anatomy)
+        except GhostError:
+            return True  # takes no text alone: nothing to compare with
+        counted = (found.prefill, found.steps[0])
+        closed = (decoder.prefill(tokens) + 2 * decoder.head_elements, decoder.step(tokens + 1))
+        return all(abs(b / a - 1) <= TOLERANCE for a, b in zip(counted, closed, strict=True))
+
+    def _look(self, request: Request) -> _Seen:
+        # Neither batch nor output changes what one row looks like.
+        alone = replace(request, batch_size=1, output=Output(max_new_tokens=1, forced=True))
+        key = repr(replace(alone, sample=replace(alone.sample, images=())))
+        if key not in self._seen:
+            prepared = self.model.prepare(alone)
+            self._seen[key] = _Seen(
+                counts=prepared.counts,
+                grids=grids_of(prepared.inputs, prepared.counts.num_images),
+                inputs=ghost_inputs(prepared.inputs),
+            )
+        return self._seen[key]
 
     def counts(self, request: Request) -> TokenCounts:
         """What the model would see of one row; each distinct image and prompt is prepared once.
@@ -112,12 +156,7 @@ class Planner:
             UnreachablePointError: the model cannot reach this point; a run would skip it.
             SampleError: an image that cannot be used.
         """
-        # Neither changes what one row looks like.
-        alone = replace(request, batch_size=1, output=Output(max_new_tokens=1, forced=True))
-        key = repr(replace(alone, sample=replace(alone.sample, images=())))
-        if key not in self._counts:
-            self._counts[key] = self.model.prepare(alone).counts
-        return self._counts[key]
+        return self._look(request).counts
 
     def plan(self, request: Request) -> Prediction:
         """One point: its counts, FLOPs, bytes, floors, memory need and expected time.
@@ -125,7 +164,12 @@ class Planner:
         Raises:
             UnreachablePointError, SampleError: as of :meth:`counts`.
             ClosedFormError: the counts lack what the vision tower needs.
+            GhostError: the closed form does not hold and the model cannot be counted.
         """
+        seen, output_tokens = self._look(request), request.output.max_new_tokens
+        counted = None
+        if self._counter is not None:
+            counted = self._counter.count(seen.inputs, output_tokens=output_tokens) * request.batch_size
         return self.predictor.predict(
-            self.counts(request), request.output.max_new_tokens, batch_size=request.batch_size
+            seen.counts, output_tokens, batch_size=request.batch_size, grids=seen.grids, counted=counted
         )

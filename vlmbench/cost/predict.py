@@ -6,14 +6,12 @@ which points fit in memory, and how long they will take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, MemoryNeed, Parameters, StageBytes
 from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.decoder import decoder_of
-from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.roofline import StageRoofline, rooflines
 from vlmbench.cost.stages import STAGES, StageFlops
@@ -127,13 +125,9 @@ class Predictor:
     ) -> None:
         if dtype not in ELEMENT_BYTES:
             raise ValueError(f"'dtype' must be one of {', '.join(ELEMENT_BYTES)} (got {dtype!r})")
-        self.unknown: tuple[str, ...] = ()
-        self._notes: tuple[str, ...] = ()
-        try:
-            self.closed = ClosedForm.of(config)
-        except ClosedFormError as error:
-            self.closed = ClosedForm(decoder=decoder_of(config), vision=None)
-            self.unknown, self._notes = ("vision_encoder", "projector"), (str(error),)
+        self.closed, missing = ClosedForm.as_far_as_known(config)
+        self.unknown: tuple[str, ...] = ("vision_encoder", "projector") if missing else ()
+        self._notes: tuple[str, ...] = (missing,) if missing else ()
         self.parameters = parameters or Parameters.of_closed(self.closed)
         if peaks.peaks is None:
             self._notes = (*self._notes, peaks.reason)
@@ -147,18 +141,29 @@ class Predictor:
         """Bytes of cache that one token of one row takes."""
         return self._bytes.kv_per_token()
 
-    def predict(self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1) -> Prediction:
+    def predict(
+        self,
+        counts: TokenCounts,
+        output_tokens: int,
+        *,
+        batch_size: int = 1,
+        grids: Sequence[tuple[int, int]] | None = None,
+        counted: StageFlops | None = None,
+    ) -> Prediction:
         """One point.
 
         Args:
             counts: of one row, observed on prepared inputs.
             output_tokens: tokens that come out of each row, 1 or more.
             batch_size: equal requests that run together.
+            grids: (height, width) in patches of each image, for towers that take any size (see
+                :meth:`vlmbench.cost.closed.ClosedForm.flops`).
+            counted: FLOPs of the whole batch, where they were counted; the closed form's otherwise.
 
         Raises:
             ClosedFormError: the counts lack what the vision tower needs.
         """
-        flops = self.closed.flops(counts, output_tokens, batch_size=batch_size)
+        flops = counted or self.closed.flops(counts, output_tokens, batch_size=batch_size, grids=grids)
         moved = self._bytes.stages(counts, output_tokens, batch_size=batch_size)
         memory = self._bytes.memory_need(counts, output_tokens, batch_size=batch_size)
         lines = rooflines(flops, moved, self._peaks) if self._peaks is not None else {}
@@ -172,8 +177,8 @@ class Predictor:
             rooflines=lines,
             expected_ms=self._expected_ms(lines, counts, output_tokens) if lines else None,
             fits=None if self._memory is None else memory.total <= self._memory,
-            unknown=self.unknown if counts.num_images else (),
-            notes=self._notes,
+            unknown=self.unknown if counts.num_images and counted is None else (),
+            notes=self._notes if counted is None else (*self._notes, "FLOPs counted"),
         )
 
     def _expected_ms(self, lines: dict[str, StageRoofline], counts: TokenCounts, output_tokens: int) -> float:

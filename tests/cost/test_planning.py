@@ -1,0 +1,108 @@
+"""Dry runs: the model's own processor, no weights."""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import vlmbench.cost.closed
+from vlmbench.cost.costs import Costs
+from vlmbench.cost.errors import ClosedFormError
+from vlmbench.cost.peaks import table_peaks
+from vlmbench.cost.planning import Planner, weightless
+from vlmbench.models.spec import ModelSpec
+from vlmbench.request import ImageSource, Output, Request, Sample
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+H200 = table_peaks("NVIDIA H200", "bfloat16")
+
+
+def spec_of(name):
+    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    fields.pop("_target_")
+    return ModelSpec(**fields)
+
+
+def picture():
+    buffer = io.BytesIO()
+    Image.new("RGB", (640, 480), (90, 120, 40)).save(buffer, "PNG")
+    return ImageSource(name="picture", read=buffer.getvalue, size=(640, 480))
+
+
+def request(output=16, **more):
+    sample = Sample(sample_id="one", question="What is on the table?", images=(picture(),))
+    return Request(sample=sample, output=Output(max_new_tokens=output, forced=True), **more)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return weightless(spec_of("tiny"))
+
+
+def test_nothing_has_weights(tiny):
+    assert all(p.device.type == "meta" for p in tiny.module.parameters())
+
+
+def test_plan_equals_count(tiny):
+    planner = Planner(tiny, peaks=H200)
+    point = planner.plan(request(batch_size=2))
+    prepared = tiny.prepare(request(batch_size=2))
+    assert point.counts == prepared.counts
+    costs = Costs(tiny.module.config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy)
+    row = costs.columns(prepared.inputs, prepared.counts, output_tokens=16, batch_size=2)
+    assert row["flops_total"] == point.flops.total
+    assert row["bytes_total"] == point.bytes.total
+    assert row["floor_ms_total"] == pytest.approx(point.floor_ms)
+
+
+def test_one_image_is_prepared_once(tiny, monkeypatch):
+    planner = Planner(tiny, peaks=H200)
+    calls = []
+    real = type(tiny).prepare
+    monkeypatch.setattr(type(tiny), "prepare", lambda self, r, *a: calls.append(r) or real(self, r, *a))
+    for output in (1, 8, 64):
+        for batch in (1, 4):
+            planner.plan(request(output=output, batch_size=batch))
+    assert len(calls) == 1
+    planner.plan(request(image_size=(56, 56)))
+    assert len(calls) == 2
+
+
+def test_unknown_family_is_counted(tiny, monkeypatch):
+    known = Planner(tiny, peaks=H200).plan(request(output=9, batch_size=3))
+
+    def refuse(config):
+        raise ClosedFormError("not known")
+
+    monkeypatch.setattr(vlmbench.cost.closed, "vision_of", refuse)
+    counted = Planner(tiny, peaks=H200).plan(request(output=9, batch_size=3))
+    assert counted.flops == known.flops
+    assert counted.unknown == ()
+    assert "FLOPs counted" in counted.notes
+
+
+def test_wrong_closed_form_is_noticed(tiny, monkeypatch):
+    import vlmbench.cost.decoder as module
+
+    known = Planner(tiny, peaks=H200).plan(request(output=9))
+    monkeypatch.setattr(module, "_UNGATED", frozenset({"qwen2_5_vl_text"}))
+    assert Planner(tiny, peaks=H200).plan(request(output=9)).flops == known.flops
+
+
+def test_grid_of_a_72b_within_ten_seconds():
+    """A thousand points, 10 resolutions x 100 output lengths, processor and all."""
+    start = time.perf_counter()
+    planner = Planner(weightless(spec_of("qwen2_5_vl_72b")), peaks=H200, memory_bytes=4 * 141 * 10**9)
+    points = [
+        planner.plan(request(output=output, image_size=(28 * side, 28 * side)))
+        for side in range(4, 24, 2)
+        for output in range(8, 808, 8)
+    ]
+    elapsed = time.perf_counter() - start
+    assert len(points) == 1000
+    assert elapsed < 10
+    assert [p.counts.num_vision_tokens for p in points[::100]] == [side * side for side in range(4, 24, 2)]
+    assert all(p.fits for p in points)
