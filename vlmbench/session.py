@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from vlmbench.runner import Annotate, Runner, SeriesState
 from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
+    from vlmbench.cost.costs import Costs
     from vlmbench.data.protocol import Samples
     from vlmbench.tasks import Job
 
@@ -52,12 +54,15 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
                 _say(f"continuing: {len(store)} rows are measured already")
             _write_hydra(job)
             device = str(model.device)
+            costs = _costs(job, model) if job.settings.measurement.costs else None
             here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
+            if costs is not None and costs.peaks.peaks is not None:
+                here["device_peaks"] = asdict(costs.peaks.peaks)
             _, warnings = provenance.begin_session(job.directory, here)
             for warning in warnings:
                 _say(f"unlike the sessions before: {warning}")
             job.outcome.begin(points_total=len(series))
-            states = _measure(job, model, series, store, stop)
+            states = _measure(job, model, series, store=store, stop=stop, costs=costs)
         points = [state.report() for state in states]
         write_json(job.directory / "points.json", {"points": points})
         provenance.end_session(job.directory, device=device)
@@ -136,8 +141,8 @@ def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> in
     return None
 
 
-def _annotator(job: Job, model: VisionLanguageModel) -> Annotate:
-    """FLOPs, bytes and floors of each run, from its prepared inputs; the counter is built before anything is timed."""
+def _costs(job: Job, model: VisionLanguageModel) -> Costs:
+    """What each run costs on this device; the counter is built now, before anything is timed."""
     from vlmbench.cost.costs import Costs
     from vlmbench.cost.peaks import resolve_peaks
 
@@ -145,6 +150,11 @@ def _annotator(job: Job, model: VisionLanguageModel) -> Annotate:
     peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
     costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
     costs.counter()
+    return costs
+
+
+def _annotator(costs: Costs) -> Annotate:
+    """FLOPs, bytes and floors of a run, from its prepared inputs."""
 
     def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return costs.columns(
@@ -159,21 +169,27 @@ def _annotator(job: Job, model: VisionLanguageModel) -> Annotate:
 
 
 def _measure(
-    job: Job, model: VisionLanguageModel, series: list[Series], store: RecordStore, stop: list[str]
+    job: Job,
+    model: VisionLanguageModel,
+    series: list[Series],
+    *,
+    store: RecordStore,
+    stop: list[str],
+    costs: Costs | None,
 ) -> list[SeriesState]:
     measurement = job.settings.measurement
     limit = measurement.time_limit_s
     with ProgressBar(show=job.settings.progress, note=lambda: job.outcome.progress(rows=len(store))) as progress:
         runner = Runner(
             model=model,
-            probes=[job.build(f"probe.{name}") for name in job.settings.probe],
+            probes=[p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)],
             store=store,
             warmup=job.build("measurement.warmup"),
             seed=job.settings.seed,
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
-            annotate=_annotator(job, model) if measurement.costs else None,
+            annotate=_annotator(costs) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )

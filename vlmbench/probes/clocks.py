@@ -76,6 +76,10 @@ class ClocksProbe:
         if not 0 < self.drop < 1:
             raise ValueError(f"'drop' must be between 0 and 1 (got {self.drop:g})")
 
+    def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
+        """To every model; without an NVIDIA GPU it writes nothing."""
+        return True
+
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Ask on entering and on leaving."""

@@ -70,6 +70,10 @@ class EnergyProbe:
         if not 0.2 <= self.idle_s <= 60:
             raise ValueError(f"'idle_s' must be between 0.2 and 60 (got {self.idle_s:g})")
 
+    def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
+        """Always: who asks for energy where it cannot be read is told so."""
+        return True
+
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Read the counters on entering and on leaving.

@@ -57,11 +57,13 @@ class KernelProbe:
         max_tokens: a traced request is ended after this many tokens, because a trace grows by a thousand kernels or
             more a token; null traces it whole.
         top: how many kernels of each stage are listed.
+        cpu: on a CPU, list the longest operators (slow); otherwise this probe is left out there.
         trace_dir: folder for a Chrome trace of each traced request (https://ui.perfetto.dev opens it); null for none.
     """
 
     max_tokens: int | None = 16
     top: int = 8
+    cpu: bool = False
     trace_dir: str | None = None
 
     name = "kernels"
@@ -73,6 +75,10 @@ class KernelProbe:
             raise ValueError(f"'max_tokens' must be 2 or more, so that there is a decode (got {self.max_tokens})")
         if self.top < 1:
             raise ValueError(f"'top' must be 1 or more (got {self.top})")
+
+    def applies(self, model: VisionLanguageModel) -> bool:
+        """Where there are kernels to trace, or operators of a CPU were asked for."""
+        return self.cpu or model.device.type == "cuda"
 
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:

@@ -28,6 +28,10 @@ class MemoryProbe:
     own_run = False
     metrics = METRICS
 
+    def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
+        """To every model."""
+        return True
+
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Reset the peaks before, read them after."""

@@ -58,5 +58,8 @@ class Probe(Protocol):
     def metrics(self) -> Mapping[str, Metric]:
         """The metrics it writes, with units."""
 
+    def applies(self, model: VisionLanguageModel) -> bool:
+        """Whether it has anything to say about this model on its device; if not, it is left out without a word."""
+
     def watch(self, model: VisionLanguageModel) -> AbstractContextManager[Watch]:
         """Attach to the model for one run; leaving the context leaves no trace on it."""

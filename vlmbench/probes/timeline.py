@@ -66,6 +66,10 @@ class TimelineProbe:
         if not 0 < self.residual_goal < 1:
             raise ValueError(f"'residual_goal' must be between 0 and 1 (got {self.residual_goal})")
 
+    def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
+        """To every model."""
+        return True
+
     @contextmanager
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Hooks on the model's stages for one run."""
