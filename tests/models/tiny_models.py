@@ -8,6 +8,7 @@ function of their own below.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
@@ -52,6 +53,17 @@ COMPLETE: dict[str, dict[str, Any]] = {
         }
     },
     "gemma4": {"vision_config": {}},
+    "granite4_vision": {
+        "text_config": {"model_type": "granite4_vision_text"},
+        "vision_config": {"model_type": "siglip_vision_model"},
+        "vision_feature_select_strategy": "full",
+    },
+    "idefics3": {"pad_token_id": 0},
+    "smolvlm": {"pad_token_id": 0},
+    "vision-encoder-decoder": {
+        "encoder": {"model_type": "vit"},
+        "decoder": {"model_type": "bert", "is_decoder": True, "add_cross_attention": True},
+    },
     "perception_lm": {
         "vision_config": {
             "architecture": "vit_pe_core_tiny_patch16_384",
@@ -144,9 +156,14 @@ ADJUST: dict[str, dict[str, Any]] = {
 }
 
 
+def full_config(name: str) -> Any:
+    """The configuration of an architecture with its class's defaults, completed where they build no model."""
+    return CONFIG_MAPPING[name](**copy.deepcopy(COMPLETE.get(name, {})))
+
+
 def tiny_config(name: str) -> Any:
     """The tiny configuration of an architecture."""
-    config = shrink_config(CONFIG_MAPPING[name](**COMPLETE.get(name, {})), vocab_size=VOCAB)
+    config = shrink_config(full_config(name), vocab_size=VOCAB)
     for path, value in ADJUST.get(name, {}).items():
         *owners, field = path.split(".")
         part = config
@@ -230,14 +247,20 @@ def feature_count(model: nn.Module, pixels: dict[str, Any]) -> int:
     owner = model.base_model if hasattr(model.base_model, "get_image_features") else model
     if not hasattr(owner, "get_image_features"):
         owner = next(m for m in model.modules() if hasattr(m, "get_image_features"))
+    wanted = inspect.signature(owner.get_image_features).parameters.values()
+    settings = {p.name for p in wanted if p.default is p.empty and p.kind is not p.VAR_KEYWORD} - pixels.keys()
     with torch.no_grad():
-        answer = owner.get_image_features(**pixels)
+        answer = owner.get_image_features(**pixels, **{name: _setting(model.config, name) for name in settings})
     features = getattr(answer, "pooler_output", None)
     if hasattr(answer, "deepstack_features") and features is None:
         features = answer.deepstack_features[0][1]
     features = getattr(answer, "last_hidden_state", answer) if features is None else features
     parts = features if isinstance(features, list | tuple) else [features]
     return sum(part.numel() // part.shape[-1] for part in parts)
+
+
+def _setting(config: Any, name: str) -> Any:
+    return getattr(config, name) if hasattr(config, name) else getattr(vision_config(config), name)
 
 
 def pixel_layouts(model: nn.Module) -> Iterator[dict[str, Any]]:
@@ -396,8 +419,17 @@ def _molmo2(model: nn.Module) -> dict[str, Any]:
 def _fuyu(model: nn.Module) -> dict[str, Any]:
     patch = model.config.patch_size
     count = 12
-    pixels = {"pixel_values": torch.randn(1, count, 3 * patch * patch)}
-    return with_text(model, pixels, count)
+    names = inspect.signature(type(model).forward).parameters
+    name = "pixel_values" if "pixel_values" in names else "image_patches"  # the older name
+    return with_text(model, {name: torch.randn(1, count, 3 * patch * patch)}, count)
+
+
+def _video_llava(model: nn.Module) -> dict[str, Any]:
+    names = inspect.signature(type(model).forward).parameters
+    pixels = "pixel_values" if "pixel_values" in names else "pixel_values_images"
+    patches = (image_size(model.config.vision_config) // model.config.vision_config.patch_size) ** 2
+    skipped = model.config.vision_feature_select_strategy == "default"
+    return with_text(model, {pixels: _image(model)}, patches + (not skipped))
 
 
 INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
@@ -463,6 +495,7 @@ INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
         "pixel_values": torch.randn(1, 3, m.config.image_size, m.config.image_size),
         "bbox": torch.tensor([[[0.1, 0.1, 0.2, 0.2]] * TEXT_TOKENS]),
     },
+    "video_llava": _video_llava,
     "video_llama_3": _counted(
         lambda m: {
             "pixel_values": torch.randn(64, 3 * m.config.vision_config.patch_size**2),
