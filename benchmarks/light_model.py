@@ -1,7 +1,7 @@
 """A model that takes next to no time, for benchmarks of everything around a model.
 
-Its modules are real ``torch.nn.Module`` objects called through ``__call__`` and its ``generate`` calls stopping criteria
-once a token as transformers' does, so that hooks, marks, rows and reports are those of a real run.
+Its modules are real ``torch.nn.Module`` objects called through ``__call__`` and its ``generate`` calls stopping
+criteria once a token as transformers' does, so that hooks, marks, rows and reports are those of a real run.
 """
 
 from __future__ import annotations

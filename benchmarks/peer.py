@@ -145,7 +145,10 @@ def sweep_peer(peer: Path, model: Path, folder: Path, options: argparse.Namespac
     generate = [json.loads(report.read_text())["generate"]["latency"]["values"] for report in reports]
     loads = (cost.out + cost.err).count("Running model loading tracking")
     return Sweep(
-        cost=cost, measured_s=sum(map(sum, generate)), measured_runs=sum(map(len, generate)), loads=loads or len(reports)
+        cost=cost,
+        measured_s=sum(map(sum, generate)),
+        measured_runs=sum(map(len, generate)),
+        loads=loads or len(reports),
     )
 
 

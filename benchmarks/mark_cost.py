@@ -1,0 +1,264 @@
+"""What the instrument itself costs: marks, hooks, the stopping criterion, attaching, storing a row; in µs.
+
+    python benchmarks/mark_cost.py                # CUDA events too, where there is a GPU
+    python benchmarks/mark_cost.py --tensors 1200 # of a model with more parameter tensors than LLaVA-1.5-7B
+
+Each line is the median over repeats of the mean over many calls: processor time of the calling thread, wall time, the
+fastest repeat's wall time, and the ratio (of processor times) to the plainest way to do the same. Lines are taken in
+turn, so that a slow moment hits all of them. On CUDA the figures are those of the host: what a call costs the thread
+that launches kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+Act = Callable[[], object]
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One thing timed: ``act`` is called ``calls`` times a repeat; ``reset`` before each repeat is not timed."""
+
+    name: str
+    act: Act
+    calls: int = 2000
+    plain: str | None = None
+    reset: Act = lambda: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """µs a call: on the wall clock, and of this thread's processor time (which others' work does not touch)."""
+
+    wall: float
+    cpu: float
+
+
+def timed(lines: list[Line], repeats: int) -> dict[str, list[Cost]]:
+    """Line name to the cost of a call in each repeat, the lines in turn; the first turn is a warm-up."""
+    found: dict[str, list[Cost]] = {line.name: [] for line in lines}
+    for turn in range(repeats + 1):
+        for line in lines:
+            line.reset()
+            act, loop = line.act, range(line.calls)
+            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+            for _ in loop:
+                act()
+            cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+            if turn:
+                found[line.name].append(Cost(wall=wall / line.calls / 1e3, cpu=cpu / line.calls / 1e3))
+    return found
+
+
+def host_lines() -> list[Line]:
+    from vlmbench.probes.clock import HostClock
+
+    clock = HostClock()
+    return [
+        Line(name="time.perf_counter_ns()", act=time.perf_counter_ns),
+        Line(name="HostClock.mark()", act=clock.mark, plain="time.perf_counter_ns()", reset=clock.begin),
+    ]
+
+
+def event_lines(device: str) -> list[Line]:
+    """CUDA events: recording (the stream asked for each time, or kept), creating, reading, a whole mark."""
+    import torch
+
+    from vlmbench.probes.clock import EventClock
+
+    where = torch.device(device)
+    make: Any = torch.cuda.Event
+    first, event = make(enable_timing=True), make(enable_timing=True)
+    stream = torch.cuda.current_stream(where)
+    first.record(stream)
+    event.record(stream)
+    torch.cuda.synchronize(where)
+    clock = EventClock([where])
+
+    def begin() -> None:
+        torch.cuda.synchronize(where)
+        clock.begin()
+
+    def idle() -> None:
+        torch.cuda.synchronize(where)
+
+    kept = "event.record(kept stream)"
+    return [
+        Line(name=kept, act=lambda: event.record(stream), calls=500, reset=idle),
+        Line(name="event.record()", act=event.record, calls=500, plain=kept, reset=idle),
+        Line(
+            name="event.record(current_stream())",
+            act=lambda: event.record(torch.cuda.current_stream(where)),
+            calls=500,
+            plain=kept,
+            reset=idle,
+        ),
+        Line(name="torch.cuda.current_stream()", act=lambda: torch.cuda.current_stream(where), plain=kept, reset=idle),
+        Line(name="creating an event", act=lambda: make(enable_timing=True), plain=kept, reset=idle),
+        Line(name="EventClock.mark(), pool warm", act=clock.mark, calls=500, plain=kept, reset=begin),
+        Line(name="elapsed_time()", act=_elapsed(first, event, idle), calls=500, plain=kept, reset=idle),
+        Line(name="synchronize(), idle device", act=idle, plain=kept),
+    ]
+
+
+def _elapsed(first: Any, last: Any, idle: Act) -> Act:
+    last.record()
+    idle()
+    return lambda: first.elapsed_time(last)
+
+
+def hook_lines() -> list[Line]:
+    """A module called plainly, with a pair of hooks that do nothing, and with the timeline's kind of pair."""
+    import torch
+
+    from vlmbench.probes.clock import HostClock
+
+    clock, kinds, x = HostClock(), [], torch.zeros(1)
+
+    def set_mark(kind: int, device: Any, *_: Any) -> None:
+        clock.mark(device)
+        kinds.append(kind)
+
+    def reset() -> None:
+        clock.begin()
+        kinds.clear()
+
+    plain, empty, marked = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity()
+    empty.register_forward_pre_hook(lambda *_: None)
+    empty.register_forward_hook(lambda *_: None, prepend=True)
+    marked.register_forward_pre_hook(partial(set_mark, 0, None))
+    marked.register_forward_hook(partial(set_mark, 1, None), prepend=True)
+    name = "module call"
+    return [
+        Line(name=name, act=lambda: plain(x)),
+        Line(name="module call, empty hook pair", act=lambda: empty(x), plain=name),
+        Line(name="module call, hook pair with marks", act=lambda: marked(x), plain=name, reset=reset),
+    ]
+
+
+def criterion_lines(device: str) -> list[Line]:
+    """What one more stopping criterion adds to each token, within transformers' own list of criteria."""
+    import torch
+    from transformers import MaxLengthCriteria, StoppingCriteriaList
+
+    ids = torch.zeros(1, 600, dtype=torch.long, device=device)
+    done, mine = torch.zeros(1, dtype=torch.bool, device=device), torch.zeros(1, dtype=torch.bool, device=device)
+    length = MaxLengthCriteria(max_length=10_000)
+    alone, both = StoppingCriteriaList([length]), StoppingCriteriaList([length, lambda *_, **__: mine])
+    scores: Any = None
+
+    def idle() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    name = "criteria list, length only"
+    return [
+        Line(name="is_done | mine", act=lambda: done | mine, calls=500, reset=idle),
+        Line(name=name, act=lambda: alone(ids, scores), calls=500, reset=idle),
+        Line(name="criteria list, one more", act=lambda: both(ids, scores), calls=500, plain=name, reset=idle),
+    ]
+
+
+def probe_lines(tensors: int, device: str) -> list[Line]:
+    """The whole probe: attaching and detaching, and one request with and without it."""
+    from light_model import LightModel, LightSamples
+
+    from vlmbench.execution import complete, prepare
+    from vlmbench.probes.timeline import TimelineProbe
+    from vlmbench.request import Output, Request
+
+    model, probe = LightModel(parameters=tensors, device=device), TimelineProbe()
+    output = Output(max_new_tokens=NEW_TOKENS, forced=True)
+    run = prepare(model, Request(sample=LightSamples(1)[0], output=output))
+
+    def attach() -> None:
+        with probe.watch(model):
+            pass
+
+    name = f"empty model, {NEW_TOKENS} tokens, bare"
+    return [
+        Line(name=f"attach and detach, {tensors} tensors", act=attach, calls=20),
+        Line(name=name, act=lambda: complete(model, run, [], []), calls=50),
+        Line(
+            name=f"empty model, {NEW_TOKENS} tokens, timeline",
+            act=lambda: complete(model, run, [probe], []),
+            calls=50,
+            plain=name,
+        ),
+    ]
+
+
+def store_lines(directory: Path, stack: ExitStack) -> list[Line]:
+    """One row: encoding it, writing it to memory, appending it to the store."""
+    from vlmbench.records.record import Mode, Record, Status
+    from vlmbench.records.store import RecordStore
+
+    numbers = count()
+    values: dict[str, Any] = {f"T_metric_{i}": 1.2345678901 * (i + 1) for i in range(20)}
+    values |= {"ITL": [4.123456 + i for i in range(NEW_TOKENS - 1)], "num_output_tokens": NEW_TOKENS}
+
+    def record() -> Record:
+        return Record(
+            point_id="dataset",
+            sample_id=str(next(numbers)),
+            repeat=0,
+            mode=Mode.INSTRUMENTED,
+            status=Status.OK,
+            values=values,
+        )
+
+    store = stack.enter_context(RecordStore(directory / "store"))
+    plain = stack.enter_context((directory / "plain.jsonl").open("w"))
+
+    def write_plainly() -> None:
+        plain.write(json.dumps(record().to_row()) + "\n")
+        plain.flush()
+
+    name = "row: json.dumps, write, flush"
+    return [
+        Line(name="row: json.dumps alone", act=lambda: json.dumps(record().to_row()), calls=200, plain=name),
+        Line(name=name, act=write_plainly, calls=200),
+        Line(name="row: RecordStore.append", act=lambda: store.append(record()), calls=200, plain=name),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="of each line (default: %(default)s)")
+    parser.add_argument("--tensors", type=int, default=686, help="parameter tensors (default: LLaVA-1.5-7B's 686)")
+    options = parser.parse_args()
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
+    print(f"torch {torch.__version__}, {name}")
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        lines = [*host_lines(), *hook_lines(), *criterion_lines(device), *probe_lines(options.tensors, device)]
+        lines += store_lines(Path(temporary), stack)
+        if device == "cuda":
+            lines += event_lines("cuda:0")
+        found = timed(lines, options.repeats)
+    print(f"{'us a call':40}{'CPU':>10}{'wall':>10}{'fastest':>10}{'ratio':>8}  to")
+    for line in lines:
+        cpu = statistics.median(cost.cpu for cost in found[line.name])
+        walls = [cost.wall for cost in found[line.name]]
+        print(f"{line.name:40}{cpu:>10.3f}{statistics.median(walls):>10.3f}{min(walls):>10.3f}", end="")
+        plain = line.plain and statistics.median(cost.cpu for cost in found[line.plain])
+        print(f"{cpu / plain:>8.2f}  {line.plain}" if plain else "")
+
+
+if __name__ == "__main__":
+    main()

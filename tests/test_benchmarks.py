@@ -1,0 +1,74 @@
+"""The benchmarks are programs: each can be imported and says what it does. Their figures are not tested."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text())
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="a source distribution has no benchmarks")
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_all_are_there() -> None:
+    assert {"startup", "measured_share", "memory_growth", "report_speed", "mark_cost", "peer", "vqa_index"} <= set(
+        PROGRAMS
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_imports_and_has_a_main(name: str) -> None:
+    assert callable(importlib.import_module(name).main)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_answers_help(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python benchmarks/{name}.py" in done.stdout
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_readme_tells_how_to_read_it(name: str) -> None:
+    assert f"python benchmarks/{name}.py" in (FOLDER / "README.md").read_text()
+
+
+def test_cost_of_a_child_is_its_own() -> None:
+    child = importlib.import_module("child")
+    code = "import sys; block = bytearray(200 * 2**20); sys.stdout.write('out'); sys.exit(3)"
+    cost = child.run([sys.executable, "-c", code])
+    assert (cost.status, cost.out) == (3, "out")
+    assert cost.peak_mib > 200
+    assert cost.wall_s > 0 < cost.cpu_s
+
+
+def test_a_child_that_takes_too_long_is_ended() -> None:
+    child = importlib.import_module("child")
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
+
+
+def test_rows_made_for_the_report_are_rows_the_report_reads(tmp_path: Path) -> None:
+    from vlmbench.analysis.load import load_runs
+    from vlmbench.report.summary import COLUMNS
+
+    everything, head = importlib.import_module("report_speed").write(tmp_path, 300, 30)
+    frame = load_runs(everything, COLUMNS)
+    assert len(frame) == 300
+    assert len(load_runs(head)) == 30
+    assert not frame.duplicated(["point_id", "sample_id", "repeat", "mode"]).any()
+    named = ["T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual"]
+    watched = frame[frame["mode"] == "instrumented"]
+    assert (watched[named].sum(axis=1) - watched["T_total"]).abs().max() < 1e-3
