@@ -44,7 +44,8 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
     """
     with RunLock(job.directory, break_lock=job.settings.break_lock):
         provenance.check_directory(job.directory, job.config)
-        samples = job.build("dataset").open()
+        dataset = job.build("dataset")
+        samples = dataset.open()
         model = model or load_model(job)
         series = make_series(job, samples, model)
         with RecordStore(job.directory) as store, stop_on_signal() as stop:
@@ -56,6 +57,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
             device = str(model.device)
             costs = _costs(job, model) if job.settings.measurement.costs else None
             here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
+            here["dataset"] = {"name": dataset.name, "samples": len(samples)}
             if costs is not None and costs.peaks.peaks is not None:
                 here["device_peaks"] = asdict(costs.peaks.peaks)
             _, warnings = provenance.begin_session(job.directory, here)

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The runs behind docs/results/h200_*: LLaVA-1.5-7B in full, scaling of two 7B models, a profile of seven models.
+# Random weights, so nothing is downloaded; each part fits ten minutes on one GPU.
+#
+#   scripts/results_h200.sh PART DIR      PART: check | phase1 | scaling | models | large
+set -uo pipefail
+part=${1:?PART} out=${2:?DIR}
+python=${PYTHON:-python3}
+run() {
+    local name=$1; shift
+    echo "=== $name: $*"
+    SECONDS=0
+    "$python" -m vlmbench "$@" output_dir="$out/$name" 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-45}"
+    echo "=== $name took $SECONDS s, exit ${PIPESTATUS[0]}"
+}
+case $part in
+    check)
+        run check experiment=smoke 'probe=[timeline,memory,clocks,energy,kernels]'
+        ;;
+    phase1)
+        run phase1_llava_1_5_7b experiment=phase1 model=llava_1_5_7b dataset.num_samples=200 output.tokens=32 \
+            measurement.bare_every=1 measurement.time_limit_s=520
+        ;;
+    scaling)
+        for model in llava_1_5_7b qwen2_5_vl_7b; do
+            vision='[64,128,192,256,384,512,640,768,896,1024,1280,1536]'
+            [ $model = llava_1_5_7b ] && vision='[576,1152,1728,2304,2880,3456]'   # whole images only
+            run "phase2_$model" experiment=phase2 model=$model "sweep.axes.vision_tokens=$vision" \
+                measurement.stopping.max_time_s=6 measurement.bare_every=4
+            run "phase3_$model" experiment=phase3 model=$model 'sweep.axes.output_tokens=[8,16,24,32,48,64,96,128]' \
+                measurement.stopping.max_time_s=12 measurement.bare_every=0
+            run "comparison_$model" experiment=token_comparison "phase2_results=$out/phase2_$model" \
+                "phase3_results=$out/phase3_$model"
+        done
+        ;;
+    models)
+        for model in molmoe_1b molmo_7b_d qwen2_5_vl_7b qwen3_vl_8b internvl3_8b gemma3_4b; do
+            LINES_SHOWN=12 run "phase1_$model" experiment=phase1 model=$model dataset.num_samples=200 output.tokens=8 \
+                measurement.bare_every=10 measurement.reference=false measurement.warmup.max_runs=2 \
+                measurement.warmup.output_tokens=2 measurement.time_limit_s=90
+        done
+        ;;
+    large)
+        run phase1_qwen2_5_vl_72b experiment=phase1 model=qwen2_5_vl_72b runtime.device_map=auto dataset.num_samples=20 \
+            output.tokens=16 measurement.bare_every=0 measurement.reference=false measurement.warmup.max_runs=2
+        ;;
+    *)
+        echo "PART must be check, phase1, scaling, models or large (got '$part')" >&2
+        exit 2
+        ;;
+esac
