@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmbench.errors import DirectoryConflictError, InputError
-from vlmbench.records import gpu
+from vlmbench.records import gpu, source
 from vlmbench.records.environment import device_state, slurm_ids
 from vlmbench.records.provenance import (
     IGNORED,
@@ -226,8 +226,12 @@ class TestSource:
 
     def test_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
+        source._code_state.cache_clear()
         assert git_state(Path.cwd()) is None
-        assert code_state()["vlmbench"]["source_sha256"]
+        state = code_state()["vlmbench"]
+        source._code_state.cache_clear()
+        assert state["git"] is None
+        assert state["source_sha256"]
 
     def test_the_source_hash_sees_names_and_contents(self, tmp_path: Path) -> None:
         write_whole(tmp_path / "a" / "x.py", "1")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -70,4 +71,6 @@ def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence
     typed = OmegaConf.merge(OmegaConf.structured(schema.RunConfig), OmegaConf.create(dict(config)))
     OmegaConf.set_struct(typed, True)
     assert isinstance(typed, DictConfig)
-    return job(typed)
+    # A study composes its parts when it comes to them.
+    with initialize_config_dir(str(schema.conf_dir()), job_name="vlmbench", version_base="1.3"):
+        return job(typed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,17 @@ _TIMEOUT_S = 20
 def code_state() -> dict[str, Any]:
     """``{"vlmbench": {version, source_sha256, git}, "caller": git}``; a git state is None outside a checkout.
 
-    ``caller`` is the checkout that the working directory lies in.
+    ``caller`` is the checkout that the working directory lies in. Looked at once in a process: what runs is what was
+    read then.
     """
+    return copy.deepcopy(_code_state(Path.cwd()))
+
+
+@cache
+def _code_state(folder: Path) -> dict[str, Any]:
     package = Path(vlmbench.__file__).resolve().parent
     ours = git_state(package)
-    caller = ours if _top(Path.cwd()) == _top(package) else git_state(Path.cwd())
+    caller = ours if _top(folder) == _top(package) else git_state(folder)
     return {
         "vlmbench": {"version": vlmbench.__version__, "source_sha256": source_sha256(package), "git": ours},
         "caller": caller,
