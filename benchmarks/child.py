@@ -25,7 +25,9 @@ class Cost:
     Args:
         wall_s: from its start to its end.
         cpu_s: user and system time of it and of the children it waited for.
-        peak_mib: largest resident set among it and the children it waited for.
+        peak_mib: largest resident set among it and the children it waited for: of one process.
+        together_mib: largest sum over it and all its descendants alive at once (proportional set size, so that shared
+            pages count once), seen twice a second; None where it was not asked for or the system cannot tell.
         status: exit status.
         out, err: what it wrote.
     """
@@ -36,12 +38,18 @@ class Cost:
     status: int
     out: str
     err: str
+    together_mib: float | None = None
 
 
 def run(
-    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout_s: float = 3600
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 3600,
+    together: bool = False,
 ) -> Cost:
-    """Run a command to its end; ``env`` is added to this process's environment.
+    """Run a command to its end; ``env`` is added to this process's environment, ``together`` fills ``together_mib``.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout_s`` and was ended.
@@ -51,7 +59,7 @@ def run(
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environment)
         try:
-            status, usage = _wait(child, start + timeout_s)
+            status, usage, most = _wait(child, start + timeout_s, together=together)
         except BaseException:
             child.kill()
             child.wait()
@@ -67,20 +75,40 @@ def run(
             status=child.returncode,
             out=out.read(),
             err=err.read(),
+            together_mib=most or None,
         )
 
 
-def _wait(child: subprocess.Popen[bytes], deadline: float) -> tuple[int, Any]:
+def _wait(child: subprocess.Popen[bytes], deadline: float, *, together: bool) -> tuple[int, Any, float]:
     """``wait4`` with a deadline: the only call that tells one child's usage from that of all others."""
-    pause = 0.001
+    pause, most, looked = 0.001, 0.0, time.perf_counter()
     while True:
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)
         if pid:
-            return status, usage
-        if time.perf_counter() > deadline:
+            return status, usage, most
+        now = time.perf_counter()
+        if now > deadline:
             raise subprocess.TimeoutExpired(child.args, deadline)
+        if together and now - looked > 0.5:
+            most, looked = max(most, _tree_mib(child.pid)), now
         time.sleep(pause)
         pause = min(pause * 1.2, 0.01)
+
+
+def _tree_mib(root: int) -> float:
+    """Proportional set size of a process and all its descendants now, MiB; 0 where there is no /proc (not Linux)."""
+    kib = 0
+    waiting = [root]
+    while waiting:
+        process = Path("/proc", str(waiting.pop()))
+        try:
+            rollup = (process / "smaps_rollup").read_text()
+            for task in (process / "task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+        except OSError:  # it has just ended
+            continue
+        kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return kib / 2**10
 
 
 def checked(cost: Cost, what: str) -> Cost:

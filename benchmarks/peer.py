@@ -7,9 +7,11 @@
 Both measure the same checkpoint: a tiny Qwen2-VL with random weights (the newest architecture for which the peer makes
 image inputs itself), at three image sizes (16, 64, 144 vision tokens), with equal prompt lengths, output lengths and
 numbers of runs per point. ``measured`` is time inside ``generate()`` in the runs that a tool's statistics use; ``wall``
-is the whole command. The peer writes numbers only; vlmbench is shown as it comes (figures and report) and with
-``report=none``. The peer needs older packages, so the two run on different transformers: latencies are not compared.
-Peak memory is that of the largest single process; the peer runs two at a time, vlmbench one.
+is the whole command. ``measured`` grows when the machine is busy, so that a tool that met a slow moment looks better in
+``wall / measured``; ``wall s / run`` does not depend on it. The peer writes numbers only; vlmbench is shown as it comes
+(figures, report, peaks of the device measured) and measuring only (``report=none device_peaks=none``). The peer needs
+older packages, so the two run on different transformers: latencies are not compared. ``peak MiB, largest`` is of the
+largest single process, ``all`` of all processes that were alive at once: the peer has two, vlmbench one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 import statistics
 import sys
@@ -138,7 +141,7 @@ def sweep_peer(peer: Path, model: Path, folder: Path, options: argparse.Namespac
     sides = ",".join(map(str, SIDES))
     command = [str(peer.parent / "optimum-benchmark"), "--config-dir", str(folder), "--config-name", "peer"]
     command += ["-m", f"scenario.input_shapes.height={sides}"]
-    cost = checked(run(command, cwd=folder, env=OFFLINE), "optimum-benchmark")
+    cost = checked(run(command, cwd=folder, env=OFFLINE, together=True), "optimum-benchmark")
     reports = sorted(out.glob("*/benchmark_report.json"))
     if len(reports) != len(SIDES):
         sys.exit(f"optimum-benchmark reported {len(reports)} of {len(SIDES)} points:\n{cost.err[-2000:]}")
@@ -159,8 +162,8 @@ def sweep_ours(model: Path, folder: Path, options: argparse.Namespace, *, report
     command += [f"sweep.axes.vision_tokens=[{tokens}]", "measurement.prompt_tokens=32", "measurement.bare_every=0"]
     command += [f"measurement.stopping.{name}_samples={options.runs}" for name in ("min", "max")]
     command += ["measurement.stopping.min_time_s=0", "runtime.device=cpu", f"output.tokens={options.tokens}"]
-    command += [f"output_dir={folder}"] if report else [f"output_dir={folder}", "report=none"]
-    cost = checked(run(command, cwd=folder.parent, env=OFFLINE), "vlmbench")
+    command += [f"output_dir={folder}"] if report else [f"output_dir={folder}", "report=none", "device_peaks=none"]
+    cost = checked(run(command, cwd=folder.parent, env=OFFLINE, together=True), "vlmbench")
     rows: list[dict[str, Any]] = [json.loads(line) for line in (folder / "records.jsonl").open()]
     times = [row["T_total"] for row in rows if row["status"] == "ok" and row["mode"] == "instrumented"]
     loads = sum("weights) on " in line for line in cost.err.splitlines())
@@ -179,11 +182,13 @@ def table(helps: dict[str, list[Cost]], sweeps: dict[str, list[Sweep]]) -> None:
         ("measured runs", functools.partial(_median, sweeps, lambda s: s.measured_runs), "{:.0f}"),
         ("model loads", functools.partial(_median, sweeps, lambda s: s.loads), "{:.0f}"),
         ("wall / measured", functools.partial(_median, sweeps, lambda s: s.wall_per_measured), "{:.1f}"),
-        ("peak MiB", functools.partial(_median, sweeps, lambda s: s.cost.peak_mib), "{:.0f}"),
+        ("wall s / run", functools.partial(_median, sweeps, lambda s: s.cost.wall_s / s.measured_runs), "{:.2f}"),
+        ("peak MiB, largest", functools.partial(_median, sweeps, lambda s: s.cost.peak_mib), "{:.0f}"),
+        ("peak MiB, all", functools.partial(_median, sweeps, lambda s: s.cost.together_mib or math.nan), "{:.0f}"),
     ]
     peer, ours, bare = names
     print(f"{'':18}{peer:>20}{ours:>12}{bare:>16}{'ratio':>9}{'ratio':>16}")
-    print(f"{'':18}{'':>20}{'':>12}{'':>16}{'peer/ours':>9}{'no report':>16}")
+    print(f"{'':18}{'':>20}{'':>12}{'':>16}{'peer/ours':>9}{'peer/measuring':>16}")
     for label, value, form in rows:
         raw = [value(name) for name in names]
         shown = [form.format(x) for x in raw]
@@ -200,7 +205,7 @@ def compare(environment: Path, work: Path, options: argparse.Namespace) -> None:
     peer = make_environment(environment, options.python)
     model = work / "checkpoint"
     write_checkpoint(peer, model)
-    names = ("optimum-benchmark", "vlmbench", "vlmbench, none")
+    names = ("optimum-benchmark", "vlmbench", "measuring only")
     helps: dict[str, list[Cost]] = {name: [] for name in names}
     sweeps: dict[str, list[Sweep]] = {name: [] for name in names}
     for turn in range(options.repeats + 1):  # the first turn warms the page cache and counts for nothing
