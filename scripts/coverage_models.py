@@ -4,7 +4,7 @@ For each architecture a tiny random model makes one real ``generate()`` on the C
 rules, by watching that run with the rules' answer as a start, and by watching alone, and compared with what reading the
 code says (tests/models/expected_stages.yaml) and with what must hold for any model (tests/models/stage_checks.py).
 
-    python scripts/coverage_models.py [NAME …] [--limit-s 120] [--output docs/models.md]
+    python scripts/coverage_models.py [NAME …] [--limit-s 600] [--output docs/models.md]
 
 Exit status 1 when an architecture that can run has a wrong stage. Towers from the ``timm`` package need it (and the
 torchvision it imports) installed; without them their architectures are reported as not run.
@@ -238,7 +238,7 @@ def main() -> int:
     """Measure, write the page, say what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="architectures (default: all)")
-    parser.add_argument("--limit-s", type=float, default=180, help="time limit for one architecture, s")
+    parser.add_argument("--limit-s", type=float, default=600, help="time limit for one architecture, s")
     parser.add_argument("--output", type=Path, default=None, help="page to write (default: docs/models.md, if all run)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

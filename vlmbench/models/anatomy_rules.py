@@ -117,6 +117,12 @@ def _block_lists(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(path, m) for path, m in lists if not any(PROJECTOR_NAME.search(part) for part in path.split("."))]
 
 
+def main_layers(module: nn.Module, path: str) -> str:
+    """Where the items of the largest list of layers inside a module at ``path`` begin: ``path.encoder.layers.``"""
+    lists = _block_lists(module)
+    return f"{path}.{max(lists, key=lambda pair: size(pair[1]))[0]}." if lists else f"{path}."
+
+
 def _called_parts(tower: nn.Module) -> list[nn.Module]:
     """A vector-quantising tower is used through ``encode``, past its ``forward``: then its children are the parts."""
     if hasattr(type(tower), "encode") and any("quant" in name for name, _ in tower.named_children()):

@@ -60,8 +60,8 @@ class _Refined:
         self.size = {path: code.size(self.module.get_submodule(path)) for path in self.by_path}
 
     def anatomy(self) -> Anatomy:
-        text = self._text(self._kept("head"))
-        head = self._kept("head") or self._head(text)
+        head = self._kept("head") or self._head()
+        text = self._text(head)
         self.text_start = min(call.enter for path in text for call in self.by_path[path])
         self.prefill_end = self.by_path[text[-1]][0].leave
         vision = self._vision(text)
@@ -121,18 +121,17 @@ class _Refined:
         inner = [path for path in often if not any(o != path and inside(o, path) for o in often)]
         return {path: sum(self.size[i] for i in inner if inside(i, path)) for path in self.by_path}
 
-    def _head(self, text: tuple[str, ...]) -> tuple[str, ...]:
-        """The largest module that follows each call of the language model, outside of it."""
-        turns = self.by_path[text[-1]]
-        after = [
-            path
-            for path, calls in self.by_path.items()
-            if len(calls) == len(turns)
-            and self.size[path]
-            and not any(inside(t, path) or inside(path, t) for t in text)
-            and all(call.enter > turn.leave for call, turn in zip(calls, turns, strict=True))
+    def _head(self) -> tuple[str, ...]:
+        """The innermost module that gives one number for each word of the vocabulary, again and again."""
+        config = getattr(self.module, "config", None)
+        text = getattr(config, "get_text_config", lambda **_: config)(decoder=True)
+        words = getattr(text, "vocab_size", None)
+        wide = [
+            p
+            for p, calls in self.by_path.items()
+            if len(calls) > 1 and any(s[-1:] == (words,) for s in calls[0].outputs)
         ]
-        return (max(after, key=lambda p: (self.size[p], -p.count("."))),) if after else ()
+        return tuple(p for p in wide if self.size[p] and not any(o != p and inside(o, p) for o in wide))[:1]
 
     def _decodes(self, path: str) -> bool:
         """Called with a sequence first, and again with fewer positions."""
@@ -168,8 +167,9 @@ class _Refined:
         kept = self._kept("vision_encoder")
         if kept or self.static.projector:
             return kept
-        # Pixels may come without a name: then the first thing with layers that reads numbers, not ids.
-        first = [c.path for c in self.calls if c.leave < self.text_start and c.inputs and not c.ids]
+        # Pixels may come without a name: then the first thing with layers that reads numbers, not token ids.
+        early = (c for c in self.calls if c.leave < self.text_start and c.inputs and "input_ids" not in c.ids)
+        first = [c.path for c in early]
         roots = [p for p in dict.fromkeys(first) if not any(o != p and inside(p, o) for o in first)]
         found = self._eats_pixels(text) or [p for p in roots if not any(inside(t, p) for t in text)]
         return tuple(p for p in found if rules.has_blocks(self.module.get_submodule(p)))
@@ -234,7 +234,7 @@ class _Refined:
         wanted = self._text_width(text)
         for tower in vision:
             inner = [c for p, cs in self.by_path.items() if p != tower and inside(p, tower) for c in cs]
-            layers = [c for c in inner if _is_layer(c.path)]
+            layers = [c for c in inner if c.path.startswith(rules.main_layers(self.module.get_submodule(tower), tower))]
             last_layer = max((c.enter for c in layers), default=0)
             changes = [
                 c
