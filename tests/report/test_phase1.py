@@ -12,7 +12,8 @@ from tests.analysis.made import PROVENANCE, row, usual, write
 from vlmbench.errors import InputError
 from vlmbench.records.record import Mode, Status
 from vlmbench.report import tables
-from vlmbench.report.phase1 import PHASE_FILE, figures, write_phase1, write_phase_file
+from vlmbench.report.phase1 import EXPERIMENT, PHASE_FILE, figures, write_phase1
+from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.summary import read_run, summarise
 from vlmbench.report.words import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
 
@@ -23,6 +24,11 @@ def refuse(constant: str) -> None:
 
 def strict_json(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def phase_file(directory: Path, provenance: dict[str, Any], summary: dict[str, Any]) -> Path:
+    path, rows = directory / PHASE_FILE, run_rows(directory)
+    return write_phase_file(path, experiment=EXPERIMENT, provenance=provenance, summary=summary, results=rows)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def test_write_phase1_writes_all_files_whole(run: Path) -> None:
 
 
 def test_phase_file_has_one_row_a_watched_run_as_recorded(run: Path, summary: dict[str, Any]) -> None:
-    content = strict_json(write_phase_file(run, PROVENANCE, summary))
+    content = strict_json(phase_file(run, PROVENANCE, summary))
     assert list(content) == ["schema_version", "experiment_name", "provenance", "summary", "results"]
     assert content["experiment_name"] == "phase1_dataset_profiling"
     assert content["provenance"] == PROVENANCE
@@ -130,15 +136,15 @@ def test_phase_file_has_one_row_a_watched_run_as_recorded(run: Path, summary: di
 
 
 def test_failed_write_leaves_the_old_file(run: Path, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = write_phase_file(run, PROVENANCE, summary).read_bytes()
+    before = phase_file(run, PROVENANCE, summary).read_bytes()
 
     def torn(*args: Any, **kwargs: Any) -> Any:
         yield b"{}"
         raise InputError("the records vanished")
 
-    monkeypatch.setattr("vlmbench.report.phase1.iter_lines", torn)
+    monkeypatch.setattr("vlmbench.report.phase_file.iter_lines", torn)
     with pytest.raises(InputError, match="vanished"):
-        write_phase_file(run, PROVENANCE, summary)
+        phase_file(run, PROVENANCE, summary)
     assert (run / PHASE_FILE).read_bytes() == before
     assert not list(run.glob(".*part"))
 
@@ -166,8 +172,8 @@ def test_degenerate_runs_have_a_true_summary(tmp_path: Path, case: str) -> None:
     assert "nan" not in text.lower()
     assert "None" not in text
     json.dumps(summary, allow_nan=False)
-    figures(run)
-    assert len(strict_json(write_phase_file(directory, {}, summary))["results"]) == sum(
+    list(figures(run))
+    assert len(strict_json(phase_file(directory, {}, summary))["results"]) == sum(
         r["mode"] == "instrumented" for r in DEGENERATE[case]
     )
 

@@ -176,8 +176,12 @@ def top_kernels(rows: Iterable[Mapping[str, Any]], count: int = 10) -> pd.DataFr
     return table.groupby("stage", sort=False).head(count)[["stage", "name", "calls", "ms", "of"]].reset_index(drop=True)
 
 
-def launch_bound_summary(frame: pd.DataFrame) -> dict[str, Any]:
+def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str, Any]:
     """What the summary says beside the component profile, as plain data and in words.
+
+    Args:
+        frame: rows with :data:`COLUMNS`.
+        device_type: ``cpu``, ``cuda``; empty if not known. It decides what is said where there is no share.
 
     Returns:
         ``requests`` traced; ``launch_bound`` of the whole with ``low`` and ``high``; ``tracing_factor``: traced over
@@ -194,17 +198,21 @@ def launch_bound_summary(frame: pd.DataFrame) -> dict[str, Any]:
         "high": None if whole is None else whole["launch_bound_high"],
         "tracing_factor": None if whole is None else whole["elapsed_traced_ms"] / whole["elapsed_ms"],
         "stages": stages,
-        "sentences": _no_share(frame) if whole is None else _sentences(whole, stages[:-1]),
+        "sentences": _no_share(frame, device_type) if whole is None else _sentences(whole, stages[:-1]),
     }
 
 
-def _no_share(frame: pd.DataFrame) -> list[str]:
+def _no_share(frame: pd.DataFrame, device_type: str) -> list[str]:
+    if device_type == "cpu":
+        return ["On a CPU the device is the host: there is no waiting of one for the other."]
     if len(measured(frame, "trace")):
         return [
-            "Launch-bound share: none, because the trace shows no kernels (on a CPU, host and device are the same; "
-            "on a GPU, the profiler may not be allowed to look)."
+            "How much of generate() the device is busy is not known: the trace shows no kernels (on a CPU there are "
+            "none; on a GPU, the profiler may not be allowed to look)."
         ]
-    return ["Launch-bound share: not known without a kernel trace; add kernels to the probes."]
+    return [
+        "How much of generate() the device is busy was not traced: measure with probe=[timeline,memory,clocks,kernels]."
+    ]
 
 
 def _sentences(whole: Mapping[str, Any], stages: list[dict[str, Any]]) -> list[str]:

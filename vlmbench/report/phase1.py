@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from vlmbench.analysis.load import iter_lines
+from matplotlib.figure import Figure
+
 from vlmbench.figures import components, latency, workload
+from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save
-from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
-from vlmbench.records.whole import strict, write_json, write_whole
+from vlmbench.records.whole import write_json
 from vlmbench.report import tables
+from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.summary import EXPERIMENT, Run, read_run, summarise_run
 
 PHASE_FILE = f"{EXPERIMENT}.json"
-_MEASURED = (Status.OK, Status.ERROR, Status.OOM, Status.SKIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,13 @@ def write_phase1(directory: Path | str) -> Phase1Report:
     summary = summarise_run(run)
     files = [
         write_json(run.directory / "summary.json", summary),
-        write_phase_file(run.directory, run.provenance, summary),
+        write_phase_file(
+            run.directory / PHASE_FILE,
+            experiment=EXPERIMENT,
+            provenance=run.provenance,
+            summary=summary,
+            results=run_rows(run.directory),
+        ),
     ]
     for name, figure in figures(run):
         files += save(figure, run.directory / "figures", name)
@@ -57,46 +64,22 @@ def write_phase1(directory: Path | str) -> Phase1Report:
     )
 
 
-def write_phase_file(directory: Path, provenance: Mapping[str, Any], summary: Mapping[str, Any]) -> Path:
-    """Stream the phase file: provenance, summary and one row for each instrumented run, as recorded.
-
-    Rows are those of status ``ok``, ``error``, ``oom`` or ``skipped``. Warm-up, cold, bare and trace rows are
-    in ``records.jsonl`` only: their times are not those of a watched request.
-    """
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "experiment_name": EXPERIMENT,
-        "provenance": dict(provenance),
-        "summary": dict(summary),
-    }
-    return write_whole(directory / PHASE_FILE, lambda file: _stream(file, head, directory))
-
-
-def _stream(file: BinaryIO, head: Mapping[str, Any], directory: Path) -> None:
-    file.write(b"{\n")
-    for name, value in head.items():
-        text = json.dumps(strict(value), ensure_ascii=False, allow_nan=False)
-        file.write(f"{json.dumps(name)}: {text},\n".encode())
-    file.write(b'"results": [')
-    separator = b"\n"
-    for line in iter_lines(directory, statuses=_MEASURED, modes=(Mode.INSTRUMENTED,)):
-        file.write(separator + line)
-        separator = b",\n"
-    file.write(b"\n]\n}\n")
-
-
-def figures(run: Run) -> list[tuple[str, Any]]:
-    """(file name, figure) of all figures that the run has data for."""
+def figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of all figures that the run has data for, drawn one at a time."""
     frame, provenance = run.frame, run.provenance
-    made = [
-        ("latency_distribution", latency.latency_distribution(frame, provenance)),
-        ("request_distribution", latency.latency_distribution(frame, provenance, metric="T_request")),
-        ("ttft_itl", latency.ttft_and_itl(frame, run.gaps, provenance)),
-        ("latency_vs_tokens", workload.latency_vs_tokens(frame, provenance)),
-        ("variance_split", workload.variance_bars(frame, provenance)),
-        ("over_time", workload.over_time(frame, provenance)),
-        ("components_pie", components.component_pies(frame, provenance)),
-        ("components_bars", components.component_bars(frame, provenance)),
-        ("stage_distributions", components.stage_distributions(frame, provenance)),
-    ]
-    return [(name, figure) for name, figure in made if figure is not None]
+    drawings: dict[str, Callable[..., Figure | None]] = {
+        "latency_distribution": latency.latency_distribution,
+        "request_distribution": partial(latency.latency_distribution, metric="T_request"),
+        "ttft_itl": lambda frame, provenance: latency.ttft_and_itl(frame, run.gaps, provenance),
+        "latency_vs_tokens": workload.latency_vs_tokens,
+        "variance_split": workload.variance_bars,
+        "over_time": workload.over_time,
+        "components_pie": components.component_pies,
+        "components_bars": components.component_bars,
+        "launch_bound": launch_bound_figure,
+        "stage_distributions": components.stage_distributions,
+    }
+    for name, draw in drawings.items():
+        figure = draw(frame, provenance)
+        if figure is not None:
+            yield name, figure

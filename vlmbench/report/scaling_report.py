@@ -31,7 +31,7 @@ from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict, write_json
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.scaling_words import as_text
-from vlmbench.report.summary import read_json, records
+from vlmbench.report.summary import device_type, read_json, records
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 COMPONENTS = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
@@ -188,7 +188,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "too_few_points": _too_few(frame, found.scalings),
         "flops_latency": None if found.flops is None else found.flops.as_dict(),
         "roofline": records(found.roofline),
-        "launch_bound": launch_bound_summary(frame),
+        "launch_bound": launch_bound_summary(frame, device_type(found.provenance)),
         "launch_bound_by_point": records(launch_by_point(frame)) if "busy_total" in frame else [],
         "latency_model": _model_summary(found),
         "aa_check": None if found.halves is None else found.halves.as_dict(),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis import breakdown, distribution, rows, tail
+from vlmbench.analysis import breakdown, distribution, floors, launch, rows, tail
 from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.overhead import instrument_overhead
+from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
 from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict
@@ -39,6 +40,8 @@ COLUMNS: tuple[str, ...] = (
     *breakdown.HOST_PARTS,
     *COUNTS,
     *MEMORY,
+    *launch.COLUMNS,
+    *floors.COLUMNS,
     "started_unix_s",
     "reason",
 )
@@ -105,9 +108,11 @@ def summarise_run(run: Run) -> dict[str, Any]:
     Returns:
         ``headline`` (the few numbers that answer the three questions), ``runs`` (status counts, failures),
         ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
-        ``parameters``, ``time_and_parameters``, ``residual``, ``instrument_overhead``, ``aa_check``, ``tokens``,
-        ``itl_count``, ``memory``, ``flags``, ``stopping`` (what ended each point, from ``points.json``).
-        Quantities are ms, shares between 0 and 1; what n does not allow is None with a note.
+        ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``cost`` (FLOPs,
+        floor, time over floor and verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``,
+        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``, ``flags``, ``stopping`` (what
+        ended each point, from ``points.json``). Quantities are ms, shares between 0 and 1; what n does not allow is
+        None with a note.
     """
     frame = run.frame
     latency = pd.concat(
@@ -134,6 +139,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios),
         "components": records(components),
+        "launch_bound": launch.launch_bound_summary(frame, device_type(run.provenance)),
+        "cost": _cost(run),
         "parameters": records(parameters),
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
         "residual": breakdown.residual_summary(frame),
@@ -182,6 +189,19 @@ def _distribution(latency: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for row in records(latency):
         found.setdefault(row["metric"], {})[row["group"]] = _quantiles(row)
     return found
+
+
+def device_type(provenance: Mapping[str, Any]) -> str:
+    """``cpu``, ``cuda``; empty if provenance does not say."""
+    return str((provenance.get("device") or {}).get("type") or "")
+
+
+def _cost(run: Run) -> dict[str, Any]:
+    peaks = peaks_of(run.provenance, run.frame)
+    return {
+        "peaks": None if peaks is None else asdict(peaks),
+        "stages": records(floors.floor_table(run.frame, peaks).astype(object)),
+    }
 
 
 def _tail(frame: pd.DataFrame, ratios: pd.DataFrame) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vlmbench.analysis.numbers import DASH, digits, ms, percent, quantile_cell, span
+from vlmbench.analysis.numbers import DASH, digits, factor, ms, percent, quantile_cell, span
 from vlmbench.figures.theme import caption, component_colour, component_label
 from vlmbench.report.words import answers, flag_sentence
 
@@ -43,6 +43,10 @@ def components(summary: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("95 % interval", no_wrap=True)
     table.add_column("of", no_wrap=True)
+    floors = {row["component"]: row["over_floor"] for row in summary["cost"]["stages"]}
+    has_floors = any(value is not None for value in floors.values())
+    if has_floors:
+        table.add_column("time / floor", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in summary["components"]:
         share = row["share"]
@@ -54,6 +58,7 @@ def components(summary: Mapping[str, Any]) -> Table:
             percent(share),
             span(row["share_low"], row["share_high"], "%"),
             row["part_of"],
+            *([factor(floors.get(row["component"]))] if has_floors else []),
             _bar(share, row["component"]),
         )
     return table

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.numbers import count, factor, ms, percent, span, tokens
-from vlmbench.figures.theme import caption, component_label
+from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
 
 Summary = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
     return [
         (HOW_LONG, _how_long(summary)),
         (HOW_BAD, _how_bad(summary)),
-        (WHICH_PART, _which_part(summary)),
+        (WHICH_PART, [*_which_part(summary), *_device(summary, provenance)]),
         (HOW_SURE, _how_sure(summary, provenance)),
     ]
 
@@ -180,6 +181,13 @@ def _which_part(summary: Summary) -> list[str]:
         listed = ", ".join(f"{component_label(r['component'])} {percent(r['share'])}" for r in outside)
         sentences.append(f"Outside generate(), of the whole request: {listed}.")
     return sentences + _size(summary)
+
+
+def _device(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
+    """Does the device work in that time, and how far is it from the least time possible?"""
+    on_cpu = (provenance.get("device") or {}).get("type") == "cpu"
+    waiting = [] if on_cpu and not summary["launch_bound"]["requests"] else summary["launch_bound"]["sentences"]
+    return [*waiting, *floor_sentences(summary["cost"], COMPONENT_LABELS)]
 
 
 def _size(summary: Summary) -> list[str]:
