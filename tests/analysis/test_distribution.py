@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.analysis.made import row, usual, write
-from vlmbench.analysis.distribution import aa_check, gap_table, latency_table, tail_ratios
+from vlmbench.analysis.distribution import gap_table, latency_table, tail_ratios
 from vlmbench.analysis.load import load_runs, load_token_gaps
 from vlmbench.records.record import Status
 
@@ -82,36 +82,6 @@ def test_no_gaps_no_row(tmp_path: Path) -> None:
     assert gap_table(load_token_gaps(tmp_path)).empty
 
 
-@pytest.mark.parametrize(("slower", "drift"), [(0.0, False), (2.0, True)])
-def test_aa_check_sees_drift_of_the_repeated_request(tmp_path: Path, slower: float, drift: bool) -> None:
-    noise = random.Random(2)
-    made = [
-        row("reference", "r", repeat=i, started=float(i), prefill=20 + noise.gauss(0, 0.5) + (slower if i >= 50 else 0))
-        for i in range(100)
-    ]
-    random.Random(3).shuffle(made)  # the order of time counts, not that of the file
-    check = aa_check(load_runs(write(tmp_path, made)))
-    assert check is not None
-    assert check["basis"] == "repeated single request"
-    assert check["drift"] is drift
-    assert check["ratio"]["value"] == pytest.approx((60 + slower) / 60, abs=0.004)
-
-
-def test_aa_check_pairs_the_halves_of_each_sample(tmp_path: Path) -> None:
-    made = [
-        row(sample=f"s{i}", repeat=r, started=100.0 * r + i, prefill=10.0 * i, gaps=[], setup=1.0 + (r >= 2))
-        for i in range(1, 41)
-        for r in range(4)
-    ]
-    check = aa_check(load_runs(write(tmp_path, made)))
-    assert check is not None
-    assert check["basis"] == "each sample's own repeats"
-    assert check["drift"] is True
-    assert check["ratio"]["n"] == 40
-
-
-def test_aa_check_with_nothing_to_compare(tmp_path: Path) -> None:
-    assert aa_check(load_runs(write(tmp_path, [row()]))) is None
+def test_nothing_measured_has_no_row(tmp_path: Path) -> None:
     failed = load_runs(write(tmp_path, [row(status=Status.ERROR, reason="x")]), ["T_total"])
-    assert aa_check(failed) is None
     assert latency_table(failed).empty

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.analysis.swept import ENCODER_TOKEN, OUTPUT, PREFILL_TOKEN, PROMPT, STEP, VISION, frame_of, one_stage, sweep
-from vlmbench.analysis.drift import halves_check
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.scaling import Scaling, describe, scaling_table, scalings
 from vlmbench.analysis.slices import KINDS, slices
@@ -188,45 +187,6 @@ def test_categories_of_the_loader_are_understood() -> None:
 def test_prompt_sweep() -> None:
     found = only(frame_of(sweep("prompt_tokens", PROMPT)), "prompt", "T_LLM_prefill")
     assert found.slope.value == pytest.approx(PREFILL_TOKEN, rel=0.05)
-
-
-def test_halves_of_a_steady_run_agree() -> None:
-    found = halves_check(frame_of(sweep("vision_tokens", VISION, repeats=10)))
-    assert found is not None
-    assert found.verdict == "clean"
-    assert found.ratio == pytest.approx(1, abs=0.005)
-    assert "clean" in found.words()
-
-
-def test_drift_is_found_with_its_size() -> None:
-    frame = frame_of(sweep("vision_tokens", VISION, repeats=10))
-    frame.loc[frame["repeat"] >= 5, "T_total"] *= 1.05
-    found = halves_check(frame)
-    assert found is not None
-    assert found.verdict == "drift"
-    assert found.ratio == pytest.approx(1.05, abs=0.005)
-    assert "DRIFT" in found.words()
-
-
-def test_noise_that_hides_drift_is_no_clean_bill() -> None:
-    found = halves_check(frame_of(sweep("vision_tokens", VISION, repeats=6, noise=0.6)))
-    assert found is not None
-    assert found.verdict == "too noisy"
-    assert "too noisy to tell" in found.words()
-
-
-def test_halves_need_repeats() -> None:
-    assert halves_check(frame_of(sweep("vision_tokens", VISION, repeats=3))) is None
-
-
-def test_false_alarms_of_the_halves_check_are_rare() -> None:
-    random, alarms = np.random.default_rng(0), 0
-    for _ in range(200):
-        frame = frame_of(sweep("vision_tokens", VISION[:6], repeats=10, noise=0.05, seed=int(random.integers(2**31))))
-        found = halves_check(frame)
-        assert found is not None
-        alarms += found.verdict == "drift"
-    assert alarms <= 20
 
 
 def test_same_flops_other_time() -> None:

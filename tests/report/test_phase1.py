@@ -60,7 +60,7 @@ def test_summary_holds_the_planted_numbers(summary: dict[str, Any]) -> None:
     assert summary["itl_count"] == {"gaps": 6472, "expected": 6472, "runs": 400, "runs_in_quantiles": 400}
     assert summary["tail"]["causes"]["gc_pause"] == 4
     assert summary["flags"] == {"gc_pause": 4}
-    assert summary["aa_check"]["drift"] is False
+    assert summary["aa_check"]["verdict"] == "clean"
     assert summary["memory"]["peak_rss_bytes"]["max"] == 2 * 2**30
     assert summary["tokens"]["num_output_tokens"] == {"min": 2, "median": 17, "max": 33, "n": 400}
     assert summary["stopping"] == [{"point_id": "dataset", "ended_by": "all_measured", "unmet": []}]

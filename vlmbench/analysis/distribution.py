@@ -13,10 +13,8 @@ from vlmbench.analysis.load import TokenGaps
 from vlmbench.analysis.quantiles import (
     Estimate,
     finite,
-    median,
     quantile_draws,
     quantiles,
-    ratio_of_medians,
     ratio_of_quantiles,
 )
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
@@ -121,42 +119,3 @@ def tail_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
             row |= {"beyond": top.value / base.value, "beyond_low": float(low), "beyond_high": float(high)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def aa_check(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | None:
-    """First half of the repeats against the second half, in order of time: does the machine drift?
-
-    The repeated single request is used where there is one; else samples measured more than once (the ratio of each
-    sample's halves); else the two halves of the workload, which are different samples.
-
-    Returns:
-        ``basis`` (what was compared), ``ratio`` (second over first, :class:`Estimate` as a mapping) and ``drift``:
-        whether the interval excludes 1, None where n allows no interval. None if there is nothing to compare.
-    """
-    for rows, basis in ((reference(frame), "repeated single request"), (workload(frame), "workload")):
-        part = rows[~np.isnan(values(rows, metric))]
-        if "started_unix_s" in part:
-            part = part.sort_values("started_unix_s", kind="stable")
-        if len(part) < 2:
-            continue
-        data = values(part, metric)
-        codes = np.asarray(part.groupby(["point_id", "sample_id"], observed=True).ngroup())
-        half = len(data) // 2
-        if basis == "workload" and len(np.unique(codes)) < len(codes):
-            ratio, compared = _halves_of_samples(data, codes), "each sample's own repeats"
-        else:
-            ratio = ratio_of_medians(data[half:], data[:half])
-            compared = basis if basis != "workload" else "two halves of the workload (different samples)"
-        drift = None if ratio.low is None or ratio.high is None else not ratio.low <= 1 <= ratio.high
-        return {"metric": metric, "basis": compared, "ratio": ratio.as_dict(), "drift": drift}
-    return None
-
-
-def _halves_of_samples(data: NDArray[np.float64], codes: NDArray[np.int64]) -> Estimate:
-    """Median over samples of (median of the later half / median of the earlier half); data in order of time."""
-    series = pd.Series(data)
-    place = series.groupby(codes).cumcount()
-    size = series.groupby(codes).transform("size")
-    earlier = series[place < size // 2].groupby(codes[place < size // 2]).median()
-    later = series[place >= (size + 1) // 2].groupby(codes[place >= (size + 1) // 2]).median()
-    return median((later / earlier).to_numpy())

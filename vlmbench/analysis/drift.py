@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from vlmbench.analysis.numbers import count
+from vlmbench.analysis.quantiles import ratio_of_medians
 from vlmbench.analysis.regression import t_quantile
+from vlmbench.analysis.rows import workload
 from vlmbench.analysis.slices import timing_rows
 
 MIN_REPEATS = 4
@@ -24,18 +30,20 @@ class HalvesCheck:
 
     Args:
         metric: name of the time (``T_total`` …).
-        ratio: geometric mean over the points of median(second half) / median(first half).
-        low, high: its 95 % interval; nan with fewer than two points.
-        points: how many points had at least four repeats.
-        worst_point, worst_ratio: the point that is furthest from 1.
+        basis: what was compared.
+        ratio: second half over first half; over several requests the geometric mean.
+        low, high: its 95 % interval; nan where there are too few to give one.
+        requests: how many requests had enough repeats.
+        worst, worst_ratio: the request that is furthest from 1.
     """
 
     metric: str
+    basis: str
     ratio: float
     low: float
     high: float
-    points: int
-    worst_point: str
+    requests: int
+    worst: str
     worst_ratio: float
 
     @property
@@ -52,54 +60,99 @@ class HalvesCheck:
 
     def words(self) -> str:
         """One sentence."""
-        span = f"95 % interval {self.low:.4f} to {self.high:.4f}, " if math.isfinite(self.low) else ""
-        text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({span}{self.points} points)"
+        inside = f"95 % interval {self.low:.4f} to {self.high:.4f}; " if math.isfinite(self.low) else ""
+        text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({inside}{self.basis})"
         if self.verdict == "clean":
             return f"{text}: clean"
-        where = f"worst at {self.worst_point} ({self.worst_ratio:.3f})"
+        where = f", worst at {self.worst} ({self.worst_ratio:.3f})" if self.requests > 1 else ""
         if self.verdict == "drift":
             return (
-                f"{text}: DRIFT, {where}. The machine changed or is shared: lock its clocks or take it for yourself, "
+                f"{text}: DRIFT{where}. The machine changed or is shared: lock its clocks or take it for yourself, "
                 "then measure again before trusting differences of this size"
             )
-        return f"{text}: too noisy to tell, {where}; more repeats or a machine of your own would"
+        return f"{text}: too noisy to tell{where}; more repeats or a machine of your own would"
 
 
 def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | None:
-    """Compare the halves of the repeats of every request; None where no request has four repeats.
+    """Compare the halves of the repeats of every request that was measured at least four times.
+
+    Several such requests give the geometric mean of their ratios with Student's interval; a single one (phase 1's
+    repeated request) the ratio of its halves' medians with an interval from order statistics. Where nothing at all was
+    repeated, the halves of the workload are compared, which are different samples: the basis says so.
 
     Args:
         frame: rows of records; rows that were not measured are left out.
         metric: column, ms.
+
+    Returns:
+        The check; None where there is nothing to compare.
     """
     rows = timing_rows(frame)
     if metric not in rows or "point_id" not in rows:
         return None
-    rows = rows[rows[metric].notna()]
-    order = [c for c in ("started_unix_s", "repeat") if c in rows]
+    rows = _in_time(rows[rows[metric].notna()])
     names = [c for c in ("point_id", "sample_id") if c in rows]
+    repeats = rows.groupby(names, observed=True)[metric].transform("size")
+    series = _repeats(rows[repeats >= MIN_REPEATS], names, metric)
+    if len(series) > 1:
+        return _of_many(metric, series)
+    if series:
+        ((name, data),) = series.items()
+        return _of_one(metric, f"{count(len(data), 'run')} of one request", name, data)
+    if rows.empty or repeats.max() > 1 or not {"mode", "sample_id"} <= set(rows):
+        return None
+    work = workload(rows)
+    if len(work) < 2 or work["point_id"].nunique() > 1:
+        return None
+    data = work[metric].to_numpy(dtype=float)
+    return _of_one(metric, "halves of the workload, which are different samples", "", data)
+
+
+def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
+    order = [c for c in ("started_unix_s", "repeat") if c in rows]
+    return rows.sort_values(order, kind="stable") if order else rows
+
+
+def _repeats(rows: pd.DataFrame, names: list[str], metric: str) -> dict[str, NDArray[np.float64]]:
+    """Request to its times, in order of time."""
+    groups = rows.groupby(names, observed=True, sort=True)[metric]
+    found = {tuple(map(str, key)): part.to_numpy(dtype=float) for key, part in groups}
+    samples = Counter(key[0] for key in found)
+    # A sweep's point has one sample, and its own name is enough.
+    return {key[0] if samples[key[0]] == 1 else " ".join(key): data for key, data in found.items()}
+
+
+def _of_many(metric: str, series: Mapping[str, NDArray[np.float64]]) -> HalvesCheck | None:
     ratios: dict[str, float] = {}
-    for values, part in rows.sort_values(order, kind="stable").groupby(names, observed=True, sort=True):
-        half = len(part) // 2
-        if len(part) < MIN_REPEATS:
-            continue
-        first = float(np.median(part[metric].to_numpy(dtype=float)[:half]))
-        second = float(np.median(part[metric].to_numpy(dtype=float)[-half:]))
+    for name, data in series.items():
+        first, second = (float(np.median(half)) for half in (data[: len(data) // 2], data[-(len(data) // 2) :]))
         if first > 0 and second > 0:
-            assert isinstance(values, tuple)
-            ratios[str(values[0])] = second / first
+            ratios[name] = second / first
     if not ratios:
         return None
     logs = np.log(list(ratios.values()))
-    centre, count = float(logs.mean()), len(logs)
-    half_width = t_quantile(count - 1) * float(logs.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    centre, number = float(logs.mean()), len(logs)
+    half_width = t_quantile(number - 1) * float(logs.std(ddof=1)) / math.sqrt(number) if number > 1 else math.nan
     worst = max(ratios, key=lambda name: abs(math.log(ratios[name])))
     return HalvesCheck(
         metric=metric,
+        basis=f"the repeats of {count(number, 'request')}",
         ratio=math.exp(centre),
         low=math.exp(centre - half_width),
         high=math.exp(centre + half_width),
-        points=count,
-        worst_point=worst,
+        requests=number,
+        worst=worst,
         worst_ratio=ratios[worst],
     )
+
+
+def _of_one(metric: str, basis: str, name: str, data: NDArray[np.float64]) -> HalvesCheck | None:
+    half = len(data) // 2
+    found = ratio_of_medians(data[-half:], data[:half])
+    if found.value is None:
+        return None
+    low, high = (math.nan if end is None else end for end in (found.low, found.high))
+    return HalvesCheck(
+        metric=metric, basis=basis, ratio=found.value, low=low, high=high, requests=1, worst=name,
+        worst_ratio=found.value,
+    )  # fmt: skip

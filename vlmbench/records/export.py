@@ -1,4 +1,4 @@
-"""Records in other shapes: the phase file, Parquet. Rows are streamed; memory does not grow with their number."""
+"""Records as Parquet. Rows are streamed; memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -9,76 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
 from vlmbench.records.store import RECORDS_NAME, read_rows
 from vlmbench.records.whole import strict, write_whole
 
 _CHUNK_ROWS = 5000
-
-
-def measured(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    """The rows of a phase file: each measured run, and each that failed or was skipped; no warm-ups, no traces."""
-    kept = {Status.OK, Status.OOM, Status.ERROR, Status.SKIPPED}
-    return (row for row in rows if row["status"] in kept and row["mode"] != Mode.TRACE)
-
-
-def write_phase(
-    path: Path,
-    *,
-    experiment_name: str,
-    provenance: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    rows: Iterable[Mapping[str, Any]],
-) -> Path:
-    """Write a phase file: ``{"schema_version", "experiment_name", "provenance", "summary", "results": [row…]}``.
-
-    Args:
-        path: ``phase1_dataset_profiling.json`` and its like; replaced whole.
-        experiment_name: goes into the file.
-        provenance: content of ``provenance.json``.
-        summary: derived numbers.
-        rows: one mapping a run, taken one at a time.
-
-    Raises:
-        MeasurementError: the file cannot be written; an older one is intact.
-    """
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "experiment_name": experiment_name,
-        "provenance": provenance,
-        "summary": summary,
-    }
-
-    def write(file: BinaryIO) -> None:
-        text = json.dumps(strict(head), indent=1, ensure_ascii=False, allow_nan=False)
-        file.write(text.removesuffix("\n}").encode() + b',\n "results": [')
-        for number, row in enumerate(rows):
-            line = json.dumps(strict(row), ensure_ascii=False, allow_nan=False)
-            file.write((b",\n  " if number else b"\n  ") + line.encode())
-        file.write(b"\n ]\n}\n")
-
-    return write_whole(path, write)
-
-
-def read_phase(path: Path) -> dict[str, Any]:
-    """A phase file.
-
-    Raises:
-        InputError: it is missing, no JSON, lacks one of its parts, or a newer version wrote it.
-    """
-    try:
-        found = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read '{path}': {error}.\nName a phase file, such as phase2_scaling.json, or a run directory."
-        ) from error
-    parts = {"schema_version", "experiment_name", "provenance", "summary", "results"}
-    if not isinstance(found, dict) or (missing := parts - found.keys()):
-        lacks = f" (it lacks {', '.join(sorted(missing))})" if isinstance(found, dict) else ""
-        raise InputError(f"'{path}' is no phase file of vlmbench{lacks}.")
-    if found["schema_version"] > SCHEMA_VERSION:
-        raise InputError(f"'{path}' has schema version {found['schema_version']}; update vlmbench to read it.")
-    return found
 
 
 def records_to_parquet(directory: Path, path: Path | None = None) -> Path:

@@ -231,12 +231,7 @@ def _overhead(summary: Summary) -> str:
 
 
 def _drift(summary: Summary) -> list[str]:
-    check = summary["aa_check"]
-    if not check or check["drift"] is None:
-        return []
-    ratio = check["ratio"]
-    verdict = "the machine drifted while measuring" if check["drift"] else "no drift"
-    return [f"Second half against first half ({check['basis']}): {_with_interval(ratio, '×')}: {verdict}."]
+    return [f"{summary['aa_check']['words']}."] if summary["aa_check"] else []
 
 
 def _lengths(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
