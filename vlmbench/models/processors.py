@@ -68,6 +68,23 @@ def _backend_order(name: str, backend: str) -> tuple[str, ...]:
     return ("torchvision", "pil") if torchvision_available() and name not in to_pil else ("pil",)
 
 
+def _in_its_module(name: str) -> type[Any] | None:
+    """A PIL class from the module that defines it: older transformers hide some at the top without torchvision."""
+    if not name.endswith("Pil"):
+        return None
+    mapping = transformers_module("models.auto.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES
+    for model_type, classes in mapping.items():
+        if isinstance(classes, Mapping) and name in classes.values():
+            folder = model_type.replace("-", "_").replace(".", "_")
+            try:
+                module = transformers_module(f"models.{folder}.image_processing_pil_{folder}")
+            except ImportError:
+                continue  # an architecture that shares another's class
+            if isinstance(found := getattr(module, name, None), type):
+                return found
+    return None
+
+
 def image_processor_class(name: str, backend: str = "auto") -> type[Any]:
     """The class for a back end: ``CLIPImageProcessor`` (torchvision) or ``CLIPImageProcessorPil``.
 
@@ -83,9 +100,9 @@ def image_processor_class(name: str, backend: str = "auto") -> type[Any]:
         wanted = f"{name}Pil" if choice == "pil" else name
         if choice == "torchvision" and not torchvision_available():
             continue
-        found = getattr(transformers, wanted, None)
-        if isinstance(found, type) and _usable(found):
-            return found
+        for found in (getattr(transformers, wanted, None), _in_its_module(wanted)):
+            if isinstance(found, type) and _usable(found):
+                return found
     if not torchvision_available() and getattr(transformers, name, None) is not None:
         raise ModelError(
             f"image processor '{name}' runs on torchvision only, which is not installed; "
@@ -198,8 +215,7 @@ def load_processor(source: str, *, model_type: str, options: Mapping[str, Any]) 
 
 def _load_without_video(source: str, model_type: str, options: Mapping[str, Any], cause: Exception) -> Any:
     """The parts one by one, where AutoProcessor failed because of the video processor."""
-    transformers = transformers_library()
-    name, _ = default_classes(model_type)
+    name, image_name = default_classes(model_type)
     if name is None:
         raise ModelError(f"the processor of '{source}' cannot be loaded: {_first_line(cause)}") from cause
     cls = without_video(_named_class(name))
@@ -207,13 +223,22 @@ def _load_without_video(source: str, model_type: str, options: Mapping[str, Any]
         arguments, _ = cls.get_processor_dict(source, **options)
         accepted = set(inspect.signature(cls.__init__).parameters) - {"image_processor", "tokenizer", "video_processor"}
         return cls(
-            image_processor=transformers.AutoImageProcessor.from_pretrained(source, **options),
-            tokenizer=transformers.AutoTokenizer.from_pretrained(source, **options),
+            image_processor=_load_image_processor(source, image_name, options),
+            tokenizer=transformers_library().AutoTokenizer.from_pretrained(source, **options),
             **_no_video(cls),
             **{key: value for key, value in arguments.items() if key in accepted},
         )
     except (ImportError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ModelError(f"the processor of '{source}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_image_processor(source: str, default: str | None, options: Mapping[str, Any]) -> Any:
+    """The class that the checkpoint names, on the back end that is here (5.17 has AutoImageProcessor on one only)."""
+    mixin = transformers_module("image_processing_base").ImageProcessingMixin
+    stored, _ = mixin.get_image_processor_dict(source, **options)
+    name = str(stored.get("image_processor_type") or default).removesuffix("Fast").removesuffix("Pil")
+    cls: Any = image_processor_class(name)
+    return cls.from_pretrained(source, **options)
 
 
 def check_processor(processor: Any, *, model_type: str, source: str) -> None:
