@@ -1,0 +1,122 @@
+"""Jobs are composed as Hydra composes them, and run on this machine as they would on a node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from vlmbench import config as schema
+from vlmbench.cluster.compose import compose_tasks
+from vlmbench.cluster.local import slots
+from vlmbench.cluster.quick import quicken
+from vlmbench.cluster.settings import LocalSettings
+from vlmbench.cluster.status import RunState, status
+from vlmbench.errors import ConfigError
+from vlmbench.records.provenance import read_provenance
+
+JOBS = [
+    ["experiment=smoke", "seed=1", "model=tiny"],
+    ["experiment=smoke", "seed=2", "model=tiny"],
+    ["experiment=phase2", "seed=2", "sweep=vision_tokens", "measurement.stopping.min_samples=3"],
+    ["experiment=phase2", "seed=3", "sweep=none", "output.tokens=5", "+sweep.axes.images=[1,2]"],
+    ["experiment=smoke", "dataset=image_folder", "dataset.root='/a b'", "dataset.num_samples=null", "name=x"],
+    ["experiment=smoke", "hydra.job.num=3", "seed=4"],
+    ["experiment=smoke", "~probe.memory", "seed=5"],
+]
+
+
+@pytest.fixture
+def loader():
+    schema.register()
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+        found = GlobalHydra.instance().config_loader()
+        yield found, found.load_configuration("config", ["experiment=smoke"], run_mode=RunMode.MULTIRUN)
+
+
+def test_quick_composition_is_hydras_own(loader) -> None:
+    config_loader, config = loader
+    plain = [config_loader.load_sweep_config(config, job) for job in JOBS]
+    quicken(config_loader)
+    for _ in range(2):
+        for job, expected in zip(JOBS, plain, strict=True):
+            found = config_loader.load_sweep_config(config, job)
+            assert OmegaConf.to_container(found) == OmegaConf.to_container(expected), job
+            assert OmegaConf.get_type(found) == OmegaConf.get_type(expected)
+
+
+def test_tasks_hold_what_a_job_would_get(loader) -> None:
+    config_loader, config = loader
+    tasks = compose_tasks(config_loader, config, JOBS[:2], 7)
+    assert [task.index for task, _ in tasks.values()] == [7, 8]
+    assert [task.directory for task, _ in tasks.values()] == ["7_smoke", "8_smoke"]
+    assert tasks[8][0].overrides == tuple(JOBS[1])
+    assert tasks[8][1]["seed"] == 2
+    assert "hydra" not in tasks[8][1]
+    json.dumps(tasks[8][1])
+
+
+def test_a_wrong_value_is_refused_before_anything_is_submitted(loader) -> None:
+    config_loader, config = loader
+    with pytest.raises(ConfigError, match="repeats"):
+        compose_tasks(config_loader, config, [*JOBS[:1], ["experiment=smoke", "measurement.repeats=0"]], 0)
+
+
+def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b, GPU-c")
+    assert slots(LocalSettings()) == [["GPU-a"], ["GPU-b"], ["GPU-c"]]
+    assert slots(LocalSettings(gpus_per_task=2)) == [["GPU-a", "GPU-b"]]
+    assert slots(LocalSettings(parallel=2)) == [["GPU-a"], ["GPU-b"]]
+    assert slots(LocalSettings(gpus_per_task=0, parallel=2)) == [None, None]
+    with pytest.raises(ConfigError, match="at most the 3 GPUs"):
+        slots(LocalSettings(gpus_per_task=4))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slots(LocalSettings()) == [None]
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable, "-W", "ignore", "-m", "vlmbench", "-m", "experiment=smoke", "report=none", "hydra/launcher=local",
+        f"output_dir={folder}", *arguments,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_grid_on_this_machine(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = command(tmp_path, "seed=1,2", "hydra.launcher.parallel=2")
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [one.state for one in status(tmp_path)] == [RunState.DONE] * 2
+    assert read_provenance(tmp_path / "1_smoke")["seed"] == 2
+    again = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "nothing to start" in again.stderr
+
+
+@pytest.mark.slow
+def test_interrupting_the_launcher_ends_its_tasks_resumably(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = command(tmp_path, "seed=1,2", "measurement.repeats=2000")
+    parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("0_smoke/records.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=120)
+    assert parent.returncode == 130, said
+    first, second = status(tmp_path)
+    assert first.state == RunState.INTERRUPTED, said
+    assert second.state == RunState.CANCELLED
