@@ -8,6 +8,7 @@ token (there is little: an attention mask made by a product) belongs to the pref
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +167,11 @@ def count_generate(
     counter = FlopCounterMode(display=False, custom_mapping=_extra_formulas())
     with torch.no_grad(), Ghost(), counter, _FusedAttention():
         ledger = _Ledger(total=counter.get_total_flops)
-        with _boundaries(model, parts, ledger, vision_only=vision_only):
+        with _boundaries(model, parts, ledger, vision_only=vision_only), warnings.catch_warnings():
+            # Ids are on the CPU and weights on meta on purpose.
+            warnings.filterwarnings("ignore", message=r".*`input_ids` being on a device type different")
+            # Notes of the library about its own insides.
+            warnings.simplefilter("ignore", FutureWarning)
             try:
                 model.generate(  # type: ignore[operator]
                     **ghost_inputs(inputs), max_new_tokens=new_tokens, do_sample=False, num_beams=1
