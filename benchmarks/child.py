@@ -97,7 +97,7 @@ def _wait(child: subprocess.Popen[bytes], deadline: float, *, together: bool) ->
 
 def _tree_mib(root: int) -> float:
     """Proportional set size of a process and all its descendants now, MiB; 0 where there is no /proc (not Linux)."""
-    kib = 0
+    kib: int = 0
     waiting = [root]
     while waiting:
         process = Path("/proc", str(waiting.pop()))

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument(
         "--requests", type=int, nargs="+", default=[100, 100_000], help="sizes to compare (default: 100 100000)"
     )
-    parser.add_argument("--tokens", type=int, default=8, help="new tokens a request (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens a request (default: %(default)s)")
     parser.add_argument("--no-default-run", action="store_true", help="leave the default run out")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
