@@ -111,9 +111,13 @@ def pixel_tensor(inputs: Mapping[str, Any]) -> torch.Tensor | None:
     return None
 
 
-def _is_image_like(shape: tuple[int, ...]) -> bool:
-    """(…, channels, height, width) rather than (…, patches, features)."""
-    return len(shape) >= 4 and shape[-3] in (1, 3, 4)
+def _is_image_like(shape: tuple[int, ...], patch: tuple[int, int] | None) -> bool:
+    """(…, channels, height, width) rather than (…, patches, features).
+
+    Three crops of flattened patches look like three channels; the length of a flattened RGB patch tells them apart.
+    """
+    flattened = patch is not None and shape[-1] == 3 * patch[0] * patch[1] and shape[-2] != shape[-1]
+    return len(shape) >= 4 and shape[-3] in (1, 3, 4) and not flattened
 
 
 def _patches_and_crops(
@@ -124,7 +128,7 @@ def _patches_and_crops(
         return None, None
     shape = tuple(pixels.shape)
     grid_rows = _grid_rows(inputs)
-    if _is_image_like(shape):
+    if _is_image_like(shape, marks.patch_size):
         crops = _real_crops(pixels, inputs, num_images)
         processed = math.prod(shape[:-3]) if "aspect_ratio_mask" in inputs else crops  # Mllama encodes empty tiles too
         high, wide = marks.patch_size or (shape[-2], shape[-1])
