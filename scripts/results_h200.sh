@@ -19,22 +19,24 @@ case $part in
         ;;
     phase1)
         run phase1_llava_1_5_7b experiment=phase1 model=llava_1_5_7b dataset.num_samples=200 output.tokens=32 \
-            measurement.bare_every=1 measurement.time_limit_s=520
+            measurement.bare_every=3 measurement.time_limit_s=420
         ;;
     scaling)
-        for model in llava_1_5_7b qwen2_5_vl_7b; do
-            vision='[64,128,192,256,384,512,640,768,896,1024,1280,1536]'
-            [ $model = llava_1_5_7b ] && vision='[576,1152,1728,2304,2880,3456]'   # whole images only
-            run "phase2_$model" experiment=phase2 model=$model "sweep.axes.vision_tokens=$vision" \
-                measurement.stopping.max_time_s=6 measurement.bare_every=4
-            run "phase3_$model" experiment=phase3 model=$model 'sweep.axes.output_tokens=[8,16,24,32,48,64,96,128]' \
-                measurement.stopping.max_time_s=12 measurement.bare_every=0
-            run "comparison_$model" experiment=token_comparison "phase2_results=$out/phase2_$model" \
-                "phase3_results=$out/phase3_$model"
+        for model in ${MODELS:-llava_1_5_7b qwen2_5_vl_7b}; do
+            vision='[64,128,256,384,512,768,1024,1536]'
+            [ "$model" = llava_1_5_7b ] && vision='[576,1152,1728,2304,2880,3456]' # whole images only
+            case ${PHASES:-23} in *2*)
+                run "phase2_$model" experiment=phase2 model="$model" "sweep.axes.vision_tokens=$vision" \
+                    measurement.stopping.max_time_s=10 measurement.bare_every=4 ;;
+            esac
+            case ${PHASES:-23} in *3*)
+                run "phase3_$model" experiment=phase3 model="$model" 'sweep.axes.output_tokens=[8,16,24,32,48,64,96]' \
+                    measurement.stopping.max_time_s=30 measurement.bare_every=0 ;;
+            esac
         done
         ;;
     models)
-        for model in molmoe_1b molmo_7b_d qwen2_5_vl_7b qwen3_vl_8b internvl3_8b gemma3_4b; do
+        for model in ${MODELS:-molmoe_1b molmo_7b_d qwen2_5_vl_7b qwen3_vl_8b internvl3_8b gemma3_4b}; do
             LINES_SHOWN=12 run "phase1_$model" experiment=phase1 model=$model dataset.num_samples=200 output.tokens=8 \
                 measurement.bare_every=10 measurement.reference=false measurement.warmup.max_runs=2 \
                 measurement.warmup.output_tokens=2 measurement.time_limit_s=90
