@@ -234,12 +234,21 @@ def _line(row: dict[str, Any]) -> str:
     return f"| {row['name']} | {' | '.join(cells)} | {how} | {inside} | {'; '.join(n for n in notes if n)} |\n"
 
 
+def _read_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run by architecture; failed ones are measured again."""
+    if path is None or not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["name"]: row for row in rows if row["status"] != "failed"}
+
+
 def main() -> int:
     """Measure, write the page, say what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="architectures (default: all)")
     parser.add_argument("--limit-s", type=float, default=600, help="time limit for one architecture, s")
     parser.add_argument("--output", type=Path, default=None, help="page to write (default: docs/models.md, if all run)")
+    parser.add_argument("--rows", type=Path, default=None, help="JSON lines: rows found there are kept, new ones added")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -251,9 +260,13 @@ def main() -> int:
     if unknown := set(options.names) - set(ARCHITECTURES):
         parser.error(f"unknown architecture {', '.join(sorted(unknown))}; known: {', '.join(ARCHITECTURES)}")
     worker, rows = Worker(options.limit_s), []
+    kept = _read_rows(options.rows)
     for name in options.names or ARCHITECTURES:
-        row = worker.ask(name)
+        row = kept.get(name) or worker.ask(name)
         rows.append(row)
+        if options.rows is not None and name not in kept:
+            with options.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         problem = row.get("reason") or "; ".join(row["violations"]) or ("" if right(row) else f"stages {row['stages']}")
         print(f"{name}: {'right' if right(row) else row['status']}{': ' + problem if problem else ''}", flush=True)
     worker.stop()

@@ -153,6 +153,28 @@ def test_override_replaces_what_the_rules_find() -> None:
     assert anatomy.how["vision_encoder"] == "override"
 
 
+def test_rules_start_from_what_an_override_says() -> None:
+    model = PlainModel()
+    anatomy = find_anatomy(model, {"vision_encoder": ["vision_backbone.image_vit"]})
+    assert set(anatomy.projector) == {"vision_backbone.image_pooling_2d", "vision_backbone.image_projector"}
+
+
+def test_a_list_of_modules_in_an_override_stands_for_its_items() -> None:
+    anatomy = find_anatomy(PlainModel(), {"projector": ["vision_backbone.image_vit.blocks"]})
+    assert anatomy.projector == tuple(f"vision_backbone.image_vit.blocks.{i}" for i in range(3))
+
+
+def test_a_single_path_may_stand_without_brackets() -> None:
+    assert find_anatomy(PlainModel(), {"head": "lm_head"}).head == ("lm_head",)
+
+
+def test_an_override_settles_what_no_rule_tells() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    anatomy = find_anatomy(model, {"language_model": ["0"], "vision_encoder": [], "projector": []})
+    assert anatomy.language_model == ("0",)
+    assert "no output embedding" in anatomy.notes
+
+
 def test_override_with_an_unknown_path_lists_near_names() -> None:
     with pytest.raises(
         AnatomyError, match=r"'vision_backbone.vit', which is no module; near: .*vision_backbone.image_vit"

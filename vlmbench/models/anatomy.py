@@ -7,7 +7,7 @@ watching one real ``generate()``. An ``override`` (three lines of YAML) settles 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from vlmbench.models.protocol import Anatomy
 if TYPE_CHECKING:
     from torch import nn
 
+OVERRIDE = "override"  # the rule's name where the user settled a stage
 STAGES = ("vision_encoder", "projector", "language_model", "head")
 
 
@@ -54,11 +55,11 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
             override names an unknown stage or module.
     """
     given = check_override(module, override or {})
-    towers, vision_rule = rules.find_vision(module)
-    text, text_rule = rules.find_text(module, towers)
-    projector, projector_rule = rules.find_projector(module, towers, text)
-    head, head_rule = rules.find_head(module)
-    head = rules.whole_head(module, head, [*towers, *text, *projector])
+    said = {stage: [module.get_submodule(path) for path in parts] for stage, parts in given.items()}
+    towers, vision_rule = _or(said, "vision_encoder", lambda: rules.find_vision(module))
+    text, text_rule = _or(said, "language_model", lambda: rules.find_text(module, towers))
+    projector, projector_rule = _or(said, "projector", lambda: rules.find_projector(module, towers, text))
+    head, head_rule = _or(said, "head", lambda: rules.find_head(module, [*towers, *text, *projector]))
     paths = _Paths(module)
     found = {
         "vision_encoder": (paths.of(towers), vision_rule),
@@ -66,12 +67,19 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
         "language_model": (paths.of(text), text_rule),
         "head": (paths.of(head), head_rule),
     }
-    found.update({stage: (tuple(parts), "override") for stage, parts in given.items()})
+    found.update({stage: (parts, OVERRIDE) for stage, parts in given.items()})
     stages = {stage: parts for stage, (parts, _) in found.items()}
-    how = {stage: rule for stage, (parts, rule) in found.items() if parts or rule == "override"}
+    how = {stage: rule for stage, (parts, rule) in found.items() if parts or rule == OVERRIDE}
     anatomy = Anatomy(**stages, how=how, notes=describe(module, stages))
     _check_found(module, anatomy, given)
     return anatomy
+
+
+def _or(
+    said: Mapping[str, list[nn.Module]], stage: str, rule: Callable[[], tuple[list[nn.Module], str]]
+) -> tuple[list[nn.Module], str]:
+    """What the override says of a stage, or what the rule finds."""
+    return (said[stage], OVERRIDE) if stage in said else rule()
 
 
 class _Paths:
@@ -86,12 +94,12 @@ class _Paths:
 
 
 def check_override(module: nn.Module, override: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The override with its paths as tuples.
+    """The override with its paths as tuples; a list of modules stands for its items, since it has no ``forward``.
 
     Raises:
         AnatomyError: an unknown stage, or a path that names no module; the message lists near names.
     """
-    known = [path for path, _ in module.named_modules() if path]
+    known = {path: part for path, part in module.named_modules(remove_duplicate=False) if path}
     checked: dict[str, tuple[str, ...]] = {}
     for stage, parts in override.items():
         if stage not in STAGES:
@@ -103,7 +111,13 @@ def check_override(module: nn.Module, override: Mapping[str, Sequence[str]]) -> 
                 near += [path for path in known if path.endswith("." + name.rsplit(".", 1)[-1])][:3]
                 hint = ", ".join(dict.fromkeys(near)) or ", ".join(n for n, _ in module.named_children())
                 raise AnatomyError(f"anatomy override: '{stage}' names '{name}', which is no module; near: {hint}")
-        checked[stage] = names
+        items = [
+            [f"{name}.{item}" for item, _ in known[name].named_children()]
+            if type(known[name]).__name__ == "ModuleList"
+            else [name]
+            for name in names
+        ]
+        checked[stage] = tuple(path for paths in items for path in paths)
     return checked
 
 

@@ -154,7 +154,7 @@ def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module
     rules: list[str] = []
     for rule, candidates in (
         ("used by get_image_features", image_path(top)),
-        ("name of a child", _named_near(top)),
+        ("name of a child", _named_near(top, towers)),
     ):
         for name, child in _unwrapped(candidates, closed):
             if _overlaps(child, closed) or any(contains(child, t) for t in text) or is_norm_only(child):
@@ -178,8 +178,11 @@ def find_projector(top: nn.Module, towers: list[nn.Module], text: list[nn.Module
     return outermost([*inside, *found]), ", ".join(rules)
 
 
-def _named_near(top: nn.Module) -> list[tuple[str, nn.Module]]:
-    pairs = [(n, c) for owner in (base_of(top), top) for n, c in owner.named_children()]
+def _named_near(top: nn.Module, towers: list[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """Children called like a connector, of the base model, the top and every module around a tower."""
+    around = [m for m in top.modules() if strictly_contains_any(m, towers)]
+    owners = {id(owner): owner for owner in (base_of(top), top, *around)}.values()
+    pairs = [(n, c) for owner in owners for n, c in owner.named_children()]
     return [(n, c) for n, c in pairs if PROJECTOR_NAME.search(n) and not FOREIGN_NAME.search(n)]
 
 
@@ -245,7 +248,7 @@ def _stays_within(part: nn.Module, towers: list[nn.Module], text_width: int | No
 
 def find_text(top: nn.Module, towers: list[nn.Module]) -> tuple[list[nn.Module], str]:
     """The decoder body, preceded by the text encoder where the language model is an encoder-decoder."""
-    decoder, head = ask(top, "get_decoder"), find_head(top)[0]
+    decoder, head = ask(top, "get_decoder"), find_head(top, towers)[0]
     if decoder is None or decoder is top:
         decoder, rule = _largest_with_embeddings(top, towers), "largest child with the text embedding"
     else:
@@ -299,20 +302,21 @@ def _largest_with_embeddings(top: nn.Module, towers: list[nn.Module]) -> nn.Modu
     return max(free or wanted, key=size, default=None)
 
 
-def find_head(top: nn.Module) -> tuple[list[nn.Module], str]:
-    """The output embedding."""
+def find_head(top: nn.Module, others: list[nn.Module]) -> tuple[list[nn.Module], str]:
+    """The output embedding, with what is wrapped around it only (the transform of a BERT head, say).
+
+    Args:
+        top: the whole model.
+        others: the modules of the other stages.
+    """
     for owner in top.modules():
         head = ask(owner, "get_output_embeddings")
         if head is not None:
-            return [head], "get_output_embeddings()"
+            return [_wrapped(top, head, others)], "get_output_embeddings()"
     return [], ""
 
 
-def whole_head(top: nn.Module, head: list[nn.Module], others: list[nn.Module]) -> list[nn.Module]:
-    """The head with what is wrapped around its output embedding only (the transform of a BERT head, say)."""
-    outer: list[nn.Module] = []
-    for part in head:
-        around = [m for m in top.modules() if contains(m, part) and not any(contains(m, o) for o in others)]
-        free = [m for m in around if m is part or not any(contains(o, m) for o in others)]
-        outer.append(next((m for m in free if m is not top), part))
-    return outer
+def _wrapped(top: nn.Module, head: nn.Module, others: list[nn.Module]) -> nn.Module:
+    around = [m for m in top.modules() if contains(m, head) and not any(contains(m, o) for o in others)]
+    free = (m for m in around if m is not top and not any(contains(o, m) for o in others))
+    return next(free, head)

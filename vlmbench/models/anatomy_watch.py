@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import AnatomyError
 from vlmbench.models import anatomy_code as code
 from vlmbench.models import anatomy_rules as rules
-from vlmbench.models.anatomy import cannot_tell, describe, find_anatomy, inside
+from vlmbench.models.anatomy import OVERRIDE, cannot_tell, describe, find_anatomy, inside
 from vlmbench.models.anatomy_calls import Call, record_calls
 from vlmbench.models.protocol import Anatomy
 
@@ -68,15 +68,15 @@ class _Refined:
         projector = self._projector(vision, text, head)
         text = (*self._text_encoders((*vision, *projector, *text, *head)), *text)
         stages = {"vision_encoder": vision, "projector": projector, "language_model": text, "head": head}
-        said = {stage: getattr(self.static, stage) for stage, rule in self.static.how.items() if rule == "override"}
+        said = {stage: getattr(self.static, stage) for stage, rule in self.static.how.items() if rule == OVERRIDE}
         stages |= said
         how = {stage: self._rule(stage, parts) for stage, parts in stages.items() if parts}
         notes = (*describe(self.module, stages), *self.notes, *self._habits(vision, projector))
         return replace(self.static, **stages, how=how, notes=notes)
 
     def _rule(self, stage: str, parts: tuple[str, ...]) -> str:
-        if self.static.how.get(stage) == "override":
-            return "override"
+        if self.static.how.get(stage) == OVERRIDE:
+            return OVERRIDE
         known = set(getattr(self.static, stage))
         said = self.static.how.get(stage, "")
         if set(parts) == known:
@@ -146,8 +146,8 @@ class _Refined:
             apart = not any(inside(s, call.path) or inside(call.path, s) for s in (*stages, *found))
             named = any(rules.FOREIGN_NAME.search(part) for part in call.path.split("."))
             reads = {"inputs_embeds", "input_ids"} & {*call.inputs, *call.ids}
-            layered = rules.has_blocks(self.module.get_submodule(call.path))
-            if apart and reads and not named and layered and call.leave <= self.text_start:
+            early = call.leave <= self.text_start
+            if apart and reads and not named and early and rules.has_blocks(self.module.get_submodule(call.path)):
                 found.append(call.path)
         return tuple(found)
 
@@ -234,7 +234,8 @@ class _Refined:
         wanted = self._text_width(text)
         for tower in vision:
             inner = [c for p, cs in self.by_path.items() if p != tower and inside(p, tower) for c in cs]
-            layers = [c for c in inner if c.path.startswith(rules.main_layers(self.module.get_submodule(tower), tower))]
+            main = rules.main_layers(self.module.get_submodule(tower), tower)
+            layers = [c for c in inner if c.path.startswith(main)]
             last_layer = max((c.enter for c in layers), default=0)
             changes = [
                 c
