@@ -146,11 +146,11 @@ def test_what_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SLURM_JOB_PARTITION", "gpu")
     monkeypatch.setenv("SLURM_JOB_USER", "alice")
     monkeypatch.setattr(
-        sys, "argv", ["/home/alice/bin/vlmbench", "dataset.root=/home/alice/vqa", "model.hub_token=abc"]
+        sys, "argv", ["/home/alice/bin/vlmbench", "dataset.root=/home/alice/vqa", "model.hub_token=zyxw"]
     )
     whole = collected()
     text = json.dumps(whole, ensure_ascii=False)
-    for hidden in ("alice", "hf_", "abc", os.uname().nodename, str(Path.home()) + "/"):
+    for hidden in ("alice", "hf_", "zyxw", f'"{os.uname().nodename}"', str(Path.home()) + "/"):
         assert hidden not in text, hidden
     assert whole["config"]["dataset"]["name"] == "vqa_v2"
     assert whole["config"]["model"]["image_token"] == "<image>"
@@ -260,6 +260,17 @@ def test_throttle_reasons_have_names() -> None:
     assert gpu._reasons(Binding(0x4 | 0x40), "handle") == ["sw_power_cap", "hw_thermal_slowdown"]
     assert gpu._reasons(Binding(0x1000), "handle") == ["unknown_0x1000"]
     assert gpu._reasons(Binding(0), None) is None
+
+
+def test_a_gpu_in_others_hands_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "gpu_uuid", lambda device: "GPU-1")
+    monkeypatch.setattr(gpu, "gpu_state", lambda device: {"other_processes": 2, "memory_used_bytes": 3 * 2**30})
+    assert gpu.busy_with("cuda:0") == "2 other processes on GPU GPU-1, 3.0 GiB in use altogether"
+    for unknown in ({"other_processes": 0}, {"other_processes": None}, {"note": "no NVML"}):
+        monkeypatch.setattr(gpu, "gpu_state", lambda device, state=unknown: state)
+        assert gpu.busy_with("cuda:0") is None
+    assert gpu._others([os.getpid(), 1, 2]) == 2
+    assert gpu._others([]) == 0
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,9 +72,32 @@ def gpu_state(device: str) -> dict[str, Any]:
             "temperature_c": _ask(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             "power_w": _scaled(_ask(nvml, nvml.nvmlDeviceGetPowerUsage, handle), 1e-3),
             "throttle_reasons": reasons,
-            "other_processes": None if processes is None else sum(p.pid != os.getpid() for p in processes),
+            "other_processes": None if processes is None else _others([int(p.pid) for p in processes]),
             "memory_used_bytes": None if memory is None else int(memory.used),
         }
+
+
+def busy_with(device: str) -> str | None:
+    """In words, who else uses a CUDA device; None when nobody does, or when NVML is not there to tell.
+
+    Latencies of a shared GPU are somebody else's, too: ask before measuring.
+    """
+    state = gpu_state(device)
+    others = state.get("other_processes")
+    if not others:
+        return None
+    used = state.get("memory_used_bytes")
+    memory = f", {used / 2**30:.1f} GiB in use altogether" if used else ""
+    return f"{others} other process{'es' if others > 1 else ''} on GPU {gpu_uuid(device) or device}{memory}"
+
+
+def _others(pids: list[int]) -> int:
+    """How many of NVML's processes are not this one; a container may show it under a pid of the host."""
+    if os.getpid() in pids:
+        return len(pids) - 1
+    torch = sys.modules.get("torch")
+    mine = 1 if pids and torch is not None and torch.cuda.is_initialized() else 0
+    return len(pids) - mine
 
 
 def gpu_uuid(device: str) -> str | None:
