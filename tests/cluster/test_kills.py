@@ -41,7 +41,7 @@ DRIVER = """
     with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         config = compose("config", overrides=[
             "experiment=smoke", "report=none", "dataset.num_samples=20", "output.tokens=2", "measurement.warmup.max_runs=2",
-            "measurement.repeats=8", "progress=false", "probe=[timeline]"])
+            "measurement.repeats=8", "progress=false", "probe=[timeline]", "device_peaks=none"])
     make = lambda folder: Job(
         settings=validate.validate(config), config=OmegaConf.to_container(config, resolve=True), overrides=[],
         directory=folder, outcome=OutcomeFile(folder, every_s=0.05),
