@@ -119,3 +119,18 @@ def test_the_token_criterion_stops_nothing_and_makes_no_tensor() -> None:
         answer = watch.stopping_criteria[0](torch.zeros(2, 3, dtype=torch.long), None)
         done = torch.tensor([True, False])
         assert (done | answer) is done
+
+
+def test_a_finished_watch_is_freed_without_the_collector(simulated: SimulatedTime) -> None:
+    """The collector is off while measuring: a cycle per run would be a leak per run."""
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        with TimelineProbe().watch(PlantedModel()) as watch:
+            seen = weakref.ref(watch)
+        del watch
+        assert seen() is None
+    finally:
+        gc.enable()

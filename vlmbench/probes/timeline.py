@@ -106,6 +106,7 @@ class TimelineWatch:
         self._in_forward = False
         self._language_seen = False
         self._handles: list[Any] = []
+        self._one_device = len(model.devices) == 1
         self.stopping_criteria = [self._token]
         self._attach(model)
 
@@ -118,14 +119,14 @@ class TimelineWatch:
         ):
             for path in paths:
                 module = top.get_submodule(path)
-                first, last = _devices_of(module)
+                first, last = self._ends(module)
                 self._hook(module, partial(self._set, enter, first), partial(self._set, exit_, last))
         for path in anatomy.language_model:
             module = top.get_submodule(path)
             if module is not top:
-                first, last = _devices_of(module)
+                first, last = self._ends(module)
                 self._hook(module, partial(self._enter_language, first), partial(self._exit_language, last))
-        first, last = _devices_of(top)
+        first, last = self._ends(top)
         self._hook(top, partial(self._enter_forward, first), partial(self._exit_forward, last))
 
     def _hook(self, module: torch.nn.Module, before: Any, after: Any) -> None:
@@ -133,11 +134,17 @@ class TimelineWatch:
         self._handles.append(module.register_forward_pre_hook(before))
         self._handles.append(module.register_forward_hook(after, prepend=True))
 
+    def _ends(self, module: torch.nn.Module) -> tuple[torch.device | None, torch.device | None]:
+        """Devices of a module's first and last parameter, where its work begins and ends; None for the only device."""
+        parameters = [] if self._one_device else list(module.parameters())
+        return (parameters[0].device, parameters[-1].device) if parameters else (None, None)
+
     def detach(self) -> None:
         """Remove every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self.stopping_criteria = []  # a bound method of this object: a cycle that no collector takes up during runs
 
     # Called by torch and by generate(); arguments are theirs. Kept to two statements: this is the instrument's cost.
     def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
@@ -202,9 +209,3 @@ class TimelineWatch:
 
 def _columns(stages: Stages) -> dict[str, Any]:
     return {name: value for name in _STAGE_COLUMNS if (value := getattr(stages, name)) is not None}
-
-
-def _devices_of(module: torch.nn.Module) -> tuple[torch.device | None, torch.device | None]:
-    """Devices of a module's first and last parameter: where its work begins and ends."""
-    parameters = list(module.parameters())
-    return (parameters[0].device, parameters[-1].device) if parameters else (None, None)
