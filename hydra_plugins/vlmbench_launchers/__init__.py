@@ -37,6 +37,11 @@ class _GridLauncher(Launcher):
 
         assert self.config is not None
         assert self.hydra_context is not None
+        if missing := OmegaConf.missing_keys(self.config.hydra.launcher):
+            from vlmbench.errors import ConfigError
+
+            names = ", ".join(f"hydra.launcher.{name}=…" for name in sorted(missing))
+            raise ConfigError(f"this launcher needs to be told {names}")
         sweep_dir = Path(str(self.config.hydra.sweep.dir))
         composed = compose_tasks(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         found = self._launch(sweep_dir, composed)

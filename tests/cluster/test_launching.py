@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -20,7 +22,7 @@ from vlmbench import config as schema
 from vlmbench.cluster.compose import compose_tasks
 from vlmbench.cluster.local import slots
 from vlmbench.cluster.quick import quicken
-from vlmbench.cluster.settings import LocalSettings
+from vlmbench.cluster.settings import LocalSettings, SlurmSettings, parse
 from vlmbench.cluster.status import RunState, status
 from vlmbench.errors import ConfigError
 from vlmbench.records.provenance import read_provenance
@@ -63,6 +65,9 @@ def test_tasks_hold_what_a_job_would_get(loader) -> None:
     assert tasks[8][0].overrides == tuple(JOBS[1])
     assert tasks[8][1]["seed"] == 2
     assert "hydra" not in tasks[8][1]
+    assert not HydraConfig.initialized()
+    with_files = compose_tasks(config_loader, config, [["+probe=kernels", "experiment=smoke", "output_dir=grid"]], 0)
+    assert with_files[0][1]["probe"]["kernels"]["trace_dir"] == str(Path.cwd() / "grid" / "0_smoke" / "traces")
     json.dumps(tasks[8][1])
 
 
@@ -120,3 +125,32 @@ def test_interrupting_the_launcher_ends_its_tasks_resumably(tmp_path: Path) -> N
     first, second = status(tmp_path)
     assert first.state == RunState.INTERRUPTED, said
     assert second.state == RunState.CANCELLED
+
+
+def test_the_presets_are_what_the_launchers_take(loader) -> None:
+    config_loader, _ = loader
+    for name, kind in (("slurm", SlurmSettings), ("anvil", SlurmSettings), ("local", LocalSettings)):
+        config = config_loader.load_configuration("config", [f"hydra/launcher={name}"], run_mode=RunMode.MULTIRUN)
+        values = OmegaConf.to_container(config.hydra.launcher)
+        values.pop("_target_")
+        values["detach"] = False  # follows the command line's own `detach`
+        settings = parse(kind, values)
+        assert set(values) == {field.name for field in fields(kind)}, "every knob stands in the YAML"
+        if name != "anvil":
+            assert settings == kind(), "the YAML's defaults are the code's"
+
+
+def test_sbatch_that_cannot_be_reached_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool, code in (("srun", "exit 0"), ("sbatch", "echo 'sbatch: error: no way' >&2; exit 1"), ("scontrol", "exit 1"),
+                       ("squeue", "exit 0"), ("sacct", "exit 0")):  # fmt: skip
+        (tools / tool).write_text(f"#!/bin/sh\n{code}\n")
+        (tools / tool).chmod(0o755)
+    line = [*command(tmp_path / "grid", "seed=1"), "hydra/launcher=slurm"]
+    line.remove("hydra/launcher=local")
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "Slurm refused the jobs: sbatch: error: no way\n0 of 1 tasks were submitted" in done.stderr
+    assert not list((tmp_path / "grid" / ".vlmbench").iterdir())

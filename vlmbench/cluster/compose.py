@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def compose_tasks(
             one.hydra.job.id = str(index)
         directory = str(one.hydra.sweep.subdir)
         plain_overrides = tuple(filter_overrides(list(overrides)))
-        with read_write(one), open_dict(one):
-            del one["hydra"]  # as Hydra does before it calls the job
-        resolved: Any = OmegaConf.to_container(one, resolve=True)
+        with _hydra_of(one, Path(str(one.hydra.sweep.dir)) / directory):
+            with read_write(one), open_dict(one):
+                del one["hydra"]  # as Hydra does before it calls the job
+            resolved: Any = OmegaConf.to_container(one, resolve=True)
         parts = {
             f"{key}:{json.dumps(value, default=str)}" for key, value in resolved.items() if isinstance(value, dict)
         }
@@ -53,6 +55,20 @@ def compose_tasks(
             seen |= parts
         tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
     return tasks
+
+
+@contextmanager
+def _hydra_of(job: DictConfig, output_dir: Path) -> Iterator[None]:
+    """Settings that name files of their run directory resolve as they will in the job."""
+    with read_write(job.hydra), open_dict(job.hydra):
+        job.hydra.runtime.output_dir = str(output_dir.absolute())
+    instance = HydraConfig.instance()
+    before = instance.cfg
+    instance.set_config(job)
+    try:
+        yield
+    finally:
+        instance.cfg = before
 
 
 def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.cluster import slurm
-from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission
+from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.settings import SlurmSettings
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status_of, table
 from vlmbench.cluster.task import main as run_task
 from vlmbench.cluster.task import source_now, task_content
-from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
 from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import check_directory
 
@@ -46,7 +47,11 @@ def launch_on_slurm(sweep_dir: Path, composed: Composed, settings: SlurmSettings
         submission = new_submission(
             sweep_dir, cluster="slurm", job_name=settings.job_name, tasks=contents, settings=asdict(settings)
         )
-        submission = slurm.submit(submission, settings, run_task)
+        try:
+            submission = slurm.submit(submission, settings, run_task)
+        except ConfigError:
+            _forget_if_nothing_was_submitted(submission)
+            raise
         say(f"submitted {len(missing)} of {len(composed)} tasks as {', '.join(arrays(submission))}")
     else:
         say(f"nothing to submit: all {len(composed)} tasks are done or on their way")
@@ -59,6 +64,12 @@ def launch_on_slurm(sweep_dir: Path, composed: Composed, settings: SlurmSettings
         say("no longer waiting; the jobs go on")
         say_next(sweep_dir)
         raise
+
+
+def _forget_if_nothing_was_submitted(submission: Submission) -> None:
+    kept = [s for s in read_submissions(submission.sweep_dir) if s.name == submission.name]
+    if kept and not arrays(kept[0]):
+        shutil.rmtree(submission.folder, ignore_errors=True)
 
 
 def to_do(sweep_dir: Path, composed: Composed) -> dict[int, tuple[Task, Mapping[str, Any]]]:

@@ -35,9 +35,9 @@ def _check(name: str, value: object, pattern: re.Pattern[str], allowed: str) -> 
         raise ValueError(f"'{name}' must be {allowed} (got {value!r})")
 
 
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and (isinstance(value, bool) or not value >= least):
-        raise ValueError(f"'{name}' must be {least:g} or more (got {value})")
+def _at_least(name: str, value: object, least: float) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
+        raise ValueError(f"'{name}' must be a number of {least:g} or more (got {value!r})")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,11 +74,11 @@ def submit(
 
     try:
         executor = submitit.SlurmExecutor(folder=submission.folder / "logs", max_num_timeout=0)
-    except RuntimeError as error:
+    except RuntimeError:
         raise ConfigError(
             "hydra/launcher=slurm needs Slurm's commands, and 'srun' is not on the PATH.\n"
             "Run it on a login node, or use hydra/launcher=local for this machine."
-        ) from error
+        ) from None
     executor.update_parameters(**_parameters(submission, settings))
     size = max_array_size()
     pending = [task for task in submission.tasks if task.job_id is None]
@@ -89,7 +89,7 @@ def submit(
             with _outside_allocation():
                 jobs = executor.map_array(function, files)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"Slurm refused the jobs: {_said(error)}\n{_after(submission)}") from error
+            raise ConfigError(f"Slurm refused the jobs: {_said(error)}\n{_after(submission)}") from None
         submission = submission.with_ids({t.index: str(j.job_id) for t, j in zip(part, jobs, strict=True)})
         stored(submission)
     return submission
