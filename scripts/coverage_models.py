@@ -1,8 +1,8 @@
 """Run every image-text-to-text architecture of the installed transformers and write docs/models.md.
 
 For each architecture a tiny random model makes one real ``generate()`` on the CPU; its stages are found by the static
-rules, by watching that run with the rules' answer as a start, and by watching alone, and compared with what reading the
-code says (tests/models/expected_stages.yaml) and with what must hold for any model (tests/models/stage_checks.py).
+rules, by watching that run with the rules' answer as a start, and by watching alone, and compared with a reviewed table
+(tests/models/expected_stages.yaml) and with what must hold for any model (tests/models/stage_checks.py).
 
     python scripts/coverage_models.py [NAME …] [--limit-s 600] [--output docs/models.md]
 
@@ -32,11 +32,13 @@ Written by `scripts/coverage_models.py` (`make coverage-models`); not edited by 
 
 Every architecture of `MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES` is built tiny with random weights
 (`vlmbench/models/shrink.py`), given one image and a short text, and run through one real `generate()` of {tokens}
-tokens. "Right" means: the stages equal those read from the model's code (`tests/models/expected_stages.yaml`). "Nothing
+tokens. "Right" means: the stages equal the table in `tests/models/expected_stages.yaml`, which was drafted from watched
+runs and reviewed entry by entry against module trees and, where a layout is unusual, the model's code. "Nothing
 violated" means: every module named was called through its `forward`, vision and projector before the language model,
 the language model once for the prefill and once for each further token, no module that ran with more than 2 % of the
 parameters is left out, no parameter is counted twice. The static rules were tuned on these architectures: on a new one
-expect less, and look at the table of `probe=anatomy` first.
+expect less, and look at the anatomy table first. `fast_vlm`, `gemma3n` and `perception_lm` have towers from the `timm`
+package and run only where it is installed; their towers are built at full size.
 
 {summary}
 

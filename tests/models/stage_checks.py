@@ -16,12 +16,11 @@ from vlmbench.models.protocol import Anatomy
 
 # Not one call of the language model a token: a block of tokens is denoised at once.
 BLOCK_DIFFUSION = {"diffusion_gemma"}
-# Keys and values of earlier steps are not kept by these classes: each step reads the sequence anew.
 _EXPECTED = Path(__file__).with_name("expected_stages.yaml")
 
 
 def expected_stages() -> dict[str, dict[str, set[str]]]:
-    """Architecture to stage to paths with '.*' for indices, checked by reading."""
+    """Architecture to stage to paths with '.*' for indices: the reviewed table."""
     groups: list[dict[str, Any]] = yaml.safe_load(_EXPECTED.read_text(encoding="utf-8"))
     return {
         name: {stage: set(paths) for stage, paths in group.items() if stage != "architectures"}
