@@ -38,7 +38,7 @@ violated" means: every module named was called through its `forward`, vision and
 the language model once for the prefill and once for each further token, no module that ran with more than 2 % of the
 parameters is left out, no parameter is counted twice. The static rules were tuned on these architectures: on a new one
 expect less, and look at the anatomy table first. `fast_vlm`, `gemma3n` and `perception_lm` have towers from the `timm`
-package and run only where it is installed; their towers are built at full size.
+package and run only where it is installed; a named `timm` tower is not shrunk.
 
 {summary}
 
