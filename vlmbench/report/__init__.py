@@ -1,27 +1,58 @@
-"""Reports: tables and pages made of records."""
+"""Reports: summaries in words, tables, figures and pages made of records."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from vlmbench.errors import ConfigError
+
 
 def write_report(kind: str, directory: Path) -> str:
-    """Write what an experiment promises (summary, phase file, figures); returns the answer in words.
+    """Write what an experiment promises: summary, phase file, figures, ``report.html`` and ``tables/``.
 
     Args:
         kind: phase1, phase2, phase3 or none.
         directory: a run directory.
+
+    Returns:
+        The answer in words; empty for none.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+        MeasurementError: a file cannot be written.
     """
     if kind == "phase1":
         from vlmbench.report.phase1 import write_phase1
 
-        return write_phase1(directory).text
-    if kind == "phase2":
+        text = write_phase1(directory).text
+    elif kind == "phase2":
         from vlmbench.report.phase2 import write_phase2
 
-        return write_phase2(directory).text
-    if kind == "phase3":
+        text = write_phase2(directory).text
+    elif kind == "phase3":
         from vlmbench.report.phase3 import write_phase3
 
-        return write_phase3(directory).text
-    return ""
+        text = write_phase3(directory).text
+    else:
+        return ""
+    return f"{text}\n\n{write_pages(directory)}"
+
+
+def write_pages(directory: Path) -> str:
+    """Write ``report.html`` and ``tables/`` of a run or study whose summaries are there; says so in one line.
+
+    Without jinja2 (the ``experiments`` extra) nothing is written, and the line says that.
+
+    Raises:
+        InputError: no ``summary.json`` is there, nor in a part.
+        MeasurementError: a file cannot be written.
+    """
+    from vlmbench.report.latex import write_tables
+    from vlmbench.report.page import write_page
+
+    try:
+        page = write_page(directory)
+        write_tables(directory)
+    except ConfigError as error:
+        return f"No page: {error}."
+    return f"The same with figures: {page.name}; tables for papers: tables/."

@@ -22,6 +22,7 @@ from vlmbench.figures.scaling import flops_latency_figure
 from vlmbench.figures.theme import caption, model_name, save, theme
 from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict, write_json
+from vlmbench.report import write_pages
 from vlmbench.report.phase_file import json_row, write_phase_file
 from vlmbench.report.scaling_report import MODEL_FILE, SUMMARY_FILE, ScalingReport
 from vlmbench.report.summary import read_json
@@ -33,7 +34,7 @@ PHASE_FILE = f"{EXPERIMENT}.json"
 def write_exp5(
     phase2: Path | str, phase3: Path | str, directory: Path | str, *, allow_unlike: bool = False
 ) -> ScalingReport:
-    """Compare token costs and write ``exp5_token_comparison.json``, ``summary.json``, latency models and figures.
+    """Compare token costs and write ``exp5_token_comparison.json``, ``summary.json``, models, figures and pages.
 
     Args:
         phase2: results with vision (and prompt) tokens swept: a run directory, multirun directory or phase file.
@@ -67,7 +68,8 @@ def write_exp5(
             files.append(model.save(directory / MODEL_FILE.replace("latency_model", f"latency_model{name}")))
     for name, figure in _figures(names, comparisons, flops):
         files += save(figure, directory / "figures", name)
-    return ScalingReport(summary=summary, files=tuple(files), text=_text(comparisons, flops, models))
+    text = f"{_text(comparisons, flops, models)}\n\n{write_pages(directory)}"
+    return ScalingReport(summary=summary, files=tuple(files), text=text)
 
 
 def _together(a: ResultSet, b: ResultSet) -> pd.DataFrame:

@@ -12,8 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vlmbench.analysis.numbers import DASH, digits, factor, ms, percent, quantile_cell, span
-from vlmbench.figures.theme import caption, component_colour, component_label
+from vlmbench.analysis.numbers import DASH, digits, percent
+from vlmbench.figures.theme import caption, component_colour
+from vlmbench.report import grids
 from vlmbench.report.words import answers, flag_sentence
 
 _BAR_CELLS = 20
@@ -21,63 +22,32 @@ _BAR_CELLS = 20
 
 def latency(summary: Mapping[str, Any]) -> Table:
     """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
-    table = _table("Latency, ms [95 % interval]")
-    for name in ("", "runs", "n"):
-        table.add_column(name, justify="right" if name == "n" else "left", no_wrap=True)
-    for name in ("P50", "P90", "P95", "P99", "mean"):
-        table.add_column(name, justify="right")
-    for metric, groups in summary["distribution"].items():
-        for group, entry in groups.items():
-            cells = [quantile_cell(entry[name]) for name in ("p50", "p90", "p95", "p99")]
-            runs = "workload" if group == "workload" else "repeated"
-            label = metric if group == next(iter(groups)) else ""
-            table.add_row(label, runs, f"{entry['n']:,}", *cells, ms(entry["mean"]).removesuffix(" ms"))
-    return table
+    return table_of(grids.latency(summary))
 
 
 def components(summary: Mapping[str, Any]) -> Table:
-    """Time and share of each part, with its colour as a bar; parameters beside it."""
-    table = _table("Where the time goes")
-    table.add_column("", no_wrap=True)
-    for name in ("median, ms", "mean, ms", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("95 % interval", no_wrap=True)
-    table.add_column("of", no_wrap=True)
-    floors = {row["component"]: row["over_floor"] for row in summary["cost"]["stages"]}
-    has_floors = any(value is not None for value in floors.values())
-    if has_floors:
-        table.add_column("time / floor", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for row in summary["components"]:
-        share = row["share"]
-        nested = row["part_of"] == "T_LLM_decode"
-        table.add_row(
-            ("  " if nested else "") + component_label(row["component"]),
-            ms(row["median"]).removesuffix(" ms"),
-            ms(row["mean"]).removesuffix(" ms"),
-            percent(share),
-            span(row["share_low"], row["share_high"], "%"),
-            row["part_of"],
-            *([factor(floors.get(row["component"]))] if has_floors else []),
-            _bar(share, row["component"]),
-        )
-    return table
+    """Time and share of each part, with its colour as a bar; time over floor where it is known."""
+    return table_of(grids.components(summary))
 
 
 def parameters(summary: Mapping[str, Any]) -> Table | None:
     """Parameters of each part; None if they were not counted."""
-    if not summary["parameters"]:
-        return None
-    table = _table("Where the parameters are")
+    grid = grids.parameters(summary)
+    return table_of(grid) if grid.rows else None
+
+
+def table_of(grid: grids.Grid) -> Table:
+    """A grid for the terminal, with bars where it has shares."""
+    table = _table(grid.title)
+    for name, right in grid.columns:
+        table.add_column(name, justify="right" if right else "left", no_wrap=not name.startswith("P"))
+    if not grid.colours:
+        for row in grid.rows:
+            table.add_row(*row)
+        return table
     table.add_column("", no_wrap=True)
-    for name in ("parameters", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for row in summary["parameters"]:
-        share = row["share"]
-        table.add_row(
-            component_label(row["component"]), _size(row["parameters"]), percent(share), _bar(share, row["component"])
-        )
+    for row, (component, share) in zip(grid.rows, grid.colours, strict=True):
+        table.add_row(*row, _bar(share, component))
     return table
 
 
@@ -107,7 +77,9 @@ def anatomy(title: str, rows: Iterable[AnatomyRow], notes: Sequence[str] = ()) -
     table.add_column("found by")
     for row in rows:
         stage = Text(row.stage, style=component_colour(row.stage))
-        table.add_row(stage, row.path or DASH, row.module_class, _size(row.parameters), percent(row.share), row.rule)
+        table.add_row(
+            stage, row.path or DASH, row.module_class, grids.size(row.parameters), percent(row.share), row.rule
+        )
     return Group(table, *(Text(f"Note: {note}") for note in notes))
 
 
@@ -166,10 +138,3 @@ def _table(title: str) -> Table:
 def _bar(share: float | None, component: str) -> Text:
     cells = 0 if share is None else round(min(abs(share), 1.0) * _BAR_CELLS)
     return Text("█" * cells, style=component_colour(component))
-
-
-def _size(parameters: int) -> str:
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if parameters >= scale:
-            return f"{digits(parameters / scale)} {unit}"
-    return f"{parameters:,}"

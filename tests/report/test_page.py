@@ -1,0 +1,194 @@
+"""The page and the tables of a run and of a study, from runs with planted times."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.analysis.made import row, usual, write
+from tests.analysis.swept import OUTPUT, VISION, sweep, write_run
+from vlmbench.analysis.load import load_runs
+from vlmbench.errors import InputError
+from vlmbench.records.whole import write_json
+from vlmbench.report import write_pages, write_report
+from vlmbench.report.captions import figure_files
+from vlmbench.report.exp5 import write_exp5
+from vlmbench.report.grids import Grid
+from vlmbench.report.latex import markdown, tex, write_tables
+from vlmbench.report.page import write_page
+from vlmbench.report.scaling_report import find
+from vlmbench.report.scaling_report import summarise as summarise_scaling
+from vlmbench.report.summary import summarise
+
+
+class Page(HTMLParser):
+    """Tags that are opened and closed in order, the links of the page, and its words."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.words = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        found = dict(attrs)
+        self.links += [value for name in ("src", "href") if (value := found.get(name))]
+        self.ids |= {str(found["id"])} if "id" in found else set()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def with_summary(run: Path, experiment: str | None = None) -> Path:
+    """The summary of a run without its figures; two empty files stand for one."""
+    if experiment is None:
+        summary = summarise(run)
+    else:
+        provenance = json.loads((run / "provenance.json").read_text())
+        summary = summarise_scaling(find(load_runs(run), provenance), experiment)
+    write_json(run / "summary.json", summary)
+    (run / "figures").mkdir(exist_ok=True)
+    for name in ("launch_bound.png", "launch_bound.pdf"):
+        (run / "figures" / name).touch()
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("study")
+    with_summary(write(directory / "phase1", usual(60, 40)))
+    with_summary(write_run(directory / "phase2", sweep("vision_tokens", VISION)), "phase2_scaling")
+    with_summary(write_run(directory / "phase3", sweep("output_tokens", OUTPUT)), "exp4b_language_tokens")
+    write_exp5(directory / "phase2", directory / "phase3", directory)
+    return directory
+
+
+def test_a_study_has_one_page_of_all_its_parts(study: Path) -> None:
+    page = Page(study / "report.html")
+    for part in (
+        "at the median of 60 runs",
+        "What does one more vision token cost?",
+        "What does one more output token cost?",
+        "What do tokens cost against each other?",
+        "One more output token costs",
+        "Where the time goes",
+        "Provenance",
+        "planted-vlm (random weights)",
+    ):
+        assert part in page.words, part
+    assert {"phase1", "phase2", "phase3", "exp5_token_comparison", "provenance"} <= page.ids
+    assert "None" not in page.words
+    assert "nan" not in page.words.lower().replace("provenance", "")
+
+
+def test_links_lead_to_files_beside_the_page_and_nowhere_else(study: Path) -> None:
+    page = Page(study / "report.html")
+    assert {"phase1/figures/launch_bound.png", "figures/token_costs.png", "phase2/summary.json"} <= set(page.links)
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            assert (study / link).is_file(), link
+
+
+def test_tables_of_a_study_are_named_by_part(study: Path) -> None:
+    names = {path.name for path in (study / "tables").iterdir()}
+    assert {"phase1_components.tex", "phase1_components.md", "phase2_slopes.tex", "token_costs.md"} <= names
+    text = (study / "tables" / "phase1_components.tex").read_text()
+    assert r"LLM decode & " in text
+    assert r"T\_total" in text
+    lines = (study / "tables" / "phase1_components.md").read_text().splitlines()[2:]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_run_has_its_page_and_again_the_same(tmp_path: Path) -> None:
+    run = with_summary(write(tmp_path, [row(sample=f"s{i}") for i in range(40)]))
+    first = write_page(run).read_bytes()
+    assert write_page(run).read_bytes() == first
+    assert Page(run / "report.html").words.count("Latency of a data set, part by part") == 2, "title and heading"
+
+
+def test_text_from_records_cannot_become_markup(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}") for i in range(3)]
+    rows.append(row(sample="x", status="error", reason="<script>alert(1)</script> & more"))
+    text = write_page(with_summary(write(tmp_path, rows))).read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_nothing_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no summary\.json"):
+        write_page(tmp_path)
+    with pytest.raises(InputError, match=r"no summary\.json"):
+        write_tables(tmp_path)
+
+
+def test_nothing_measured_has_a_page(tmp_path: Path) -> None:
+    failed = with_summary(write(tmp_path / "a", [row(status="error", reason="no image")]))
+    assert "Nothing could be measured." in Page(write_page(failed)).words
+    assert write_tables(failed) == []
+
+
+def test_without_jinja2_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "jinja2":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    run = with_summary(write(tmp_path, [row()]))
+    monkeypatch.setattr(builtins, "__import__", missing)
+    said = write_pages(run)
+    assert said.startswith("No page: ")
+    assert "vlmbench-latency[experiments]" in said
+    assert not (run / "report.html").exists()
+
+
+def test_no_report_of_no_kind(tmp_path: Path) -> None:
+    assert write_report("none", tmp_path) == ""
+
+
+def test_captions_follow_the_reading_order(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in ("token_costs_llava", "own_drawing", "over_time", "latency_distribution"):
+        (folder / f"{name}.png").touch()
+    found = figure_files(tmp_path, folder)
+    assert [Path(file.png).stem for file in found] == [
+        "latency_distribution", "over_time", "token_costs_llava", "own_drawing",
+    ]  # fmt: skip
+    assert found[2].words.endswith("(llava).")
+    assert found[0].pdf == ""
+
+
+def test_cells_are_escaped() -> None:
+    grid = Grid(name="g", title="t", columns=(("a", False), ("b", True)), rows=(("  x|y", "1"),))
+    assert markdown(grid) == "**t**\n\n| a | b |\n| --- | ---: |\n| &emsp;x\\|y | 1 |\n"
+    assert tex("  50 % of T_total × 2") == r"\quad 50 \% of T\_total $\times$ 2"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_compiles(study: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    body = "\n".join(path.read_text() for path in sorted((study / "tables").glob("*.tex")))
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{body}\end{{document}}"
+    (tmp_path / "t.tex").write_text(document)
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True)

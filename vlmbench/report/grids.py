@@ -1,0 +1,191 @@
+"""Tables as plain text cells, once for all: the terminal, the page, LaTeX and Markdown show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlmbench.analysis.numbers import DASH, digits, factor, percent, quantile_cell, span
+from vlmbench.analysis.slices import KINDS, held_fixed
+from vlmbench.figures.theme import component_label
+from vlmbench.report.summary import EXPERIMENT as PHASE1
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table of texts.
+
+    Args:
+        name: names its files.
+        title: above it, with the unit.
+        columns: (heading, whether its cells are numbers and stand right).
+        rows: cells, as many as columns.
+        colours: for each row the component whose colour it may carry, with a share from 0 to 1 for a bar; may be empty.
+    """
+
+    name: str
+    title: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[str, ...], ...]
+    colours: tuple[tuple[str, float | None], ...] = ()
+
+
+def grids(summary: Summary) -> list[Grid]:
+    """All tables that a summary of any experiment has rows for."""
+    name = summary.get("experiment_name")
+    if name == PHASE1:
+        made = [latency(summary), components(summary), parameters(summary)] if summary["distribution"] else []
+    elif "comparisons" in summary:
+        made = [token_costs(row, number) for number, row in enumerate(summary["comparisons"])]
+    else:
+        made = [slopes(summary), floors(summary)]
+    return [grid for grid in (*made, points(summary)) if grid.rows]
+
+
+def latency(summary: Summary) -> Grid:
+    """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
+    rows = []
+    for metric, groups in summary["distribution"].items():
+        for group, entry in groups.items():
+            cells = [quantile_cell(entry[name]) for name in ("p50", "p90", "p95", "p99")]
+            label = metric if group == next(iter(groups)) else ""
+            runs = "workload" if group == "workload" else "repeated"
+            rows.append((label, runs, f"{entry['n']:,}", *cells, _bare(entry["mean"])))
+    columns = (("", False), ("runs", False), *((name, True) for name in ("n", "P50", "P90", "P95", "P99", "mean")))
+    return Grid(name="latency", title="Latency, ms [95 % interval]", columns=columns, rows=tuple(rows))
+
+
+def components(summary: Summary) -> Grid:
+    """Time and share of each part, and how far above the least possible time it is where that is known."""
+    over = {row["component"]: row["over_floor"] for row in summary["cost"]["stages"]}
+    known = any(value is not None for value in over.values())
+    rows, colours = [], []
+    for row in summary["components"]:
+        nested = "  " if row["part_of"] == "T_LLM_decode" else ""
+        rows.append(
+            (
+                nested + component_label(row["component"]),
+                _bare(row["median"]),
+                _bare(row["mean"]),
+                percent(row["share"]),
+                span(row["share_low"], row["share_high"], "%"),
+                row["part_of"],
+                *([factor(over.get(row["component"]))] if known else []),
+            )
+        )
+        colours.append((row["component"], row["share"]))
+    columns = [("", False), *((name, True) for name in ("median, ms", "mean, ms", "share")), ("95 % interval", False)]
+    columns += [("of", False), *([("time / floor", True)] if known else [])]
+    return Grid(
+        name="components",
+        title="Where the time goes",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        colours=tuple(colours),
+    )
+
+
+def parameters(summary: Summary) -> Grid:
+    """Parameters of each part; no rows if they were not counted."""
+    return Grid(
+        name="parameters",
+        title="Where the parameters are",
+        columns=(("", False), ("parameters", True), ("share", True)),
+        rows=tuple(
+            (component_label(row["component"]), size(row["parameters"]), percent(row["share"]))
+            for row in summary["parameters"]
+        ),
+        colours=tuple((row["component"], row["share"]) for row in summary["parameters"]),
+    )
+
+
+def slopes(summary: Summary) -> Grid:
+    """Milliseconds of each stage for one more token of each kind, with everything else held fixed."""
+    rows = tuple(
+        (
+            KINDS[entry["kind"]].unit,
+            component_label(entry["stage"]) if entry["stage"] != "T_total" else "generate()",
+            f"{entry['slope_ms']:.4g}",
+            f"{entry['slope_low']:.3g} to {entry['slope_high']:.3g}",
+            DASH if entry["r2"] is None else f"{entry['r2']:.3f}",
+            percent(entry["held_out_error"]),
+            entry["shape"],
+            held_fixed(entry["fixed"]) if entry["fixed"] else DASH,
+        )
+        for entry in summary["scaling"]
+    )
+    names = ("slope", "95 % interval", "R²", "held-out error")
+    columns = (("one more", False), ("stage", False), *((name, True) for name in names))
+    columns += (("shape", False), ("held fixed", False))
+    return Grid(name="slopes", title="What one more token costs, ms", columns=columns, rows=rows)
+
+
+def floors(summary: Summary) -> Grid:
+    """Each stage at each point against the least time its work needs on the device."""
+    rows = tuple(
+        (
+            row["point_id"],
+            component_label(row["stage"]),
+            _bare(row["time_ms"]),
+            digits(row["flops"] / 1e9),
+            _bare(row.get("floor_ms")),
+            factor(row["over_floor"]),
+            row["verdict"],
+        )
+        for row in summary["roofline"]
+        if row.get("over_floor") is not None
+    )
+    names = ("time, ms", "GFLOP", "floor, ms", "time / floor")
+    columns = (("point", False), ("stage", False), *((name, True) for name in names), ("bound by", False))
+    return Grid(name="floors", title="Time against the device's floor", columns=columns, rows=rows)
+
+
+def token_costs(comparison: Mapping[str, Any], number: int = 0) -> Grid:
+    """What one more token of each kind costs, and how many of another kind that buys."""
+    costs = comparison["token_costs"]
+    rows = []
+    for kind, cost in costs.items():
+        ratio = comparison["ratios"].get(f"output_over_{kind}")
+        cells = [f"{cost['cost_ms']:.4g}", f"{cost['low']:.3g} to {cost['high']:.3g}"]
+        shown = ratio is not None and ratio.get("value") is not None
+        rows.append((KINDS[kind].unit, *cells, digits(ratio["value"]) if shown and ratio else DASH))
+    names = ("ms", "95 % interval", "tokens for one output token")
+    return Grid(
+        name=f"token_costs_{number + 1}" if number else "token_costs",
+        title="What one more token costs",
+        columns=(("one more", False), *((name, True) for name in names)),
+        rows=tuple(rows),
+    )
+
+
+def points(summary: Summary) -> Grid:
+    """How many runs each point has, and which criterion ended it."""
+    rows = tuple(
+        (
+            str(point.get("point_id", "")),
+            f"{point.get('measured', 0):,}",
+            str(point.get("ended_by") or "").replace("_", " "),
+            ", ".join(map(str, point.get("unmet") or [])) or DASH,
+        )
+        for point in summary.get("stopping") or []
+    )
+    columns = (("point", False), ("measured", True), ("ended by", False), ("unmet", False))
+    return Grid(name="points", title="What ended each point", columns=columns, rows=rows)
+
+
+def size(number: int) -> str:
+    """A count of parameters: ``6.95 B``, ``303 M``."""
+    return next(_sizes(number), f"{number:,}")
+
+
+def _sizes(number: int) -> Iterator[str]:
+    return (
+        f"{digits(number / scale)} {unit}" for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)) if number >= scale
+    )
+
+
+def _bare(value: float | None) -> str:
+    return DASH if value is None else digits(value)

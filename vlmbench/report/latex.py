@@ -1,0 +1,62 @@
+"""The tables of a run or a study as files for papers and notes: LaTeX (booktabs) and Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlmbench.records.whole import write_whole
+from vlmbench.report.grids import Grid, grids
+from vlmbench.report.page import environment, summaries
+
+FOLDER = "tables"
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "–": "--", "²": "$^2$", "µ": r"$\mu$",
+    }
+)  # fmt: skip
+
+
+def write_tables(directory: Path | str) -> list[Path]:
+    """Write ``tables/<name>.tex`` and ``.md`` of a run directory; of a study, ``tables/<part>_<name>`` of each part.
+
+    The LaTeX needs the package booktabs.
+
+    Returns:
+        The paths, in order.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+        InputError: no ``summary.json`` is there, nor in a part.
+        MeasurementError: a file cannot be written.
+    """
+    template = environment().get_template("table.tex.j2")
+    directory = Path(directory)
+    files = []
+    for part, summary in summaries(directory):
+        for grid in grids(summary):
+            path = directory / FOLDER / (grid.name if part == "." else f"{part}_{grid.name}")
+            files.append(write_whole(path.with_suffix(".tex"), template.render(grid=grid, tex=tex, stem=path.name)))
+            files.append(write_whole(path.with_suffix(".md"), markdown(grid)))
+    return files
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX shows it: special characters escaped, leading blanks as indentation."""
+    blanks = len(text) - len(text.lstrip(" "))
+    return (r"\quad " if blanks else "") + text.strip().translate(_LATEX)
+
+
+def markdown(grid: Grid) -> str:
+    """A table of GitHub's Markdown, its title in bold above."""
+    lines = [
+        _line([name for name, _ in grid.columns]),
+        _line(["---:" if right else "---" for _, right in grid.columns]),
+        *(_line(row) for row in grid.rows),
+    ]
+    return f"**{grid.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    inner = (cell.replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(("&emsp;" if cell.startswith("  ") else "") + cell.strip() for cell in inner) + " |"
