@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import weakref
 from pathlib import Path
 
@@ -149,9 +148,8 @@ DEGENERATE = {
 def test_degenerate_runs_draw_without_a_warning(tmp_path: Path, case: str) -> None:
     for name, figure in drawn(write(tmp_path, DEGENERATE[case]), provenance={}).items():
         if figure is not None:
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=30)
-            assert len(stream.getvalue()) > 500, name
+            figure.draw_without_rendering()  # lays out and draws all, into nothing
+            assert figure.axes, name
 
 
 def test_nothing_measured_draws_nothing(tmp_path: Path) -> None:

@@ -139,6 +139,15 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
         write_tables(tmp_path)
 
 
+def test_a_summary_of_another_version_is_said(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", {"experiment_name": "phase2_scaling", "headline": {}})
+    assert "lacks scaling, too_few_points" in write_pages(tmp_path)
+    write_json(tmp_path / "summary.json", {"experiment_name": "phase9"})
+    with pytest.raises(InputError, match="is of experiment 'phase9'; a page shows phase1"):
+        write_page(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_nothing_measured_has_a_page(tmp_path: Path) -> None:
     failed = with_summary(write(tmp_path / "a", [row(status="error", reason="no image")]))
     assert "Nothing could be measured." in Page(write_page(failed)).words

@@ -8,11 +8,13 @@ import pytest
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep, write_run
 from vlmbench.analysis.latency_model import LatencyModel
+from vlmbench.analysis.load import load_runs
 from vlmbench.analysis.phase_files import read_results
 from vlmbench.errors import InputError
 from vlmbench.report.phase2 import write_phase2
 from vlmbench.report.phase3 import write_phase3
-from vlmbench.report.scaling_report import ScalingReport
+from vlmbench.report.scaling_report import ScalingReport, find, summarise
+from vlmbench.report.scaling_words import as_text
 
 Written = tuple[Path, ScalingReport, dict[str, bytes]]
 
@@ -143,11 +145,12 @@ def test_a_grid(tmp_path: Path) -> None:
     for output in (2, 8, 32):
         for row in sweep("vision_tokens", VISION[:5], base=(576, 32, output), repeats=4):
             rows.append(row | {"axis_output_tokens": output, "point_id": f"{row['point_id']},output_tokens={output}"})
-    report = write_phase2(write_run(tmp_path, rows))
-    kinds = {entry["kind"] for entry in report.summary["scaling"]}
+    summary = summarise(find(load_runs(write_run(tmp_path, rows)), PROVENANCE), "phase2_scaling")
+    text = as_text(summary, PROVENANCE)
+    kinds = {entry["kind"] for entry in summary["scaling"]}
     assert kinds == {"vision", "output"}
-    assert "Held fixed: output tokens 8." in report.text
-    assert "Over 3 settings of what is held fixed" in report.text
+    assert "Held fixed: output tokens 8." in text
+    assert "Over 3 settings of what is held fixed" in text
 
 
 def test_an_output_sweep_that_came_out_in_an_older_schema_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmbench.errors import ConfigError
+from vlmbench.errors import ConfigError, InputError
 
 
 def write_report(kind: str, directory: Path) -> str:
@@ -41,10 +41,10 @@ def write_report(kind: str, directory: Path) -> str:
 def write_pages(directory: Path) -> str:
     """Write ``report.html`` and ``tables/`` of a run or study whose summaries are there; says so in one line.
 
-    Without jinja2 (the ``experiments`` extra) nothing is written, and the line says that.
+    Without jinja2 (the ``experiments`` extra), or with summaries of another version, the line says why there is none:
+    the results themselves are written already.
 
     Raises:
-        InputError: no ``summary.json`` is there, nor in a part.
         MeasurementError: a file cannot be written.
     """
     from vlmbench.report.latex import write_tables
@@ -53,6 +53,6 @@ def write_pages(directory: Path) -> str:
     try:
         page = write_page(directory)
         write_tables(directory)
-    except ConfigError as error:
+    except (ConfigError, InputError) as error:
         return f"No page: {error}."
     return f"The same with figures: {page.name}; tables for papers: tables/."

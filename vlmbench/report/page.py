@@ -31,6 +31,13 @@ TITLES: Mapping[str, str] = {
     "exp4b_language_tokens": "Time against output length",
     "exp5_token_comparison": "What tokens cost against each other",
 }
+_SCALING = ("headline", "scaling", "too_few_points", "roofline", "launch_bound", "latency_model", "aa_check")
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    PHASE1: ("headline", "distribution", "components", "launch_bound", "cost", "tail", "aa_check"),
+    "phase2_scaling": _SCALING,
+    "exp4b_language_tokens": _SCALING,
+    "exp5_token_comparison": ("headline", "comparisons"),
+}
 _PARTS = ("phase1", "phase2", "prompt_tokens", "phase3")
 _DATA = ("summary.json", "records.jsonl", "provenance.json")
 
@@ -116,16 +123,26 @@ def summaries(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     together, which comes last.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one that another version wrote.
     """
-    own = read_json(directory / "summary.json")
-    parts = [name for name in _PARTS if (directory / name / "summary.json").is_file()]
-    for name in parts:
-        yield name, read_json(directory / name / "summary.json") or {}
-    if own is not None:
-        yield ".", own
-    if own is None and not parts:
+    found = {name: read_json(directory / name / "summary.json") for name in (*_PARTS, ".")}
+    if not any(found.values()):
         raise InputError(f"no summary.json at '{directory}'; give a run directory, or write its report first")
+    for name, summary in found.items():
+        if summary:
+            _check(directory / name / "summary.json", summary)
+            yield name, summary
+
+
+def _check(path: Path, summary: Mapping[str, Any]) -> None:
+    experiment = summary.get("experiment_name")
+    missing = [name for name in _NEEDED.get(str(experiment), ()) if name not in summary]
+    if experiment not in TITLES:
+        raise InputError(f"'{path}' is of experiment '{experiment}'; a page shows {', '.join(TITLES)}")
+    if missing:
+        raise InputError(
+            f"'{path}' lacks {', '.join(missing)}: another version wrote it; run the same command again to renew it"
+        )
 
 
 def sections(directory: Path) -> Iterator[Section]:
