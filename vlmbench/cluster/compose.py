@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,14 +48,20 @@ def compose_tasks(
             with read_write(one), open_dict(one):
                 del one["hydra"]  # as Hydra does before it calls the job
             resolved: Any = OmegaConf.to_container(one, resolve=True)
-        parts = {
-            f"{key}:{json.dumps(value, default=str)}" for key, value in resolved.items() if isinstance(value, dict)
-        }
-        if not parts <= seen:  # of a thousand jobs that differ in their seed, one is enough
+        parts = _parts(resolved, directory)
+        if not parts <= seen:
             validate(one)
             seen |= parts
         tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
     return tasks
+
+
+def _parts(config: dict[str, Any], directory: str) -> set[str]:
+    """The groups of a configuration as text, its seeds and own files left out: of a thousand jobs that differ in those
+    alone, checking one is enough.
+    """
+    texts = (f"{key}:{json.dumps(value, default=str)}" for key, value in config.items() if isinstance(value, dict))
+    return {re.sub(r'"seed": \d+', "", text).replace(f"/{directory}/", "/") for text in texts}
 
 
 @contextmanager

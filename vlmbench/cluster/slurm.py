@@ -180,7 +180,8 @@ def queue() -> dict[str, JobState]:
     jobs = {}
     for line in text.splitlines():
         job_id, state, left, reason = [*line.split("|", 3), "", "", ""][:4]
-        jobs[job_id] = JobState(state=state, left_s=_seconds(left), reason=reason)
+        for one in _expand(job_id):  # an array that was cancelled as a whole stays one line
+            jobs[one] = JobState(state=state, left_s=_seconds(left), reason=reason)
     return jobs
 
 
@@ -260,7 +261,12 @@ def left_s(job_id: str) -> float | None:
 
 
 def _run(command: list[str]) -> str:
-    environment: Mapping[str, str] = {**os.environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    environment: Mapping[str, str] = {
+        **os.environ,
+        "LC_ALL": "C",
+        "SLURM_TIME_FORMAT": "standard",
+        "SLURM_BITSTR_LEN": "0",
+    }
     try:
         done = subprocess.run(  # noqa: S603  # fixed programs, checked ids, no shell
             command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment,
