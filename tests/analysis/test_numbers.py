@@ -45,3 +45,12 @@ def test_cells_and_counts() -> None:
     assert numbers.tokens("num_vision_tokens") == "vision tokens"
     assert [numbers.plain(x) for x in (100.0, 2.5, 0.1, 1e4)] == ["100", "2.5", "0.1", "10,000"]
     assert (numbers.factor(3.7612), numbers.factor(1.0002), numbers.factor(None)) == ("3.76×", "1.000×", "–")
+
+
+def test_amounts() -> None:
+    assert [numbers.amount(n) for n in (6_950_000_000, 303_000_000, 88_224, 999)] == [
+        "6.95 B",
+        "303 M",
+        "88.2 k",
+        "999",
+    ]

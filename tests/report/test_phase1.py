@@ -99,6 +99,13 @@ def test_tables_as_plain_text(summary: dict[str, Any]) -> None:
     assert all(len(line) <= 70 for line in narrow.splitlines())
 
 
+def test_brackets_are_no_markup(tmp_path: Path) -> None:
+    rows = [row(), row(sample="x", status=Status.ERROR, reason="[red]no :smile: image[/red]")]
+    text = tables.as_text(tables.phase1(summarise(write(tmp_path, rows)), PROVENANCE))
+    assert "[red]no :smile: image[/red]" in text
+    assert "probe=[timeline,memory,clocks,kernels]" in text
+
+
 def test_write_phase1_writes_all_files_whole(run: Path) -> None:
     report = write_phase1(run)
     names = {file.name for file in report.files}

@@ -14,7 +14,7 @@ from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.rows import sample_codes, values, workload
 from vlmbench.cost.peaks import DevicePeaks
-from vlmbench.cost.roofline import UNTOLD, stage_roofline
+from vlmbench.cost.roofline import stage_roofline
 
 COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("flops", "bytes", "floor_ms") for stage in (*STAGE_COSTS.values(), "total")),
@@ -109,5 +109,9 @@ def _factor(row: Mapping[str, Any]) -> str:
 
 
 def _why(row: Mapping[str, Any]) -> str:
-    verdict = row["verdict"]
-    return f" ({'launch- or latency-bound' if verdict == UNTOLD else verdict})" if verdict else ""
+    return f" ({short_verdict(row['verdict'])})" if row["verdict"] else ""
+
+
+def short_verdict(verdict: str) -> str:
+    """A verdict of :mod:`vlmbench.cost.roofline` without the brackets that say what is not told apart."""
+    return verdict.partition(" (")[0]

@@ -94,6 +94,14 @@ def count(number: int | float, one: str, many: str | None = None) -> str:
     return f"{number:,.0f} {one if number == 1 else many or one + 's'}"
 
 
+def amount(number: int) -> str:
+    """A large count, such as of parameters: ``6.95 B``, ``303 M``, ``88.2 k``."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{digits(number / scale)} {unit}"
+    return f"{number:,}"
+
+
 def tokens(name: str) -> str:
     """``num_vision_tokens`` as ``vision tokens``."""
     return name.removeprefix("num_").replace("_", " ")

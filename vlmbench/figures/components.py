@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
-from vlmbench.analysis.numbers import digits, ms, percent
+from vlmbench.analysis.numbers import amount, ms, percent
 from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.figures.theme import INK, caption, component_colour, component_label, new_figure, theme
 
@@ -59,15 +59,8 @@ def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
         panels = figure.subplots(1, 2 if sizes else 1, squeeze=False)
         _pie(panels[0, 0], times, f"{ms(total)}\nmean", "Time in generate() (T_total)")
         if sizes:
-            _pie(panels[0, 1], sizes, f"{_amount(int(table['parameters'].sum()))}\nparameters", "Parameters")
+            _pie(panels[0, 1], sizes, f"{amount(int(table['parameters'].sum()))}\nparameters", "Parameters")
     return figure
-
-
-def _amount(number: int) -> str:
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{digits(number / scale)} {unit}"
-    return f"{number:,}"
 
 
 def _pie(axes: Axes, parts: Parts, middle: str, title: str) -> None:
@@ -161,18 +154,18 @@ def _stacked(axes: Axes, bars: Sequence[tuple[str, Parts]], words: Any) -> None:
     longest = max(sum(amount for _, amount in parts if amount > 0) for _, parts in bars)
     for row, (_, parts) in enumerate(bars):
         left = 0.0
-        for name, amount in parts:
-            if amount <= 0:  # a signed residual: too small to see, and a bar cannot run backwards
+        for name, length in parts:
+            if length <= 0:  # a signed residual: too small to see, and a bar cannot run backwards
                 continue
             axes.barh(
-                row, amount, left=left, color=component_colour(name), edgecolor="white", linewidth=0.8, height=0.62
+                row, length, left=left, color=component_colour(name), edgecolor="white", linewidth=0.8, height=0.62
             )
-            if amount / longest >= _INSIDE:
+            if length / longest >= _INSIDE:
                 axes.text(
-                    left + amount / 2, row, words(amount), ha="center", va="center", fontsize=8,
+                    left + length / 2, row, words(length), ha="center", va="center", fontsize=8,
                     color=_readable(component_colour(name)),
                 )  # fmt: skip
-            left += amount
+            left += length
         if words is ms:
             axes.annotate(ms(left), (left, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])

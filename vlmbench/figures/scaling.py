@@ -167,6 +167,9 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, 
         _flops_title(axes, NAMES[name].capitalize(), _flops_text(found.parts[name]))
         axes.set(xlabel="TFLOP per request", ylabel=f"{time} (ms)")
         axes.set_ylim(bottom=0)
+        # A small model's TFLOPs have many digits: few ticks, and none longer than need be.
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if len(names) > 1:
         _draw_together(panels[count - 1], found, time)
     return figure

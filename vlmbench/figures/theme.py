@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -75,6 +76,10 @@ SERIES: tuple[str, ...] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 
 DATASET_COLOUR, REFERENCE_COLOUR = SERIES[0], SERIES[1]
 """Requests of a data set; one identical request repeated."""
+
+_LETTERS_AN_INCH = 16  # of a caption; 8 points of DejaVu Sans
+DPI = 200
+"""Pixels an inch of saved PNGs."""
 
 INK, MUTED = "#1A1A1A", "#5A5A5A"
 
@@ -147,8 +152,15 @@ def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     if caption_text:
-        figure.supxlabel(caption_text, x=0.01, ha="left", fontsize=8, color=MUTED)
+        figure.supxlabel(
+            _wrapped(caption_text, int(width * _LETTERS_AN_INCH)), x=0.01, ha="left", fontsize=8, color=MUTED
+        )
     return figure
+
+
+def _wrapped(text: str, letters: int) -> str:
+    """Lines of at most so many letters, broken at blanks: a narrow figure would cut its caption off."""
+    return "\n".join(part for line in text.split("\n") for part in wrap(line, letters) or [""])
 
 
 def _text(value: Any) -> str:
@@ -201,7 +213,7 @@ def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = 
     return f"{line}\n{note}" if note else line
 
 
-def save(figure: Figure, directory: Path, name: str, *, dpi: int = 200) -> tuple[Path, Path]:
+def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple[Path, Path]:
     """Write ``name.png`` and ``name.pdf`` into ``directory`` (made if missing); readers never see half a file.
 
     Returns:

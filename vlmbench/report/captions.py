@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmbench.figures.theme import DPI
+
 _SWEPT: Mapping[str, str] = {
     "vision_tokens": "vision tokens",
     "prompt_tokens": "prompt tokens",
@@ -25,14 +27,14 @@ CAPTIONS: Mapping[str, str] = {
     "components_bars": "The same as bars, and in milliseconds for usual, slow and repeated requests.",
     "launch_bound": "How much of each stage the device works. Grey is time in which it waits for the host.",
     "stage_distributions": "How each stage's time spreads over the requests.",
+    **{f"{name}_latency": f"Latency against {words}, with the fitted line." for name, words in _SWEPT.items()},
+    **{f"{name}_components": f"Each stage against {words}." for name, words in _SWEPT.items()},
+    **{f"{name}_composition": f"What the total is made of at each count of {words}." for name, words in _SWEPT.items()},
     "flops_latency": "Latency against FLOPs: if FLOPs told the latency, all points would lie on one line.",
     "roofline": "What each stage achieves against the most that the device can do.",
     "token_costs": "What one more token of each kind costs, and which stages it goes to.",
     "break_even": "How many tokens of one kind cost as much as one of another.",
     "break_even_models": "Costs of tokens against each other, model by model.",
-    **{f"{name}_latency": f"Latency against {words}, with the fitted line." for name, words in _SWEPT.items()},
-    **{f"{name}_components": f"Each stage against {words}." for name, words in _SWEPT.items()},
-    **{f"{name}_composition": f"What the total is made of at each count of {words}." for name, words in _SWEPT.items()},
 }
 """Figure file to its words, in reading order."""
 
@@ -44,11 +46,13 @@ class FigureFile:
     Args:
         png, pdf: paths relative to the page; ``pdf`` empty if there is none.
         words: how to read it.
+        inches: its width on paper, so that letters come out equal in all figures; 0 if not known.
     """
 
     png: str
     pdf: str
     words: str
+    inches: float
 
 
 def figure_files(directory: Path, folder: Path) -> list[FigureFile]:
@@ -69,6 +73,18 @@ def figure_files(directory: Path, folder: Path) -> list[FigureFile]:
             words = f"{words.rstrip('.')} ({suffix})."
         pdf = png.with_suffix(".pdf")
         path = png.relative_to(directory).as_posix()
-        file = FigureFile(png=path, pdf=pdf.relative_to(directory).as_posix() if pdf.is_file() else "", words=words)
+        file = FigureFile(
+            png=path,
+            pdf=pdf.relative_to(directory).as_posix() if pdf.is_file() else "",
+            words=words,
+            inches=_inches(png),
+        )
         found.append(((place, png.stem), file))
     return [file for _, file in sorted(found, key=lambda entry: entry[0])]
+
+
+def _inches(png: Path) -> float:
+    """Width of a PNG as saved; bytes 16 to 19 of its header are the pixels."""
+    with png.open("rb") as file:
+        head = file.read(24)
+    return int.from_bytes(head[16:20], "big") / DPI if head[:8] == b"\x89PNG\r\n\x1a\n" else 0.0

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from vlmbench.analysis.numbers import amount
 from vlmbench.figures.roofline import si
 from vlmbench.figures.theme import dataset_name, model_name, runtime_name
-from vlmbench.report.grids import size
 
 Provenance = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def _model(provenance: Provenance) -> Iterator[tuple[str, Any]]:
     yield "Weights", f"{model.get('weights') or ''}{f', revision {revision}' if revision else ''}"
     counted = model.get("parameters")  # by part, or the sum alone
     total = counted.get("total") if isinstance(counted, Mapping) else counted
-    yield "Parameters", size(int(total)) if total else None
+    yield "Parameters", amount(int(total)) if total else None
     yield "Runtime", runtime_name(provenance)
     yield "Dtype", runtime.get("dtype")
     yield "Quantisation", model.get("quantization")

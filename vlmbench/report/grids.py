@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.analysis.numbers import DASH, digits, factor, percent, quantile_cell, span
+from vlmbench.analysis.floors import short_verdict
+from vlmbench.analysis.numbers import DASH, amount, digits, factor, percent, quantile_cell, span
+from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import component_label
 from vlmbench.report.summary import EXPERIMENT as PHASE1
@@ -95,7 +98,7 @@ def parameters(summary: Summary) -> Grid:
         title="Where the parameters are",
         columns=(("", False), ("parameters", True), ("share", True)),
         rows=tuple(
-            (component_label(row["component"]), size(row["parameters"]), percent(row["share"]))
+            (component_label(row["component"]), amount(row["parameters"]), percent(row["share"]))
             for row in summary["parameters"]
         ),
         colours=tuple((row["component"], row["share"]) for row in summary["parameters"]),
@@ -133,14 +136,20 @@ def floors(summary: Summary) -> Grid:
             digits(row["flops"] / 1e9),
             _bare(row.get("floor_ms")),
             factor(row["over_floor"]),
-            row["verdict"],
+            short_verdict(row["verdict"]),
         )
-        for row in summary["roofline"]
+        for row in sorted(summary["roofline"], key=_by_number)
         if row.get("over_floor") is not None
     )
     names = ("time, ms", "GFLOP", "floor, ms", "time / floor")
     columns = (("point", False), ("stage", False), *((name, True) for name in names), ("bound by", False))
     return Grid(name="floors", title="Time against the device's floor", columns=columns, rows=rows)
+
+
+def _by_number(row: Mapping[str, Any]) -> tuple[int, list[str | float]]:
+    """Stages as they run, and in each the points by their numbers, not by their digits."""
+    words = re.split(r"(\d+(?:\.\d+)?)", str(row["point_id"]))
+    return list(STAGE_COSTS).index(row["stage"]), [float(w) if i % 2 else w for i, w in enumerate(words)]
 
 
 def token_costs(comparison: Mapping[str, Any], number: int = 0) -> Grid:
@@ -174,17 +183,6 @@ def points(summary: Summary) -> Grid:
     )
     columns = (("point", False), ("measured", True), ("ended by", False), ("unmet", False))
     return Grid(name="points", title="What ended each point", columns=columns, rows=rows)
-
-
-def size(number: int) -> str:
-    """A count of parameters: ``6.95 B``, ``303 M``."""
-    return next(_sizes(number), f"{number:,}")
-
-
-def _sizes(number: int) -> Iterator[str]:
-    return (
-        f"{digits(number / scale)} {unit}" for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)) if number >= scale
-    )
 
 
 def _bare(value: float | None) -> str:

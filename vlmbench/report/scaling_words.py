@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlmbench.analysis.floors import short_verdict
 from vlmbench.analysis.numbers import count, digits, percent, span
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
@@ -71,7 +72,7 @@ def _verdicts(summary: Summary) -> Iterator[str]:
         if not rows:
             continue
         factors = sorted(row["over_floor"] for row in rows)
-        verdicts = ", ".join(dict.fromkeys(row["verdict"] for row in rows))
+        verdicts = ", ".join(dict.fromkeys(short_verdict(row["verdict"]) for row in rows))
         between = digits(factors[0]) if len(factors) == 1 else f"{digits(factors[0])} to {digits(factors[-1])}"
         yield f"{component_label(stage)}: {between} times its floor ({verdicts})."
 

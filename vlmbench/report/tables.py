@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vlmbench.analysis.numbers import DASH, digits, percent
+from vlmbench.analysis.numbers import DASH, amount, digits, percent
 from vlmbench.figures.theme import caption, component_colour
 from vlmbench.report import grids
 from vlmbench.report.words import answers, flag_sentence
@@ -77,9 +77,7 @@ def anatomy(title: str, rows: Iterable[AnatomyRow], notes: Sequence[str] = ()) -
     table.add_column("found by")
     for row in rows:
         stage = Text(row.stage, style=component_colour(row.stage))
-        table.add_row(
-            stage, row.path or DASH, row.module_class, grids.size(row.parameters), percent(row.share), row.rule
-        )
+        table.add_row(stage, row.path or DASH, row.module_class, amount(row.parameters), percent(row.share), row.rule)
     return Group(table, *(Text(f"Note: {note}") for note in notes))
 
 
@@ -115,7 +113,11 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
     """The whole report for a terminal: the answers in words, then the tables."""
     parts: list[RenderableType] = [Text(caption(provenance), style="dim")]
     for question, sentences in answers(summary, provenance):
-        parts += [Text(""), Text(question, style="bold"), *(Padding(sentence, (0, 0, 0, 2)) for sentence in sentences)]
+        parts += [
+            Text(""),
+            Text(question, style="bold"),
+            *(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences),
+        ]
     if summary["distribution"]:
         parts += [Text(""), latency(summary), components(summary)]
         if sizes := parameters(summary):
@@ -127,7 +129,7 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
 def as_text(content: RenderableType, width: int = 120) -> str:
     """Rendered as plain text of so many columns."""
     stream = io.StringIO()
-    Console(file=stream, width=width, no_color=True, force_terminal=False).print(content)
+    Console(file=stream, width=width, no_color=True, force_terminal=False, markup=False, emoji=False).print(content)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
