@@ -53,6 +53,19 @@ def test_save_writes_whole_files_of_enough_pixels(tmp_path: Path) -> None:
     assert pdf.read_bytes() == first
 
 
+def test_a_long_caption_is_broken_and_the_pdf_holds_the_small_font(tmp_path: Path) -> None:
+    with theme():
+        figure = new_figure("title", "a long caption " * 12 + "\nnote", width=5, height=3)
+        figure.subplots().plot([1, 2])
+    lines = figure.get_supxlabel().split("\n")
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 80
+    _, pdf = save(figure, tmp_path, "plot")
+    assert b"DejaVuSansFigures" in pdf.read_bytes()
+    assert pdf.stat().st_size < 40_000
+    assert figure.get_layout_engine() is not None, "a figure that is saved can still be changed and laid out"
+
+
 def test_save_leaves_the_old_file_and_no_part_when_drawing_fails(tmp_path: Path) -> None:
     with theme():
         figure = new_figure("t")
