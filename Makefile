@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types phase1 phase2 phase3 study bench clean test-slurm coverage-models
+.PHONY: help setup demo test test-slurm coverage-models lint types phase1 phase2 phase3 study bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -36,6 +36,12 @@ study: $(STAMP)  ## the whole study: phases 1, 2, 3 and the token comparison
 
 test: $(STAMP) lint types  ## linters, types and all tests that can run here
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slurm: $(STAMP)  ## the grid tests on a real Slurm on loopback (installs Debian's packages as root)
+	scripts/test-slurm.sh $(BIN)/python
+
+coverage-models: $(STAMP)  ## every architecture of transformers: stages and a timeline; writes docs/models.md
+	$(BIN)/python scripts/coverage_models.py
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -2,7 +2,8 @@
 # The runs behind docs/results/h200_*: LLaVA-1.5-7B in full, scaling of two 7B models, a profile of seven models.
 # Random weights, so nothing is downloaded; each part fits ten minutes on one GPU.
 #
-#   scripts/results_h200.sh PART DIR      PART: check | phase1 | scaling | models | large
+#   scripts/results_h200.sh PART DIR      PART: check, phase1, scaling, models, large
+#   REPORT=none leaves figures and words to `make_results` on another machine; MODELS and PHASES choose parts.
 set -uo pipefail
 part=${1:?PART} out=${2:?DIR}
 python=${PYTHON:-python3}
@@ -10,7 +11,7 @@ run() {
     local name=$1; shift
     echo "=== $name: $*"
     SECONDS=0
-    "$python" -m vlmbench "$@" output_dir="$out/$name" 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-45}"
+    "$python" -m vlmbench "$@" ${REPORT:+report=$REPORT} output_dir="$out/$name" 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-45}"
     echo "=== $name took $SECONDS s, exit ${PIPESTATUS[0]}"
 }
 case $part in

@@ -33,6 +33,9 @@ class Silent:
     def advance(self, point_id: str, runs: int = 1) -> None:
         self.done += runs
 
+    def end(self, point_id: str) -> None:
+        self.ended = point_id
+
 
 def measure(directory: Path, model: Any, series: list[Series], **options: Any) -> tuple[list[SeriesState], list[dict]]:
     with RecordStore(directory) as store:

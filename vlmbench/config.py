@@ -167,5 +167,5 @@ _STARTED = time.time()
 def register() -> None:
     """Make the schema and the resolver known to Hydra; a second call changes nothing."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
+    OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_file", _run_file, replace=True)

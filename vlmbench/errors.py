@@ -12,6 +12,7 @@
     ├── UnreachablePointError       –        a sweep point the model cannot reach (its row becomes ``skipped``)
     ├── SampleError            –        one sample cannot be used (its row becomes ``error``)
     └── MeasurementError       exit 1   the measurement itself broke
+        └── StoreError         exit 1   a row cannot be kept: the disk is full or gone
 
 A message has one or two lines: what was given, what is allowed, what to do.
 """
@@ -61,3 +62,7 @@ class MeasurementError(VlmbenchError):
     """The measurement itself broke: marks missing, counts that contradict each other."""
 
     exit_status = 1
+
+
+class StoreError(MeasurementError):
+    """A row cannot be kept: the disk is full, gone or not writable; rows stored before are intact."""

@@ -21,13 +21,14 @@ class ProgressBar:
 
     Args:
         show: True or False; None shows a bar when standard error is a terminal.
-        note: called after every run, to keep the outcome file up to date.
+        note: called after every run with the number of points that are over, to keep the outcome file up to date.
     """
 
-    def __init__(self, *, show: bool | None, note: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, show: bool | None, note: Callable[[int], None] | None = None) -> None:
         self._note = note
         self._show = sys.stderr.isatty() if show is None else show
         self._total = 0
+        self._points = 0
         self._done = 0
         self._said_s = time.monotonic()
         self._bar = Progress(
@@ -57,10 +58,18 @@ class ProgressBar:
         self._total += runs
         self._bar.update(self._task, total=self._total)
 
+    def end(self, point_id: str) -> None:
+        """A point is over."""
+        self._points += 1
+        if self._note is not None:
+            self._note(self._points)
+        _log.debug("%s is over", point_id)
+
     def advance(self, point_id: str, runs: int = 1) -> None:
         """Runs of a point are over; more than expected make the total grow."""
         self._done += runs
-        self._note()
+        if self._note is not None:
+            self._note(self._points)
         self._total = max(self._total, self._done)
         self._bar.update(self._task, completed=self._done, total=self._total, description=point_id)
         now = time.monotonic()

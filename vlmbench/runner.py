@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vlmbench.errors import ConfigError, DeviceError, SampleError, UnreachablePointError
+from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError
 from vlmbench.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
@@ -55,6 +55,9 @@ class Progress(Protocol):
 
     def advance(self, point_id: str, runs: int = 1) -> None:
         """Runs of a point are over."""
+
+    def end(self, point_id: str) -> None:
+        """A point is over."""
 
 
 @dataclass(kw_only=True)
@@ -150,6 +153,8 @@ class Runner:
                 state = by_id[point_id]
                 if round_index % state.series.stride == 0 and not self._must_stop():
                     self._step(state)
+                    if state.ended is not None:
+                        self.progress.end(point_id)
             active = deque(s for s in active if s.ended is None)
             round_index += 1
 
@@ -217,8 +222,8 @@ class Runner:
             self._fail(state, sample_id, repeat, status=Status.SKIPPED, reason=str(error), mode=mode)
             if state.series.axes:
                 state.ended, state.reason = "skipped", str(error)
-        except (ConfigError, DeviceError):
-            raise  # a probe or device that cannot work here fails every run alike
+        except (ConfigError, DeviceError, StoreError):
+            raise  # what cannot work here, or cannot be written down, fails every run alike
         except Exception as error:  # any failure of a model is a row, not the end of the night
             if _is_out_of_memory(error):
                 self._out_of_memory(state, sample_id, repeat, error, mode)

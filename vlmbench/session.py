@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import InputError, SampleError
+from vlmbench.errors import DeviceError, InputError, SampleError
 from vlmbench.execution import PreparedRun
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
-from vlmbench.records import provenance
+from vlmbench.records import gpu, provenance
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
@@ -44,6 +45,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
     """
     with RunLock(job.directory, break_lock=job.settings.break_lock):
         provenance.check_directory(job.directory, job.config)
+        _check_alone(job)
         dataset = job.build("dataset")
         samples = dataset.open()
         model = model or load_model(job)
@@ -68,8 +70,22 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         points = [state.report() for state in states]
         write_json(job.directory / "points.json", {"points": points})
         provenance.end_session(job.directory, device=device)
-        _report(job)
+        if not stop:  # a job that was told to stop has little time: the report is written when it continues
+            _report(job)
     return _conclude(job, points, interrupted=bool(stop))
+
+
+def _check_alone(job: Job) -> None:
+    """Say, or with ``runtime.strict_device`` refuse, when somebody else uses the GPU."""
+    device = job.settings.runtime.device
+    if device in ("cpu", "mps"):
+        return
+    others = gpu.busy_with("cuda:0" if device in ("auto", "cuda") else device)
+    if others is None:
+        return
+    if job.settings.runtime.strict_device:
+        raise DeviceError(f"{others}; wait, choose another with runtime.device=cuda:N, or runtime.strict_device=false")
+    _say(f"latencies may be somebody else's, too: {others}")
 
 
 def load_model(job: Job) -> VisionLanguageModel:
@@ -181,7 +197,8 @@ def _measure(
 ) -> list[SeriesState]:
     measurement = job.settings.measurement
     limit = measurement.time_limit_s
-    with ProgressBar(show=job.settings.progress, note=lambda: job.outcome.progress(rows=len(store))) as progress:
+    note = partial(_note, job, store)
+    with ProgressBar(show=job.settings.progress, note=note) as progress:
         runner = Runner(
             model=model,
             probes=[p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)],
@@ -196,6 +213,10 @@ def _measure(
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
         return runner.run(series)
+
+
+def _note(job: Job, store: RecordStore, points: int) -> None:
+    job.outcome.progress(points_done=points, rows=len(store))
 
 
 @contextmanager

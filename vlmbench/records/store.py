@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vlmbench.errors import InputError, MeasurementError
+from vlmbench.errors import InputError, MeasurementError, StoreError
 from vlmbench.records.keys import KeySet
 from vlmbench.records.record import SCHEMA_VERSION, Record, Status
 from vlmbench.records.whole import strict, sync_folder
@@ -126,7 +126,7 @@ class RecordStore:
         """Sync and close; a second call does nothing.
 
         Raises:
-            MeasurementError: the file system reports only now that it could not keep rows (network disks do so).
+            StoreError: the file system reports only now that it could not keep rows (network disks do so).
         """
         if self._descriptor < 0:
             return
@@ -137,7 +137,7 @@ class RecordStore:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise MeasurementError(self._cannot_append(error)) from error
+            raise StoreError(self._cannot_append(error)) from error
 
     def __contains__(self, key: object) -> bool:
         """Whether the row with this key (``Record.key``) was measured, in this session or an earlier one."""
@@ -157,12 +157,12 @@ class RecordStore:
         Values that are NaN or infinite are stored as null, with the flag ``not_finite:<name>``.
 
         Raises:
-            MeasurementError: the row was measured before, or the disk is full or gone; stored rows are intact then.
+            StoreError: the row was measured before, or the disk is full or gone; stored rows are intact then.
             ValueError: a metric bears the name of one of the row's own fields.
         """
         measured = record.status == Status.OK
         if measured and record.key in self._measured:
-            raise MeasurementError(
+            raise StoreError(
                 f"row {record.key} was measured before in '{self.directory}'; a row is measured once.\n"
                 "Ask `key in store` before measuring."
             )
@@ -192,7 +192,7 @@ class RecordStore:
                 os.fsync(self._descriptor)
                 self._synced_s = now
         except OSError as error:
-            raise MeasurementError(self._cannot_append(error)) from error
+            raise StoreError(self._cannot_append(error)) from error
 
     def _cannot_append(self, error: OSError) -> str:
         return (
