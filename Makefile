@@ -1,6 +1,7 @@
 # vlmbench: `make demo` and `make test` work on a fresh machine; both set up .venv first.
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# Which Python makes .venv; empty: the first of python3, python3.12, python3.11 that is 3.11 or 3.12.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready

@@ -5,12 +5,17 @@
 set -euo pipefail
 python=$1 venv=$2 gpus=${3:-0}
 
-"$python" - <<'CHECK' || { echo "vlmbench needs Python 3.11 or 3.12: make PYTHON=python3.12 …" >&2; exit 2; }
-import sys
-sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-CHECK
+# A name on the path may be a shim for a version that is not active: only one that runs counts.
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; }
+for candidate in ${python:-python3 python3.12 python3.11}; do
+    if suits "$candidate"; then
+        found=$candidate
+        break
+    fi
+done
+[ -n "${found:-}" ] || { echo "vlmbench needs Python 3.11 or 3.12 (tried ${python:-python3, python3.12, python3.11}): make PYTHON=… " >&2; exit 2; }
 
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+[ -x "$venv/bin/python" ] || "$found" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 torch=$(grep -E '^torch==' constraints.txt)
 if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
