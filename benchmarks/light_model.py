@@ -65,6 +65,7 @@ class LightModel:
         self.device = torch.device(device)
         self.devices = [self.device]
         self.module = Network(parameters, self.device)
+        self.compile = False
         self.anatomy = Anatomy(vision_encoder=("tower",), projector=("projector",), language_model=("language",))
 
     @cached_property

@@ -135,6 +135,7 @@ class PlantedModel:
         self.times = times or Times()
         self.module = Network(self.times, inside=inside, tiles=tiles, vision=vision)
         self.fail = fail
+        self.compiles = False
         self.prepared = 0
         self._anatomy = Anatomy(
             vision_encoder=("tower",) if vision else (),
@@ -153,6 +154,10 @@ class PlantedModel:
     @cached_property
     def clock(self) -> Clock:
         return HostClock()
+
+    @property
+    def compile(self) -> bool:
+        return self.compiles
 
     @property
     def anatomy(self) -> Anatomy:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
 from vlmbench.request import Output
-from vlmbench.runner import Annotate, Runner, SeriesState
+from vlmbench.runner import Annotate, Runner, SeriesState, Warmup
 from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _measure(
             model=model,
             probes=[p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)],
             store=store,
-            warmup=job.build("measurement.warmup"),
+            warmup=_warmup(job),
             seed=job.settings.seed,
             progress=progress,
             stop_requested=lambda: bool(stop),
@@ -213,6 +213,12 @@ def _measure(
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
         return runner.run(series)
+
+
+def _warmup(job: Job) -> Warmup:
+    """As configured; compiled decode steps depend on the length of the cache, so they are warmed to the full length."""
+    warmup: Warmup = job.build("measurement.warmup")
+    return replace(warmup, output_tokens=None) if job.settings.runtime.compile else warmup
 
 
 def _note(job: Job, store: RecordStore, points: int) -> None:

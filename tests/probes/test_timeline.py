@@ -86,6 +86,18 @@ def test_no_vision_stage_is_absent() -> None:
     assert "T_projector" not in row
 
 
+def test_a_compiled_decode_is_not_hooked(simulated: SimulatedTime) -> None:
+    model = PlantedModel()
+    model.compiles = True
+    with TimelineProbe().watch(model):
+        assert not model.module._forward_pre_hooks
+        assert not model.module.language._forward_pre_hooks
+    (row,) = run(model)
+    assert "T_decode_forward" not in row
+    assert row["T_LLM_prefill"] == pytest.approx(model.times.prefill)
+    assert row["T_LLM_decode"] == pytest.approx(3 * (model.times.decode + model.times.loop))
+
+
 def test_no_hook_stays_on_the_model() -> None:
     model = PlantedModel()
     run(model, repeats=1)

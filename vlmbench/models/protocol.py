@@ -78,6 +78,10 @@ class VisionLanguageModel(Protocol):
         """The clock whose marks this model's devices understand; one for the life of the model, with its event pool."""
 
     @property
+    def compile(self) -> bool:
+        """Whether ``generate`` compiles its decode step: hooks inside what is compiled would break the graph."""
+
+    @property
     def anatomy(self) -> Anatomy:
         """Which module is which stage."""
 

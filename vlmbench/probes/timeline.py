@@ -121,6 +121,10 @@ class TimelineWatch:
                 module = top.get_submodule(path)
                 first, last = self._ends(module)
                 self._hook(module, partial(self._set, enter, first), partial(self._set, exit_, last))
+        if model.compile:
+            # Vision runs before the compiled call, and tokens are marked by generate() itself. Marks inside would
+            # break the graph, so there is no split of decode into forwards and loop.
+            return
         for path in anatomy.language_model:
             module = top.get_submodule(path)
             if module is not top:
