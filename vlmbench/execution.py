@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlmbench.errors import SampleError
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.probes.protocol import Probe, RunFacts, Watch
 from vlmbench.request import ImageSource, Request
@@ -53,10 +54,17 @@ def collector_at_rest() -> Iterator[list[int]]:
 
 
 def in_memory(request: Request) -> Request:
-    """The request with its images' bytes read, so that no disk or network is inside T_preprocess."""
+    """The request with its images' bytes read, so that no disk or network is inside T_preprocess.
+
+    Raises:
+        SampleError: an image cannot be read.
+    """
 
     def held(image: ImageSource) -> ImageSource:
-        data = image.read()
+        try:
+            data = image.read()
+        except OSError as error:
+            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
         return replace(image, read=lambda: data)
 
     images = tuple(held(image) for image in request.sample.images)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.shipped import NAMES, request, shrunken, spec
 from vlmbench.errors import DeviceError, ModelError, SampleError
+from vlmbench.execution import in_memory
 from vlmbench.models import library, loading, placement
-from vlmbench.models.transformers_model import in_memory, read_images
+from vlmbench.models.transformers_model import read_images
 from vlmbench.request import ImageSource
 
 # Some processors of transformers still treat tensors as arrays the old way; 5.17 renames an argument of Mllama.

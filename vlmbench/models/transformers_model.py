@@ -12,7 +12,7 @@ from vlmbench.models.images import decode_all
 from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.models.tokens import ImageMarks, observe
-from vlmbench.request import ImageSource, Request
+from vlmbench.request import Request
 
 if TYPE_CHECKING:
     import torch
@@ -37,22 +37,6 @@ def read_images(request: Request) -> list[bytes]:
         except OSError as error:
             raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
     return encoded
-
-
-def in_memory(request: Request) -> Request:
-    """The request with its images already read, so that ``prepare`` times decoding but not the disk.
-
-    Raises:
-        SampleError: an image cannot be read.
-    """
-    sources = []
-    for image in request.sample.images:
-        try:
-            data = image.read()
-        except OSError as error:
-            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
-        sources.append(ImageSource(name=image.name, read=lambda data=data: data, size=image.size))  # type: ignore[misc]
-    return replace(request, sample=replace(request.sample, images=tuple(sources)))
 
 
 @dataclass(kw_only=True)
