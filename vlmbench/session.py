@@ -106,7 +106,8 @@ def load_model(job: Job) -> VisionLanguageModel:
         seed=job.settings.seed,
     )
     facts = model.facts
-    _say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {time.monotonic() - began:.1f} s")
+    took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
+    _say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
     return model
 
 

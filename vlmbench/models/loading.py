@@ -7,6 +7,7 @@ copying takes minutes. Memory is checked first, against the size of the same mod
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,11 +114,15 @@ def load(
             model_type=config.model_type,
             vocab_size=config.get_text_config(decoder=True).vocab_size,
         )
+        began = time.monotonic()
         module = building.random_module(
             config, where, attn_implementation=attn_implementation, seed=seed, name=spec.name
         )
+        build_s = _elapsed_s(began, target)
     else:
+        began = time.monotonic()
         module = building.pretrained_module(spec, where, attn_implementation=attn_implementation)
+        build_s = _elapsed_s(began, target)
         processor = load_processor(
             str(spec.source),
             model_type=module.config.model_type,
@@ -132,10 +137,19 @@ def load(
         prompter=_prompter(spec, processor),
         marks=_marks(spec, module, processor),
         override=spec.anatomy,
-        provenance=_provenance(spec, module, processor, number_type, seed),
+        provenance={**_provenance(spec, module, processor, number_type, seed), "build_s": build_s},
         cache_implementation=cache_implementation or ("static" if compile else None),
         compile=compile,
     )
+
+
+def _elapsed_s(began: float, device: torch.device) -> float:
+    """Time since ``began`` until the device has made or received all weights, s."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return round(time.monotonic() - began, 3)
 
 
 def _prompter(spec: ModelSpec, processor: Any) -> Prompter:
