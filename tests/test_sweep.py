@@ -93,6 +93,24 @@ def test_bad_axes_are_refused_with_what_is_allowed(axes: dict[str, Any], message
         Sweep(name="s", axes=axes)
 
 
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("log(64, 2048, 6)", {"start": 64, "stop": 2048, "num": 6, "spacing": "log"}),
+        ("linear(0,100,5)", {"start": 0, "stop": 100, "num": 5}),
+        (" range(8, 64, 8) ", {"start": 8, "stop": 64, "step": 8}),
+    ],
+)
+def test_ranges_in_short_are_ranges(short: str, long: dict[str, Any]) -> None:
+    assert Axis.parse("images", short).values == tuple(spaced(long))
+
+
+@pytest.mark.parametrize("text", ["log(64, 2048)", "cubic(1, 2, 3)", "64", "log(a, b, c)"])
+def test_other_words_are_no_range(text: str) -> None:
+    with pytest.raises(ValueError, match=r"log\(start, stop, num\)"):
+        Axis.parse("images", text)
+
+
 @given(start=st.integers(1, 5000), span=st.integers(0, 5000), num=st.integers(2, 40))
 def test_log_spacing_keeps_both_ends_and_grows(start: int, span: int, num: int) -> None:
     values = spaced({"start": start, "stop": start + span, "num": num, "spacing": "log"})

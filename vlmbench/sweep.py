@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -96,6 +97,24 @@ def spaced(spec: Mapping[str, Any]) -> list[int]:
     return sorted({round(v) for v in values})
 
 
+def short_range(name: str, text: str) -> dict[str, Any]:
+    """``log(64, 2048, 10)``, ``linear(64, 2048, 10)`` (start, stop, how many) or ``range(64, 2048, 64)`` (…, step).
+
+    Raises:
+        ValueError: something else.
+    """
+    found = re.fullmatch(r"(log|linear|range)\((\d+),\s*(\d+),\s*(\d+)\)", text.strip())
+    if found is None:
+        raise ValueError(
+            f"axis '{name}' must be a list or a range: log(start, stop, num), linear(start, stop, num), "
+            f"range(start, stop, step) (got {text!r})"
+        )
+    start, stop, third = (int(found[i]) for i in (2, 3, 4))
+    if found[1] == "range":
+        return {"start": start, "stop": stop, "step": third}
+    return {"start": start, "stop": stop, "num": third, "spacing": found[1]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Axis:
     """One knob and its values, in the order given, doubles dropped."""
@@ -114,7 +133,12 @@ class Axis:
 
     @classmethod
     def parse(cls, name: str, spec: Any) -> Axis:
-        """From YAML: a list, or a range mapping (see :func:`spaced`)."""
+        """From YAML: a list, a range mapping (see :func:`spaced`), or a range in short (see :func:`short_range`).
+
+        The short form is for the command line, where Hydra cannot put a mapping in a list's place.
+        """
+        if isinstance(spec, str):
+            spec = short_range(name, spec)
         if isinstance(spec, Mapping):
             values: tuple[Any, ...] = tuple(spaced(spec))
         elif isinstance(spec, list | tuple):
