@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _REQUESTS_PER_SERIES = 20  # of a data set: enough for a median and the largest
 _HOST_MS = 30.0  # preparing an image, writing a row
 _WARMUP_RUNS = 3
+_SHOWN = 60
 DRY_RUN_FILE = "dry_run.json"
 
 
@@ -151,11 +152,15 @@ def _show(job: Job, name: str, dtype: str, lines: Sequence[Line]) -> None:
     )
     for column in ("point", "vision", "input", "output", "batch", "TFLOP", "memory", "floor", "expected", "wall"):
         table.add_column(column, justify="left" if column == "point" else "right", no_wrap=column != "point")
-    for line in lines:
+    for line in lines[:_SHOWN]:
         table.add_row(*_cells(line))
     walls = [line.wall_s() for line in lines]
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
+    if len(lines) > _SHOWN:
+        console.print(f"… and {len(lines) - _SHOWN} more points in {DRY_RUN_FILE}")
+    if unfit := sum(line.largest is not None and line.largest.fits is False for line in lines):
+        console.print(f"{unfit} of {len(lines)} points do not fit in memory.")
     if all(wall is not None for wall in walls):
         console.print(f"All points: about {_duration(sum(w for w in walls if w is not None))} without loading.")
     console.print(f"Written to {DRY_RUN_FILE}; nothing was measured.")
