@@ -100,6 +100,7 @@ class Runner:
         progress: told after every run.
         stop_requested: asked between runs; True ends the loop cleanly.
         trace_requests: requests of each series that the ``own_run`` probes watch.
+        stamp: values that every row carries (the GPU's UUID).
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
     """
@@ -112,6 +113,7 @@ class Runner:
     progress: Progress
     stop_requested: Callable[[], bool] = lambda: False
     trace_requests: int = 1
+    stamp: Mapping[str, Any] = field(default_factory=dict)
     annotate: Annotate | None = None
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
@@ -300,7 +302,7 @@ class Runner:
                 session=self.store.session,
                 started_unix_s=time.time(),
                 axes=state.series.axes,
-                values=outcome.values,
+                values={**outcome.values, **self.stamp},
                 flags=outcome.flags,
             )
         )
@@ -328,6 +330,7 @@ class Runner:
                 session=self.store.session,
                 started_unix_s=time.time(),
                 axes=state.series.axes,
+                values=self.stamp,
                 reason=reason,
             )
         )

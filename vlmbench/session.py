@@ -209,11 +209,18 @@ def _measure(
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
+            stamp=_stamp(model),
             annotate=_annotator(costs) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
         return runner.run(series)
+
+
+def _stamp(model: VisionLanguageModel) -> dict[str, Any]:
+    """Which GPUs ran it: a resumed run, or a grid's collected table, may hold rows of several."""
+    uuids = [gpu.gpu_uuid(str(device)) for device in model.devices if device.type == "cuda"]
+    return {"gpu_uuid": ",".join(map(str, uuids))} if uuids else {}
 
 
 def _warmup(job: Job) -> Warmup:
