@@ -3,7 +3,7 @@
 # Random weights, so nothing is downloaded; each part fits ten minutes on one GPU.
 #
 #   scripts/results_h200.sh PART DIR      PART: check, phase1, scaling, models, large
-#   REPORT=none leaves figures and words to `make_results` on another machine; MODELS and PHASES choose parts.
+#   REPORT=none only measures (reports can be written later from the rows); MODELS and PHASES choose parts.
 set -uo pipefail
 part=${1:?PART} out=${2:?DIR}
 python=${PYTHON:-python3}
@@ -34,6 +34,8 @@ case $part in
                 run "phase3_$model" experiment=phase3 model="$model" 'sweep.axes.output_tokens=[8,16,24,32,48,64,96]' \
                     measurement.stopping.max_time_s=30 measurement.bare_every=0 ;;
             esac
+            [ "${REPORT:-}" = none ] || run "comparison_$model" experiment=token_comparison \
+                "phase2_results=$out/phase2_$model" "phase3_results=$out/phase3_$model"
         done
         ;;
     models)
