@@ -201,6 +201,28 @@ def test_a_deadline_ends_the_run_cleanly(tmp_path: Path) -> None:
     assert {s.ended for s in states} == {"time_limit"}
 
 
+def test_the_longest_request_is_warmed_first_where_the_cache_keeps_its_length(tmp_path: Path) -> None:
+    series, warmup = sweep({"output_tokens": [2, 9, 4]}), Warmup(longest_first=True, output_tokens=None)
+    _, rows = measure(tmp_path, PlantedModel(FAST), series, warmup=warmup)
+    assert (rows[0]["status"], rows[0]["point_id"], rows[0]["num_output_tokens"]) == ("cold", "output_tokens=9", 9)
+    assert len([r for r in rows if r["status"] == "cold"]) == 1
+    before = len(rows)
+    _, rows = measure(tmp_path, PlantedModel(FAST), series, warmup=warmup)
+    assert len(rows) == before  # nothing was left to run, nothing was warmed
+
+
+def test_a_longest_request_that_does_not_fit_leaves_its_row_and_the_next_is_warmed(tmp_path: Path) -> None:
+    def fail(request: Request) -> None:
+        if request.output.max_new_tokens >= 9:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    series, warmup = sweep({"output_tokens": [2, 9, 4]}), Warmup(longest_first=True, output_tokens=None)
+    states, rows = measure(tmp_path, PlantedModel(FAST, fail=fail), series, warmup=warmup)
+    assert [(r["status"], r["point_id"]) for r in rows[:2]] == [("oom", "output_tokens=9"), ("cold", "output_tokens=4")]
+    assert {s.series.axes["output_tokens"]: s.ended for s in states}[9] == "oom"
+    assert sum(r["status"] == "oom" for r in rows) == 1
+
+
 def test_the_reference_is_spread_over_a_long_data_set() -> None:
     series = dataset_series(Samples(4000), KNOBS, repeats=1, bare_every=1, reference=2000)
     assert (series[1].repeats, series[1].stride) == (400, 10)

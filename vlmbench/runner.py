@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from vlmbench.workload import Series, at_least, with_output
 
 _log = logging.getLogger(__name__)
 Annotate = Callable[[PreparedRun, Mapping[str, Any]], Mapping[str, Any]]
+_SAMPLES_FOR_LONGEST = 500  # of a data set: looking at all of a million would take hours
 _OOM_POINTS = 2  # larger points of the same axes are skipped after this many
 
 
@@ -34,11 +36,15 @@ class Warmup:
         agreement: two consecutive runs agree when their T_total differ by less than this share.
         output_tokens: answers are cut to this many tokens while warming; null for the full length (needed where shapes
             of the decode are compiled).
+        longest_first: warm the longest request before anything is measured. A static cache keeps the length of the
+            longest request so far, and every decode step attends over all of it: without this, what a request costs
+            would depend on which ones came before.
     """
 
     max_runs: int = 5
     agreement: float = 0.05
     output_tokens: int | None = 8
+    longest_first: bool = False
 
     def __post_init__(self) -> None:
         if self.max_runs < 0:
@@ -120,12 +126,13 @@ class Runner:
     _warm: set[str] = field(default_factory=set)
     _lengths: set[int] = field(default_factory=set)
     _cold: bool = True
+    _states: Sequence[SeriesState] = ()
     _oom: list[dict[str, Any]] = field(default_factory=list)
     _collected: list[int] = field(default_factory=list)
 
     def run(self, series: Sequence[Series]) -> list[SeriesState]:
         """Measure everything that is not in the store yet; returns how each series ended."""
-        states = [SeriesState(series=s, jobs=s.jobs(self.seed)) for s in series]
+        self._states = states = [SeriesState(series=s, jobs=s.jobs(self.seed)) for s in series]
         self._recall(states)
         self.progress.expect(sum(s.series.expected for s in states))
         with collector_at_rest() as self._collected:
@@ -179,6 +186,8 @@ class Runner:
                 state.measured += 1
                 self.progress.advance(series.point_id)
                 continue
+            if self._cold and self.warmup.longest_first:
+                self._warm_longest()
             self._attempt(state, request, repeat, modes)
             self.progress.advance(series.point_id)
             self._finished(state)
@@ -218,22 +227,25 @@ class Runner:
                 self._measure(state, request, repeat, mode)
             state.measured += 1
             state.errors_in_a_row = 0
-        except SampleError as error:
+        except Exception as error:  # any failure of a model is a row, not the end of the night
+            self._caught(error, state, sample_id, repeat, mode)
+
+    def _caught(self, error: Exception, state: SeriesState, sample_id: str, repeat: int, mode: Mode) -> None:
+        """Write a failure down as a row, or raise it again where it would fail every run alike."""
+        if isinstance(error, ConfigError | DeviceError | StoreError):
+            raise error
+        if isinstance(error, SampleError):
             self._fail(state, sample_id, repeat, status=Status.ERROR, reason=str(error), mode=mode)
-        except UnreachablePointError as error:
+        elif isinstance(error, UnreachablePointError):
             self._fail(state, sample_id, repeat, status=Status.SKIPPED, reason=str(error), mode=mode)
             if state.series.axes:
                 state.ended, state.reason = "skipped", str(error)
-        except (ConfigError, DeviceError, StoreError):
-            raise  # what cannot work here, or cannot be written down, fails every run alike
-        except Exception as error:  # any failure of a model is a row, not the end of the night
-            if _is_out_of_memory(error):
-                self._out_of_memory(state, sample_id, repeat, error, mode)
-            else:
-                _log.debug("a run failed", exc_info=True)
-                self._fail(
-                    state, sample_id, repeat, status=Status.ERROR, reason=f"{type(error).__name__}: {error}", mode=mode
-                )
+        elif _is_out_of_memory(error):
+            self._out_of_memory(state, sample_id, repeat, error, mode)
+        else:
+            _log.debug("a run failed", exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+            self._fail(state, sample_id, repeat, status=Status.ERROR, reason=reason, mode=mode)
 
     def _warm_up(self, state: SeriesState, request: Request) -> None:
         """Repeat this shape until two consecutive runs agree; every run is kept as a row."""
@@ -248,6 +260,31 @@ class Runner:
             if last is not None and abs(now - last) <= self.warmup.agreement * min(now, last):
                 break
             last = now
+
+    def _warm_longest(self) -> None:
+        """Warm the request with the most input and output tokens; one that needs too much memory gets its row."""
+        longest = [found for state in self._states if (found := self._longest(state)) is not None]
+        for _, state, request in sorted(longest, key=lambda found: found[0], reverse=True):
+            sample_id = request.sample.sample_id
+            try:
+                request = in_memory(request)
+                key = prepare(self.model, request).shape_key
+                self._warm_up(state, request)
+            except Exception as error:
+                self._caught(error, state, sample_id, 0, Mode.INSTRUMENTED)
+                continue
+            self._warm.add(key)
+            return
+
+    def _longest(self, state: SeriesState) -> tuple[int, SeriesState, Request] | None:
+        """The longest of the first requests of a series; those that cannot be made get their rows when they come."""
+        found: list[tuple[int, SeriesState, Request]] = []
+        for index in range(min(state.series.size, _SAMPLES_FOR_LONGEST)):
+            with suppress(SampleError, UnreachablePointError):
+                request = state.series.request(index)
+                counts = self.model.prepare(request).counts
+                found.append((counts.num_input_tokens + request.output.max_new_tokens, state, request))
+        return max(found, key=lambda one: one[0], default=None)
 
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
         run = prepare(self.model, request)
@@ -361,6 +398,8 @@ def _release_memory(model: VisionLanguageModel) -> str:
     import torch
 
     gc.collect()
+    # transformers makes every later static cache as long as the longest asked for, also one that did not fit
+    vars(model.module).pop("_previous_max_cache_length", None)
     if model.device.type != "cuda":
         return "host memory"
     free, total = torch.cuda.mem_get_info(model.device)

@@ -224,9 +224,12 @@ def _stamp(model: VisionLanguageModel) -> dict[str, Any]:
 
 
 def _warmup(job: Job) -> Warmup:
-    """As configured; compiled decode steps depend on the length of the cache, so they are warmed to the full length."""
+    """As configured; what depends on the length of the cache is warmed to the full length, the longest request first."""
     warmup: Warmup = job.build("measurement.warmup")
-    return replace(warmup, output_tokens=None) if job.settings.runtime.compile else warmup
+    runtime = job.settings.runtime
+    if not runtime.compile and runtime.cache_implementation != "static":
+        return warmup
+    return replace(warmup, output_tokens=None, longest_first=True)
 
 
 def _note(job: Job, store: RecordStore, points: int) -> None:
