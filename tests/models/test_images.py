@@ -6,6 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vlmbench.errors import SampleError
@@ -44,6 +46,39 @@ def test_floating_point_pixels():
     assert (np.asarray(image)[..., 2] == GRADIENT).all()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        GRADIENT.astype(np.float32) / 255,  # would be black
+        GRADIENT.astype(np.float32) * 9,
+        np.full((3, 3), np.nan, np.float32),
+        GRADIENT.astype(np.int32) * 100_000,  # would be white
+        -GRADIENT.astype(np.int32),
+    ],
+)
+def test_pixels_without_a_defined_white_are_refused(values):
+    with pytest.raises(SampleError, match=r"image 'deep\.tiff' holds"):
+        decode(encoded(Image.fromarray(values), "TIFF"), name="deep.tiff")
+
+
+def test_thirty_two_bit_integers_that_hold_sixteen():
+    image = decode(encoded(Image.fromarray(GRADIENT.astype(np.int32) * 257), "TIFF"), name="x")
+    assert (np.asarray(image)[..., 0] == GRADIENT).all()
+
+
+def test_first_frame_of_an_animated_webp():
+    frames = [Image.new("RGB", (5, 5), color) for color in ((255, 0, 0), (0, 255, 0))]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    red, green, _ = decode(data, name="x").getpixel((2, 2))
+    assert (red > 200, green < 50) == (True, True)
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    """JPEG stores CMYK inverted; Adobe's marker says so."""
+    image = decode(encoded(Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK"), "JPEG", quality=95), name="x")
+    assert np.abs(np.array(image.getpixel((8, 8))) - (200, 30, 60)).max() < 12
+
+
 def test_transparency_is_laid_on_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert decode(encoded(clear), name="x").getpixel((0, 0)) == (255, 255, 255)
@@ -79,3 +114,24 @@ def test_too_many_pixels():
 def test_what_is_no_image(data):
     with pytest.raises(SampleError, match=r"'bad\.jpg'"):
         decode(data, name="bad.jpg")
+
+
+SEEDS = [
+    encoded(Image.fromarray(GRADIENT).convert("RGB"), kind, **options)
+    for kind, options in (("JPEG", {}), ("PNG", {}), ("GIF", {}), ("TIFF", {}), ("BMP", {}), ("WEBP", {}), ("DDS", {}))
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_give_an_image_or_a_sample_error(data):
+    """Whatever PIL's decoders raise on them, and whatever they warn of."""
+    image = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, min(len(image), 300) - 1))
+        image[at] = data.draw(st.integers(0, 255))
+    try:
+        mode = decode(bytes(image), name="x").mode
+    except SampleError as error:
+        mode = str(error)
+    assert mode == "RGB" or mode.startswith("image 'x' ")
