@@ -95,6 +95,9 @@ class LightModel:
         prepared.inputs = {name: value.to(self.device) for name, value in prepared.inputs.items()}
         return prepared
 
+    def announce(self, prepared: Prepared) -> None:
+        pass
+
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
         steps = prepared.output.max_new_tokens
         return self.module.generate(prepared.inputs["input_ids"], steps, stopping_criteria or [])

@@ -181,6 +181,9 @@ class PlantedModel:
     def transfer(self, prepared: Prepared) -> Prepared:
         return prepared
 
+    def announce(self, prepared: Prepared) -> None:
+        pass
+
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
         self.fail(prepared.inputs["request"])
         extra = self.times.per_image_token * prepared.counts.num_vision_tokens

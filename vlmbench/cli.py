@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from vlmbench import config as schema
 from vlmbench import validate
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
+from vlmbench.models import tensor_parallel
 
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
@@ -34,7 +35,21 @@ _statuses: list[int] = []  # of the jobs of this process
 
 
 def main() -> NoReturn:
-    """Run the command line and exit."""
+    """Run the command line and exit; of several processes of torchrun the first does, the others do as it says."""
+    if not tensor_parallel.started_by_torchrun():
+        _main()
+    try:
+        with tensor_parallel.joined() as team:
+            if team.leads:
+                _main()
+            sys.exit(team.follow())
+    except VlmbenchError as error:
+        if os.environ["RANK"] == "0":
+            _say(str(error))
+        sys.exit(error.exit_status)
+
+
+def _main() -> NoReturn:
     want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
     schema.register()
@@ -60,6 +75,8 @@ def job(config: DictConfig) -> int:
     from vlmbench.records.outcome import OutcomeFile, State
 
     outcome = OutcomeFile(Path(HydraConfig.get().runtime.output_dir))
+    if (team := tensor_parallel.current()) is not None:
+        team.on_loss = lambda reason: _note_loss(outcome, reason)
     try:
         status = _dispatch(config, outcome)
     except KeyboardInterrupt:
@@ -75,6 +92,13 @@ def job(config: DictConfig) -> int:
         _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
     _statuses.append(status)
     return status
+
+
+def _note_loss(outcome: OutcomeFile, reason: str) -> None:
+    """Another process that shares the model failed, and this one is stuck and about to be ended."""
+    from vlmbench.records.outcome import State
+
+    outcome.end(State.FAILED, exit_status=FAILED, reason=f"{reason}; run the same command again to continue")
 
 
 def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:

@@ -57,6 +57,7 @@ class RuntimeConfig:
     cache_implementation: str | None = MISSING
     compile: bool = MISSING
     device_map: str | None = MISSING
+    tp_plan: str | None = MISSING
     threads: int | None = MISSING
     strict_device: bool = MISSING
 
@@ -64,6 +65,12 @@ class RuntimeConfig:
         if self.device.partition(":")[0] not in DEVICES:
             raise ValueError(f"'runtime.device' must be one of {', '.join(DEVICES)} or cuda:N (got {self.device!r})")
         _one_of("runtime.dtype", self.dtype, DTYPES)
+        if self.tp_plan not in (None, "auto"):
+            raise ValueError(f"'runtime.tp_plan' must be auto or null (got {self.tp_plan!r})")
+        if self.tp_plan is not None and self.device_map is not None:
+            raise ValueError(
+                f"'runtime.tp_plan' must be null with 'runtime.device_map' (got {self.tp_plan} and {self.device_map})"
+            )
         _at_least("runtime.threads", self.threads, 1)
 
 

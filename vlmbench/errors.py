@@ -9,6 +9,7 @@
     ├── ModelError             exit 2   the model cannot be found, built or loaded
     │   └── AnatomyError       exit 2   its stages cannot be told apart
     ├── DeviceError            exit 2   the device is missing, too small or busy
+    │   └── OutOfStepError     exit 1   one of the processes that share a model failed: the others cannot go on
     ├── UnreachablePointError       –        a sweep point the model cannot reach (its row becomes ``skipped``)
     ├── SampleError            –        one sample cannot be used (its row becomes ``error``)
     └── MeasurementError       exit 1   the measurement itself broke
@@ -48,6 +49,12 @@ class AnatomyError(ModelError):
 
 class DeviceError(VlmbenchError):
     """The device is missing, too small for the model, or busy."""
+
+
+class OutOfStepError(DeviceError):
+    """One of the processes that share a model failed inside a run; the others cannot go on with the next."""
+
+    exit_status = 1
 
 
 class UnreachablePointError(VlmbenchError):

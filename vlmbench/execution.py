@@ -123,6 +123,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     t1 = time.perf_counter_ns()
     with ExitStack() as stack:
         watches: list[Watch] = [stack.enter_context(probe.watch(model)) for probe in probes]
+        model.announce(run.prepared)
         tokens, T_total = _timed_generate(model, prepared, watches)
     t2 = time.perf_counter_ns()
     on_host = tokens.cpu()

@@ -28,6 +28,7 @@ from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
     from vlmbench.cost.costs import Costs
+    from vlmbench.cost.peaks import DevicePeaks
     from vlmbench.data.protocol import Samples
     from vlmbench.tasks import Job
 
@@ -103,6 +104,7 @@ def load_model(job: Job) -> VisionLanguageModel:
         cache_implementation=runtime.cache_implementation,
         compile=runtime.compile,
         device_map=runtime.device_map,
+        tp_plan=runtime.tp_plan,
         seed=job.settings.seed,
     )
     facts = model.facts
@@ -167,9 +169,21 @@ def _costs(job: Job, model: VisionLanguageModel) -> Costs:
 
     dtype = str(model.facts["dtype"]).removeprefix("torch.")
     peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
+    if peaks.peaks is not None and (processes := model.facts.get("processes", 1)) > 1:
+        peaks = replace(peaks, peaks=_of_several(peaks.peaks, processes))
     costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
     costs.counter()
     return costs
+
+
+def _of_several(one: DevicePeaks, count: int) -> DevicePeaks:
+    """The peaks of several like devices that work on one model at the same time."""
+    return replace(
+        one,
+        flops_per_s=count * one.flops_per_s,
+        bytes_per_s=count * one.bytes_per_s,
+        source=f"{count} x ({one.source})",
+    )
 
 
 def _annotator(costs: Costs) -> Annotate:
@@ -220,6 +234,7 @@ def _measure(
 def _stamp(model: VisionLanguageModel) -> dict[str, Any]:
     """Which GPUs ran it: a resumed run, or a grid's collected table, may hold rows of several."""
     uuids = [gpu.gpu_uuid(str(device)) for device in model.devices if device.type == "cuda"]
+    uuids += model.facts.get("other_gpus", [])
     return {"gpu_uuid": ",".join(map(str, uuids))} if uuids else {}
 
 

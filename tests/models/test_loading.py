@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models.shipped import NAMES, request, shrunken, spec
-from vlmbench.errors import DeviceError, ModelError, SampleError
+from vlmbench.errors import ConfigError, DeviceError, ModelError, SampleError
 from vlmbench.execution import in_memory
 from vlmbench.models import library, loading, placement
 from vlmbench.models.transformers_model import read_images
@@ -236,7 +236,7 @@ def test_too_little_memory_is_said_before_anything_is_built(monkeypatch):
         ({"dtype": "int8"}, ModelError, "'dtype' must be one of"),
         ({"attn_implementation": "wibble"}, ModelError, "wibble"),
         ({"compile": True}, DeviceError, "compile=true needs CUDA"),
-        ({"tp_plan": "auto"}, ModelError, "tp_plan needs weights=pretrained"),
+        ({"tp_plan": "auto"}, ConfigError, "needs two or more processes of torchrun"),
     ],
 )
 def test_options(options, error, message):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
+from vlmbench.models import tensor_parallel
+from vlmbench.models.checkpoint_folder import (
+    check_folder,
+    check_tensors,
+    damaged_files,
+    released_molmo_on_hub,
+    uneven_stacks,
+)
 from vlmbench.models.library import hub_reachable, transformers_library
 from vlmbench.models.placement import Placement, check_memory
 
@@ -22,6 +31,11 @@ def _from_config(config: Any, **options: Any) -> nn.Module:
     try:
         module: nn.Module = transformers_library().AutoModelForImageTextToText.from_config(config, **options)
     except (ValueError, ImportError, TypeError) as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ModelError(
+                f"'{config.model_type}' is no image-text-to-text architecture of transformers "
+                f"{transformers_library().__version__}"
+            ) from error
         raise ModelError(f"architecture '{config.model_type}' cannot be built: {error}") from error
     return module
 
@@ -48,29 +62,70 @@ def random_module(config: Any, where: Placement, *, attn_implementation: str | N
     """
     import torch
 
-    check_memory(count_parameters(module_on_meta(config)), where.dtype, where.device, name=name, devices=where.devices)
-    if where.tp_plan is not None:
-        raise ModelError("tp_plan needs weights=pretrained: each process would draw other random weights")
+    _check_fits(config, where, name=name)
     torch.manual_seed(seed)
     options: dict[str, Any] = {"dtype": where.dtype, "attn_implementation": attn_implementation}
     try:
+        if where.tp_plan is not None:
+            return _split_random(config, where, options, name=name)
         if where.device_map is not None:
-            return _spread_random(config, where, options)
+            _need_package("accelerate", f"device_map={where.device_map}")
+            return _empty_checkpoint(config, {**options, "device_map": where.device_map})
         with torch.device(where.device):
             return _from_config(config, **options).eval()
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"'{name}' does not fit on {where.device}: {_line(error)}") from error
 
 
-def _spread_random(config: Any, where: Placement, options: dict[str, Any]) -> Any:
+def _check_fits(config: Any, where: Placement, *, name: str) -> None:
+    """Refuse a model that does not fit, or that transformers cannot split where it has to."""
+    module = module_on_meta(config)
+    count = count_parameters(module)
+    if where.tp_plan is None:
+        check_memory(count, where.dtype, where.device, name=name, devices=where.devices)
+        return
+    if not getattr(module, "tp_plan", None):
+        raise ModelError(
+            f"'{name}': transformers has no tensor-parallel plan for {type(module).__name__}; "
+            "use runtime.device_map=auto for several GPUs"
+        )
+    # Each process needs its share and all that is not split, which is known only once it is made.
+    share = f"{name}, 1 of {where.processes} shares"
+    check_memory(count // where.processes, where.dtype, where.device, name=share)
+
+
+def _split_random(config: Any, where: Placement, options: dict[str, Any], *, name: str) -> Any:
+    """This process's share of random parameters.
+
+    Raises:
+        ModelError: its layers cannot be split over so many processes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="DTensor random operators")  # CPU: each process draws for itself
+            module = _empty_checkpoint(config, {**options, **_split_options(where)})
+    except (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ModelError(f"'{name}' cannot be split over {where.processes} processes: {_line(error)}") from error
+    tensor_parallel.equalise(module)
+    return module
+
+
+def _split_options(where: Placement) -> dict[str, Any]:
+    """What tells ``from_pretrained`` to split a model over the processes of the default group."""
+    _need_package("accelerate", f"tp_plan={where.tp_plan}")
+    distributed: Any = importlib.import_module("transformers.distributed")
+    plan = distributed.DistributedConfig(tp_plan=where.tp_plan, tp_size=where.processes)
+    return {"distributed_config": plan}
+
+
+def _empty_checkpoint(config: Any, options: dict[str, Any]) -> Any:
     """Random parameters over several devices: an empty checkpoint, so that transformers places and draws each one."""
-    _need_package("accelerate", f"device_map={where.device_map}")
     model_class: Any = transformers_library().AutoModelForImageTextToText._model_mapping[type(config)]
     if isinstance(model_class, tuple):
         model_class = model_class[0]
-    return model_class.from_pretrained(
-        None, config=config, state_dict={}, device_map=where.device_map, **options
-    ).eval()
+    return model_class.from_pretrained(None, config=config, state_dict={}, **options).eval()
 
 
 def _need_package(package: str, wanted_for: str) -> None:
@@ -91,21 +146,6 @@ def _quantization_config(kind: str | None) -> Any:
     return transformers.TorchAoConfig(weight_only)
 
 
-def _local_folder(spec: ModelSpec) -> None:
-    """Refuse a folder that cannot be a checkpoint, before transformers looks for it on the hub."""
-    if spec.path is None:
-        return
-    folder = Path(spec.path)
-    if not folder.is_dir():
-        raise ModelError(f"model folder '{folder}' does not exist; give a folder with config.json and *.safetensors")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model folder '{folder}' has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")])
-        found = f" (it has {', '.join(others[:3])}: convert them to safetensors)" if others else ""
-        raise ModelError(f"model folder '{folder}' has no *.safetensors weights{found}; weights=random needs none")
-
-
 def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation: str | None) -> Any:
     """A checkpoint from the hub or a local folder; safetensors only, every tensor accounted for.
 
@@ -115,7 +155,8 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
     """
     import torch
 
-    _local_folder(spec)
+    if spec.path is not None:
+        check_folder(Path(spec.path))
     options: dict[str, Any] = {
         "dtype": where.dtype,
         "attn_implementation": attn_implementation,
@@ -137,10 +178,13 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         raise ModelError(_why_not_loaded(spec, error)) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors") or type(error).__name__ == "SafetensorError":
-            raise ModelError(f"the weights of '{spec.source}' are damaged: {_line(error)}") from error
+            which = damaged_files(_folder(spec)) or _line(error)
+            raise ModelError(
+                f"the weights of '{spec.source}' are damaged or cut off: {which}; get them again"
+            ) from error
         raise
-    _check_tensors(str(spec.source), info)
-    if "device_map" not in options and "tp_plan" not in options:
+    check_tensors(str(spec.source), info, _folder(spec))
+    if "device_map" not in options and where.tp_plan is None:
         try:
             module = module.to(where.device)
         except torch.OutOfMemoryError as error:
@@ -150,7 +194,7 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
 
 def _placement_options(where: Placement) -> dict[str, Any]:
     if where.tp_plan is not None:
-        return {"tp_plan": where.tp_plan}
+        return _split_options(where)
     if where.device_map is not None:
         _need_package("accelerate", f"device_map={where.device_map}")
         return {"device_map": where.device_map}
@@ -171,11 +215,10 @@ def hub_options(spec: ModelSpec) -> dict[str, Any]:
 
 def _check_memory(spec: ModelSpec, where: Placement) -> None:
     """Refuse a checkpoint too large for the device before reading it (not when quantised, nor with code of its own)."""
-    if spec.quantization is not None or spec.trust_remote_code or where.tp_plan is not None:
+    if spec.quantization is not None or spec.trust_remote_code:
         return
     config = transformers_library().AutoConfig.from_pretrained(str(spec.source), **hub_options(spec))
-    parameters = count_parameters(module_on_meta(config))
-    check_memory(parameters, where.dtype, where.device, name=str(spec.source), devices=where.devices)
+    _check_fits(config, where, name=str(spec.source))
 
 
 def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
@@ -185,23 +228,25 @@ def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
             f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
             f"that holds it, give model.path=DIR, or use model.weights=random"
         )
+    if spec.path is None and "released Molmo checkpoint" in line:
+        return released_molmo_on_hub(str(spec.hub_id))
+    if "CONVERSION" in line:  # the details are in a report that is logged, not raised
+        line = f"its experts cannot be stacked: {uneven_stacks(_folder(spec)) or line}"
+    if "custom code" in line:
+        line = f"transformers lacks its architecture and it brings Python of its own; read that ({line.split()[-2]}), "
+        line += "then model.trust_remote_code=true runs it"
     return f"'{spec.source}' cannot be loaded: {line}"
 
 
-def _check_tensors(source: str, info: Any) -> None:
-    """Refuse a checkpoint whose tensors are not exactly the model's."""
-    problems = []
-    for kind, key in (
-        ("missing", "missing_keys"),
-        ("surplus", "unexpected_keys"),
-        ("wrongly shaped", "mismatched_keys"),
-    ):
-        names = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info.get(key) or ())
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            problems.append(f"{kind} tensors: {shown}")
-    if problems:
-        raise ModelError(f"the checkpoint '{source}' does not fit its architecture: {'; '.join(problems)}")
+def _folder(spec: ModelSpec) -> Path | None:
+    """Where the files of a checkpoint lie, as far as they are on this machine."""
+    if spec.path is not None:
+        return Path(spec.path)
+    hub: Any = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(spec.hub_id, revision=spec.revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> None:

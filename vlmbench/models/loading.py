@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
-from vlmbench.models import building
+from vlmbench.models import building, tensor_parallel
 from vlmbench.models.building import count_parameters, module_on_meta
 from vlmbench.models.library import transformers_library
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.models.spec import ModelSpec
+    from vlmbench.models.team import Team
 
 __all__ = ["TransformersModel", "build_config", "count_parameters", "load", "module_on_meta"]
 
@@ -100,13 +102,46 @@ def load(
     Raises:
         ModelError: the model cannot be found, built or loaded.
         DeviceError: no such device, or too little memory on it.
+        ConfigError: ``tp_plan`` without torchrun, torchrun without it, or with what it excludes.
     """
+    options: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "seed": seed,
+        "device_map": device_map,
+        "tp_plan": tp_plan,
+        "cache_implementation": cache_implementation,
+        "compile": compile,
+    }
+    team = tensor_parallel.team_for(tp_plan, device_map=device_map, device=device, compile=compile)
+    here = partial(_load, spec, team, **options)
+    return here() if team is None else team.load_together(spec, options, here)
+
+
+def _load(
+    spec: ModelSpec,
+    team: Team | None,
+    *,
+    device: str,
+    dtype: str,
+    attn_implementation: str | None,
+    seed: int,
+    device_map: str | None,
+    tp_plan: str | None,
+    cache_implementation: str | None,
+    compile: bool,
+) -> TransformersModel:
+    """The model, or this process's share of it."""
     import_plugin(spec.plugin)
     target = resolve_device(device)
     if compile and target.type != "cuda":
         raise DeviceError(f"compile=true needs CUDA (got device {target}); transformers compiles nowhere else")
     number_type = resolve_dtype(dtype, target)
-    where = Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan)
+    processes = 1 if team is None else team.size
+    where = Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan, processes=processes)
+    if team is not None:
+        tensor_parallel.connect(team, target)
     if spec.weights == "random":
         config = build_config(spec)
         processor = build_processor(
@@ -140,6 +175,7 @@ def load(
         provenance={**_provenance(spec, module, processor, number_type, seed), "build_s": build_s},
         cache_implementation=cache_implementation or ("static" if compile else None),
         compile=compile,
+        team=team,
     )
 
 
@@ -178,6 +214,7 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
         "processor": type(processor).__name__,
         "processor_backend": backend_of(processor),
         "quantization": spec.quantization,
+        "processes": 1,  # more with tp_plan: the model's team says so
     }
     if spec.weights == "random":
         facts["seed"] = seed

@@ -22,12 +22,14 @@ class Placement:
         dtype: of parameters and of floating inputs.
         device_map: ``auto`` spreads over several devices.
         tp_plan: ``auto`` splits over the processes of torchrun.
+        processes: how many of them there are.
     """
 
     device: torch.device
     dtype: torch.dtype
     device_map: str | None = None
     tp_plan: str | None = None
+    processes: int = 1
 
     @property
     def devices(self) -> int:

@@ -100,6 +100,11 @@ class VisionLanguageModel(Protocol):
     def transfer(self, prepared: Prepared) -> Prepared:
         """The inputs on the device: T_transfer."""
 
+    def announce(self, prepared: Prepared) -> None:
+        """Called just before the clock of ``generate`` starts: where several processes share the model, the others are
+        told what comes next and are waited for. Nothing to do otherwise.
+        """
+
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
         """One ``generate()`` call from an empty cache; returns the new token ids only, shape (batch, tokens)."""
 

@@ -98,7 +98,7 @@ class ModelSpec:
             attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` …; None leaves it to transformers.
             seed: of random weights.
             device_map: ``auto`` spreads the model over all GPUs (needs accelerate).
-            tp_plan: ``auto`` splits the model's layers over the processes of ``torchrun`` (pretrained weights).
+            tp_plan: ``auto`` splits every layer over the processes of ``torchrun`` (needs accelerate).
             cache_implementation: ``static`` … ; None for transformers' default, a dynamic cache.
             compile: let ``generate`` compile the decode step (CUDA; implies a static cache).
 

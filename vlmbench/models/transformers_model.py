@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from vlmbench.errors import ModelError, SampleError, UnreachablePointError, Vlmb
 from vlmbench.models.images import decode_all
 from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
+from vlmbench.models.tensor_parallel import split_share
 from vlmbench.models.tokens import ImageMarks, observe
 from vlmbench.request import Request
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.models.prompting import Prompter
+    from vlmbench.models.team import Team
     from vlmbench.probes.clock import Clock
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
@@ -54,6 +57,7 @@ class TransformersModel:
         provenance: facts known at loading.
         cache_implementation: of the key-value cache; None for transformers' dynamic cache.
         compile: whether ``generate`` may compile the decode step.
+        team: the processes that share the model; None where this one has it alone.
     """
 
     module: Any
@@ -66,6 +70,7 @@ class TransformersModel:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cache_implementation: str | None = None
     compile: bool = False
+    team: Team | None = None
     _resolved: dict[Any, Any] = field(default_factory=dict)
     _echoes_prompt: bool | None = None
 
@@ -94,7 +99,10 @@ class TransformersModel:
         """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor and its back end."""
         from vlmbench.models.anatomy import stage_parameters
 
-        return {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
+        facts = {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
+        if self.team is None:
+            return facts
+        return {**facts, **self.team.facts, "split_share": round(split_share(self.module), 4)}
 
     def resolve(self, request: Request) -> Request:
         """The request with its targets turned into settings; searches are remembered, so call it before timing.
@@ -209,6 +217,15 @@ class TransformersModel:
             return type(value)(self._moved(item) for item in value)
         return value
 
+    def announce(self, prepared: Prepared) -> None:
+        """Tell the other processes that share the model what is generated next, and wait for them; outside any clock.
+
+        Raises:
+            OutOfStepError: an earlier run left them out of step.
+        """
+        if self.team is not None:
+            self.team.announce(prepared)
+
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
         """One greedy ``generate()`` call from an empty cache; the new token ids only, shape (batch, tokens).
 
@@ -227,7 +244,8 @@ class TransformersModel:
             options["cache_implementation"] = self.cache_implementation
         if stopping_criteria:
             options["stopping_criteria"] = StoppingCriteriaList(stopping_criteria)
-        with torch.inference_mode():
+        together = nullcontext() if self.team is None else self.team.in_step(prepared)
+        with together, torch.inference_mode():
             produced = self.module.generate(**prepared.inputs, **options)
         return self._new_only(getattr(produced, "sequences", produced), prepared.inputs.get("input_ids"))
 
@@ -245,6 +263,8 @@ class TransformersModel:
 
     def detokenize(self, tokens: torch.Tensor) -> list[str]:
         """Token ids to text: T_detokenize."""
+        if self.team is not None:
+            self.team.finished(tokens)
         try:
             return list(self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         except (OverflowError, TypeError) as error:
