@@ -21,9 +21,16 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_are_there() -> None:
-    assert {"startup", "measured_share", "memory_growth", "report_speed", "mark_cost", "peer", "vqa_index"} <= set(
-        PROGRAMS
-    )
+    assert {
+        "startup",
+        "measured_share",
+        "memory_growth",
+        "report_speed",
+        "mark_cost",
+        "peer",
+        "vqa_index",
+        "molmoe_decode",
+    } <= set(PROGRAMS)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

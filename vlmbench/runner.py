@@ -267,9 +267,9 @@ class Runner:
         for _, state, request in sorted(longest, key=lambda found: found[0], reverse=True):
             sample_id = request.sample.sample_id
             try:
-                request = in_memory(request)
-                key = prepare(self.model, request).shape_key
-                self._warm_up(state, request)
+                held = in_memory(request)
+                key = prepare(self.model, held).shape_key
+                self._warm_up(state, held)
             except Exception as error:
                 self._caught(error, state, sample_id, 0, Mode.INSTRUMENTED)
                 continue

@@ -239,7 +239,7 @@ def _stamp(model: VisionLanguageModel) -> dict[str, Any]:
 
 
 def _warmup(job: Job) -> Warmup:
-    """As configured; what depends on the length of the cache is warmed to the full length, the longest request first."""
+    """As configured; what depends on the length of the cache is warmed to the full length, the longest first."""
     warmup: Warmup = job.build("measurement.warmup")
     runtime = job.settings.runtime
     if not runtime.compile and runtime.cache_implementation != "static":
