@@ -13,6 +13,8 @@ from vlmbench.cost.costs import Costs
 from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.peaks import table_peaks
 from vlmbench.cost.planning import Planner, weightless
+from vlmbench.cost.preparing import Preparer
+from vlmbench.errors import ModelError
 from vlmbench.models.spec import ModelSpec
 from vlmbench.request import ImageSource, Output, Request, Sample
 
@@ -68,14 +70,28 @@ def test_plan_equals_count(tiny):
 def test_one_image_is_prepared_once(tiny, monkeypatch):
     planner = Planner(tiny, peaks=H200)
     calls = []
-    real = type(tiny).prepare
-    monkeypatch.setattr(type(tiny), "prepare", lambda self, r, *a: calls.append(r) or real(self, r, *a))
+    real = Preparer.prepare
+    monkeypatch.setattr(Preparer, "prepare", lambda self, r: calls.append(r) or real(self, r))
     for output in (1, 8, 64):
         for batch in (1, 4):
             planner.plan(request(output=output, batch_size=batch))
     assert len(calls) == 1
     planner.plan(request(image_size=(56, 56)))
     assert len(calls) == 2
+
+
+def test_a_checkpoint_needs_no_weights(tiny, tmp_path):
+    tiny.module.config.save_pretrained(tmp_path)
+    tiny.processor.image_processor.save_pretrained(tmp_path)
+    tiny.processor.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(tiny.processor.chat_template, encoding="utf-8")
+    stored = weightless(ModelSpec(name="stored", weights="pretrained", path=str(tmp_path)))
+    assert Planner(stored, peaks=H200).plan(request()) == Planner(tiny, peaks=H200).plan(request())
+
+
+def test_a_checkpoint_without_configuration_is_said(tmp_path):
+    with pytest.raises(ModelError, match="no configuration that can be read"):
+        weightless(ModelSpec(name="empty", weights="pretrained", path=str(tmp_path)))
 
 
 def test_unknown_family_is_counted(tiny, monkeypatch):

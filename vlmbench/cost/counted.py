@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmbench.cost.ghost import Ghost, GhostError, ghost_inputs
+from vlmbench.cost.ledger import Ledger
+from vlmbench.cost.repeated import NotAlike, repeated_once
 from vlmbench.models.anatomy import find_anatomy
 from vlmbench.models.protocol import Anatomy
 
@@ -51,43 +53,6 @@ class GenerateFlops:
 
 class _LanguageModelReached(Exception):  # noqa: N818 - a signal, not an error: it ends a run that only vision needs
     pass
-
-
-@dataclass
-class _Ledger:
-    """FLOPs by (stage, step); step 0 is before the language model's first call, 1 the prefill, 2 the first decode."""
-
-    total: Callable[[], int]
-    sums: dict[tuple[str, int], int] = field(default_factory=dict)
-    open_stages: list[str] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
-    step: int = 0
-    seen: int = 0
-
-    def settle(self) -> None:
-        """Books what was computed since the last boundary."""
-        now = self.total()
-        stage = self.open_stages[-1] if self.open_stages else "other"
-        key = (stage, self.step)
-        self.sums[key] = self.sums.get(key, 0) + now - self.seen
-        self.seen = now
-
-    def enter(self, stage: str, path: str) -> None:
-        """A module of a stage starts."""
-        self.settle()
-        if stage == "language_model":
-            self.calls[path] = self.calls.get(path, 0) + 1
-            self.step = max(self.step, self.calls[path])
-        self.open_stages.append(stage)
-
-    def leave(self) -> None:
-        """It ends."""
-        self.settle()
-        self.open_stages.pop()
-
-    def of(self, stage: str, first: int, last: int | None = None) -> int:
-        """FLOPs of a stage in a range of steps."""
-        return sum(v for (s, k), v in self.sums.items() if s == stage and first <= k and (last is None or k <= last))
 
 
 class _FusedAttention(TorchFunctionMode):
@@ -147,6 +112,7 @@ def count_generate(
     new_tokens: int = 1,
     anatomy: Anatomy | None = None,
     vision_only: bool = False,
+    every_block: bool = False,
 ) -> GenerateFlops:
     """Count one ``generate()`` call of a model without weights.
 
@@ -156,6 +122,7 @@ def count_generate(
         new_tokens: tokens to generate: one prefill and ``new_tokens - 1`` decode steps.
         anatomy: which module is which stage; found by rule where not given.
         vision_only: stop where the language model is first called (``prefill_*`` are 0 then).
+        every_block: run every block; without it, blocks that repeat run once (:mod:`vlmbench.cost.repeated`).
 
     Returns:
         FLOPs for the whole batch.
@@ -164,17 +131,30 @@ def count_generate(
         GhostError: the control flow depends on activations, so the model cannot run on shapes.
     """
     parts = anatomy or find_anatomy(model)
+    ghosts = ghost_inputs(inputs)
+    if not every_block:
+        try:
+            return _summed(_run(model, ghosts, new_tokens, parts, vision_only=vision_only, once=True))
+        except (NotAlike, GhostError):
+            pass  # counted in full, which also tells whose error it was
+    return _summed(_run(model, ghosts, new_tokens, parts, vision_only=vision_only, once=False))
+
+
+def _run(
+    model: nn.Module, inputs: Mapping[str, Any], new_tokens: int, anatomy: Anatomy, *, vision_only: bool, once: bool
+) -> Ledger:
     counter = FlopCounterMode(display=False, custom_mapping=_extra_formulas())
     with torch.no_grad(), Ghost(), counter, _FusedAttention():
-        ledger = _Ledger(total=counter.get_total_flops)
-        with _boundaries(model, parts, ledger, vision_only=vision_only), warnings.catch_warnings():
+        ledger = Ledger(total=counter.get_total_flops)
+        shared = repeated_once(model, ledger) if once else nullcontext()
+        with _boundaries(model, anatomy, ledger, vision_only=vision_only), shared, warnings.catch_warnings():
             # Ids are on the CPU and weights on meta on purpose.
             warnings.filterwarnings("ignore", message=r".*`input_ids` being on a device type different")
             # Notes of the library about its own insides.
             warnings.simplefilter("ignore", FutureWarning)
             try:
                 model.generate(  # type: ignore[operator]
-                    **ghost_inputs(inputs), max_new_tokens=new_tokens, do_sample=False, num_beams=1
+                    **inputs, max_new_tokens=new_tokens, do_sample=False, num_beams=1
                 )
             except _LanguageModelReached:
                 pass
@@ -182,10 +162,10 @@ def count_generate(
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise GhostError(f"{type(model).__name__} cannot run without weights: {reason}") from error
         ledger.settle()
-    return _summed(ledger)
+    return ledger
 
 
-def _summed(ledger: _Ledger) -> GenerateFlops:
+def _summed(ledger: Ledger) -> GenerateFlops:
     vision, projector = ledger.of("vision_encoder", 0, 1), ledger.of("projector", 0, 1)
     steps = tuple(
         sum(v for (stage, k), v in ledger.sums.items() if k == step and stage != "rotary")
@@ -201,7 +181,7 @@ def _summed(ledger: _Ledger) -> GenerateFlops:
 
 
 @contextmanager
-def _boundaries(model: nn.Module, anatomy: Anatomy, ledger: _Ledger, *, vision_only: bool) -> Iterator[None]:
+def _boundaries(model: nn.Module, anatomy: Anatomy, ledger: Ledger, *, vision_only: bool) -> Iterator[None]:
     stage_of = {path: stage for stage, paths in anatomy.stages() for path in paths}
     handles = []
     for path, module in model.named_modules():

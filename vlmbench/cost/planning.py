@@ -1,7 +1,7 @@
 """A dry run: what every request of a sweep will cost, from a model's YAML, its own processor and no weights.
 
 Token counts are not guessed: the model's processor prepares each distinct image and prompt, exactly as a measured run
-would. Only what the model would compute is predicted.
+would (:mod:`vlmbench.cost.preparing`). Only what the model would compute is predicted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from vlmbench.cost.ghost import GhostError, ghost_inputs
 from vlmbench.cost.inputs import text_inputs
 from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.predict import Overheads, Prediction, Predictor
+from vlmbench.cost.preparing import Preparer
+from vlmbench.errors import ModelError
+from vlmbench.models.building import hub_options
 from vlmbench.models.loading import build_config, import_plugin
 from vlmbench.models.processors import build_processor, load_processor
 from vlmbench.models.prompting import Prompter
@@ -42,20 +45,10 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
         ModelError: the architecture or its processor cannot be built here.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     import_plugin(spec.plugin)
-    if spec.weights == "random":
-        config = build_config(spec)
-        processor = build_processor(
-            dict(spec.processor),
-            model_type=config.model_type,
-            vocab_size=config.get_text_config(decoder=True).vocab_size,
-        )
-    else:
-        options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-        config = AutoConfig.from_pretrained(str(spec.source), **options)
-        processor = load_processor(str(spec.source), model_type=config.model_type, **options)
+    config, processor = _config_and_processor(spec)
     kind: torch.dtype = getattr(torch, dtype)
     auto: Any = AutoModelForImageTextToText
     token = spec.processor.get("vision_token")
@@ -74,6 +67,26 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
         override=spec.anatomy,
         provenance={"name": spec.name, "weights": "none", "dtype": dtype},
     )
+
+
+def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:
+    """From the YAML, or with ``weights=pretrained`` from the checkpoint, whose weights need not be there."""
+    from transformers import AutoConfig
+
+    if spec.weights == "random":
+        config = build_config(spec)
+        size = config.get_text_config(decoder=True).vocab_size
+        return config, build_processor(dict(spec.processor), model_type=config.model_type, vocab_size=size)
+    options = hub_options(spec)
+    try:
+        config = AutoConfig.from_pretrained(str(spec.source), **options)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"'{spec.source}' has no configuration that can be read ({reason}); "
+            "give a folder with config.json and the processor's files, or use model.weights=random"
+        ) from error
+    return config, load_processor(str(spec.source), model_type=config.model_type, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +133,7 @@ class Planner:
             overheads=overheads,
             parameters=Parameters.of_model(model.module, model.anatomy),
         )
+        self._preparer = Preparer(model)
         self._seen: dict[str, _Seen] = {}
         holds = not self.predictor.unknown and self._closed_form_holds()
         self._counter = None if holds else Counter(model.module, model.anatomy)
@@ -141,7 +155,7 @@ class Planner:
         alone = replace(request, batch_size=1, output=Output(max_new_tokens=1, forced=True))
         key = repr(replace(alone, sample=replace(alone.sample, images=())))
         if key not in self._seen:
-            prepared = self.model.prepare(alone)
+            prepared = self._preparer.prepare(alone)
             self._seen[key] = _Seen(
                 counts=prepared.counts,
                 grids=grids_of(prepared.inputs, prepared.counts.num_images),
