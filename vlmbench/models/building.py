@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError
 from vlmbench.models import tensor_parallel
+from vlmbench.models.checkpoint_folder import (
+    check_folder,
+    check_tensors,
+    damaged_files,
+    released_molmo_on_hub,
+    uneven_stacks,
+)
 from vlmbench.models.library import hub_reachable, transformers_library
 from vlmbench.models.placement import Placement, check_memory
 
@@ -24,6 +31,11 @@ def _from_config(config: Any, **options: Any) -> nn.Module:
     try:
         module: nn.Module = transformers_library().AutoModelForImageTextToText.from_config(config, **options)
     except (ValueError, ImportError, TypeError) as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ModelError(
+                f"'{config.model_type}' is no image-text-to-text architecture of transformers "
+                f"{transformers_library().__version__}"
+            ) from error
         raise ModelError(f"architecture '{config.model_type}' cannot be built: {error}") from error
     return module
 
@@ -134,21 +146,6 @@ def _quantization_config(kind: str | None) -> Any:
     return transformers.TorchAoConfig(weight_only)
 
 
-def _local_folder(spec: ModelSpec) -> None:
-    """Refuse a folder that cannot be a checkpoint, before transformers looks for it on the hub."""
-    if spec.path is None:
-        return
-    folder = Path(spec.path)
-    if not folder.is_dir():
-        raise ModelError(f"model folder '{folder}' does not exist; give a folder with config.json and *.safetensors")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model folder '{folder}' has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")])
-        found = f" (it has {', '.join(others[:3])}: convert them to safetensors)" if others else ""
-        raise ModelError(f"model folder '{folder}' has no *.safetensors weights{found}; weights=random needs none")
-
-
 def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation: str | None) -> Any:
     """A checkpoint from the hub or a local folder; safetensors only, every tensor accounted for.
 
@@ -158,7 +155,8 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
     """
     import torch
 
-    _local_folder(spec)
+    if spec.path is not None:
+        check_folder(Path(spec.path))
     options: dict[str, Any] = {
         "dtype": where.dtype,
         "attn_implementation": attn_implementation,
@@ -180,9 +178,12 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         raise ModelError(_why_not_loaded(spec, error)) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors") or type(error).__name__ == "SafetensorError":
-            raise ModelError(f"the weights of '{spec.source}' are damaged: {_line(error)}") from error
+            which = damaged_files(_folder(spec)) or _line(error)
+            raise ModelError(
+                f"the weights of '{spec.source}' are damaged or cut off: {which}; get them again"
+            ) from error
         raise
-    _check_tensors(str(spec.source), info)
+    check_tensors(str(spec.source), info, _folder(spec))
     if "device_map" not in options and where.tp_plan is None:
         try:
             module = module.to(where.device)
@@ -227,23 +228,25 @@ def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
             f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
             f"that holds it, give model.path=DIR, or use model.weights=random"
         )
+    if spec.path is None and "released Molmo checkpoint" in line:
+        return released_molmo_on_hub(str(spec.hub_id))
+    if "CONVERSION" in line:  # the details are in a report that is logged, not raised
+        line = f"its experts cannot be stacked: {uneven_stacks(_folder(spec)) or line}"
+    if "custom code" in line:
+        line = f"transformers lacks its architecture and it brings Python of its own; read that ({line.split()[-2]}), "
+        line += "then model.trust_remote_code=true runs it"
     return f"'{spec.source}' cannot be loaded: {line}"
 
 
-def _check_tensors(source: str, info: Any) -> None:
-    """Refuse a checkpoint whose tensors are not exactly the model's."""
-    problems = []
-    for kind, key in (
-        ("missing", "missing_keys"),
-        ("surplus", "unexpected_keys"),
-        ("wrongly shaped", "mismatched_keys"),
-    ):
-        names = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in info.get(key) or ())
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            problems.append(f"{kind} tensors: {shown}")
-    if problems:
-        raise ModelError(f"the checkpoint '{source}' does not fit its architecture: {'; '.join(problems)}")
+def _folder(spec: ModelSpec) -> Path | None:
+    """Where the files of a checkpoint lie, as far as they are on this machine."""
+    if spec.path is not None:
+        return Path(spec.path)
+    hub: Any = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(spec.hub_id, revision=spec.revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> None:

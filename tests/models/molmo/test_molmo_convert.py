@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -214,6 +216,27 @@ def test_cut_off_files(name: str, keep: float, released: dict[str, Path], tmp_pa
     os.truncate(file, int(size * keep) if 0 < keep < 1 else size - 1 if keep == -1 else int(keep))
     with pytest.raises(ModelError, match=name):
         convert_checkpoint(source, tmp_path / "made")
+
+
+@pytest.mark.parametrize("known_from", ["SHA256SUMS", "download"])
+def test_a_file_with_another_hash(known_from: str, released: dict[str, Path], tmp_path: Path) -> None:
+    """One flipped bit in a weight: right names, right shapes, right size."""
+    source = Path(shutil.copytree(released["qwen2"], tmp_path / "source"))
+    file = source / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if known_from == "SHA256SUMS":
+        (source / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n")
+    else:
+        records = source / ".cache" / "huggingface" / "download"
+        records.mkdir(parents=True)
+        (records / "model.safetensors.metadata").write_text(f"{'0' * 40}\n{digest}\n1727300000.0\n")
+    convert_checkpoint(source, tmp_path / "sound")
+    with file.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(bytes([file.read_bytes()[-1] ^ 1]))
+    with pytest.raises(ModelError, match=r"wrong SHA-256 hashes: model\.safetensors"):
+        convert_checkpoint(source, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_pickle_that_would_run_code(released: dict[str, Path], tmp_path: Path) -> None:

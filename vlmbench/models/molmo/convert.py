@@ -1,6 +1,7 @@
 """Converts a released Molmo checkpoint: ``python -m vlmbench.models.molmo.convert SRC DST``.
 
-Every tensor is checked by name and shape before anything is written; then tensors are read, rearranged and written one
+Every tensor is checked by name and shape, and every file whose hash is known (``SHA256SUMS``, or what the hub gave when
+it was downloaded) by that, before anything is written; then tensors are read, rearranged and written one
 shard at a time, so that memory holds a shard, not the checkpoint. ``DST`` appears when it is complete.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from vlmbench.errors import ModelError
+from vlmbench.models.checksums import check_hashes, downloaded_hashes, listed_hashes
 from vlmbench.models.molmo.checkpoint_config import convert_config, read_released_config
 from vlmbench.models.molmo.checkpoint_plan import Target, detect_layout, make_plan
 from vlmbench.models.molmo.checkpoint_source import TensorSource
@@ -66,6 +68,7 @@ def convert_checkpoint(
     plan = make_plan(config, detect_layout(tensors.shapes))
     plan.check(tensors)
     _check_tokenizer(processor, config)
+    check_hashes(source, {**downloaded_hashes(source), **listed_hashes(source)})
     sizes = {target.name: _size(target, tensors, dtype) for target in plan.targets}
     _check_room(destination, sum(sizes.values()))
 

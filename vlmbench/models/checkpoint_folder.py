@@ -1,0 +1,145 @@
+"""What can be said of a checkpoint's folder: before loading, and of what went wrong. Imports no torch.
+
+Transformers stops at the first problem, and says of a damaged or odd file neither which one nor why; the headers of
+safetensors files tell.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import ModelError
+from vlmbench.models.checksums import check_hashes, listed_hashes
+
+_CONVERTER = "python -m vlmbench.models.molmo.convert"
+_SHOWN = 5
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be a checkpoint, before transformers looks for it on the hub.
+
+    Raises:
+        ModelError: no folder, no configuration, no weights, Molmo 1 as released, or hashes other than ``SHA256SUMS``
+            lists.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model folder '{folder}' does not exist; give a folder with config.json and *.safetensors")
+    if _is_released_molmo(folder):
+        made = f"{folder.resolve()}-converted"
+        raise ModelError(
+            f"'{folder}' is a released Molmo 1 checkpoint; convert it once: "
+            f"{_CONVERTER} {shlex.quote(str(folder))} {shlex.quote(made)} — then model.path={shlex.quote(made)}"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model folder '{folder}' has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")])
+        found = f" (it has {', '.join(others[:3])}: convert them to safetensors)" if others else ""
+        raise ModelError(f"model folder '{folder}' has no *.safetensors weights{found}; weights=random needs none")
+    check_hashes(folder, listed_hashes(folder))
+
+
+def _is_released_molmo(folder: Path) -> bool:
+    """The hub's layout (config.json without nested configurations) or allenai/molmo's own (config.yaml, model.pt)."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return (folder / "config.yaml").is_file() and (folder / "model.pt").is_file()
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False  # transformers says what is wrong with it
+    return isinstance(stored, dict) and stored.get("model_type") == "molmo" and "text_config" not in stored
+
+
+def released_molmo_on_hub(hub_id: str) -> str:
+    """What to do where a hub id turned out to be Molmo 1 as released."""
+    return (
+        f"'{hub_id}' holds Molmo 1 as released, which is converted once: hf download {hub_id} --local-dir SRC; "
+        f"{_CONVERTER} SRC DST; then model.path=DST"
+    )
+
+
+def damaged_files(folder: Path | None) -> str:
+    """The safetensors files of a folder that cannot be read, with their sizes; empty where all can."""
+    safetensors: Any = importlib.import_module("safetensors")
+    found = []
+    for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+        try:
+            with safetensors.safe_open(file, framework="numpy"):
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            found.append(f"{file.name} ({file.stat().st_size:,} bytes: {error})")
+    return ", ".join(found)
+
+
+def check_tensors(source: str, info: Mapping[str, Any], folder: Path | None) -> None:
+    """Refuse a checkpoint whose tensors are not exactly the model's.
+
+    Args:
+        source: what the error calls it.
+        info: what ``from_pretrained(output_loading_info=True)`` gives.
+        folder: of the files, where known.
+
+    Raises:
+        ModelError: names missing, surplus and wrongly shaped tensors.
+    """
+    kinds = (("missing", "missing_keys"), ("surplus", "unexpected_keys"), ("wrongly shaped", "mismatched_keys"))
+    problems = [
+        f"{kind} tensors: {_some([_named(item) for item in info[key]])}" for kind, key in kinds if info.get(key)
+    ]
+    if problems:
+        odd = f" (in the files: {stacked})" if (stacked := uneven_stacks(folder)) else ""
+        raise ModelError(f"the checkpoint '{source}' does not fit its architecture: {'; '.join(problems)}{odd}")
+
+
+def _named(item: Any) -> str:
+    """A tensor's name, with both shapes where they differ."""
+    if not isinstance(item, tuple):
+        return str(item)
+    name, *shapes = item
+    return f"{name} {tuple(shapes[0])}, not {tuple(shapes[1])}" if len(shapes) == 2 else str(name)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+def uneven_stacks(folder: Path | None) -> str:
+    """Experts' tensors that are absent or unlike their siblings, by the names in the files.
+
+    Transformers stacks experts into one tensor while loading; what does not stack it reports under the stack's name.
+    """
+    groups: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = defaultdict(dict)
+    for name, shape in _shapes(folder):
+        if re.search(r"\.experts\.\d+\.", name):
+            groups[re.sub(r"(?<=\.)\d+(?=\.)", "{}", name)][
+                tuple(map(int, re.findall(r"(?<=\.)(\d+)(?=\.)", name)))
+            ] = shape
+    missing, wrong = [], []
+    for pattern, shapes in groups.items():
+        axes = [sorted({index[axis] for index in shapes}) for axis in range(pattern.count("{}"))]
+        missing += [pattern.format(*index) for index in product(*axes) if index not in shapes]
+        usual = Counter(shapes.values()).most_common(1)[0][0]
+        wrong += [f"{pattern.format(*i)} {shape}, not {usual}" for i, shape in shapes.items() if shape != usual]
+    found = {"missing": missing, "wrongly shaped": wrong}
+    return "; ".join(f"{kind} {_some(names)}" for kind, names in found.items() if names)
+
+
+def _shapes(folder: Path | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every tensor in a folder's readable safetensors files; headers only."""
+    safetensors: Any = importlib.import_module("safetensors")
+    for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+        try:
+            with safetensors.safe_open(file, framework="numpy") as handle:
+                yield from [(name, tuple(handle.get_slice(name).get_shape())) for name in handle.keys()]  # noqa: SIM118
+        except (safetensors.SafetensorError, OSError):
+            continue
