@@ -67,6 +67,23 @@ def test_a_child_that_takes_too_long_is_ended() -> None:
         child.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
 
 
+def test_the_dry_run_in_full_takes_no_short_cut(tmp_path: Path) -> None:
+    """Its row must not measure the short cuts that it is compared with."""
+    benchmark = importlib.import_module("dry_run")
+    code = benchmark.IN_FULL.partition("sys.argv")[0] + (
+        "from inspect import signature\n"
+        "given = signature(count_generate).parameters['every_block'].default, "
+        "signature(Preparer.__init__).parameters['kept_bytes'].default\n"
+        "sys.exit(given != (True, 0))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+    assert set(benchmark.commands("python", "tiny", tmp_path)) == {
+        "a single point",
+        "1,000 points",
+        "1,000 points in full",
+    }
+
+
 def test_rows_made_for_the_report_are_rows_the_report_reads(tmp_path: Path) -> None:
     from vlmbench.analysis.load import load_runs
     from vlmbench.report.summary import COLUMNS

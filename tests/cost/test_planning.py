@@ -116,16 +116,18 @@ def test_wrong_closed_form_is_noticed(tiny, monkeypatch):
 
 
 def test_grid_of_a_72b_within_ten_seconds():
-    """A thousand points, 10 resolutions x 100 output lengths, processor and all."""
+    """A thousand points, 10 resolutions x 10 prompts x 10 output lengths, processor and all."""
     start = time.process_time()  # not the wall clock: other tests may run beside this one
     planner = Planner(weightless(spec_of("qwen2_5_vl_72b")), peaks=H200, memory_bytes=4 * 141 * 10**9)
     points = [
-        planner.plan(request(output=output, image_size=(28 * side, 28 * side)))
+        planner.plan(request(output=output, prompt_tokens=prompt, image_size=(28 * side, 28 * side)))
         for side in range(4, 24, 2)
-        for output in range(8, 808, 8)
+        for prompt in range(16, 1016, 100)
+        for output in range(8, 88, 8)
     ]
     elapsed = time.process_time() - start
     assert len(points) == 1000
     assert elapsed < 10
     assert [p.counts.num_vision_tokens for p in points[::100]] == [side * side for side in range(4, 24, 2)]
+    assert [p.counts.num_prompt_tokens for p in points[:100:10]] == list(range(16, 1016, 100))
     assert all(p.fits for p in points)
