@@ -22,6 +22,7 @@ OUTPUT_POLICIES = ("auto", "forced", "natural")
 WORKLOADS = ("dataset", "controlled")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -54,6 +55,7 @@ class RuntimeConfig:
     device: str = MISSING
     dtype: str = MISSING
     attn_implementation: str | None = MISSING
+    experts_implementation: str | None = MISSING
     cache_implementation: str | None = MISSING
     compile: bool = MISSING
     device_map: str | None = MISSING
@@ -65,6 +67,8 @@ class RuntimeConfig:
         if self.device.partition(":")[0] not in DEVICES:
             raise ValueError(f"'runtime.device' must be one of {', '.join(DEVICES)} or cuda:N (got {self.device!r})")
         _one_of("runtime.dtype", self.dtype, DTYPES)
+        if self.experts_implementation is not None:
+            _one_of("runtime.experts_implementation", self.experts_implementation, EXPERTS)
         if self.tp_plan not in (None, "auto"):
             raise ValueError(f"'runtime.tp_plan' must be auto or null (got {self.tp_plan!r})")
         if self.tp_plan is not None and self.device_map is not None:

@@ -101,6 +101,7 @@ def load_model(job: Job) -> VisionLanguageModel:
         device=runtime.device,
         dtype=runtime.dtype,
         attn_implementation=runtime.attn_implementation,
+        experts_implementation=runtime.experts_implementation,
         cache_implementation=runtime.cache_implementation,
         compile=runtime.compile,
         device_map=runtime.device_map,

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.errors import DeviceError, ModelError
 from vlmbench.models import building, tensor_parallel
 from vlmbench.models.building import count_parameters, module_on_meta
+from vlmbench.models.experts import choose_experts, experts_facts
 from vlmbench.models.library import transformers_library
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
 from vlmbench.models.processors import backend_of, build_processor, load_processor
 from vlmbench.models.prompting import Prompter
 from vlmbench.models.tokens import ImageMarks
 from vlmbench.models.transformers_model import TransformersModel
+from vlmbench.models.trial import try_processor
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +93,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str | None = None,
+    experts_implementation: str | None = None,
     seed: int = 0,
     device_map: str | None = None,
     tp_plan: str | None = None,
@@ -108,6 +111,7 @@ def load(
         "device": device,
         "dtype": dtype,
         "attn_implementation": attn_implementation,
+        "experts_implementation": experts_implementation,
         "seed": seed,
         "device_map": device_map,
         "tp_plan": tp_plan,
@@ -126,6 +130,7 @@ def _load(
     device: str,
     dtype: str,
     attn_implementation: str | None,
+    experts_implementation: str | None,
     seed: int,
     device_map: str | None,
     tp_plan: str | None,
@@ -163,8 +168,9 @@ def _load(
             model_type=module.config.model_type,
             options=building.hub_options(spec),
         )
+    choose_experts(module, experts_implementation, name=spec.name)
     building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
-    return TransformersModel(
+    model = TransformersModel(
         module=module,
         device=building.input_device(module, target),
         dtype=number_type,
@@ -177,6 +183,9 @@ def _load(
         compile=compile,
         team=team,
     )
+    if spec.weights == "pretrained":
+        try_processor(model, source=str(spec.source))
+    return model
 
 
 def _elapsed_s(began: float, device: torch.device) -> float:
@@ -210,6 +219,7 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
         "architecture": type(module).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": getattr(module.config, "_attn_implementation", None),
+        **experts_facts(module),
         "transformers_version": transformers_library().__version__,
         "processor": type(processor).__name__,
         "processor_backend": backend_of(processor),

@@ -153,6 +153,13 @@ def default_classes(model_type: str) -> tuple[str | None, str | None]:
     return transformers_module("models.auto.processing_auto").PROCESSOR_MAPPING_NAMES.get(model_type), image_class
 
 
+def _registered_class(model_type: str) -> str | None:
+    """The processor class of an architecture that a plugin registered with ``AutoProcessor``."""
+    mapping = transformers_module("models.auto.processing_auto").PROCESSOR_MAPPING
+    found = {config.model_type: cls for config, cls in getattr(mapping, "_extra_content", {}).items()}
+    return getattr(found.get(model_type), "__name__", None)
+
+
 def build_processor(spec: Mapping[str, Any], *, model_type: str, vocab_size: int) -> Any:
     """The processor of a model with random weights, from the ``processor`` mapping of its YAML. No file, no network.
 
@@ -247,7 +254,7 @@ def check_processor(processor: Any, *, model_type: str, source: str) -> None:
     Raises:
         ModelError: says which class belongs to the architecture.
     """
-    expected, _ = default_classes(model_type)
+    expected = default_classes(model_type)[0] or _registered_class(model_type)
     have = {cls.__name__ for cls in type(processor).__mro__}
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ModelError(
@@ -279,4 +286,6 @@ def allowed_image_arguments(processor: Any) -> frozenset[str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+    """The first line, or all of them in one where the first only announces the others."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(" ".join(lines).split())[:300] if lines[0].rstrip().endswith(":") else lines[0]

@@ -84,6 +84,7 @@ class ModelSpec:
         device: str = "auto",
         dtype: str = "auto",
         attn_implementation: str | None = None,
+        experts_implementation: str | None = None,
         seed: int = 0,
         device_map: str | None = None,
         tp_plan: str | None = None,
@@ -96,6 +97,8 @@ class ModelSpec:
             device: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
             attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` …; None leaves it to transformers.
+            experts_implementation: of a mixture of experts: ``eager``, ``grouped_mm``, ``batched_mm`` …; None leaves it
+                to transformers.
             seed: of random weights.
             device_map: ``auto`` spreads the model over all GPUs (needs accelerate).
             tp_plan: ``auto`` splits every layer over the processes of ``torchrun`` (needs accelerate).
@@ -113,6 +116,7 @@ class ModelSpec:
             device=device,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            experts_implementation=experts_implementation,
             seed=seed,
             device_map=device_map,
             tp_plan=tp_plan,
