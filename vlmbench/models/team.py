@@ -88,7 +88,7 @@ class Team:
         if self.lost is not None:
             raise OutOfStepError(
                 f"the processes of torchrun are out of step after: {self.lost}.\n"
-                "What was measured is kept; run the same command again to continue after it."
+                "What was measured is kept; run the same command again to continue."
             )
         for chunk in range(self._chunks):  # everybody has read the order before
             self.store.delete_key(f"order/{self._number}/{chunk}")
@@ -149,6 +149,8 @@ class Team:
         """
         if not self.leads:
             return
+        if self._announced:  # they wait in the middle of a run that never began here
+            self.lost = self.lost or "a run that was announced did not begin"
         self._agree()
         on_host = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in prepared.inputs.items()}
         self._give("generate", replace(prepared, inputs=on_host))
@@ -287,6 +289,8 @@ class Team:
                 time.sleep(0.1)
             if reason and self._busy:
                 tell(reason)
+                with suppress(RuntimeError):
+                    store.set("ended", "1")
                 os._exit(1)
 
         self._watcher = threading.Thread(target=wait, args=(self.store.clone(),), daemon=True, name=f"vlmbench-{key}")
