@@ -94,7 +94,8 @@ def team_for(tp_plan: str | None, *, device_map: str | None, device: str, compil
         raise ConfigError("'runtime.tp_plan' and 'runtime.compile' exclude each other (got auto, true)")
     if _team is None:
         raise ConfigError(f"'runtime.tp_plan=auto' needs two or more processes of torchrun: {_TORCHRUN}")
-    kind = str(torch.accelerator.current_accelerator() or "cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    kind = "cpu" if accelerator is None else accelerator.type
     if device not in ("auto", kind):
         raise ConfigError(
             f"'runtime.device' must be auto or {kind} with runtime.tp_plan: each process takes its own (got {device!r})"
@@ -125,10 +126,13 @@ def equalise(module: Any) -> None:
     import torch
     from torch import distributed
 
+    home = next(module.parameters()).device.type
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
-            if not is_split(tensor):
-                distributed.broadcast(tensor.data, src=0)
+            if not is_split(tensor) and tensor.device.type == home:
+                whole = tensor.data.contiguous()  # collectives take nothing else
+                distributed.broadcast(whole, src=0)
+                tensor.data.copy_(whole)
 
 
 def is_split(tensor: torch.Tensor) -> bool:
