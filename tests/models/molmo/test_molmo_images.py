@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -65,6 +65,14 @@ def plainly(image: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, np.nda
 
 @settings(max_examples=15, deadline=None)
 @given(width=st.integers(1, 900), height=st.integers(1, 900), seed=st.integers(0, 9))
+@example(width=1, height=1, seed=0)
+@example(width=4000, height=1, seed=0)
+@example(width=1, height=4000, seed=0)
+@example(width=3000, height=10, seed=0)
+@example(width=112, height=113, seed=0)  # the margins: scales of both signs, and infinite
+@example(width=112, height=112, seed=0)
+@example(width=300, height=5000, seed=0)
+@example(width=2500, height=2500, seed=0)
 def test_bit_identical_to_the_steps_written_plainly(width: int, height: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     made = PROCESSOR(image)

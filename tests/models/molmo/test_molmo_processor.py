@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmbench.errors import UnreachablePointError
+from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.models.molmo import MolmoImageProcessor, MolmoProcessor
 from vlmbench.models.molmo.processing import format_prompt
 from vlmbench.models.tokenizer import build_tokenizer
@@ -48,6 +48,25 @@ def test_a_finished_prompt_is_left_alone() -> None:
     assert torch.equal(bare["input_ids"], finished["input_ids"])
     assert "pixel_values" not in bare
     assert processor.tokenizer.decode(bare["input_ids"][0, 1:]) == " User: Why? Assistant:"
+
+
+@pytest.mark.parametrize("token", list(SPECIAL))
+def test_image_tokens_in_a_text_are_refused(token: str) -> None:
+    processor = make()
+    for image in (None, picture(50, 50)):
+        with pytest.raises(SampleError, match=token):
+            processor(images=image, text=f"What is {token}?")
+
+
+def test_unusual_texts() -> None:
+    """Nothing, blanks, other special tokens, the prompt's own words, other scripts: text like any other."""
+    processor = make()
+    for text in ("", " ", "a\nb", "<|endoftext|>", "<|image|>", "<image>", "Assistant: User:", "é漢字🙂", "x" * 5000):
+        made = processor(images=picture(50, 50), text=text)
+        ids = made["input_ids"][0]
+        want = processor.tokenizer(f" User: {text} Assistant:", add_special_tokens=False)["input_ids"]
+        assert ids[317:].tolist() == want
+        assert (ids == 902).sum() == (made["image_input_idx"] >= 0).sum() == 288
 
 
 def test_ids_are_the_tokenizers() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from vlmbench.errors import UnreachablePointError
+from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.models.molmo.image_processing import MolmoImagesKwargs
 from vlmbench.models.molmo.tiling import ImageTokenIds, image_input_idx, image_tokens, select_tiling
 
@@ -113,7 +113,7 @@ class MolmoProcessor(ProcessorMixin):
             image processor makes them, and ``image_input_idx`` int64 (B, crops, vectors).
 
         Raises:
-            SampleError: an image that cannot be used.
+            SampleError: an image that cannot be used, or a text with the name of an image token in it.
             TypeError: an unknown argument.
             UnreachablePointError: more than one image for a text.
             ValueError: texts and images that do not belong together, or rows too long for ``max_length``.
@@ -149,6 +149,9 @@ class MolmoProcessor(ProcessorMixin):
     def _ids(self, text: str, tiling: tuple[int, int] | None) -> NDArray[np.int64]:
         """BOS, the image's tokens, the text's tokens."""
         prompt = text if text.startswith(" User:") else format_prompt(text)
+        if found := [token for token in IMAGE_TOKENS.values() if token in prompt]:
+            # The tokenizer would make image positions of it, to which no vector belongs.
+            raise SampleError(f"a text must not hold {', '.join(found)}: the processor puts image tokens itself")
         parts = [np.array([self.bos_token_id], dtype=np.int64)]
         if tiling is not None:
             parts.append(image_tokens(tiling, self.image_processor.geometry(), self.image_ids))
