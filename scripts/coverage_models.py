@@ -197,12 +197,26 @@ def right(row: dict[str, Any]) -> bool:
     return row["status"] == "ran" and row["watched"] and not row["violations"]
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The whole of docs/models.md."""
-    return INTRODUCTION.format(tokens=NEW_TOKENS, summary=_summary(rows)) + "".join(_line(row) for row in rows)
+def page(rows: list[dict[str, Any]], before: dict[str, str]) -> str:
+    """The whole of docs/models.md.
+
+    Args:
+        rows: what was measured.
+        before: lines of the page as it was; those of architectures that cannot be built here are kept.
+    """
+    absent = [row["name"] for row in rows if row["status"] == "not built"]
+    kept = {name: before[name] for name in absent if name in before}
+    lines = [kept.get(row["name"]) or _line(row) for row in rows]
+    return INTRODUCTION.format(tokens=NEW_TOKENS, summary=_summary(rows, sorted(kept))) + "".join(lines)
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
+def lines_by_name(text: str) -> dict[str, str]:
+    """The table's lines of architectures that ran, from a page."""
+    lines = [line for line in text.splitlines(keepends=True) if line.count(" | ") >= 7 and "`" in line]
+    return {line.split("|")[1].strip(): line for line in lines}
+
+
+def _summary(rows: list[dict[str, Any]], kept: list[str]) -> str:
     import torch
     import transformers
 
@@ -220,6 +234,11 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         f"| cannot run a `generate()` | {sum(row['status'] == 'static only' for row in rows)} |",
         f"| not run here | {sum(row['status'] in ('failed', 'not built') for row in rows)} |",
     ]
+    if kept:
+        lines += [
+            "",
+            f"Rows of {', '.join(kept)} are those of an earlier run: what they need was not installed in this one.",
+        ]
     return "\n".join(lines)
 
 
@@ -274,7 +293,8 @@ def main() -> int:
     worker.stop()
     output = options.output or (None if options.names else ROOT / "docs" / "models.md")
     if output is not None:
-        output.write_text(page(rows), encoding="utf-8")
+        before = lines_by_name(output.read_text(encoding="utf-8")) if output.is_file() else {}
+        output.write_text(page(rows, before), encoding="utf-8")
     return int(any(not right(row) for row in rows if row["status"] != "not built"))
 
 

@@ -1,0 +1,58 @@
+"""The README's YAML for a model of one's own, typed as it stands there, on a checkpoint made here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.models.shipped import shrunken
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = shrunken("llava_1_5_7b").load(device="cpu")
+    model.module.save_pretrained(folder)
+    model.processor.save_pretrained(folder)
+    return folder
+
+
+def readme_yaml(*, anatomy: bool) -> str:
+    """The block, with the lines on a custom anatomy in force or not."""
+    found = re.search(r"```yaml\n(# conf/model/mine\.yaml\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    text = found[1]
+    if anatomy:
+        text = re.sub(r"^anatomy: null.*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^# (anatomy:|  )", r"\1", text, flags=re.MULTILINE)
+    return text
+
+
+@pytest.mark.parametrize("anatomy", [False, True], ids=["by rule", "three paths"])
+def test_one_yaml_adds_a_model(anatomy: bool, checkpoint: Path, tmp_path: Path) -> None:
+    text = readme_yaml(anatomy=anatomy)
+    assert len(yaml.safe_load(text)["anatomy"] or ()) == (3 if anatomy else 0)
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "mine.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "vlmbench", "--config-dir", "own", "experiment=anatomy", "model=mine"]
+    done = subprocess.run(
+        [*command, f"model.path={checkpoint}", "runtime.device=cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Anatomy of mine" in done.stdout
+    assert done.stdout.count("override") == (3 if anatomy else 0)
+    for path in ("model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head"):
+        assert path in done.stdout
