@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.models.shipped import shrunken
 from vlmbench.errors import ModelError
-from vlmbench.models.checkpoint_folder import check_folder, check_tensors, damaged_files, uneven_stacks
+from vlmbench.models.checkpoint_folder import (
+    check_folder,
+    check_tensors,
+    commit_of_folder,
+    damaged_files,
+    uneven_stacks,
+)
 from vlmbench.models.checksums import check_hashes, downloaded_hashes, listed_hashes
 
 
@@ -143,3 +152,37 @@ def test_hashes_that_the_hub_gave(folder: Path, tmp_path: Path) -> None:
     assert downloaded_hashes(folder) == {"model-0.safetensors": "0" * 64, "model-1.safetensors": name}
     with pytest.raises(ModelError, match=r"model-0\.safetensors"):
         check_hashes(folder, downloaded_hashes(folder))
+
+
+# ----------------------------------------------------------------------------------------------- commits
+
+
+def test_the_commit_of_a_downloaded_folder(folder: Path) -> None:
+    assert commit_of_folder(folder, from_cache=False) is None
+    assert commit_of_folder(folder, from_cache=True) is None  # "model" is no commit
+    record = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    record.parent.mkdir(parents=True)
+    record.write_text(f"{'c' * 40}\n{'0' * 40}\n1.0\n")
+    assert commit_of_folder(folder, from_cache=False) == "c" * 40
+
+
+@pytest.mark.parametrize("revision", [None, "v1", "a1" * 20])
+def test_the_commit_found_in_the_hubs_cache_is_recorded(revision: str | None, tmp_path: Path) -> None:
+    """A cache as the hub's client lays it out, in HF_HOME, and no network."""
+    commit = "a1" * 20
+    snapshot = tmp_path / "hub" / "models--some--llava" / "snapshots" / commit
+    model = shrunken("llava_1_5_7b").load(device="cpu")
+    model.module.save_pretrained(snapshot)
+    model.processor.save_pretrained(snapshot)
+    refs = tmp_path / "hub" / "models--some--llava" / "refs"
+    refs.mkdir()
+    for name in ("main", "v1"):
+        (refs / name).write_text(commit)
+    code = "import sys; from tests.models.shipped import spec\n"
+    code += f"made = spec('tiny', weights='pretrained', hub_id='some/llava', revision={revision!r})\n"
+    code += "print('commit', made.load(device='cpu').facts['revision'])"
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert f"commit {commit}" in done.stdout, done.stderr

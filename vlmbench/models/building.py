@@ -13,6 +13,7 @@ from vlmbench.models import tensor_parallel
 from vlmbench.models.checkpoint_folder import (
     check_folder,
     check_tensors,
+    commit_of_folder,
     damaged_files,
     released_molmo_on_hub,
     uneven_stacks,
@@ -247,6 +248,15 @@ def _folder(spec: ModelSpec) -> Path | None:
         return Path(hub.snapshot_download(spec.hub_id, revision=spec.revision, local_files_only=True))
     except (OSError, ValueError):
         return None
+
+
+def commit_of(spec: ModelSpec) -> str | None:
+    """The commit of the hub that a checkpoint's files are, which transformers 5.23 no longer tells.
+
+    The hub's cache names its folder so; a folder that ``hf download --local-dir`` made holds a record.
+    """
+    folder = _folder(spec)
+    return None if folder is None else commit_of_folder(folder, from_cache=spec.path is None)
 
 
 def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> None:

@@ -67,6 +67,18 @@ def released_molmo_on_hub(hub_id: str) -> str:
     )
 
 
+def commit_of_folder(folder: Path, *, from_cache: bool) -> str | None:
+    """The hub's commit of a folder's files, 40 hexadecimal digits; None where nothing tells."""
+    record = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    if from_cache:
+        found = folder.name
+    elif record.is_file():
+        found = record.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    else:
+        return None
+    return found if re.fullmatch("[0-9a-f]{40}", found) else None
+
+
 def damaged_files(folder: Path | None) -> str:
     """The safetensors files of a folder that cannot be read, with their sizes; empty where all can."""
     safetensors: Any = importlib.import_module("safetensors")

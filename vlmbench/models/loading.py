@@ -230,5 +230,5 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
         facts["seed"] = seed
     else:
         facts["source"] = Path(spec.path).name if spec.path else spec.hub_id
-        facts["revision"] = getattr(module.config, "_commit_hash", None)
+        facts["revision"] = building.commit_of(spec)
     return facts
