@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +100,7 @@ def candidates(layers: int | None) -> list[Candidate]:
     olmoe: Any = OlmoeForCausalLM
     with torch.device(grouped.device):
         plain = olmoe._from_config(grouped.module.config.text_config, dtype=grouped.dtype).eval()
-    plain.generation_config.pad_token_id, plain.generation_config.eos_token_id = 1, None
+    plain.generation_config = deepcopy(grouped.module.generation_config)  # an end token costs a check a token
     text = torch.randint(100, 50_000, (1, length), device=grouped.device)
     return [
         Candidate(name=PLAIN, module=plain, inputs={"input_ids": text, "attention_mask": torch.ones_like(text)}),
