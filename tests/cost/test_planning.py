@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 import vlmbench.cost.closed
+from tests.models.shipped import NAMES
 from vlmbench.cost.costs import Costs
 from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.peaks import table_peaks
@@ -113,6 +114,18 @@ def test_wrong_closed_form_is_noticed(tiny, monkeypatch):
     known = Planner(tiny, peaks=H200).plan(request(output=9))
     monkeypatch.setattr(module, "_UNGATED", frozenset({"qwen2_5_vl_text"}))
     assert Planner(tiny, peaks=H200).plan(request(output=9)).flops == known.flops
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+@pytest.mark.filterwarnings("ignore:__array(_wrap)?__ :DeprecationWarning")  # transformers' own
+def test_every_shipped_model_is_predicted(name):
+    try:
+        planner = Planner(weightless(spec_of(name)), peaks=H200)
+    except ModelError as error:  # a processor that runs on torchvision only, or an architecture of a later release
+        pytest.skip(str(error))
+    point = planner.plan(request(output=32))
+    assert point.expected_ms > point.floor_ms > 0
+    assert "FLOPs counted" not in point.notes, "the closed form holds"
 
 
 def test_grid_of_a_72b_within_ten_seconds():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models.shipped import NAMES, processor_only, request
+from tests.models.shipped import processor_only, request
 from vlmbench.cost.preparing import Preparer
 from vlmbench.errors import ModelError, SampleError, UnreachablePointError
 
@@ -17,7 +17,7 @@ pytestmark = [  # transformers' own
 ]
 
 # Expansion by grid, by tiles, by crops; delimiters of images, rows and tiles; fixed counts; cross-attention; own code.
-QUICK = (
+FAMILIES = (
     "gemma3_4b",
     "idefics3_8b",
     "internvl3_1b",
@@ -33,7 +33,6 @@ QUICK = (
     "smolvlm_256m",
     "tiny",
 )
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in QUICK]
 
 
 def grid():
@@ -70,7 +69,7 @@ def assert_same(got, wanted):
             assert str(got.inputs[name]) == str(value), name
 
 
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_equals_the_full_preparation(name):
     try:
         model = processor_only(name)

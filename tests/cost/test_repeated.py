@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cost.dims import config_of, counts_of, every_model, one_of_each_family
+from tests.cost.dims import config_of, counts_of, one_of_each_family
 from vlmbench.cost.counted import count_generate, ghost_of_config
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
 from vlmbench.cost.repeated import NotAlike, repeated_once
 
 
-@pytest.mark.parametrize(("name", "layers"), [*((p.values[0], 7) for p in one_of_each_family()), *every_model()])
-def test_equals_the_count_of_every_block(name, layers):
-    """Image and text, prefill and three steps, to the unit."""
-    config = config_of(name, layers)
+@pytest.mark.parametrize("name", [p.values[0] for p in one_of_each_family()])
+def test_equals_the_count_of_every_block(name):
+    """Image and text, prefill and three steps, to the unit; seven layers, so that Gemma's has both kinds."""
+    config = config_of(name, 7)
     model = ghost_of_config(config)
     for inputs in (synthetic_inputs(config, counts_of(name)), text_inputs(config, 9)):
         once = count_generate(model, inputs, new_tokens=4)
