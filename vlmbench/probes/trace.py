@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,7 +115,19 @@ def exported_events(profiler: Any) -> list[dict[str, Any]]:
 
 @contextmanager
 def without_profiler_chatter() -> Iterator[None]:
-    """torch 2.13's profiler writes ``USDT:…`` lines to stderr whatever its log level; all other lines pass."""
+    """Drops what torch's profiler says of itself; all other lines and warnings pass.
+
+    2.13 writes ``USDT:…`` lines to stderr whatever its log level. 2.11 warns that a second cycle forgets the first,
+    which is what one trace a request means.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Profiler clears events at the end of each cycle")
+        with _without_usdt_lines():
+            yield
+
+
+@contextmanager
+def _without_usdt_lines() -> Iterator[None]:
     try:
         sys.stderr.flush()
         real = os.dup(2)
