@@ -2,7 +2,8 @@
 # The runs behind docs/results/h200_*: LLaVA-1.5-7B in full, scaling of two 7B models, a profile of seven models.
 # Random weights, so nothing is downloaded; each part fits ten minutes on one GPU.
 #
-#   scripts/results_h200.sh PART DIR      PART: check, instrument, phase1, scaling, compiled, models, large, tensor_parallel (two GPUs)
+#   scripts/results_h200.sh PART DIR
+#   PART: check, instrument, phase1, scaling, compiled, models; on two GPUs: large, tensor_parallel
 #   REPORT=none only measures (reports can be written later from the rows); MODELS and PHASES choose parts.
 set -uo pipefail
 part=${1:?PART} out=${2:?DIR}
@@ -14,6 +15,12 @@ run() {
     SECONDS=0
     "$python" -m $launcher "$@" ${REPORT:+report=$REPORT} output_dir="$out/$name" 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-45}"
     echo "=== $name took $SECONDS s, exit ${PIPESTATUS[0]}"
+}
+vision_tokens() {
+    case $1 in
+        llava_1_5_7b) echo '[576,1152,1728,2304,2880,3456]' ;; # whole images only
+        *) echo '[64,128,256,384,512,768,1024,1536]' ;;
+    esac
 }
 case $part in
     check)
@@ -30,8 +37,7 @@ case $part in
         ;;
     scaling)
         for model in ${MODELS:-llava_1_5_7b qwen2_5_vl_7b}; do
-            vision='[64,128,256,384,512,768,1024,1536]'
-            [ "$model" = llava_1_5_7b ] && vision='[576,1152,1728,2304,2880,3456]' # whole images only
+            vision=$(vision_tokens "$model")
             case ${PHASES:-23} in *2*)
                 run "phase2_$model" experiment=phase2 model="$model" "sweep.axes.vision_tokens=$vision" \
                     measurement.stopping.max_time_s=10 measurement.bare_every=4 ;;
@@ -46,20 +52,23 @@ case $part in
         ;;
     compiled) # decode compiled into one graph: what is left when the host hardly matters
         for model in ${MODELS:-llava_1_5_7b qwen2_5_vl_7b}; do
-            run "phase3_compiled_$model" experiment=phase3 model="$model" runtime=compiled measurement.bare_every=0 \
-                "sweep.axes.output_tokens=${LENGTHS:-[8,16,32,48,64,96,128,192,256,384]}"
+            common="model=$model runtime=compiled measurement.bare_every=0 measurement.stopping.min_samples=20"
+            run "phase3_compiled_$model" experiment=phase3 $common \
+                'sweep.axes.output_tokens=[16,32,48,64,96,128,192,256]'
+            run "phase2_compiled_$model" experiment=phase2 $common "sweep.axes.vision_tokens=$(vision_tokens "$model")"
         done
         ;;
     models)
         for model in ${MODELS:-molmoe_1b molmo_7b_d qwen2_5_vl_7b qwen3_vl_8b internvl3_8b gemma3_4b}; do
             LINES_SHOWN=12 run "phase1_$model" experiment=phase1 model=$model dataset.num_samples=200 output.tokens=8 \
                 measurement.bare_every=10 measurement.reference=false measurement.warmup.max_runs=2 \
-                measurement.warmup.output_tokens=2 measurement.time_limit_s=90
+                measurement.warmup.output_tokens=2 measurement.time_limit_s=150
         done
         ;;
     large)
-        run phase1_qwen2_5_vl_72b experiment=phase1 model=qwen2_5_vl_72b runtime.device_map=auto dataset.num_samples=20 \
-            output.tokens=16 measurement.bare_every=0 measurement.reference=false measurement.warmup.max_runs=2
+        run phase1_qwen2_5_vl_72b experiment=phase1 model=qwen2_5_vl_72b runtime.device_map=auto dataset.num_samples=200 \
+            output.tokens=8 measurement.bare_every=0 measurement.reference=false measurement.warmup.max_runs=2 \
+            measurement.warmup.output_tokens=2 measurement.time_limit_s=260
         ;;
     tensor_parallel) # one model on one GPU, then every layer of it on GPUS of them
         gpus=${GPUS:-2}
