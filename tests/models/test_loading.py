@@ -373,3 +373,11 @@ def test_a_hub_id_without_network(monkeypatch):
             spec("llava_1_5_7b", weights="pretrained", hub_id="nobody/nothing").load(device="cpu")
     finally:
         library.hub_reachable.cache_clear()
+
+
+def test_decode_that_was_not_compiled_is_not_passed_off_as_compiled(tiny) -> None:
+    # transformers compiles nothing on a CPU, and says nothing
+    claims = replace(tiny, compile=True, cache_implementation="static")
+    prepared = claims.transfer(claims.prepare(in_memory(request())))
+    with pytest.raises(DeviceError, match="uncompiled"):
+        claims.generate(prepared)

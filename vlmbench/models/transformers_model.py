@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import ModelError, SampleError, UnreachablePointError, VlmbenchError
+from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
 from vlmbench.models.images import decode_all
 from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
@@ -232,6 +232,9 @@ class TransformersModel:
         Args:
             prepared: transferred inputs.
             stopping_criteria: called after every new token; the timeline probe's marks.
+
+        Raises:
+            DeviceError: ``compile`` was asked for and transformers did not compile.
         """
         import torch
         from transformers import StoppingCriteriaList
@@ -247,6 +250,11 @@ class TransformersModel:
         together = nullcontext() if self.team is None else self.team.in_step(prepared)
         with together, torch.inference_mode():
             produced = self.module.generate(**prepared.inputs, **options)
+        if self.compile and "_compiled_call" not in vars(self.module):  # where transformers keeps what it compiled
+            raise DeviceError(
+                f"transformers runs the decode of {type(self.module).__name__} uncompiled (its cache or its placement "
+                "cannot be compiled), so these would be eager times; use runtime=eager"
+            )
         return self._new_only(getattr(produced, "sequences", produced), prepared.inputs.get("input_ids"))
 
     def _new_only(self, produced: torch.Tensor, prompt: torch.Tensor | None) -> torch.Tensor:
