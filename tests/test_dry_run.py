@@ -65,4 +65,5 @@ def test_garbage_is_collected_again_afterwards(was_on: bool) -> None:
             assert not gc.isenabled()
         assert gc.isenabled() is was_on
     finally:
+        gc.unfreeze()
         (gc.enable if before else gc.disable)()
