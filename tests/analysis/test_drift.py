@@ -10,7 +10,7 @@ import pytest
 
 from tests.analysis.made import row, write
 from tests.analysis.swept import VISION, frame_of, sweep
-from vlmbench.analysis.drift import halves_check
+from vlmbench.analysis.drift import aa_summary, halves_check
 from vlmbench.analysis.load import load_runs
 from vlmbench.records.record import Status
 
@@ -94,3 +94,19 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     assert halves_check(load_runs(write(tmp_path, [row()]))) is None
     failed = load_runs(write(tmp_path, [row(status=Status.ERROR, reason="x")]), ["T_total"])
     assert halves_check(failed) is None
+    assert aa_summary(failed) is None
+
+
+def test_a_stage_that_repeats_is_not_blamed_for_one_that_drifts() -> None:
+    frame = frame_of(sweep("vision_tokens", VISION, repeats=10))
+    late = frame["repeat"] >= 5
+    frame.loc[late, "T_total"] += 0.1 * frame.loc[late, "T_LLM_decode"]
+    frame.loc[late, "T_LLM_decode"] *= 1.1
+    found = aa_summary(frame)
+    assert found is not None
+    verdicts = {stage: check["verdict"] for stage, check in found["by_stage"].items()}
+    assert verdicts["T_LLM_decode"] == "drift"
+    assert found["by_stage"]["T_LLM_decode"]["ratio"] == pytest.approx(1.1, abs=0.01)
+    assert verdicts["T_LLM_prefill"] == "clean"
+    assert "T_residual" not in verdicts
+    assert "T_LLM_prefill 1.0" in found["stages_in_words"]

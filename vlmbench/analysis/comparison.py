@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.likeness import differences, merge_like, pair, remarks
 from vlmbench.analysis.phase_files import ResultSet, read_results
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
-
-PARTS = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
-"""Stages that add up to ``T_total``."""
 
 _HOW: Mapping[str, str] = {
     "vision": "experiment=phase2 sweep=vision_tokens",
@@ -150,7 +148,7 @@ def token_cost(frame: pd.DataFrame, kind: str) -> TokenCost | None:
         total = fit_scaling(part, "T_total")
         if total is None:
             continue
-        stages = {name: fit for name in PARTS if (fit := fit_scaling(part, name)) is not None}
+        stages = {name: fit for name in STAGES if (fit := fit_scaling(part, name)) is not None}
         return TokenCost(kind=kind, total=total, stages=stages, shares={n: _share(fit) for n, fit in stages.items()})
     return None
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.numbers import count
 from vlmbench.analysis.quantiles import ratio_of_medians
 from vlmbench.analysis.regression import t_quantile
@@ -57,6 +58,11 @@ class HalvesCheck:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**vars(self), "verdict": self.verdict, "words": self.words()}
+
+    def short(self) -> str:
+        """Ratio, interval and verdict."""
+        inside = f" ({self.low:.3f} to {self.high:.3f})" if math.isfinite(self.low) else ""
+        return f"{self.ratio:.3f}{inside} {self.verdict}"
 
     def words(self) -> str:
         """One sentence."""
@@ -106,6 +112,30 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
         return None
     data = work[metric].to_numpy(dtype=float)
     return _of_one(metric, "halves of the workload, which are different samples", "", data)
+
+
+def aa_summary(frame: pd.DataFrame) -> dict[str, Any] | None:
+    """The A/A check of ``T_total`` for JSON, and under ``by_stage`` that of each stage.
+
+    A shared host slows what waits for it and leaves what the device does alone, so one verdict for the whole may speak
+    against a stage whose own times repeat well.
+
+    Args:
+        frame: rows of records.
+
+    Returns:
+        None where there is nothing to compare. ``stages_in_words`` names each stage with its ratio and verdict.
+    """
+    whole = halves_check(frame)
+    if whole is None:
+        return None
+    stages = {stage: check for stage in STAGES[:-1] if (check := halves_check(frame, stage)) is not None}
+    words = "; ".join(f"{stage} {check.short()}" for stage, check in stages.items())
+    return {
+        **whole.as_dict(),
+        "by_stage": {stage: check.as_dict() for stage, check in stages.items()},
+        "stages_in_words": f"A/A by stage: {words}" if words else "",
+    }
 
 
 def _in_time(rows: pd.DataFrame) -> pd.DataFrame:

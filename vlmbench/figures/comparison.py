@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from vlmbench.analysis.comparison import PARTS, Comparison
+from vlmbench.analysis.breakdown import STAGES
+from vlmbench.analysis.comparison import Comparison
 from vlmbench.analysis.slices import KINDS
 from vlmbench.figures.scaling import plus_minus, stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
@@ -71,7 +72,7 @@ def _draw_shares(axes: Axes, comparison: Comparison, kinds: Sequence[str]) -> No
             axes.text(0.02, place, "no measurable cost", va="center", fontsize=8.5, color=MUTED)
             continue
         up = down = 0.0
-        for stage in PARTS:
+        for stage in STAGES:
             share = comparison.costs[kind].shares.get(stage)
             if share is None or not math.isfinite(share.value):
                 continue

@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmbench.analysis import rows
-from vlmbench.analysis.drift import HalvesCheck, halves_check
+from vlmbench.analysis.breakdown import STAGES as BREAKDOWN
+from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
@@ -34,7 +35,6 @@ from vlmbench.report.scaling_words import as_text
 from vlmbench.report.summary import device_type, read_json, records
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
-COMPONENTS = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
 _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "vision": ("T_total", "T_LLM_prefill"),
@@ -73,7 +73,7 @@ class Findings:
     provenance: Mapping[str, Any]
     scalings: Sequence[Scaling]
     flops: FlopsLatency | None
-    halves: HalvesCheck | None
+    aa_check: Mapping[str, Any] | None
     model: LatencyModel | None
     model_reason: str
     peaks: DevicePeaks | None
@@ -93,7 +93,7 @@ def find(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Findings:
         provenance=provenance,
         scalings=_fits(frame),
         flops=flops_latency(frame),
-        halves=halves_check(frame),
+        aa_check=aa_summary(frame),
         model=model,
         model_reason=reason,
         peaks=peaks,
@@ -191,7 +191,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "launch_bound": launch_bound_summary(frame, device_type(found.provenance)),
         "launch_bound_by_point": records(launch_by_point(frame)) if "busy_total" in frame else [],
         "latency_model": _model_summary(found),
-        "aa_check": None if found.halves is None else found.halves.as_dict(),
+        "aa_check": found.aa_check,
         "instrument_overhead": instrument_overhead(frame).as_dict(),
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
         "stopping": list(points),
@@ -233,7 +233,7 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             title = f"{label.capitalize()} against {against}"
             columns = min(len(overview), 2)
             yield f"{name}_latency", scaling.scaling_figure(overview, found.provenance, title=title, columns=columns)
-            parts = scaling.select(found.scalings, kind, COMPONENTS)
+            parts = scaling.select(found.scalings, kind, BREAKDOWN)
             if len(parts) > 1:
                 title = f"{label.capitalize()} against each component"
                 yield f"{name}_components", scaling.scaling_figure(parts, found.provenance, title=title, columns=3)

@@ -96,6 +96,8 @@ def _model(summary: Summary) -> Iterator[str]:
 def _trust(summary: Summary) -> Iterator[str]:
     if summary["aa_check"]:
         yield f"{summary['aa_check']['words']}."
+        if summary["aa_check"]["verdict"] != "clean":
+            yield f"{summary['aa_check']['stages_in_words']}."
     overhead = summary["instrument_overhead"]
     if overhead["value"] is None:
         yield "What watching itself costs is not known: no bare runs."

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis import breakdown, distribution, floors, launch, rows, tail
-from vlmbench.analysis.drift import halves_check
+from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.overhead import instrument_overhead
 from vlmbench.analysis.roofline import peaks_of
@@ -146,7 +146,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
         "residual": breakdown.residual_summary(frame),
         "instrument_overhead": instrument_overhead(frame).as_dict(),
-        "aa_check": None if (halves := halves_check(frame)) is None else halves.as_dict(),
+        "aa_check": aa_summary(frame),
         "tokens": {name: _spread(rows.values(rows.workload(frame), name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),
         "memory": {name: _spread(rows.values(rows.measured(frame), name)) for name in MEMORY},

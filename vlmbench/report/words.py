@@ -231,7 +231,10 @@ def _overhead(summary: Summary) -> str:
 
 
 def _drift(summary: Summary) -> list[str]:
-    return [f"{summary['aa_check']['words']}."] if summary["aa_check"] else []
+    check = summary["aa_check"]
+    if not check:
+        return []
+    return [f"{check['words']}.", *([f"{check['stages_in_words']}."] if check["verdict"] != "clean" else [])]
 
 
 def _lengths(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
