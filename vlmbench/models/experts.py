@@ -52,6 +52,6 @@ def experts_facts(module: Any) -> dict[str, str]:
 def _implementations(module: Any) -> Iterator[str]:
     """Of each layer's experts. Transformers' decorator gives a module of experts a layout and its configuration."""
     for part in module.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if hasattr(part, "is_transposed") and hasattr(config, "_experts_implementation"):
             yield str(config._experts_implementation)
