@@ -7,8 +7,8 @@ Three models decode the same number of tokens after inputs of the same length: M
 image and a question, plain OLMoE as transformers runs it by default after random text, and MolmoE with experts one
 after the other in Python. Only decode is timed: first token to last token of one ``generate()`` call, by marks that
 do not synchronise. On a GPU, ``generate`` itself runs grouped experts as ``batched_mm`` in decode steps, of all models
-alike: the column ``experts`` names what ran. The models take turns, and ratios are those of runs in the same round (the machine drifts); the
-interval of their median is from order statistics.
+alike: the column ``experts`` names what ran. The models take turns, and ratios are those of runs in the same round
+(the machine drifts); the interval of their median is from order statistics.
 """
 
 from __future__ import annotations
