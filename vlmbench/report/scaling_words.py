@@ -72,7 +72,7 @@ def _verdicts(summary: Summary) -> Iterator[str]:
         if not rows:
             continue
         factors = sorted(row["over_floor"] for row in rows)
-        verdicts = ", ".join(dict.fromkeys(short_verdict(row["verdict"]) for row in rows))
+        verdicts = "; ".join(dict.fromkeys(short_verdict(row["verdict"]) for row in rows))
         between = digits(factors[0]) if len(factors) == 1 else f"{digits(factors[0])} to {digits(factors[-1])}"
         yield f"{component_label(stage)}: {between} times its floor ({verdicts})."
 
