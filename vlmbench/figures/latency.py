@@ -100,15 +100,16 @@ def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate],
         axes.plot([estimate.value] * 2, [0, height], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [height] * 2, color=INK, linewidth=3, solid_capstyle="butt")
+        axes.plot(estimate.value, height, "o", color=INK, markersize=4, markeredgecolor="white")
+        # Always right of the interval, so that each label stands beside its own; the axis is widened to hold it.
+        last = estimate.high or estimate.value
         low, high = axes.get_xlim()
-        first, last = estimate.low or estimate.value, estimate.high or estimate.value
-        left = first - low > high - last
+        axes.set_xlim(right=max(high, low + (last - low) / _ROOM))
         axes.annotate(
             f"{quantile_name(q).upper()} {ms(estimate.value)}",
-            (first if left else last, height),
-            xytext=(-4 if left else 4, 0),
+            (last, height),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right" if left else "left",
             va="center",
             fontsize=8,
             bbox=_PAPER,
