@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import vlmbench
+import vlmbench.runner
+import vlmbench.warmup
 
 PACKAGE = Path(vlmbench.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "torchvision", "accelerate"}
@@ -52,7 +53,7 @@ def roots(names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "request", "sweep", "records/record", "data/protocol", "stopping", "workload"]
+    "module", ["errors", "request", "sweep", "records/record", "data/protocol", "stopping", "workload", "series_state"]
 )
 def test_the_ground_floor_is_standard_library(module: str) -> None:
     path = PACKAGE / f"{module}.py"
@@ -92,9 +93,9 @@ def test_measuring_knows_no_analysis(folder: str) -> None:
             )
 
 
-def test_the_runner_sees_protocols_only() -> None:
-    names = own(imports(PACKAGE / "runner.py", top_only=False)) | own(imports(PACKAGE / "execution.py", top_only=False))
-    for name in names:
+@pytest.mark.parametrize("module", ["runner", "warmup", "failures", "rows", "execution"])
+def test_the_runner_sees_protocols_only(module: str) -> None:
+    for name in own(imports(PACKAGE / f"{module}.py", top_only=False)):
         assert not name.startswith(("vlmbench.analysis", "vlmbench.cli", "vlmbench.config", "vlmbench.models.loading"))
 
 
@@ -107,6 +108,10 @@ def test_importing_takes_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {sorted(HEAVY)} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_name_that_stored_configurations_have_for_warmup_stays() -> None:
+    assert vlmbench.runner.Warmup is vlmbench.warmup.Warmup
 
 
 def test_instantiate_is_called_in_one_place() -> None:

@@ -23,7 +23,9 @@ from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
 from vlmbench.request import Output
-from vlmbench.runner import Annotate, Runner, SeriesState, Warmup
+from vlmbench.runner import Annotate, Runner
+from vlmbench.series_state import SeriesState
+from vlmbench.warmup import Warmup
 from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:

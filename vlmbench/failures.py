@@ -1,0 +1,102 @@
+"""What a run that failed becomes: a row with its reason, and the end of its series where that is the sense of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.records.record import Mode, Status
+from vlmbench.rows import Rows
+from vlmbench.series_state import SeriesState
+from vlmbench.workload import at_least
+
+_log = logging.getLogger(__name__)
+_OOM_POINTS = 2  # larger points of the same axes are skipped after this many
+
+
+@dataclass(kw_only=True)
+class Failures:
+    """Writes failures down, and remembers which points ran out of memory.
+
+    Args:
+        model: whose memory is given back after it ran out.
+        rows: where they go.
+        max_in_a_row: after this many a series ends.
+    """
+
+    model: VisionLanguageModel
+    rows: Rows
+    max_in_a_row: int
+    _oom: list[dict[str, Any]] = field(default_factory=list)
+
+    def caught(self, error: Exception, state: SeriesState, sample_id: str, repeat: int, mode: Mode) -> None:
+        """Write a failure down as a row, or raise it again where it would fail every run alike."""
+        if isinstance(error, ConfigError | DeviceError | StoreError):
+            raise error
+        if isinstance(error, SampleError):
+            self._write(state, sample_id, repeat, status=Status.ERROR, reason=str(error), mode=mode)
+        elif isinstance(error, UnreachablePointError):
+            self._write(state, sample_id, repeat, status=Status.SKIPPED, reason=str(error), mode=mode)
+            if state.series.axes:
+                state.ended, state.reason = "skipped", str(error)
+        elif _is_out_of_memory(error):
+            self._out_of_memory(state, sample_id, repeat, error, mode)
+        else:
+            _log.debug("a run failed", exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+            self._write(state, sample_id, repeat, status=Status.ERROR, reason=reason, mode=mode)
+
+    def too_large(self, state: SeriesState) -> bool:
+        """Whether points that need no more memory ran out of it; ends the series then, with its row."""
+        axes = state.series.axes
+        if not axes or sum(at_least(axes, smaller) for smaller in self._oom) < _OOM_POINTS:
+            return False
+        reason = f"{_OOM_POINTS} points that are no larger ran out of memory"
+        self._write(state, "", 0, status=Status.SKIPPED, reason=reason, mode=Mode.INSTRUMENTED)
+        state.ended, state.reason = "skipped", reason
+        return True
+
+    def _write(
+        self, state: SeriesState, sample_id: str, repeat: int, *, status: Status, reason: str, mode: Mode
+    ) -> None:
+        state.failed += 1
+        state.errors_in_a_row += 1
+        state.reason = reason
+        self.rows.write(state.series, sample_id, repeat, mode=mode, status=status, reason=reason)
+        if state.errors_in_a_row >= self.max_in_a_row:
+            state.ended = "too_many_errors"
+
+    def _out_of_memory(self, state: SeriesState, sample_id: str, repeat: int, error: Exception, mode: Mode) -> None:
+        free = _release_memory(self.model)
+        reason = f"{_first_line(error)} ({free})"
+        self._write(state, sample_id, repeat, status=Status.OOM, reason=reason, mode=mode)
+        if state.series.axes:
+            self._oom.append(dict(state.series.axes))
+            state.ended, state.reason = "oom", reason
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _release_memory(model: VisionLanguageModel) -> str:
+    """Give cached blocks back after an out-of-memory error (never inside a measurement); says what was free."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    # transformers makes every later static cache as long as the longest asked for, also one that did not fit
+    vars(model.module).pop("_previous_max_cache_length", None)
+    if model.device.type != "cuda":
+        return "host memory"
+    free, total = torch.cuda.mem_get_info(model.device)
+    torch.cuda.empty_cache()
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free outside the allocator"
