@@ -68,6 +68,19 @@ def test_plan_equals_count(tiny):
     assert row["floor_ms_total"] == pytest.approx(point.floor_ms)
 
 
+def test_quantised_weights_get_flops_but_no_floor_that_would_be_wrong(tiny):
+    prepared = tiny.prepare(request())
+    config = copy.deepcopy(tiny.module.config)
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    costs = Costs(config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy)
+    row = costs.columns(prepared.inputs, prepared.counts, output_tokens=16)
+    plain = Costs(tiny.module.config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy)
+    assert row["flops_total"] == plain.columns(prepared.inputs, prepared.counts, output_tokens=16)["flops_total"]
+    assert not [name for name in row if name.startswith(("bytes_", "floor_", "verdict_"))]
+    assert "quantised" in row["flops_note"]
+    assert costs.peaks.peaks is None
+
+
 def test_one_image_is_prepared_once(tiny, monkeypatch):
     planner = Planner(tiny, peaks=H200)
     calls = []

@@ -30,6 +30,8 @@ TIME_OF_STAGE = {
 TOLERANCE = 0.01
 """Counted and closed FLOPs that differ by more than this share are reported stage by stage."""
 
+_QUANTISED = "no bytes and no floor: quantised weights move fewer bytes, at other rates, than is modelled"
+
 
 class Costs:
     """Cost columns for the records of one model on one device.
@@ -50,7 +52,9 @@ class Costs:
         self._counted = counted
         self._counter: Counter | None = None
         self._failure = ""
-        self.peaks = peaks
+        quantised = getattr(config, "quantization_config", None) is not None
+        self.peaks = PeaksAnswer(peaks=None, reason=_QUANTISED) if quantised else peaks
+        self._quantised = quantised
         self._element = ELEMENT_BYTES[dtype]
         self._bytes: Bytes | None = None
         self.closed: ClosedForm | None = None
@@ -112,8 +116,10 @@ class Costs:
             notes.append(
                 _agreement_note(counted, closed, skip=("vision_encoder", "projector", "total") if blind else ())
             )
+        if self._quantised:
+            notes.append(_QUANTISED)
         row["flops_note"] = "; ".join(notes)
-        if best and self.closed is not None:
+        if best and self.closed is not None and not self._quantised:
             row.update(
                 self._roofline(
                     best,

@@ -232,7 +232,10 @@ def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
     if spec.path is None and "released Molmo checkpoint" in line:
         return released_molmo_on_hub(str(spec.hub_id))
     if "CONVERSION" in line:  # the details are in a report that is logged, not raised
-        line = f"its experts cannot be stacked: {uneven_stacks(_folder(spec)) or line}"
+        if uneven := uneven_stacks(_folder(spec)):
+            line = f"its experts cannot be stacked: {uneven}"
+        elif spec.quantization is not None:
+            line = f"some of its tensors cannot be quantised as {spec.quantization} on this device; take another kind"
     if "custom code" in line:
         line = f"transformers lacks its architecture and it brings Python of its own; read that ({line.split()[-2]}), "
         line += "then model.trust_remote_code=true runs it"
