@@ -1,5 +1,6 @@
 """Dry runs: the model's own processor, no weights."""
 
+import copy
 import io
 import time
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from tests.models.tiny_models import full_config
 from vlmbench.errors import AnatomyError
 from vlmbench.models.anatomy import anatomy_table, find_anatomy, module_tree, stage_parameters
+from vlmbench.models.protocol import Anatomy
 
 QWEN_MERGERS = (*(f"model.visual.deepstack_merger_list.{i}" for i in range(3)), "model.visual.merger")
 BASIC = ("model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head")
@@ -201,3 +204,11 @@ def test_module_tree_is_limited_in_depth_and_shows_lists_once() -> None:
     assert "vision_backbone.image_vit: Tower" in tree
     assert "vision_backbone.image_vit.blocks" not in tree
     assert "transformer.layers: ModuleList × 2" in tree
+
+
+def test_packed_weights_are_counted_as_what_they_stand_for() -> None:
+    packed = nn.Linear(16, 1, bias=False)
+    packed.weight.quant_state = SimpleNamespace(shape=torch.Size([4, 8]))  # as bitsandbytes keeps it
+    model = nn.ModuleDict({"tower": nn.Linear(8, 4, bias=False), "text": packed})
+    parts = Anatomy(vision_encoder=("tower",), language_model=("text",))
+    assert stage_parameters(model, parts)["language_model"] == stage_parameters(model, parts)["vision_encoder"] == 32

@@ -249,8 +249,14 @@ def _owners(module: nn.Module, paths: Iterable[str]) -> dict[int, tuple[str, int
             holder = holder.rpartition(".")[0]
         # A shared parameter belongs to the first module of a stage that holds it, wherever else it hangs.
         if id(parameter) not in owners or not owners[id(parameter)][0]:
-            owners[id(parameter)] = (holder, parameter.numel())
+            owners[id(parameter)] = (holder, _values(parameter))
     return owners
+
+
+def _values(parameter: nn.Parameter) -> int:
+    """Weights that a parameter stands for: bitsandbytes packs two of 4 bits into a byte and keeps their shape apart."""
+    packed = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if packed is None else packed.shape.numel())
 
 
 def anatomy_table(module: nn.Module, anatomy: Anatomy) -> list[AnatomyRow]:
