@@ -76,7 +76,7 @@ class Line:
 
 def dry_run(job: Job) -> int:
     """Print and write the prediction of every point; returns the exit status."""
-    from vlmbench.session import make_series
+    from vlmbench.job_series import make_series
 
     with _uncollected():
         from vlmbench.cost.planning import Planner, weightless

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import DeviceError, InputError, SampleError
-from vlmbench.execution import PreparedRun
+from vlmbench.errors import DeviceError
+from vlmbench.job_costs import annotator, job_costs
+from vlmbench.job_series import make_series
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
 from vlmbench.records import gpu, provenance
@@ -22,21 +20,15 @@ from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
-from vlmbench.request import Output
-from vlmbench.runner import Annotate, Runner
+from vlmbench.runner import Runner
 from vlmbench.series_state import SeriesState
+from vlmbench.stop_signals import stop_on_signal
 from vlmbench.warmup import Warmup
-from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
+from vlmbench.workload import Series
 
 if TYPE_CHECKING:
     from vlmbench.cost.costs import Costs
-    from vlmbench.cost.peaks import DevicePeaks
-    from vlmbench.data.protocol import Samples
     from vlmbench.tasks import Job
-
-_log = logging.getLogger(__name__)
-_REFERENCE_TRIES = 20
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
@@ -60,7 +52,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
                 _say(f"continuing: {len(store)} rows are measured already")
             _write_hydra(job)
             device = str(model.device)
-            costs = _costs(job, model) if job.settings.measurement.costs else None
+            costs = job_costs(job, model) if job.settings.measurement.costs else None
             here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
             here["dataset"] = {"name": dataset.name, "samples": len(samples)}
             if costs is not None and costs.peaks.peaks is not None:
@@ -116,94 +108,6 @@ def load_model(job: Job) -> VisionLanguageModel:
     return model
 
 
-def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[Series]:
-    """The series that workload, sweep and data set make."""
-    settings = job.settings
-    measurement = settings.measurement
-    policy = settings.output.policy
-    forced = policy == "forced" or (policy == "auto" and model.facts["weights"] == "random")
-    knobs = Knobs(
-        output=Output(max_new_tokens=settings.output.tokens, forced=forced),
-        prompt_tokens=measurement.prompt_tokens,
-        image_size=None if measurement.image_size is None else (measurement.image_size[0], measurement.image_size[1]),
-        seed=settings.seed,
-    )
-    sweep = job.build("sweep")
-    if settings.workload == "controlled":
-        if measurement.base_sample >= len(samples):
-            raise InputError(
-                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
-                f"(got {measurement.base_sample})"
-            )
-        stopping = job.build("measurement.stopping")
-        base = samples[measurement.base_sample]
-        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)
-    reference = _reference(samples, knobs, model) if measurement.reference else None
-    return [
-        series
-        for point in sweep.points()
-        for series in dataset_series(
-            samples,
-            knobs,
-            repeats=measurement.repeats,
-            bare_every=measurement.bare_every,
-            reference=reference,
-            point=point,
-        )
-    ]
-
-
-def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> int | None:
-    """The sample that is repeated: the first usable one from the middle of the data set on."""
-    middle = len(samples) // 2
-    for index in range(middle, min(middle + _REFERENCE_TRIES, len(samples))):
-        try:
-            model.prepare(knobs.request(samples[index]))
-        except SampleError:
-            continue
-        return index
-    return None
-
-
-def _costs(job: Job, model: VisionLanguageModel) -> Costs:
-    """What each run costs on this device; the counter is built now, before anything is timed."""
-    from vlmbench.cost.costs import Costs
-    from vlmbench.cost.peaks import resolve_peaks
-
-    dtype = str(model.facts["dtype"]).removeprefix("torch.")
-    peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
-    if peaks.peaks is not None and (processes := model.facts.get("processes", 1)) > 1:
-        peaks = replace(peaks, peaks=_of_several(peaks.peaks, processes))
-    costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
-    costs.counter()
-    return costs
-
-
-def _of_several(one: DevicePeaks, count: int) -> DevicePeaks:
-    """The peaks of several like devices that work on one model at the same time."""
-    return replace(
-        one,
-        flops_per_s=count * one.flops_per_s,
-        bytes_per_s=count * one.bytes_per_s,
-        source=f"{count} x ({one.source})",
-    )
-
-
-def _annotator(costs: Costs) -> Annotate:
-    """FLOPs, bytes and floors of a run, from its prepared inputs."""
-
-    def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return costs.columns(
-            run.prepared.inputs,
-            run.prepared.counts,
-            output_tokens=values["num_output_tokens"],
-            batch_size=values["batch_size"],
-            times=values,
-        )
-
-    return annotate
-
-
 def _measure(
     job: Job,
     model: VisionLanguageModel,
@@ -227,7 +131,7 @@ def _measure(
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
             stamp=_stamp(model),
-            annotate=_annotator(costs) if costs else None,
+            annotate=annotator(costs) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
@@ -252,32 +156,6 @@ def _warmup(job: Job) -> Warmup:
 
 def _note(job: Job, store: RecordStore, points: int) -> None:
     job.outcome.progress(points_done=points, rows=len(store))
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[list[str]]:
-    """Signals finish the current run and end the loop; yields a list that holds the signal's name once one came.
-
-    A second SIGINT interrupts at once: rows are on disk as soon as they are measured.
-    """
-    received: list[str] = []
-
-    def note(number: int, _: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    before = {}
-    for number in (signal.SIGINT, *_STOP_SIGNALS):
-        try:
-            before[number] = signal.signal(number, note)
-        except ValueError:  # not the main thread: whoever owns it owns the signals
-            break
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _write_hydra(job: Job) -> None:

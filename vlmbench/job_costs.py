@@ -1,0 +1,52 @@
+"""What every run of a job costs beside its times: FLOPs, bytes and floors on the job's device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.cost.costs import Costs
+from vlmbench.cost.peaks import DevicePeaks, resolve_peaks
+from vlmbench.execution import PreparedRun
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.runner import Annotate
+
+if TYPE_CHECKING:
+    from vlmbench.tasks import Job
+
+
+def job_costs(job: Job, model: VisionLanguageModel) -> Costs:
+    """What each run costs on this device; the counter is built now, before anything is timed."""
+    dtype = str(model.facts["dtype"]).removeprefix("torch.")
+    peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
+    if peaks.peaks is not None and (processes := model.facts.get("processes", 1)) > 1:
+        peaks = replace(peaks, peaks=_of_several(peaks.peaks, processes))
+    costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
+    costs.counter()
+    return costs
+
+
+def _of_several(one: DevicePeaks, count: int) -> DevicePeaks:
+    """The peaks of several like devices that work on one model at the same time."""
+    return replace(
+        one,
+        flops_per_s=count * one.flops_per_s,
+        bytes_per_s=count * one.bytes_per_s,
+        source=f"{count} x ({one.source})",
+    )
+
+
+def annotator(costs: Costs) -> Annotate:
+    """FLOPs, bytes and floors of a run, from its prepared inputs."""
+
+    def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return costs.columns(
+            run.prepared.inputs,
+            run.prepared.counts,
+            output_tokens=values["num_output_tokens"],
+            batch_size=values["batch_size"],
+            times=values,
+        )
+
+    return annotate

@@ -1,0 +1,75 @@
+"""The series that a job asks for: its workload, sweep and data set, as its settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vlmbench.errors import InputError, SampleError
+from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.request import Output
+from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
+
+if TYPE_CHECKING:
+    from vlmbench.data.protocol import Samples
+    from vlmbench.tasks import Job
+
+_REFERENCE_TRIES = 20
+
+
+def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[Series]:
+    """The series that workload, sweep and data set make.
+
+    Args:
+        job: the job.
+        samples: its data set, open.
+        model: answers what it can be asked; nothing is generated.
+
+    Raises:
+        InputError: the data set has no sample of the configured number.
+        ConfigError: the sweep has no points.
+    """
+    settings = job.settings
+    measurement = settings.measurement
+    policy = settings.output.policy
+    forced = policy == "forced" or (policy == "auto" and model.facts["weights"] == "random")
+    knobs = Knobs(
+        output=Output(max_new_tokens=settings.output.tokens, forced=forced),
+        prompt_tokens=measurement.prompt_tokens,
+        image_size=None if measurement.image_size is None else (measurement.image_size[0], measurement.image_size[1]),
+        seed=settings.seed,
+    )
+    sweep = job.build("sweep")
+    if settings.workload == "controlled":
+        if measurement.base_sample >= len(samples):
+            raise InputError(
+                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
+                f"(got {measurement.base_sample})"
+            )
+        stopping = job.build("measurement.stopping")
+        base = samples[measurement.base_sample]
+        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)
+    reference = _reference(samples, knobs, model) if measurement.reference else None
+    return [
+        series
+        for point in sweep.points()
+        for series in dataset_series(
+            samples,
+            knobs,
+            repeats=measurement.repeats,
+            bare_every=measurement.bare_every,
+            reference=reference,
+            point=point,
+        )
+    ]
+
+
+def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> int | None:
+    """The sample that is repeated: the first usable one from the middle of the data set on."""
+    middle = len(samples) // 2
+    for index in range(middle, min(middle + _REFERENCE_TRIES, len(samples))):
+        try:
+            model.prepare(knobs.request(samples[index]))
+        except SampleError:
+            continue
+        return index
+    return None
