@@ -24,6 +24,7 @@ from vlmbench import config as schema
 from vlmbench import validate
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.models import tensor_parallel
+from vlmbench.models.team_follower import Follower
 
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
@@ -42,7 +43,7 @@ def main() -> NoReturn:
         with tensor_parallel.joined() as team:
             if team.leads:
                 _main()
-            sys.exit(team.follow())
+            sys.exit(Follower(team).follow())
     except VlmbenchError as error:
         if os.environ["RANK"] == "0":
             _say(str(error))

@@ -71,11 +71,12 @@ import json, sys
 import torch
 from tests.models.shipped import request, shrunken, spec
 from vlmbench.models import tensor_parallel
+from vlmbench.models.team_follower import Follower
 
 what, out = sys.argv[1:]
 with tensor_parallel.joined() as team:
     if not team.leads:
-        sys.exit(team.follow())
+        sys.exit(Follower(team).follow())
     known = spec("tiny", weights="pretrained", path=what) if "/" in what else shrunken(what)
     model = known.load(device="cpu", tp_plan="auto", seed=7)
     tokens = []
