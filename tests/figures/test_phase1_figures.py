@@ -68,6 +68,18 @@ def test_drift_shows_in_the_running_median(tmp_path: Path) -> None:
     assert figure.axes[0].get_xlabel() == "Time since the first run (s)"
 
 
+def test_a_night_between_two_sessions_is_cut_out(tmp_path: Path) -> None:
+    rows = [row("reference", "r", repeat=i, started=float(i)) | {"session": 0} for i in range(20)]
+    rows += [row("reference", "r", repeat=20 + i, started=40_000.0 + i) | {"session": 1} for i in range(20)]
+    figure = workload.over_time(load_runs(write(tmp_path, rows)), PROVENANCE)
+    assert figure is not None
+    _, first, second, border = figure.axes[0].lines
+    assert np.asarray(first.get_xdata()) == pytest.approx(np.arange(20))
+    assert np.asarray(second.get_xdata()) == pytest.approx(19 + np.arange(20))
+    assert np.asarray(border.get_xdata()) == pytest.approx([19, 19])
+    assert "cut out" in texts(figure)
+
+
 def test_variance_bars_show_the_split(usual_figures: dict[str, Figure | None]) -> None:
     words = texts(usual_figures["variance"])
     for part in ("Vision tokens", "Output tokens", "Not explained", "One request, repeated", "Shapley"):

@@ -17,7 +17,7 @@ from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
-from vlmbench.figures.theme import DATASET_COLOUR, INK, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
+from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
 
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
 _WINDOW = 25  # runs in a running median
@@ -135,8 +135,24 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
     return figure
 
 
+def _cut_pauses(tables: list[pd.DataFrame]) -> list[float]:
+    """Move later sessions up to the end of those before, in place; returns the moments where two of them meet."""
+    spans = pd.concat(tables).groupby("session")["at"].agg(["min", "max"]).sort_values("min")
+    borders: list[float] = []
+    for before, after in zip(spans.index[:-1], spans.index[1:], strict=True):
+        pause = float(spans.loc[after, "min"] - spans.loc[before, "max"])
+        later = spans["min"] >= spans.loc[after, "min"]
+        spans[later] -= pause
+        for table in tables:
+            table.loc[table["session"].isin(spans.index[later]), "at"] -= pause
+        borders.append(float(spans.loc[before, "max"]))
+    return borders
+
+
 def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
     """A latency against the moment it was measured, with running medians: drift shows as a slope or a step.
+
+    Pauses between the sessions of a continued run are cut out; a dotted line stands where one was.
 
     Returns:
         The figure; None if no measured run has the metric and a time.
@@ -147,11 +163,15 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     ]
     series = []
     for name, rows, colour in parts:
-        table = pd.DataFrame({"at": values(rows, "started_unix_s"), "ms": values(rows, metric)}).dropna()
+        session = rows["session"].to_numpy() if "session" in rows else 0
+        table = pd.DataFrame(
+            {"at": values(rows, "started_unix_s"), "ms": values(rows, metric), "session": session}
+        ).dropna()
         if len(table):
             series.append((name, table.sort_values("at", kind="stable"), colour))
     if not series:
         return None
+    borders = _cut_pauses([table for _, table, _ in series])
     start = min(float(table["at"].iloc[0]) for _, table, _ in series)
     longest = max(float(table["at"].iloc[-1]) for _, table, _ in series) - start
     scale, unit = (60.0, "min") if longest > 300 else (1.0, "s")
@@ -160,7 +180,8 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
             f"{metric} while measuring",
             caption(
                 provenance, n=sum(len(table) for _, table, _ in series), unit="runs",
-                note=f"Lines: running medians of {_WINDOW} runs. A slope or step of the repeated request is drift.",
+                note=f"Lines: running medians of {_WINDOW} runs. A slope or step of the repeated request is drift."
+                + (" Dotted: a pause between sessions, cut out." if borders else ""),
             ),
             width=9.0,
             height=4.2,
@@ -172,8 +193,14 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
                 (shown["at"] - start) / scale, shown["ms"], ".", color=colour, alpha=0.35, markersize=4,
                 markeredgewidth=0, rasterized=True,
             )  # fmt: skip
-            middle = table["ms"].rolling(_WINDOW, center=True, min_periods=5).median().loc[shown.index]
-            axes.plot((shown["at"] - start) / scale, middle, color=colour, label=f"{name} (n = {len(table):,})")
+            label: str | None = f"{name} (n = {len(table):,})"
+            for _, part in table.groupby("session", sort=False):
+                middle = part["ms"].rolling(_WINDOW, center=True, min_periods=5).median()
+                some = part.index.intersection(shown.index, sort=False)
+                axes.plot((part["at"].loc[some] - start) / scale, middle.loc[some], color=colour, label=label)
+                label = None
+        for border in borders:
+            axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
         axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{metric} (ms)")
         axes.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2)
     return figure
