@@ -43,6 +43,7 @@ COLUMNS: tuple[str, ...] = (
     *MEMORY,
     *launch.COLUMNS,
     *floors.COLUMNS,
+    "session",
     "started_unix_s",
     "reason",
 )
