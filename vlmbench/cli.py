@@ -27,8 +27,8 @@ from vlmbench.models import tensor_parallel
 from vlmbench.models.team_follower import Follower
 
 if TYPE_CHECKING:
+    from vlmbench.job import Job
     from vlmbench.records.outcome import OutcomeFile
-    from vlmbench.tasks import Job
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
@@ -111,8 +111,8 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
 
 def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
     """What the task functions get: checked, plain, with components and parts built when asked for."""
+    from vlmbench.job import Job
     from vlmbench.records.outcome import OutcomeFile
-    from vlmbench.tasks import Job
 
     def part(name: str, choices: list[str]) -> Job:
         chosen = {choice.partition("=")[0] for choice in choices} | {"output_dir", "hydra/launcher"}

@@ -18,7 +18,7 @@ from vlmbench.workload import Series
 
 if TYPE_CHECKING:
     from vlmbench.cost.planning import Planner
-    from vlmbench.tasks import Job
+    from vlmbench.job import Job
 
 _REQUESTS_PER_SERIES = 20  # of a data set: enough for a median and the largest
 _HOST_MS = 30.0  # preparing an image, writing a row

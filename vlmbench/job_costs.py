@@ -13,7 +13,7 @@ from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.runner import Annotate
 
 if TYPE_CHECKING:
-    from vlmbench.tasks import Job
+    from vlmbench.job import Job
 
 
 def job_costs(job: Job, model: VisionLanguageModel) -> Costs:

@@ -11,7 +11,7 @@ from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
     from vlmbench.data.protocol import Samples
-    from vlmbench.tasks import Job
+    from vlmbench.job import Job
 
 _REFERENCE_TRIES = 20
 

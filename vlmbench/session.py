@@ -28,7 +28,7 @@ from vlmbench.workload import Series
 
 if TYPE_CHECKING:
     from vlmbench.cost.costs import Costs
-    from vlmbench.tasks import Job
+    from vlmbench.job import Job
 
 
 def profile(job: Job, model: VisionLanguageModel | None = None) -> int:

@@ -12,8 +12,8 @@ from vlmbench.records.whole import write_json
 from vlmbench.session import load_model, profile
 
 if TYPE_CHECKING:
+    from vlmbench.job import Job
     from vlmbench.models.protocol import VisionLanguageModel
-    from vlmbench.tasks import Job
 
 INTERRUPTED = 130
 

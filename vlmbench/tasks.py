@@ -1,37 +1,10 @@
-"""What ``task=`` can be: one function a task. Gets plain values and built components, never a DictConfig."""
+"""What ``task=`` can be: one function a task. Gets a job of plain values and built components, never a DictConfig."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vlmbench.config import RunConfig
-from vlmbench.records.outcome import OutcomeFile
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One job of the command line.
-
-    Args:
-        settings: typed settings.
-        config: the whole resolved configuration, plain.
-        overrides: what the user wrote on the command line.
-        directory: the run directory.
-        outcome: the job's own account of its end.
-        part: the job of a part of this one, from its name and the choices that make it.
-        build: makes the component of a configuration key (``model``, ``dataset``, ``probe.timeline`` …).
-    """
-
-    settings: RunConfig
-    config: Mapping[str, Any]
-    overrides: list[str]
-    directory: Path
-    outcome: OutcomeFile
-    build: Callable[[str], Any]
-    part: Callable[[str, list[str]], Job]
+from vlmbench.job import Job
 
 
 def run(job: Job) -> int:

@@ -34,7 +34,7 @@ DRIVER = """
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.records.source import code_state
     from vlmbench.records.store import RecordStore
-    from vlmbench.tasks import Job
+    from vlmbench.job import Job
 
     root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(11)
     schema.register()
