@@ -5,6 +5,8 @@ PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Two tests at a time; PYTEST_ARGS="-x tests/cost" and the like choose others.
+PYTEST_ARGS ?= -n 2
 # A machine with an NVIDIA GPU takes the index's default torch; one without takes a CPU build where there is one.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
