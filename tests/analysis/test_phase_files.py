@@ -172,6 +172,11 @@ def test_what_makes_no_difference() -> None:
     assert "software.packages.torch differs: 2.11 against 2.13" in text
 
 
+def test_the_number_of_devices_that_share_the_model_counts() -> None:
+    one, two = changed(runtime={"devices": 1}), changed(runtime={"devices": 2})
+    assert differences(one, two) == ["runtime.devices: 1 against 2"]
+
+
 def test_what_is_not_known_is_said() -> None:
     assert differences({}, PROVENANCE) == []
     assert "not checked" in remarks({}, PROVENANCE)[0]

@@ -34,6 +34,11 @@ def test_caption_names_model_weights_device_dtype_runtime_and_n() -> None:
     )
 
 
+@pytest.mark.parametrize("shared", [{"devices": 2, "processes": 1}, {"devices": 2, "processes": 2}, {"processes": 2}])
+def test_caption_says_that_several_devices_share_the_model(shared: dict[str, int]) -> None:
+    assert " · 2 × NVIDIA H200 · " in caption({**PROVENANCE, "runtime": shared})
+
+
 def test_caption_leaves_out_what_is_not_known() -> None:
     assert caption({}) == "unnamed model · eager"
     assert "random" not in caption({"model": {"name": "m", "weights": "pretrained"}})

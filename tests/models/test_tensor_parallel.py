@@ -136,6 +136,7 @@ def test_a_run_has_one_directory_with_every_row(torchrun, checkpoint, tmp_path):
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["runtime"]["tp_plan"] == "auto"
     assert provenance["runtime"]["processes"] == 2
+    assert provenance["runtime"]["devices"] == 2
     assert len(provenance["sessions"]) == 1
 
 

@@ -190,6 +190,14 @@ def dataset_name(provenance: Mapping[str, Any]) -> str:
     return name or _text(config.get("name")) or _text(config.get("_target_")).rpartition(".")[2]
 
 
+def device_name(provenance: Mapping[str, Any]) -> str:
+    """What it ran on: ``NVIDIA H200``, ``2 × NVIDIA H200`` where the model is spread or split over two."""
+    device, runtime = provenance.get("device") or {}, provenance.get("runtime") or {}
+    name = _text(device.get("name")) or _text(device.get("type"))
+    count = max(runtime.get("devices") or 1, runtime.get("processes") or 1)
+    return f"{count} × {name}" if name and count > 1 else name
+
+
 def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = "requests", note: str = "") -> str:
     """The line under a figure: model, weights if random, device, dtype, runtime, data set, n.
 
@@ -199,11 +207,10 @@ def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = 
         unit: what n counts.
         note: anything else a reader must know; stands on a line of its own.
     """
-    device = provenance.get("device") or {}
     runtime = provenance.get("runtime") or {}
     parts = [
         model_name(provenance),
-        _text(device.get("name")) or _text(device.get("type")),
+        device_name(provenance),
         _text(runtime.get("dtype")).removeprefix("torch."),
         runtime_name(provenance),
         dataset_name(provenance),

@@ -96,13 +96,14 @@ class TransformersModel:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor and its back end."""
+        """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor, number of devices."""
         from vlmbench.models.anatomy import stage_parameters
 
         facts = {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
         if self.team is None:
-            return facts
-        return {**facts, **self.team.facts, "split_share": round(split_share(self.module), 4)}
+            return {**facts, "devices": len(self.devices)}
+        share = round(split_share(self.module), 4)
+        return {**facts, **self.team.facts, "split_share": share, "devices": self.team.size}
 
     def resolve(self, request: Request) -> Request:
         """The request with its targets turned into settings; searches are remembered, so call it before timing.

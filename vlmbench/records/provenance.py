@@ -273,4 +273,4 @@ def _runtime_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     names = {"dtype": "dtype", "attention": "attention", "attn_implementation": "attention"}
     names |= {name: name for name in ("experts_implementation", "experts_implementation_decode")}
     shown = {shown: str(facts[name]) for name, shown in names.items() if facts.get(name) is not None}
-    return shown | {key: facts[key] for key in ("processes",) if facts.get(key) is not None}
+    return shown | {key: facts[key] for key in ("processes", "devices") if facts.get(key) is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmbench.analysis.numbers import amount
 from vlmbench.figures.roofline import si
-from vlmbench.figures.theme import dataset_name, model_name, runtime_name
+from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
 
 Provenance = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def _model(provenance: Provenance) -> Iterator[tuple[str, Any]]:
 
 def _machine(provenance: Provenance) -> Iterator[tuple[str, Any]]:
     device, host = provenance.get("device") or {}, provenance.get("host") or {}
-    yield "Device", device.get("name") or device.get("type")
+    yield "Device", device_name(provenance)
     if memory := device.get("memory_bytes") or device.get("total_memory_bytes"):
         yield "Device memory", f"{memory / 2**30:.1f} GiB"
     for name, key, unit in (("Driver", "driver", ""), ("CUDA", "cuda", ""), ("Power cap", "power_cap_w", " W")):
