@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,19 @@ def test_the_longest_request_is_warmed_first_where_the_cache_keeps_its_length(tm
     before = len(rows)
     _, rows = measure(tmp_path, PlantedModel(FAST), series, warmup=warmup)
     assert len(rows) == before  # nothing was left to run, nothing was warmed
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_compiled_runs_after_another_shape_say_so(tmp_path: Path, compiles: bool) -> None:
+    model = PlantedModel(FAST)
+    model.compiles = compiles
+    _, rows = measure(tmp_path, model, sweep({"vision_tokens": [4, 8]}, median_interval=0, noise_variation=0))
+    flagged = ["shape_changed" in row.get("flags", ()) for row in rows]
+    points = [row["point_id"] for row in rows]
+    other = [False, *(a != b for a, b in itertools.pairwise(points))]
+    warming = [row["status"] != "ok" for row in rows]
+    assert flagged == [compiles and o and not w for o, w in zip(other, warming, strict=True)]
+    assert any(flagged) is compiles
 
 
 def test_a_longest_request_that_does_not_fit_leaves_its_row_and_the_next_is_warmed(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class Runner:
     _failures: Failures = field(init=False)
     _warmer: Warmer = field(init=False)
     _lengths: set[int] = field(init=False, default_factory=set)
+    _last_shape: str | None = field(init=False, default=None)
     _collected: list[int] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -151,7 +152,10 @@ class Runner:
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
         run = prepare(self.model, request)
         self._warmer.warm(state, request, run.shape_key)
+        changed = self.model.compile and self._last_shape not in (None, run.shape_key)
         outcome = self._complete(run, mode)
+        if changed:  # the first compiled step after another shape costs more than all later ones
+            outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
         if self.annotate is not None and mode is not Mode.TRACE:
             outcome = replace(outcome, values={**outcome.values, **self.annotate(run, outcome.values)})
         length = request.output.max_new_tokens
@@ -164,6 +168,7 @@ class Runner:
             state.times_ms.append(float(outcome.values["T_total"]))
 
     def _complete(self, run: PreparedRun, mode: Mode) -> Outcome:
+        self._last_shape = run.shape_key
         probes = [p for p in self.probes if p.own_run == (mode is Mode.TRACE)] if mode is not Mode.BARE else []
         return complete(self.model, run, probes, self._collected)
 
