@@ -111,3 +111,12 @@ def processor_only(name: str) -> Any:
         prompter=loading._prompter(model, processor),
         marks=ImageMarks.from_config(config, image_token_id=index),
     )
+
+
+def save_checkpoint(model: Any, folder: Path) -> Path:
+    """The files of a checkpoint whose processor has no class of its own to save: what a hub folder holds."""
+    model.module.save_pretrained(folder)
+    model.processor.image_processor.save_pretrained(folder)
+    model.processor.tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(model.processor.chat_template, encoding="utf-8")
+    return folder

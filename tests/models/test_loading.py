@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.models.shipped import NAMES, request, shrunken, spec
+from tests.models.shipped import NAMES, request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, SampleError
 from vlmbench.execution import in_memory
 from vlmbench.models import library, loading, placement
@@ -53,12 +53,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny.module.save_pretrained(folder)
-    tiny.processor.image_processor.save_pretrained(folder)
-    tiny.processor.tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(tiny.processor.chat_template, encoding="utf-8")
-    return folder
+    return save_checkpoint(tiny, tmp_path_factory.mktemp("checkpoint"))
 
 
 def run(model, **knobs) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models.shipped import request, shrunken, spec
+from tests.models.shipped import request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, OutOfStepError
 from vlmbench.models import building, tensor_parallel
 from vlmbench.models.placement import Placement
@@ -51,13 +51,7 @@ def torchrun(tmp_path: Path) -> Torchrun:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = spec("tiny").load(device="cpu", seed=7)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.module.save_pretrained(folder)
-    model.processor.image_processor.save_pretrained(folder)
-    model.processor.tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(model.processor.chat_template, encoding="utf-8")
-    return folder
+    return save_checkpoint(spec("tiny").load(device="cpu", seed=7), tmp_path_factory.mktemp("checkpoint"))
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
