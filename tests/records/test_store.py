@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlmbench.errors import InputError, MeasurementError
+from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.records import store as store_module
 from vlmbench.records.keys import KeySet
 from vlmbench.records.record import Mode, Record, Status
@@ -85,12 +85,20 @@ def test_a_metric_cannot_pose_as_the_rows_own_field(tmp_path: Path) -> None:
 THREE_ROWS = b"".join(store_module._to_line(record(i, ITL=[0.1] * i).to_row()) for i in range(3))
 
 
+@pytest.fixture
+def nobody_else_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of repairs need not each wait for a second writer."""
+    monkeypatch.setattr(store_module, "_GROWS_WITHIN_S", 0.0)
+
+
+@pytest.mark.usefixtures("nobody_else_writes")
 @given(cut=st.integers(0, len(THREE_ROWS)), junk=st.binary(max_size=30))
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tail_is_repaired(tmp_path_factory: pytest.TempPathFactory, cut: int, junk: bytes) -> None:
     check_repair(tmp_path_factory.mktemp("run"), THREE_ROWS[:cut] + junk)
 
 
+@pytest.mark.usefixtures("nobody_else_writes")
 def test_every_byte_offset_is_repaired(tmp_path: Path) -> None:
     for cut in range(len(THREE_ROWS) + 1):
         check_repair(tmp_path / str(cut), THREE_ROWS[:cut])
@@ -268,14 +276,20 @@ def test_writers_without_a_lock_still_write_whole_lines(tmp_path: Path) -> None:
         from vlmbench.records.record import Mode, Record, Status
         from vlmbench.records.store import RecordStore
         with RecordStore(Path(sys.argv[1])) as store:
+            print("opened", flush=True)
             sys.stdin.readline()
             for i in range(300):
                 store.append(Record(point_id=sys.argv[2], sample_id="s" * 3000, repeat=i, mode=Mode.BARE, status=Status.OK))
     """
     writers = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), tmp_path, str(i)], stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), tmp_path, str(i)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
         for i in range(3)
-    ]
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout.readline() == b"opened\n"
     for writer in writers:
         writer.stdin.write(b"go\n")
         writer.stdin.flush()
@@ -284,6 +298,24 @@ def test_writers_without_a_lock_still_write_whole_lines(tmp_path: Path) -> None:
         assert writer.returncode == 0
     rows = list(read_rows(tmp_path))
     assert sorted((r["point_id"], r["repeat"]) for r in rows) == [(str(p), i) for p in range(3) for i in range(300)]
+
+
+def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lock that holds (a network disk), opening must not take rows from a living writer."""
+    path = tmp_path / RECORDS_NAME
+    path.write_bytes(THREE_ROWS[:-9])
+
+    def the_writer_goes_on(_: float) -> None:
+        with path.open("ab") as file:
+            file.write(THREE_ROWS[-9:])
+
+    monkeypatch.setattr(store_module.time, "sleep", the_writer_goes_on)
+    with pytest.raises(DirectoryConflictError, match="another process is writing"), RecordStore(tmp_path):
+        pass
+    assert path.read_bytes() == THREE_ROWS
+    assert not (tmp_path / TORN_NAME).exists()
+    with RecordStore(tmp_path) as store:
+        assert len(store) == 3
 
 
 def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

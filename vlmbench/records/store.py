@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vlmbench.errors import InputError, MeasurementError, StoreError
+from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, StoreError
 from vlmbench.records.keys import KeySet
 from vlmbench.records.record import SCHEMA_VERSION, Record, Status
 from vlmbench.records.whole import strict, sync_folder
@@ -30,6 +30,7 @@ TORN_NAME = "records.torn.jsonl"
 _IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
 _OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *_IDENTITY})
 _KEPT_OF_TORN_BYTES = 65536
+_GROWS_WITHIN_S = 0.05  # a line that a living process is writing is whole long before
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class RecordStore:
 
         Raises:
             InputError: the directory or the file cannot be read or written.
+            DirectoryConflictError: another process is writing to the file (a lock was not held); nothing is cut then.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -222,6 +224,7 @@ class RecordStore:
                 self._note(row)
         damaged = tuple(bad[: len(bad) - trailing])
         if position > good_end:
+            self._refuse_if_it_grows(position)
             self._move_tail(good_end, position - good_end)
         if position > good_end or damaged:
             self.repair = Repair(cut_bytes=position - good_end, offset=good_end, damaged_lines=damaged)
@@ -232,6 +235,15 @@ class RecordStore:
         self.counts[row["point_id"], row["mode"], row["status"]] += 1
         if row["status"] == Status.OK:
             self._measured.add((row["point_id"], row["sample_id"], row["repeat"], row["mode"]))
+
+    def _refuse_if_it_grows(self, size: int) -> None:
+        """Cutting off a line that another process is still writing would take its next rows along."""
+        time.sleep(_GROWS_WITHIN_S)
+        if os.fstat(self._descriptor).st_size != size:
+            raise DirectoryConflictError(
+                f"another process is writing to '{self.path}'; nothing was changed.\n"
+                "Wait for it or stop it, or choose another directory with output_dir=DIR."
+            )
 
     def _move_tail(self, offset: int, length: int) -> None:
         # Copied first, cut second: a crash between the two leaves the tail in both files, never in none.
