@@ -13,7 +13,8 @@ import torch
 from tests.planted import PlantedModel, Samples, Times
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
-from vlmbench.records.store import RecordStore, read_rows
+from vlmbench.records.reading import iter_rows
+from vlmbench.records.store import RecordStore
 from vlmbench.request import Output, Request
 from vlmbench.runner import Runner
 from vlmbench.series_state import SeriesState
@@ -52,7 +53,7 @@ def measure(directory: Path, model: Any, series: list[Series], **options: Any) -
             **options,
         )
         states = runner.run(series)
-    return states, list(read_rows(directory))
+    return states, list(iter_rows(directory))
 
 
 def dataset(n: int, **options: Any) -> list[Series]:

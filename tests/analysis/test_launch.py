@@ -11,8 +11,9 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
 from vlmbench.analysis.launch import COLUMNS, launch_bound_summary, launch_by_point, launch_table, top_kernels
-from vlmbench.analysis.load import iter_rows, load_runs
+from vlmbench.analysis.load import load_runs
 from vlmbench.figures.launch_bound import launch_bound_figure
+from vlmbench.records.reading import iter_rows
 from vlmbench.records.record import Mode
 
 # Untraced: 1 + 8 + 1 + 20 + 3 × 10 = 60 ms. Traced: twice as slow, and only 2 of 3 decode steps.

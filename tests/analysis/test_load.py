@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from tests.analysis.made import row, usual, write
-from vlmbench.analysis.load import iter_lines, iter_rows, load_runs, load_token_gaps
+from vlmbench.analysis.load import left_out_words, load_runs, load_token_gaps
 from vlmbench.errors import InputError
+from vlmbench.records.reading import iter_rows
 from vlmbench.records.record import Mode, Status
+from vlmbench.records.store import RecordStore
+from vlmbench.report.phase_file import run_rows
 
 
 def test_frame_holds_what_the_rows_hold(tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_frame_holds_what_the_rows_hold(tmp_path: Path) -> None:
     assert "ITL" not in frame
     assert set(frame["flags"]) == {"", "gc_pause"} or set(frame["flags"]) == {""}
     assert frame["reason"].dropna().tolist() == ["cannot identify image file"]
-    assert not frame.attrs["torn_last_line"]
+    assert frame.attrs["lines_left_out"] == 0
 
 
 def test_only_wanted_columns_and_absent_ones_are_nan(tmp_path: Path) -> None:
@@ -59,9 +62,9 @@ def test_torn_last_line_is_left_out_and_told(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-30])
     frame = load_runs(tmp_path)
     assert list(frame["sample_id"]) == ["s0"]
-    assert frame.attrs["torn_last_line"]
+    assert frame.attrs["lines_left_out"] == 1
     assert load_token_gaps(tmp_path).requests == 1
-    assert len(list(iter_lines(tmp_path, statuses=["ok"]))) == 1
+    assert len(list(run_rows(tmp_path))) == 1
 
 
 def test_last_line_without_its_end_is_whole(tmp_path: Path) -> None:
@@ -70,19 +73,48 @@ def test_last_line_without_its_end_is_whole(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().rstrip())
     frame = load_runs(file)
     assert len(frame) == 2
-    assert not frame.attrs["torn_last_line"]
+    assert frame.attrs["lines_left_out"] == 0
 
 
-def test_broken_line_in_the_middle_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, [row(), row(sample="s1")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{oops",
+        b"\0" * 900,
+        b"[1, 2]",
+        b'{"schema_version": 1}',
+        b'{"point_id": "p", "ITL": [1.0, 2.\0\0], "status": "ok"}',
+        b'{"point_id": "dataset", "sam{"point_id": "dataset", "sample_id": "s0"}',
+    ],
+)
+def test_a_damaged_line_is_left_out_and_told_by_every_reader(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, [row(gaps=[1.0]), row(sample="s1", gaps=[2.0])])
     file = tmp_path / "records.jsonl"
-    file.write_text("{oops\n" + file.read_text())
-    with pytest.raises(InputError, match="line 1 is not JSON"):
+    first, second = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([damage, first, b"", damage, second, damage]) + b"\n")
+    frame = load_runs(tmp_path)
+    assert list(frame["sample_id"]) == ["s0", "s1"]
+    assert frame.attrs["lines_left_out"] == 3
+    assert left_out_words(3) == "3 lines of the records are no rows (cut off or damaged) and are left out"
+    assert "1 damaged line(s) before line 2" in caplog.text
+    assert load_token_gaps(tmp_path).values.tolist() == [1.0, 2.0]
+    assert list(run_rows(tmp_path)) == [first, second]
+    assert [r["ITL"] for r in iter_rows(tmp_path)] == [[1.0], [2.0]]
+    with RecordStore(tmp_path) as store:
+        assert len(store) == 2
+    assert load_runs(tmp_path).attrs["lines_left_out"] == 2, "opening to go on cuts the tail off"
+
+
+def test_a_file_of_something_else_holds_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(InputError, match="holds no rows; none of its 2 lines is a row"):
         load_runs(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
-def test_other_schema_is_refused(tmp_path: Path, version: int | None) -> None:
+@pytest.mark.parametrize("version", [0, 2])
+def test_other_schema_is_refused(tmp_path: Path, version: int) -> None:
     write(tmp_path, [row(), row() | {"schema_version": version}])
     with pytest.raises(InputError, match=f"line 2 has schema_version {version}, this vlmbench reads 1"):
         load_runs(tmp_path)
@@ -115,8 +147,8 @@ def test_texts_that_look_like_fields_do_not_confuse(tmp_path: Path) -> None:
 
 def test_iter_rows_with_and_without_gaps(tmp_path: Path) -> None:
     write(tmp_path, [row(gaps=[1.0, 2.0])])
-    assert next(iter_rows(tmp_path))["ITL"] is None
-    assert next(iter_rows(tmp_path, itl=True))["ITL"] == [1.0, 2.0]
+    assert next(iter_rows(tmp_path, itl=False))["ITL"] is None
+    assert next(iter_rows(tmp_path))["ITL"] == [1.0, 2.0]
 
 
 def test_gaps_of_measured_runs_of_the_points_only(tmp_path: Path) -> None:

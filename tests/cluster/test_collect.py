@@ -12,8 +12,9 @@ from vlmbench.errors import InputError
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
 from vlmbench.records.provenance import collect as provenance
+from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.record import Mode, Record, Status
-from vlmbench.records.store import RECORDS_NAME, RecordStore
+from vlmbench.records.store import RecordStore
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")

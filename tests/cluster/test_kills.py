@@ -13,7 +13,7 @@ import pytest
 
 from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import read_provenance
-from vlmbench.records.store import read_rows
+from vlmbench.records.reading import iter_rows
 
 KILLS = 200
 SAMPLES, REPEATS = 20, 8
@@ -107,7 +107,7 @@ def test_two_hundred_kills_of_a_run_on_the_tiny_model(tmp_path: Path) -> None:
     runs = sorted(path.parent for path in tmp_path.glob("*/records.jsonl"))
     sessions = 0
     for folder in runs:
-        rows = [row for row in read_rows(folder) if row["status"] == "ok"]
+        rows = [row for row in iter_rows(folder) if row["status"] == "ok"]
         keys = [(r["point_id"], r["sample_id"], r["repeat"], r["mode"]) for r in rows]
         assert len(keys) == len(set(keys)), "measured twice"
         per_sample = Counter(sample for point, sample, _, mode in keys if (point, mode) == ("dataset", "instrumented"))

@@ -9,8 +9,9 @@ import pytest
 
 from vlmbench.errors import InputError
 from vlmbench.records.export import records_to_parquet
+from vlmbench.records.reading import iter_rows
 from vlmbench.records.record import Mode, Record, Status
-from vlmbench.records.store import RecordStore, read_rows
+from vlmbench.records.store import RecordStore
 
 
 def fill(folder: Path, records: list[Record]) -> None:
@@ -37,7 +38,7 @@ def test_parquet_holds_the_same_values(tmp_path: Path) -> None:
         ],
     )
     frame = pandas.read_parquet(records_to_parquet(tmp_path))
-    rows = list(read_rows(tmp_path))
+    rows = list(iter_rows(tmp_path))
     assert set(frame.columns) == {name for row in rows for name in row}
     assert frame["T_total"].tolist()[:2] == [2.0, 2.5]
     assert frame["num_crops"].tolist()[1:] == [3, 4]

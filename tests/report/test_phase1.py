@@ -146,7 +146,7 @@ def test_failed_write_leaves_the_old_file(run: Path, summary: dict[str, Any], mo
     before = phase_file(run, PROVENANCE, summary).read_bytes()
 
     def torn(*args: Any, **kwargs: Any) -> Any:
-        yield b"{}"
+        yield b"{}", {"status": "ok", "mode": "instrumented"}
         raise InputError("the records vanished")
 
     monkeypatch.setattr("vlmbench.report.phase_file.iter_lines", torn)

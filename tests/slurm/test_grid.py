@@ -19,7 +19,7 @@ from vlmbench.cluster.grid import FOLDER, read_submissions
 from vlmbench.cluster.status import OVER, RunState, overall, status
 from vlmbench.records.lock import holder_of
 from vlmbench.records.provenance import read_provenance
-from vlmbench.records.store import read_rows
+from vlmbench.records.reading import iter_rows
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -29,11 +29,11 @@ IMAGES = 6
 
 
 def ok_rows(folder: Path) -> list[dict[str, object]]:
-    return [row for row in read_rows(folder) if row["status"] == "ok"]
+    return [row for row in iter_rows(folder) if row["status"] == "ok"]
 
 
 def rows_in(folder: Path) -> int:
-    return sum(1 for _ in read_rows(folder)) if (folder / "records.jsonl").exists() else 0
+    return sum(1 for _ in iter_rows(folder)) if (folder / "records.jsonl").exists() else 0
 
 
 def test_a_grid_with_every_fault_is_complete_after_a_resume(
@@ -115,7 +115,7 @@ def test_a_grid_with_every_fault_is_complete_after_a_resume(
     assert len(set(per_run.values())) == 1, per_run
     for name, count in acknowledged.items():
         assert rows_in(grid / name) >= count, "an acknowledged row is lost"
-        assert len({row["session"] for row in read_rows(grid / name)}) >= 2
+        assert len({row["session"] for row in iter_rows(grid / name)}) >= 2
     assert collected.figures
     for name in seen:
         settings = read_provenance(grid / name)["software"]["settings"]

@@ -152,7 +152,7 @@ def top_kernels(rows: Iterable[Mapping[str, Any]], count: int = 10) -> pd.DataFr
     """The longest kernels (on a CPU: operators) of each stage over all traced runs.
 
     Args:
-        rows: as :func:`vlmbench.analysis.load.iter_rows` gives them.
+        rows: as :func:`vlmbench.records.reading.iter_rows` gives them.
         count: rows a stage.
 
     Returns:

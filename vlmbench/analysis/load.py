@@ -6,10 +6,9 @@ categoricals. The lists of token gaps (``ITL``) stay out of the frame; :func:`lo
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -20,78 +19,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlmbench.analysis.numbers import count
 from vlmbench.errors import InputError
-from vlmbench.records.record import SCHEMA_VERSION
-
-RECORDS_FILE = "records.jsonl"
+from vlmbench.records.reading import iter_lines, iter_rows, records_path, token_gaps
+from vlmbench.records.record import Status
 
 _CHUNK_ROWS = 1000
-# A quote inside a JSON string is escaped, so `"ITL":` is always the key itself.
-_ITL = re.compile(rb'"ITL"\s*:\s*\[([^\]]*)\]')
 _NOT_COLUMNS = frozenset({"schema_version", "ITL"})
 _TEXT_COLUMNS = frozenset({"point_id", "sample_id", "mode", "status", "reason", "flags"})
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 _FLOAT32 = re.compile(r"^(T_|TTFT|num_|axis_)")
-
-
-def records_path(path: Path | str) -> Path:
-    """The records file of a run directory, or the file itself.
-
-    Raises:
-        InputError: neither is there.
-    """
-    path = Path(path)
-    file = path / RECORDS_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"no records at '{file}'; give a run directory that holds {RECORDS_FILE}, or such a file")
-    return file
-
-
-def _lines(file: Path, torn: list[int]) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line); a last line that was cut off in writing goes to ``torn`` instead."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.endswith(b"\n") and not _parses(line):
-                torn.append(number)
-                return
-            if line.strip():
-                yield number, line
-
-
-def _parses(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def iter_rows(path: Path | str, *, itl: bool = False) -> Iterator[dict[str, Any]]:
-    """The rows of a records file, one after another, in constant memory; a torn last line is passed over.
-
-    Args:
-        path: run directory or records file.
-        itl: keep the lists of token gaps; without them reading is faster and ``ITL`` is None.
-
-    Raises:
-        InputError: no file, a line that is not a row, or a row of another schema version.
-    """
-    file = records_path(path)
-    yield from _rows(file, [], itl=itl)
-
-
-def _rows(file: Path, torn: list[int], *, itl: bool) -> Iterator[dict[str, Any]]:
-    for number, line in _lines(file, torn):
-        try:
-            row = json.loads(line if itl else _ITL.sub(b'"ITL":null', line, count=1))
-        except ValueError as error:
-            raise InputError(f"'{file}' line {number} is not JSON ({error}); the file was changed by hand") from None
-        version = row.get("schema_version") if isinstance(row, dict) else None
-        if version != SCHEMA_VERSION:
-            raise InputError(
-                f"'{file}' line {number} has schema_version {version}, this vlmbench reads {SCHEMA_VERSION}; "
-                "use the version that wrote it, or measure again"
-            )
-        yield row
 
 
 @dataclass
@@ -165,17 +102,17 @@ def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.Data
 
     Returns:
         ``T_*``, ``TTFT*`` in ms and counts as float32, other numbers float64, texts categorical, ``flags`` as one
-        text of names joined by spaces. ``attrs["torn_last_line"]`` says whether a cut-off last line was left out.
+        text of names joined by spaces. ``attrs["lines_left_out"]`` counts lines that are no rows (cut off, damaged).
 
     Raises:
-        InputError: no file, no rows, a broken line, or rows of another schema version.
+        InputError: no file, no rows, or rows of another schema version.
     """
     file = records_path(path)
     identity = ["point_id", "sample_id", "repeat", "mode", "status", "flags"]
     wanted = None if columns is None else list(dict.fromkeys([*identity, *columns]))
     made: dict[str, _Column] = {name: _Column(name) for name in wanted or identity}
-    torn: list[int] = []
-    rows = _rows(file, torn, itl=False)
+    left_out: list[int] = []
+    rows = iter_rows(file, itl=False, left_out=left_out)
     total = 0
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         if wanted is None:
@@ -185,10 +122,17 @@ def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.Data
             column.add([row.get(name) for row in chunk])
         total += len(chunk)
     if not total:
-        raise InputError(f"'{file}' holds no rows; nothing was measured there yet")
+        why = f"none of its {len(left_out)} lines is a row" if left_out else "nothing was measured there yet"
+        raise InputError(f"'{file}' holds no rows; {why}")
     frame = pd.DataFrame({name: _text_or_number(name, column) for name, column in made.items()}, copy=False)
-    frame.attrs["torn_last_line"] = bool(torn)
+    frame.attrs["lines_left_out"] = len(left_out)
     return frame
+
+
+def left_out_words(lines: int) -> str:
+    """That lines of a records file were left out, in words."""
+    what = "is no row (cut off or damaged) and is" if lines == 1 else "are no rows (cut off or damaged) and are"
+    return f"{count(lines, 'line')} of the records {what} left out"
 
 
 def _text_or_number(name: str, column: _Column) -> Any:
@@ -213,26 +157,6 @@ class TokenGaps:
     requests: int
     requests_total: int
     gaps_total: int
-
-
-def iter_lines(path: Path | str, *, statuses: Iterable[str], modes: Iterable[str] | None = None) -> Iterator[bytes]:
-    """The lines of the rows with these statuses (and modes) as they stand in the file, without the line end."""
-    wanted, watched = set(statuses), None if modes is None else set(modes)
-    for _, line in _lines(records_path(path), []):
-        if _field(_STATUS, line) in wanted and (watched is None or _field(_MODE, line) in watched):
-            yield line.strip()
-
-
-def _text_field(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb'"' + name.encode() + rb'"\s*:\s*("(?:[^"\\]|\\.)*")')
-
-
-_STATUS, _MODE, _POINT, _SAMPLE = (_text_field(name) for name in ("status", "mode", "point_id", "sample_id"))
-
-
-def _field(pattern: re.Pattern[bytes], line: bytes) -> str | None:
-    found = pattern.search(line)
-    return None if found is None else str(json.loads(found.group(1)))
 
 
 def load_token_gaps(
@@ -262,13 +186,13 @@ def load_token_gaps(
     random = np.random.default_rng(seed)
     values, lengths, samples, tickets = array("f"), array("i"), array("q"), array("d")
     threshold, gaps_total, requests_total = 1.0, 0, 0
-    for _, line in _lines(file, []):
-        found = _ITL.search(line)
-        if found is None or _field(_STATUS, line) != "ok" or _field(_MODE, line) != mode:
+    for line, row in iter_lines(file):
+        if row["status"] != Status.OK or row["mode"] != mode or (points is not None and row["point_id"] not in points):
             continue
-        if points is not None and _field(_POINT, line) not in points:
+        stored = token_gaps(line)
+        if stored is None:
             continue
-        gaps = json.loads(b"[" + found.group(1) + b"]")
+        gaps = [gap for gap in stored if gap is not None]  # null: not finite, and flagged as such
         requests_total += 1
         gaps_total += len(gaps)
         ticket = random.random()
@@ -277,7 +201,7 @@ def load_token_gaps(
         values.extend(gaps)
         lengths.append(len(gaps))
         tickets.append(ticket)
-        name = (_field(_SAMPLE, line) or "").encode() if cluster == "sample" else str(requests_total).encode()
+        name = str(row["sample_id"]).encode() if cluster == "sample" else str(requests_total).encode()
         samples.append(int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True))
         while len(values) > max_gaps and len(lengths) > 1:
             threshold /= 2

@@ -17,9 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from vlmbench.analysis.load import RECORDS_FILE, load_runs
+from vlmbench.analysis.load import left_out_words, load_runs
 from vlmbench.analysis.older_files import older_frame, older_provenance
 from vlmbench.errors import InputError
+from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.record import SCHEMA_VERSION
 
 PROVENANCE_FILE = "provenance.json"
@@ -74,7 +75,7 @@ def read_results(path: Path | str) -> list[ResultSet]:
     if not found:
         what = f"; unreadable: {'; '.join(broken)}" if broken else ""
         raise InputError(
-            f"no results under '{path}': no {RECORDS_FILE} and no phase file in it or its subdirectories{what}.\n"
+            f"no results under '{path}': no {RECORDS_NAME} and no phase file in it or its subdirectories{what}.\n"
             "Give the directory that a run wrote (output_dir), or the phase file itself."
         )
     return [replace(one, notes=(*one.notes, *(f"left out: {text}" for text in broken))) for one in found]
@@ -82,8 +83,8 @@ def read_results(path: Path | str) -> list[ResultSet]:
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
     """Files to read in a folder: its records, else its phase files, else those of its subfolders in natural order."""
-    if (folder / RECORDS_FILE).is_file():
-        yield folder / RECORDS_FILE
+    if (folder / RECORDS_NAME).is_file():
+        yield folder / RECORDS_NAME
         return
     files = sorted(f for f in folder.glob("*.json") if f.name not in _NOT_PHASE_FILES and _looks_like_phase_file(f))
     if files:
@@ -111,7 +112,7 @@ def _looks_like_phase_file(path: Path) -> bool:
 
 def _read_records(file: Path) -> ResultSet:
     frame = load_runs(file)
-    notes = ("the last line of its records was cut off and is left out",) if frame.attrs.get("torn_last_line") else ()
+    notes = (left_out_words(missing),) if (missing := frame.attrs["lines_left_out"]) else ()
     return ResultSet(path=file.parent, frame=frame, provenance=_read_provenance(file.parent), notes=notes)
 
 
@@ -135,7 +136,7 @@ def _read_json(file: Path) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(
             f"'{file}' is torn or not JSON (line {error.lineno}, column {error.colno}: {error.msg}).\n"
-            f"If its run directory still holds {RECORDS_FILE}, give the directory; else measure again."
+            f"If its run directory still holds {RECORDS_NAME}, give the directory; else measure again."
         ) from None
 
 

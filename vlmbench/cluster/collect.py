@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.provenance import read_provenance
+from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
 from vlmbench.records.record import Mode, Status
-from vlmbench.records.store import RECORDS_NAME, read_rows
 from vlmbench.records.whole import write_json, write_whole
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 TABLE_NAME, SUMMARY_NAME = "collected.parquet", "collected.json"
 _LEFT_OUT = ("schema_version", "ITL")  # lists of token gaps stay in the runs' own files
-_ITL = re.compile(rb'"ITL"\s*:\s*\[[^\]]*\]')
 _MEASURED = (Status.OK, Status.OOM, Status.ERROR, Status.SKIPPED)
 _DICTIONARY = ("point_id", "sample_id", "mode", "status", "reason", "flags")
 
@@ -130,8 +128,10 @@ def read_table(file: Path) -> pa.Table:
     """The rows of a records file as an Arrow table; an unfinished last line is passed over, ``ITL`` is left out."""
     pa, _ = _pyarrow()
     content = file.read_bytes()
-    # Without the lists it reads in half the time. A quote inside a JSON string is escaped: this is always the key.
-    whole = _ITL.sub(b'"ITL":null', content[: content.rfind(b"\n") + 1])
+    end = content.rfind(b"\n") + 1
+    if parse_row(content[end:]) is not None:  # whole but for its line end
+        end = len(content)
+    whole = without_token_gaps(content[:end])  # reads in half the time
     if not whole:
         return pa.table({})
     options = pa.json.ReadOptions(block_size=min(max(len(whole), 1 << 16), 1 << 26))
@@ -146,7 +146,7 @@ def read_table(file: Path) -> pa.Table:
 def _line_by_line(file: Path, pa: Any) -> pa.Table:
     rows = [
         {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items() if k not in _LEFT_OUT}
-        for row in read_rows(file)
+        for row in iter_rows(file, itl=False)
     ]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {}

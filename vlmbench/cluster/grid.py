@@ -26,7 +26,7 @@ from typing import Any
 
 from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.outcome import OUTCOME_NAME
-from vlmbench.records.store import RECORDS_NAME
+from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.whole import write_json
 
 FOLDER = ".vlmbench"

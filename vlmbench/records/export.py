@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.store import RECORDS_NAME, read_rows
+from vlmbench.records.reading import RECORDS_NAME, iter_rows
 from vlmbench.records.whole import strict, write_whole
 
 _CHUNK_ROWS = 5000
@@ -26,11 +26,11 @@ def records_to_parquet(directory: Path, path: Path | None = None) -> Path:
     """
     pyarrow, parquet = _pyarrow()
     source = Path(directory) / RECORDS_NAME
-    kinds = _kinds(read_rows(source))
+    kinds = _kinds(iter_rows(source))
     if not kinds:
         raise InputError(f"'{source}' has no rows.")
     target = path or source.with_suffix(".parquet")
-    return _write_chunks(target, read_rows(source), _schema(pyarrow, kinds), pyarrow, parquet)
+    return _write_chunks(target, iter_rows(source), _schema(pyarrow, kinds), pyarrow, parquet)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -25,9 +25,9 @@ from typing import Any
 
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.environment import device_facts, device_state, host_facts, slurm_ids, software
+from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.redact import shareable, shareable_command
 from vlmbench.records.source import code_state
-from vlmbench.records.store import RECORDS_NAME
 from vlmbench.records.whole import strict, write_json
 
 PROVENANCE_NAME = "provenance.json"

@@ -22,13 +22,12 @@ from typing import Any, Self
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, StoreError
 from vlmbench.records.keys import KeySet
-from vlmbench.records.record import SCHEMA_VERSION, Record, Status
+from vlmbench.records.reading import IDENTITY, RECORDS_NAME, iter_rows, parse_row
+from vlmbench.records.record import Record, Status
 from vlmbench.records.whole import strict, sync_folder
 
-RECORDS_NAME = "records.jsonl"
 TORN_NAME = "records.torn.jsonl"
-_IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
-_OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *_IDENTITY})
+_OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *IDENTITY})
 _KEPT_OF_TORN_BYTES = 65536
 _GROWS_WITHIN_S = 0.05  # a line that a living process is writing is whole long before
 
@@ -151,7 +150,7 @@ class RecordStore:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All stored rows, one at a time, in the order of writing."""
-        return read_rows(self.path)
+        return iter_rows(self.path)
 
     def append(self, record: Record) -> None:
         """Store one row; it survives a kill of the process as soon as this returns.
@@ -210,22 +209,25 @@ class RecordStore:
 
     def _index(self) -> None:
         """Read all rows once: keys, counts, the session number; then cut off what follows the last whole row."""
-        good_end, bad, trailing = 0, [], 0
-        position = 0
+        position = good_end = 0
+        bad: list[int] = []  # numbers of lines that are no rows
+        damaged: tuple[int, ...] = ()  # those of them that a row follows
+        ended = True
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 position += len(line)
-                row = _parse(line)
+                row = parse_row(line)
                 if row is None:
                     bad.append(number)
-                    trailing += 1
                     continue
-                good_end, trailing = position, 0
+                good_end, damaged, ended = position, tuple(bad), line.endswith(b"\n")
                 self._note(row)
-        damaged = tuple(bad[: len(bad) - trailing])
-        if position > good_end:
+        if position > good_end or not ended:
             self._refuse_if_it_grows(position)
+        if position > good_end:
             self._move_tail(good_end, position - good_end)
+        if not ended:  # killed between a row and its line end
+            os.write(self._descriptor, b"\n")
         if position > good_end or damaged:
             self.repair = Repair(cut_bytes=position - good_end, offset=good_end, damaged_lines=damaged)
             _log.warning("%s: %s", self.path, self.repair)
@@ -255,57 +257,6 @@ class RecordStore:
             os.fsync(file.fileno())
         os.ftruncate(self._descriptor, offset)
         os.fsync(self._descriptor)
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a records file, one at a time; also while another process appends to it.
-
-    An unfinished last line is passed over; damaged lines before it are passed over with a warning in the log.
-
-    Args:
-        path: a ``records.jsonl``, or the run directory that holds it.
-
-    Raises:
-        InputError: there is no such file, it cannot be read, or a newer version of vlmbench wrote it.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / RECORDS_NAME
-    try:
-        with path.open("rb") as file:
-            damaged = 0  # reported only once a whole row follows: a bad tail is a line still being written
-            for number, line in enumerate(file, start=1):
-                row = _parse(line)
-                if row is None:
-                    damaged += 1
-                    continue
-                if damaged:
-                    _log.warning("%s: %d damaged line(s) before line %d are ignored", path, damaged, number)
-                    damaged = 0
-                if row["schema_version"] > SCHEMA_VERSION:
-                    raise InputError(
-                        f"'{path}' has rows of schema version {row['schema_version']}; this vlmbench reads up to "
-                        f"{SCHEMA_VERSION}. Update vlmbench to read it."
-                    )
-                yield row
-    except OSError as error:
-        raise InputError(
-            f"cannot read records '{path}': {error.strerror or error}.\n"
-            f"Name a run directory that holds a {RECORDS_NAME}, or such a file."
-        ) from error
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The row in a line, or None when the line is unfinished or no row."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not row.keys() >= {*_IDENTITY, "schema_version"}:
-        return None
-    return row if isinstance(row["session"], int) and isinstance(row["schema_version"], int) else None
 
 
 def _to_line(row: dict[str, Any]) -> bytes:

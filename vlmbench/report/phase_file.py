@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlmbench.analysis.load import iter_lines
+from vlmbench.records.reading import iter_lines
 from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
 from vlmbench.records.whole import strict, write_whole
 
@@ -37,12 +37,14 @@ def write_phase_file(
     return write_whole(path, lambda file: _stream(file, head, results))
 
 
-def run_rows(directory: Path) -> Iterable[bytes]:
+def run_rows(directory: Path) -> Iterator[bytes]:
     """The instrumented runs of a run directory as recorded, with status ``ok``, ``error``, ``oom`` or ``skipped``.
 
     Warm-up, cold, bare and trace rows stay in ``records.jsonl``: their times are not those of a watched request.
     """
-    return iter_lines(directory, statuses=_REPORTED, modes=(Mode.INSTRUMENTED,))
+    for line, row in iter_lines(directory):
+        if row["status"] in _REPORTED and row["mode"] == Mode.INSTRUMENTED:
+            yield line
 
 
 def json_row(value: Any) -> bytes:

@@ -182,7 +182,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
             "status": rows.as_counts(counts, "status"),
             "ok_by_mode": rows.as_counts(counts[counts["status"] == "ok"], "mode"),
             "failures": records(rows.failures(frame).head(20)),
-            "torn_last_line": bool(frame.attrs.get("torn_last_line", False)),
+            "lines_left_out": frame.attrs.get("lines_left_out", 0),
         },
         "scaling": [s.as_row() for s in found.scalings],
         "too_few_points": _too_few(frame, found.scalings),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
+from vlmbench.analysis.load import left_out_words
 from vlmbench.analysis.numbers import count, digits, percent, span
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
@@ -108,5 +109,5 @@ def _trust(summary: Summary) -> Iterator[str]:
     yield from (f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in failures[:5])
     if len(failures) > 5:
         yield f"{len(failures) - 5} more kinds of failure are in summary.json."
-    if summary["runs"]["torn_last_line"]:
-        yield "The last line of the records was cut off and is left out."
+    if lines := summary["runs"]["lines_left_out"]:
+        yield f"{left_out_words(lines)}."

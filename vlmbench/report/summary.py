@@ -173,7 +173,7 @@ def _runs(frame: pd.DataFrame) -> dict[str, Any]:
         "workload_points": len(rows.workload(frame)["point_id"].unique()),
         "reference_runs": len(rows.reference(frame)),
         "failures": records(rows.failures(frame).head(20)),
-        "torn_last_line": bool(frame.attrs.get("torn_last_line", False)),
+        "lines_left_out": frame.attrs.get("lines_left_out", 0),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmbench.analysis.floors import floor_sentences
+from vlmbench.analysis.load import left_out_words
 from vlmbench.analysis.numbers import count, factor, ms, percent, span, tokens
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
 
@@ -256,8 +257,8 @@ def _failures(summary: Summary) -> list[str]:
     sentences = [f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in found[:5]]
     if len(found) > 5:
         sentences.append(f"{len(found) - 5} more kinds of failure are in summary.json.")
-    if summary["runs"]["torn_last_line"]:
-        sentences.append("The last line of the records was cut off and is left out.")
+    if lines := summary["runs"]["lines_left_out"]:
+        sentences.append(f"{left_out_words(lines)}.")
     return sentences
 
 
