@@ -11,7 +11,8 @@ from vlmbench.records.reading import iter_lines
 from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
 from vlmbench.records.whole import strict, write_whole
 
-_REPORTED = (Status.OK, Status.ERROR, Status.OOM, Status.SKIPPED)
+_FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)
+_Key = tuple[str, str, int]
 
 
 def write_phase_file(
@@ -38,13 +39,36 @@ def write_phase_file(
 
 
 def run_rows(directory: Path) -> Iterator[bytes]:
-    """The instrumented runs of a run directory as recorded, with status ``ok``, ``error``, ``oom`` or ``skipped``.
+    """The results of a run directory as recorded: its measured requests, and what became of those that failed.
 
-    Warm-up, cold, bare and trace rows stay in ``records.jsonl``: their times are not those of a watched request.
+    Measured are the instrumented runs with status ``ok``. Warm-up, cold, bare and trace rows stay in
+    ``records.jsonl``: their times are not those of a watched request. A failure (``error``, ``oom``, ``skipped``) is
+    reported whatever the mode of the run that failed, because a bare run may come first and take the failure; but not
+    one of a trace, whose request was measured all the same. There is one failure (the last) for each point, sample
+    and repeat, and none that a later row made good (a run that was continued may have measured it).
     """
-    for line, row in iter_lines(directory):
-        if row["status"] in _REPORTED and row["mode"] == Mode.INSTRUMENTED:
+    kept = _failures_that_stand(directory)
+    for number, (line, row) in enumerate(iter_lines(directory)):
+        if number in kept or (row["status"] == Status.OK and row["mode"] == Mode.INSTRUMENTED):
             yield line
+
+
+def _failures_that_stand(directory: Path) -> set[int]:
+    """Numbers (from 0) of the rows that are reported failures."""
+    found: dict[_Key, tuple[int, str]] = {}
+    for number, (_, row) in enumerate(iter_lines(directory)):
+        mode = row["mode"]
+        if mode == Mode.TRACE:
+            continue
+        key = (row["point_id"], row["sample_id"], row["repeat"])
+        if row["status"] in _FAILED:
+            found[key] = (number, mode)
+        elif row["status"] == Status.OK:
+            if key in found and mode in (Mode.INSTRUMENTED, found[key][1]):
+                del found[key]
+            if mode == Mode.INSTRUMENTED:  # a point that was skipped as a whole has a row without a sample
+                found.pop((row["point_id"], "", 0), None)
+    return {number for number, _ in found.values()}
 
 
 def json_row(value: Any) -> bytes:
