@@ -13,15 +13,34 @@ _SECRET_NAME = re.compile(  # an ``image_token`` is no secret
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
-_PATH_IN_TEXT = re.compile(r"((?<![\w:/.~…])/|~[\w.-]*/)[^\s'\",;()\[\]{}=]+")
 HIDDEN = "***"
+
+_HOME = r"~(?:[A-Za-z_][\w.-]*(?=/|$)|/)"  # ``~3/4`` is a number
+_PART = r"[^\s/'\"`,;:()\[\]{}<>=|]+"
+_WHOLE = re.compile(rf"(?:/[^/\s]|{_HOME})[^\n,]*")  # a path and nothing else; it may hold spaces
+_FOUND = re.compile(
+    rf"""
+      (?P<quote>['"`]) (?P<quoted> (?: /[^/\s'"`<>] | ~[\w.-]*/ ) [^'"`\n]* ) (?P=quote)
+    | file://[^/\s…'"`<>]* (?P<local> /{_PART} (?:/{_PART})* /? )
+    | (?P<url> \b [A-Za-z][A-Za-z0-9+.-]* :// [^\s'"`<>]* )
+    | (?<![\w~.…)\]}}*%/]) (?P<path>
+          // ? {_PART} (?: /+ {_PART} )+ /?                # of two parts or more: ``</s>`` and ``[/INST]`` have one
+        | ~ (?:[A-Za-z_][\w.-]*)? / (?:{_PART})? (?: /+ {_PART} )* /?
+      )
+    """,
+    re.VERBOSE,
+)
+_OF_THE_SENTENCE = ".!?…"  # what follows a path at the end of a sentence is not its name
+_HOMES = frozenset({Path("/home"), Path("/Users")})
 
 
 def shareable(value: Any, name: str = "") -> Any:
     """``value`` with absolute paths shortened and secrets hidden, mappings and lists gone through.
 
     A path below the working directory becomes relative; any other keeps its last part and a short hash of the whole
-    (``…/val2014#1a2b3c4d``), so that two different paths stay different.
+    (``…/val2014#1a2b3c4d``), so that two different paths stay different; a home folder, whose last part is a user's
+    name, keeps the hash only. In a running text a path is what begins with ``/`` and has two parts or more, begins
+    with ``~/`` or ``~name/``, or stands in quotes: ``</s>``, ``[/INST]``, ``3/4``, ``a/b`` and web addresses stay.
     """
     if _SECRET_NAME.search(name) and value not in (None, "", False, True):
         return HIDDEN
@@ -45,16 +64,30 @@ def shareable_command(arguments: list[str]) -> list[str]:
 
 def _text(text: str) -> str:
     text = _SECRET_VALUE.sub(HIDDEN, text)
-    if text.startswith(("/", "~")) and len(text) > 1 and "\n" not in text and "," not in text:
-        return _short(text)  # a path as a whole; it may hold spaces
-    return _PATH_IN_TEXT.sub(lambda match: _short(match.group()), text)
+    if _WHOLE.fullmatch(text):
+        return _short(text)
+    return _FOUND.sub(_hidden, text)
+
+
+def _hidden(match: re.Match[str]) -> str:
+    if match["url"] is not None:
+        return match["url"]
+    if match["quoted"] is not None:
+        return f"{match['quote']}{_short(match['quoted'])}{match['quote']}"
+    if match["local"] is not None:
+        return f"file://{_short(match['local'])}"
+    path = match["path"].rstrip(_OF_THE_SENTENCE)
+    return _short(path) + match["path"][len(path) :]
 
 
 def _short(text: str) -> str:
-    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
-    if path == Path("/"):
-        return text
     try:
+        path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+        if path == Path("/"):
+            return text
         return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return f"…/{path.name}#{sha256(str(path).encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    except (ValueError, OSError, RuntimeError):  # RuntimeError: nobody knows where home is
+        path = Path(text)
+    digest = sha256(str(path).encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    own = path.parent in _HOMES or path.name.startswith("~")
+    return f"…/#{digest}" if own else f"…/{path.name}#{digest}"
