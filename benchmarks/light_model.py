@@ -77,6 +77,9 @@ class LightModel:
         count = sum(1 for _ in self.module.parameters())
         return {"name": "light", "weights": "random", "dtype": "float32", "parameters": {"total": count}}
 
+    def resolve(self, request: Request) -> Request:
+        return request
+
     def prepare(self, request: Request) -> Prepared:
         data = b"".join(image.read() for image in request.images)
         tokens = 16 + int.from_bytes(data[:8], "little") % DISTINCT_SHAPES
@@ -89,7 +92,7 @@ class LightModel:
             num_images=1,
         )
         ids = torch.zeros(1, tokens + 8, dtype=torch.long)
-        return Prepared(inputs={"input_ids": ids}, counts=counts, output=request.output)
+        return Prepared(inputs={"input_ids": ids}, count=lambda: counts, output=request.output)
 
     def transfer(self, prepared: Prepared) -> Prepared:
         prepared.inputs = {name: value.to(self.device) for name, value in prepared.inputs.items()}

@@ -82,6 +82,7 @@ class Times:
     loop: float = 0.5
     tail: float = 0.3
     preprocess: float = 1.0
+    search: float = 0.0
     per_image_token: float = 0.0
     jitter: Callable[[int], float] = field(default=lambda _: 0.0)
 
@@ -137,6 +138,7 @@ class PlantedModel:
         self.fail = fail
         self.compiles = False
         self.prepared = 0
+        self.resolved: set[int | None] = set()
         self._anatomy = Anatomy(
             vision_encoder=("tower",) if vision else (),
             projector=(("tower.inner",) if inside else ("projector",)) if vision else (),
@@ -167,8 +169,15 @@ class PlantedModel:
     def facts(self) -> Mapping[str, Any]:
         return {"name": "planted", "weights": "random", "parameters": {"total": 4}}
 
+    def resolve(self, request: Request) -> Request:
+        if request.vision_tokens not in self.resolved:
+            self.resolved.add(request.vision_tokens)
+            wait(self.times.search)
+        return request
+
     def prepare(self, request: Request) -> Prepared:
         self.prepared += 1
+        self.resolve(request)
         wait(self.times.preprocess)
         for image in request.images:
             if image.read() == b"corrupt":
@@ -176,7 +185,7 @@ class PlantedModel:
         tokens = request.vision_tokens or 16
         counts = TokenCounts(num_input_tokens=tokens + 4, num_prompt_tokens=4, num_vision_tokens=tokens, num_images=1)
         inputs = {"input_ids": torch.zeros(1, tokens + 4, dtype=torch.long), "request": request}
-        return Prepared(inputs=inputs, counts=counts, output=request.output)
+        return Prepared(inputs=inputs, count=lambda: counts, output=request.output)
 
     def transfer(self, prepared: Prepared) -> Prepared:
         return prepared

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.planted import PlantedModel, Samples, Times
+from tests.planted import PlantedModel, Samples, SimulatedTime, Times
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.reading import iter_rows
@@ -198,6 +198,24 @@ def test_a_resumed_sweep_counts_what_it_had(tmp_path: Path) -> None:
     states, rows = measure(tmp_path, PlantedModel(FAST), sweep({"output_tokens": [2]}, **rule))
     assert sum(r["mode"] == "instrumented" for r in measured(rows)) == 4
     assert states[0].ended == "max_samples"
+    assert states[0].measured == 4
+
+
+def test_failures_of_other_sessions_do_not_end_a_resumed_series(tmp_path: Path) -> None:
+    corrupt = tuple(range(1, 60, 2))
+    for finished in (50, None):
+        progress = Silent()
+        states, rows = measure(
+            tmp_path,
+            PlantedModel(FAST),
+            dataset(60, corrupt=corrupt, reference=None),
+            max_errors_in_a_row=20,
+            progress=progress,
+            stop_requested=lambda finished=finished, progress=progress: finished and progress.done >= finished,
+        )
+    assert states[0].ended == "all_measured"
+    assert states[0].measured == 30
+    assert len({r["sample_id"] for r in measured(rows)}) == 30
 
 
 def test_a_deadline_ends_the_run_cleanly(tmp_path: Path) -> None:
@@ -240,9 +258,106 @@ def test_a_longest_request_that_does_not_fit_leaves_its_row_and_the_next_is_warm
     assert sum(r["status"] == "oom" for r in rows) == 1
 
 
-def test_the_reference_is_spread_over_a_long_data_set() -> None:
-    series = dataset_series(Samples(4000), KNOBS, repeats=1, bare_every=1, reference=2000)
-    assert (series[1].repeats, series[1].stride) == (400, 10)
+@pytest.mark.parametrize("samples", [1, 7, 400, 401, 500, 801, 1000, 4000])
+def test_the_reference_is_spread_over_the_whole_data_set(samples: int) -> None:
+    _, reference = dataset_series(Samples(samples), KNOBS, repeats=1, bare_every=1, reference=0)
+    taken = [r for r in range(samples) if reference.takes_part(r)]
+    assert len(taken) == reference.repeats == min(samples, 400)
+    gaps = {b - a for a, b in itertools.pairwise(taken)}
+    assert len(gaps) <= 2
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert taken[-1] == samples - 1
+    assert reference.takes_part(samples), "what an interruption left over comes after the data set"
+
+
+LONG = Knobs(output=Output(max_new_tokens=20, forced=True))
+
+
+def test_a_length_of_the_cache_is_warmed_before_it_is_measured(tmp_path: Path) -> None:
+    """The first run of a decode step of that length may cost several times a later one."""
+    sweeping = Sweep(name="s", axes={"output_tokens": [12, 30, 20, 4]})
+    rule = Stopping(min_samples=2, max_samples=2, min_time_s=0)
+    series = sweep_series(Samples(1)[0], LONG, sweeping, stopping=rule, bare_every=1)
+    _, rows = measure(tmp_path, PlantedModel(FAST), series)
+    seen = 0
+    for row in rows:
+        if row["status"] == "ok":
+            assert row["num_output_tokens"] <= seen
+            assert "first_seen_length" not in row["flags"]
+        seen = max(seen, row["num_output_tokens"])
+    whole = [r["num_output_tokens"] for r in rows if r["status"] == "warmup" and r["num_output_tokens"] > 8]
+    assert whole == sorted(whole)
+    assert whole[-1] == 30, "shorter answers are covered by the longest"
+
+
+def test_a_data_set_of_one_shape_is_warmed_in_full_once(tmp_path: Path) -> None:
+    _, rows = measure(
+        tmp_path, PlantedModel(FAST), dataset_series(Samples(5), LONG, repeats=1, bare_every=0, reference=0)
+    )
+    assert [r["num_output_tokens"] for r in rows if r["status"] == "warmup"].count(20) == 1
+
+
+def test_without_warmup_a_first_length_is_flagged(tmp_path: Path) -> None:
+    series = dataset_series(Samples(5), LONG, repeats=1, bare_every=0, reference=None)
+    _, rows = measure(tmp_path, PlantedModel(FAST), series, warmup=Warmup(max_runs=0))
+    assert ["first_seen_length" in r["flags"] for r in rows] == [True, False, False, False, False]
+
+
+def test_the_search_for_a_target_and_a_shapes_first_time_are_not_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimulatedTime()
+    clock.install(monkeypatch)
+    model = PlantedModel(Times(preprocess=1.0, search=50.0))
+    _, rows = measure(tmp_path, model, sweep({"vision_tokens": [4, 8]}))
+    assert {r["T_preprocess"] for r in measured(rows)} == {1.0}
+
+
+def test_costs_that_cannot_be_told_lose_no_measurement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def annotate(run: Any, values: Any) -> dict[str, Any]:
+        raise KeyError("no such kernel")
+
+    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(3, reference=None), annotate=annotate)
+    assert (states[0].measured, states[0].failed) == (3, 0)
+    assert all("no_costs" in r["flags"] and r["T_total"] > 0 for r in measured(rows))
+    assert caplog.text.count("the costs of a run cannot be told") == 1
+
+
+class OwnRun(TimelineProbe):
+    """A probe that gets a run of its own."""
+
+    name = "own"
+    own_run = True
+
+
+def traced(directory: Path, model: Any, series: list[Series]) -> tuple[list[SeriesState], list[dict]]:
+    with RecordStore(directory) as store:
+        probes = [TimelineProbe(), OwnRun()]
+        runner = Runner(model=model, probes=probes, store=store, warmup=Warmup(), seed=0, progress=Silent())
+        states = runner.run(series)
+    return states, list(iter_rows(directory))
+
+
+def test_the_first_measured_sample_is_traced(tmp_path: Path) -> None:
+    states, rows = traced(tmp_path, PlantedModel(FAST), dataset(4, corrupt=(0,), reference=None))
+    assert [r["sample_id"] for r in rows if r["mode"] == "trace"] == ["s1"]
+    assert (states[0].measured, states[0].failed) == (3, 1)
+
+
+def test_a_trace_that_fails_leaves_its_row_and_spoils_nothing(tmp_path: Path) -> None:
+    model = PlantedModel(FAST)
+
+    def fail(request: Request) -> None:
+        if model.module.runs >= done:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    done = 10**9
+    series = sweep({"vision_tokens": [4]}, median_interval=0, noise_variation=0, max_samples=3)
+    measure(tmp_path, model, series)
+    done, model.fail = 0, fail
+    states, rows = traced(tmp_path, model, series)
+    assert [(r["mode"], r["status"]) for r in rows if r["status"] == "oom"] == [("trace", "oom")]
+    assert (states[0].ended, states[0].measured, states[0].failed) == ("max_samples", 3, 0)
 
 
 def test_memory_of_the_plan_does_not_hold_requests() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlmbench.stopping import Stopping, judge, median_half_width, noise_variation
+from vlmbench.stopping import Stopping, judge, median_reach, noise_variation
 
 RULE = Stopping(min_samples=10, min_time_s=0.5, max_samples=100, max_time_s=60)
 
@@ -51,16 +51,23 @@ def test_the_median_interval_has_the_binomial_rank(n: int) -> None:
     k = k if stats.binom.cdf(k - 1, n, 0.5) <= 0.025 else k - 1
     while stats.binom.cdf(k, n, 0.5) <= 0.025:
         k += 1
-    width = median_half_width(values)
+    width = median_reach(values)
     if k == 0:
         assert width is None
     else:
         assert width == pytest.approx(((n - k + 1) - k) / 2 / ((n + 1) / 2))
 
 
+def test_an_interval_that_lies_on_one_side_reaches_as_far_as_that_side() -> None:
+    values = [100.0] * 12 + [101.9] * 8
+    assert median_reach(values) == pytest.approx(0.019)
+    rule = Stopping(median_interval=0.01, noise_variation=0, max_samples=50)
+    assert judge(values, rule).criterion is None
+
+
 def test_below_six_there_is_no_interval() -> None:
-    assert median_half_width([1.0] * 5) is None
-    assert median_half_width([1.0] * 6) == 0
+    assert median_reach([1.0] * 5) is None
+    assert median_reach([1.0] * 6) == 0
 
 
 def test_noise_variation_needs_a_window() -> None:

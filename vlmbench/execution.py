@@ -94,7 +94,11 @@ class PreparedRun:
 
 
 def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
-    """Time the host's part. The request's images must be in memory (:func:`in_memory`).
+    """Time the host's part.
+
+    Args:
+        model: that will run it.
+        request: with images in memory (:func:`in_memory`), and resolved: a search for its settings would be timed.
 
     Raises:
         SampleError: an image cannot be decoded.
@@ -103,6 +107,7 @@ def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
     begin = time.perf_counter_ns()
     prepared = model.prepare(request)
     elapsed = (time.perf_counter_ns() - begin) / 1e6
+    _ = prepared.counts  # now, so that what cannot be counted fails before it is run
     return PreparedRun(request=request, prepared=prepared, T_preprocess=elapsed, shape_key=shape_key(prepared))
 
 
@@ -135,7 +140,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         "T_transfer": (t1 - t0) / 1e6,
         "T_total": T_total,
         "T_detokenize": (t3 - t2) / 1e6,
-        **prepared.counts.as_dict(),
+        **run.prepared.counts.as_dict(),
         "num_output_tokens": facts.num_output_tokens,
         "max_new_tokens": run.request.output.max_new_tokens,
         "output_forced": run.request.output.forced,

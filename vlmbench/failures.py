@@ -34,8 +34,7 @@ class Failures:
 
     def caught(self, error: Exception, state: SeriesState, sample_id: str, repeat: int, mode: Mode) -> None:
         """Write a failure down as a row, or raise it again where it would fail every run alike."""
-        if isinstance(error, ConfigError | DeviceError | StoreError):
-            raise error
+        _raise_what_fails_every_run(error)
         if isinstance(error, SampleError):
             self._write(state, sample_id, repeat, status=Status.ERROR, reason=str(error), mode=mode)
         elif isinstance(error, UnreachablePointError):
@@ -46,8 +45,15 @@ class Failures:
             self._out_of_memory(state, sample_id, repeat, error, mode)
         else:
             _log.debug("a run failed", exc_info=error)
-            reason = f"{type(error).__name__}: {error}"
-            self._write(state, sample_id, repeat, status=Status.ERROR, reason=reason, mode=mode)
+            self._write(state, sample_id, repeat, status=Status.ERROR, reason=_described(error), mode=mode)
+
+    def caught_aside(self, error: Exception, state: SeriesState, sample_id: str, mode: Mode) -> None:
+        """Write a failure down that says nothing about the series: it was measured, only a further look failed."""
+        _raise_what_fails_every_run(error)
+        memory = _is_out_of_memory(error)
+        reason = f"{_first_line(error)} ({_release_memory(self.model)})" if memory else _described(error)
+        status = Status.OOM if memory else Status.ERROR
+        self.rows.write(state.series, sample_id, 0, mode=mode, status=status, reason=reason)
 
     def too_large(self, state: SeriesState) -> bool:
         """Whether points that need no more memory ran out of it; ends the series then, with its row."""
@@ -76,6 +82,15 @@ class Failures:
         if state.series.axes:
             self._oom.append(dict(state.series.axes))
             state.ended, state.reason = "oom", reason
+
+
+def _raise_what_fails_every_run(error: Exception) -> None:
+    if isinstance(error, ConfigError | DeviceError | StoreError):
+        raise error
+
+
+def _described(error: Exception) -> str:
+    return str(error) if isinstance(error, SampleError) else f"{type(error).__name__}: {error}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

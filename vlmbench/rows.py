@@ -66,14 +66,16 @@ class Rows:
         )
 
     def recall(self, states: Sequence[SeriesState]) -> None:
-        """Give the stopping rules the times of earlier sessions."""
+        """What earlier sessions measured: its count, and its times where a stopping rule asks for them."""
+        for state in states:
+            state.measured = self.store.counts[state.series.point_id, str(Mode.INSTRUMENTED), str(Status.OK)]
         wanted = {s.series.point_id: s for s in states if s.series.stopping}
         if not wanted or not len(self.store):
             return
         for row in self.store.rows():
-            state = wanted.get(row["point_id"])
-            if state and row["status"] == Status.OK and row["mode"] == Mode.INSTRUMENTED:
-                state.times_ms.append(row["T_total"])
+            found = wanted.get(row["point_id"])
+            if found and row["status"] == Status.OK and row["mode"] == Mode.INSTRUMENTED:
+                found.times_ms.append(row["T_total"])
 
     def missing_modes(self, series: Series, request: Request, index: int, repeat: int) -> list[Mode]:
         """The modes of a run that are not stored yet, in the order to run them (alternating which goes first)."""

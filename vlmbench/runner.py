@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from vlmbench.series_state import SeriesState
 from vlmbench.sweep import shuffled
 from vlmbench.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
 from vlmbench.workload import Series
+
+_log = logging.getLogger(__name__)
 
 Annotate = Callable[[PreparedRun, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -72,7 +75,7 @@ class Runner:
     _rows: Rows = field(init=False)
     _failures: Failures = field(init=False)
     _warmer: Warmer = field(init=False)
-    _lengths: set[int] = field(init=False, default_factory=set)
+    _costs_failed: bool = field(init=False, default=False)
     _last_shape: str | None = field(init=False, default=None)
     _collected: list[int] = field(init=False, default_factory=list)
 
@@ -103,7 +106,7 @@ class Runner:
             by_id = {s.series.point_id: s for s in active}
             for point_id in shuffled(list(by_id), seed=self.seed, round_index=round_index):
                 state = by_id[point_id]
-                if round_index % state.series.stride == 0 and not self._must_stop():
+                if state.series.takes_part(round_index) and not self._must_stop():
                     self._step(state, states)
                     if state.ended is not None:
                         self.progress.end(point_id)
@@ -126,7 +129,7 @@ class Runner:
                 return
             modes = self._rows.missing_modes(series, request, index, repeat)
             if not modes:
-                state.measured += 1
+                state.errors_in_a_row = 0  # failures of other sessions stand between these and the next
                 self.progress.advance(series.point_id)
                 continue
             self._warmer.begin(states)
@@ -141,31 +144,44 @@ class Runner:
         sample_id = request.sample.sample_id
         mode = modes[0]
         try:
-            request = in_memory(request)
+            request = self.model.resolve(in_memory(request))
             for mode in modes:
                 self._measure(state, request, repeat, mode)
-            state.measured += 1
             state.errors_in_a_row = 0
         except Exception as error:  # any failure of a model is a row, not the end of the night
             self._failures.caught(error, state, sample_id, repeat, mode)
 
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
         run = prepare(self.model, request)
-        self._warmer.warm(state, request, run.shape_key)
+        if self._warmer.warm(state, request, run):
+            run = prepare(self.model, request)  # the host, too, takes longer for a shape's first time
         changed = self.model.compile and self._last_shape not in (None, run.shape_key)
         outcome = self._complete(run, mode)
         if changed:  # the first compiled step after another shape costs more than all later ones
             outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
-        if self.annotate is not None and mode is not Mode.TRACE:
-            outcome = replace(outcome, values={**outcome.values, **self.annotate(run, outcome.values)})
-        length = request.output.max_new_tokens
-        if length not in self._lengths and not self.warmup.covers(length):
+        if self._warmer.saw(outcome.values):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
-        self._lengths.add(length)
+        if mode is not Mode.TRACE:
+            outcome = self._annotated(run, outcome)
         sample_id = request.sample.sample_id
         self._rows.write(state.series, sample_id, repeat, mode=mode, status=Status.OK, outcome=outcome)
-        if mode is Mode.INSTRUMENTED and state.series.stopping:
-            state.times_ms.append(float(outcome.values["T_total"]))
+        if mode is Mode.INSTRUMENTED:
+            state.measured += 1
+            if state.series.stopping:
+                state.times_ms.append(float(outcome.values["T_total"]))
+
+    def _annotated(self, run: PreparedRun, outcome: Outcome) -> Outcome:
+        """With the values that follow from the inputs; a measured run is kept without them where they cannot be had."""
+        if self.annotate is None:
+            return outcome
+        try:
+            values = self.annotate(run, outcome.values)
+        except Exception:
+            if not self._costs_failed:
+                _log.exception("the costs of a run cannot be told; rows are kept without them, flagged 'no_costs'")
+            self._costs_failed = True
+            return replace(outcome, flags=(*outcome.flags, "no_costs"))
+        return replace(outcome, values={**outcome.values, **values})
 
     def _complete(self, run: PreparedRun, mode: Mode) -> Outcome:
         self._last_shape = run.shape_key
@@ -173,17 +189,31 @@ class Runner:
         return complete(self.model, run, probes, self._collected)
 
     def _traces(self, states: Sequence[SeriesState]) -> None:
-        """The short pass of probes that need runs of their own."""
+        """The short pass of probes that need runs of their own, over the first requests that were measured."""
         if not any(p.own_run for p in self.probes):
             return
         for state in states:
-            series = state.series
-            if not self.store.counts[series.point_id, str(Mode.INSTRUMENTED), str(Status.OK)]:
-                continue
-            for index in range(min(self.trace_requests, series.size)):
-                request = series.request(index)
-                if self._must_stop() or (series.point_id, request.sample.sample_id, 0, str(Mode.TRACE)) in self.store:
-                    continue
-                measured = state.measured
-                self._attempt(state, request, 0, [Mode.TRACE])
-                state.measured = measured
+            traced = 0
+            for index in range(state.series.size):
+                if self._must_stop():
+                    return
+                if traced == self.trace_requests or not state.measured:
+                    break
+                traced += self._trace(state, index)
+
+    def _trace(self, state: SeriesState, index: int) -> bool:
+        """Trace a request of a series, unless that was done; whether it is one that was measured."""
+        series = state.series
+        try:
+            request = series.request(index)
+        except SampleError:
+            return False
+        sample_id = request.sample.sample_id
+        if (series.point_id, sample_id, 0, str(Mode.INSTRUMENTED)) not in self.store:
+            return False
+        if (series.point_id, sample_id, 0, str(Mode.TRACE)) not in self.store:
+            try:
+                self._measure(state, self.model.resolve(in_memory(request)), 0, Mode.TRACE)
+            except Exception as error:
+                self._failures.caught_aside(error, state, sample_id, Mode.TRACE)
+        return True

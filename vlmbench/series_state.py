@@ -18,7 +18,7 @@ class SeriesState:
         series: which.
         jobs: (request, repeat) that are still to come.
         times_ms: T_total of its instrumented runs, where a stopping rule asks for them.
-        measured: runs that are in the store.
+        measured: instrumented runs that are in the store.
         failed: runs that left a row with a reason instead.
         errors_in_a_row: failures since the last run that was measured.
         verdict: what the stopping rule said last.

@@ -53,10 +53,10 @@ def judge(times_ms: list[float], rule: Stopping) -> Verdict:
         unmet.append(f"min_samples ({n} of {rule.min_samples})")
     if total_s < rule.min_time_s:
         unmet.append(f"min_time_s ({total_s:.2f} of {rule.min_time_s:g})")
-    half_width = median_half_width(times_ms)
-    precise = half_width is not None and half_width <= rule.median_interval
+    off = median_reach(times_ms)
+    precise = off is not None and off <= rule.median_interval
     if not precise:
-        shown = "no interval yet" if half_width is None else f"±{100 * half_width:.2f} %"
+        shown = "no interval yet" if off is None else f"±{100 * off:.2f} %"
         unmet.append(f"median_interval ({shown} of ±{100 * rule.median_interval:g} %)")
     variation = noise_variation(times_ms)
     stable = variation is not None and variation < rule.noise_variation
@@ -76,8 +76,8 @@ def judge(times_ms: list[float], rule: Stopping) -> Verdict:
     return Verdict(criterion=criterion, unmet=tuple(unmet))
 
 
-def median_half_width(values: list[float], confidence: float = 0.95) -> float | None:
-    """Half the width of the order-statistic interval of the median, as a share of the median.
+def median_reach(values: list[float], confidence: float = 0.95) -> float | None:
+    """How far the order-statistic interval of the median reaches from it, to the farther side, as a share of it.
 
     The interval lies between the k-th smallest and the k-th largest value, k the largest rank for which
     P(Binomial(n, 1/2) < k) ≤ (1 − confidence) / 2. None below 6 values at 95 %.
@@ -92,7 +92,8 @@ def median_half_width(values: list[float], confidence: float = 0.95) -> float | 
     if k == 0:
         return None
     ordered = sorted(values)
-    return (ordered[n - k] - ordered[k - 1]) / 2 / statistics.median(ordered)
+    middle = statistics.median(ordered)
+    return max(ordered[n - k] - middle, middle - ordered[k - 1]) / middle
 
 
 def noise_variation(values: list[float], window: int = 10) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.execution import Outcome, PreparedRun, in_memory, prepare
@@ -27,7 +28,8 @@ class Warmup:
         max_runs: at most this many warm-up runs of one shape.
         agreement: two consecutive runs agree when their T_total differ by less than this share.
         output_tokens: answers are cut to this many tokens while warming; null for the full length (needed where shapes
-            of the decode are compiled).
+            of the decode are compiled). A longer answer whose decode steps meet a length of the cache that has not
+            run yet gets one warm-up run in full: kernels are chosen, and some compiled, for each length.
         longest_first: warm the longest request before anything is measured. A static cache keeps the length of the
             longest request so far, and every decode step attends over all of it: without this, what a request costs
             would depend on which ones came before.
@@ -43,10 +45,6 @@ class Warmup:
             raise ValueError(f"'max_runs' must be 0 or more (got {self.max_runs})")
         if not 0 < self.agreement < 1:
             raise ValueError(f"'agreement' must be between 0 and 1 (got {self.agreement})")
-
-    def covers(self, output_tokens: int) -> bool:
-        """Whether an answer of that length is warmed to its end."""
-        return self.output_tokens is None or output_tokens <= self.output_tokens
 
 
 @dataclass(kw_only=True)
@@ -68,12 +66,36 @@ class Warmer:
     complete: Callable[[PreparedRun, Mode], Outcome]
     _cold: bool = True
     _warm: set[str] = field(default_factory=set)
+    _whole: set[tuple[str, int]] = field(default_factory=set)
+    _steps: set[tuple[int, int]] = field(default_factory=set)
 
-    def warm(self, state: SeriesState, request: Request, shape_key: str) -> None:
-        """Warm a shape, unless it is warm already. The request's images must be in memory."""
-        if shape_key not in self._warm:
-            self._repeat(state, request)
-            self._warm.add(shape_key)
+    def warm(self, state: SeriesState, request: Request, run: PreparedRun) -> bool:
+        """Warm the shapes of a request that are not warm yet; whether there were any.
+
+        Args:
+            state: of its series.
+            request: with its images in memory.
+            run: the request, prepared.
+        """
+        ran = False
+        if run.shape_key not in self._warm:
+            ran = self._repeat(state, request) > 0
+            self._warm.add(run.shape_key)
+        longest = request.output.max_new_tokens
+        whole = (run.shape_key, longest)
+        asked = _steps(run.prepared.counts.num_input_tokens, longest, request.batch_size)
+        if self.warmup.max_runs and whole not in self._whole and not asked <= self._steps:
+            self._once(state, request, self.warmup.max_runs)
+            ran = True
+        self._whole.add(whole)  # an answer that ended early leaves steps that this request never takes
+        return ran
+
+    def saw(self, values: Mapping[str, Any]) -> bool:
+        """Take note of a run's decode steps; whether a length of the cache among them ran for the first time."""
+        steps = _steps(values["num_input_tokens"], values["num_output_tokens"], values["batch_size"])
+        new = not steps <= self._steps
+        self._steps |= steps
+        return new
 
     def begin(self, states: Sequence[SeriesState]) -> None:
         """Where the longest comes first and nothing has run yet: warm the request with the most input and output
@@ -86,12 +108,10 @@ class Warmer:
             sample_id = request.sample.sample_id
             try:
                 held = in_memory(request)
-                key = prepare(self.model, held).shape_key
-                self._repeat(state, held)
+                self.warm(state, held, prepare(self.model, self.model.resolve(held)))
             except Exception as error:
                 self.failures.caught(error, state, sample_id, 0, Mode.INSTRUMENTED)
                 continue
-            self._warm.add(key)
             return
 
     def _longest(self, state: SeriesState) -> tuple[int, SeriesState, Request] | None:
@@ -104,17 +124,28 @@ class Warmer:
                 found.append((counts.num_input_tokens + request.output.max_new_tokens, state, request))
         return max(found, key=lambda one: one[0], default=None)
 
-    def _repeat(self, state: SeriesState, request: Request) -> None:
-        """Repeat this shape until two consecutive runs agree; every run is kept as a row."""
+    def _repeat(self, state: SeriesState, request: Request) -> int:
+        """Repeat this shape until two consecutive runs agree; how many it took."""
         short = with_output(request, self.warmup.output_tokens)
-        sample_id = request.sample.sample_id
         last: float | None = None
         for repeat in range(self.warmup.max_runs):
-            status = Status.COLD if self._cold else Status.WARMUP
-            outcome = self.complete(prepare(self.model, short), Mode.INSTRUMENTED)
-            self._cold = False
-            self.rows.write(state.series, sample_id, repeat, mode=Mode.INSTRUMENTED, status=status, outcome=outcome)
-            now = float(outcome.values["T_total"])
+            now = self._once(state, short, repeat)
             if last is not None and abs(now - last) <= self.warmup.agreement * min(now, last):
-                break
+                return repeat + 1
             last = now
+        return self.warmup.max_runs
+
+    def _once(self, state: SeriesState, request: Request, repeat: int) -> float:
+        """One warm-up run, kept as a row; its T_total in ms."""
+        status = Status.COLD if self._cold else Status.WARMUP
+        outcome = self.complete(prepare(self.model, request), Mode.INSTRUMENTED)
+        self._cold = False
+        self.saw(outcome.values)
+        sample_id = request.sample.sample_id
+        self.rows.write(state.series, sample_id, repeat, mode=Mode.INSTRUMENTED, status=status, outcome=outcome)
+        return float(outcome.values["T_total"])
+
+
+def _steps(input_tokens: int, output_tokens: int, batch_size: int) -> set[tuple[int, int]]:
+    """(requests, tokens in the cache) of each decode step of an answer: those after the first token."""
+    return {(batch_size, input_tokens + step) for step in range(1, output_tokens)}

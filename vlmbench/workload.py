@@ -29,7 +29,7 @@ class Series:
         request: the i-th of them, made when asked for.
         repeats: runs of each request, where ``stopping`` is None.
         stopping: instead: repeat the one request until the rule is met.
-        stride: takes part in every ``stride``-th round only.
+        rounds: its runs are spread evenly over this many rounds; None for one a round.
         bare_every: each ``bare_every``-th run has a bare run beside it; 0 for none.
     """
 
@@ -39,7 +39,7 @@ class Series:
     axes: Mapping[str, Any] = field(default_factory=dict)
     repeats: int = 1
     stopping: Stopping | None = None
-    stride: int = 1
+    rounds: int | None = None
     bare_every: int = 1
 
     def jobs(self, seed: int) -> Iterator[tuple[int, int]]:
@@ -50,6 +50,12 @@ class Series:
             random.Random(f"{seed}/{self.point_id}/{repeat}").shuffle(order)
             for index in order:
                 yield index, repeat
+
+    def takes_part(self, round_index: int) -> bool:
+        """Whether it has a run in this round (from 0); after the last one always."""
+        if self.rounds is None or round_index >= self.rounds:
+            return True
+        return (round_index + 1) * self.expected // self.rounds > round_index * self.expected // self.rounds
 
     @property
     def expected(self) -> int:
@@ -126,7 +132,7 @@ def dataset_series(
                 size=1,
                 request=lambda _: turned(samples[reference]),
                 repeats=runs,
-                stride=-(-total // runs),
+                rounds=total,
                 bare_every=bare_every,
             )
         )

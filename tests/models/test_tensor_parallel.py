@@ -178,7 +178,7 @@ def test_a_run_that_never_began_is_followed_by_none():
     team = Team(rank=0, size=1, store=torch.distributed.HashStore())
     prepared = Prepared(
         inputs={"input_ids": torch.zeros(1, 3, dtype=torch.long)},
-        counts=TokenCounts(num_input_tokens=3, num_prompt_tokens=3, num_vision_tokens=0, num_images=0),
+        count=lambda: TokenCounts(num_input_tokens=3, num_prompt_tokens=3, num_vision_tokens=0, num_images=0),
         output=Output(max_new_tokens=1, forced=True),
     )
     team.announce(prepared)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmbench.request import Output, Request, TokenCounts
@@ -47,15 +48,21 @@ class Prepared:
 
     Args:
         inputs: keyword arguments of ``generate``, tensors with a leading batch axis.
-        counts: observed token counts of one row.
+        count: observes the token counts of one row on the inputs; the instrument's own work, so not done while a
+            clock runs.
         output: how long the answer may be.
         decoded_pixels: (width, height) of each decoded image as it reached the processor.
     """
 
     inputs: dict[str, Any]
-    counts: TokenCounts
+    count: Callable[[], TokenCounts]
     output: Output
     decoded_pixels: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def counts(self) -> TokenCounts:
+        """The observed token counts of one row."""
+        return self.count()
 
 
 class VisionLanguageModel(Protocol):
@@ -88,6 +95,13 @@ class VisionLanguageModel(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """Provenance: weights (pretrained with revision, or random with seed), dtype, attention kernel, parameters."""
+
+    def resolve(self, request: Request) -> Request:
+        """The request with its targets turned into settings, which may take a search: call it before timing.
+
+        Raises:
+            UnreachablePointError: no setting reaches a target.
+        """
 
     def prepare(self, request: Request) -> Prepared:
         """Decode, resize, crop, normalise, apply the prompt format, tokenise: T_preprocess. Host only.

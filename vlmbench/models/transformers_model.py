@@ -14,7 +14,7 @@ from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.models.tensor_parallel import split_share
 from vlmbench.models.tokens import ImageMarks, observe
-from vlmbench.request import Request
+from vlmbench.request import Request, TokenCounts
 
 if TYPE_CHECKING:
     import torch
@@ -161,16 +161,18 @@ class TransformersModel:
         text = request.sample.question
         rendered = self.prompter.render(text, num_images=len(images))
         inputs = self.process(images, rendered, request)
-        counts = observe(
-            inputs,
-            self.marks,
-            batch_size=request.batch_size,
-            num_images=len(images),
-            num_prompt_tokens=self.prompter.text_tokens(text, num_images=len(images)),
-        )
-        return Prepared(
-            inputs=inputs, counts=counts, output=request.output, decoded_pixels=tuple(image.size for image in images)
-        )
+
+        def count() -> TokenCounts:
+            return observe(
+                inputs,
+                self.marks,
+                batch_size=request.batch_size,
+                num_images=len(images),
+                num_prompt_tokens=self.prompter.text_tokens(text, num_images=len(images)),
+            )
+
+        sizes = tuple(image.size for image in images)
+        return Prepared(inputs=inputs, count=count, output=request.output, decoded_pixels=sizes)
 
     def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
         """The processor's own call, on ``batch_size`` copies of decoded images and a rendered prompt.

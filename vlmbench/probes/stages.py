@@ -40,13 +40,14 @@ Mark = tuple[Kind, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Times in ms; a stage that the model or the request does not have is None, never 0.
+    """Times in ms; a stage that the model or the request does not have is None, never 0. ``T_setup`` is None where
+    nothing marks its end (text only, and no marks on forwards: a compiled run); ``T_LLM_prefill`` holds it then.
 
     ``tail`` is the time between the last token and the return of ``generate()``: it belongs to no stage and is part
     of ``T_residual``.
     """
 
-    T_setup: float
+    T_setup: float | None
     T_vision_encoder: float | None
     T_projector: float | None
     T_LLM_prefill: float
@@ -61,7 +62,7 @@ class Stages:
     def named(self) -> float:
         """The sum of the named stages, ms."""
         return (
-            self.T_setup
+            (self.T_setup or 0.0)
             + (self.T_vision_encoder or 0.0)
             + (self.T_projector or 0.0)
             + self.T_LLM_prefill
@@ -129,6 +130,7 @@ class _Prefill:
         start, end = marks[0][1], marks[-1][1]
         pieces = list(vision_pieces(vision_marks(marks)))
         self.vision: dict[str, float] = {}
+        self.setup: float | None
         for stage, begin, finish in pieces:
             self.vision[stage] = self.vision.get(stage, 0.0) + (finish - begin)
         if pieces:
@@ -136,7 +138,7 @@ class _Prefill:
             self.prefill = end - pieces[-1][2]
         else:
             entered = next((t for kind, t in marks if kind in _FORWARD_ENTER), None)
-            self.setup = (start if entered is None else entered) - start
+            self.setup = None if entered is None else entered - start
             self.prefill = end - (start if entered is None else entered)
 
 
