@@ -13,9 +13,20 @@ DATASET, REFERENCE = "dataset", "reference"
 """``point_id`` of requests of a data set, and of one identical request repeated."""
 
 
+FIRST_TIME = frozenset({"first_seen_length", "shape_changed"})
+"""Flags of runs that did more work than later ones of the same request: what they did, they did for the first time."""
+
+_CAUSES = frozenset({"gc_pause", "clock_drop"}) | FIRST_TIME
+_CAUSE_KINDS = ("throttled:",)  # then the reason
+
+
 def is_cause(flag: str) -> bool:
-    """Whether a flag can make a run slow; the others name a goal or invariant that the record breaks."""
-    return flag != "residual_above_goal" and not flag.startswith("negative_")
+    """Whether a flag can make a run slow.
+
+    The others name a goal or an invariant that the record breaks (``residual_above_goal``, ``negative_…``), or a value
+    that it lacks (``energy_below_resolution``, ``not_finite:…``, ``no_costs``).
+    """
+    return flag in _CAUSES or flag.startswith(_CAUSE_KINDS)
 
 
 def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:

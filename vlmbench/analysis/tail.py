@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations, pairwise
 from math import factorial
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlmbench.analysis.causes import flag_causes
 from vlmbench.analysis.quantiles import quantile
-from vlmbench.analysis.rows import is_cause, reference, sample_codes, values, workload
+from vlmbench.analysis.rows import reference, sample_codes, values, workload
 
 PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
@@ -143,35 +144,43 @@ def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
 def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99, most: int = 50) -> pd.DataFrame:
     """The workload's requests at or above the q-quantile, the slowest first, each with its cause where one is known.
 
-    Causes, in this order: a flag that the run carries (``gc_pause``, ``clock_change`` …); ``tokens`` when its token
-    counts explain at least half of what it took beyond the median; ``jitter`` when what tokens leave is within what a
-    repeated single request shows beyond its own median; else ``unknown``.
+    Causes, in this order: ``tokens`` when its token counts explain at least half of what it took beyond the median;
+    the flags that it carries (``gc_pause``, ``clock_drop`` …) and that slow runs carry clearly more often than the
+    rest (:func:`vlmbench.analysis.causes.flag_causes`); ``jitter`` when what tokens leave is within what a repeated
+    single request shows beyond its own median; else ``unknown``.
 
     Returns:
         ``sample_id``, ``repeat``, the metric, ``over_median`` (ms), ``from_tokens`` (ms of it that the least-squares
-        fit on token counts gives), the token counts, ``flags``, ``cause``; at most ``most`` rows
-        (``attrs["slow_runs"]`` counts all). With fewer runs than the quantile needs, the slowest ones all the same.
+        fit on token counts gives), the token counts, ``flags``, ``cause``; at most ``most`` rows. Of all slow runs:
+        ``attrs["slow_runs"]`` is their count, ``attrs["causes"]`` how many have each cause, ``attrs["flags"]`` the
+        rows of that table of flags. With fewer runs than the quantile needs, the slowest ones all the same.
     """
     rows = workload(frame)
     time = values(rows, metric)
     counts = [name for name in PREDICTORS if name in rows]
     columns = ["sample_id", "repeat", metric, "over_median", "from_tokens", *counts, "flags", "cause"]
     if np.isnan(time).all():
-        return pd.DataFrame(columns=columns)
+        found = pd.DataFrame(columns=columns)
+        found.attrs |= {"slow_runs": 0, "causes": {}, "flags": []}
+        return found
     middle, limit = np.nanquantile(time, (0.5, q))
     fitted = _predicted(rows, metric)
     from_tokens = fitted - np.nanmedian(fitted) if not np.isnan(fitted).all() else np.full(len(rows), np.nan)
     slow = np.flatnonzero(time >= limit)
     slow = slow[np.argsort(-time[slow], kind="stable")]
+    flags = rows["flags"].astype(object).where(rows["flags"].notna(), "").astype(str)
+    timed = ~np.isnan(time)
+    of_flags = flag_causes(flags[timed].tolist(), time[timed] >= limit)
+    named = set(of_flags.loc[of_flags["cause"].astype(bool), "flag"])
+    found = rows.iloc[slow][["sample_id", "repeat", metric, *counts]].astype({"sample_id": str})
+    found = found.assign(
+        over_median=(time - middle)[slow], from_tokens=from_tokens[slow], flags=flags.iloc[slow].astype(object)
+    )
     jitter = _jitter_limit(frame, metric)
-    picked = rows.iloc[slow[:most]]
-    found = picked[["sample_id", "repeat", metric, *counts, "flags"]].astype({"sample_id": str, "flags": object})
-    found = found.assign(over_median=(time - middle)[slow[:most]], from_tokens=from_tokens[slow[:most]])
-    found["flags"] = found["flags"].where(found["flags"].notna(), "")
-    found["cause"] = [_cause(row, jitter) for row in found.to_dict("records")]
-    found = found[columns].reset_index(drop=True)
-    found.attrs["slow_runs"] = len(slow)
-    return found
+    found["cause"] = [_cause(row, named, jitter) for row in found.to_dict("records")]
+    shown = found[columns].head(most).reset_index(drop=True)
+    shown.attrs |= {"slow_runs": len(slow), "causes": _counted(found["cause"]), "flags": of_flags.to_dict("records")}
+    return shown
 
 
 def _jitter_limit(frame: pd.DataFrame, metric: str) -> float | None:
@@ -184,18 +193,27 @@ def _jitter_limit(frame: pd.DataFrame, metric: str) -> float | None:
     return float((again.max() if top is None else top) - np.median(again))
 
 
-def _cause(row: Mapping[Any, Any], jitter: float | None) -> str:
-    known = [flag for flag in str(row["flags"]).split() if is_cause(flag)]
-    if known:
-        return " ".join(known)
+def _cause(row: Mapping[Any, Any], named: Collection[str], jitter: float | None) -> str:
     beyond, explained = row["over_median"], row["from_tokens"]
     if beyond > 0 and explained >= beyond / 2:
         return "tokens"
+    known = [flag for flag in str(row["flags"]).split() if flag in named]
+    if known:
+        return " ".join(known)
     if jitter is not None and beyond - (0.0 if np.isnan(explained) else explained) <= jitter:
         return "jitter"
     return "unknown"
 
 
+def _counted(causes: pd.Series) -> dict[str, int]:
+    return {str(cause): int(count) for cause, count in causes.value_counts().items()}
+
+
 def cause_counts(slow: pd.DataFrame) -> dict[str, int]:
-    """How many of the slow requests have each cause, the commonest first."""
-    return {str(cause): int(count) for cause, count in slow["cause"].value_counts().items()}
+    """How many of all slow requests have each cause, the commonest first; those beyond the list are counted, too.
+
+    Args:
+        slow: of :func:`slow_requests`.
+    """
+    counts: dict[str, int] = slow.attrs["causes"]
+    return counts

@@ -214,6 +214,7 @@ def _tail(frame: pd.DataFrame, ratios: pd.DataFrame) -> dict[str, Any]:
         "variance_split": records(tail.variance_split(frame)),
         "slow_runs": slow.attrs.get("slow_runs", 0),
         "causes": tail.cause_counts(slow),
+        "flags": slow.attrs["flags"],
         "slow_requests": records(slow),
     }
 

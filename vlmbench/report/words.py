@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmbench.analysis.causes import shares
 from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.load import left_out_words
 from vlmbench.analysis.numbers import count, factor, ms, percent, span, tokens
@@ -147,15 +148,28 @@ def _causes(summary: Summary) -> list[str]:
     slow = summary["tail"]["slow_runs"]
     if not causes:
         return []
+    flags = summary["tail"].get("flags") or []
+    numbers = {row["flag"]: shares(row) for row in flags if row["cause"]}
     if slow == 1:
-        return [_SLOWEST.get(cause := next(iter(causes)), f"The slowest run carries the flag {cause}.")]
+        cause = next(iter(causes))
+        carried = "; ".join(f"{name} ({numbers[name]})" for name in cause.split() if name in numbers)
+        sentence = f"The slowest run carries the flag {carried}."
+        return [_SLOWEST.get(cause, sentence), *_common_flags(flags)]
     words = {
         "tokens": "by their token counts",
         "jitter": "within what one repeated request shows",
         "unknown": "unknown",
     }
-    listed = "; ".join(f"{words.get(cause, cause)} {number}" for cause, number in causes.items())
-    return [f"Causes of the {slow:,} slowest runs (1 %): {listed}."]
+    listed = "; ".join(f"{words.get(cause, cause)} {number:,}" for cause, number in causes.items())
+    found = [f"Causes of the {slow:,} slowest runs (1 %): {listed}."]
+    found += [f"{name}: {inside}." for name, inside in numbers.items()]
+    return [*found, *_common_flags(flags)]
+
+
+def _common_flags(flags: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Flags of slow runs that are no cause, because the other runs carry them nearly as often."""
+    listed = "; ".join(f"{row['flag']} ({shares(row)})" for row in flags if not row["cause"])
+    return [f"No cause, because it is not clearly commoner among the slow: {listed}."] if listed else []
 
 
 def _which_part(summary: Summary) -> list[str]:
