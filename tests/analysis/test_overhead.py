@@ -7,7 +7,7 @@ import pytest
 
 from tests.analysis.made import row, write
 from vlmbench.analysis.load import load_runs
-from vlmbench.analysis.overhead import instrument_overhead, paired_ratios
+from vlmbench.analysis.overhead import instrument_overhead, overhead_summary, paired_ratios
 from vlmbench.records.record import Mode, Status
 
 
@@ -53,3 +53,51 @@ def test_few_pairs_have_no_interval(tmp_path: Path) -> None:
     found = instrument_overhead(load_runs(write(tmp_path, pairs(5, 0.01))))
     assert found.value == pytest.approx(0.01, abs=1e-5)
     assert (found.low, found.high, found.note) == (None, None, "n too small: 5 of 6")
+
+
+def test_halves_of_two_sessions_are_no_pair(tmp_path: Path) -> None:
+    rows = [row(sample="a"), row(sample="a", mode=Mode.BARE, scale=0.1) | {"session": 1}]
+    rows += [row(sample="b") | {"session": 1}, row(sample="b", mode=Mode.BARE, scale=0.5) | {"session": 1}]
+    found = paired_ratios(load_runs(write(tmp_path, rows)))
+    assert found[["sample_id", "session", "ratio"]].values.tolist() == [["b", 1, 2.0]]
+
+
+def flagged(point: str, mode: Mode, *flags: str):
+    """The half of a pair that did more work than the other: ten times as long."""
+    return row(point, "s", mode=mode, scale=10.0, flags=flags)
+
+
+def test_pairs_of_unlike_work_are_left_out_counted_and_said(tmp_path: Path) -> None:
+    rows = [
+        *pairs(20, 0.01),
+        flagged("a", Mode.BARE, "shape_changed"), row("a", "s"),
+        flagged("b", Mode.INSTRUMENTED, "first_seen_length", "shape_changed"), row("b", "s", mode=Mode.BARE),
+        flagged("c", Mode.BARE, "first_seen_length"), row("c", "s"),
+    ]  # fmt: skip
+    found = overhead_summary(load_runs(write(tmp_path, rows)))
+    assert found["value"] == pytest.approx(0.01, abs=1e-5)
+    assert (found["n"], found["pairs_left_out"]) == (20, 3)
+    assert found["left_out_by_flag"] == {"first_seen_length": 2, "shape_changed": 2}
+    assert found["words"] == (
+        "Watching costs 1.00 % (1.00–1.00 %), from 20 pairs of runs; 3 pairs are left out, whose halves did unlike "
+        "work: first_seen_length 2, shape_changed 2."
+    )
+
+
+def test_other_flags_and_flags_of_both_halves_leave_a_pair_in(tmp_path: Path) -> None:
+    rows = [row("a", "s", flags=("gc_pause",)), row("a", "s", mode=Mode.BARE, flags=("clock_drop",))]
+    rows += [row("b", "s", flags=("shape_changed",)), row("b", "s", mode=Mode.BARE, flags=("shape_changed",))]
+    found = overhead_summary(load_runs(write(tmp_path, rows)))
+    assert (found["n"], found["pairs_left_out"]) == (2, 0)
+
+
+def test_when_every_pair_did_unlike_work_the_cost_is_not_known(tmp_path: Path) -> None:
+    rows = [row("a", "s", flags=("shape_changed",)), row("a", "s", mode=Mode.BARE)]
+    found = overhead_summary(load_runs(write(tmp_path, rows)))
+    assert found["value"] is None
+    assert found["note"] == "no pair of runs that did alike work"
+    assert found["words"] == (
+        "What watching itself costs is not known: 1 pair is left out, whose halves did unlike work: shape_changed 1."
+    )
+    alone = overhead_summary(load_runs(write(tmp_path / "alone", [row()])))
+    assert alone["words"] == "What watching itself costs is not known: no bare runs."

@@ -1,37 +1,105 @@
-"""What the instrument itself costs: runs with marks against runs without, in pairs."""
+"""What the instrument itself costs: runs with marks against runs without, in pairs.
+
+A pair is two runs of the same point, sample, repeat and session, made one right after the other: a session is a
+process, and two processes differ by more than the instrument. Where one half of a pair carries a flag that it did work
+for the first time and the other does not (``first_seen_length``, ``shape_changed``), the two did unlike work by a cause
+that is known beforehand; such pairs are left out and counted.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
+from vlmbench.analysis.numbers import count, percent, span
 from vlmbench.analysis.quantiles import Estimate, median
-from vlmbench.analysis.rows import measured
+from vlmbench.analysis.rows import FIRST_TIME, measured
 
-_PAIR = ["point_id", "sample_id", "repeat"]
+_PAIR = ["point_id", "sample_id", "repeat", "session"]
 
 
 def paired_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
-    """Instrumented over bare, run by run: the same point, sample and repeat, so that drift of the host cancels.
+    """Instrumented over bare, run by run: the same point, sample, repeat and session, so that drift cancels.
+
+    Args:
+        frame: rows of a run, with ``session`` where they come from several.
+        metric: a time, ms.
 
     Returns:
-        ``point_id``, ``sample_id``, ``repeat``, ``instrumented``, ``bare`` (ms), ``ratio``; one row a pair, none
-        where there are no bare runs.
+        ``point_id``, ``sample_id``, ``repeat``, ``session``, ``instrumented``, ``bare`` (ms), ``ratio``, ``unlike``
+        (flags of work done for the first time that one half carries and the other does not, joined by spaces); one row
+        a pair, none where there are no bare runs.
     """
+    keys = [name for name in _PAIR if name in frame]
     sides = [
-        measured(frame, mode)[[*_PAIR, metric]].rename(columns={metric: mode}).dropna(subset=[mode])
+        measured(frame, mode)[[*keys, metric, "flags"]]
+        .rename(columns={metric: mode, "flags": f"flags_{mode}"})
+        .dropna(subset=[mode])
         for mode in ("instrumented", "bare")
     ]
-    pairs = sides[0].merge(sides[1], on=_PAIR, how="inner", validate="many_to_many")
-    pairs = pairs.drop_duplicates(_PAIR, keep="last").reset_index(drop=True)
-    return pairs.assign(ratio=pairs["instrumented"].astype("float64") / pairs["bare"].astype("float64"))
+    pairs = sides[0].merge(sides[1], on=keys, how="inner", validate="many_to_many")
+    pairs = pairs.drop_duplicates(keys, keep="last").reset_index(drop=True)
+    both = zip(pairs.pop("flags_instrumented"), pairs.pop("flags_bare"), strict=True)
+    unlike = [" ".join(sorted(_first_time(one) ^ _first_time(other))) for one, other in both]
+    ratio = pairs["instrumented"].astype("float64") / pairs["bare"].astype("float64")
+    return pairs.assign(ratio=ratio, unlike=pd.Series(unlike, index=pairs.index, dtype=object))
+
+
+def _first_time(flags: Any) -> frozenset[str]:
+    return FIRST_TIME & frozenset(flags.split()) if isinstance(flags, str) else frozenset()
 
 
 def instrument_overhead(frame: pd.DataFrame, metric: str = "T_total") -> Estimate:
-    """Median of the paired ratios minus 1, with its order-statistic interval: 0.002 is 0.2 % slower with marks on."""
-    found = median(paired_ratios(frame, metric)["ratio"].to_numpy())
+    """Median of the paired ratios minus 1, with its order-statistic interval: 0.002 is 0.2 % slower with marks on.
+
+    Pairs whose halves did unlike work (see the module) are left out.
+    """
+    return _estimate(paired_ratios(frame, metric))
+
+
+def _estimate(pairs: pd.DataFrame) -> Estimate:
+    alike = pairs[pairs["unlike"] == ""]
+    found = median(alike["ratio"].to_numpy())
     if found.value is None:
-        return Estimate(value=None, n=0, n_needed=found.n_needed, note="no bare runs to compare with")
+        note = "no pair of runs that did alike work" if len(pairs) else "no bare runs to compare with"
+        return Estimate(value=None, n=0, n_needed=found.n_needed, note=note)
     shifted = [None if end is None else end - 1 for end in (found.low, found.high)]
     return Estimate(
         value=found.value - 1, low=shifted[0], high=shifted[1], n=found.n, n_needed=found.n_needed, note=found.note
     )
+
+
+def overhead_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any]:
+    """What the summary says of the instrument's own cost.
+
+    Returns:
+        The entries of :func:`instrument_overhead` (``value``, ``low``, ``high``, ``n`` …); ``pairs_left_out``: how
+        many, because their halves did unlike work, and ``left_out_by_flag``: flag to pairs; ``words``: a sentence.
+    """
+    pairs = paired_ratios(frame, metric)
+    left_out = [names.split() for names in pairs["unlike"] if names]
+    by_flag = Counter(name for names in left_out for name in names)
+    found = {
+        **_estimate(pairs).as_dict(),
+        "pairs_left_out": len(left_out),
+        "left_out_by_flag": dict(sorted(by_flag.items(), key=lambda entry: (-entry[1], entry[0]))),
+    }
+    return found | {"words": overhead_words(found)}
+
+
+def overhead_words(found: Mapping[str, Any]) -> str:
+    """The sentence on what :func:`overhead_summary` found; a summary of an earlier version has no pairs left out."""
+    missing = ""
+    if left_out := found.get("pairs_left_out"):
+        flags = ", ".join(f"{name} {number}" for name, number in found["left_out_by_flag"].items())
+        are = "is" if left_out == 1 else "are"
+        missing = f"{count(left_out, 'pair')} {are} left out, whose halves did unlike work: {flags}"
+    if found["value"] is None:
+        return f"What watching itself costs is not known: {missing or 'no bare runs'}."
+    inside = span(found["low"], found["high"], "%")
+    pairs = count(found["n"], "pair")
+    text = f"Watching costs {percent(found['value'])}{f' ({inside})' if inside else ''}, from {pairs} of runs"
+    return f"{text}; {missing}." if missing else f"{text}."

@@ -19,7 +19,7 @@ from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.launch import launch_bound_summary, launch_by_point
 from vlmbench.analysis.load import load_runs
-from vlmbench.analysis.overhead import instrument_overhead
+from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
@@ -192,7 +192,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "launch_bound_by_point": records(launch_by_point(frame)) if "busy_total" in frame else [],
         "latency_model": _model_summary(found),
         "aa_check": found.aa_check,
-        "instrument_overhead": instrument_overhead(frame).as_dict(),
+        "instrument_overhead": overhead_summary(frame),
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
         "stopping": list(points),
     }

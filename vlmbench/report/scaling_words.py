@@ -7,7 +7,8 @@ from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
 from vlmbench.analysis.load import left_out_words
-from vlmbench.analysis.numbers import count, digits, percent, span
+from vlmbench.analysis.numbers import count, digits, percent
+from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
 
@@ -99,12 +100,7 @@ def _trust(summary: Summary) -> Iterator[str]:
         yield f"{summary['aa_check']['words']}."
         if summary["aa_check"]["verdict"] != "clean":
             yield f"{summary['aa_check']['stages_in_words']}."
-    overhead = summary["instrument_overhead"]
-    if overhead["value"] is None:
-        yield "What watching itself costs is not known: no bare runs."
-    else:
-        inside = span(overhead["low"], overhead["high"], "%")
-        yield f"Watching costs {percent(overhead['value'])}{f' ({inside})' if inside else ''}, {overhead['n']} pairs."
+    yield overhead_words(summary["instrument_overhead"])
     failures = summary["runs"]["failures"]
     yield from (f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in failures[:5])
     if len(failures) > 5:

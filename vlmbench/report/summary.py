@@ -14,7 +14,7 @@ import pandas as pd
 from vlmbench.analysis import breakdown, distribution, floors, launch, rows, tail
 from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
-from vlmbench.analysis.overhead import instrument_overhead
+from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
 from vlmbench.records.record import SCHEMA_VERSION
@@ -146,7 +146,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "parameters": records(parameters),
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
         "residual": breakdown.residual_summary(frame),
-        "instrument_overhead": instrument_overhead(frame).as_dict(),
+        "instrument_overhead": overhead_summary(frame),
         "aa_check": aa_summary(frame),
         "tokens": {name: _spread(rows.values(rows.workload(frame), name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),

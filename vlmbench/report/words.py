@@ -9,6 +9,7 @@ from vlmbench.analysis.causes import shares
 from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.load import left_out_words
 from vlmbench.analysis.numbers import count, factor, ms, percent, span, tokens
+from vlmbench.analysis.overhead import overhead_words
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
 
 Summary = Mapping[str, Any]
@@ -227,22 +228,18 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"In {count(residual['sum_mismatch'], 'run')} the stages do not add up to T_total: do not use them."
         )
-    sentences += [_overhead(summary), *_drift(summary), *_lengths(summary, provenance), *_failures(summary)]
+    sentences += [
+        overhead_words(summary["instrument_overhead"]),
+        *_drift(summary),
+        *_lengths(summary, provenance),
+        *_failures(summary),
+    ]
     said = [str(warning) for session in provenance.get("sessions") or [] for warning in session.get("warnings") or []]
     sentences += [f"Warned while measuring: {warning.rstrip('.')}." for warning in dict.fromkeys(said)]
     points = summary["runs"]["workload_points"]
     if points > 1:
         sentences.append(f"Runs of {points} sweep points are pooled here.")
     return sentences
-
-
-def _overhead(summary: Summary) -> str:
-    overhead = summary["instrument_overhead"]
-    if overhead["value"] is None:
-        return "What watching itself costs is not known: no bare runs."
-    inside = span(overhead["low"], overhead["high"], "%")
-    pairs = count(overhead["n"], "pair")
-    return f"Watching costs {percent(overhead['value'])}{f' ({inside})' if inside else ''}, from {pairs} of runs."
 
 
 def _drift(summary: Summary) -> list[str]:
