@@ -28,7 +28,7 @@ def code_state() -> dict[str, Any]:
 def _code_state(folder: Path) -> dict[str, Any]:
     package = Path(vlmbench.__file__).resolve().parent
     ours = git_state(package)
-    caller = ours if _top(folder) == _top(package) else git_state(folder)
+    caller = ours if ours is not None and _top(folder) == _top(package) else git_state(folder)
     return {
         "vlmbench": {"version": vlmbench.__version__, "source_sha256": source_sha256(package), "git": ours},
         "caller": caller,
@@ -36,13 +36,16 @@ def _code_state(folder: Path) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """``{commit, dirty, diff_sha256}`` of the checkout around ``folder``; None without git, checkout or commit.
+    """``{commit, dirty, diff_sha256}`` of the checkout around ``folder``; None without git, checkout or commit, and for a
+    folder of code that the checkout does not hold (an export or an installation inside it).
 
     ``diff_sha256`` covers the changes of tracked files, None when there are none. Untracked files do not count: results
     are written among them.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit:
+        return None
+    if (folder / "__init__.py").exists() and _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     status = _git(folder, "status", "--porcelain", "--no-renames", "--untracked-files=no")
     diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--binary")
