@@ -21,7 +21,7 @@ from vlmbench.rows import Rows
 from vlmbench.series_state import SeriesState
 from vlmbench.sweep import shuffled
 from vlmbench.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
-from vlmbench.workload import Series
+from vlmbench.workload import Series, with_output
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Runner:
     _costs_failed: bool = field(init=False, default=False)
     _last_shape: str | None = field(init=False, default=None)
     _collected: list[int] = field(init=False, default_factory=list)
+    _tracing: list[Probe] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._rows = rows = Rows(store=self.store, stamp=self.stamp)
@@ -185,7 +186,8 @@ class Runner:
 
     def _complete(self, run: PreparedRun, mode: Mode) -> Outcome:
         self._last_shape = run.shape_key
-        probes = [p for p in self.probes if p.own_run == (mode is Mode.TRACE)] if mode is not Mode.BARE else []
+        timed = [p for p in self.probes if not p.own_run]
+        probes = {Mode.INSTRUMENTED: timed, Mode.TRACE: self._tracing}.get(mode, [])
         return complete(self.model, run, probes, self._collected)
 
     def _traces(self, states: Sequence[SeriesState]) -> None:
@@ -211,9 +213,14 @@ class Runner:
         sample_id = request.sample.sample_id
         if (series.point_id, sample_id, 0, str(Mode.INSTRUMENTED)) not in self.store:
             return False
-        if (series.point_id, sample_id, 0, str(Mode.TRACE)) not in self.store:
+        for repeat, probe in enumerate(p for p in self.probes if p.own_run):  # each a run of its own
+            if self._must_stop() or (series.point_id, sample_id, repeat, str(Mode.TRACE)) in self.store:
+                continue
+            self._tracing = [probe]
             try:
-                self._measure(state, self.model.resolve(in_memory(request)), 0, Mode.TRACE)
+                # Cut before it is prepared: the other processes of a team must be asked for as many tokens.
+                asked = with_output(self.model.resolve(in_memory(request)), probe.max_output_tokens)
+                self._measure(state, asked, repeat, Mode.TRACE)
             except Exception as error:
                 self._failures.caught_aside(error, state, sample_id, Mode.TRACE)
         return True

@@ -20,6 +20,7 @@ from vlmbench.probes.kernels import KernelProbe, device_values
 from vlmbench.probes.perfetto import perfetto_trace
 from vlmbench.probes.stages import Kind, cut
 from vlmbench.probes.trace import MARK, read_trace
+from vlmbench.workload import with_output
 
 PIECES = [
     Segment("setup", 0, 10),
@@ -205,7 +206,8 @@ def test_perfetto_tracks_name_the_stages_and_hold_no_bookkeeping() -> None:
 
 
 def watched(model: Any, probe: KernelProbe, asked: Any) -> dict[str, Any]:
-    outcome = complete(model, prepare(model, in_memory(asked)), [probe], [])
+    asked = with_output(in_memory(asked), probe.max_output_tokens)  # as the measurement loop does
+    outcome = complete(model, prepare(model, asked), [probe], [])
     return outcome.values | {"flags": outcome.flags}
 
 
@@ -260,6 +262,13 @@ def test_a_failing_run_leaves_no_profiler_running() -> None:
     assert watched(PlantedModel(), KernelProbe(), request(2))["num_output_tokens"] == 2
 
 
+def test_a_trace_never_ends_a_run_from_inside(tiny: Any) -> None:
+    """Whoever shares the model over several processes goes on to the length that was asked for."""
+    outcome = complete(tiny, prepare(tiny, in_memory(tiny_request(6))), [KernelProbe(max_tokens=2, cpu=True)], [])
+    assert outcome.values["num_output_tokens"] == 6
+    assert KernelProbe(max_tokens=2).max_output_tokens == 2
+
+
 @pytest.mark.parametrize(("option", "value"), [("max_tokens", 1), ("top", 0)])
 def test_options_are_checked(option: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"'{option}' must be"):
@@ -304,7 +313,7 @@ def tiny_request(tokens: int) -> Any:
 
 def test_a_real_trace_of_the_tiny_model(tiny: Any, tmp_path: Path) -> None:
     row = watched(tiny, KernelProbe(max_tokens=3, top=4, trace_dir=str(tmp_path)), tiny_request(6))
-    assert (row["max_new_tokens"], row["num_output_tokens"]) == (6, 3)  # ended early, and the row says so
+    assert (row["max_new_tokens"], row["num_output_tokens"]) == (3, 3)  # asked for less, and the row says so
     tables = row["top_kernels"]
     assert set(STAGES) <= set(tables)
     assert all(len(table) <= 4 for table in tables.values())

@@ -70,6 +70,7 @@ class ClocksProbe:
 
     name = "clocks"
     own_run = False
+    max_output_tokens = None
     metrics = METRICS
 
     def __post_init__(self) -> None:

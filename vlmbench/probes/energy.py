@@ -64,6 +64,7 @@ class EnergyProbe:
 
     name = "energy"
     own_run = False
+    max_output_tokens = None
     metrics = METRICS
 
     def __post_init__(self) -> None:

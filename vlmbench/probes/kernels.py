@@ -54,7 +54,7 @@ class KernelProbe:
     host's operators by their own time.
 
     Args:
-        max_tokens: a traced request is ended after this many tokens, because a trace grows by a thousand kernels or
+        max_tokens: a traced request asks for this many tokens at most, because a trace grows by a thousand kernels or
             more a token; null traces it whole.
         top: how many kernels of each stage are listed.
         cpu: on a CPU, list the longest operators (slow); otherwise this probe is left out there.
@@ -75,6 +75,11 @@ class KernelProbe:
             raise ValueError(f"'max_tokens' must be 2 or more, so that there is a decode (got {self.max_tokens})")
         if self.top < 1:
             raise ValueError(f"'top' must be 1 or more (got {self.top})")
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """``max_tokens``: the request is cut before it is made, so that all processes of a team generate as much."""
+        return self.max_tokens
 
     def applies(self, model: VisionLanguageModel) -> bool:
         """Where there are kernels to trace, or operators of a CPU were asked for."""
@@ -103,18 +108,10 @@ class _KernelWatch(TimelineWatch):
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self._on_gpu else [])
         self._profiler = profile(activities=activities)
         self._running = False
-        self._tokens = 0
 
     def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
         with self._annotate(f"{MARK}{kind.name}"):
             super()._set(kind, device)
-
-    def _token(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
-        go_on = super()._token(input_ids, scores, **kwargs)
-        self._tokens += 1
-        most = self._kernel_probe.max_tokens
-        enough = most is not None and self._tokens >= most
-        return input_ids.new_ones(input_ids.shape[0]).bool() if enough else go_on
 
     def start(self) -> None:
         with without_profiler_chatter():

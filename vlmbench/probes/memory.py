@@ -26,6 +26,7 @@ class MemoryProbe:
 
     name = "memory"
     own_run = False
+    max_output_tokens = None
     metrics = METRICS
 
     def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002

@@ -55,6 +55,13 @@ class Probe(Protocol):
         """True when watching changes the times so much that it needs runs of its own (mode ``trace``)."""
 
     @property
+    def max_output_tokens(self) -> int | None:
+        """With ``own_run``: the watched request is cut to this many new tokens before it is prepared; None: whole.
+
+        A probe never ends a run from inside: the other processes of a tensor-parallel model would go on.
+        """
+
+    @property
     def metrics(self) -> Mapping[str, Metric]:
         """The metrics it writes, with units."""
 

@@ -60,6 +60,7 @@ class TimelineProbe:
 
     name = "timeline"
     own_run = False
+    max_output_tokens = None
     metrics = METRICS
 
     def __post_init__(self) -> None:
