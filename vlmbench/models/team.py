@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmbench.errors import ModelError, OutOfStepError, VlmbenchError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from vlmbench.models.protocol import Prepared
     from vlmbench.models.spec import ModelSpec
+    from vlmbench.request import TokenCounts
 
 Loaded = TypeVar("Loaded")
 LOADING = timedelta(hours=2)
@@ -136,7 +138,8 @@ class Team:
             self.lost = self.lost or "a run that was announced did not begin"
         self._agree()
         on_host = {name: value.cpu() if hasattr(value, "cpu") else value for name, value in prepared.inputs.items()}
-        self._give("generate", replace(prepared, inputs=on_host))
+        counted = partial(_known, prepared.counts)  # counted here; how it was done does not travel
+        self._give("generate", replace(prepared, inputs=on_host, count=counted))
         self._answers("ready", _ANSWER)
         self._announced = True
 
@@ -213,6 +216,10 @@ class Team:
     def facts(self) -> dict[str, Any]:
         """``processes``, and the UUIDs of the GPUs of all but the first, for the provenance."""
         return {"processes": self.size, "other_gpus": [uuid for uuid in self._gpus if uuid]}
+
+
+def _known(counts: TokenCounts) -> TokenCounts:
+    return counts
 
 
 def _digest(tokens: torch.Tensor) -> str:
