@@ -36,6 +36,24 @@ def test_three_digits_stay_true(value: float) -> None:
     assert float(numbers.digits(value).replace(",", "")) == pytest.approx(value, rel=0.0051)
 
 
+@pytest.mark.parametrize(
+    ("value", "significant", "text"),
+    [(1712.3, 3, "1,710"), (1712.3, 4, "1,712"), (6.4e-5, 2, "0.000064"), (-1.26e-7, 3, "-0.000000126"), (3e-12, 3, "0"), (2.5e8, 3, "250,000,000")],
+)  # fmt: skip
+def test_numbers_are_plain(value: float, significant: int, text: str) -> None:
+    assert numbers.digits(value, significant) == text
+
+
+@given(st.floats(-1e12, 1e12))
+def test_no_power_of_ten_is_ever_written(value: float) -> None:
+    assert "e" not in numbers.digits(value) + numbers.whole(value) + numbers.interval(value, 2 * value)
+
+
+def test_counts_as_they_are() -> None:
+    assert [numbers.whole(x) for x in (1048576.0, 64.0, 0.5)] == ["1,048,576", "64", "0.500"]
+    assert numbers.interval(19.04, 1712.3) == "19.0 to 1,710"
+
+
 def test_cells_and_counts() -> None:
     assert numbers.quantile_cell({"value": 180.0, "low": 165.0, "high": 187.0}) == "180 [165–187]"
     assert numbers.quantile_cell({"value": None, "note": "n too small: 5 of 368"}) == "n too small"

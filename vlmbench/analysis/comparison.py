@@ -14,6 +14,7 @@ import pandas as pd
 
 from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.likeness import differences, merge_like, pair, remarks
+from vlmbench.analysis.numbers import count, digits, interval, percent, whole
 from vlmbench.analysis.phase_files import ResultSet, read_results
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.scaling import Scaling, fit_scaling
@@ -48,27 +49,39 @@ class TokenCost:
         """ms per token."""
         return self.total.slope
 
+    @property
+    def cost_unflagged(self) -> Estimate | None:
+        """The same without the runs that did something for the first time; None where there are none, or too few
+        others.
+        """
+        return None if self.total.unflagged is None else self.total.unflagged.slope
+
     def moved(self) -> list[str]:
         """Stages that carry 5 % or more of the cost, the largest first."""
         big = [name for name, share in self.shares.items() if share.value >= 0.05]
         return sorted(big, key=lambda name: -self.shares[name].value)
 
     def words(self) -> str:
-        """One sentence: the cost, and which stages it goes to."""
+        """One sentence: the cost, with and without runs that did something for the first time, and which stages it
+        goes to.
+        """
         cost, unit = self.cost, KINDS[self.kind].unit
+        without = "" if self.total.unflagged is None else f"; {self.total.unflagged.words()}"
         if not cost.excludes_zero:
             return (
-                f"The cost of one {unit} cannot be told from 0 between {self.total.low:g} and {self.total.high:g} "
-                f"tokens (95 % interval {cost.low:.4g} to {cost.high:.4g} ms)."
+                f"The cost of one {unit} cannot be told from 0 between {whole(self.total.low)} and "
+                f"{whole(self.total.high)} tokens (95 % interval {interval(cost.low, cost.high, 4)} ms){without}."
             )
-        text = f"One more {unit} costs {cost.value:.4g} ms (95 % interval {cost.low:.4g} to {cost.high:.4g})"
+        inside = f"95 % interval {interval(cost.low, cost.high, 4)}"
+        text = f"One more {unit} costs {digits(cost.value, 4)} ms ({inside}){without}"
         moved = self.moved()
         if not moved:
             return f"{text}."
-        return f"{text}; it goes to {', '.join(f'{name} ({self.shares[name].value:.0%})' for name in moved)}."
+        return f"{text}; it goes to {', '.join(f'{name} ({percent(self.shares[name].value)})' for name in moved)}."
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        without = self.cost_unflagged
         shares = {n: {"value": s.value, "low": s.low, "high": s.high} for n, s in self.shares.items()}
         return {
             "kind": self.kind,
@@ -76,6 +89,10 @@ class TokenCost:
             "cost_ms": self.cost.value,
             "low": self.cost.low,
             "high": self.cost.high,
+            "cost_unflagged_ms": None if without is None else without.value,
+            "low_unflagged": None if without is None else without.low,
+            "high_unflagged": None if without is None else without.high,
+            "flagged_rows": 0 if self.total.unflagged is None else self.total.unflagged.flagged,
             "moves": self.moved(),
             "share_of_cost": shares,
             "fits": [fit.as_row() for fit in (self.total, *self.stages.values())],
@@ -103,24 +120,45 @@ class Comparison:
         """How many tokens of kind ``under`` cost as much as one of kind ``over``."""
         return fieller(self.costs[over].cost, self.costs[under].cost)
 
+    def ratio_unflagged(self, over: str, under: str) -> Ratio | None:
+        """The same from costs without the runs that did something for the first time; None where neither side has
+        such runs, or one has too few others.
+        """
+        sides = [self.costs[kind] for kind in (over, under)]
+        if all(side.total.unflagged is None for side in sides):
+            return None
+        a, b = (side.cost if side.total.unflagged is None else side.cost_unflagged for side in sides)
+        return None if a is None or b is None else fieller(a, b)
+
     def ratios(self) -> pd.DataFrame:
         """Columns ``over``, ``under``, ``value``, ``low``, ``high``: every ordered pair of kinds."""
         pairs = permutations(self.costs, 2)
         return pd.DataFrame([{"over": a, "under": b, **vars(self.ratio(a, b))} for a, b in pairs])
 
     def break_even(self, over: str = "output", under: str = "vision") -> str:
-        """One sentence: how many cheaper tokens one dearer token is worth."""
+        """One sentence: how many cheaper tokens one dearer token is worth, with and without the runs that did
+        something for the first time.
+        """
         ratio, one, many = self.ratio(over, under), KINDS[over].unit, KINDS[under].unit
+        without = self._without(over, under)
         if ratio.bounded:
-            return (
-                f"One {one} costs as much as {ratio.value:.3g} {many}s "
-                f"(95 % interval {ratio.low:.3g} to {ratio.high:.3g})."
-            )
+            return f"One {one} costs as much as {digits(ratio.value)} {many}s ({ratio.span()}){without}."
         a, b = self.costs[over].cost, self.costs[under].cost
-        least = f", but at least {a.low / b.high:.3g}" if a.low > 0 and b.high > 0 else ""
+        least = f", but at least {digits(a.low / b.high)}" if a.low > 0 and b.high > 0 else ""
         return (
-            f"How many {many}s one {one} costs has no upper bound here{least}: a {many}'s cost cannot be told from 0."
+            f"How many {many}s one {one} costs has no upper bound here{least}: a {many}'s cost cannot be told from 0"
+            f"{without}."
         )
+
+    def _without(self, over: str, under: str) -> str:
+        ratio = self.ratio_unflagged(over, under)
+        if ratio is None:
+            return ""
+        found = [side.total.unflagged for side in (self.costs[over], self.costs[under])]
+        rows = sum(one.flagged for one in found if one is not None)
+        flags = dict.fromkeys(flag for one in found if one is not None for flag in one.flags)
+        inside = interval(ratio.low, ratio.high) if ratio.bounded else "no upper bound"
+        return f"; without the {count(rows, 'row')} flagged {' or '.join(flags)}: {digits(ratio.value)} ({inside})"
 
     def words(self) -> list[str]:
         """What the numbers say, a sentence each."""
@@ -135,6 +173,11 @@ class Comparison:
         return {
             "token_costs": {kind: cost.as_dict() for kind, cost in self.costs.items()},
             "ratios": {f"{a}_over_{b}": self.ratio(a, b).as_dict() for a, b in permutations(self.costs, 2)},
+            "ratios_unflagged": {
+                f"{a}_over_{b}": ratio.as_dict()
+                for a, b in permutations(self.costs, 2)
+                if (ratio := self.ratio_unflagged(a, b)) is not None
+            },
             "break_even": self.break_even(),
             "sources": dict(self.sources),
             "notes": list(self.notes),
@@ -171,9 +214,9 @@ def _share(stage: Scaling) -> Estimate:
     names = np.unique(clusters)
     value = ratio(np.ones(len(x), dtype=bool))
     left_out = np.array([ratio(clusters != name) for name in names])
-    count = len(names)
-    se = math.sqrt((count - 1) / count * float(np.sum((left_out - value) ** 2)))
-    return Estimate(value=value, se=se, df=count - 1, method="point jackknife")
+    points = len(names)
+    se = math.sqrt((points - 1) / points * float(np.sum((left_out - value) ** 2)))
+    return Estimate(value=value, se=se, df=points - 1, method="point jackknife")
 
 
 def compare(phase2: ResultSet, phase3: ResultSet) -> Comparison:
@@ -205,9 +248,9 @@ def compare(phase2: ResultSet, phase3: ResultSet) -> Comparison:
 def _too_few(one: ResultSet, kind: str) -> str:
     rows = timing_rows(one.frame)
     column = next((c for c in KINDS[kind].columns if c in rows), KINDS[kind].columns[0])
-    count = int(rows[column].nunique()) if column in rows else 0
+    seen = int(rows[column].nunique()) if column in rows else 0
     return (
-        f"'{one.path}' has {count} different count(s) of {KINDS[kind].unit}s in {len(rows)} measured rows; a slope "
+        f"'{one.path}' has {seen} different count(s) of {KINDS[kind].unit}s in {len(rows)} measured rows; a slope "
         f"needs {MIN_POINTS}, with everything else held fixed.\n"
         f"Measure more points, for example: python -m vlmbench {_HOW[kind]}"
     )

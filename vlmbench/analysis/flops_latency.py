@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.numbers import digits, interval
 from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
 
@@ -106,8 +107,8 @@ class FlopsLatency:
     def words(self) -> list[str]:
         """What the numbers say, a sentence each."""
         said = [
-            f"{NAMES[name].capitalize()}: {part.cost.value:.4g} ms per TFLOP (95 % interval {part.cost.low:.4g} to "
-            f"{part.cost.high:.4g}), correlation {part.pearson:.3f}, R² {part.fit.r2:.3f}."
+            f"{NAMES[name].capitalize()}: {digits(part.cost.value, 4)} ms per TFLOP (95 % interval "
+            f"{interval(part.cost.low, part.cost.high, 4)}), correlation {part.pearson:.3f}, R² {part.fit.r2:.3f}."
             for name, part in self.parts.items()
         ]
         if self.together is not None:
@@ -118,13 +119,13 @@ class FlopsLatency:
         cost = self.ratio()
         if cost is not None:
             said.append(
-                f"A further TFLOP costs {cost.value:.3g} times as much time when it is spent on output tokens as when "
-                f"it is spent on vision tokens ({cost.span()})."
+                f"A further TFLOP costs {digits(cost.value)} times as much time when it is spent on output tokens as "
+                f"when it is spent on vision tokens ({cost.span()})."
             )
         for tflop, ratio in self.same_flops():
             said.append(
-                f"At the same {tflop:.3g} TFLOP a request scaled by output tokens takes {ratio.value:.3g} times as "
-                f"long as one scaled by vision tokens ({ratio.span()})."
+                f"At the same {digits(tflop)} TFLOP a request scaled by output tokens takes {digits(ratio.value)} "
+                f"times as long as one scaled by vision tokens ({ratio.span()})."
             )
         return said
 

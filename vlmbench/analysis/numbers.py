@@ -9,15 +9,31 @@ from typing import Any
 DASH = "–"
 
 
+_NOTHING = 1e-10
+
+
 def digits(value: float, significant: int = 3) -> str:
-    """A number with so many significant digits, never in powers of ten between 0.001 and 10 million."""
-    if value == 0 or not math.isfinite(value):
+    """A number with so many significant digits and thousands commas, never in powers of ten.
+
+    What is smaller than 1e-10 is 0: no quantity here is measured that finely.
+    """
+    if not math.isfinite(value):
         return f"{value:g}"
+    if abs(value) < _NOTHING:
+        return "0"
     rounded = float(f"{value:.{significant - 1}e}")  # first, because rounding can add a digit: 9.996 to 10.0
     places = significant - 1 - math.floor(math.log10(abs(rounded)))
-    if places > significant + 3:
-        return f"{value:.{significant - 1}e}"
     return f"{rounded:,.{max(places, 0)}f}"
+
+
+def whole(value: float) -> str:
+    """A count as it is, with thousands commas: ``1,048,576``, ``0.5``."""
+    return f"{value:,.0f}" if float(value).is_integer() else digits(value)
+
+
+def interval(low: float, high: float, significant: int = 3) -> str:
+    """Two ends in words: ``19.0 to 21.4``."""
+    return f"{digits(low, significant)} to {digits(high, significant)}"
 
 
 def ms(value: float | None, significant: int = 3) -> str:

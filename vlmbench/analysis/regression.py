@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from vlmbench.analysis.numbers import interval
+
 Array = NDArray[np.float64]
 LEVEL = 0.95
 
@@ -201,7 +203,7 @@ class Ratio:
         """The interval in words."""
         if not self.bounded:
             return "95 % interval without bounds: the divisor cannot be told from 0"
-        return f"95 % interval {self.low:.3g} to {self.high:.3g}"
+        return f"95 % interval {interval(self.low, self.high)}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: an end that is not bounded is None."""

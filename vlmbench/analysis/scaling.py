@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from vlmbench.analysis.first_time import Unflagged, without_first_times
 from vlmbench.analysis.forms import design, fit_forms, held_out_check, point_table
+from vlmbench.analysis.numbers import digits, interval, percent, plain, whole
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, slices
 
@@ -51,6 +53,7 @@ class Scaling:
         held_out_error: median relative error at the points left out of a fit on every other point (best form).
         held_out: counts of the points that were left out.
         median_slope: slope of a line through the medians of the points, ms per token: what outliers cannot move.
+        unflagged: the line without the rows that did something for the first time; None where there are none.
         points: x, the mean, median and (5 %, 95 %) of y of each point, for figures and tables.
     """
 
@@ -65,6 +68,7 @@ class Scaling:
     held_out_error: float
     held_out: tuple[float, ...]
     median_slope: Estimate
+    unflagged: Unflagged | None
     points: pd.DataFrame
 
     @property
@@ -107,7 +111,11 @@ class Scaling:
         return self.slope.excludes_zero or self.shape != "linear"
 
     def as_row(self) -> dict[str, Any]:
-        """A flat row for tables and JSON."""
+        """A flat row for tables and JSON.
+
+        ``flagged_rows``, ``flagged_by`` (flag to rows) and ``*_unflagged`` say what the straight line is without the
+        rows that did something for the first time: None where there are none, or too few would remain.
+        """
         slope, hc3 = self.slope, self.linear.estimate([0.0, 1.0], method="HC3")
         return {
             "kind": self.slice.kind.name,
@@ -131,6 +139,7 @@ class Scaling:
             "slope_of_medians_low": self.median_slope.low,
             "slope_of_medians_high": self.median_slope.high,
             "r2": self.linear.r2,
+            **self._unflagged_row(),
             **{f"aic_{form}": value for form, value in self.aic.items()},
             "shape": self.shape,
             "knot": self.knot,
@@ -144,35 +153,60 @@ class Scaling:
             "words": describe(self),
         }
 
+    def _unflagged_row(self) -> dict[str, Any]:
+        found = self.unflagged
+        slope, fit = (None, None) if found is None else (found.slope, found.fit)
+        return {
+            "flagged_rows": 0 if found is None else found.flagged,
+            "flagged_by": {} if found is None else dict(found.flags),
+            "slope_unflagged_ms": None if slope is None else slope.value,
+            "slope_unflagged_low": None if slope is None else slope.low,
+            "slope_unflagged_high": None if slope is None else slope.high,
+            "r2_unflagged": None if fit is None else fit.r2,
+            "rows_unflagged": None if fit is None else fit.rows,
+            "points_unflagged": None if fit is None else fit.points,
+            "unflagged_words": "" if found is None else found.words(),
+        }
+
 
 def describe(scaling: Scaling) -> str:
-    """One sentence: the slope with its interval, the form, and how well it predicts points it has not seen."""
-    unit, slope = scaling.slice.kind.unit, scaling.slope
-    span = f"{scaling.low:g} to {scaling.high:g} {X_LABELS.get(scaling.slice.x, scaling.slice.x)}"
+    """One sentence: the slope with its interval, with and without rows of work done for the first time, the form, and
+    how well it predicts points it has not seen.
+    """
+    unit, slope, without = scaling.slice.kind.unit, scaling.slope, ""
+    if scaling.unflagged is not None:
+        without = f"; {scaling.unflagged.words()}"
+    span = f"{whole(scaling.low)} to {whole(scaling.high)} {X_LABELS.get(scaling.slice.x, scaling.slice.x)}"
     if not scaling.measurable:
         most = max(abs(slope.low), abs(slope.high))
         text = (
-            f"{scaling.stage}: no measurable dependence from {span} "
-            f"(95 % interval {slope.low:.4g} to {slope.high:.4g} ms per {unit}: at most {most:.2g} either way)"
+            f"{scaling.stage}: no measurable dependence from {span} (95 % interval "
+            f"{interval(slope.low, slope.high, 4)} ms per {unit}: at most {digits(most, 2)} either way){without}"
         )
         middle = scaling.median_slope
         if not middle.excludes_zero:
             return text
         return (
-            f"{text}; slow runs hide it: the medians change by {middle.value:.3g} ms per {unit} "
-            f"({middle.low:.3g} to {middle.high:.3g})"
+            f"{text}; slow runs hide it: the medians change by {digits(middle.value)} ms per {unit} "
+            f"({interval(middle.low, middle.high)})"
         )
     text = (
-        f"{scaling.stage}: {slope.value:.4g} ms per {unit} (95 % interval {slope.low:.4g} to {slope.high:.4g}) "
-        f"from {span}, R² {scaling.linear.r2:.4f}, held-out error {scaling.held_out_error:.2%}"
+        f"{scaling.stage}: {digits(slope.value, 4)} ms per {unit} (95 % interval "
+        f"{interval(slope.low, slope.high, 4)}) from {span}{without}{',' if not without else ';'} "
+        f"R² {scaling.linear.r2:.4f}, held-out error {percent(scaling.held_out_error)}"
     )
     if scaling.shape == "linear":
         change = abs(slope.value) * (scaling.high - scaling.low) / abs(float(scaling.points["mean"].mean()))
-        return f"{text}; that is {change:.1%} over the whole range: nothing to act on" if change < _NEGLIGIBLE else text
+        return (
+            f"{text}; that is {percent(change)} over the whole range: nothing to act on"
+            if change < _NEGLIGIBLE
+            else text
+        )
     first, last = scaling.slope_at(scaling.low).value, scaling.slope_at(scaling.high).value
-    how = "bends" if scaling.shape == "quadratic" else f"kinks at {scaling.knot:.4g}"
+    how = "bends" if scaling.shape == "quadratic" else f"kinks at {plain(scaling.knot)}"
     small = ", small enough to read it as a line" if scaling.bend < 0.01 else ""
-    return f"{text}; it {how}: {first:.3g} ms at the low end, {last:.3g} at the high end ({scaling.bend:.1%}{small})"
+    bend = f"{percent(scaling.bend)}{small}"
+    return f"{text}; it {how}: {digits(first)} ms at the low end, {digits(last)} at the high end ({bend})"
 
 
 def fit_scaling(part: Slice, stage: str) -> Scaling | None:
@@ -185,6 +219,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
     if len(np.unique(x)) < MIN_POINTS or len(x) <= MIN_POINTS - 1:
         return None
     clusters = part.clusters[known].to_numpy()
+    flags = part.rows.loc[known, "flags"].astype(object) if "flags" in part.rows else None
     points = point_table(x, y)
     fits, knot, shape = fit_forms(x, y, clusters, points)
     grid = np.linspace(x.min(), x.max(), 101)
@@ -204,6 +239,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
         held_out_error=error,
         held_out=held_out,
         median_slope=medians.estimate([0.0, 1.0]),
+        unflagged=without_first_times(flags, x, y, clusters),
         points=points,
     )
 

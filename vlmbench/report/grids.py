@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
-from vlmbench.analysis.numbers import DASH, amount, digits, factor, percent, quantile_cell, span
+from vlmbench.analysis.numbers import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import component_label
@@ -106,13 +106,18 @@ def parameters(summary: Summary) -> Grid:
 
 
 def slopes(summary: Summary) -> Grid:
-    """Milliseconds of each stage for one more token of each kind, with everything else held fixed."""
+    """Milliseconds of each stage for one more token of each kind, with everything else held fixed.
+
+    Where rows carry flags of work done for the first time, a column has the slope without them.
+    """
+    flagged = any(entry.get("flagged_rows") for entry in summary["scaling"])
     rows = tuple(
         (
             KINDS[entry["kind"]].unit,
             component_label(entry["stage"]) if entry["stage"] != "T_total" else "generate()",
-            f"{entry['slope_ms']:.4g}",
-            f"{entry['slope_low']:.3g} to {entry['slope_high']:.3g}",
+            digits(entry["slope_ms"], 4),
+            interval(entry["slope_low"], entry["slope_high"]),
+            *([_unflagged(entry)] if flagged else []),
             DASH if entry["r2"] is None else f"{entry['r2']:.3f}",
             percent(entry["held_out_error"]),
             entry["shape"],
@@ -120,10 +125,17 @@ def slopes(summary: Summary) -> Grid:
         )
         for entry in summary["scaling"]
     )
-    names = ("slope", "95 % interval", "R²", "held-out error")
+    names = ("slope", "95 % interval", *(["without first-time rows"] if flagged else []), "R²", "held-out error")
     columns = (("one more", False), ("stage", False), *((name, True) for name in names))
     columns += (("shape", False), ("held fixed", False))
     return Grid(name="slopes", title="What one more token costs, ms", columns=columns, rows=rows)
+
+
+def _unflagged(entry: Mapping[str, Any]) -> str:
+    if entry.get("slope_unflagged_ms") is None:
+        return DASH
+    inside = interval(entry["slope_unflagged_low"], entry["slope_unflagged_high"])
+    return f"{digits(entry['slope_unflagged_ms'])} ({inside})"
 
 
 def floors(summary: Summary) -> Grid:
@@ -158,7 +170,7 @@ def token_costs(comparison: Mapping[str, Any], number: int = 0) -> Grid:
     rows = []
     for kind, cost in costs.items():
         ratio = comparison["ratios"].get(f"output_over_{kind}")
-        cells = [f"{cost['cost_ms']:.4g}", f"{cost['low']:.3g} to {cost['high']:.3g}"]
+        cells = [digits(cost["cost_ms"], 4), interval(cost["low"], cost["high"])]
         shown = ratio is not None and ratio.get("value") is not None
         rows.append((KINDS[kind].unit, *cells, digits(ratio["value"]) if shown and ratio else DASH))
     names = ("ms", "95 % interval", "tokens for one output token")

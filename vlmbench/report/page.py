@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench import __version__
+from vlmbench.analysis.numbers import digits, interval
 from vlmbench.analysis.slices import KINDS
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.figures.theme import caption, component_colour
@@ -201,11 +202,12 @@ def _short(summary: Mapping[str, Any], answers: Answers) -> Iterator[str]:
         yield from summary["headline"]
     else:
         for kind, cost in summary["headline"].items():
-            inside = f"{cost['slope_low']:.3g} to {cost['slope_high']:.3g} ms"
+            inside = f"{interval(cost['slope_low'], cost['slope_high'])} ms"
             low, high = cost["range"]
+            without = f"; {cost['unflagged_words']}" if cost.get("unflagged_words") else ""
             yield (
-                f"One more {KINDS[kind].unit} costs {cost['slope_ms']:.3g} ms of generate() ({inside}), measured from "
-                f"{low:,.0f} to {high:,.0f}."
+                f"One more {KINDS[kind].unit} costs {digits(cost['slope_ms'])} ms of generate() ({inside}), measured "
+                f"from {low:,.0f} to {high:,.0f}{without}."
             )
 
 

@@ -42,6 +42,18 @@ _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "output": ("T_total", "T_LLM_decode"),
     "batch": ("T_total", "T_LLM_decode"),
 }
+_HEADLINE = (
+    "slope_ms",
+    "slope_low",
+    "slope_high",
+    "r2",
+    "held_out_error",
+    "shape",
+    "slope_unflagged_ms",
+    "slope_unflagged_low",
+    "slope_unflagged_high",
+    "unflagged_words",
+)
 _NAMES: Mapping[str, str] = {
     "vision": "vision_tokens",
     "prompt": "prompt_tokens",
@@ -152,7 +164,8 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
     """The findings as plain data, the content of ``summary.json``.
 
     Returns:
-        ``headline`` (kind → ms per token of ``T_total``), ``scaling`` (one entry a fit), ``flops_latency``,
+        ``headline`` (kind → ms per token of ``T_total``, with and without rows of work done for the first time),
+        ``scaling`` (one entry a fit), ``flops_latency``,
         ``roofline``, ``launch_bound`` (share of each stage that the device waits for the host; also by point),
         ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``, ``runs`` (status counts, failures),
         ``stopping``.
@@ -165,9 +178,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         headline.setdefault(
             fit.slice.kind.name,
             {
-                **{
-                    name: row[name] for name in ("slope_ms", "slope_low", "slope_high", "r2", "held_out_error", "shape")
-                },
+                **{name: row[name] for name in _HEADLINE},
                 "range": [fit.low, fit.high],
                 "unit": f"ms per {fit.slice.kind.unit}",
             },

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
 from vlmbench.analysis.load import left_out_words
-from vlmbench.analysis.numbers import count, digits, percent
+from vlmbench.analysis.numbers import count, digits, interval, percent
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
@@ -53,7 +53,7 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
         yield f"Held fixed: {held_fixed(first)}."
     if entries[0]["note"]:
         yield f"Not held fixed: {entries[0]['note']}."
-    hidden = {e["stage"] for e in shown if not e["measurable"] and "slow runs hide it" in e["words"]}
+    hidden = {e["stage"] for e in shown if not e["measurable"] and _hidden(e)}
     yield from (f"{e['words']}." for e in shown if e["measurable"] or e["stage"] in hidden)
     still = [e["stage"] for e in shown if not e["measurable"] and e["stage"] not in hidden]
     if still:
@@ -61,10 +61,18 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
     totals = sorted((e for e in entries if e["stage"] == "T_total"), key=lambda e: e["slope_ms"])
     if len(totals) > 1:
         low, high = (
-            f"{e['slope_ms']:.4g} ms ({e['slope_low']:.4g} to {e['slope_high']:.4g}) with {held_fixed(e['fixed'])}"
+            f"{digits(e['slope_ms'], 4)} ms ({interval(e['slope_low'], e['slope_high'], 4)}) with "
+            f"{held_fixed(e['fixed'])}"
             for e in (totals[0], totals[-1])
         )
         yield f"Over {len(totals)} settings of what is held fixed, T_total: {low}, up to {high}."
+
+
+def _hidden(entry: Mapping[str, Any]) -> bool:
+    """Whether a slope that the main fit cannot tell from 0 is there in the medians, or without flagged rows."""
+    low, high = entry.get("slope_unflagged_low"), entry.get("slope_unflagged_high")
+    told = low is not None and high is not None and (low > 0 or high < 0)
+    return told or "slow runs hide it" in entry["words"]
 
 
 def _verdicts(summary: Summary) -> Iterator[str]:
