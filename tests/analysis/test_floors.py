@@ -67,7 +67,9 @@ def test_the_words_of_phase_1(tmp_path: Path) -> None:
     peaks = {"device_peaks": {"flops_per_s": 1e12, "bytes_per_s": 1e12, "source": "planted"}}
     rows = [*(costly(sample=f"s{i}") for i in range(20)), trace()]
     text = said(write(tmp_path / "a", rows, PROVENANCE | peaks), PROVENANCE)
-    assert "The device is busy 27.6 ms of the 60.0 ms that generate() takes" in text
+    assert (
+        "The device is busy 27.6 ms (1 trace, decoding scaled 1.50×) of the 60.0 ms that generate() takes (20" in text
+    )
     assert "(21.0 GFLOP) needs at least 23.0 ms, its floor; it takes 2.61×" in text
     assert f"{COMPONENT_LABELS['T_LLM_decode']} 10.0× (launch-bound)" in text
     assert "Below its floor: Projector." in text

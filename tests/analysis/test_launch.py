@@ -62,9 +62,45 @@ def test_the_interval_is_that_of_the_elapsed_median(tmp_path: Path) -> None:
 
 
 def test_a_trace_is_paired_with_its_own_sample(tmp_path: Path) -> None:
-    rows = [row(sample="s0"), row(sample="s1", prefill=200.0), trace(sample="s1")]
+    rows = [row(sample="s0"), row(sample="s1", prefill=200.0, tokens=(576, 21)), trace(sample="s1")]
     table = launch_table(loaded(tmp_path, rows)).set_index("stage")
     assert table.loc["LLM_prefill", "elapsed_ms"] == pytest.approx(200)
+
+
+def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Path) -> None:
+    alike = [row(sample=f"s{i}", prefill=20.0 + i) for i in range(7)]
+    others = [
+        row(sample="longer", gaps=[10.0] * 9, prefill=500.0),
+        row(sample="more text", tokens=(576, 21), prefill=500.0),
+        row(sample="other picture", tokens=(500, 96), prefill=500.0),
+        row("elsewhere", "s0", prefill=500.0),
+        row(sample="bare", mode=Mode.BARE),
+    ]
+    table = launch_table(loaded(tmp_path, [*alike, *others, trace(sample="s6")])).set_index("stage")
+    assert table.loc["LLM_prefill", "elapsed_ms"] == pytest.approx(23)
+    assert table.loc["LLM_prefill", "elapsed_low"] is not None
+    assert table[["traces", "untraced_runs", "untraced_fewest"]].iloc[0].tolist() == [1, 7, 7]
+    assert table[["traced_steps", "steps"]].to_numpy().tolist() == [[2, 3]] * len(table)
+
+
+def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:
+    rows = [row(sample="odd", gaps=[10.0] * 30), row(sample="s0", tokens=(576, 21)), trace(sample="odd")]
+    summary = launch_bound_summary(loaded(tmp_path, rows))
+    names = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps")
+    assert [summary[name] for name in names] == [1, 1, 1, 2, 30]
+    first, _, scaling, how = summary["sentences"]
+    # busy: 25.6 ms traced, 4 ms of them for 2 decode steps: 21.6 + 30 × 2
+    assert first.startswith("The device is busy 81.6 ms (1 trace, decoding scaled 15.0×) of the 330 ms")
+    assert "(1 untraced run): " in first
+    assert scaling.startswith("Traces hold 2 of 30 decode steps; the busy time of a step is taken as the same")
+    assert how.startswith("Elapsed time of the traced request is from one untraced run, and no other run has its shape")
+
+
+def test_a_whole_trace_is_not_called_scaled(tmp_path: Path) -> None:
+    summary = launch_bound_summary(loaded(tmp_path, [row(gaps=[10.0, 10.0], repeat=i) for i in (0, 1)] + [trace()]))
+    assert "scaled" not in " ".join(summary["sentences"])
+    assert "(2 untraced runs)" in summary["sentences"][0]
+    assert summary["sentences"][-1].startswith("Elapsed time is from untraced runs of the same shape")
 
 
 def test_points_keep_apart(tmp_path: Path) -> None:
@@ -89,10 +125,14 @@ def test_the_summary_says_it_in_words(tmp_path: Path) -> None:
     assert summary["requests"] == 1
     assert summary["launch_bound"] == pytest.approx(0.54)
     assert summary["tracing_factor"] == pytest.approx(2)
-    first, second, third = summary["sentences"]
-    assert first == "The device is busy 27.6 ms of the 60.0 ms that generate() takes: 54.0 % is waiting for the host."
+    first, second, third, fourth = summary["sentences"]
+    assert first == (
+        "The device is busy 27.6 ms (1 trace, decoding scaled 1.50×) of the 60.0 ms that generate() takes (1 untraced "
+        "run): 54.0 % is waiting for the host."
+    )
     assert "LLM decode 80.0 % (host-bound)" in second
-    assert "1 traced request" in third
+    assert third.startswith("Traces hold 2 of 3 decode steps")
+    assert "one untraced run" in fourth
     json.dumps(summary)
 
 

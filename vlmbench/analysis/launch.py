@@ -1,11 +1,15 @@
 """Is a stage slow because the device computes, or because it waits for the host?
 
 Busy time comes from traced runs (``mode=trace``): a trace leaves the kernels' durations as they are but slows the host.
-Elapsed time comes from the untraced, instrumented runs of the same request. ``launch_bound = 1 - busy / elapsed`` is
-the share of a stage in which no device works: Python, operator dispatch, launches, waiting.
+Elapsed time comes from untraced, instrumented runs of the same point whose requests have the same shape (equal counts
+of input, vision and output tokens and of patches) as the traced one: one run of a request may be far from typical, and
+others of its shape do the same work. Where no other has its shape, only its own runs are left, often a single one, and
+the words say so. ``launch_bound = 1 - busy / elapsed`` is the share of a stage in which no device works: Python,
+operator dispatch, launches, waiting.
 
 A traced request may have been ended early. Its decode is then scaled by the number of steps, which takes the busy time
-of a step as constant: attention over a longer cache makes late steps a little busier than this says.
+of a step as constant: attention over a longer cache makes late steps a little busier than this says. How many steps
+were traced, of how many, stands beside every figure.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.numbers import count, factor, ms, percent, span
+from vlmbench.analysis.launch_words import no_share, sentences
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.rows import measured, values
 
@@ -25,23 +29,23 @@ COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("busy", "kernels", "launches") for stage in STAGES),
     *(f"T_{stage}" for stage in STAGES),
     "num_output_tokens",
+    "num_input_tokens",
+    "num_vision_tokens",
+    "num_vision_patches",
 )
 """What :func:`vlmbench.analysis.load.load_runs` must read for this module."""
 
 HOST_BOUND, DEVICE_BOUND = 0.5, 0.2
 """A stage is called host-bound from this share of waiting on, device-bound up to that one, mixed between them."""
 
-_WORDS: Mapping[str, str] = {
-    "setup": "setup",
-    "vision_encoder": "vision encoder",
-    "projector": "projector",
-    "LLM_prefill": "LLM prefill",
-    "LLM_decode": "LLM decode",
-}
+_SHAPE = ("num_input_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
 _TABLE = [
     "stage", "n", "busy_ms", "elapsed_ms", "elapsed_low", "elapsed_high", "elapsed_traced_ms",
     "launch_bound", "launch_bound_low", "launch_bound_high", "kernels", "launches", "verdict",
+    "traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps",
 ]  # fmt: skip
+
+_BASIS = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps")
 
 
 def launch_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,8 +58,11 @@ def launch_table(frame: pd.DataFrame) -> pd.DataFrame:
         One row a stage and one for ``total``: ``n`` traced requests; ``busy_ms``, ``elapsed_ms`` (untraced median,
         with interval), ``elapsed_traced_ms``: means over them, decode scaled to the untraced length;
         ``launch_bound``: 1 - Σ busy / Σ elapsed, its interval from that of the elapsed medians (None where n does not
-        allow one); ``kernels`` and ``launches`` of a request; ``verdict``: host-bound, mixed or device-bound. No rows
-        without a traced run on a device. Negative shares are possible (two clocks) and are left as they are.
+        allow one); ``kernels`` and ``launches`` of a request; ``verdict``: host-bound, mixed or device-bound;
+        ``traces`` (the same as ``n``), ``untraced_runs`` that elapsed times come from, in all, and ``traced_steps`` of
+        the ``steps`` of a request that decoding took (means over the traces); ``untraced_fewest``: runs behind the
+        elapsed time of the trace that has fewest. No rows without a traced run on a device.
+        Negative shares are possible (two clocks) and are left as they are.
     """
     pairs = [pair for pair in map(dict, _pairs(frame)) if pair]
     table = [row for stage in STAGES if (row := _stage(stage, [p[stage] for p in pairs if stage in p])) is not None]
@@ -75,25 +82,44 @@ def launch_by_point(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["point_id", *_TABLE])
 
 
-def _pairs(frame: pd.DataFrame) -> Iterable[dict[str, dict[str, float]]]:
+def _pairs(frame: pd.DataFrame) -> Iterable[dict[str, dict[str, Any]]]:
     """For each traced run: stage to its busy and elapsed times."""
     untraced = measured(frame)
     for _, trace in measured(frame, "trace").iterrows():
         if pd.isna(trace.get("busy_total")):
             continue
-        same_point = untraced[untraced["point_id"] == trace["point_id"]]
-        same = same_point[same_point["sample_id"] == trace["sample_id"]]
-        rows = same if len(same) else same_point
+        rows = untraced_runs(untraced[untraced["point_id"] == trace["point_id"]], str(trace["sample_id"]))
         if len(rows):
             yield {stage: entry for stage in STAGES if (entry := _entry(stage, trace, rows)) is not None}
 
 
-def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, float] | None:
+def untraced_runs(rows: pd.DataFrame, sample_id: str) -> pd.DataFrame:
+    """The runs that stand for a traced request without the trace: all of its shape, its own among them.
+
+    Args:
+        rows: instrumented runs of the traced request's point.
+        sample_id: of the traced request.
+
+    Returns:
+        Rows with the token counts of its own runs (every shape that these have); its own runs alone where none has
+        the same; all rows where it has no run of its own.
+    """
+    own = rows["sample_id"] == sample_id
+    if not own.any():
+        return rows
+    counts = [name for name in _SHAPE if name in rows]
+    shapes = list(zip(*(np.nan_to_num(values(rows, name), nan=-1.0) for name in counts), strict=True))
+    mine = {shape for shape, is_own in zip(shapes, own, strict=True) if is_own}
+    return rows[np.array([shape in mine for shape in shapes], dtype=np.bool_)] if counts else rows[own]
+
+
+def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, Any] | None:
     elapsed = median(values(rows, f"T_{stage}"))
     busy, traced = trace.get(f"busy_{stage}"), trace.get(f"T_{stage}")
     if elapsed.value is None or not elapsed.value > 0 or pd.isna(busy) or pd.isna(traced):
         return None
-    steps = _steps(trace, rows)
+    traced_steps, whole_steps = _steps(trace, rows)
+    steps = whole_steps / traced_steps if traced_steps > 0 else None
     if stage == "LLM_decode":
         if not steps:
             return None
@@ -112,19 +138,21 @@ def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, float]
         "high": missing if elapsed.high is None else elapsed.high,
         "kernels": float(trace.get(f"kernels_{stage}", missing)),
         "launches": float(trace.get(f"launches_{stage}", missing)),
+        "traced_steps": traced_steps,
+        "steps": whole_steps,
+        "runs": frozenset(rows.index),
     }
 
 
-def _steps(trace: pd.Series, rows: pd.DataFrame) -> float | None:
-    """Decode steps of the untraced runs for each of the traced one; None without a traced step."""
-    traced = float(trace["num_output_tokens"]) - 1
-    whole = float(np.nanmedian(values(rows, "num_output_tokens"))) - 1
-    return whole / traced if traced > 0 else None
+def _steps(trace: pd.Series, rows: pd.DataFrame) -> tuple[float, float]:
+    """Decode steps of the traced run, and of the untraced ones."""
+    return float(trace["num_output_tokens"]) - 1, float(np.nanmedian(values(rows, "num_output_tokens"))) - 1
 
 
-def _stage(stage: str, entries: list[dict[str, float]]) -> dict[str, Any] | None:
+def _stage(stage: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not entries:
         return None
+    behind = [entry.pop("runs") for entry in entries]
     mean = {name: float(np.mean([entry[name] for entry in entries])) for name in entries[0]}
     share = 1 - mean["busy"] / mean["elapsed"]
     return {
@@ -141,6 +169,11 @@ def _stage(stage: str, entries: list[dict[str, float]]) -> dict[str, Any] | None
         "kernels": _known(mean["kernels"]),
         "launches": _known(mean["launches"]),
         "verdict": "host-bound" if share >= HOST_BOUND else "device-bound" if share <= DEVICE_BOUND else "mixed",
+        "traces": len(entries),
+        "untraced_runs": len(frozenset().union(*behind)),
+        "untraced_fewest": min(map(len, behind)),
+        "traced_steps": _known(mean["traced_steps"]),
+        "steps": _known(mean["steps"]),
     }
 
 
@@ -184,7 +217,8 @@ def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str
         device_type: ``cpu``, ``cuda``; empty if not known. It decides what is said where there is no share.
 
     Returns:
-        ``requests`` traced; ``launch_bound`` of the whole with ``low`` and ``high``; ``tracing_factor``: traced over
+        ``requests`` traced (also ``traces``); ``untraced_runs``, ``traced_steps`` and ``steps`` of the whole, see
+        :func:`launch_table`; ``launch_bound`` of the whole with ``low`` and ``high``; ``tracing_factor``: traced over
         untraced ``T_total``; ``stages``: :func:`launch_table` as mappings; ``sentences``: the finding in words, or why
         there is none.
     """
@@ -193,38 +227,13 @@ def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str
     whole = next((row for row in stages if row["stage"] == "total"), None)
     return {
         "requests": 0 if whole is None else whole["n"],
+        **{name: None if whole is None else whole[name] for name in _BASIS},
         "launch_bound": None if whole is None else whole["launch_bound"],
         "low": None if whole is None else whole["launch_bound_low"],
         "high": None if whole is None else whole["launch_bound_high"],
         "tracing_factor": None if whole is None else whole["elapsed_traced_ms"] / whole["elapsed_ms"],
         "stages": stages,
-        "sentences": _no_share(frame, device_type) if whole is None else _sentences(whole, stages[:-1]),
+        "sentences": no_share(traced=len(measured(frame, "trace")) > 0, device_type=device_type)
+        if whole is None
+        else sentences(whole, stages[:-1]),
     }
-
-
-def _no_share(frame: pd.DataFrame, device_type: str) -> list[str]:
-    if device_type == "cpu":
-        return ["On a CPU the device is the host: there is no waiting of one for the other."]
-    if len(measured(frame, "trace")):
-        return [
-            "How much of generate() the device is busy is not known: the trace shows no kernels (on a CPU there are "
-            "none; on a GPU, the profiler may not be allowed to look)."
-        ]
-    return [
-        "How much of generate() the device is busy was not traced: measure with probe=[timeline,memory,clocks,kernels]."
-    ]
-
-
-def _sentences(whole: Mapping[str, Any], stages: list[dict[str, Any]]) -> list[str]:
-    inside = span(whole["launch_bound_low"], whole["launch_bound_high"], "%")
-    first = (
-        f"The device is busy {ms(whole['busy_ms'])} of the {ms(whole['elapsed_ms'])} that generate() takes: "
-        f"{percent(whole['launch_bound'])}{f' ({inside})' if inside else ''} is waiting for the host."
-    )
-    listed = "; ".join(f"{_WORDS[s['stage']]} {percent(s['launch_bound'])} ({s['verdict']})" for s in stages)
-    slower = factor(whole["elapsed_traced_ms"] / whole["elapsed_ms"])
-    how = (
-        f"Busy time is from {count(whole['n'], 'traced request')}; elapsed time is from untraced runs of the same "
-        f"(tracing stretches generate() to {slower})."
-    )
-    return [first, f"Waiting by stage: {listed}.", how]
