@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from vlmbench.job_series import make_series
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
 from vlmbench.records import gpu, provenance
+from vlmbench.records.environment import device_facts
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.store import RecordStore
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from vlmbench.job import Job
 
 
+INTERRUPTED = 130
+"""Exit status of a run that the same command continues."""
+
+
 def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
     """Measure what the configuration asks for, then report; returns the exit status.
 
@@ -39,11 +44,13 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         model: loaded before (one load for several parts of a study); None loads it.
     """
     with RunLock(job.directory, break_lock=job.settings.break_lock):
-        provenance.check_directory(job.directory, job.config)
+        if provenance.check_directory(job.directory, job.config) and model is None:
+            _check_alike(job, _expected(job))
         _check_alone(job)
         dataset = job.build("dataset")
         samples = dataset.open()
         model = model or load_model(job)
+        _check_alike(job, {"device": device_facts(str(model.device)), "model": model.facts})
         series = make_series(job, samples, model)
         with RecordStore(job.directory) as store, stop_on_signal() as stop:
             if store.repair:
@@ -57,7 +64,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
             here["dataset"] = {"name": dataset.name, "samples": len(samples)}
             if costs is not None and costs.peaks.peaks is not None:
                 here["device_peaks"] = asdict(costs.peaks.peaks)
-            _, warnings = provenance.begin_session(job.directory, here)
+            _, warnings = provenance.begin_session(job.directory, here, allow_unlike=job.settings.allow_unlike)
             for warning in warnings:
                 _say(f"unlike the sessions before: {warning}")
             job.outcome.begin(points_total=len(series))
@@ -67,7 +74,23 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         provenance.end_session(job.directory, device=device)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
             _report(job)
-    return _conclude(job, points, interrupted=bool(stop))
+    if stop:
+        return _interrupted(job, "interrupted; run the same command again to continue")
+    return _conclude(job, states)
+
+
+def _check_alike(job: Job, session: Mapping[str, Any]) -> None:
+    """Refuse to continue what unlike hardware or another runtime began, unless ``allow_unlike`` is set."""
+    provenance.check_alike(job.directory, session, allow_unlike=job.settings.allow_unlike)
+
+
+def _expected(job: Job) -> dict[str, Any]:
+    """What can be said of a session before its model is loaded: the device and the dtype."""
+    from vlmbench.models.placement import resolve_device, resolve_dtype
+
+    device = resolve_device(job.settings.runtime.device)
+    facts = {name: value for name, value in device_facts(str(device)).items() if name != "threads"}  # not set yet
+    return {"device": facts, "model": {"dtype": str(resolve_dtype(job.settings.runtime.dtype, device))}}
 
 
 def _check_alone(job: Job) -> None:
@@ -174,27 +197,46 @@ def _report(job: Job) -> None:
     sys.stdout.write(write_report(job.settings.report, job.directory) + "\n")
 
 
-def _conclude(job: Job, points: Sequence[dict[str, Any]], *, interrupted: bool) -> int:
-    failed = [p for p in points if p["failed"] and p["ended_by"] != "skipped"]
-    measured = sum(p["measured"] for p in points)
+def _conclude(job: Job, states: Sequence[SeriesState]) -> int:
+    """Write down how the run ended, and say so; returns the exit status."""
+    if cut := [state for state in states if state.ended == "time_limit" and _is_short(state)]:
+        return _interrupted(job, _cut_words(cut))
+    failed = [s for s in states if s.failed and s.ended != "skipped"]
     reason: str | None = None
-    if interrupted:
-        reason = "interrupted; run the same command again to continue"
-        job.outcome.end(State.INTERRUPTED, exit_status=130, reason=reason)
-        _say(reason)
-        return 130
-    if failed or not measured:
-        named = [f"{p['point_id']}: {p['failed']} failed ({p['reason']})" for p in failed[:10]]
-        reason = (
-            "; ".join(named)
-            if named
-            else "nothing could be measured: " + "; ".join(f"{p['point_id']}: {p['reason']}" for p in points[:10])
-        )
+    if failed:
+        reason = "; ".join(f"{s.series.point_id}: {s.failed} failed ({s.reason})" for s in failed[:10])
+    elif not any(state.measured for state in states):
+        reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:10])
+    if reason is not None:
         _say(reason)
     status = 0 if reason is None else 1
     job.outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
     _say(f"results are in {_shown(job.directory)}")
     return status
+
+
+def _interrupted(job: Job, reason: str) -> int:
+    job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
+    _say(reason)
+    return INTERRUPTED
+
+
+def _is_short(state: SeriesState) -> bool:
+    """Whether a series that met the time limit lacks runs: its stopping rule is unmet, or not each request was run."""
+    return state.series.stopping is not None or state.measured + state.failed < state.series.expected
+
+
+def _cut_words(cut: Sequence[SeriesState]) -> str:
+    """Which series the time limit cut short, and how far they are."""
+    named = [
+        f"{s.series.point_id} ({s.measured} measured{'' if s.series.stopping else f' of {s.series.expected}'})"
+        for s in cut[:10]
+    ]
+    more = f" and {len(cut) - 10} more" if len(cut) > 10 else ""
+    return (
+        f"measurement.time_limit_s is over, not finished: {', '.join(named)}{more}; "
+        "what was measured is reported, run the same command again to continue"
+    )
 
 
 def _shown(directory: Path) -> str:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.whole import write_json
-from vlmbench.session import load_model, profile
+from vlmbench.session import INTERRUPTED, load_model, profile
 
 if TYPE_CHECKING:
     from vlmbench.job import Job
     from vlmbench.models.protocol import VisionLanguageModel
-
-INTERRUPTED = 130
 
 
 def study(job: Job) -> int:
@@ -39,7 +37,7 @@ def study(job: Job) -> int:
             statuses.append(profile(part, model))
             job.outcome.progress(points_done=number)
             if statuses[-1] == INTERRUPTED:
-                reason = "interrupted; run the same command again to continue"
+                reason = f"{part.directory.name}: {part.outcome.now.reason}"
                 job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
                 return INTERRUPTED
         text = _together(job, parts, given)
@@ -59,10 +57,9 @@ def _together(job: Job, parts: list[Job], given: dict[str, str | None]) -> str:
     from vlmbench.report.exp5 import write_exp5
 
     by_name = {part.directory.name: part.directory for part in parts}
-    phase2 = Path(given["phase2"] or by_name["phase2"])
-    phase3 = Path(given["phase3"] or by_name["phase3"])
-    if "prompt_tokens" in by_name and not given["phase2"]:
-        phase2 = job.directory  # holds the vision and the prompt sweep, each in its own folder
+    swept = [by_name[name] for name in ("phase2", "prompt_tokens") if name in by_name]  # vision and prompt tokens
+    phase2 = Path(given["phase2"]) if given["phase2"] else swept
+    phase3 = Path(given["phase3"]) if given["phase3"] else by_name["phase3"]
     comparison = write_exp5(phase2, phase3, job.directory, allow_unlike=job.settings.allow_unlike)
     write_json(
         job.directory / "study.json",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase, write_run
-from vlmbench.analysis.likeness import differences, merge_like, pair, remarks
+from vlmbench.analysis.likeness import differences, merge_like, pair, remarks, rows_of_both
 from vlmbench.analysis.phase_files import read_phase_file, read_results
 from vlmbench.errors import InputError
 
@@ -193,3 +193,43 @@ def test_each_model_finds_its_counterpart(tmp_path: Path) -> None:
         ("one", "one"),
         ("two", "two"),
     ]
+
+
+def test_runs_given_twice_are_read_and_counted_once(tmp_path: Path) -> None:
+    for name, axis, values in (("phase2", "vision_tokens", VISION), ("phase3", "output_tokens", OUTPUT)):
+        write_run(tmp_path / name, sweep(axis, values, repeats=2))
+    every = read_results([tmp_path / "phase2", tmp_path, tmp_path / "phase3"])
+    assert sorted(one.path.name for one in every) == ["phase2", "phase3"]
+    (whole,), (part,) = merge_like(every), read_results(tmp_path / "phase3")
+    rows = 2 * (len(VISION) + len(OUTPUT))
+    assert [run.path.name for run in whole.runs] == [one.path.name for one in every]
+    assert len(whole.frame) == len(rows_of_both(whole, part)) == len(rows_of_both(part, whole)) == rows
+    assert len(rows_of_both(part, part)) == 2 * len(OUTPUT)
+
+
+def test_a_mixture_of_unlike_sessions_is_named_and_compared_only_when_told_to(tmp_path: Path) -> None:
+    """Also in a directory whose top names the first session only, as older ones do."""
+    sessions = [
+        {"device": {"type": "cuda", "name": "Made GPU"}, "model": {"dtype": "bfloat16"}},
+        {"device": {"type": "cuda", "name": "Other GPU"}, "model": {"dtype": "bfloat16"}},
+    ]
+    mixed = read_results(write_run(tmp_path / "mixed", ROWS, {**PROVENANCE, "sessions": sessions}))
+    pure = read_results(write_run(tmp_path / "pure", ROWS))
+    assert mixed[0].provenance["device"]["name"] == "Made GPU + Other GPU"
+    assert mixed[0].notes == ("a mixture of unlike sessions: device.name: Made GPU, then Other GPU",)
+    assert differences(mixed[0].provenance, pure[0].provenance) == [
+        "device.name: Made GPU + Other GPU against Made GPU"
+    ]
+    for left, right in ((mixed, pure), (mixed, mixed)):
+        with pytest.raises(InputError, match=r"holds rows of unlike sessions: device\.name"):
+            pair(left, right)
+        assert len(pair(left, right, allow_unlike=True)) == 1
+    assert len(merge_like([*mixed, *pure])) == 2
+
+
+@pytest.mark.parametrize("device", [{"power_limit_w": 500.0}, {"threads": 4}])
+def test_power_limit_and_threads_are_hardware(device: dict[str, Any]) -> None:
+    mine = changed(device={"power_limit_w": 700.0, "threads": 8})
+    (said,) = differences(mine, changed(device=device))
+    assert next(iter(device)) in said
+    assert differences(mine, PROVENANCE) == []  # an older file does not say

@@ -134,9 +134,22 @@ def test_a_run_has_one_directory_with_every_row(torchrun, checkpoint, tmp_path):
     assert len(provenance["sessions"]) == 1
 
 
+def test_a_traced_request_that_is_cut_leaves_nobody_behind(torchrun, tmp_path):
+    """The followers know nothing of probes: they must be asked for as many tokens as the first process."""
+    cut = ("probe=[timeline,kernels]", "probe.kernels.cpu=true", "probe.kernels.max_tokens=4", "output.tokens=12")
+    done = torchrun(*RUN, *cut, TP, "measurement.trace_requests=2", "output_dir=out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [row for row in rows(tmp_path / "out") if row["status"] == "ok"]
+    lengths = {mode: {r["num_output_tokens"] for r in found if r["mode"] == mode} for mode in ("instrumented", "trace")}
+    assert lengths == {"instrumented": {12}, "trace": {4}}
+    assert sum(row["mode"] == "trace" for row in found) == 3  # two requests of the data set, one of the reference
+    assert not [row for row in rows(tmp_path / "out") if row["status"] == "error"]
+
+
 def test_the_time_limit_of_the_first_process_ends_all(torchrun, tmp_path):
     done = torchrun(*RUN, TP, "dataset.num_samples=500", "measurement.time_limit_s=4", "output_dir=out")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert "exitcode  : 130" in done.stderr, done.stderr[-3000:]  # interrupted: the same command continues
+    assert json.loads((tmp_path / "out/outcome.json").read_text())["state"] == "interrupted"
     assert {p["ended_by"] for p in json.loads((tmp_path / "out/points.json").read_text())["points"]} == {"time_limit"}
 
 

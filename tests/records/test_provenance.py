@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records import gpu, source
 from vlmbench.records.environment import device_state, slurm_ids
+from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.provenance import (
     IGNORED,
     begin_session,
+    check_alike,
     check_directory,
     collect,
     end_session,
@@ -117,17 +119,74 @@ class TestDirectory:
         with pytest.raises(InputError, match="is a file"):
             check_directory(tmp_path / "f", CONFIG)
 
-    def test_changed_code_and_hardware_are_warned_of(self, tmp_path: Path) -> None:
+    def test_changed_code_host_and_gpu_are_warned_of(self, tmp_path: Path) -> None:
+        """Two GPUs of one kind, two hosts with the same: one result, with a word on it."""
         begin_session(tmp_path, collected())
         current = collected()
         session = current["sessions"][0]
         session["code"]["vlmbench"]["source_sha256"] = "0" * 64
-        session["device"] = {**session["device"], "name": "other"}
-        _, warnings = begin_session(tmp_path, current)
-        assert len(warnings) == 2
-        assert "code changed" in warnings[0]
-        assert warnings[1].startswith("device changed")
+        session["device"] = {**session["device"], "uuid": "GPU-2"}
+        session["host"] = {**session["host"], "host": "0" * 12}
+        whole, warnings = begin_session(tmp_path, current)
+        assert [w.split()[:2] for w in warnings] == [["the", "code"], ["GPU", "changed"], ["host", "changed"]]
         assert read_provenance(tmp_path)["sessions"][1]["warnings"] == warnings
+        assert "unlike" not in whole
+
+
+def on_a_gpu(**model: object) -> dict[str, object]:
+    """As :func:`collected`, on an H200."""
+    device = {"type": "cuda", "name": "NVIDIA H200", "uuid": "GPU-1", "power_limit_w": 700.0}
+    whole = collected()
+    whole["device"] = whole["sessions"][0]["device"] = device
+    facts = {"dtype": "bfloat16", "attention": "flash_attention_2"} | model
+    whole["sessions"][0]["model"].update(facts)
+    whole["runtime"] |= facts
+    return whole
+
+
+class TestUnlikeSessions:
+    def test_other_hardware_dtype_and_kernel_are_refused_before_anything_is_written(self, tmp_path: Path) -> None:
+        begin_session(tmp_path, on_a_gpu())
+        before = read_provenance(tmp_path)
+        with pytest.raises(DirectoryConflictError) as caught:
+            begin_session(tmp_path, collected())
+        message = str(caught.value)
+        for part in ("device.type: cuda, then cpu", "device.name: NVIDIA H200, then", "runtime.dtype: bfloat16, then float32",
+                     "runtime.attention: flash_attention_2, then sdpa", "output_dir=DIR", "allow_unlike=true"):  # fmt: skip
+            assert part in message
+        assert read_provenance(tmp_path) == before
+
+    def test_what_is_known_before_a_model_is_loaded_is_enough(self, tmp_path: Path) -> None:
+        check_alike(tmp_path, {"device": {"type": "cpu"}})  # nothing was measured yet
+        begin_session(tmp_path, on_a_gpu())
+        check_alike(tmp_path, {"device": {"type": "cuda", "name": "NVIDIA H200", "power_limit_w": 700.04}})
+        for device in ({"type": "cpu"}, {"name": "NVIDIA A100"}, {"power_limit_w": 500.0}):
+            with pytest.raises(DirectoryConflictError, match=r"device\."):
+                check_alike(tmp_path, {"device": device})
+            check_alike(tmp_path, {"device": device}, allow_unlike=True)
+        begin_session(tmp_path / "team", on_a_gpu(processes=2))
+        with pytest.raises(DirectoryConflictError, match=r"runtime\.processes: 2, then 4"):
+            check_alike(tmp_path / "team", {"model": {"processes": 4}})
+
+    def test_when_told_to_the_top_names_the_mixture(self, tmp_path: Path) -> None:
+        begin_session(tmp_path, on_a_gpu())
+        here = collected()
+        whole, warnings = begin_session(tmp_path, here, allow_unlike=True)
+        assert whole["device"]["name"] == f"NVIDIA H200 + {here['device']['name']}"
+        assert whole["device"]["type"] == "cuda + cpu"
+        assert (whole["runtime"]["dtype"], whole["runtime"]["attention"]) == (
+            "bfloat16 + float32", "flash_attention_2 + sdpa",
+        )  # fmt: skip
+        assert whole["model"]["dtype"] == "bfloat16 + float32"
+        assert "runtime.dtype: bfloat16, then float32" in whole["unlike"]
+        assert "rows of unlike sessions are mixed here" in warnings[0]
+        check_alike(tmp_path, here["sessions"][0])  # no third kind: nothing new to refuse
+        again, _ = begin_session(tmp_path, here)
+        assert again["device"] == whole["device"]
+        assert with_mixture_named(again) == again
+
+    def test_saying_so_does_not_make_another_configuration(self) -> None:
+        assert fingerprint({**CONFIG, "allow_unlike": True}) == fingerprint({**CONFIG, "allow_unlike": False})
 
 
 def test_code_that_changed_after_submit_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

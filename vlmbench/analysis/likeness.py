@@ -10,10 +10,11 @@ import pandas as pd
 
 from vlmbench.analysis.phase_files import ResultSet
 from vlmbench.errors import InputError
+from vlmbench.records.identity import with_mixture_named
 
 _COMPARED: Mapping[str, tuple[str, ...] | None] = {
     "model": ("name", "architecture", "weights", "revision", "parameters"),
-    "device": ("type", "name"),
+    "device": ("type", "name", "power_limit_w", "threads"),
     "runtime": None,  # everything in it
 }
 # The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
@@ -38,6 +39,7 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
 def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for a comparison: ``model.name``, ``device.name``, ``runtime.dtype`` … as far as known."""
     found: dict[str, Any] = {}
+    provenance = with_mixture_named(provenance)
     for part, names in _COMPARED.items():
         section = provenance.get(part)
         if isinstance(section, Mapping):
@@ -86,7 +88,14 @@ def _merged(group: Sequence[ResultSet]) -> ResultSet:
     if len(group) == 1:
         return group[0]
     notes = tuple(dict.fromkeys(note for one in group for note in one.notes))
-    return replace(group[0], frame=concatenated([one.frame for one in group]), notes=notes)
+    runs = tuple(run for one in group for run in one.runs)
+    return replace(group[0], frame=concatenated([one.frame for one in group]), notes=notes, merged=runs)
+
+
+def rows_of_both(a: ResultSet, b: ResultSet) -> pd.DataFrame:
+    """All rows of two sets, those of a run that is in both (by its place) once."""
+    runs = {run.path.resolve(): run.frame for run in (*a.runs, *b.runs)}
+    return concatenated(list(runs.values())) if len(runs) > 1 else a.frame
 
 
 def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -105,8 +114,11 @@ def pair(
         allow_unlike: pair even unlike sets, when there is one on each side.
 
     Raises:
-        InputError: nothing matches; the message says what differs between the closest two.
+        InputError: nothing matches, and the message says what differs between the closest two; or a set is itself a
+            mixture of unlike sessions.
     """
+    if not allow_unlike:
+        _refuse_mixtures([*left, *right])
     pairs = []
     closest: tuple[list[str], ResultSet, ResultSet] | None = None
     for a in left:
@@ -126,3 +138,12 @@ def pair(
         f"{'; '.join(unlike)}.\n"
         "Measure both on the same model, device, dtype and runtime, or set allow_unlike=true if you mean it."
     )
+
+
+def _refuse_mixtures(sets: Sequence[ResultSet]) -> None:
+    for one in sets:
+        if mixed := with_mixture_named(one.provenance).get("unlike"):
+            raise InputError(
+                f"'{one.path}' holds rows of unlike sessions: {'; '.join(mixed)}.\n"
+                "Measure them in directories of their own, or set allow_unlike=true if you mean it."
+            )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pandas as pd
 from vlmbench.analysis.load import left_out_words, load_runs
 from vlmbench.analysis.older_files import older_frame, older_provenance
 from vlmbench.errors import InputError
+from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.record import SCHEMA_VERSION
 
@@ -37,16 +38,23 @@ class ResultSet:
         frame: one row a run, as :func:`vlmbench.analysis.load.load_runs` gives it.
         provenance: content of ``provenance.json``; what is not known is absent.
         notes: what a reader must know about these rows.
+        merged: the runs that were put together here; empty where it is one run.
     """
 
     path: Path
     frame: pd.DataFrame
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    merged: tuple[ResultSet, ...] = ()
+
+    @property
+    def runs(self) -> tuple[ResultSet, ...]:
+        """The runs that these rows come from, each with the place that it was read from."""
+        return self.merged or (self,)
 
 
-def read_results(path: Path | str) -> list[ResultSet]:
-    """Everything measured under a path.
+def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
+    """Everything measured under a path, or under several: a run that is under two of them is read once.
 
     Returns:
         One set a run; at least one. Jobs of a multirun that cannot be read are named in the notes of the others.
@@ -54,6 +62,9 @@ def read_results(path: Path | str) -> list[ResultSet]:
     Raises:
         InputError: nothing is there, or it is torn, empty or of another schema; the message says which and what to do.
     """
+    if not isinstance(path, Path | str):
+        every = [one for single in path for one in read_results(single)]
+        return list({one.path.resolve(): one for one in reversed(every)}.values())[::-1]
     path = Path(path).expanduser()
     if path.is_file():
         return [_read_records(path) if path.suffix == ".jsonl" else read_phase_file(path)]
@@ -111,9 +122,9 @@ def _looks_like_phase_file(path: Path) -> bool:
 
 
 def _read_records(file: Path) -> ResultSet:
-    frame = load_runs(file)
+    frame, provenance = load_runs(file), _read_provenance(file.parent)
     notes = (left_out_words(missing),) if (missing := frame.attrs["lines_left_out"]) else ()
-    return ResultSet(path=file.parent, frame=frame, provenance=_read_provenance(file.parent), notes=notes)
+    return ResultSet(path=file.parent, frame=frame, provenance=provenance, notes=(*notes, *_mixture(provenance)))
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:
@@ -121,7 +132,12 @@ def _read_provenance(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     value = _read_json(file)
-    return dict(value) if isinstance(value, Mapping) else {}
+    return with_mixture_named(value) if isinstance(value, Mapping) else {}
+
+
+def _mixture(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    mixed = provenance.get("unlike")
+    return (f"a mixture of unlike sessions: {'; '.join(map(str, mixed))}",) if mixed else ()
 
 
 def _read_json(file: Path) -> Any:
@@ -165,8 +181,9 @@ def read_phase_file(file: Path) -> ResultSet:
             f"'{file}' has schema_version {content['schema_version']!r}, this vlmbench reads {SCHEMA_VERSION}.\n"
             "Use the version that wrote it, or measure again."
         )
-    provenance = content.get("provenance")
-    return ResultSet(path=file, frame=_frame(rows), provenance=provenance if isinstance(provenance, Mapping) else {})
+    stored = content.get("provenance")
+    provenance = with_mixture_named(stored) if isinstance(stored, Mapping) else {}
+    return ResultSet(path=file, frame=_frame(rows), provenance=provenance, notes=_mixture(provenance))
 
 
 def _frame(rows: list[Mapping[str, Any]]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table
 from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
 from vlmbench.records.record import Mode, Status
@@ -194,7 +195,7 @@ def _with_facts(rows: pa.Table, one: RunStatus, root: Path) -> pa.Table:
 
 def _facts(directory: Path) -> dict[str, str | None]:
     try:
-        found: Mapping[str, Any] = read_provenance(directory) or {}
+        found: Mapping[str, Any] = with_mixture_named(read_provenance(directory) or {})
     except InputError as error:
         _log.warning("%s", error)
         found = {}

@@ -8,7 +8,9 @@ Shape of the file::
      "sessions": [{"session", "started_unix_s", "ended_unix_s", "command", "code", "slurm", "pid",
                    "model", "device", "host", "software", "state_before", "state_after", "warnings"}, …]}
 
-What stands at the top is the first session's; a continued run has several sessions. Paths are shortened and secrets
+What stands at the top is the first session's; a continued run has several sessions. Sessions of unlike hardware, dtype
+or runtime (:mod:`vlmbench.records.identity`) are refused; where they were allowed, the top names all of them and
+``unlike`` says what differs. Paths are shortened and secrets
 hidden (:mod:`vlmbench.records.redact`), so that the file can be published.
 """
 
@@ -25,6 +27,7 @@ from typing import Any
 
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.environment import device_facts, device_state, host_facts, slurm_ids, software
+from vlmbench.records.identity import unlike, unlike_words, with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.redact import shareable, shareable_command
 from vlmbench.records.source import code_state
@@ -34,7 +37,7 @@ PROVENANCE_NAME = "provenance.json"
 # Settings that change what is shown, where it is put or how long it may take, not what one run measures.
 IGNORED = (
     "output_dir", "progress", "notes", "break_lock", "dry_run", "target_device", "target_memory_gib", "detach",
-    "launcher", "hydra", "measurement.time_limit_s", "runtime.strict_device", "probe.kernels.trace_dir",
+    "launcher", "hydra", "allow_unlike", "measurement.time_limit_s", "runtime.strict_device", "probe.kernels.trace_dir",
 )  # fmt: skip
 SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"
 _COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too
@@ -167,24 +170,56 @@ def check_same(
     )
 
 
-def begin_session(directory: Path, current: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def check_alike(directory: Path, session: Mapping[str, Any], *, allow_unlike: bool = False) -> None:
+    """Refuse to mix what this process would measure with what unlike hardware, dtype or runtime measured.
+
+    Args:
+        directory: the run directory.
+        session: ``device`` and ``model`` as in a session of :func:`collect`, as far as known already: what is absent
+            is not compared, so that a wrong GPU is found before a model is loaded.
+        allow_unlike: do not refuse.
+
+    Raises:
+        DirectoryConflictError: the message says what differs and the ways out.
+        InputError: the provenance cannot be read.
+    """
+    existing = read_provenance(directory)
+    found = unlike([*existing["sessions"], session]) if existing is not None and not allow_unlike else {}
+    # Sessions that were mixed on purpose stay mixed: only what is new counts.
+    known = unlike(existing["sessions"]) if existing is not None else {}
+    if new := {name: values for name, values in found.items() if values != known.get(name)}:
+        raise DirectoryConflictError(
+            f"'{directory}' was measured otherwise, and rows of both would be one result: "
+            f"{'; '.join(unlike_words(new))}.\n"
+            "Choose another directory with output_dir=DIR, or set allow_unlike=true if you mean to mix them."
+        )
+
+
+def begin_session(
+    directory: Path, current: Mapping[str, Any], *, allow_unlike: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Write ``provenance.json``, or add this session to the one that is there (hold the run lock).
 
     Args:
         directory: the run directory; its configuration was checked with :func:`check_directory`.
         current: from :func:`collect`.
+        allow_unlike: whether sessions of unlike hardware, dtype or runtime may be mixed.
 
     Returns:
         The whole provenance, this session last, and warnings for the user: what is unlike the sessions before.
+
+    Raises:
+        DirectoryConflictError: see :func:`check_alike`; nothing was written.
     """
     existing = read_provenance(directory)
     session = dict(current["sessions"][-1])
+    check_alike(directory, session, allow_unlike=allow_unlike)
     if existing is None:
         whole = dict(current)
     else:
         session["session"] = len(existing["sessions"])
         session["warnings"] = [*session["warnings"], *_changes(existing["sessions"][-1], session)]
-        whole = {**existing, "sessions": [*existing["sessions"], session]}
+        whole = with_mixture_named({**existing, "sessions": [*existing["sessions"], session]})
     write_json(Path(directory) / PROVENANCE_NAME, whole)
     return whole, session["warnings"]
 
@@ -214,9 +249,11 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if _code_id(before) != _code_id(now):
         old, new = (_commit(s) for s in (before, now))
         warnings.append(f"the code changed since the session before (vlmbench {old} → {new})")
+    for text in unlike_words(unlike([before, now])):
+        warnings.append(f"rows of unlike sessions are mixed here, as allow_unlike allows ({text})")
     for label, path in (
-        ("device", ("device", "name")), ("driver", ("device", "driver")), ("CPU", ("host", "cpu")),
-        ("Python", ("software", "python")), ("torch", ("software", "packages", "torch")),
+        ("GPU", ("device", "uuid")), ("driver", ("device", "driver")), ("host", ("host", "host")),
+        ("CPU", ("host", "cpu")), ("Python", ("software", "python")), ("torch", ("software", "packages", "torch")),
         ("transformers", ("software", "packages", "transformers")),
     ):  # fmt: skip
         old, new = _at(before, path), _at(now, path)

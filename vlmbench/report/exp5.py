@@ -14,8 +14,8 @@ from vlmbench.analysis.comparison import Comparison, compare
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
-from vlmbench.analysis.likeness import concatenated, merge_like, pair
-from vlmbench.analysis.phase_files import ResultSet, read_results
+from vlmbench.analysis.likeness import merge_like, pair, rows_of_both
+from vlmbench.analysis.phase_files import read_results
 from vlmbench.errors import InputError
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.scaling import flops_latency_figure
@@ -32,12 +32,17 @@ PHASE_FILE = f"{EXPERIMENT}.json"
 
 
 def write_exp5(
-    phase2: Path | str, phase3: Path | str, directory: Path | str, *, allow_unlike: bool = False
+    phase2: Path | str | Sequence[Path | str],
+    phase3: Path | str,
+    directory: Path | str,
+    *,
+    allow_unlike: bool = False,
 ) -> ScalingReport:
     """Compare token costs and write ``exp5_token_comparison.json``, ``summary.json``, models, figures and pages.
 
     Args:
-        phase2: results with vision (and prompt) tokens swept: a run directory, multirun directory or phase file.
+        phase2: results with vision (and prompt) tokens swept: a run directory, multirun directory or phase file,
+            or several of them.
         phase3: results with output tokens swept; may be the same path.
         directory: where to write; made if missing. A ``summary.json`` of another experiment there is left alone.
         allow_unlike: compare unlike hardware, models, dtypes or runtimes all the same.
@@ -49,7 +54,7 @@ def write_exp5(
     pairs = pair(merge_like(read_results(phase2)), merge_like(read_results(phase3)), allow_unlike=allow_unlike)
     comparisons = [compare(a, b) for a, b in pairs]
     names = _names(comparisons)
-    together = [_together(a, b) for a, b in pairs]
+    together = [rows_of_both(a, b) for a, b in pairs]
     flops = [flops_latency(frame) for frame in together]
     models = [_model(frame, found) for frame, found in zip(together, comparisons, strict=True)]
     rows = [_row(*each) for each in zip(names, comparisons, flops, models, strict=True)]
@@ -70,11 +75,6 @@ def write_exp5(
         files += save(figure, directory / "figures", name)
     text = f"{_text(comparisons, flops, models)}\n\n{write_pages(directory)}"
     return ScalingReport(summary=summary, files=tuple(files), text=text)
-
-
-def _together(a: ResultSet, b: ResultSet) -> pd.DataFrame:
-    # Rows of one run given twice (a study that swept everything) must not count twice.
-    return a.frame if a.path == b.path and len(a.frame) == len(b.frame) else concatenated([a.frame, b.frame])
 
 
 def _model(frame: pd.DataFrame, comparison: Comparison) -> LatencyModel | None:

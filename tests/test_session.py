@@ -1,0 +1,144 @@
+"""Sessions of one run directory: time limits end as what can be continued, unlike hardware is not mixed unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
+from vlmbench import session
+from vlmbench.records.outcome import OutcomeFile, State
+from vlmbench.request import Output
+from vlmbench.series_state import SeriesState
+from vlmbench.stopping import Stopping
+from vlmbench.study import _together
+from vlmbench.workload import Series
+
+Vlmbench = Callable[..., CompletedProcess[str]]
+SMOKE = ("experiment=smoke", "output_dir=out", "probe=[timeline]", "runtime.device=cpu", "report=none")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------------- time limits
+
+
+def series(name: str, **changes: Any) -> Series:
+    return Series(**{"point_id": name, "size": 6, "request": lambda _: Output(max_new_tokens=1)} | changes)
+
+
+def ended(name: str, by: str, measured: int, failed: int = 0, **changes: Any) -> SeriesState:
+    return SeriesState(
+        series=series(name, **changes), jobs=iter(()), ended=by, measured=measured, failed=failed, reason="planted"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "state"),
+    [
+        ([ended("dataset", "all_measured", 6), ended("reference", "all_measured", 6)], 0, State.DONE),
+        ([ended("dataset", "time_limit", 1), ended("reference", "time_limit", 0)], 130, State.INTERRUPTED),
+        ([ended("dataset", "time_limit", 6)], 0, State.DONE),  # the last run was over just before the limit
+        ([ended("dataset", "time_limit", 5, failed=1)], 1, State.FAILED),  # each request was run: nothing to continue
+        ([ended("dataset", "time_limit", 1, failed=1)], 130, State.INTERRUPTED),
+        ([ended("p", "median_interval", 12, size=1, stopping=Stopping())], 0, State.DONE),
+        ([ended("p", "time_limit", 300, size=1, stopping=Stopping())], 130, State.INTERRUPTED),
+        ([ended("p", "skipped", 0, failed=1), ended("q", "all_measured", 6)], 0, State.DONE),
+        ([ended("p", "oom", 2, failed=1)], 1, State.FAILED),
+        ([ended("p", "skipped", 0, failed=1)], 1, State.FAILED),
+    ],
+)
+def test_how_a_run_ends(tmp_path: Path, states: list[SeriesState], status: int, state: State) -> None:
+    job = SimpleNamespace(outcome=OutcomeFile(tmp_path), directory=tmp_path)
+    assert session._conclude(job, states) == status
+    found = read(tmp_path / "outcome.json")
+    assert (found["state"], found["exit_status"]) == (state, status)
+    if state is State.INTERRUPTED:
+        for one in states:
+            assert one.series.point_id in found["reason"]
+        assert "run the same command again" in found["reason"]
+
+
+def test_a_time_limit_ends_as_interrupted_and_the_same_command_finishes(vlmbench: Vlmbench, tmp_path: Path) -> None:
+    grid = (*SMOKE, "dataset.num_samples=3")
+    cut = vlmbench(*grid, "measurement.time_limit_s=0")
+    assert cut.returncode == 130, cut.stderr
+    outcome = read(tmp_path / "out/outcome.json")
+    assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
+    assert "dataset (0 measured of 3), reference (0 measured of 3)" in outcome["reason"]
+    done = vlmbench(*grid)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out/outcome.json")["state"] == "done"
+    assert sum(r["status"] == "ok" and r["mode"] == "instrumented" for r in rows(tmp_path / "out")) == 6
+
+
+# ------------------------------------------------------------------------------------------------------ unlike sessions
+
+
+def test_a_run_of_another_device_is_not_continued_unless_told_to(vlmbench: Vlmbench, tmp_path: Path) -> None:
+    grid = (*SMOKE, "dataset.num_samples=2", "report=phase1")
+    assert vlmbench(*grid).returncode == 0
+    path = tmp_path / "out/provenance.json"
+    stored = read(path)
+    here = stored["device"]["name"]
+    for place in (stored, stored["sessions"][0]):
+        place["device"] |= {"type": "cuda", "name": "NVIDIA H200"}
+        place["model"] |= {"dtype": "bfloat16", "attention": "flash_attention_2"}
+    stored["runtime"] |= {"dtype": "bfloat16", "attention": "flash_attention_2"}
+    path.write_text(json.dumps(stored))
+    records, outcome = (tmp_path / "out/records.jsonl").read_bytes(), (tmp_path / "out/outcome.json").read_bytes()
+
+    refused = vlmbench(*grid)
+    assert refused.returncode == 2
+    for part in ("device.name: NVIDIA H200, then", "runtime.dtype: bfloat16, then float32", "allow_unlike=true"):
+        assert part in refused.stderr
+    assert "weights in" not in refused.stderr, "found before the model was loaded"
+    assert read(path) == stored
+    assert (tmp_path / "out/records.jsonl").read_bytes() == records
+    assert (tmp_path / "out/outcome.json").read_bytes() == outcome
+
+    allowed = vlmbench(*grid, "allow_unlike=true")
+    assert allowed.returncode == 0, allowed.stderr
+    whole = read(path)
+    assert whole["device"]["name"] == f"NVIDIA H200 + {here}"
+    assert whole["runtime"]["attention"] == "flash_attention_2 + sdpa"
+    page = (tmp_path / "out/report.html").read_text()
+    for text in (allowed.stdout, page):
+        assert f"NVIDIA H200 + {here}" in text
+        assert "bfloat16 + float32" in text
+
+
+# ----------------------------------------------------------------------------------------------------------- the study
+
+
+def test_a_study_counts_each_part_once(tmp_path: Path) -> None:
+    """Phase 2 is the vision and the prompt sweep; neither phase 1 nor phase 3, which lie beside them."""
+    parts = {
+        "phase1": sweep("vision_tokens", [576], seed=3),
+        "phase2": sweep("vision_tokens", VISION),
+        "prompt_tokens": sweep("prompt_tokens", PROMPT, seed=1),
+        "phase3": sweep("output_tokens", OUTPUT, seed=2),
+    }
+    jobs: Any = [SimpleNamespace(directory=write_run(tmp_path / name, found)) for name, found in parts.items()]
+    job: Any = SimpleNamespace(directory=tmp_path, settings=SimpleNamespace(allow_unlike=False))
+    text = _together(job, jobs, {"phase2": None, "phase3": None})
+    (row,) = read(tmp_path / "exp5_token_comparison.json")["results"]
+    ratio = row["ratios"]["output_over_vision"]
+    assert ratio["low"] <= STEP / 0.05 <= ratio["high"]
+    counted = row["flops_latency"]
+    assert counted["language_scaling"]["rows"] == len(parts["phase3"])
+    assert counted["together"]["rows"] == sum(len(parts[name]) for name in ("phase2", "prompt_tokens", "phase3"))
+    assert sorted(Path(s).name for s in row["sources"].values()) == ["phase2", "phase2", "phase3"]
+    assert "What do tokens cost against each other?" in text
