@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
-from vlmbench import session
+from vlmbench.ending import conclude
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.request import Output
 from vlmbench.series_state import SeriesState
@@ -61,14 +61,21 @@ def ended(name: str, by: str, measured: int, failed: int = 0, **changes: Any) ->
     ],
 )
 def test_how_a_run_ends(tmp_path: Path, states: list[SeriesState], status: int, state: State) -> None:
-    job = SimpleNamespace(outcome=OutcomeFile(tmp_path), directory=tmp_path)
-    assert session._conclude(job, states) == status
+    said: list[str] = []
+    assert conclude(OutcomeFile(tmp_path), states, said.append) == status
     found = read(tmp_path / "outcome.json")
     assert (found["state"], found["exit_status"]) == (state, status)
     if state is State.INTERRUPTED:
         for one in states:
             assert one.series.point_id in found["reason"]
         assert "run the same command again" in found["reason"]
+    assert said == [text for text in (found["reason"],) if text]
+
+
+def test_a_trace_that_the_time_limit_left_out_is_work_left(tmp_path: Path) -> None:
+    states = [ended("a", "all_measured", 6), ended("b", "all_measured", 6)]
+    assert conclude(OutcomeFile(tmp_path), states, lambda _: None, untraced={"b"}) == 130
+    assert "not finished: b (not traced);" in read(tmp_path / "outcome.json")["reason"]
 
 
 def test_a_time_limit_ends_as_interrupted_and_the_same_command_finishes(vlmbench: Vlmbench, tmp_path: Path) -> None:

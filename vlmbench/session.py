@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.ending import conclude, interrupted
 from vlmbench.errors import DeviceError
 from vlmbench.job_costs import annotator, job_costs
 from vlmbench.job_series import make_series
@@ -18,7 +19,7 @@ from vlmbench.progress import ProgressBar
 from vlmbench.records import gpu, provenance
 from vlmbench.records.environment import device_facts
 from vlmbench.records.lock import RunLock
-from vlmbench.records.outcome import State
+from vlmbench.records.record import Mode
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
 from vlmbench.runner import Runner
@@ -30,10 +31,6 @@ from vlmbench.workload import Series
 if TYPE_CHECKING:
     from vlmbench.cost.costs import Costs
     from vlmbench.job import Job
-
-
-INTERRUPTED = 130
-"""Exit status of a run that the same command continues."""
 
 
 def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
@@ -68,15 +65,17 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
             for warning in warnings:
                 _say(f"unlike the sessions before: {warning}")
             job.outcome.begin(points_total=len(series))
-            states = _measure(job, model, series, store=store, stop=stop, costs=costs)
+            states, untraced = _measure(job, model, series, store=store, stop=stop, costs=costs)
         points = [state.report() for state in states]
         write_json(job.directory / "points.json", {"points": points})
         provenance.end_session(job.directory, device=device)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
             _report(job)
     if stop:
-        return _interrupted(job, "interrupted; run the same command again to continue")
-    return _conclude(job, states)
+        return interrupted(job.outcome, "interrupted; run the same command again to continue", _say)
+    status = conclude(job.outcome, states, _say, untraced=untraced)
+    _say(f"results are in {_shown(job.directory)}")
+    return status
 
 
 def _check_alike(job: Job, session: Mapping[str, Any]) -> None:
@@ -139,14 +138,16 @@ def _measure(
     store: RecordStore,
     stop: list[str],
     costs: Costs | None,
-) -> list[SeriesState]:
+) -> tuple[list[SeriesState], set[str]]:
+    """The series as they ended, and the points whose trace the time limit left out."""
     measurement = job.settings.measurement
     limit = measurement.time_limit_s
     note = partial(_note, job, store)
+    probes = [p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)]
     with ProgressBar(show=job.settings.progress, note=note) as progress:
         runner = Runner(
             model=model,
-            probes=[p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)],
+            probes=probes,
             store=store,
             warmup=_warmup(job),
             seed=job.settings.seed,
@@ -158,7 +159,12 @@ def _measure(
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
-        return runner.run(series)
+        states = runner.run(series)
+    traces = measurement.trace_requests and any(probe.own_run for probe in probes)
+    if limit is None or not traces:
+        return states, set()
+    traced = {point for point, mode, _ in store.counts if mode == Mode.TRACE}  # failures, too, have rows
+    return states, {s.series.point_id for s in states if s.measured} - traced
 
 
 def _stamp(model: VisionLanguageModel) -> dict[str, Any]:
@@ -195,48 +201,6 @@ def _report(job: Job) -> None:
     from vlmbench.report import write_report
 
     sys.stdout.write(write_report(job.settings.report, job.directory) + "\n")
-
-
-def _conclude(job: Job, states: Sequence[SeriesState]) -> int:
-    """Write down how the run ended, and say so; returns the exit status."""
-    if cut := [state for state in states if state.ended == "time_limit" and _is_short(state)]:
-        return _interrupted(job, _cut_words(cut))
-    failed = [s for s in states if s.failed and s.ended != "skipped"]
-    reason: str | None = None
-    if failed:
-        reason = "; ".join(f"{s.series.point_id}: {s.failed} failed ({s.reason})" for s in failed[:10])
-    elif not any(state.measured for state in states):
-        reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:10])
-    if reason is not None:
-        _say(reason)
-    status = 0 if reason is None else 1
-    job.outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
-    _say(f"results are in {_shown(job.directory)}")
-    return status
-
-
-def _interrupted(job: Job, reason: str) -> int:
-    job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
-    _say(reason)
-    return INTERRUPTED
-
-
-def _is_short(state: SeriesState) -> bool:
-    """Whether a series that met the time limit lacks runs: its stopping rule is unmet, or not each request was run."""
-    return state.series.stopping is not None or state.measured + state.failed < state.series.expected
-
-
-def _cut_words(cut: Sequence[SeriesState]) -> str:
-    """Which series the time limit cut short, and how far they are."""
-    named = [
-        f"{s.series.point_id} ({s.measured} measured{'' if s.series.stopping else f' of {s.series.expected}'})"
-        for s in cut[:10]
-    ]
-    more = f" and {len(cut) - 10} more" if len(cut) > 10 else ""
-    return (
-        f"measurement.time_limit_s is over, not finished: {', '.join(named)}{more}; "
-        "what was measured is reported, run the same command again to continue"
-    )
 
 
 def _shown(directory: Path) -> str:

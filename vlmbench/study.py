@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmbench.ending import INTERRUPTED
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.whole import write_json
-from vlmbench.session import INTERRUPTED, load_model, profile
+from vlmbench.session import load_model, profile
 
 if TYPE_CHECKING:
     from vlmbench.job import Job

@@ -1,0 +1,69 @@
+"""How a session that was not told to stop ends: done, failed, or cut short by its time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from vlmbench.records.outcome import OutcomeFile, State
+from vlmbench.series_state import SeriesState
+
+INTERRUPTED = 130
+"""Exit status of a run that the same command continues."""
+_SHOWN = 10
+
+
+def conclude(
+    outcome: OutcomeFile, states: Sequence[SeriesState], say: Callable[[str], None], *, untraced: Collection[str] = ()
+) -> int:
+    """Write down how the run ended, and say so.
+
+    Args:
+        outcome: of the run.
+        states: of all series, which have ended.
+        say: tells the user.
+        untraced: point ids whose trace the time limit left out.
+
+    Returns:
+        The exit status: 0 done; 1 something failed, or nothing could be measured; 130 the time limit cut it short.
+    """
+    if cut := [s for s in states if (s.ended == "time_limit" and _is_short(s)) or s.series.point_id in untraced]:
+        return interrupted(outcome, _cut_words(cut), say)
+    failed = [s for s in states if s.failed and s.ended != "skipped"]
+    reason: str | None = None
+    if failed:
+        reason = "; ".join(f"{s.series.point_id}: {s.failed} failed ({s.reason})" for s in failed[:_SHOWN])
+    elif not any(state.measured for state in states):
+        reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:_SHOWN])
+    if reason is not None:
+        say(reason)
+    status = 0 if reason is None else 1
+    outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
+    return status
+
+
+def interrupted(outcome: OutcomeFile, reason: str, say: Callable[[str], None]) -> int:
+    """Write down that the same command continues this run; returns the exit status."""
+    outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
+    say(reason)
+    return INTERRUPTED
+
+
+def _is_short(state: SeriesState) -> bool:
+    """Whether a series that met the time limit lacks runs: its stopping rule is unmet, or not each request was run."""
+    return state.series.stopping is not None or state.measured + state.failed < state.series.expected
+
+
+def _cut_words(cut: Sequence[SeriesState]) -> str:
+    """Which series the time limit cut short, and how far they are."""
+    named = [f"{s.series.point_id} ({_how_far(s)})" for s in cut[:_SHOWN]]
+    more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""
+    return (
+        f"measurement.time_limit_s is over, not finished: {', '.join(named)}{more}; "
+        "what was measured is reported, run the same command again to continue"
+    )
+
+
+def _how_far(state: SeriesState) -> str:
+    if state.ended != "time_limit":
+        return "not traced"
+    return f"{state.measured} measured" + ("" if state.series.stopping else f" of {state.series.expected}")
