@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.planted import PlantedModel, request
 from vlmbench.errors import DeviceError
 from vlmbench.execution import complete, in_memory, prepare
+from vlmbench.probes import nvml
 from vlmbench.probes.energy import EnergyProbe, EnergyWatch, Idle, measure_idle
 from vlmbench.probes.protocol import RunFacts
 
@@ -126,6 +130,71 @@ def test_without_a_gpu_the_first_attach_says_what_is_needed() -> None:
         complete(model, prepare(model, in_memory(request())), [EnergyProbe()], [])
 
 
+class FakeNvml:
+    """NVML of a host with some GPUs, each with a counter of its own."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, **counters_mj: int) -> None:
+        self.counters_mj = counters_mj
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if uuid not in self.counters_mj:
+            raise RuntimeError("not found")
+        return uuid
+
+    def nvmlDeviceGetName(self, handle: str) -> bytes:
+        return b"Made GPU"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return self.counters_mj[handle]
+
+
+class Shared(PlantedModel):
+    """One process's view of a model that processes on other GPUs share."""
+
+    def __init__(self, *others: str) -> None:
+        super().__init__()
+        self.others = others
+
+    @property
+    def devices(self) -> list[torch.device]:
+        return [torch.device("cuda", 0)]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {**super().facts, "other_gpus": list(self.others)}
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    fake = FakeNvml(**{"GPU-a": 5_000, "GPU-b": 70_000, "GPU-c": 1_000})
+    nvml._by_uuid.cache_clear()
+    monkeypatch.setattr(nvml, "_binding", lambda: fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="a"))
+    yield fake
+    nvml._by_uuid.cache_clear()
+
+
+def test_the_gpus_of_all_processes_are_summed_and_no_other(host: FakeNvml) -> None:
+    probe, model = EnergyProbe(), Shared("GPU-b")
+    probe._idle["cuda:0 GPU-b"] = IDLE
+    with probe.watch(model) as watch:
+        for uuid, spent in (("GPU-a", 300_000), ("GPU-b", 200_000), ("GPU-c", 900_000)):
+            host.counters_mj[uuid] += spent
+    values = watch.values(facts())
+    assert values["energy_gross_j"] == pytest.approx(500)
+    assert values["energy_gpus"] == 2
+
+
+def test_a_gpu_of_another_host_is_refused_not_left_out(host: FakeNvml) -> None:
+    with (
+        pytest.raises(DeviceError, match=r"does not know the GPU GPU-far(.|\n)*Leave it out"),
+        EnergyProbe().watch(Shared("GPU-b", "GPU-far")),
+    ):
+        pass
+
+
 def test_idle_time_is_checked() -> None:
     with pytest.raises(ValueError, match="'idle_s' must be between"):
         EnergyProbe(idle_s=0)
@@ -133,7 +202,6 @@ def test_idle_time_is_checked() -> None:
 
 @pytest.mark.gpu
 def test_energy_on_a_gpu() -> None:
-    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     pytest.importorskip("pynvml")
@@ -143,6 +211,7 @@ def test_energy_on_a_gpu() -> None:
 
         device = torch.device("cuda")
         devices = (device,)
+        facts: Mapping[str, Any] = {}
 
     probe = EnergyProbe()
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmbench.errors import DeviceError
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.nvml import Gpu, open_gpus
+from vlmbench.probes.nvml import Gpu, gpus_of
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.records.record import Metric
 
@@ -85,8 +85,10 @@ class ClocksProbe:
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Ask on entering and on leaving."""
         try:
-            gpus = open_gpus(model.devices)
-        except DeviceError:  # provenance says that NVML is missing; a run without clocks is still a run
+            gpus = gpus_of(model)
+        except (
+            DeviceError
+        ):  # NVML is missing (provenance says so), or blind to one; a run without clocks is still a run
             gpus = []
         watch = _ClocksWatch(gpus, self.drop)
         try:

@@ -4,6 +4,10 @@ NVML counts the energy of a board since its driver was loaded, in mJ, but brings
 20–100 ms. One run's figure is therefore uncertain by one such step's worth; runs shorter than a step say nothing one
 by one and are flagged. Nothing is lost between steps, so means over many runs are right all the same.
 
+Where several processes share a model (tensor parallel), the first one reads the counters of all their GPUs: NVML sees
+every GPU of the host, whatever a process was given. A GPU on another host it does not see: then the probe refuses, for
+a sum over some of the GPUs would be no energy of the run.
+
 The counters are read when the probe is attached and when it is detached: just outside the timed region, device idle.
 """
 
@@ -19,13 +23,13 @@ from typing import Any
 
 from vlmbench.errors import DeviceError
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.nvml import Gpu, open_gpus
+from vlmbench.probes.nvml import Gpu, gpus_of
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.records.record import Metric
 
 METRICS: Mapping[str, Metric] = {
-    "energy_j": Metric(unit="J", meaning="energy of one run above idle, all GPUs of the model"),
-    "energy_gross_j": Metric(unit="J", meaning="energy of one run, idle power included"),
+    "energy_j": Metric(unit="J", meaning="energy of one run above idle, all GPUs of all its processes"),
+    "energy_gross_j": Metric(unit="J", meaning="energy of one run, all GPUs, idle power included"),
     "energy_per_request_j": Metric(unit="J", meaning="energy_j over the rows of the batch"),
     "energy_per_output_token_j": Metric(unit="J", meaning="energy_j over all output tokens of the batch"),
     "energy_window_ms": Metric(unit="ms", meaning="time between the two readings; T_total and a little more"),
@@ -84,7 +88,7 @@ class EnergyProbe:
         """
         gpus = _gpus_with_counter(model)
         counter = _sum_of(gpus)
-        key = " ".join(str(device) for device in model.devices)
+        key = " ".join(map(str, [*model.devices, *(model.facts.get("other_gpus") or ())]))
         if key not in self._idle:
             self._idle[key] = measure_idle(counter, seconds=self.idle_s)
         watch = EnergyWatch(counter, self._idle[key], gpus=len(gpus))
@@ -96,7 +100,7 @@ class EnergyProbe:
 
 def _gpus_with_counter(model: VisionLanguageModel) -> list[Gpu]:
     try:
-        gpus = open_gpus(model.devices)
+        gpus = gpus_of(model)
     except DeviceError as error:
         raise DeviceError(
             f"the energy probe cannot read the GPU: {error}.\nLeave it out: probe=[timeline,…]"

@@ -15,6 +15,8 @@ from vlmbench.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.models.protocol import VisionLanguageModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
@@ -50,6 +52,15 @@ def open_gpus(devices: Sequence[torch.device]) -> list[Gpu]:
     return [_open(index) for index in _indices(devices)]
 
 
+def gpus_of(model: VisionLanguageModel) -> list[Gpu]:
+    """All GPUs that hold a part of a model: those of this process, and those of the others that share it.
+
+    Raises:
+        DeviceError: NVML is missing, or does not know one of them; that of a process on another host, say.
+    """
+    return [*open_gpus(model.devices), *(_by_uuid(uuid) for uuid in model.facts.get("other_gpus") or ())]
+
+
 def _indices(devices: Sequence[torch.device]) -> list[int]:
     import torch
 
@@ -57,16 +68,20 @@ def _indices(devices: Sequence[torch.device]) -> list[int]:
     return list(dict.fromkeys(torch.cuda.current_device() if d.index is None else d.index for d in cuda))
 
 
-@cache
 def _open(index: int) -> Gpu:
     import torch
 
-    nvml = _binding()
     uuid = f"GPU-{getattr(torch.cuda.get_device_properties(index), 'uuid', '')}".replace("GPU-GPU-", "GPU-")
+    return _by_uuid(uuid)
+
+
+@cache
+def _by_uuid(uuid: str) -> Gpu:
+    nvml = _binding()
     try:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError as error:
-        raise DeviceError(f"NVML does not know cuda:{index} ({uuid}): {error}") from error
+        raise DeviceError(f"NVML of this host does not know the GPU {uuid}: {error}") from error
     gpu = Gpu(nvml=nvml, handle=handle, name=uuid)
     name = gpu.ask("nvmlDeviceGetName")
     return Gpu(nvml=nvml, handle=handle, name=name.decode() if isinstance(name, bytes) else str(name))
