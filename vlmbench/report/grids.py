@@ -41,10 +41,11 @@ def grids(summary: Summary) -> list[Grid]:
     name = summary.get("experiment_name")
     if name == PHASE1:
         made = [latency(summary), components(summary), parameters(summary)] if summary["distribution"] else []
+        made.append(energy(summary))
     elif "comparisons" in summary:
         made = [token_costs(row, number) for number, row in enumerate(summary["comparisons"])]
     else:
-        made = [slopes(summary), floors(summary)]
+        made = [slopes(summary), floors(summary), energy(summary)]
     return [grid for grid in (*made, points(summary)) if grid.rows]
 
 
@@ -103,6 +104,32 @@ def parameters(summary: Summary) -> Grid:
         ),
         colours=tuple((row["component"], row["share"]) for row in summary["parameters"]),
     )
+
+
+def energy(summary: Summary) -> Grid:
+    """Energy of a request and of an output token at each point, idle power subtracted; no rows without the probe."""
+    found = summary.get("energy") or {}
+    rows = tuple(
+        (
+            str(point["point_id"]),
+            f"{point['runs']:,}",
+            *(_joules(point.get(name)) for name in ("per_request_j", "per_output_token_j", "gross_per_run_j")),
+            f"{point['below_resolution']:,}",
+        )
+        for point in found.get("points") or []
+    )
+    names = ("runs", "a request", "an output token", "a run, with idle", "runs below resolution")
+    idle = found.get("idle_power_w")
+    less = f" (idle power of {digits(idle)} W subtracted)" if idle is not None else ""
+    columns = (("point", False), *((name, True) for name in names))
+    return Grid(name="energy", title=f"Energy, J [95 % interval]{less}", columns=columns, rows=rows)
+
+
+def _joules(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return DASH
+    inside = span(entry["low"], entry["high"], "J").removesuffix(" J")
+    return f"{digits(entry['value'])} [{inside}]" if inside else digits(entry["value"])
 
 
 def slopes(summary: Summary) -> Grid:

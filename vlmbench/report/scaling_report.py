@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from vlmbench.analysis import rows
 from vlmbench.analysis.breakdown import STAGES as BREAKDOWN
 from vlmbench.analysis.drift import aa_summary
+from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
@@ -167,8 +168,8 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         ``headline`` (kind → ms per token of ``T_total``, with and without rows of work done for the first time),
         ``scaling`` (one entry a fit), ``flops_latency``,
         ``roofline``, ``launch_bound`` (share of each stage that the device waits for the host; also by point),
-        ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``, ``runs`` (status counts, failures),
-        ``stopping``.
+        ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``,
+        ``energy`` (of each point; None where it was not measured), ``runs`` (status counts, failures), ``stopping``.
     """
     frame = found.frame
     totals = [s for s in found.scalings if s.stage == "T_total"]
@@ -205,6 +206,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "aa_check": found.aa_check,
         "instrument_overhead": overhead_summary(frame),
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "energy": energy_summary(frame, found.provenance, pooled=False),
         "stopping": list(points),
     }
     plain: dict[str, Any] = strict(summary)

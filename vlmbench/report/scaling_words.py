@@ -34,6 +34,7 @@ def answers(summary: Summary) -> list[tuple[str, list[str]]]:
         ("Do FLOPs tell the latency?", list(flops["words"]) if flops else []),
         ("Does the device work, or wait for the host?", [*summary["launch_bound"]["sentences"], *_verdicts(summary)]),
         ("Can the latency be predicted?", list(_model(summary))),
+        ("How much energy does a request take?", (summary.get("energy") or {}).get("words", [])),
         ("How far can this be trusted?", list(_trust(summary))),
     ]
     return [(question, sentences) for question, sentences in found if sentences]

@@ -13,6 +13,8 @@ import pandas as pd
 
 from vlmbench.analysis import breakdown, distribution, floors, launch, rows, tail
 from vlmbench.analysis.drift import aa_summary
+from vlmbench.analysis.energy import COLUMNS as ENERGY
+from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of
@@ -43,6 +45,7 @@ COLUMNS: tuple[str, ...] = (
     *MEMORY,
     *launch.COLUMNS,
     *floors.COLUMNS,
+    *ENERGY,
     "session",
     "started_unix_s",
     "reason",
@@ -112,7 +115,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
         ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``cost`` (FLOPs,
         floor, time over floor and verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``,
-        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``, ``flags``, ``stopping`` (what
+        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``, ``flags``,
+        ``energy`` (per request and per output token; None where it was not measured), ``stopping`` (what
         ended each point, from ``points.json``). Quantities are ms, shares between 0 and 1; what n does not allow is
         None with a note.
     """
@@ -152,6 +156,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "itl_count": _itl_count(frame, run.gaps),
         "memory": {name: _spread(rows.values(rows.measured(frame), name)) for name in MEMORY},
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "energy": energy_summary(frame, run.provenance),
         "stopping": (read_json(run.directory / "points.json") or {}).get("points", []),
     }
     found: dict[str, Any] = strict(summary)

@@ -122,6 +122,8 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
         parts += [Text(""), latency(summary), components(summary)]
         if sizes := parameters(summary):
             parts.append(sizes)
+    if (spent := grids.energy(summary)).rows:
+        parts.append(table_of(spent))
     parts += [Text(line) for line in (memory(summary), *flag_sentence(summary["flags"])) if line]
     return Group(*parts)
 

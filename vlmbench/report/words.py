@@ -17,6 +17,7 @@ Summary = Mapping[str, Any]
 HOW_LONG = "How long does a request take?"
 HOW_BAD = "How bad is the tail?"
 WHICH_PART = "Which part eats the time?"
+HOW_MUCH_ENERGY = "How much energy does a request take?"
 HOW_SURE = "How far can this be trusted?"
 
 _WRITE: Mapping[str, Callable[[float | None], str]] = {"ms": ms, "%": percent, "×": factor}
@@ -29,13 +30,15 @@ _ODDS = {"p90": "1 in 10", "p95": "1 in 20", "p99": "1 in 100"}
 
 
 def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(question, sentences) of the three questions, then what limits the answers."""
+    """(question, sentences) of the three questions, of energy where it was measured, then what limits the answers."""
     if not summary["headline"]["latency_metric"]:
         return [(HOW_LONG, ["Nothing could be measured.", *_failures(summary)])]
+    energy = summary.get("energy")
     return [
         (HOW_LONG, _how_long(summary)),
         (HOW_BAD, _how_bad(summary)),
         (WHICH_PART, [*_which_part(summary), *_device(summary, provenance)]),
+        *([(HOW_MUCH_ENERGY, energy["words"])] if energy else []),
         (HOW_SURE, _how_sure(summary, provenance)),
     ]
 
