@@ -1,4 +1,7 @@
-"""Peak memory of a run: allocated and reserved on CUDA, the resident set on the host."""
+"""Peak memory of a run: allocated and reserved on CUDA, the resident set on the host.
+
+By stage: :mod:`vlmbench.probes.memory_stages`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,12 @@ from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.records.record import Metric
 
 METRICS: Mapping[str, Metric] = {
-    "peak_memory_allocated_bytes": Metric(unit="B", meaning="most memory in tensors during generate(), all GPUs"),
-    "peak_memory_reserved_bytes": Metric(unit="B", meaning="most memory held by the allocator, all GPUs"),
+    "peak_memory_allocated_bytes": Metric(
+        unit="B", meaning="most memory in tensors during generate(), all GPUs of this process"
+    ),
+    "peak_memory_reserved_bytes": Metric(
+        unit="B", meaning="most memory held by the allocator, all GPUs of this process"
+    ),
     "peak_rss_bytes": Metric(unit="B", meaning="largest resident set of the process so far"),
 }
 
