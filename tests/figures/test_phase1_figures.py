@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, Wedge
 
 from tests.analysis.made import PROVENANCE, row, usual, write
+from tests.figures.seen import caption_of, outside, overlaps, texts
 from vlmbench.analysis.load import load_runs, load_token_gaps
 from vlmbench.figures import components, latency, workload
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
@@ -30,12 +31,6 @@ def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:
         "bars": components.component_bars(frame, provenance),
         "stages": components.stage_distributions(frame, provenance),
     }
-
-
-def texts(figure: Figure | None) -> str:
-    assert figure is not None
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
-    return "\n".join(artist.get_text() for artist in found)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def test_every_axis_with_numbers_names_its_unit(usual_figures: dict[str, Figure 
     for name in ("latency", "request", "ttft", "stages"):
         figure = usual_figures[name]
         assert figure is not None
-        assert all("ms" in axes.get_xlabel() for axes in figure.axes), name
+        assert all("ms" in axes.get_xlabel() for axes in figure.axes if axes.axison), name
     tokens = usual_figures["tokens"]
     assert tokens is not None
     assert "(ms)" in tokens.axes[0].get_ylabel()
@@ -104,6 +99,112 @@ def test_upper_quantiles_are_drawn_where_n_allows_and_nowhere_else(usual_figures
     of_repeated = [t.get_text() for t in repeated.texts]
     assert [t.split()[0] for t in of_workload] == ["P50", "P90", "P95", "P99"]
     assert [t.split()[0] for t in of_repeated] == ["P50", "P90", "P95"], "100 runs give no P99"
+
+
+def test_quantiles_of_first_tokens_stand_in_a_table(usual_figures: dict[str, Figure | None]) -> None:
+    figure = usual_figures["ttft"]
+    assert figure is not None
+    (table,) = figure.axes[2].tables
+    cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
+    assert [cells[0, column] for column in range(5)][1:] == ["P50", "P90", "P95", "P99"]
+    assert [cells[line, 0] for line in (1, 2, 3)] == [
+        "From the request's start", "From generate()'s start", "Between tokens",
+    ]  # fmt: skip
+    assert cells[2, 1].startswith("30.0\n(")
+
+
+def test_no_text_lies_on_another(usual_figures: dict[str, Figure | None]) -> None:
+    for name, figure in usual_figures.items():
+        assert figure is not None
+        assert not overlaps(figure), name
+        assert not outside(figure), name
+
+
+def test_words_on_each_other_would_be_found() -> None:
+    figure = Figure()
+    figure.text(0.5, 0.5, "67.4 ms")
+    figure.text(0.5, 0.51, "57.4 ms")
+    figure.text(0.99, 0.1, "beyond the edge")
+    assert overlaps(figure) == [("67.4 ms", "57.4 ms")]
+    assert outside(figure) == ["beyond the edge"]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e3])
+def test_first_tokens_at_nearly_the_same_time_keep_their_numbers_apart(tmp_path: Path, scale: float) -> None:
+    noise = np.random.default_rng(0).lognormal(0, 0.3, (80, 2)) * scale
+    rows = [row(sample=f"s{i}", prefill=20 * a, gaps=[10 * b] * 3, host=0.01) for i, (a, b) in enumerate(noise)]
+    figure = drawn(write(tmp_path, rows))["ttft"]
+    assert figure is not None
+    assert not overlaps(figure)
+    assert not outside(figure)
+
+
+@pytest.mark.parametrize(
+    ("runs", "words", "whiskers"),
+    [
+        (400, "Whiskers: P1 and P99", (0.01, 0.99)),
+        (200, "Whiskers: P5 and P95", (0.05, 0.95)),
+        (46, "Whiskers: P10 and P90", (0.10, 0.90)),
+        (20, "Points: all runs (20 requests: too few for P10 and P90)", None),
+        (8, "Points: all runs (8 requests: too few for quartiles)", None),
+    ],
+)
+def test_whiskers_go_no_further_than_n_allows(tmp_path: Path, runs: int, words: str, whiskers: tuple | None) -> None:
+    time = np.random.default_rng(1).lognormal(3, 0.3, runs)
+    rows = [row(sample=f"s{i}", prefill=float(t)) for i, t in enumerate(time)]
+    figure = drawn(write(tmp_path, rows))["stages"]
+    assert words in caption_of(figure)
+    assert figure is not None
+    (axes,) = figure.axes
+    place = [label.get_text().split("  ")[0] for label in axes.get_yticklabels()].index("LLM prefill")
+    lines = [np.asarray(line.get_xdata()) for line in axes.lines if set(line.get_ydata()) == {place}]
+    if whiskers is None:
+        dots = [line for line in axes.lines if set(line.get_ydata()) == {place + 0.36}]
+        assert sorted(dots[0].get_xdata()) == pytest.approx(sorted(time))
+        assert not axes.collections
+    else:
+        assert lines[0] == pytest.approx(np.quantile(time, whiskers))
+
+
+def test_repeats_of_few_requests_do_not_count_as_requests(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", repeat=r, prefill=20.0 + i + r) for i in range(10) for r in range(40)]
+    assert "(10 requests: too few for quartiles)" in caption_of(drawn(write(tmp_path, rows))["stages"])
+
+
+def test_captions_speak_of_what_is_drawn(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", started=float(i), prefill=20.0 + i % 5, tokens=(576, 9 + i % 3)) for i in range(20)]
+    alone = drawn(write(tmp_path / "alone", rows))
+    time = caption_of(alone["time"])
+    assert "running medians of 5 runs" in time
+    assert "No single request was repeated" in time
+    assert "repeated" not in caption_of(alone["variance"])
+    again = [row("reference", "r", repeat=i, started=i + 0.5, prefill=20.0 + i % 2) for i in range(100)]
+    both = drawn(write(tmp_path / "both", rows + again))
+    assert "A slope or step of the repeated request is drift" in caption_of(both["time"])
+    assert "running medians of 25 runs" in caption_of(both["time"])
+    variance = caption_of(both["variance"])
+    assert "The repeated request's variance" in variance
+    few = drawn(write(tmp_path / "few", rows[:2]))
+    assert "medians" not in caption_of(few["time"])
+
+
+def test_the_repeated_requests_bar_has_its_interval_or_the_caption_says_that_it_has_none(
+    usual_figures: dict[str, Figure | None],
+) -> None:
+    figure = usual_figures["variance"]
+    assert figure is not None
+    (axes,) = figure.axes
+    place = [label.get_text() for label in axes.get_yticklabels()].index("One request, repeated")
+    has_interval = any(set(line.get_ydata()) == {place} for line in axes.lines)
+    assert has_interval != ("(no interval)" in caption_of(figure))
+
+
+def test_captions_name_output_tokens(tmp_path: Path) -> None:
+    fixed = drawn(write(tmp_path / "fixed", [row(sample=f"s{i}") for i in range(30)]))
+    natural = drawn(write(tmp_path / "natural", [row(sample=f"s{i}", gaps=[1.0] * (i + 1)) for i in range(30)]))
+    for name in ("pies", "bars", "stages", "ttft"):
+        assert "4 output tokens a request." in caption_of(fixed[name]), name
+        assert "2 to 31 output tokens a request (median 16.5)." in caption_of(natural[name]), name
 
 
 def test_pie_wedges_are_the_planted_shares_in_the_fixed_colours(tmp_path: Path) -> None:

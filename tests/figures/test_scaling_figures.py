@@ -4,14 +4,16 @@ import gc
 import math
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, one_stage, sweep
+from tests.figures.seen import caption_of, outside, overlaps
 from vlmbench.analysis.comparison import Comparison, compare
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.phase_files import ResultSet
@@ -60,20 +62,95 @@ def test_a_panel_a_stage_with_points_fit_and_hollow_held_out_points(tmp_path: Pa
             assert path.stat().st_size > 5000
 
 
-def test_no_text_lies_on_another() -> None:
+def test_no_text_lies_on_another(tmp_path: Path) -> None:
+    made = comparison()
+    found = flops_latency(pd.concat([P2, P3]))
+    assert found is not None
     with theme():
-        figure = scaling_figure(select(FITS, "vision", STAGES), PROVENANCE, title="Vision tokens", columns=3)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer = canvas.get_renderer()
-        texts = [t for axes in figure.axes for t in (axes.title, axes._left_title, *axes.texts, axes.xaxis.label)]
-        texts += [figure._suptitle, figure._supxlabel]
-        boxes = [(t, t.get_window_extent(renderer)) for t in texts if t is not None and t.get_text()]
-        for i, (a, box) in enumerate(boxes):
-            for b, other in boxes[i + 1 :]:
-                width = min(box.x1, other.x1) - max(box.x0, other.x0)
-                height = min(box.y1, other.y1) - max(box.y0, other.y0)
-                assert width <= 2 or height <= 2, (a.get_text(), b.get_text())
+        for figure in (
+            scaling_figure(select(FITS, "vision", STAGES), PROVENANCE, title="Vision tokens", columns=3),
+            composition_figure(select(FITS, "vision", STAGES[1:]), PROVENANCE, title="Made of"),
+            flops_latency_figure(found, PROVENANCE),
+            token_costs_figure(made),
+            break_even_figure(made),
+        ):
+            assert not overlaps(figure)
+            assert not outside(figure)
+
+
+def few(rows: list[dict], slow: float = 1.0) -> pd.DataFrame:
+    """Rows of a sweep, the last one slower by a factor."""
+    last = rows[-1]
+    last["T_LLM_decode"] *= slow
+    last["T_total"] = sum(value for name, value in last.items() if name.startswith("T_") and name != "T_total")
+    return frame_of(rows)
+
+
+def test_few_runs_a_point_are_drawn_themselves(tmp_path: Path) -> None:
+    fits = select(scalings(few(sweep("output_tokens", OUTPUT, repeats=10))), "output", ["T_total"])
+    with theme():
+        figure = scaling_figure(fits, PROVENANCE, title="Output tokens", columns=1)
+    (axes,) = figure.axes
+    (runs,) = [line for line in axes.lines if line.get_marker() == "."]
+    assert len(runs.get_xdata()) == 60
+    assert "5–95 %" not in caption_of(figure)
+    assert "dots: runs; points: their medians with 95 % intervals" in caption_of(figure)
+    (bars,) = [c for c in axes.collections if isinstance(c, LineCollection)]
+    last = fits[0].slice.rows.query("num_output_tokens == 128")["T_total"].sort_values().to_numpy()
+    assert bars.get_segments()[-1][:, 1] == pytest.approx([last[1], last[8]]), "ranks 2 and 9 of 10"
+
+
+def test_many_runs_a_point_are_drawn_as_their_spread(tmp_path: Path) -> None:
+    fits = select(scalings(few(sweep("output_tokens", OUTPUT, repeats=72))), "output", ["T_total"])
+    with theme():
+        figure = scaling_figure(fits, PROVENANCE, title="Output tokens", columns=1)
+    assert not [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert "bars 5–95 % of the runs" in caption_of(figure)
+
+
+@pytest.mark.parametrize(("slow", "inside"), [(1.5, True), (10.0, False)])
+def test_a_slow_run_is_seen_or_counted(slow: float, inside: bool) -> None:
+    frame = few(sweep("output_tokens", OUTPUT, repeats=10), slow)
+    with theme():
+        figure = scaling_figure(
+            select(scalings(frame), "output", ["T_total"]), PROVENANCE, title="Output tokens", columns=1
+        )
+    (axes,) = figure.axes
+    assert (float(frame["T_total"].max()) < axes.get_ylim()[1]) == inside
+    triangles = [line for line in axes.lines if line.get_marker() == "^"]
+    assert len(triangles) == (not inside)
+    assert (
+        "triangles: runs above the axis: Total (one generate call) 1 (up to 19.1 s)" in caption_of(figure)
+    ) != inside
+
+
+def test_all_that_is_held_fixed_is_named() -> None:
+    with theme():
+        figure = scaling_figure(select(FITS, "vision", ["T_total"]), PROVENANCE, title="Vision", columns=1)
+        assert "held fixed: output tokens 8, prompt tokens 32" in caption_of(figure)
+        texts_differ = frame_of(
+            [row | {"num_prompt_tokens": 30 + i % 4} for i, row in enumerate(sweep("vision_tokens", VISION))]
+        )
+        fits = select(scalings(texts_differ), "vision", ["T_total"])
+        assert "not held fixed: prompt tokens 30 to 33" in caption_of(
+            scaling_figure(fits, PROVENANCE, title="Vision", columns=1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (lambda tokens: {"num_images": tokens // 64}, "the axis grows by whole images of 64 vision tokens (1 to 16 images)"),
+        (lambda tokens: {"num_images": 1, "num_crops": 1 + tokens // 300}, "the number of crops grows with the axis (1 to 4 crops)"),
+        (lambda tokens: {"num_images": 1, "num_vision_patches": 4 * tokens}, "the axis grows by the image's size (256 to 4,096 vision patches)"),
+        (lambda tokens: {}, "held fixed"),
+    ],
+)  # fmt: skip
+def test_what_makes_vision_tokens_grow_is_named(added: Callable[[int], dict[str, int]], said: str) -> None:
+    rows = [row | added(row["num_vision_tokens"]) for row in sweep("vision_tokens", VISION)]
+    with theme():
+        fits = select(scalings(frame_of(rows)), "vision", ["T_total"])
+        assert said in caption_of(scaling_figure(fits, PROVENANCE, title="Vision", columns=1))
 
 
 def test_stages_that_do_not_depend_are_said_so() -> None:
@@ -113,7 +190,49 @@ def test_costs_show_numbers_and_the_break_even_sentence(tmp_path: Path) -> None:
         assert found.break_even() in text
         for unit in ("vision token", "prompt token", "output token"):
             assert unit in text
-        assert re.search(r"0\.0\d+ ± 0\.0\d+ ms", text)
+        assert re.search(r"0\.0\d+ ms \(0\.0\d+ to 0\.0\d+\)", text)
+        left, right = figure.axes
+        assert not left.patches, "a bar needs a zero, which a logarithmic axis has not"
+        assert left.get_xscale() == "log"
+        assert "log scale" in left.get_xlabel()
+        names = [label.get_text() for label in right.get_yticklabels()]
+        assert names.count("LLM prefill") == names.count("Residual") == 3
+
+
+def test_a_stage_that_gets_faster_is_shown_with_its_share(tmp_path: Path) -> None:
+    rows = sweep("vision_tokens", VISION)
+    for row in rows:
+        row["T_LLM_decode"] -= 0.01 * row["num_vision_tokens"]
+        row["T_total"] -= 0.01 * row["num_vision_tokens"]
+    with theme():
+        figure = token_costs_figure(compare(result(frame_of(rows)), result(P3)))
+        assert re.search(r"-2[45]\.\d % \(-\d", words(figure))
+        right = figure.axes[1]
+        assert min(bar.get_width() for bar in right.patches) < -0.2
+        assert right.get_xlim()[0] < -0.25
+        assert not overlaps(figure)
+
+
+def test_large_numbers_are_written_out() -> None:
+    rows = sweep("vision_tokens", VISION, noise=0.0)
+    for row in rows:
+        change = 0.0402 * row["num_vision_tokens"]
+        row["T_vision_encoder"] -= change
+        row["T_total"] -= change
+    made = compare(result(frame_of(rows)), result(P3))
+    found = flops_latency(pd.concat([frame_of(rows), P3]))
+    assert found is not None
+    with theme():
+        for figure in (token_costs_figure(made), break_even_figure(made), flops_latency_figure(found, PROVENANCE)):
+            assert not re.search(r"\de[+-]\d", words(figure)), words(figure)
+        assert re.search(r"1 output token = 1,\d{3} vision tokens", words(break_even_figure(made)))
+
+
+def test_break_even_counts_the_rows_of_both_sweeps() -> None:
+    with theme():
+        text = caption_of(break_even_figure(comparison()))
+    assert f"n = {len(P2) + len(P3)} runs" in text
+    assert "36 runs at 2 to 128 output tokens; held fixed: vision tokens 576, prompt tokens 32" in text
 
 
 def test_costs_that_are_not_there_are_drawn_without_a_claim(tmp_path: Path) -> None:
@@ -168,8 +287,10 @@ def test_figures_do_not_outlive_their_use() -> None:
         (1408.2, 61.5, "1,408 ± 62"),
         (0.06291, 0.0081, "0.0629 ± 0.0081"),
         (19.6, 0.86, "19.60 ± 0.86"),
-        (9.4e-5, 1.2e-6, "(9.40 ± 0.12)·10^-5"),
+        (9.4e-5, 1.2e-6, "0.0000940 ± 0.0000012"),
         (5.0, 0.0, "5"),
+        (1408.2, 1e-9, "1,408"),
+        (17100.0, 0.0, "17,100"),
         (5.0, math.nan, "5"),
     ],
 )

@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
-from vlmbench.analysis.numbers import amount, ms, percent
-from vlmbench.analysis.rows import reference, values, workload
-from vlmbench.figures.theme import INK, caption, component_colour, component_label, new_figure, theme
+from vlmbench.analysis.numbers import amount, ms, percent, plain
+from vlmbench.analysis.rows import reference, sample_codes, values, workload
+from vlmbench.figures.boxes import box_words, draw_box
+from vlmbench.figures.notes import output_tokens, sentences
+from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
 
 Parts = Sequence[tuple[str, float]]
 """(component, amount) in the order drawn."""
 
-_MOST_POINTS = 500  # runs beyond the whiskers that one box shows
 _INSIDE = 0.075  # a share below this has no room for its label
 
 
@@ -51,7 +51,9 @@ def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
                 provenance,
                 n=len(work),
                 unit="runs",
-                note="Shares of time: sum over all runs. Wedges below 0.05 % are only listed.",
+                note=sentences(
+                    "Shares of time: sum over all runs", "Wedges below 0.05 % are only listed", output_tokens(work)
+                ),
             ),
             width=9.6 if sizes else 5.6,
             height=4.9,
@@ -99,14 +101,14 @@ def component_bars(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
     table = parameter_table(provenance)
     sizes = [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
     shares = [("Time in generate()", times)] + ([("Parameters", sizes)] if sizes else [])
-    absolute = _groups_in_ms(frame)
+    absolute, work = _groups_in_ms(frame), workload(frame)
     entries = dict.fromkeys(
         (component_label(name), component_colour(name)) for _, parts in (*absolute, *shares) for name, _ in parts
     )
     with theme():
         figure = new_figure(
             "Which part eats the time",
-            caption(provenance, n=len(workload(frame)), unit="runs"),
+            caption(provenance, n=len(work), unit="runs", note=sentences(output_tokens(work))),
             width=9.6,
             height=2.6 + 0.5 * (len(shares) + len(absolute)),
         )
@@ -182,7 +184,8 @@ def _readable(colour: str) -> str:
 
 
 def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
-    """How each stage's time spreads over the workload: boxes of the quartiles, whiskers to P1 and P99, log scale.
+    """How each stage's time spreads over the workload, on a log scale: boxes of the quartiles, whiskers to the widest
+    percentile that n allows, or all runs where n is small.
 
     Returns:
         The figure; None if no measured run has stage times.
@@ -190,11 +193,17 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     work = workload(frame)
     order = [*HOST_PARTS[:2], *(name for name in STAGES if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[2]]
     parts = {name: values(work, name) for name in order}
+    left_out = any((time <= 0).any() for time in parts.values())
     parts = {name: time[time > 0] for name, time in parts.items() if (time > 0).any()}
     if not any(name in STAGES for name in parts):
         return None
+    requests = len(np.unique(sample_codes(work)))
+    # Repeats of one sample are not independent of each other; one n for all, so that the caption holds for every box.
+    n = min(requests if requests > 1 else len(work), *map(len, parts.values()))
     with theme():
-        note = "Box: quartiles. Ring: median. Whiskers: P1 and P99. Points: runs beyond them."
+        note = sentences(
+            box_words(n), "Times of 0 or below have no place on a log scale" if left_out else "", output_tokens(work)
+        )
         figure = new_figure(
             "How each stage spreads",
             caption(provenance, n=len(work), unit="runs", note=note),
@@ -203,13 +212,13 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         )
         axes = figure.subplots()
         for row, (name, time) in enumerate(parts.items()):
-            _box(axes, row, time, component_colour(name))
+            draw_box(axes, row, time, component_colour(name), n)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xscale("log")
         axes.use_sticky_edges = False
         axes.margins(x=0.04)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
         medians = [float(np.median(time)) for time in parts.values()]
         axes.set_yticks(
             range(len(parts)),
@@ -217,16 +226,3 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         )
         axes.set(xlabel="Time (ms, log scale); the number beside a name is its median", ylabel="")
     return figure
-
-
-def _box(axes: Axes, row: int, time: NDArray[np.float64], colour: str) -> None:
-    """One horizontal box (seaborn 0.13's own warns on matplotlib 3.11)."""
-    low, first, middle, third, high = np.quantile(time, (0.01, 0.25, 0.5, 0.75, 0.99))
-    axes.plot([low, high], [row, row], color=colour, linewidth=1.4, zorder=2)
-    axes.vlines([low, high], row - 0.14, row + 0.14, color=colour, linewidth=1.4)
-    # The edge keeps a box visible that is narrower than a line.
-    axes.barh(row, third - first, left=first, height=0.56, color=colour, edgecolor=colour, linewidth=2, zorder=3)
-    axes.plot(middle, row, "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
-    beyond = time[(time < low) | (time > high)]
-    beyond = beyond[:: max(1, len(beyond) // _MOST_POINTS)]
-    axes.plot(beyond, np.full(len(beyond), row), ".", color=colour, markersize=3, alpha=0.6, rasterized=True)

@@ -10,14 +10,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.load import TokenGaps
-from vlmbench.analysis.numbers import count, ms, plain
+from vlmbench.analysis.numbers import count, ms
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
+from vlmbench.figures.ecdf import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
+from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import (
     COMPONENT_COLOURS,
     DATASET_COLOUR,
@@ -30,7 +31,7 @@ from vlmbench.figures.theme import (
     theme,
 )
 
-_MOST_STEPS = 2000  # points of an ECDF's line; more cannot be seen
+_GAPS_COLOUR = COMPONENT_COLOURS["T_LLM_decode"]
 _ROOM = 0.76  # labels begin no further right than this share of the axis
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}  # keeps words readable over lines
 WORDS = {
@@ -72,8 +73,8 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
             _histogram(figure.add_subplot(grid[0, column]), finite(data), estimates, colour, name)
         below = figure.add_subplot(grid[1, :])
         for (name, data, _, colour), estimates in zip(groups, found, strict=True):
-            _ecdf(below, finite(data), estimates, colour, f"{name} (n = {len(finite(data)):,})")
-        _finish_ecdf(below, np.concatenate([finite(data) for _, data, _, _ in groups]), "Latency")
+            draw_ecdf(below, finite(data), estimates, colour, f"{name} (n = {len(finite(data)):,})")
+        finish_ecdf(below, np.concatenate([finite(data) for _, data, _, _ in groups]), "Latency")
     return figure
 
 
@@ -115,78 +116,11 @@ def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate],
             bbox=_PAPER,
         )
     axes.set(title=f"{name} (n = {len(data):,})", xlabel="Latency (ms)", ylabel="Runs")
-    _plain_ticks(axes)
-
-
-def _ecdf(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], colour: str, label: str) -> None:
-    """A step line through all values, a marker with its interval at each quantile that n allows."""
-    ordered = np.sort(data)
-    picked = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_STEPS)).astype(int))
-    # The first and last percent are kept whole, they are what the figure is about.
-    edge = min(len(ordered) // 100, _MOST_STEPS)
-    picked = np.unique(np.concatenate([picked, np.arange(edge), np.arange(len(ordered) - edge, len(ordered))]))
-    axes.step(ordered[picked], (picked + 1) / len(ordered), where="post", color=colour, label=label)
-    for q, estimate in zip(QUANTILES, estimates, strict=True):
-        if estimate.value is None:
-            continue
-        axes.plot(estimate.value, q, "o", color=colour, markersize=4.5, markeredgecolor="white", zorder=3)
-        if estimate.low is not None and estimate.high is not None:
-            axes.plot([estimate.low, estimate.high], [q, q], color=colour, linewidth=3.5, alpha=0.55, zorder=2)
-
-
-def _name_quantiles(axes: Axes, estimates: list[Estimate], colour: str) -> None:
-    """The values of P50 and the highest quantile right of their markers; the axis is widened to hold them."""
-    shown = [(q, e.value) for q, e in zip(QUANTILES, estimates, strict=True) if e.value is not None]
-    if not shown:
-        return
-    move = axes.transAxes.inverted().transform
-    farthest = float(move(axes.transData.transform((max(value for _, value in shown), 0)))[0])
-    if farthest > _ROOM:
-        right = axes.transData.inverted().transform(axes.transAxes.transform((farthest / _ROOM, 0)))[0]
-        axes.set_xlim(right=float(right))
-    for q, value in dict.fromkeys([shown[0], shown[-1]]):
-        axes.annotate(
-            f"{quantile_name(q).upper()} {ms(value)}",
-            (value, q),
-            xytext=(9, -9),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=colour,
-            bbox=_PAPER,
-        )
-
-
-def _finish_ecdf(axes: Axes, data: NDArray[np.float64], what: str) -> None:
-    axes.set_yticks([0, 0.25, *QUANTILES], ["0", "25 %", *(f"{q * 100:g} %" for q in QUANTILES)])
-    _spread_labels(axes)
-    spread = float(data.max()) > 4 * float(data.min()) > 0
-    if spread:
-        axes.set_xscale("log")
-    _plain_ticks(axes, log=spread)
-    axes.set(
-        title="Share of runs that took no longer", xlabel=f"{what} (ms{', log scale' if spread else ''})", ylabel=""
-    )
-    axes.legend(loc="lower right" if not spread else "upper left")
-    axes.set_ylim(0, 1.03)
-
-
-def _spread_labels(axes: Axes) -> None:
-    """P95's and P99's labels would lie on each other: move P99's up, P90's down a little."""
-    p90, _, p99 = axes.get_yticklabels()[-3:]
-    p90.set_verticalalignment("top")
-    p99.set_verticalalignment("bottom")
-
-
-def _plain_ticks(axes: Axes, *, log: bool = False) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
-    if log:
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 3.0, 5.0)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes)
 
 
 def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, Any]) -> Figure | None:
-    """Time to the first token and the gaps between tokens, as ECDFs with quantiles and intervals.
+    """Time to the first token and the gaps between tokens: ECDFs, and their quantiles with intervals in a table.
 
     Args:
         frame: all rows of a run.
@@ -204,40 +138,41 @@ def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, 
     lines = [line for line in lines if len(finite(values(work, line[0])))]
     if not lines:
         return None
+    data = {metric: finite(values(work, metric)) for metric, _, _ in lines}
+    found = {m: quantiles(values(work, m), QUANTILES, clusters=sample_codes(work)) for m in data}
+    between = quantiles(gaps.values.astype(np.float64), QUANTILES, clusters=gaps.clusters) if len(gaps.values) else []
+    rows = [(label, colour, found[metric]) for metric, label, colour in lines]
+    rows += [("Between tokens", _GAPS_COLOUR, between)] if between else []
     with theme():
-        note = "Markers: P50, P90, P95, P99 where n allows, with 95 % intervals; gaps by resampling whole requests."
+        note = "Markers and table: P50, P90, P95, P99 where n allows, with 95 % intervals"
+        if between:
+            note += "; of gaps by resampling whole requests"
         figure = new_figure(
             "Time to first token, and between tokens",
-            caption(provenance, n=len(work), unit="runs", note=note),
+            caption(provenance, n=len(work), unit="runs", note=sentences(note, output_tokens(work))),
             width=9.5,
-            height=4.6,
+            height=4.6 + 0.26 + 0.36 * len(rows),
         )
-        first, later = figure.subplots(1, 2)
-        data = {metric: finite(values(work, metric)) for metric, _, _ in lines}
-        found = {m: quantiles(values(work, m), QUANTILES, clusters=sample_codes(work)) for m in data}
+        grid = figure.add_gridspec(2, 2, height_ratios=[3.7, 0.26 + 0.36 * len(rows)])
+        first, later = (figure.add_subplot(grid[0, column]) for column in (0, 1))
         for metric, label, colour in lines:
-            _ecdf(first, data[metric], found[metric], colour, label)
-        _finish_ecdf(first, np.concatenate(list(data.values())), "Time to first token")
-        for metric, _, colour in lines:
-            _name_quantiles(first, found[metric], colour)
+            draw_ecdf(first, data[metric], found[metric], colour, label)
+        finish_ecdf(first, np.concatenate(list(data.values())), "Time to first token")
         first.set_title("First token ready (TTFT)")
         first.legend(loc="lower right")
-        _gaps_panel(later, gaps)
+        _gaps_panel(later, gaps, between)
+        quantile_table(figure.add_subplot(grid[1, :]), rows)
     return figure
 
 
-def _gaps_panel(axes: Axes, gaps: TokenGaps) -> None:
-    if not len(gaps.values):
+def _gaps_panel(axes: Axes, gaps: TokenGaps, found: list[Estimate]) -> None:
+    axes.set_title("Between tokens (ITL)")
+    if not found:
         say(axes, "No gaps:\nevery answer has one token")
-        axes.set_title("Between tokens (ITL)")
         return
     data = gaps.values.astype(np.float64)
-    colour = COMPONENT_COLOURS["T_LLM_decode"]
-    label = f"{count(len(data), 'gap')} of {count(gaps.requests, 'run')}"
-    found = quantiles(data, QUANTILES, clusters=gaps.clusters)
-    _ecdf(axes, data, found, colour, label)
-    _finish_ecdf(axes, data, "Time between tokens")
-    _name_quantiles(axes, found, colour)
+    draw_ecdf(axes, data, found, _GAPS_COLOUR, f"{count(len(data), 'gap')} of {count(gaps.requests, 'run')}")
+    finish_ecdf(axes, data, "Time between tokens")
     axes.set_title("Between tokens (ITL)")
     axes.legend(loc="lower right")
 

@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.analysis.launch import launch_table
-from vlmbench.analysis.numbers import ms, percent
+from vlmbench.analysis.launch import launch_table, untraced_runs
+from vlmbench.analysis.numbers import count, factor, ms, percent, plain, span
+from vlmbench.analysis.rows import measured
+from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
 
 _GAP = "#E4E4E4"
@@ -33,14 +36,13 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     if not len(table):
         return None
     with theme():
-        n = int(table["n"].max())
-        slower = float(table["elapsed_traced_ms"].iloc[-1] / table["elapsed_ms"].iloc[-1])
-        note = f"Busy: kernels and copies of traced runs. Elapsed: untraced runs (tracing alone: {slower:.2f}×)."
+        whole = table.iloc[-1].to_dict()
+        traces = int(whole["traces"])
         figure = new_figure(
             "Does the device work, or wait for the host?",
-            caption(provenance, n=n, unit="traced request" if n == 1 else "traced requests", note=note),
-            width=9.6,
-            height=1.9 + 0.42 * len(table),
+            caption(provenance, n=traces, unit="trace" if traces == 1 else "traces", note=_words(frame, whole)),
+            width=10.4,
+            height=2.1 + 0.42 * len(table),
         )
         times, shares = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.15])
         for row, entry in enumerate(table.to_dict("records")):
@@ -50,33 +52,88 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         times.invert_yaxis()
         times.set(title="Time", xlabel="Time (ms)")
         times.set_xlim(0, 1.18 * float(table[["busy_ms", "elapsed_ms"]].to_numpy().max()))
-        shares.set(title="Share of each stage", xlim=(0, 1))
+        # More than all of it where the two clocks disagree: shown, not cut.
+        shares.set(
+            title="Share of each stage", xlim=(0, max(1.0, float((table["busy_ms"] / table["elapsed_ms"]).max())))
+        )
         shares.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         for axes in (times, shares):
             axes.grid(visible=False, axis="y")
-        handles = [Patch(facecolor=_TOTAL_COLOUR, label="device busy"), _gap_patch("device waits (launch-bound)")]
-        figure.legend(handles=handles, loc="outside upper right", ncols=2, handlelength=1)
+        busy = tuple(Patch(facecolor=_colour(str(stage))) for stage in table["stage"])
+        figure.legend(
+            handles=[busy, _gap_patch()],
+            labels=["device busy (each stage in its colour)", "device waits (launch-bound)"],
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+            loc="outside upper right",
+            ncols=2,
+            handlelength=2.4,
+        )
     return figure
+
+
+def _words(frame: pd.DataFrame, whole: Mapping[Any, Any]) -> str:
+    """What busy and elapsed times come from: traces and how far they were scaled, untraced runs.
+
+    Args:
+        frame: all rows.
+        whole: row ``total`` of the table.
+    """
+    traces, runs = whole["traces"], whole["untraced_runs"]
+    busy = f"busy: kernels and copies of {count(traces, 'trace')}{_scaling(whole)}"
+    shape = "the same shape" if traces == 1 else "the same shapes"
+    elapsed = f"elapsed: {count(runs, 'untraced run')} of {shape}{', medians' if runs > traces else ''}"
+    slower = factor(whole["elapsed_traced_ms"] / whole["elapsed_ms"])
+    return sentences(busy, f"{elapsed} (tracing alone: {slower})", output_tokens(_untraced(frame)))
+
+
+def _scaling(whole: Mapping[Any, Any]) -> str:
+    """How far the decode of the traces was scaled; empty where they hold all of it."""
+    traced, steps = whole["traced_steps"], whole["steps"]
+    if pd.isna(traced) or pd.isna(steps) or not traced or traced == steps:
+        return ""
+    means = " (means)" if whole["traces"] > 1 else ""
+    return f", decode traced for {plain(traced)} of {plain(steps)} steps{means} and scaled to all"
+
+
+def _untraced(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that stand for the traced requests without the trace."""
+    watched = measured(frame)
+    traced = measured(frame, "trace")[["point_id", "sample_id"]].drop_duplicates()
+    parts = [untraced_runs(watched[watched["point_id"] == point], str(sample)) for point, sample in traced.to_numpy()]
+    return pd.concat(parts)
+
+
+def _colour(stage: str) -> str:
+    return _TOTAL_COLOUR if stage == "total" else component_colour(f"T_{stage}")
 
 
 def _label(stage: str) -> str:
     return "generate()" if stage == "total" else component_label(f"T_{stage}")
 
 
-def _gap_patch(label: str) -> Patch:
-    return Patch(facecolor=_GAP, edgecolor=MUTED, hatch="////", linewidth=0, label=label)
+def _gap_patch() -> Patch:
+    return Patch(facecolor=_GAP, edgecolor=MUTED, hatch="////", linewidth=0)
 
 
 def _bars(times: Axes, shares: Axes, row: int, entry: Mapping[Any, Any]) -> None:
     stage, busy, elapsed = str(entry["stage"]), float(entry["busy_ms"]), float(entry["elapsed_ms"])
-    colour = _TOTAL_COLOUR if stage == "total" else component_colour(f"T_{stage}")
+    colour = _colour(stage)
     for axes, scale in ((times, 1.0), (shares, elapsed)):
         axes.barh(row, elapsed / scale, height=0.62, color=_GAP, edgecolor=MUTED, hatch="////", linewidth=0)
         axes.barh(row, busy / scale, height=0.62, color=colour)
     times.annotate(
         ms(elapsed), (max(busy, elapsed), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
     )
-    share = float(entry["launch_bound"])
-    text = f"waits {percent(share)}"
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
-    shares.text(0.985, row, text, ha="right", va="center", fontsize=8, color=INK, bbox=box)
+    inside = span(entry["launch_bound_low"], entry["launch_bound_high"], "%")
+    # Beside the axis: on it, the words would cover the end of a bar.
+    shares.annotate(
+        f"waits {percent(float(entry['launch_bound']))}{f' ({inside})' if inside else ''}",
+        (1, row),
+        xycoords=shares.get_yaxis_transform(),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK,
+        annotation_clip=False,
+    )

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from vlmbench.cost.peaks import DevicePeaks
-from vlmbench.figures.scaling import stage_colour, stage_label
+from vlmbench.figures.panels import stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,84 +14,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
+from vlmbench.analysis.numbers import digits, plain
 from vlmbench.analysis.scaling import Scaling
-from vlmbench.analysis.slices import X_LABELS, held_fixed
-from vlmbench.figures.theme import INK, MUTED, SERIES, caption, component_colour, component_label, new_figure
-
-LABELS: Mapping[str, str] = {
-    "T_total": "Total (one generate call)",
-    "TTFT_model": "First token",
-    "T_request": "Request, from image to text",
-}
-FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
-
-
-_READING = (
-    "points: medians, bars 5–95 % of the runs; hollow: left out of the check fit; line: fit to all runs with 95 % band"
+from vlmbench.analysis.slices import X_LABELS
+from vlmbench.figures.notes import about, held
+from vlmbench.figures.panels import (
+    LABELS,
+    draw_scaling,
+    plus_minus,
+    reading,
+    shows_runs,
+    stage_colour,
+    stage_label,
+)
+from vlmbench.figures.theme import (
+    MUTED,
+    SERIES,
+    add_caption,
+    caption,
+    new_figure,
 )
 
+__all__ = [
+    "FLOPS_COLOURS",
+    "LABELS",
+    "composition_figure",
+    "flops_latency_figure",
+    "plus_minus",
+    "scaling_figure",
+    "select",
+    "stage_colour",
+    "stage_label",
+]
 
-def stage_label(stage: str) -> str:
-    """The words for a time, totals included."""
-    return LABELS.get(stage, component_label(stage))
-
-
-def stage_colour(stage: str) -> str:
-    """The colour of a time; totals are black."""
-    return INK if stage in LABELS else component_colour(stage)
-
-
-def plus_minus(value: float, half: float) -> str:
-    """``1408 ± 61``, ``0.0629 ± 0.0081``: the half width with two digits, the value to the same decimal."""
-    if not (math.isfinite(half) and half > 0):
-        return f"{value:.4g}"
-    decimals = max(1 - math.floor(math.log10(half)), 0)
-    if decimals > 5:
-        exponent = math.floor(math.log10(max(abs(value), half)))
-        return f"({plus_minus(value / 10.0**exponent, half / 10.0**exponent)})·10^{exponent}"
-    return f"{value:,.{decimals}f} ± {half:,.{decimals}f}"
-
-
-def slope_text(scaling: Scaling) -> str:
-    """What a panel says about its fit, two short lines."""
-    slope = scaling.slope
-    if not scaling.measurable:
-        middle = scaling.median_slope
-        if middle.excludes_zero:
-            change = plus_minus(middle.value, middle.high - middle.value)
-            return f"hidden by slow runs; medians change by\n{change} ms/token"
-        return f"no measurable dependence\n(|slope| ≤ {max(abs(slope.low), abs(slope.high)):.2g} ms/token)"
-    shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {scaling.knot:.3g}"}[scaling.shape]
-    cost = plus_minus(slope.value, (slope.high - slope.low) / 2)
-    return f"{cost} ms/token{shape}\nR² {scaling.linear.r2:.3f}, held-out error {scaling.held_out_error:.1%}"
-
-
-def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True) -> None:
-    """Medians with their 5–95 % spread, the fit with its 95 % band; points left out of the check fit are hollow."""
-    colour, points = stage_colour(scaling.stage), scaling.points
-    grid = np.linspace(scaling.low, scaling.high, 200)
-    mean, low, high = scaling.predict(grid)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(grid, mean, color=colour)
-    axes.vlines(points["x"], points["low"], points["high"], color=colour, linewidth=1.0, alpha=0.7)
-    hollow = points["x"].isin(scaling.held_out)
-    for part, face in ((points[~hollow], colour), (points[hollow], "white")):
-        axes.plot(part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=5, markeredgewidth=1.2)
-    axes.set_title(stage_label(scaling.stage), loc="left", pad=24)
-    axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=7.5, color=MUTED)
-    axes.set_ylabel("ms")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if x_label:
-        axes.set_xlabel(X_LABELS.get(scaling.slice.x, scaling.slice.x))
-    _readable_limits(axes, scaling)
-
-
-def _readable_limits(axes: Axes, scaling: Scaling) -> None:
-    """From 0 upwards where the time depends on the tokens; a flat line gets room, so that noise stays small."""
-    top = max(float(scaling.points["high"].max()), float(scaling.predict([scaling.high])[0][0]))
-    bottom = min(float(scaling.points["low"].min()), 0.0)
-    axes.set_ylim(bottom * 1.05, top * (1.08 if scaling.measurable else 1.6) if top > 0 else None)
-    axes.set_xlim(left=min(0.0, scaling.low))
+FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
 
 def scaling_figure(
@@ -109,26 +64,34 @@ def scaling_figure(
     """
     first = scalings[0]
     rows = -(-len(scalings) // columns)
-    fixed = held_fixed(first.slice.fixed)
-    notes = "; ".join(n for n in (f"held fixed: {fixed}" if fixed else "", first.slice.note, note) if n)
-    text = caption(
-        provenance, n=first.linear.rows, unit=f"runs at {len(first.points)} points", note=f"{notes}\n{_READING}".strip()
-    )
     width = {1: 5.6, 2: 8.0}.get(columns, 3.3 * columns)
-    figure = new_figure(title, text, width=width, height=1.0 + 2.75 * rows + (0.8 if rows == 1 else 0))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for position, axes in enumerate(grid.flat):
-        if position < len(scalings):
-            draw_scaling(axes, scalings[position], x_label=position + columns >= len(scalings))
+    figure = new_figure(title, "", width=width, height=1.0 + 2.75 * rows + (0.8 if rows == 1 else 0))
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    runs, above = shows_runs(scalings), {}
+    for number, axes in enumerate(panels):
+        if number < len(scalings):
+            scaling = scalings[number]
+            above[scaling.stage] = draw_scaling(axes, scaling, x_label=number + columns >= len(scalings), runs=runs)
         else:
             axes.set_visible(False)
+    note = "\n".join(words for words in (about(first.slice), note, reading(runs, above), _first_times(first)) if words)
+    per_point = f"{int(first.points['n'].min()):,} to {int(first.points['n'].max()):,} each"
+    unit = f"runs at {len(first.points)} points, {per_point}"
+    add_caption(figure, caption(provenance, n=first.linear.rows, unit=unit, note=note))
     return figure
+
+
+def _first_times(scaling: Scaling) -> str:
+    """What the first panel's slope is without runs that did something for the first time; empty without such runs."""
+    without = scaling.unflagged
+    return "" if without is None else f"{stage_label(scaling.stage)}, ms/token {without.words()}"
 
 
 def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str) -> Figure:
     """Stages stacked (medians): what ``T_total`` is made of at each count."""
     first = scalings[0]
-    figure = new_figure(title, caption(provenance, n=first.linear.rows, unit="runs, medians"), width=6.4, height=4.4)
+    text = caption(provenance, n=first.linear.rows, unit="runs, medians", note=about(first.slice))
+    figure = new_figure(title, text, width=6.4, height=4.6)
     axes = figure.subplots()
     kept = {s.stage: s for s in scalings if s.stage != "T_residual"}
     table = pd.DataFrame({name: s.points.set_index("x")["median"] for name, s in kept.items()}).fillna(0.0)
@@ -153,9 +116,11 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, 
     names = list(found.parts)
     count = len(names) + (len(names) > 1)
     ratio = found.ratio()
-    note = ""
+    notes = [f"{NAMES[name]}: held fixed: {held(part.slice)}" for name, part in found.parts.items() if held(part.slice)]
     if ratio is not None:
-        note = f"a further TFLOP costs {ratio.value:.3g} times as much on output as on vision tokens ({ratio.span()})"
+        dearer = f"{digits(ratio.value)} times as much on output as on vision tokens"
+        notes.append(f"a further TFLOP costs {dearer} ({ratio.span()})")
+    note = "\n".join(notes)
     total = sum(len(part.flops) for part in found.parts.values())
     text = caption(provenance, n=total, unit="runs", note=note)
     columns = 2 if count == 4 else count
@@ -169,7 +134,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, 
         axes.set_ylim(bottom=0)
         # A small model's TFLOPs have many digits: few ticks, and none longer than need be.
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if len(names) > 1:
         _draw_together(panels[count - 1], found, time)
     return figure

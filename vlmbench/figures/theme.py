@@ -152,10 +152,14 @@ def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     if caption_text:
-        figure.supxlabel(
-            _wrapped(caption_text, int(width * _LETTERS_AN_INCH)), x=0.01, ha="left", fontsize=8, color=MUTED
-        )
+        add_caption(figure, caption_text)
     return figure
+
+
+def add_caption(figure: Figure, text: str) -> None:
+    """Put a caption below a figure that was made without one, because it says what was drawn meanwhile."""
+    letters = int(figure.get_figwidth() * _LETTERS_AN_INCH)
+    figure.supxlabel(_wrapped(text, letters), x=0.01, ha="left", fontsize=8, color=MUTED)
 
 
 def _wrapped(text: str, letters: int) -> str:

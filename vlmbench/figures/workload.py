@@ -17,10 +17,12 @@ from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
+from vlmbench.figures.notes import sentences
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
 
+_REPEATED = "One request, repeated"
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
-_WINDOW = 25  # runs in a running median
+_WINDOW = 25  # runs in a running median, of a run that has many
 
 
 def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
@@ -103,12 +105,12 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
     split = variance_split(frame, metric)
     if split.empty:
         return None
-    names = {"rest": "Not explained", "reference_jitter": "One request, repeated"}
+    names = {"rest": "Not explained", "reference_jitter": _REPEATED}
     colours = {"rest": "#8C8C8C", "reference_jitter": REFERENCE_COLOUR}
     with theme():
-        note = (
-            "Shares of R² of least squares on token counts, by Shapley's value; bars: 95 % intervals, bootstrap.\n"
-            "The repeated request's variance is not a part of the sum: it is what the unexplained rest compares with."
+        note = sentences(
+            "Shares of R² of least squares on token counts, by Shapley's value; lines: 95 % intervals, bootstrap",
+            _jitter_words(split),
         )
         figure = new_figure(
             f"What explains the variance of {metric}",
@@ -135,6 +137,17 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
     return figure
 
 
+def _jitter_words(split: pd.DataFrame) -> str:
+    """What a reader must know of the repeated request's bar; empty where there is none."""
+    bar = split[split["source"] == "reference_jitter"]
+    if bar.empty:
+        return ""
+    bare = "" if bar["low"].notna().all() else " (no interval)"
+    return (
+        f"the repeated request's variance{bare} is not a part of the sum: it is what the unexplained rest compares with"
+    )
+
+
 def _cut_pauses(tables: list[pd.DataFrame]) -> list[float]:
     """Move later sessions up to the end of those before, in place; returns the moments where two of them meet."""
     spans = pd.concat(tables).groupby("session")["at"].agg(["min", "max"]).sort_values("min")
@@ -149,6 +162,21 @@ def _cut_pauses(tables: list[pd.DataFrame]) -> list[float]:
     return borders
 
 
+def _window(runs: int) -> int:
+    """Runs in a running median: 25, or an odd quarter of them where they are few, but 5 at least."""
+    return min(max(runs // 4 | 1, 5), _WINDOW)
+
+
+def _line_words(series: list[tuple[str, pd.DataFrame, str]], window: int) -> list[str]:
+    """How to read dots and lines, of what is drawn alone."""
+    longest = max(int(part.groupby("session")["ms"].count().max()) for _, part, _ in series)
+    lines = f"; lines: running medians of {window} runs, of fewer towards the ends" if longest > window // 2 else ""
+    words = [f"dots: runs{lines}"]
+    if any(name == _REPEATED for name, _, _ in series):
+        return [*words, "a slope or step of the repeated request is drift"]
+    return [*words, "no single request was repeated, so a slope or step may be drift or the order of the requests"]
+
+
 def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
     """A latency against the moment it was measured, with running medians: drift shows as a slope or a step.
 
@@ -159,7 +187,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     """
     parts = [
         ("Workload", workload(frame), DATASET_COLOUR),
-        ("One request, repeated", reference(frame), REFERENCE_COLOUR),
+        (_REPEATED, reference(frame), REFERENCE_COLOUR),
     ]
     series = []
     for name, rows, colour in parts:
@@ -174,14 +202,16 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     borders = _cut_pauses([table for _, table, _ in series])
     start = min(float(table["at"].iloc[0]) for _, table, _ in series)
     longest = max(float(table["at"].iloc[-1]) for _, table, _ in series) - start
+    window = _window(max(len(table) for _, table, _ in series))
     scale, unit = (60.0, "min") if longest > 300 else (1.0, "s")
     with theme():
         figure = new_figure(
             f"{metric} while measuring",
             caption(
                 provenance, n=sum(len(table) for _, table, _ in series), unit="runs",
-                note=f"Lines: running medians of {_WINDOW} runs. A slope or step of the repeated request is drift."
-                + (" Dotted: a pause between sessions, cut out." if borders else ""),
+                note=sentences(
+                    *_line_words(series, window), "dotted: a pause between sessions, cut out" if borders else ""
+                ),
             ),
             width=9.0,
             height=4.2,
@@ -190,12 +220,13 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
         for name, table, colour in series:
             shown = table.iloc[:: max(1, len(table) // _MOST_POINTS)]
             axes.plot(
-                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, alpha=0.35, markersize=4,
+                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, markersize=5,
+                alpha=0.35 if len(table) > _WINDOW * 20 else 0.6,
                 markeredgewidth=0, rasterized=True,
             )  # fmt: skip
             label: str | None = f"{name} (n = {len(table):,})"
             for _, part in table.groupby("session", sort=False):
-                middle = part["ms"].rolling(_WINDOW, center=True, min_periods=5).median()
+                middle = part["ms"].rolling(window, center=True, min_periods=window // 2 + 1).median()
                 some = part.index.intersection(shown.index, sort=False)
                 axes.plot((part["at"].loc[some] - start) / scale, middle.loc[some], color=colour, label=label)
                 label = None

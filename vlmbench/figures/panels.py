@@ -1,0 +1,142 @@
+"""One panel of a scaling figure: the runs or their spread, medians, the fit with its interval, and how to read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vlmbench.analysis.numbers import digits, ms, plain
+from vlmbench.analysis.quantiles import median, needed
+from vlmbench.analysis.scaling import Scaling
+from vlmbench.analysis.slices import X_LABELS
+from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
+
+LABELS: Mapping[str, str] = {
+    "T_total": "Total (one generate call)",
+    "TTFT_model": "First token",
+    "T_request": "Request, from image to text",
+}
+_FIT = "hollow: left out of the check fit; line: fit to all runs with 95 % band"
+_MOST_DECIMALS = 9
+_ROOM = 2.0  # the y axis reaches up to so many times what the fit and the medians need, to show slow runs
+
+
+def stage_label(stage: str) -> str:
+    """The words for a time, totals included."""
+    return LABELS.get(stage, component_label(stage))
+
+
+def stage_colour(stage: str) -> str:
+    """The colour of a time; totals are black."""
+    return INK if stage in LABELS else component_colour(stage)
+
+
+def plus_minus(value: float, half: float) -> str:
+    """``1,408 ± 61``, ``0.0629 ± 0.0081``: the half width with two digits, the value to the same decimal."""
+    if not (math.isfinite(half) and half > 0):
+        return plain(value)
+    decimals = max(1 - math.floor(math.log10(half)), 0)
+    if decimals > _MOST_DECIMALS:  # an interval too narrow to be written
+        return plain(value)
+    return f"{value:,.{decimals}f} ± {half:,.{decimals}f}"
+
+
+def slope_text(scaling: Scaling) -> str:
+    """What a panel says about its fit, two short lines."""
+    slope = scaling.slope
+    if not scaling.measurable:
+        middle = scaling.median_slope
+        if middle.excludes_zero:
+            change = plus_minus(middle.value, middle.high - middle.value)
+            return f"hidden by slow runs; medians change by\n{change} ms/token"
+        return f"no measurable dependence\n(|slope| ≤ {digits(max(abs(slope.low), abs(slope.high)), 2)} ms/token)"
+    shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {plain(scaling.knot)}"}[scaling.shape]
+    cost = plus_minus(slope.value, (slope.high - slope.low) / 2)
+    return f"{cost} ms/token{shape}\nR² {scaling.linear.r2:.3f}, held-out error {scaling.held_out_error:.1%}"
+
+
+def shows_runs(scalings: Sequence[Scaling]) -> bool:
+    """Whether points are too few for a 5 and a 95 % quantile of theirs, so that the runs themselves are drawn."""
+    return any(int(s.points["n"].min()) < needed(0.95) for s in scalings)
+
+
+def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bool = True) -> pd.Series:
+    """Medians, the fit with its 95 % band; points left out of the check fit are hollow.
+
+    Args:
+        axes: the panel.
+        scaling: what to draw.
+        x_label: whether the panel is at the bottom.
+        runs: draw every run, and the medians with 95 % intervals of order statistics; else 5–95 % of the runs.
+
+    Returns:
+        The runs above the axis, ms: triangles stand in their place.
+    """
+    colour, points = stage_colour(scaling.stage), scaling.points
+    known = scaling.slice.rows[[scaling.slice.x, scaling.stage]].dropna().astype(float)
+    x, time = known[scaling.slice.x], known[scaling.stage]
+    grid = np.linspace(scaling.low, scaling.high, 200)
+    mean, low, high = scaling.predict(grid)
+    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(grid, mean, color=colour)
+    ends = points[["low", "high"]].to_numpy(dtype=float)
+    if runs:
+        axes.plot(x, time, ".", color=colour, alpha=0.4, markersize=3.5, markeredgewidth=0, rasterized=True, zorder=1.5)
+        found = [median(time[x == count]) for count in points["x"]]
+        ends = np.array([[math.nan if e is None else e for e in (f.low, f.high)] for f in found])
+    axes.vlines(points["x"], ends[:, 0], ends[:, 1], color=colour, linewidth=1.4, alpha=0.9)
+    hollow = points["x"].isin(scaling.held_out)
+    for part, face in ((points[~hollow], colour), (points[hollow], "white")):
+        axes.plot(part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=5, markeredgewidth=1.2)
+    axes.set_title(stage_label(scaling.stage), loc="left", pad=24)
+    axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=7.5, color=MUTED)
+    axes.set_ylabel("ms")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    if x_label:
+        axes.set_xlabel(X_LABELS.get(scaling.slice.x, scaling.slice.x))
+    above = time > _readable_limits(axes, scaling, time if runs else None)
+    if runs and above.any():
+        axes.plot(
+            x[above], np.full(int(above.sum()), 0.985), "^", color=colour, markersize=4.5, clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    return time[above] if runs else time.iloc[:0]
+
+
+def _readable_limits(axes: Axes, scaling: Scaling, runs: pd.Series | None) -> float:
+    """From 0 upwards where the time depends on the tokens; a flat line gets room, so that noise stays small. Slow runs
+    are inside, unless they would squeeze everything else. Returns the upper end.
+    """
+    points = scaling.points
+    fitted = float(scaling.predict([scaling.high])[0][0])
+    top = max(float(points["median" if runs is not None else "high"].max()), fitted)
+    bottom = min(float(points["low"].min()), 0.0)
+    limit = top * (1.08 if scaling.measurable else 1.6)
+    if runs is not None:
+        bottom = min(bottom, float(runs.min()))
+        limit = max(limit, min(float(runs.max()) * 1.05, limit * _ROOM))
+    if top > 0:
+        axes.set_ylim(bottom * 1.05, limit)
+    else:
+        axes.set_ylim(bottom=bottom * 1.05)
+    axes.set_xlim(left=min(0.0, scaling.low))
+    return float(axes.get_ylim()[1])
+
+
+def reading(runs: bool, above: Mapping[str, pd.Series]) -> str:
+    """How to read the panels: what points, bars and dots are, and which runs are beyond an axis."""
+    points = (
+        "dots: runs; points: their medians with 95 % intervals" if runs else "points: medians, bars 5–95 % of the runs"
+    )
+    beyond = ", ".join(
+        f"{stage_label(stage)} {len(times)} (up to {ms(float(times.max()))})"
+        for stage, times in above.items()
+        if len(times)
+    )
+    return f"{points}; {_FIT}" + (f"; triangles: runs above the axis: {beyond}" if beyond else "")
