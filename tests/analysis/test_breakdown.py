@@ -9,6 +9,8 @@ from tests.analysis.made import PROVENANCE, row, write
 from vlmbench.analysis.breakdown import component_table, parameter_table, residual_summary, time_and_parameters
 from vlmbench.analysis.load import load_runs
 from vlmbench.records.record import Status
+from vlmbench.report.summary import summarise
+from vlmbench.report.words import HOW_SURE, answers
 
 
 def table_of(path: Path, rows):
@@ -69,6 +71,25 @@ def test_residual_is_signed_in_the_table_and_absolute_in_the_summary(tmp_path: P
     )
 
 
+@pytest.mark.parametrize(
+    ("gaps", "residual", "goal", "met"),
+    [(30, 0.004, 0.01, True), (31, 0.004, 0.002, False), (31, 0.0015, 0.002, True), (1, 0.02, 0.01, False)],
+)
+def test_the_goal_for_the_residual_goes_by_the_length(
+    tmp_path: Path, gaps: int, residual: float, goal: float, met: bool
+) -> None:
+    # 30 ms and 10 ms a gap, of which the residual is the planted share
+    whole = (30 + 10 * gaps) / (1 - residual)
+    rows = [row(sample=f"s{i}", gaps=[10.0] * gaps, residual=whole * residual) for i in range(8)]
+    directory = write(tmp_path, rows)
+    found = residual_summary(load_runs(directory))
+    assert found["median_abs_share"]["value"] == pytest.approx(residual, rel=1e-3)
+    assert (found["median_output_tokens"], found["goal"], found["goal_met"]) == (gaps + 1, goal, met)
+    said = " ".join(dict(answers(summarise(directory), {}))[HOW_SURE])
+    assert f"at {gaps + 1} output tokens, the median (0.20 % from 32 tokens on, 1.00 % below): " in said
+    assert f"below): {'met' if met else 'missed'}." in said
+
+
 def test_broken_invariants_are_counted_not_repaired(tmp_path: Path) -> None:
     negative = row(sample="a", setup=-0.5)
     wrong = row(sample="b") | {"T_total": 75.0}
@@ -83,7 +104,9 @@ def test_broken_invariants_are_counted_not_repaired(tmp_path: Path) -> None:
 def test_nothing_measured(tmp_path: Path) -> None:
     frame = load_runs(write(tmp_path, [row(status=Status.ERROR, reason="x")]))
     assert component_table(frame).empty
-    assert residual_summary(frame)["median_abs_share"]["value"] is None
+    found = residual_summary(frame)
+    assert found["median_abs_share"]["value"] is None
+    assert (found["goal"], found["goal_met"]) == (None, None)
 
 
 def test_parameters_and_time_beside_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from vlmbench.analysis.floors import floor_table
 from vlmbench.analysis.load import load_runs
 from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.theme import COMPONENT_LABELS
+from vlmbench.report import tables
 from vlmbench.report.summary import summarise
 from vlmbench.report.words import WHICH_PART, answers
 
@@ -61,6 +62,12 @@ def said(directory: Path, provenance: dict[str, Any]) -> str:
     summary = summarise(directory)
     json.dumps(summary, allow_nan=False)
     return " ".join(dict(answers(summary, provenance))[WHICH_PART])
+
+
+def test_no_cell_of_the_components_is_cut(tmp_path: Path) -> None:
+    peaks = {"device_peaks": {"flops_per_s": 1e12, "bytes_per_s": 1e12, "source": "planted"}}
+    directory = write(tmp_path, [costly(sample=f"s{i}") for i in range(20)], PROVENANCE | peaks)
+    assert "…" not in tables.as_text(tables.components(summarise(directory)))
 
 
 def test_the_words_of_phase_1(tmp_path: Path) -> None:

@@ -86,14 +86,24 @@ def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Pa
 def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:
     rows = [row(sample="odd", gaps=[10.0] * 30), row(sample="s0", tokens=(576, 21)), trace(sample="odd")]
     summary = launch_bound_summary(loaded(tmp_path, rows))
-    names = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps")
-    assert [summary[name] for name in names] == [1, 1, 1, 2, 30]
+    names = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps", "scaled_most")
+    assert [summary[name] for name in names] == [1, 1, 1, 2, 30, 15]
     first, _, scaling, how = summary["sentences"]
     # busy: 25.6 ms traced, 4 ms of them for 2 decode steps: 21.6 + 30 × 2
     assert first.startswith("The device is busy 81.6 ms (1 trace, decoding scaled 15.0×) of the 330 ms")
     assert "(1 untraced run): " in first
     assert scaling.startswith("Traces hold 2 of 30 decode steps; the busy time of a step is taken as the same")
     assert how.startswith("Elapsed time of the traced request is from one untraced run, and no other run has its shape")
+
+
+def test_traces_of_several_lengths_say_the_most_that_one_was_scaled(tmp_path: Path) -> None:
+    rows = [row("p1", gaps=[10.0] * 4, repeat=i) for i in range(2)] + [trace("p1")]
+    rows += [row("p2", gaps=[10.0] * 34, repeat=i) for i in range(2)] + [trace("p2")]
+    summary = launch_bound_summary(loaded(tmp_path, rows))
+    assert [summary[name] for name in ("traced_steps", "steps", "scaled_most")] == [2, 19, 17]
+    assert "(2 traces, decoding scaled up to 17.0×)" in summary["sentences"][0]
+    assert "(4 untraced runs)" in summary["sentences"][0]
+    assert "Traces hold 2 of 19 decode steps (means);" in summary["sentences"][2]
 
 
 def test_a_whole_trace_is_not_called_scaled(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.made import PROVENANCE, row, usual, write
+from vlmbench.analysis.numbers import ms, percent
 from vlmbench.errors import InputError
 from vlmbench.records.record import Mode, Status
 from vlmbench.report import tables
@@ -81,6 +82,13 @@ def test_words_answer_the_three_questions_with_intervals(summary: dict[str, Any]
     assert "One identical request, repeated 400 times, has a tail too" in bad
     assert "gc_pause 4" in bad
     assert part.startswith("LLM decode: 8")
+    share = next(c for c in summary["components"] if c["component"] == "T_LLM_decode")
+    # sums over all runs, not medians: the pauses of 500 ms are in it
+    decode, whole = (summary["distribution"][m]["workload"] for m in ("T_LLM_decode", "T_total"))
+    assert share["share"] == pytest.approx(decode["mean"] / whole["mean"])
+    assert f"LLM decode: {percent(share['share'])} of all time spent in generate()" in part
+    assert f"its median is {ms(share['median'])} a run" in part
+    assert "Then, of all time spent there: " in part
     assert "the language model holds 95.4 % of the parameters" in part
     assert "no stage came out negative" in sure
     assert "Weights are random" in sure

@@ -31,6 +31,10 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+LONG, LONG_GOAL, SHORT_GOAL = 32, 0.002, 0.01
+"""Goals for the median of |T_residual| / T_total: the second from so many output tokens on, the third below."""
+
+
 def component_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Time of each part over the workload's measured runs.
 
@@ -67,6 +71,8 @@ def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     Returns:
         ``runs``; ``median_abs_share`` (|T_residual| / T_total, with interval), ``p95_abs_share``, ``max_abs_share``;
         ``negative_stages``: stage name to the count of runs where it came out negative, and ``runs_with_negative``;
+        ``goal`` for that median at ``median_output_tokens`` (0.2 % from 32 tokens on, 1 % below: what the cutting
+        itself costs weighs more in a short run) and ``goal_met``, None where there is nothing to compare;
         ``sum_mismatch``: runs whose stages and residual do not give ``T_total`` within 0.001 %.
     """
     rows = workload(frame)
@@ -76,9 +82,15 @@ def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     stages = {name: values(rows, name) for name in (*STAGES[:-1], *DECODE_PARTS)}
     negative = {name: int((time < 0).sum()) for name, time in stages.items()}
     parts = np.nansum([stages[name] for name in STAGES[:-1]], axis=0) + residual
+    middle, lengths = median(share, clusters=sample_codes(rows)), values(rows, "num_output_tokens")
+    length = None if np.isnan(lengths).all() else float(np.nanmedian(lengths))
+    goal = None if length is None else LONG_GOAL if length >= LONG else SHORT_GOAL
     return {
         "runs": len(good),
-        "median_abs_share": median(share, clusters=sample_codes(rows)).as_dict(),
+        "median_abs_share": middle.as_dict(),
+        "median_output_tokens": length,
+        "goal": goal,
+        "goal_met": None if goal is None or middle.value is None else middle.value <= goal,
         "p95_abs_share": float(np.quantile(good, 0.95)) if len(good) else None,
         "max_abs_share": float(good.max()) if len(good) else None,
         "negative_stages": {name: count for name, count in negative.items() if count},

@@ -42,10 +42,10 @@ _SHAPE = ("num_input_tokens", "num_vision_tokens", "num_vision_patches", "num_ou
 _TABLE = [
     "stage", "n", "busy_ms", "elapsed_ms", "elapsed_low", "elapsed_high", "elapsed_traced_ms",
     "launch_bound", "launch_bound_low", "launch_bound_high", "kernels", "launches", "verdict",
-    "traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps",
+    "traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps", "scaled_most",
 ]  # fmt: skip
 
-_BASIS = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps")
+_BASIS = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps", "scaled_most")
 
 
 def launch_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +61,8 @@ def launch_table(frame: pd.DataFrame) -> pd.DataFrame:
         allow one); ``kernels`` and ``launches`` of a request; ``verdict``: host-bound, mixed or device-bound;
         ``traces`` (the same as ``n``), ``untraced_runs`` that elapsed times come from, in all, and ``traced_steps`` of
         the ``steps`` of a request that decoding took (means over the traces); ``untraced_fewest``: runs behind the
-        elapsed time of the trace that has fewest. No rows without a traced run on a device.
+        elapsed time of the trace that has fewest; ``scaled_most``: ``steps`` over ``traced_steps`` of the trace where
+        that is most. No rows without a traced run on a device.
         Negative shares are possible (two clocks) and are left as they are.
     """
     pairs = [pair for pair in map(dict, _pairs(frame)) if pair]
@@ -138,7 +139,7 @@ def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, Any] |
         "high": missing if elapsed.high is None else elapsed.high,
         "kernels": float(trace.get(f"kernels_{stage}", missing)),
         "launches": float(trace.get(f"launches_{stage}", missing)),
-        "traced_steps": traced_steps,
+        "traced_steps": traced_steps if traced_steps > 0 else missing,
         "steps": whole_steps,
         "runs": frozenset(rows.index),
     }
@@ -174,6 +175,7 @@ def _stage(stage: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         "untraced_fewest": min(map(len, behind)),
         "traced_steps": _known(mean["traced_steps"]),
         "steps": _known(mean["steps"]),
+        "scaled_most": _known(max(entry["steps"] / entry["traced_steps"] for entry in entries)),
     }
 
 

@@ -68,11 +68,12 @@ def sentences(whole: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> 
 def _scaling(whole: Mapping[str, Any]) -> tuple[str, str]:
     """That a trace holds only part of the decoding: in a few words, and in a sentence; empty where it holds all."""
     traced, steps = whole["traced_steps"], whole["steps"]
-    if not traced or steps is None or traced == steps:
+    if traced is None or steps is None or whole["scaled_most"] <= 1:
         return "", ""
+    most = f"{'up to ' if whole['traces'] > 1 else ''}{digits(whole['scaled_most'])}×"
     part = f"{plain(traced)} of {plain(steps)} decode steps"
     return (
-        f", decoding scaled {digits(steps / traced)}×",
+        f", decoding scaled {most}",
         f"Traces hold {part}{' (means)' if whole['traces'] > 1 else ''}; the busy time of a step is taken as the same "
         "in the others, whose attention over a longer cache makes them a little busier.",
     )

@@ -85,7 +85,7 @@ def components(summary: Summary) -> Grid:
     columns += [("of", False), *([("time / floor", True)] if known else [])]
     return Grid(
         name="components",
-        title="Where the time goes",
+        title="Where the time goes (shares: of all time spent, sum by sum)",
         columns=tuple(columns),
         rows=tuple(rows),
         colours=tuple(colours),

@@ -17,7 +17,7 @@ from vlmbench.figures.theme import caption, component_colour
 from vlmbench.report import grids
 from vlmbench.report.words import answers, flag_sentence
 
-_BAR_CELLS = 20
+_BAR_CELLS = 14  # more would cut the table of components at 120 columns
 
 
 def latency(summary: Mapping[str, Any]) -> Table:

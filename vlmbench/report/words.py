@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmbench.analysis.breakdown import LONG, LONG_GOAL, SHORT_GOAL
 from vlmbench.analysis.causes import shares
 from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.load import left_out_words
@@ -183,22 +184,23 @@ def _which_part(summary: Summary) -> list[str]:
     stages.sort(key=lambda row: -row["share"])
     first, others = stages[0], [row for row in stages[1:] if row["component"] != "T_residual"]
     inside = span(first["share_low"], first["share_high"], "%")
+    # Shares are sums over sums, so that they add up; the median of a stage's time says something else.
     sentences = [
-        f"{component_label(first['component'])}: {percent(first['share'])} of generate()"
-        f"{f' ({inside})' if inside else ''}, {ms(first['median'])} at the median."
+        f"{component_label(first['component'])}: {percent(first['share'])} of all time spent in generate()"
+        f"{f' ({inside})' if inside else ''}; its median is {ms(first['median'])} a run."
     ]
     if others:
         listed = ", ".join(f"{component_label(r['component'])} {percent(r['share'])}" for r in others)
-        sentences.append(f"Then: {listed}.")
+        sentences.append(f"Then, of all time spent there: {listed}.")
     loop = next((row for row in summary["components"] if row["component"] == "T_decode_loop"), None)
     if loop:
         sentences.append(
-            f"Of decoding, {percent(loop['share'])} is the loop around the model, not the model's forwards."
+            f"Of all time spent decoding, {percent(loop['share'])} is the loop around the model, not its forwards."
         )
     outside = [row for row in summary["components"] if row["part_of"] == "T_request" and row["share"] is not None]
     if outside:
         listed = ", ".join(f"{component_label(r['component'])} {percent(r['share'])}" for r in outside)
-        sentences.append(f"Outside generate(), of the whole request: {listed}.")
+        sentences.append(f"Outside generate(), of all time spent on requests: {listed}.")
     return sentences + _size(summary)
 
 
@@ -216,7 +218,7 @@ def _size(summary: Summary) -> list[str]:
     top = max(table, key=lambda row: float(row["parameter_share"]))
     return [
         f"Size beside time: the {component_label(top['component']).lower()} holds {percent(top['parameter_share'])} of "
-        f"the parameters and takes {percent(top['time_share'])} of generate()."
+        f"the parameters and takes {percent(top['time_share'])} of all time spent in generate()."
     ]
 
 
@@ -227,6 +229,7 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
         broken = residual["runs_with_negative"]
         negative = "no stage came out negative" if not broken else f"{count(broken, 'run')} had a negative stage"
         sentences.append(f"The parts miss the whole by {percent(middle['value'])} at the median; {negative}.")
+        sentences += _goal(residual)
     if residual["sum_mismatch"]:
         sentences.append(
             f"In {count(residual['sum_mismatch'], 'run')} the stages do not add up to T_total: do not use them."
@@ -243,6 +246,17 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     if points > 1:
         sentences.append(f"Runs of {points} sweep points are pooled here.")
     return sentences
+
+
+def _goal(residual: Mapping[str, Any]) -> list[str]:
+    goal = residual.get("goal")
+    if goal is None:
+        return []
+    return [
+        f"The goal for that is {percent(goal)} at {count(residual['median_output_tokens'], 'output token')}, the "
+        f"median ({percent(LONG_GOAL)} from {LONG} tokens on, {percent(SHORT_GOAL)} below): "
+        f"{'met' if residual['goal_met'] else 'missed'}."
+    ]
 
 
 def _drift(summary: Summary) -> list[str]:
