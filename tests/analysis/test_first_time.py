@@ -10,6 +10,7 @@ import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, STEP, VISION, frame_of, sweep, write_run
 from vlmbench.analysis.comparison import compare
+from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.phase_files import ResultSet
 from vlmbench.analysis.scaling import Scaling, describe, scalings
 from vlmbench.report.page import write_page
@@ -122,6 +123,20 @@ def test_break_even_with_and_without() -> None:
     assert plain.ratio_unflagged("output", "vision") is None
     assert plain.as_dict()["ratios_unflagged"] == {}
     assert "without" not in plain.break_even()
+
+
+def test_flops_against_latency_with_and_without() -> None:
+    found = flops_latency(with_flags(flagged_sweep()))
+    assert found is not None
+    row = found.as_dict()["language_scaling"]
+    # 1.4e10 FLOP and STEP ms an output token
+    assert row["ms_per_tflop_unflagged"] == pytest.approx(STEP / 0.014, rel=0.01)
+    assert row["ms_per_tflop"] > 1.2 * STEP / 0.014
+    assert row["flagged_rows"] == 6
+    assert f"; without the 6 rows flagged {FLAG}: 1,0" in found.words()[0]
+    plain = flops_latency(frame_of(sweep("output_tokens", OUTPUT)))
+    assert plain is not None
+    assert "without" not in plain.words()[0]
 
 
 def test_table_headline_and_page_show_both(tmp_path: Path) -> None:

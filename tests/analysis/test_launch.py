@@ -153,6 +153,10 @@ def test_without_a_device_or_a_trace_it_says_why(tmp_path: Path) -> None:
     assert "the trace shows no kernels" in sentence
     assert "On a CPU the device is the host" in launch_bound_summary(frame, "cpu")["sentences"][0]
     assert launch_bound_figure(frame, PROVENANCE) is None
+    memory_alone = launch_bound_summary(frame, "cuda")["sentences"][0]
+    assert "was not traced" in memory_alone
+    unseen = loaded(tmp_path / "unseen", [row(), on_cpu | {"flags": ["no_kernels_traced"]}])
+    assert "the profiler may not be allowed to look" in launch_bound_summary(unseen, "cuda")["sentences"][0]
     bare = loaded(tmp_path / "none", [row()])
     assert (
         "was not traced: measure with probe=[timeline,memory,clocks,kernels]"

@@ -49,7 +49,7 @@ def test_counts_and_failures(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("flag", ["gc_pause", "clock_drop", "throttled:power", "first_seen_length", "shape_changed"])
+@pytest.mark.parametrize("flag", ["gc_pause", "clock_drop", "throttled:power", *sorted(rows.FIRST_TIME)])
 def test_flags_that_make_a_run_slow(flag: str) -> None:
     assert rows.is_cause(flag)
 

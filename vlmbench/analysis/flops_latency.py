@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.first_time import Unflagged, without_first_times
 from vlmbench.analysis.numbers import digits, interval
 from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
@@ -28,6 +29,7 @@ class FlopsFit:
         time: ms of each row, shape (n,).
         fit: line through the raw rows.
         pearson: correlation over the raw rows.
+        unflagged: the line without the rows that did something for the first time; None where there are none.
     """
 
     slice: Slice
@@ -35,6 +37,7 @@ class FlopsFit:
     time: Any
     fit: Fit
     pearson: float
+    unflagged: Unflagged | None = None
 
     @property
     def cost(self) -> Estimate:
@@ -47,6 +50,7 @@ class FlopsFit:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        slope = None if self.unflagged is None else self.unflagged.slope
         return {
             "rows": self.fit.rows,
             "points": self.fit.points,
@@ -57,6 +61,10 @@ class FlopsFit:
             "ms_per_tflop": self.cost.value,
             "ms_per_tflop_low": self.cost.low,
             "ms_per_tflop_high": self.cost.high,
+            "flagged_rows": 0 if self.unflagged is None else self.unflagged.flagged,
+            "ms_per_tflop_unflagged": None if slope is None else slope.value,
+            "ms_per_tflop_unflagged_low": None if slope is None else slope.low,
+            "ms_per_tflop_unflagged_high": None if slope is None else slope.high,
             "fixed": dict(self.slice.fixed),
         }
 
@@ -108,7 +116,8 @@ class FlopsLatency:
         """What the numbers say, a sentence each."""
         said = [
             f"{NAMES[name].capitalize()}: {digits(part.cost.value, 4)} ms per TFLOP (95 % interval "
-            f"{interval(part.cost.low, part.cost.high, 4)}), correlation {part.pearson:.3f}, R² {part.fit.r2:.3f}."
+            f"{interval(part.cost.low, part.cost.high, 4)}){_without(part)} correlation {part.pearson:.3f}, "
+            f"R² {part.fit.r2:.3f}."
             for name, part in self.parts.items()
         ]
         if self.together is not None:
@@ -128,6 +137,10 @@ class FlopsLatency:
                 f"times as long as one scaled by vision tokens ({ratio.span()})."
             )
         return said
+
+
+def _without(part: FlopsFit) -> str:
+    return "," if part.unflagged is None else f"; {part.unflagged.words()};"
 
 
 def flops_latency(frame: pd.DataFrame, *, time: str = "T_total", flops: str = "flops_total") -> FlopsLatency | None:
@@ -155,8 +168,11 @@ def flops_latency(frame: pd.DataFrame, *, time: str = "T_total", flops: str = "f
 def _fit(part: Slice, time: str, flops: str) -> FlopsFit:
     x = part.rows[flops].to_numpy(dtype=float) / TERA
     y = part.rows[time].to_numpy(dtype=float)
-    fit = least_squares(np.column_stack([np.ones_like(x), x]), y, part.clusters.to_numpy())
-    return FlopsFit(slice=part, flops=x, time=y, fit=fit, pearson=_pearson(x, y))
+    clusters = part.clusters.to_numpy()
+    fit = least_squares(np.column_stack([np.ones_like(x), x]), y, clusters)
+    flags = part.rows["flags"].astype(object) if "flags" in part.rows else None
+    unflagged = without_first_times(flags, x, y, clusters)
+    return FlopsFit(slice=part, flops=x, time=y, fit=fit, pearson=_pearson(x, y), unflagged=unflagged)
 
 
 def _pearson(x: Any, y: Any) -> float:

@@ -235,7 +235,15 @@ def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str
         "high": None if whole is None else whole["launch_bound_high"],
         "tracing_factor": None if whole is None else whole["elapsed_traced_ms"] / whole["elapsed_ms"],
         "stages": stages,
-        "sentences": no_share(traced=len(measured(frame, "trace")) > 0, device_type=device_type)
+        "sentences": no_share(traced=_looked_for_kernels(frame, device_type), device_type=device_type)
         if whole is None
         else sentences(whole, stages[:-1]),
     }
+
+
+def _looked_for_kernels(frame: pd.DataFrame, device_type: str) -> bool:
+    """Whether a run was traced for kernels; runs of their own may as well have looked at memory."""
+    traced = measured(frame, "trace")
+    if device_type != "cuda":
+        return len(traced) > 0
+    return bool(traced["flags"].astype(object).astype(str).str.split().map(lambda f: "no_kernels_traced" in f).any())

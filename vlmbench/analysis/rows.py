@@ -13,7 +13,7 @@ DATASET, REFERENCE = "dataset", "reference"
 """``point_id`` of requests of a data set, and of one identical request repeated."""
 
 
-FIRST_TIME = frozenset({"first_seen_length", "shape_changed"})
+FIRST_TIME = frozenset({"first_seen_length", "shape_changed", "recompiled"})
 """Flags of runs that did more work than later ones of the same request: what they did, they did for the first time."""
 
 _CAUSES = frozenset({"gc_pause", "clock_drop"}) | FIRST_TIME
