@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.planted import PlantedModel, Times, request
+from tests.probes.test_kernels import tiny_request
 from vlmbench.execution import complete, in_memory, prepare
 from vlmbench.probes.recompiles import RecompilesProbe, frames_taken_up
 from vlmbench.probes.timeline import TimelineProbe
@@ -64,3 +65,19 @@ def test_what_compiles_between_runs_is_not_the_runs() -> None:
 
 def test_it_is_left_out_where_nothing_is_compiled() -> None:
     assert not RecompilesProbe().applies(PlantedModel(QUICK))
+
+
+@pytest.mark.gpu
+def test_the_compiled_decode_of_a_real_model() -> None:
+    """Where transformers compiles: the first answer compiles, the same request then does not."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    from tests.models.shipped import spec
+
+    model = spec("tiny").load(device="cuda", cache_implementation="static", compile=True, seed=0)
+    flags = []
+    for _ in range(4):
+        outcome = complete(model, prepare(model, in_memory(tiny_request(8))), [RecompilesProbe()], [])
+        flags.append("recompiled" in outcome.flags)
+    assert flags[0] is True
+    assert flags[-1] is False
