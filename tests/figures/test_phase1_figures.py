@@ -280,3 +280,9 @@ def test_many_points_become_shade(tmp_path: Path) -> None:
     png, pdf = save(figure, tmp_path, "tokens", dpi=60)
     assert pdf.stat().st_size < 500_000
     assert png.is_file()
+
+
+def test_the_slowest_of_few_are_no_twentieth(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", prefill=20.0 + i) for i in range(80)]
+    assert "Slowest (3)" in texts(drawn(write(tmp_path / "few", rows[:46]))["bars"])
+    assert "Slowest 5 % (4)" in texts(drawn(write(tmp_path / "many", rows))["bars"])

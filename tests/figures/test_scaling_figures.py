@@ -303,3 +303,23 @@ def test_plus_minus(value: float, half: float, text: str) -> None:
 )
 def test_si(value: float, text: str) -> None:
     assert si(value) == text
+
+
+def test_costs_without_first_times_are_drawn_beside_the_others() -> None:
+    rows = sweep("output_tokens", OUTPUT, seed=2)
+    for row in rows:
+        if row["repeat"] == 0 and row["num_output_tokens"] == OUTPUT[-1]:
+            row["flags"] = ["first_seen_length"]
+            row["T_LLM_decode"] += 3000.0
+            row["T_total"] += 3000.0
+    frame = pd.DataFrame(rows)
+    made = compare(result(P2), result(frame.assign(flags=frame["flags"].map(" ".join))))
+    assert made.ratio_unflagged("output", "vision") is not None
+    with theme():
+        costs, even = token_costs_figure(made), break_even_figure(made)
+    assert [line for line in costs.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert "Hollow: without the runs flagged" in caption_of(costs)
+    assert "dashed: without the runs flagged" in caption_of(even)
+    assert "… without first times = " in words(even)
+    assert not overlaps(costs)
+    assert not overlaps(even)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
 
 from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.comparison import Comparison
@@ -171,6 +172,8 @@ def break_even_figure(comparison: Comparison) -> Figure:
     others = [k for k in ("vision", "prompt") if k in comparison.costs and comparison.ratio("output", k).value > 0]
     kinds = [*others, "output"]
     words = "bands: 95 % intervals; n: all runs that the costs come from"
+    if any(comparison.ratio_unflagged("output", kind) is not None for kind in others):
+        words += "; dashed: without the runs flagged for doing something for the first time"
     note = "\n".join([words, *_about(comparison)])
     text = caption(comparison.provenance, n=_runs(comparison, kinds), unit="runs", note=note)
     figure = new_figure("Where tokens break even", text, width=7.4, height=5.0)
@@ -185,6 +188,7 @@ def break_even_figure(comparison: Comparison) -> Figure:
             axes.fill_between(
                 grid, grid * max(ratio.low, 0.0), grid * ratio.high, color=colour, alpha=0.18, linewidth=0
             )
+        _draw_break_even_unflagged(axes, grid, comparison, kind)
     axes.set(xlabel="further input tokens", ylabel="further output tokens that take as long", xlim=(0, most))
     axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
@@ -192,6 +196,15 @@ def break_even_figure(comparison: Comparison) -> Figure:
     if others:
         axes.legend(loc="upper left")
     return figure
+
+
+def _draw_break_even_unflagged(axes: Axes, grid: NDArray[np.float64], comparison: Comparison, kind: str) -> None:
+    """The same line without runs that did something for the first time, dashed."""
+    line, said = comparison.ratio_unflagged(kind, "output"), comparison.ratio_unflagged("output", kind)
+    if line is None or said is None or not said.bounded:
+        return
+    label = f"… without first times = {digits(said.value)} ({interval(said.low, said.high)})"
+    axes.plot(grid, grid * line.value, color=KIND_COLOURS[kind], linestyle=(0, (4, 2)), label=label)
 
 
 def _break_even_label(comparison: Comparison, kind: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
 from vlmbench.analysis.numbers import amount, ms, percent, plain
+from vlmbench.analysis.quantiles import needed
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
 from vlmbench.figures.boxes import box_words, draw_box
 from vlmbench.figures.notes import output_tokens, sentences
@@ -135,7 +136,9 @@ def _groups_in_ms(frame: pd.DataFrame) -> list[tuple[str, Parts]]:
     groups = [(f"All ({len(work):,})", work)]
     if len(work) >= 20:
         middle, slowest = work[(total >= low) & (total <= high)], work[total >= slow]
-        groups += [(f"Middle fifth ({len(middle):,})", middle), (f"Slowest 5 % ({len(slowest):,})", slowest)]
+        # Of few runs the slowest ones are no twentieth of anything but themselves.
+        name = "Slowest 5 %" if len(work) >= needed(0.95) else "Slowest"
+        groups += [(f"Middle fifth ({len(middle):,})", middle), (f"{name} ({len(slowest):,})", slowest)]
     again = reference(frame)
     if len(again):
         groups.append((f"One, repeated ({len(again):,})", again))
