@@ -29,6 +29,14 @@ def test_a_run_directory_its_records_and_its_phase_file_say_the_same(tmp_path: P
         assert "ITL" not in found.frame
 
 
+def test_flags_of_a_phase_file_are_those_of_its_records(tmp_path: Path) -> None:
+    flagged = [row | {"flags": ["first_seen_length", "gc_pause"] if i == 0 else []} for i, row in enumerate(ROWS)]
+    (records,) = read_results(write_run(tmp_path / "run", flagged))
+    (phase,) = read_results(write_phase(tmp_path / "phase2_scaling.json", flagged))
+    assert phase.frame["flags"].tolist() == records.frame["flags"].tolist()
+    assert phase.frame["flags"][0] == "first_seen_length gc_pause"
+
+
 def test_records_come_before_phase_files(tmp_path: Path) -> None:
     run = write_run(tmp_path, ROWS)
     write_phase(run / "phase2_scaling.json", ROWS[:3])

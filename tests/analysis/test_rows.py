@@ -49,6 +49,20 @@ def test_counts_and_failures(tmp_path: Path) -> None:
     ]
 
 
+def test_a_request_that_failed_again_counts_once_and_one_measured_later_not_at_all(tmp_path: Path) -> None:
+    made = [row(sample="a", status=Status.ERROR, reason="bad image") for _ in range(3)]
+    made += [row(sample="b", status=Status.OOM, mode=Mode.BARE, reason="needs 9 GiB"), row(sample="b")]
+    made += [row("p=2", "", status=Status.SKIPPED, reason="too large"), row("p=2", "c")]
+    made += [row("p=4", "", status=Status.SKIPPED, reason="too large")]
+    made += [row(sample="d"), row(sample="d", status=Status.OOM, mode=Mode.TRACE, reason="no room to trace")]
+    frame = load_runs(write(tmp_path, made))
+    assert {(f["status"], f["reason"], f["rows"]) for f in rows.failures(frame).to_dict("records")} == {
+        ("error", "bad image", 1),
+        ("skipped", "too large", 1),
+        ("oom", "no room to trace", 1),
+    }
+
+
 @pytest.mark.parametrize("flag", ["gc_pause", "clock_drop", "throttled:power", *sorted(rows.FIRST_TIME)])
 def test_flags_that_make_a_run_slow(flag: str) -> None:
     assert rows.is_cause(flag)

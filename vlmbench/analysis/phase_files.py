@@ -188,6 +188,9 @@ def read_phase_file(file: Path) -> ResultSet:
 
 def _frame(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
     flat = [{name: value for name, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+    for cells, row in zip(flat, rows, strict=True):
+        if isinstance(row.get("flags"), list):
+            cells["flags"] = " ".join(map(str, row["flags"]))
     frame = pd.DataFrame(flat)
     if "status" not in frame:
         frame["status"] = "ok"

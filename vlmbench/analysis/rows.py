@@ -87,13 +87,33 @@ def flag_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
-    """What failed and why: columns ``status``, ``reason``, ``rows``, the commonest first."""
-    bad = frame[frame["status"].isin(["error", "oom", "skipped"])]
+    """What failed and why: columns ``status``, ``reason``, ``rows``, the commonest first.
+
+    A request that failed in several sessions counts once, with its last reason; one that a later session measured
+    does not count.
+    """
+    bad = _standing(frame)
     if "reason" not in bad:
         bad = bad.assign(reason="")
     reasons = bad["reason"].astype(object).where(bad["reason"].notna(), "no reason given")
     counts = bad.assign(reason=reasons).groupby(["status", "reason"], observed=True).size()
     return counts.rename("rows").reset_index().sort_values("rows", ascending=False, kind="stable", ignore_index=True)
+
+
+def _standing(frame: pd.DataFrame) -> pd.DataFrame:
+    bad = frame[frame["status"].isin(["error", "oom", "skipped"])]
+    key = [name for name in ("point_id", "sample_id", "repeat") if name in frame]
+    if len(key) < 3 or bad.empty:  # rows of older files
+        return bad
+    traced = bad["mode"].eq("trace")
+    good = frame[frame["status"].eq("ok") & frame["mode"].ne("trace")]
+    last = bad[~traced].drop_duplicates(key, keep="last")
+    measured = pd.MultiIndex.from_frame(last[key].astype(object)).isin(
+        pd.MultiIndex.from_frame(good[key].astype(object))
+    )
+    # a point that was skipped as a whole has a row without a sample
+    whole = last["sample_id"].astype(object).eq("") & last["point_id"].astype(object).isin(set(good["point_id"]))
+    return pd.concat([last[~measured & ~whole], bad[traced]])
 
 
 def as_counts(table: pd.DataFrame, key: str) -> Mapping[str, int]:
