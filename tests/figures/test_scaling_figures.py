@@ -323,3 +323,15 @@ def test_costs_without_first_times_are_drawn_beside_the_others() -> None:
     assert "… without first times = " in words(even)
     assert not overlaps(costs)
     assert not overlaps(even)
+
+
+@pytest.mark.parametrize("stages", [("T_total",), ("T_setup", "T_LLM_decode")])
+def test_the_slope_without_first_times_is_the_totals(stages: tuple[str, ...]) -> None:
+    rows = sweep("output_tokens", OUTPUT, seed=2)
+    frame = pd.DataFrame(rows)
+    flags = ["first_seen_length" if row["repeat"] == 0 else "" for row in rows]
+    fits = select(scalings(frame.assign(flags=flags)), "output", stages)
+    with theme():
+        text = caption_of(scaling_figure(fits, PROVENANCE, title="Output tokens", columns=2))
+    said = "Total (one generate call), ms/token without the 6 rows flagged first_seen_length: 15."
+    assert (said in text) == ("T_total" in stages)

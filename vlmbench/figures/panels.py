@@ -97,7 +97,8 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=7.5, color=MUTED)
     axes.set_ylabel("ms")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if x_label:
         axes.set_xlabel(X_LABELS.get(scaling.slice.x, scaling.slice.x))
     above = time > _readable_limits(axes, scaling, time if runs else None)

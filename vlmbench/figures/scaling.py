@@ -74,17 +74,19 @@ def scaling_figure(
             above[scaling.stage] = draw_scaling(axes, scaling, x_label=number + columns >= len(scalings), runs=runs)
         else:
             axes.set_visible(False)
-    note = "\n".join(words for words in (about(first.slice), note, reading(runs, above), _first_times(first)) if words)
+    note = "\n".join(
+        words for words in (about(first.slice), note, reading(runs, above), _first_times(scalings)) if words
+    )
     per_point = f"{int(first.points['n'].min()):,} to {int(first.points['n'].max()):,} each"
     unit = f"runs at {len(first.points)} points, {per_point}"
     add_caption(figure, caption(provenance, n=first.linear.rows, unit=unit, note=note))
     return figure
 
 
-def _first_times(scaling: Scaling) -> str:
-    """What the first panel's slope is without runs that did something for the first time; empty without such runs."""
-    without = scaling.unflagged
-    return "" if without is None else f"{stage_label(scaling.stage)}, ms/token {without.words()}"
+def _first_times(scalings: Sequence[Scaling]) -> str:
+    """What the slope of the total is without runs that did something for the first time; empty without such runs."""
+    found = [s.unflagged for s in scalings if s.stage == "T_total" and s.unflagged is not None]
+    return f"{stage_label('T_total')}, ms/token {found[0].words()}" if found else ""
 
 
 def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str) -> Figure:
@@ -106,6 +108,8 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
     axes.set(
         xlabel=X_LABELS.get(first.slice.x, first.slice.x), ylabel="ms", xlim=(table.index.min(), table.index.max())
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
@@ -134,7 +138,8 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, 
         axes.set_ylim(bottom=0)
         # A small model's TFLOPs have many digits: few ticks, and none longer than need be.
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if len(names) > 1:
         _draw_together(panels[count - 1], found, time)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import percent, tokens
+from vlmbench.analysis.numbers import percent, plain, tokens
 from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.analysis.tail import PREDICTORS, variance_split
@@ -53,6 +53,7 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
             axes.set_title(f"{tokens(name).capitalize()}{_relation(number, time)}")
             _tokens_panel(axes, number, time, flagged)
         panels[0].set_ylabel(f"{metric} (ms)")
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
         handles, labels = panels[-1].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside right upper")
@@ -233,5 +234,6 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
         for border in borders:
             axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
         axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{metric} (ms)")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
         axes.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2)
     return figure
