@@ -26,7 +26,7 @@ def conclude(
     Returns:
         The exit status: 0 done; 1 something failed, or nothing could be measured; 130 the time limit cut it short.
     """
-    if cut := [s for s in states if (s.ended == "time_limit" and _is_short(s)) or s.series.point_id in untraced]:
+    if cut := cut_short(states, untraced):
         return interrupted(outcome, _cut_words(cut), say)
     failed = [s for s in states if s.failed and s.ended != "skipped"]
     reason: str | None = None
@@ -39,6 +39,11 @@ def conclude(
     status = 0 if reason is None else 1
     outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
     return status
+
+
+def cut_short(states: Sequence[SeriesState], untraced: Collection[str] = ()) -> list[SeriesState]:
+    """The series that the time limit left with work to do: runs that their rule or data set asks for, or a trace."""
+    return [s for s in states if (s.ended == "time_limit" and _is_short(s)) or s.series.point_id in untraced]
 
 
 def interrupted(outcome: OutcomeFile, reason: str, say: Callable[[str], None]) -> int:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.ending import conclude, interrupted
-from vlmbench.errors import DeviceError
+from vlmbench.ending import conclude, cut_short, interrupted
+from vlmbench.errors import DeviceError, InputError
 from vlmbench.job_costs import annotator, job_costs
 from vlmbench.job_series import make_series
 from vlmbench.models.protocol import VisionLanguageModel
@@ -70,7 +70,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         write_json(job.directory / "points.json", {"points": points})
         provenance.end_session(job.directory, device=device)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
-            _report(job)
+            _report(job, needed=not cut_short(states, untraced))
     if stop:
         return interrupted(job.outcome, "interrupted; run the same command again to continue", _say)
     status = conclude(job.outcome, states, _say, untraced=untraced)
@@ -196,11 +196,22 @@ def _write_hydra(job: Job) -> None:
     write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(job.overrides)))
 
 
-def _report(job: Job) -> None:
-    """Figures, summary and phase file; a failure here loses no measurement and is said aloud."""
+def _report(job: Job, *, needed: bool) -> None:
+    """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
+
+    Args:
+        job: the job.
+        needed: False where the run will be continued: too little for a report then does not end it as failed.
+    """
     from vlmbench.report import write_report
 
-    sys.stdout.write(write_report(job.settings.report, job.directory) + "\n")
+    try:
+        text = write_report(job.settings.report, job.directory)
+    except InputError as error:
+        if needed:
+            raise
+        text = f"No report yet: {error}"
+    sys.stdout.write(text + "\n")
 
 
 def _shown(directory: Path) -> str:
