@@ -33,6 +33,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 ROWS, PACKED, WORDS = "records.jsonl", "records.jsonl.gz", "words.txt"
 INPUTS = (PACKED, "provenance.json", "points.json")
 COMPARISON, SIDES = "comparison", ("phase2", "phase3")
+_LINES = 12  # of what a failed comparison says
 PHASES = ("phase1", "phase2", "phase3")
 
 
@@ -115,7 +116,8 @@ def write_again(folder: Path, work: Path) -> Path:
         check=False,
     )
     if done.returncode:
-        raise InputError(f"the comparison of '{folder.parent}' failed:\n{done.stderr.strip()}")
+        said = "\n".join(done.stderr.strip().splitlines()[-_LINES:])
+        raise InputError(f"the comparison of '{folder.parent}' failed:\n{said}")
     (work / COMPARISON / WORDS).write_text(done.stdout, encoding="utf-8")
     return work / COMPARISON
 

@@ -55,7 +55,7 @@ def test_the_caption_says_that_a_short_trace_was_scaled(tmp_path: Path) -> None:
     assert "decode traced for 15 of 31 steps and scaled to all" in words
     assert "32 output tokens a request." in words
     some = frame(tmp_path / "some", [*runs, trace("s0", gaps=15), trace("s1", gaps=31)])
-    assert "traced for 23 of 31 steps (means) and scaled" in caption_of(launch_bound_figure(some, PROVENANCE))
+    assert "traced for 23 of 31 steps on average and scaled" in caption_of(launch_bound_figure(some, PROVENANCE))
 
 
 @pytest.mark.parametrize("busy", [0.02, 0.5, 0.9, 0.999, 1.2])

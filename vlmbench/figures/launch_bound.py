@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.launch import launch_table, untraced_runs
-from vlmbench.analysis.numbers import count, factor, ms, percent, plain, span
+from vlmbench.analysis.numbers import count, factor, ms, percent, span
 from vlmbench.analysis.rows import measured
 from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
@@ -91,8 +91,8 @@ def _scaling(whole: Mapping[Any, Any]) -> str:
     traced, steps = whole["traced_steps"], whole["steps"]
     if pd.isna(traced) or pd.isna(steps) or not traced or traced == steps:
         return ""
-    means = " (means)" if whole["traces"] > 1 else ""
-    return f", decode traced for {plain(traced)} of {plain(steps)} steps{means} and scaled to all"
+    mean = " on average" if whole["traces"] > 1 else ""
+    return f", decode traced for {traced:,.0f} of {steps:,.0f} steps{mean} and scaled to all"
 
 
 def _untraced(frame: pd.DataFrame) -> pd.DataFrame:
