@@ -74,7 +74,7 @@ def test_phase2_says_it_in_words(written: Written) -> None:
     for said in (
         "made-7b (random weights)",
         "What does one more vision token cost?",
-        "Held fixed: output tokens 8.",
+        "Held fixed: output tokens 8",
         "ms per vision token (95 % interval",
         "No measurable dependence in this range",
         "ms per TFLOP",
@@ -149,7 +149,7 @@ def test_a_grid(tmp_path: Path) -> None:
     text = as_text(summary, PROVENANCE)
     kinds = {entry["kind"] for entry in summary["scaling"]}
     assert kinds == {"vision", "output"}
-    assert "Held fixed: output tokens 8." in text
+    assert "Held fixed: output tokens 8" in text
     assert "Over 3 settings of what is held fixed" in text
 
 

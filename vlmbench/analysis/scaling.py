@@ -15,7 +15,7 @@ from vlmbench.analysis.first_time import Unflagged, without_first_times
 from vlmbench.analysis.forms import design, fit_forms, held_out_check, point_table
 from vlmbench.analysis.numbers import digits, interval, percent, plain, whole
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
-from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, slices
+from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
 
 STAGES = (
     "T_total",
@@ -122,6 +122,7 @@ class Scaling:
             "x": self.slice.x,
             "stage": self.stage,
             "fixed": dict(self.slice.fixed),
+            "held": held(self.slice),
             "rows": self.linear.rows,
             "points": len(self.points),
             "x_min": self.low,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.rows import REFERENCE
+from vlmbench.analysis.quantiles import finite
+from vlmbench.analysis.rows import REFERENCE, values
 
 MIN_POINTS = 3
 """Distinct token counts that a slope needs."""
@@ -111,6 +112,27 @@ def held_fixed(fixed: Mapping[str, Any]) -> str:
     return ", ".join(dict.fromkeys(said))
 
 
+COUNTED: Mapping[str, str] = {
+    "num_vision_tokens": "vision tokens",
+    "num_prompt_tokens": "prompt tokens",
+    "num_output_tokens": "output tokens",
+    "num_images": "images",
+    "batch_size": "batch size",
+}
+"""Observed columns that a reader of a sweep must know, and what a sentence calls them."""
+
+
+def held(part: Slice) -> str:
+    """``output tokens 8, prompt tokens 32, batch size 1``: every count that is equal in all rows of a slice."""
+    fixed = held_fixed(part.fixed)
+    said = fixed.split(", ") if fixed else []
+    for name, words in COUNTED.items():
+        number = finite(values(part.rows, name))
+        if name not in (part.x, part.x.removeprefix("axis_")) and len(number) == len(part.rows) > 0 == np.ptp(number):
+            said.append(f"{words} {number[0]:.0f}")
+    return ", ".join(dict.fromkeys(said))
+
+
 def cluster_ids(rows: pd.DataFrame, x: str) -> pd.Series:
     """The sweep point of each row: ``point_id``, or ``x`` where the rows do not name points."""
     if "point_id" in rows and rows["point_id"].nunique() >= MIN_POINTS:
@@ -170,10 +192,10 @@ def _split(rows: pd.DataFrame, kind: Kind, x: str, by: list[str], note: str = ""
     if not by:
         yield Slice(kind=kind, x=x, rows=rows, note=note)
         return
-    for values, part in rows.groupby(by, dropna=False, sort=True, observed=True):
-        assert isinstance(values, tuple)
+    for found, part in rows.groupby(by, dropna=False, sort=True, observed=True):
+        assert isinstance(found, tuple)
         if part[x].nunique() >= MIN_POINTS:
-            named = zip(by, values, strict=True)
+            named = zip(by, found, strict=True)
             fixed = {str(c).removeprefix("axis_"): _plain(v) for c, v in named if not _missing(v)}
             yield Slice(kind=kind, x=x, rows=part, fixed=fixed, note=note)
 

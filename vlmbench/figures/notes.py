@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.numbers import count, plain
 from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import values
-from vlmbench.analysis.slices import X_LABELS, Slice, held_fixed
-
-_COUNTED: Mapping[str, str] = {
-    "num_vision_tokens": "vision tokens",
-    "num_prompt_tokens": "prompt tokens",
-    "num_output_tokens": "output tokens",
-    "num_images": "images",
-    "batch_size": "batch size",
-}
-"""Observed columns that a reader of a sweep must know, and what a caption calls them."""
+from vlmbench.analysis.slices import COUNTED, X_LABELS, Slice, held
 
 
 def output_tokens(rows: pd.DataFrame) -> str:
@@ -33,24 +22,13 @@ def output_tokens(rows: pd.DataFrame) -> str:
     return f"{low:,.0f} to {high:,.0f} output tokens a request (median {plain(middle)})"
 
 
-def held(part: Slice) -> str:
-    """``output tokens 8, prompt tokens 32, batch size 1``: every count that is equal in all rows of a slice."""
-    fixed = held_fixed(part.fixed)
-    said = fixed.split(", ") if fixed else []
-    for name, words in _COUNTED.items():
-        number = finite(values(part.rows, name))
-        if name not in (part.x, part.x.removeprefix("axis_")) and len(number) == len(part.rows) > 0 == np.ptp(number):
-            said.append(f"{words} {number[0]:.0f}")
-    return ", ".join(dict.fromkeys(said))
-
-
 def not_held(part: Slice) -> str:
     """``prompt tokens 4 to 20``: counts of text that differ between the rows, besides the one on the axis."""
     said = []
     for name in ("num_prompt_tokens", "num_output_tokens"):
         number = finite(values(part.rows, name))
         if name != part.x and len(number) and np.ptp(number) > 0:
-            said.append(f"{_COUNTED[name]} {number.min():,.0f} to {number.max():,.0f}")
+            said.append(f"{COUNTED[name]} {number.min():,.0f} to {number.max():,.0f}")
     return ", ".join(said)
 
 

@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.numbers import digits, plain
 from vlmbench.analysis.scaling import Scaling
-from vlmbench.analysis.slices import X_LABELS
-from vlmbench.figures.notes import about, held
+from vlmbench.analysis.slices import X_LABELS, held
+from vlmbench.figures.notes import about
 from vlmbench.figures.panels import (
     LABELS,
     draw_scaling,

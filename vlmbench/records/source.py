@@ -36,8 +36,10 @@ def _code_state(folder: Path) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """``{commit, dirty, diff_sha256}`` of the checkout around ``folder``; None without git, checkout or commit, and for a
-    folder of code that the checkout does not hold (an export or an installation inside it).
+    """``{commit, dirty, diff_sha256}`` of the checkout around ``folder``; None without git, checkout or commit.
+
+    None, too, for a folder of code that the checkout does not hold: an export or an installation inside it.
+
 
     ``diff_sha256`` covers the changes of tracked files, None when there are none. Untracked files do not count: results
     are written among them.

@@ -50,8 +50,8 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
     first = entries[0]["fixed"]
     # The residual is a check of the instrument, not a cost of tokens; summary.json has its fit.
     shown = [entry for entry in entries if entry["fixed"] == first and entry["stage"] != "T_residual"]
-    if first:
-        yield f"Held fixed: {held_fixed(first)}."
+    if entries[0]["held"]:
+        yield f"Held fixed: {entries[0]['held']}."
     if entries[0]["note"]:
         yield f"Not held fixed: {entries[0]['note']}."
     hidden = {e["stage"] for e in shown if not e["measurable"] and _hidden(e)}
