@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase, write_run
-from vlmbench.analysis.likeness import differences, merge_like, pair, remarks, rows_of_both
+from vlmbench.analysis.likeness import merge_like, pair, remarks, rows_of_both
 from vlmbench.analysis.phase_files import read_phase_file, read_results
 from vlmbench.errors import InputError
+from vlmbench.records.identity import differences
 
 ROWS = sweep("vision_tokens", VISION, repeats=2)
 
@@ -241,3 +242,32 @@ def test_power_limit_and_threads_are_hardware(device: dict[str, Any]) -> None:
     (said,) = differences(mine, changed(device=device))
     assert next(iter(device)) in said
     assert differences(mine, PROVENANCE) == []  # an older file does not say
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("cache_implementation", "static", "runtime.cache_implementation: dynamic against static"),
+        ("experts_implementation", "eager", "runtime.experts_implementation: null against eager"),
+        ("device_map", "auto", "runtime.device_map: null against auto"),
+        ("tp_plan", "auto", "runtime.tp_plan: null against auto"),
+    ],
+)
+def test_a_setting_left_at_its_default_is_known(tmp_path: Path, name: str, value: str, says: str) -> None:
+    null, chosen = changed(runtime={name: None}), changed(runtime={name: value})
+    assert differences(null, chosen) == [says]
+    assert differences(null, null) == differences(PROVENANCE, chosen) == []  # absent is not known
+    left, right = (read_results(write_run(tmp_path / str(i), ROWS, found)) for i, found in enumerate((null, chosen)))
+    with pytest.raises(InputError, match=says):
+        pair(left, right)
+
+
+def test_what_came_of_a_setting_counts_not_what_was_asked_for() -> None:
+    asked = [{"attn_implementation": None, "attention": "sdpa"}, {"attn_implementation": "sdpa", "attention": "sdpa"}]
+    assert differences(*(changed(runtime=one) for one in asked)) == []
+    threads = [
+        changed(runtime={"threads": number}, device={"type": "cpu", "name": "c", "threads": 4}) for number in (None, 4)
+    ]
+    assert differences(*threads) == []
+    caches = [{"cache_implementation": None, "compile": True}, {"cache_implementation": "static", "compile": True}]
+    assert differences(*(changed(runtime=one) for one in caches)) == []

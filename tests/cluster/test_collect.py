@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmbench.cluster.alike import settings, unlike
 from vlmbench.cluster.collect import collect, is_complete, read_table
+from vlmbench.cluster.overview import _groups
 from vlmbench.errors import InputError
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
@@ -20,8 +22,10 @@ pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
 
 
-def run(folder: Path, model: str, state: State, *, rows: int = 4, dtype: str = "float32") -> None:
-    config = {"model": {"name": model}, "runtime": {"name": "eager"}}
+def run(
+    folder: Path, model: str, state: State, *, rows: int = 4, dtype: str = "float32", **runtime: str | bool | None
+) -> None:
+    config = {"model": {"name": model}, "runtime": {"name": "eager", **runtime}}
     with RecordStore(folder) as store:
         begin_session(
             folder, provenance(config, model_facts={"dtype": dtype, "weights": "random"}, device="cpu", seed=0)
@@ -86,3 +90,30 @@ def test_torn_and_damaged_files_are_read(tmp_path: Path) -> None:
     again = read_table(file)
     assert again.num_rows == whole.num_rows
     assert again["T_total"].to_pylist() == whole["T_total"].to_pylist()
+
+
+def test_unlike_runtimes_are_named_and_not_one_line(tmp_path: Path) -> None:
+    """Of one name (``eager``), they differ in a setting: one line of medians would be of nothing."""
+    for number, cache in enumerate((None, "static", None)):
+        run(tmp_path / f"{number}_run", "a", State.DONE, cache_implementation=cache, compile=False)
+    done = collect(tmp_path)
+    assert done.unlike == {"runtime.cache_implementation": ["dynamic", "static"]}
+    frame = pandas.read_parquet(done.table_path)
+    assert frame.groupby("run", observed=True)["settings"].first().tolist() == [
+        "cache implementation dynamic", "cache implementation static", "cache implementation dynamic",
+    ]  # fmt: skip
+    assert sorted(set(_groups(frame))) == ["a, cache implementation dynamic", "a, cache implementation static"]
+
+
+def test_models_differ_by_nature() -> None:
+    runs = [
+        {"model.name": name, "model.parameters": number, "runtime.dtype": "float32", "device.threads": 2}
+        for name, number in (("a", 1), ("b", 2))
+    ]
+    assert unlike(runs) == {}
+    again = {**runs[0], "model.parameters": 3, "device.threads": 4}
+    assert unlike([*runs, again]) == {"device.threads": ["2", "4"], "model.parameters": ["1", "3"]}
+    names = [("a",), ("b",), ("a",)]
+    assert settings(names, [*runs, again]) == [
+        "model parameters 1, device threads 2", "", "model parameters 3, device threads 4",
+    ]  # fmt: skip

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.breakdown import STAGES
-from vlmbench.analysis.likeness import differences, merge_like, pair, remarks
+from vlmbench.analysis.likeness import merge_like, pair, remarks
 from vlmbench.analysis.numbers import count, digits, interval, percent, whole
 from vlmbench.analysis.phase_files import ResultSet, read_results
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
+from vlmbench.records.identity import differences
 
 _HOW: Mapping[str, str] = {
     "vision": "experiment=phase2 sweep=vision_tokens",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,52 +10,15 @@ import pandas as pd
 
 from vlmbench.analysis.phase_files import ResultSet
 from vlmbench.errors import InputError
-from vlmbench.records.identity import with_mixture_named
+from vlmbench.records.identity import differences, identity, with_mixture_named
 
-_COMPARED: Mapping[str, tuple[str, ...] | None] = {
-    "model": ("name", "architecture", "weights", "revision", "parameters"),
-    "device": ("type", "name", "power_limit_w", "threads"),
-    "runtime": None,  # everything in it
-}
-# The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
-_NEUTRAL = frozenset({"seed", "name", "device", "strict_device"})
 _NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}")
-    elif value is not None:
-        yield name, value
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
-
-
-def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for a comparison: ``model.name``, ``device.name``, ``runtime.dtype`` … as far as known."""
-    found: dict[str, Any] = {}
-    provenance = with_mixture_named(provenance)
-    for part, names in _COMPARED.items():
-        section = provenance.get(part)
-        if isinstance(section, Mapping):
-            chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
-            found.update(_flat({name: section[name] for name in chosen}, part))
-    return found
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What differs between two provenances, as ``device.name: A against B``; what only one of them knows is no
-    difference.
-    """
-    left, right = identity(a), identity(b)
-    return [
-        f"{name}: {left[name]} against {right[name]}" for name in left if name in right and left[name] != right[name]
-    ]
 
 
 def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.cluster.alike import COLUMNS, settings, unlike
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.identity import with_mixture_named
+from vlmbench.records.identity import identity, with_mixture_named
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
 from vlmbench.records.record import Mode, Status
@@ -37,7 +38,8 @@ class Collected:
 
     Args:
         table_path: Parquet: one row a measured, failed or skipped run of a request; ``run`` names its run directory
-            and further columns say model, weights, dataset, sweep, runtime, dtype, device, gpu.
+            and further columns say model, weights, dataset, sweep, runtime, dtype, device, gpu, and ``settings`` what
+            else sets a run apart from those that are called the same.
         summary_path: JSON: what every run is doing, and why those that are missing are.
         rows: number of rows.
         runs: every run and its state.
@@ -69,7 +71,8 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
     pa, parquet = _pyarrow()
     root, target = Path(runs), Path(output_dir or runs)
     found = status(root)
-    tables = list(_tables(found, root))
+    measured = list(_tables(found))
+    tables, identities = _with_facts(measured, root)
     rows = sum(t.num_rows for t in tables)
     if not rows:
         raise InputError(
@@ -83,7 +86,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         "states": dict(counts(found)),
         "runs_in_table": len(tables),
         "failed_rows": rows - _count(whole, "status", Status.OK),
-        "unlike": _unlike(whole),
+        "unlike": unlike(identities),
         "runs": table(found, root),
     }
     drawn: tuple[Path, ...] = ()
@@ -115,14 +118,14 @@ def _pyarrow() -> tuple[Any, Any]:
     return pa, parquet
 
 
-def _tables(found: Sequence[RunStatus], root: Path) -> Iterator[pa.Table]:
+def _tables(found: Sequence[RunStatus]) -> Iterator[tuple[RunStatus, pa.Table]]:
     for one in found:
         file = one.run.directory / RECORDS_NAME
         if one.state not in OVER or not file.exists():
             continue
         rows = _measured(read_table(file))
         if rows.num_rows:
-            yield _with_facts(rows, one, root)
+            yield one, rows
 
 
 def read_table(file: Path) -> pa.Table:
@@ -182,24 +185,42 @@ def _measured(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _with_facts(rows: pa.Table, one: RunStatus, root: Path) -> pa.Table:
+def _with_facts(
+    measured: Sequence[tuple[RunStatus, pa.Table]], root: Path
+) -> tuple[list[pa.Table], list[dict[str, Any]]]:
+    """The tables with columns that say which run each is, and what makes the runs alike or not."""
+    provenances = [_provenance(one.run.directory) for one, _ in measured]
+    facts = [_facts(found) for found in provenances]
+    identities = [identity(found) for found in provenances]
+    labels = [tuple(told[name] for name in ("runtime", *COLUMNS)) for told in facts]
+    apart = settings(labels, identities)
+    made = [
+        _told(rows, one, {**told, "settings": text}, root)
+        for (one, rows), told, text in zip(measured, facts, apart, strict=True)
+    ]
+    return made, identities
+
+
+def _told(rows: pa.Table, one: RunStatus, facts: Mapping[str, str | None], root: Path) -> pa.Table:
     pa, _ = _pyarrow()
-    facts = {"run": _name(one.run.directory, root), "run_state": str(one.state), **_facts(one.run.directory)}
+    told = {"run": _name(one.run.directory, root), "run_state": str(one.state), **facts}
     if one.run.task is not None:
-        facts["overrides"] = " ".join(one.run.task.overrides)
-    for position, (name, value) in enumerate(facts.items()):
+        told["overrides"] = " ".join(one.run.task.overrides)
+    for position, (name, value) in enumerate(told.items()):
         column = pa.repeat(pa.scalar(value, pa.string()), rows.num_rows).dictionary_encode()
         rows = rows.add_column(position, name, column)
     return rows
 
 
-def _facts(directory: Path) -> dict[str, str | None]:
+def _provenance(directory: Path) -> dict[str, Any]:
     try:
-        found: Mapping[str, Any] = with_mixture_named(read_provenance(directory) or {})
+        return with_mixture_named(read_provenance(directory) or {})
     except InputError as error:
         _log.warning("%s", error)
-        found = {}
+        return {}
 
+
+def _facts(found: Mapping[str, Any]) -> dict[str, str | None]:
     def at(*path: str) -> str | None:
         node: Any = found
         for key in path:
@@ -233,18 +254,6 @@ def _count(whole: pa.Table, column: str, value: str) -> int:
         str(item["values"]): int(item["counts"]) for item in pc.value_counts(whole[column].cast("string")).to_pylist()
     }
     return counted.get(str(value), 0)
-
-
-def _unlike(whole: pa.Table) -> dict[str, list[str]]:
-    """What the runs differ in that no comparison of their latencies may pass over."""
-    import pyarrow.compute as pc
-
-    different = {}
-    for name in ("device", "dtype", "runtime", "weights"):
-        values = sorted(str(v) for v in pc.unique(whole[name].cast("string")).to_pylist())
-        if len(values) > 1:
-            different[name] = values
-    return different
 
 
 def is_complete(found: Sequence[RunStatus]) -> bool:

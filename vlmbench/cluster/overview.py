@@ -39,6 +39,7 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
         "device",
         "dtype",
         "runtime",
+        "settings",
         "dataset",
         "sweep",
         "mode",
@@ -78,11 +79,14 @@ def _columns(table: Path) -> list[str]:
 
 def _groups(frame: pd.DataFrame) -> Any:
     """What a reader calls a run: its model, and what else differs between the runs."""
-    columns = [c for c in ("model", "dataset", "sweep", "runtime", "dtype", "device") if c in frame]
+    columns = [
+        c for c in ("model", "weights", "dataset", "sweep", "runtime", "settings", "dtype", "device") if c in frame
+    ]
     keep = [c for c in columns if c == "model" or frame[c].nunique(dropna=False) > 1]
     text = frame[keep[0]].astype(str)
     for column in keep[1:]:
-        text = text + ", " + frame[column].astype(str)
+        more = frame[column].astype(str)
+        text = text + more.where(more == "", ", " + more)
     return text
 
 

@@ -1,12 +1,15 @@
-"""What makes rows incomparable: hardware, dtype and runtime of the sessions that measured them. Standard library only.
+"""What makes rows incomparable: model, hardware, dtype and runtime that measured them. Standard library only.
 
 Each session of a run directory stores what it ran on. Where these differ, a reader of the directory must be told:
 what stands at the top of its provenance (and so in captions) then names all of them: ``NVIDIA A100 + NVIDIA H200``.
+
+Runs are compared by :func:`identity`, wherever they meet: in a comparison of tokens, in a table of a whole grid. What a
+provenance does not say is not known and no difference. A setting that is there and null is known: it is the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Where a session has it, where the top of a provenance has it (None: nowhere else).
@@ -27,6 +30,71 @@ _COMPARED: tuple[tuple[tuple[str, str], tuple[str, str] | None], ...] = (
     (("model", "devices"), ("runtime", "devices")),
 )
 _JOINT = " + "
+
+# What runs must have in common, by part of a provenance; None: everything in it.
+_IDENTITY: Mapping[str, tuple[str, ...] | None] = {
+    "model": ("name", "architecture", "weights", "revision", "parameters", "quantization"),
+    "device": ("type", "name", "power_limit_w", "threads"),
+    "runtime": None,
+}
+# The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
+_NEUTRAL = frozenset({"seed", "name", "device", "strict_device"})
+# Null says that it is the default, or that there is none; elsewhere (a driver that does not tell) it says nothing.
+_NULL_IS_KNOWN = ("runtime.", "model.quantization")
+NULL = "null"
+# What was asked for tells nothing where what came of it is known.
+_CAME_OF: Mapping[str, str] = {"runtime.attn_implementation": "runtime.attention", "runtime.threads": "device.threads"}
+
+
+def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for a comparison: ``model.name``, ``device.name``, ``runtime.dtype`` … as far as known.
+
+    A runtime setting of null is the value ``null``; of the cache it is what it stands for, ``dynamic`` (``static`` in
+    a compiled run).
+    """
+    found: dict[str, Any] = {}
+    provenance = with_mixture_named(provenance)
+    for part, names in _IDENTITY.items():
+        section = provenance.get(part)
+        if isinstance(section, Mapping):
+            chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
+            found.update(_flat({name: section[name] for name in chosen}, part))
+    for asked, came in _CAME_OF.items():
+        if came in found:
+            found.pop(asked, None)
+    if found.get("runtime.cache_implementation") == NULL:
+        found["runtime.cache_implementation"] = "static" if found.get("runtime.compile") is True else "dynamic"
+    return found
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What differs between two provenances, as ``device.name: A against B``; what only one of them knows is no
+    difference.
+    """
+    left, right = identity(a), identity(b)
+    return [
+        f"{name}: {left[name]} against {right[name]}" for name in left if name in right and left[name] != right[name]
+    ]
+
+
+def varying(identities: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Names that have several values in what :func:`identity` gives, with these values in their order."""
+    found: dict[str, list[Any]] = {}
+    for one in identities:
+        for name, value in one.items():
+            if value not in (seen := found.setdefault(name, [])):
+                seen.append(value)
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}")
+    elif value is not None:
+        yield name, _plain(value)
+    elif name.startswith(_NULL_IS_KNOWN):
+        yield name, NULL
 
 
 def unlike(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -73,8 +141,10 @@ def with_mixture_named(provenance: Mapping[str, Any]) -> dict[str, Any]:
 def _value(session: Mapping[str, Any], path: tuple[str, str]) -> Any:
     section = session.get(path[0])
     value = section.get(path[1]) if isinstance(section, Mapping) else None
+    return _plain(value) if isinstance(value, str | int | float) else None
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value.removeprefix("torch.")
-    if isinstance(value, float):
-        return round(value)  # watts, as a driver reports them
-    return value if isinstance(value, int) else None
+    return round(value) if isinstance(value, float) else value  # watts, as a driver reports them
