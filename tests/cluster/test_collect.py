@@ -117,3 +117,12 @@ def test_models_differ_by_nature() -> None:
     assert settings(names, [*runs, again]) == [
         "model parameters 1, device threads 2", "", "model parameters 3, device threads 4",
     ]  # fmt: skip
+
+
+def test_the_rows_of_a_studys_parts_are_collected(tmp_path: Path) -> None:
+    for part in ("phase1", "phase2"):
+        run(tmp_path / "study" / part, "a", State.DONE)
+    OutcomeFile(tmp_path / "study").begin()
+    for root, prefix in ((tmp_path / "study", ""), (tmp_path, "study/")):
+        frame = pandas.read_parquet(collect(root, figures=False).table_path)
+        assert frame["run"].value_counts().to_dict() == {f"{prefix}phase1": 5, f"{prefix}phase2": 5}

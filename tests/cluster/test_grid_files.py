@@ -15,6 +15,7 @@ import pytest
 
 from vlmbench.cluster import slurm
 from vlmbench.cluster import status as status_module
+from vlmbench.cluster.commands import after_multirun
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.launch import conclude, to_do
 from vlmbench.cluster.status import RunState, overall, status, table
@@ -227,3 +228,64 @@ def test_a_slurm_that_is_not_there_is_silent(monkeypatch: pytest.MonkeyPatch) ->
     assert slurm.accounting(["1_0"]) == {}
     assert slurm.max_array_size() == 1000
     assert RunState.LOST in status_module.OVER
+
+
+def test_a_task_refused_after_an_interruption_says_why(tmp_path: Path) -> None:
+    """Its directory's outcome is the earlier attempt's, which it may not replace."""
+    ended(tmp_path / "0_run", State.INTERRUPTED, 130)
+    time.sleep(0.01)
+    found = submitted(tmp_path, 1, cluster="local", ids=False)
+    assert states(tmp_path) == ["interrupted"]
+    log = found.folder / "logs" / "0.log"
+    log.write_text(
+        "vlmbench: loading\nvlmbench: 'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory.\n"
+        "INFO vlmbench.cluster.task: exit status 2 after 3 s in 0_run\n"
+    )
+    (one,) = status(tmp_path)
+    assert one.state == RunState.FAILED
+    assert one.reason == "'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory."
+    assert one.exit_status == 1
+    ended(tmp_path / "0_run", State.DONE, 0)
+    assert states(tmp_path) == ["done"]
+
+
+def test_slurms_word_on_a_failed_job_is_followed_by_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = submitted(tmp_path, 1, age_s=1000)
+    ended(tmp_path / "0_run", State.INTERRUPTED, 130, "5_0")
+    says(monkeypatch, {}, {"7_0": "FAILED"})
+    (found.folder / "logs" / "7_0_0_log.err").write_text(
+        "vlmbench: refused\nINFO vlmbench.cluster.task: exit status 2 after 3 s in 0_run\n"
+    )
+    (one,) = status(tmp_path)
+    assert one.state == RunState.FAILED
+    assert one.reason is not None
+    assert one.reason.endswith(": refused")
+
+
+def test_a_study_is_followed_by_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {i: (Task(index=i, directory=f"{i}_all", overrides=(f"seed={i}",)), CONFIG) for i in (0, 1, 10)}
+    new_submission(tmp_path, cluster="local", job_name="test", tasks=tasks, settings={})
+    for folder in ("0_all", "0_all/phase1", "0_all/phase2", "1_all", "10_all"):
+        ended(tmp_path / folder, State.DONE, 0)
+    for folder in ("0_all/phase1", "0_all/phase2", "1_all"):
+        (tmp_path / folder / "records.jsonl").touch()
+    found = status(tmp_path)
+    assert [row["run"] for row in table(found, tmp_path)] == [
+        "0_all", "0_all/phase1", "0_all/phase2", "1_all", "10_all",
+    ]  # fmt: skip
+    assert found[1].run.study == found[0].run
+    assert found[1].run.overrides == ("seed=0",)
+    assert after_multirun(tmp_path) == 0
+    assert "3 of 3 tasks done" in capsys.readouterr().err
+
+
+def test_a_part_runs_while_its_study_does(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "phase1"):
+        folder.mkdir(exist_ok=True)
+        OutcomeFile(folder).begin()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
+    assert holder.stdout.readline()
+    assert states(tmp_path) == ["running", "running"]
+    holder.kill()
+    holder.communicate()
+    assert states(tmp_path) == ["lost", "lost"]

@@ -23,7 +23,11 @@ def cancel(runs: Path) -> list[RunStatus]:
     Raises:
         InputError: there are no runs, or Slurm does not answer.
     """
-    going = [one for one in status(runs) if one.state in _GOING]
+    everything = status(runs)
+    studies = {one.run.directory for one in everything if one.state in _GOING}
+    # A part of a study that goes on is told by its study: the process is the same, and a second signal ends it harder.
+    told = [one for one in everything if one.run.study is None or one.run.study.directory not in studies]
+    going = [one for one in told if one.state in _GOING]
     slurm_ids = [one.job_id for one in going if one.job_id and _is_on_slurm(one)]
     _end_local_launchers(going)
     if slurm_ids:

@@ -204,8 +204,8 @@ def _with_facts(
 def _told(rows: pa.Table, one: RunStatus, facts: Mapping[str, str | None], root: Path) -> pa.Table:
     pa, _ = _pyarrow()
     told = {"run": _name(one.run.directory, root), "run_state": str(one.state), **facts}
-    if one.run.task is not None:
-        told["overrides"] = " ".join(one.run.task.overrides)
+    if one.run.task is not None or one.run.study is not None:
+        told["overrides"] = " ".join(one.run.overrides)
     for position, (name, value) in enumerate(told.items()):
         column = pa.repeat(pa.scalar(value, pa.string()), rows.num_rows).dictionary_encode()
         rows = rows.add_column(position, name, column)

@@ -74,7 +74,7 @@ def after_multirun(sweep_dir: Path) -> int | None:
     """Say how a multirun stands; returns its exit status, None if it ran without a launcher of this project."""
     if not (sweep_dir / FOLDER).is_dir():
         return None
-    found = status(sweep_dir)
+    found = [one for one in status(sweep_dir) if one.run.study is None]
     if all(one.state in OVER for one in found):
         return conclude(found, sweep_dir)
     say(_words(found))

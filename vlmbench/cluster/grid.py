@@ -181,15 +181,27 @@ def read_submissions(sweep_dir: Path) -> list[Submission]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run directory, and how it was last submitted (None: it ran without a launcher of this project)."""
+    """A run directory, and how it was last submitted (None: it ran without a launcher of this project).
+
+    A study's parts are runs of their own, in directories below the study's; ``study`` is the study they belong to.
+    """
 
     directory: Path
     task: Task | None = None
     submission: Submission | None = None
+    study: Run | None = None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What it was submitted with, a part what its study was; empty without a launcher of this project."""
+        of_study = self.study.overrides if self.study is not None else ()
+        return self.task.overrides if self.task is not None else of_study
 
 
 def find_runs(root: Path) -> list[Run]:
     """All runs at and below a directory: submitted ones, and directories that hold an outcome or records.
+
+    A study is followed by its parts.
 
     Raises:
         InputError: there is no such directory, or no run in it.
@@ -205,22 +217,30 @@ def find_runs(root: Path) -> list[Run]:
                     directory = submission.run_dir(task)
                     runs[directory] = Run(directory=directory, task=task, submission=submission)
         if folder not in runs and ((folder / OUTCOME_NAME).exists() or (folder / RECORDS_NAME).exists()):
-            runs[folder] = Run(directory=folder)
+            runs[folder] = Run(directory=folder, study=_study(runs.get(folder.parent)))
     if not runs:
         raise InputError(f"'{root}' holds no runs. runs=DIR names a run or sweep directory, or one that holds some.")
     return sorted(runs.values(), key=lambda run: _natural(run.directory))
 
 
+def _study(above: Run | None) -> Run | None:
+    """The run above, if it measured nothing itself."""
+    if above is None or not (above.directory / OUTCOME_NAME).exists() or (above.directory / RECORDS_NAME).exists():
+        return None
+    return above
+
+
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     yield root
-    if depth == 0 or (root / RECORDS_NAME).exists() or (root / OUTCOME_NAME).exists():
-        return  # a run directory holds no runs
+    if depth == 0 or (root / RECORDS_NAME).exists():
+        return  # what measures holds no runs; a study does
     with os.scandir(root) as entries:
         below = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
     for name in below:
         yield from _folders(root / name, depth - 1)
 
 
-def _natural(path: Path) -> tuple[str, int, str]:
-    number = path.name.partition("_")[0]
-    return str(path.parent), int(number) if number.isdecimal() else -1, path.name
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Numbers in front of names by their value, what is below a directory right after it."""
+    numbers = ((part.partition("_")[0], part) for part in path.parts)
+    return [(int(number) if number.isdecimal() else -1, part) for number, part in numbers]

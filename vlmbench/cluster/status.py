@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Run, Submission, find_runs
+from vlmbench.cluster.last_words import is_over, last_words, log_of
 from vlmbench.errors import InputError
 from vlmbench.records.lock import is_held
 from vlmbench.records.outcome import Outcome, State, read_outcome
 
 LOST_AFTER_S = 60.0
+_INTERRUPTED = 130
 
 
 class RunState(StrEnum):
@@ -60,9 +62,10 @@ class RunStatus:
         if self.state == RunState.DONE:
             return 0
         if self.state == RunState.INTERRUPTED:
-            return 130
-        if self.state == RunState.FAILED and self.outcome is not None and self.outcome.exit_status:
-            return self.outcome.exit_status
+            return _INTERRUPTED
+        own = self.outcome.exit_status if self.outcome is not None else None
+        if self.state == RunState.FAILED and own and own != _INTERRUPTED:  # else an earlier attempt's
+            return own
         return 1
 
 
@@ -104,8 +107,24 @@ def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> lis
         elif run.submission and run.submission.cluster == "slurm":
             found.append(asked.judge(run, outcome, job_id))
         else:
-            found.append(_here(run, outcome, job_id, lost_after_s))
-    return found
+            found.append(_of_log(run, outcome, job_id) or _here(run, outcome, job_id, lost_after_s))
+    return _as_their_study(found)
+
+
+def _as_their_study(found: Sequence[RunStatus]) -> list[RunStatus]:
+    """Parts that claim to run have what they are in from their study: they are measured by its process."""
+    states = {one.run.directory: one for one in found}
+    judged = []
+    for one in found:
+        study = states.get(one.run.study.directory) if one.run.study is not None else None
+        claims = one.outcome is not None and one.outcome.state == State.RUNNING
+        if study is not None and claims and study.state != RunState.DONE:
+            left = one.left_s if one.left_s is not None else _time_left(one.outcome, None)
+            running = study.state == RunState.RUNNING
+            judged.append(replace(one, state=study.state, reason=study.reason, left_s=left if running else None))
+        else:
+            judged.append(one)
+    return judged
 
 
 def _outcome(run: Run) -> Outcome | str | None:
@@ -177,9 +196,12 @@ class _Slurm:
         if self.waiting is None:
             return RunState.UNKNOWN, "Slurm does not answer"
         end = self.ended.get(job_id or "")
-        if end is not None and end.state not in slurm.ALIVE:
-            return _by_accounts(end)
         assert run.submission is not None
+        if end is not None and end.state not in slurm.ALIVE:
+            state, reason = _by_accounts(end)
+            log = log_of(run.submission, run.task, job_id) if run.task is not None else None
+            said = last_words(log) if log is not None and is_over(log) else None
+            return state, f"{reason}: {said}" if said else reason
         last_sign = max(run.submission.submitted_unix_s, ours.updated_unix_s if ours else 0.0)
         if time.time() - last_sign < self.lost_after_s:
             return RunState.UNKNOWN, "no sign of it yet"
@@ -199,6 +221,22 @@ def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
         "BOOT_FAIL": "its node did not start",
     }.get(end.state, f"it ended without a result (Slurm: {end.state}, exit code {end.exit_code})")
     return RunState.FAILED, how
+
+
+def _of_log(run: Run, outcome: Outcome | None, job_id: str | None) -> RunStatus | None:
+    """A task of this machine's launcher that came after the outcome in its directory and left none of its own."""
+    if run.submission is None or run.task is None or outcome is None or outcome.state == State.DONE:
+        return None
+    if outcome.updated_unix_s >= run.submission.submitted_unix_s or is_held(run.directory):
+        return None
+    log = log_of(run.submission, run.task, job_id)
+    if log is not None and is_over(log):
+        reason = last_words(log) or "it ended without a result"
+        return RunStatus(run=run, state=RunState.FAILED, outcome=outcome, job_id=job_id, reason=reason)
+    if not is_held(run.submission.folder):  # its turn did not come: what was before still holds
+        return None
+    state = RunState.QUEUED if log is None else RunState.RUNNING
+    return RunStatus(run=run, state=state, outcome=outcome, job_id=job_id)
 
 
 def _here(run: Run, outcome: Outcome | None, job_id: str | None, lost_after_s: float) -> RunStatus:
