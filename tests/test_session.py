@@ -148,5 +148,5 @@ def test_a_study_counts_each_part_once(tmp_path: Path) -> None:
     counted = row["flops_latency"]
     assert counted["language_scaling"]["rows"] == len(parts["phase3"])
     assert counted["together"]["rows"] == sum(len(parts[name]) for name in ("phase2", "prompt_tokens", "phase3"))
-    assert sorted(Path(s).name for s in row["sources"].values()) == ["phase2", "phase2", "phase3"]
+    assert row["sources"] == {"vision": "phase2", "prompt": "prompt_tokens", "output": "phase3"}
     assert "What do tokens cost against each other?" in text

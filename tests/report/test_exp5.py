@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.errors import InputError
 from vlmbench.report.exp5 import write_exp5
+from vlmbench.report.page import sections
 
 VISION_ROWS = sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1)
 OUTPUT_ROWS = sweep("output_tokens", OUTPUT, seed=2)
@@ -98,3 +100,52 @@ def test_one_study_directory_keeps_its_own_summary(tmp_path: Path) -> None:
     assert report.summary["comparisons"][0]["token_costs"]["vision"]["cost_ms"] == pytest.approx(0.05, rel=0.05)
     again = write_exp5(study, study, study)  # its own output is not read as input
     assert again.summary == report.summary
+
+
+def drifting(rows: list[dict[str, Any]], by: float) -> list[dict[str, Any]]:
+    """The second half of the repeats slower by a factor."""
+    times = [name for name in rows[0] if name.startswith("T_")]
+    return [row | ({name: row[name] * by for name in times} if row["repeat"] >= 3 else {}) for row in rows]
+
+
+def test_the_ratio_comes_with_the_drift_of_each_side(tmp_path: Path) -> None:
+    phase2 = write_run(tmp_path / "p2", drifting(sweep("vision_tokens", VISION), 1.05))
+    phase3 = write_run(tmp_path / "p3", OUTPUT_ROWS)
+    report = write_exp5(phase2, phase3, tmp_path / "out")
+    said = "A/A of T_total: phase 2 drift 1.050, phase 3 clean; a difference of that size may be the machine."
+    assert said in report.text
+    assert report.summary["comparisons"][0]["aa_check"]["phase 2"]["verdict"] == "drift"
+    (section,) = sections(tmp_path / "out")
+    assert section.short == [f"{report.summary['headline'][0]} {said}"]
+    assert "the goal of 3 %" in report.text
+    assert "Can the latency be predicted?" in [question for question, _ in section.answers]
+
+
+def test_a_source_is_the_run_itself_and_may_be_published(tmp_path: Path) -> None:
+    folders = tmp_path / "study" / "phase2", tmp_path / "elsewhere" / "prompts"
+    write_run(folders[0], sweep("vision_tokens", VISION))
+    write_run(folders[1], sweep("prompt_tokens", PROMPT, seed=1))
+    phase3 = write_run(tmp_path / "study" / "phase3", OUTPUT_ROWS)
+    report = write_exp5(folders, phase3, tmp_path / "study")
+    (row,) = report.summary["comparisons"]
+    assert row["sources"] == {"vision": "phase2", "prompt": "../elsewhere/prompts", "output": "phase3"}
+    assert list(row["aa_check"]) == ["phase 2 (vision tokens)", "phase 2 (prompt tokens)", "phase 3"]
+    report = write_exp5(folders, phase3, tmp_path / "study" / "a" / "b")
+    assert set(report.summary["comparisons"][0]["sources"].values()) == {"phase2", "prompts", "phase3"}
+    assert str(tmp_path) not in (tmp_path / "study" / "exp5_token_comparison.json").read_text()
+
+
+def test_notes_name_no_place_of_this_machine(tmp_path: Path) -> None:
+    write_run(tmp_path / "p2" / "0", VISION_ROWS)
+    (tmp_path / "p2" / "1").mkdir()
+    (tmp_path / "p2" / "1" / "records.jsonl").write_text("")
+    report = write_exp5(tmp_path / "p2", write_run(tmp_path / "p3", OUTPUT_ROWS), tmp_path / "out")
+    (note,) = (note for note in report.summary["comparisons"][0]["notes"] if "left out" in note)
+    assert "records.jsonl" in note
+    assert str(tmp_path) not in note
+
+
+def test_one_run_for_both_sides_has_one_check(tmp_path: Path) -> None:
+    study = write_run(tmp_path / "study", VISION_ROWS + OUTPUT_ROWS)
+    (row,) = write_exp5(study, study, tmp_path / "out").summary["comparisons"]
+    assert row["aa_words"].startswith("A/A of T_total: clean")

@@ -13,14 +13,17 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.breakdown import STAGES
+from vlmbench.analysis.drift import HalvesCheck
 from vlmbench.analysis.likeness import merge_like, pair, remarks
 from vlmbench.analysis.numbers import count, digits, interval, percent, whole
 from vlmbench.analysis.phase_files import ResultSet, read_results
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.scaling import Scaling, fit_scaling
+from vlmbench.analysis.sides import aa_words, checks, place, runs_of
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
 from vlmbench.records.identity import differences
+from vlmbench.records.redact import shareable
 
 _HOW: Mapping[str, str] = {
     "vision": "experiment=phase2 sweep=vision_tokens",
@@ -108,14 +111,17 @@ class Comparison:
     Args:
         provenance: of the vision side.
         costs: by kind; ``vision`` and ``output`` always, ``prompt`` where it was swept.
-        sources: kind to the path it was read from.
+        sources: kind to the run that its tokens were swept in: its path below the output directory or beside it,
+            else the name of its folder, for the file may be published; several are joined by ``; ``.
         notes: what a reader must know.
+        checks: A/A check of each run that a cost comes from, see :func:`vlmbench.analysis.sides.checks`.
     """
 
     provenance: Mapping[str, Any]
     costs: Mapping[str, TokenCost]
     sources: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    checks: Mapping[str, HalvesCheck | None] = field(default_factory=dict)
 
     def ratio(self, over: str, under: str) -> Ratio:
         """How many tokens of kind ``under`` cost as much as one of kind ``over``."""
@@ -167,7 +173,11 @@ class Comparison:
         said.append(self.break_even())
         if "prompt" in self.costs:
             said += [self.break_even("output", "prompt"), self.break_even("vision", "prompt")]
-        return [*said, *(f"Note: {note}." for note in self.notes)]
+        return [*said, *filter(None, [self.aa_words()]), *(f"Note: {note}." for note in self.notes)]
+
+    def aa_words(self) -> str:
+        """Whether the machine held still while each side was measured, in one line; empty where nobody looked."""
+        return aa_words(self.checks)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -180,6 +190,8 @@ class Comparison:
                 if (ratio := self.ratio_unflagged(a, b)) is not None
             },
             "break_even": self.break_even(),
+            "aa_check": {name: None if one is None else one.as_dict() for name, one in self.checks.items()},
+            "aa_words": self.aa_words(),
             "sources": dict(self.sources),
             "notes": list(self.notes),
             "words": self.words(),
@@ -220,30 +232,41 @@ def _share(stage: Scaling) -> Estimate:
     return Estimate(value=value, se=se, df=points - 1, method="point jackknife")
 
 
-def compare(phase2: ResultSet, phase3: ResultSet) -> Comparison:
+def compare(phase2: ResultSet, phase3: ResultSet, *, output_dir: Path | None = None) -> Comparison:
     """Compare the costs of tokens that two sets of results hold (both may be the same set).
 
     Vision and prompt tokens are looked for in ``phase2`` first, output tokens in ``phase3`` first.
+
+    Args:
+        phase2, phase3: the two sets.
+        output_dir: sources are named as seen from there.
 
     Raises:
         InputError: vision or output tokens were measured at fewer than three counts.
     """
     costs: dict[str, TokenCost] = {}
-    sources: dict[str, str] = {}
+    sides: dict[str, ResultSet] = {}
     for kind in TOKEN_KINDS:
         order = (phase3, phase2) if kind == "output" else (phase2, phase3)
         for one in order:
             if (cost := token_cost(one.frame, kind)) is not None:
-                costs[kind], sources[kind] = cost, str(one.path)
+                costs[kind], sides[kind] = cost, one
                 break
         else:
             if kind != "prompt":
                 raise InputError(_too_few(order[0], kind))
+    runs = {kind: runs_of(sides[kind], cost.total.slice.rows) for kind, cost in costs.items()}
     notes = [*phase2.notes, *phase3.notes, *remarks(phase2.provenance, phase3.provenance)]
     notes += [f"{kind}: {cost.total.slice.note}" for kind, cost in costs.items() if cost.total.slice.note]
     if unlike := differences(phase2.provenance, phase3.provenance):
         notes.append(f"the two sides are UNLIKE, compared because allow_unlike was set: {'; '.join(unlike)}")
-    return Comparison(provenance=phase2.provenance, costs=costs, sources=sources, notes=tuple(dict.fromkeys(notes)))
+    return Comparison(
+        provenance=phase2.provenance,
+        costs=costs,
+        sources={kind: "; ".join(place(run.path, output_dir) for run in found) for kind, found in runs.items()},
+        notes=tuple(dict.fromkeys(str(shareable(note)) for note in notes)),
+        checks=checks(runs, phase2, phase3),
+    )
 
 
 def _too_few(one: ResultSet, kind: str) -> str:

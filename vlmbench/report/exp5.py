@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vlmbench.records.whole import strict, write_json
 from vlmbench.report import write_pages
 from vlmbench.report.phase_file import json_row, write_phase_file
 from vlmbench.report.scaling_report import MODEL_FILE, SUMMARY_FILE, ScalingReport
+from vlmbench.report.scaling_words import comparison_answers
 from vlmbench.report.summary import read_json
 
 EXPERIMENT = "exp5_token_comparison"
@@ -52,7 +53,8 @@ def write_exp5(
         MeasurementError: a file cannot be written.
     """
     pairs = pair(merge_like(read_results(phase2)), merge_like(read_results(phase3)), allow_unlike=allow_unlike)
-    comparisons = [compare(a, b) for a, b in pairs]
+    directory = Path(directory)
+    comparisons = [compare(a, b, output_dir=directory) for a, b in pairs]
     names = _names(comparisons)
     together = [rows_of_both(a, b) for a, b in pairs]
     flops = [flops_latency(frame) for frame in together]
@@ -66,14 +68,13 @@ def write_exp5(
             "comparisons": rows,
         }
     )
-    directory = Path(directory)
     files = list(_write(directory, comparisons, summary))
     for name, model in zip(names, models, strict=True):
         if model is not None:
             files.append(model.save(directory / MODEL_FILE.replace("latency_model", f"latency_model{name}")))
     for name, figure in _figures(names, comparisons, flops):
         files += save(figure, directory / "figures", name)
-    text = f"{_text(comparisons, flops, models)}\n\n{write_pages(directory)}"
+    text = f"{_text(comparisons, summary['comparisons'])}\n\n{write_pages(directory)}"
     return ScalingReport(summary=summary, files=tuple(files), text=text)
 
 
@@ -133,17 +134,11 @@ def _figures(
             yield "break_even_models", models_figure(comparisons)
 
 
-def _text(
-    comparisons: Sequence[Comparison], flops: Sequence[FlopsLatency | None], models: Sequence[LatencyModel | None]
-) -> str:
+def _text(comparisons: Sequence[Comparison], rows: Sequence[Mapping[str, Any]]) -> str:
     lines: list[str] = []
-    for comparison, found, model in zip(comparisons, flops, models, strict=True):
-        lines += [caption(comparison.provenance), "", "What do tokens cost against each other?"]
-        lines += [f"  {sentence}" for sentence in comparison.words()]
-        if found is not None:
-            lines += ["", "Do FLOPs tell the latency?", *(f"  {sentence}" for sentence in found.words())]
-        if model is not None and model.held_out["median"] is not None:
-            lines += ["", "Can the latency be predicted?"]
-            lines += [f"  Median error {model.held_out['median']:.2%} at {model.held_out['points']} requests left out."]
+    for comparison, row in zip(comparisons, rows, strict=True):
+        lines += [caption(comparison.provenance)]
+        for question, sentences in comparison_answers(row):
+            lines += ["", question, *(f"  {sentence}" for sentence in sentences)]
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -189,9 +189,7 @@ def _answers(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Answe
     found: Answers = []
     for row in summary["comparisons"]:
         model = f" ({caption(row['provenance'])})" if len(summary["comparisons"]) > 1 else ""
-        found.append((f"What do tokens cost against each other?{model}", list(row["words"])))
-        if row["flops_latency"]:
-            found.append((f"Do FLOPs tell the latency?{model}", list(row["flops_latency"]["words"])))
+        found += [(f"{question}{model}", said) for question, said in scaling_words.comparison_answers(row)]
     return found
 
 
@@ -199,7 +197,8 @@ def _short(summary: Mapping[str, Any], answers: Answers) -> Iterator[str]:
     if summary.get("experiment_name") == PHASE1:
         yield from (sentences[0] for question, sentences in answers if question in (words.HOW_LONG, words.WHICH_PART))
     elif "comparisons" in summary:
-        yield from summary["headline"]
+        for ratio, row in zip(summary["headline"], summary["comparisons"], strict=True):
+            yield " ".join(filter(None, [ratio, row.get("aa_words")]))
     else:
         for kind, cost in summary["headline"].items():
             inside = f"{interval(cost['slope_low'], cost['slope_high'])} ms"

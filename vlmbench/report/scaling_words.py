@@ -40,6 +40,17 @@ def answers(summary: Summary) -> list[tuple[str, list[str]]]:
     return [(question, sentences) for question, sentences in found if sentences]
 
 
+def comparison_answers(row: Summary) -> list[tuple[str, list[str]]]:
+    """(question, sentences) of a comparison of tokens, an entry of ``comparisons`` in its summary."""
+    flops, model = row["flops_latency"], row["latency_model"]
+    found = [
+        ("What do tokens cost against each other?", list(row["words"])),
+        ("Do FLOPs tell the latency?", list(flops["words"]) if flops else []),
+        ("Can the latency be predicted?", [model_words(model)] if model else []),
+    ]
+    return [(question, sentences) for question, sentences in found if sentences]
+
+
 def _kind(summary: Summary, kind: str) -> Iterator[str]:
     if kind in summary["too_few_points"]:
         seen = summary["too_few_points"][kind]
@@ -93,12 +104,20 @@ def _model(summary: Summary) -> Iterator[str]:
     if model["file"] is None:
         yield f"No latency model: {model['reason'].splitlines()[0]}." if model["reason"] else "No latency model."
         return
+    yield model_words(model)
+
+
+def model_words(model: Mapping[str, Any]) -> str:
+    """How well a latency model foretells what it was not fitted to, and whether that is the goal.
+
+    Args:
+        model: ``file``, and ``held_out_error`` with ``points``, ``median`` and ``p90``.
+    """
     error = model["held_out_error"]
     if error["median"] is None:
-        yield f"{model['file']} holds a model of all points; too few are left to check it."
-        return
+        return f"{model['file']} holds a model of all points; too few are left to check it."
     verdict = "within" if error["median"] <= _GOAL else "above"
-    yield (
+    return (
         f"{model['file']}: median error {percent(error['median'])} at {count(error['points'], 'request')} left out of "
         f"the fit (9 in 10 below {percent(error['p90'])}), {verdict} the goal of {percent(_GOAL, 1)}."
     )
