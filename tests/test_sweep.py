@@ -85,6 +85,12 @@ def test_images_are_repeated_cyclically() -> None:
         ({"vision_tokens": {"start": 0, "stop": 5, "num": 2, "spacing": "log"}}, "'start' of 1 or more"),
         ({"vision_tokens": {"start": 1, "stop": 5, "num": 2, "spacing": "cubic"}}, "must be linear or log"),
         ({"vision_tokens": {"start": 1, "stop": 5, "stride": 2}}, "got also"),
+        ({"vision_tokens": "auto(2)"}, "N of 3 or more"),
+        ({"vision_tokens": "automatic"}, r"or auto, auto\(N\)"),
+        ({"output_tokens": "auto"}, "only axis 'vision_tokens' can be auto"),
+        ({"vision_tokens": "auto", "images": [1, 2]}, "cannot be auto beside images"),
+        ({"vision_tokens": "auto", "processor.max_pixels": [9]}, "cannot be auto beside processor.max_pixels"),
+        ({"vision_tokens": "auto", "output_tokens": [0]}, "axis 'output_tokens' must be"),
         ({"vision_tokens": {"start": 1.5, "stop": 5, "num": 2}}, "'start' of a range must be a whole number"),
     ],
 )
@@ -109,6 +115,18 @@ def test_ranges_in_short_are_ranges(short: str, long: dict[str, Any]) -> None:
 def test_other_words_are_no_range(text: str) -> None:
     with pytest.raises(ValueError, match=r"log\(start, stop, num\)"):
         Axis.parse("images", text)
+
+
+@pytest.mark.parametrize(("spec", "points"), [("auto", 6), ("auto(3)", 3), (" auto( 12 ) ", 12), ([64], None)])
+def test_auto_says_how_many_and_is_filled_with_what_was_found(spec: Any, points: int | None) -> None:
+    sweep = Sweep(name="s", axes={"vision_tokens": spec, "output_tokens": [8, 32]})
+    assert sweep.auto == points
+    if points is not None:
+        with pytest.raises(ValueError, match="must be a list or a range"):
+            list(sweep.points())
+        sweep = sweep.found([576])
+    assert [p.target["output_tokens"] for p in sweep.points()] == [8, 32]
+    assert sweep.auto is None
 
 
 @given(start=st.integers(1, 5000), span=st.integers(0, 5000), num=st.integers(2, 40))

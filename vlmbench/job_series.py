@@ -26,7 +26,7 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
 
     Raises:
         InputError: the data set has no sample of the configured number.
-        ConfigError: the sweep has no points.
+        ConfigError: the sweep has no points, or leaves vision tokens to a model that reaches fewer than three counts.
     """
     settings = job.settings
     measurement = settings.measurement
@@ -39,12 +39,15 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
         seed=settings.seed,
     )
     sweep = job.build("sweep")
-    if settings.workload == "controlled":
+    if settings.workload == "controlled" or sweep.auto is not None:
         if measurement.base_sample >= len(samples):
             raise InputError(
                 f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
                 f"(got {measurement.base_sample})"
             )
+    if sweep.auto is not None:
+        sweep = sweep.found(model.vision_counts(knobs.request(samples[measurement.base_sample]), sweep.auto))
+    if settings.workload == "controlled":
         stopping = job.build("measurement.stopping")
         base = samples[measurement.base_sample]
         return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)

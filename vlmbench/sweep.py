@@ -3,7 +3,8 @@
 An axis is named after the knob that it turns:
 
 =================== ==========================================================================
-``vision_tokens``   target number of vision tokens; reached through the model's own processor
+``vision_tokens``   target number of vision tokens; reached through the model's own processor; ``auto`` or ``auto(N)``
+                    instead of a list: N counts that the model can reach, found before anything is measured
 ``image_width``, ``image_height``, ``resolution`` (square side)  pixels, before the processor
 ``images``          number of images in a request
 ``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
@@ -19,13 +20,15 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from vlmbench.request import Output, Request
 
 _PROCESSOR_PREFIX = "processor."
+_AUTO_AXIS = "vision_tokens"
+_AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
 _T = TypeVar("_T")
 
 
@@ -56,6 +59,33 @@ KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
     "output_tokens": (1, lambda r, v: replace(r, output=Output(max_new_tokens=v, forced=True))),
     "batch_size": (1, lambda r, v: replace(r, batch_size=v)),
 }
+
+
+def turns_vision(axis: str) -> bool:
+    """Whether an axis changes how much the model sees."""
+    return axis in ("vision_tokens", "resolution", "image_width", "image_height", "images") or axis.startswith(
+        _PROCESSOR_PREFIX
+    )
+
+
+def auto_points(name: str, spec: object) -> int | None:
+    """How many values an axis ``auto`` or ``auto(N)`` asks for; None for a list or a range.
+
+    Raises:
+        ValueError: an axis whose values cannot be found by asking the model, or N below 3 (a slope needs three).
+    """
+    found = re.fullmatch(r"auto(?:\(\s*(\d+)\s*\))?", spec.strip()) if isinstance(spec, str) else None
+    if found is None:
+        return None
+    if name != _AUTO_AXIS:
+        raise ValueError(f"only axis '{_AUTO_AXIS}' can be auto; give axis '{name}' a list or a range")
+    points = int(found[1]) if found[1] else _AUTO_POINTS
+    if points < _LEAST_AUTO_POINTS:
+        raise ValueError(
+            f"axis '{name}': auto(N) needs N of {_LEAST_AUTO_POINTS} or more, fewer make no slope (got {points}); "
+            "give a list instead"
+        )
+    return points
 
 
 def spaced(spec: Mapping[str, Any]) -> list[int]:
@@ -105,9 +135,10 @@ def short_range(name: str, text: str) -> dict[str, Any]:
     """
     found = re.fullmatch(r"(log|linear|range)\((\d+),\s*(\d+),\s*(\d+)\)", text.strip())
     if found is None:
+        auto = ", or auto, auto(N)" if name == _AUTO_AXIS else ""
         raise ValueError(
             f"axis '{name}' must be a list or a range: log(start, stop, num), linear(start, stop, num), "
-            f"range(start, stop, step) (got {text!r})"
+            f"range(start, stop, step){auto} (got {text!r})"
         )
     start, stop, third = (int(found[i]) for i in (2, 3, 4))
     if found[1] == "range":
@@ -186,20 +217,44 @@ class Sweep:
 
     Args:
         name: names the sweep in records and figures.
-        axes: axis name to a list of values or a range.
+        axes: axis name to a list of values, a range, or ``auto`` (``vision_tokens`` only).
     """
 
     name: str
     axes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.parsed()
+        if self.auto is None:
+            self.parsed()
+            return
+        others = {str(name): spec for name, spec in self.axes.items() if name != _AUTO_AXIS}
+        replace(self, axes=others)
+        if unclear := [name for name in others if turns_vision(name)]:
+            raise ValueError(
+                f"axis '{_AUTO_AXIS}' cannot be auto beside {', '.join(unclear)}, which changes what can be reached; "
+                f"give '{_AUTO_AXIS}' a list, or leave the other out"
+            )
+
+    @property
+    def auto(self) -> int | None:
+        """How many counts of vision tokens are to be found by asking the model; None where none are.
+
+        Raises:
+            ValueError: another axis is ``auto``, or for too few values.
+        """
+        wanted = [auto_points(str(name), spec) for name, spec in self.axes.items()]
+        return next((points for points in wanted if points is not None), None)
+
+    def found(self, values: Sequence[int]) -> Sweep:
+        """The sweep with ``auto`` replaced by what was found."""
+        return replace(self, axes={**self.axes, _AUTO_AXIS: list(values)})
 
     def parsed(self) -> tuple[Axis, ...]:
         """The axes, checked.
 
         Raises:
-            ValueError: an axis that is not known, has no values, or has a value out of range.
+            ValueError: an axis that is not known, has no values (``auto`` has none before the model was asked), or has
+                a value out of range.
         """
         return tuple(Axis.parse(str(name), spec) for name, spec in self.axes.items())
 

@@ -106,10 +106,18 @@ def test_without_an_image(tiny):
         tiny.resolve(request(vision_tokens=64, images=0))
 
 
-def test_cross_attention_has_no_vision_tokens():
+def test_cross_attention_is_aimed_at_by_its_keys():
     model = processor_only("llama_3_2_11b_vision")
-    with pytest.raises(UnreachablePointError, match="no image positions"):
+    with pytest.raises(UnreachablePointError, match="nearest: 4100"):
         model.resolve(request(vision_tokens=64))
+    counts = observed(model, vision_tokens=8200)
+    assert (counts.num_vision_tokens, counts.num_cross_attention_tokens, counts.num_images) == (0, 8200, 2)
+
+
+def test_of_two_sizes_with_one_count_the_large_one_comes_last():
+    model = processor_only("internvl3_1b")
+    width, height = model.resolve(request(vision_tokens=1792)).image_size
+    assert width * height <= 4_000_000
 
 
 @pytest.mark.parametrize(

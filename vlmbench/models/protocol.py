@@ -103,6 +103,13 @@ class VisionLanguageModel(Protocol):
             UnreachablePointError: no setting reaches a target.
         """
 
+    def vision_counts(self, request: Request, most: int) -> list[int]:
+        """Up to ``most`` counts of vision tokens that can be reached, ascending: the values of a sweep's ``auto``.
+
+        Raises:
+            ConfigError: fewer than three can be reached.
+        """
+
     def prepare(self, request: Request) -> Prepared:
         """Decode, resize, crop, normalise, apply the prompt format, tokenise: T_preprocess. Host only.
 

@@ -131,6 +131,23 @@ class TransformersModel:
             request = replace(request, sample=replace(request.sample, question=text), prompt_tokens=None)
         return request
 
+    def vision_counts(self, request: Request, most: int) -> list[int]:
+        """Counts of vision tokens that the model can reach, for a sweep that leaves them open.
+
+        Args:
+            request: of one sample with an image; its processor arguments stay.
+            most: how many counts at most.
+
+        Raises:
+            ConfigError: fewer than three can be reached.
+        """
+        from vlmbench.models.vision_spread import spread_vision_tokens
+
+        positions = None
+        if self.module is not None:
+            positions = getattr(self.module.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return spread_vision_tokens(self, request, most, positions=positions)
+
     def remember(self, key: tuple[Any, ...], find: Callable[[], Any]) -> Any:
         """The result of a search, made once; a search that failed fails again without searching."""
         if key not in self._resolved:

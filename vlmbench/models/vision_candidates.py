@@ -19,7 +19,7 @@ from vlmbench.models.tokens import observe
 
 if TYPE_CHECKING:
     from vlmbench.models.transformers_model import TransformersModel
-    from vlmbench.request import Request
+    from vlmbench.request import Request, TokenCounts
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -28,6 +28,7 @@ EXTREME_ASPECT = 50.0  # a prime number of tokens is one row of patches; process
 _STEPS = 96  # candidate sides: 1 … 96 units
 _UNIT = 28  # pixels, where the processor shows no unit of its own
 _PIXEL_LIMIT = 64_000_000
+_LARGE = 4_000_000  # pixels; an image above takes long to prepare, so it is chosen last
 _SHAPES_TO_RUN = ((1, 1), (3, 2), (2, 1), (3, 1), (4, 1))
 _ORDINARY_SIZE = (640, 480)
 # Call-time settings that change the number of tokens and exist under these names in several families.
@@ -91,7 +92,18 @@ def original_size(request: Request) -> Size:
 def observed_tokens(
     model: TransformersModel, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
 ) -> int | None:
-    """Vision tokens of blank images of a size, by the real processor; None where it refuses them."""
+    """Vision tokens of blank images of a size, by the real processor; None where it refuses them.
+
+    Of a cross-attention model: the keys that its text attends to, for it has no image positions in its sequence.
+    """
+    counts = observed_counts(model, size, num_images=num_images, processor_kwargs=processor_kwargs)
+    return None if counts is None else seen_tokens(counts)
+
+
+def observed_counts(
+    model: TransformersModel, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
+) -> TokenCounts | None:
+    """All counts of blank images of a size, by the real processor; None where it refuses them."""
     from PIL import Image
 
     from vlmbench.request import Output, Request, Sample
@@ -106,7 +118,12 @@ def observed_tokens(
         inputs = model.process(images, model.prompter.render("", num_images=num_images), blank)
     except SampleError:
         return None
-    return observe(inputs, model.marks, batch_size=1, num_images=num_images, num_prompt_tokens=0).num_vision_tokens
+    return observe(inputs, model.marks, batch_size=1, num_images=num_images, num_prompt_tokens=0)
+
+
+def seen_tokens(counts: TokenCounts) -> int:
+    """What a target of vision tokens aims at: image positions, or the keys of cross-attention where there are some."""
+    return counts.num_vision_tokens or counts.num_cross_attention_tokens or 0
 
 
 def _edge(size: Any, name: str) -> int | None:
@@ -233,11 +250,16 @@ class Candidates:
         return found
 
     def _best(self, ways: Sequence[Setting]) -> list[Setting]:
-        """One way for each setting and count: the image as it is, else nearest to a square, then to its size."""
+        """One way for each setting and count: the image as it is, else nearest to a square, then to its size.
+
+        Large images come after those of any moderate shape: their preparation would outlast the model.
+        """
         best: dict[tuple[str, int], tuple[tuple[Any, ...], Setting]] = {}
         for way in ways:
             key = (repr(way.processor_kwargs), way.tokens)
-            rank = (way.size != self.original, way.aspect, way.distance(self.original))
+            large = way.size[0] * way.size[1] > _LARGE
+            extreme = way.aspect > MODERATE_ASPECT
+            rank = (way.size != self.original, extreme, large, way.aspect, way.distance(self.original))
             if way.tokens > 0 and (key not in best or rank < best[key][0]):
                 best[key] = (rank, way)
         return [way for _, way in best.values()]

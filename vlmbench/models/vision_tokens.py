@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.02  # of the target; a miss within it is taken, the record holds target and observed count
 _DOUBT = 0.1  # predictions this far off are still checked
 _FINALISTS, _DOUBTFUL = 8, 2
-_MOST_IMAGES = 64
+MOST_IMAGES = 64
 
 
-def _candidates(model: TransformersModel, request: Request) -> Candidates:
+def candidates_of(model: TransformersModel, request: Request) -> Candidates:
     """The candidates of a model, found once for each set of processor arguments and image size."""
     key = ("candidates", repr(sorted(request.processor_kwargs.items())), original_size(request))
     found: Candidates = model.remember(key, lambda: Candidates(model, request))
@@ -36,7 +36,7 @@ def _candidates(model: TransformersModel, request: Request) -> Candidates:
 
 def reachable_vision_tokens(model: TransformersModel, request: Request) -> list[int]:
     """Counts that one image of moderate shape can make under some setting, as predicted, in ascending order."""
-    return sorted({way.tokens for way in _candidates(model, request).ways})
+    return sorted({way.tokens for way in candidates_of(model, request).ways})
 
 
 def reach_vision_tokens(
@@ -46,7 +46,8 @@ def reach_vision_tokens(
 
     Args:
         model: any model; only its processor is used.
-        target: image positions in the language model, all images of the request together.
+        target: image positions in the language model, all images of the request together; of a cross-attention model
+            the keys that its text attends to.
         request: its ``processor_kwargs`` stay; its ``num_images``, when set, is kept.
         tolerance: fraction of the target that the count may miss it by.
 
@@ -91,7 +92,7 @@ def _finalists(ways: Iterable[Setting], target: int, tolerance: float) -> list[S
 
 def _ways(model: TransformersModel, request: Request, target: int, tolerance: float) -> list[Setting]:
     """Ways with the request's number of images; with as many as it takes where the request leaves it open."""
-    found = _candidates(model, request)
+    found = candidates_of(model, request)
     if request.num_images is not None and request.num_images != 1:
         return _repeated(model, request, found.ways, request.num_images)
     single = found.for_target(target)
@@ -101,7 +102,7 @@ def _ways(model: TransformersModel, request: Request, target: int, tolerance: fl
     several = []
     for way in plain[:16]:
         for count in {target // way.tokens, -(-target // way.tokens)}:
-            if 2 <= count <= _MOST_IMAGES:
+            if 2 <= count <= MOST_IMAGES:
                 several.append(replace(way, num_images=count, tokens=count * way.tokens))
     return [*single, *several]
 
@@ -121,9 +122,7 @@ def _repeated(model: TransformersModel, request: Request, single: list[Setting],
 def _unreachable(model: TransformersModel, target: int, counts: set[int], tolerance: float) -> str:
     name = type(model.processor).__name__
     if not counts:
-        return (
-            f"vision_tokens={target}: {name} puts no image positions into the sequence (cross-attention, or no image)"
-        )
+        return f"vision_tokens={target}: no image that was tried makes {name} put image positions into the sequence"
     below = max((count for count in counts if count < target), default=None)
     above = min((count for count in counts if count > target), default=None)
     nearest = " and ".join(str(count) for count in (below, above) if count is not None)
