@@ -8,31 +8,39 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from vlmbench import complaints, validate
 from vlmbench import config as schema
-from vlmbench import validate
+from vlmbench.arguments import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.models import tensor_parallel
 from vlmbench.models.team_follower import Follower
 
 if TYPE_CHECKING:
     from vlmbench.job import Job
-    from vlmbench.records.outcome import OutcomeFile
+    from vlmbench.records.outcome import OutcomeFile, State
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
+_SHOWN = 10
+_BEFORE = "before that: "
 _statuses: list[int] = []  # of the jobs of this process
+_stopped: list[str] = []  # jobs of this process that the user stopped
+_onward: list[str] = []  # how the multirun of this process is continued
 
 
 def main() -> NoReturn:
@@ -56,15 +64,22 @@ def _main() -> NoReturn:
     schema.register()
     entry = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")(job)
     try:
+        sys.argv[1:] = arranged(sys.argv[1:])
         entry()
     except KeyboardInterrupt:
-        _say("interrupted; run the same command again to continue")
+        if not _stopped:  # else the job and its launcher have said so
+            _say(f"interrupted; {_onward[-1]}" if _onward else "interrupted before anything was measured")
         sys.exit(INTERRUPTED)
     except (HydraException, OmegaConfBaseException, VlmbenchError) as error:
         if want_traceback:
             traceback.print_exc()
-        _say(_compact(error))
+        _say(complaints.compact(error))
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
+    except (OSError, ValueError) as error:
+        if want_traceback or (words := complaints.before_any_run(error)) is None:
+            raise
+        _say(words)
+        sys.exit(FAILED if _statuses else BAD_INPUT)
     sys.exit(overall(_statuses))
 
 
@@ -82,17 +97,51 @@ def job(config: DictConfig) -> int:
         status = _dispatch(config, outcome)
     except KeyboardInterrupt:
         status = INTERRUPTED
-        reason = "interrupted; run the same command again to continue"
-        outcome.end(State.INTERRUPTED, exit_status=status, reason=reason)
+        reason = f"interrupted; {_how_to_continue(config)}"
+        _keep_outcome(outcome, State.INTERRUPTED, status, reason=reason)
         _say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
         if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK):
             traceback.print_exc()
-        _keep_outcome(outcome, error, status)
+        if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:
+            _note_refusal(config, outcome, error)
+        else:
+            _keep_outcome(outcome, State.FAILED, status, error=error)
         _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
     _statuses.append(status)
+    if status == INTERRUPTED and "measurement.time_limit_s" not in (outcome.now.reason or ""):
+        _stopped.append(outcome.directory.name)
     return status
+
+
+def _how_to_continue(config: DictConfig) -> str:
+    """What to type: a directory that was not given is a new one each time."""
+    mode = HydraConfig.get().mode
+    if config.output_dir or mode is None:  # None: a task of a grid, which its launcher continues
+        return "run the same command again to continue"
+    directory = HydraConfig.get().sweep.dir if mode == RunMode.MULTIRUN else HydraConfig.get().runtime.output_dir
+    return f"run the same command with {shlex.quote(f'output_dir={schema.shown(Path(directory))}')} to continue"
+
+
+def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> None:
+    """Say what a multirun that the user stopped leaves undone (the launcher of this process calls it).
+
+    Args:
+        jobs: overrides of every job.
+        begun: how many of them were begun.
+        first_index: number of the first.
+    """
+    rest = [f"#{i} {' '.join(o)}".rstrip() for i, o in enumerate(jobs[begun:], start=first_index + begun)]
+    more = f" and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""
+    undone = f"not begun: {'; '.join(rest[:_SHOWN])}{more}" if rest else "all were begun"
+    onward = _onward[-1] if _onward else "run the same command again to continue"
+    _say(f"the sweep ends here, {_statuses.count(OK)} of {len(jobs)} jobs ok, {undone}\n{onward}")
+
+
+def is_stopped() -> bool:
+    """Whether the user stopped a job of this process; one that met its time limit was not stopped."""
+    return bool(_stopped)
 
 
 def _note_loss(outcome: OutcomeFile, reason: str) -> None:
@@ -133,16 +182,46 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
     )
 
 
-def _keep_outcome(outcome: OutcomeFile, error: Exception, status: int) -> None:
-    """Write the failure down, unless the directory is another run's: its outcome is not ours to replace."""
-    from vlmbench.records.outcome import OUTCOME_NAME, State
+def _keep_outcome(
+    outcome: OutcomeFile, state: State, status: int, *, reason: str | None = None, error: Exception | None = None
+) -> None:
+    """Write the end down, unless the directory is another run's: its outcome is not ours to replace."""
+    from vlmbench.records.outcome import OUTCOME_NAME
 
-    ours = outcome.now.started_unix_s > 0 or not (outcome.directory / OUTCOME_NAME).exists()
-    if ours and not isinstance(error, DirectoryConflictError):
+    if outcome.now.started_unix_s > 0 or not (outcome.directory / OUTCOME_NAME).exists():
         try:
-            outcome.end(State.FAILED, exit_status=status, error=error)
+            outcome.end(state, exit_status=status, reason=reason, error=error)
         except VlmbenchError as disk:
             _say(f"the outcome could not be written: {disk}")
+
+
+def _note_refusal(config: DictConfig, outcome: OutcomeFile, error: DirectoryConflictError) -> None:
+    """Why a run of this very configuration was not continued (on unlike hardware, say), beside how far it is.
+
+    Nothing is written where the directory belongs to another configuration or process, or the run is done.
+    """
+    from vlmbench.records import provenance
+    from vlmbench.records.lock import RunLock
+    from vlmbench.records.outcome import State, read_outcome
+
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        with RunLock(outcome.directory):
+            before = read_outcome(outcome.directory)
+            known = provenance.check_directory(outcome.directory, resolved)
+            if not known or before is None or before.state == State.DONE:
+                return
+            earlier = (before.reason or "").rpartition(_BEFORE)[2]
+            reason = f"not continued: {error}" + (f"\n{_BEFORE}{earlier}" if before.state == State.FAILED else "")
+            died = before.state == State.RUNNING  # without its lock: it ended as one that can be continued
+            outcome.now = before
+            outcome.end(
+                State.INTERRUPTED if died else before.state,
+                exit_status=INTERRUPTED if died or before.exit_status is None else before.exit_status,
+                reason=reason,
+            )
+    except VlmbenchError:
+        return  # another's, or not writable: the error itself is said aloud
 
 
 def overall(statuses: list[int]) -> int:
@@ -158,25 +237,14 @@ def _say(message: str) -> None:
     sys.stderr.write(f"vlmbench: {message}\n")
 
 
-def _compact(error: BaseException) -> str:
-    """One or two lines: what was given, what is allowed."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, given = error.missing_cfg_file.rpartition("/")
-        return f"'{given}' must be one of the choices of {group}: {', '.join(error.options)}"
-    cause = error.__cause__
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
-        parent = cause.parent_node
-        where = f"{parent._get_full_key(None)}." if parent._get_full_key(None) else ""
-        return validate.unknown_key(where, str(cause.key), [str(k) for k in parent])
-    text = str(error).partition("Config search path")[0].strip()
-    if cause is not None and str(cause).strip() and str(cause).strip() not in text:
-        text = f"{text}: {str(cause).strip()}"
-    noise = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
-    return "\n".join(line for line in text.splitlines() if not line.strip().startswith(noise))
-
-
 class Outcomes(Callback):
     """After a multirun: what became of each job, from the files they wrote, wherever they ran."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Note how to continue, should the user stop it."""
+        given = bool(config.output_dir)
+        again = "" if given else f"with {shlex.quote(f'output_dir={schema.shown(Path(config.hydra.sweep.dir))}')} "
+        _onward.append(f"run the same command {again or 'again '}to continue")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Collect exit statuses and name what failed."""

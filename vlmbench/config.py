@@ -157,6 +157,14 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"conf/config.yaml was looked for in {package} and {package.parent}; reinstall vlmbench")
 
 
+def shown(path: Path) -> str:
+    """A path as the user would write it: relative where it lies below the working directory."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def _run_directory(given: str | None, root: str, name: str) -> str:
     """``output_dir`` where given, else ``<root>/<date>/<time>_<name>``; one moment for a whole process."""
     if given:
@@ -168,8 +176,10 @@ def _run_directory(given: str | None, root: str, name: str) -> str:
 
 
 def _run_file(name: str) -> str:
-    """A path inside the run directory; the bare name where nothing runs (composing only)."""
-    return f"{HydraConfig.get().runtime.output_dir}/{name}" if HydraConfig.initialized() else name
+    """A path inside the run directory; the bare name where nothing runs (composing or showing only)."""
+    if not HydraConfig.initialized() or OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+        return name
+    return f"{HydraConfig.get().runtime.output_dir}/{name}"
 
 
 _STARTED = time.time()

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vlmbench.config import shown
 from vlmbench.job import Job
+
+if TYPE_CHECKING:
+    from vlmbench.models.anatomy import AnatomyRow
+
+ANATOMY_FILE = "anatomy.json"
+_WIDTH_ELSEWHERE = 140  # columns at least, where the output is no terminal
+_UNLIMITED = 10_000
 
 
 def run(job: Job) -> int:
@@ -32,13 +44,40 @@ def run(job: Job) -> int:
 
 
 def _anatomy(job: Job) -> int:
-    """Print which module is which stage."""
-    from rich.console import Console
-
+    """Show which module is which stage, and write it to ``anatomy.json`` of the run directory."""
     from vlmbench.models.anatomy import anatomy_table
-    from vlmbench.report.tables import anatomy as table
+    from vlmbench.records.whole import write_json
     from vlmbench.session import load_model
 
     model = load_model(job)
-    Console().print(table(str(model.facts["name"]), anatomy_table(model.module, model.anatomy), model.anatomy.notes))
+    name, rows, notes = str(model.facts["name"]), anatomy_table(model.module, model.anatomy), model.anatomy.notes
+    content = {"schema_version": 1, "model": name, "modules": [asdict(row) for row in rows], "notes": list(notes)}
+    path = write_json(job.directory / ANATOMY_FILE, content)
+    _print_anatomy(name, rows, notes)
+    sys.stderr.write(f"vlmbench: written to {shown(path)}\n")
     return 0
+
+
+def _print_anatomy(name: str, rows: Sequence[AnatomyRow], notes: Sequence[str]) -> None:
+    """The table where it fits without breaking a path, else a paragraph a module."""
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from vlmbench.report.tables import anatomy as table
+
+    console = Console()
+    natural = Measurement.get(console, console.options.update(width=_UNLIMITED), table(name, rows)).maximum
+    if not console.is_terminal:
+        console = Console(width=max(_WIDTH_ELSEWHERE, natural))
+    if natural <= console.width:
+        console.print(table(name, rows, notes))
+        return
+    console.print(Text(f"Anatomy of {name}", style="bold"))
+    for row in rows:
+        console.print(Text(f"{row.stage}: {row.path}"))
+        size = f"{row.parameters:,} parameters, {row.share:.2%}"
+        console.print(Padding(Text(f"{row.module_class}, {size}\nfound by {row.rule}"), (0, 0, 0, 4)))
+    for note in notes:
+        console.print(Text(f"Note: {note}"))

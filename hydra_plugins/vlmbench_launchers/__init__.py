@@ -9,10 +9,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+
+class InProcessLauncher(BasicLauncher):
+    """``hydra/launcher=basic``: Hydra's own, one job after the other, but a job that the user stops ends the sweep."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs in this process.
+
+        Raises:
+            KeyboardInterrupt: the user stopped one; it was said which were not begun, and how to continue.
+        """
+        from vlmbench import cli
+
+        task, begun = self.task_function, 0
+        assert task is not None
+
+        def one(config: DictConfig) -> Any:
+            nonlocal begun
+            begun += 1
+            status = task(config)
+            if cli.is_stopped():
+                raise KeyboardInterrupt
+            return status
+
+        self.task_function = one
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        except KeyboardInterrupt:
+            if cli.is_stopped():
+                cli.end_sweep(job_overrides, begun, initial_job_idx)
+            raise
+        finally:
+            self.task_function = task
 
 
 class _GridLauncher(Launcher):
@@ -75,3 +110,13 @@ class LocalLauncher(_GridLauncher):
         from vlmbench.cluster.settings import LocalSettings, parse
 
         return launch_here(sweep_dir, composed, parse(LocalSettings, self.params))
+
+
+# In the place of Hydra's own, which was stored when its module was imported above. A YAML of this name would not do:
+# Hydra takes one with the name of a stored node for a use of its old way to match schemas, and warns at every start.
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="basic",
+    node={"_target_": f"{InProcessLauncher.__module__}.{InProcessLauncher.__qualname__}"},
+    provider="vlmbench",
+)

@@ -1,0 +1,88 @@
+"""Errors of Hydra, OmegaConf and the file system in one or two lines: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from vlmbench.arguments import AXES
+from vlmbench.config import conf_dir
+from vlmbench.sweep import KNOBS
+from vlmbench.validate import unknown_key
+
+_NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
+_OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra says these as plain ValueErrors
+_LONGER = "; give a range as text: 'sweep.axes.NAME=\"log(start, stop, num)\"', without a + where the axis is there"
+
+
+def compact(error: BaseException) -> str:
+    """What Hydra or OmegaConf refused, in the words of this project where there are some."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, given = error.missing_cfg_file.rpartition("/")
+        options = error.options if error.options is not None else _choices(group)
+        if group and options:
+            return f"'{given}' must be one of the choices of {group}: {', '.join(options)}"
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        return _no_key(cause)
+    text = str(error).partition("Config search path")[0].strip()
+    if cause is not None and str(cause).strip() and str(cause).strip() not in text:
+        text = f"{text}: {str(cause).strip()}"
+    text = "\n".join(line for line in text.splitlines() if not line.strip().startswith(_NOISE))
+    return text + _LONGER if "sweep.axes." in text and "Cannot merge" in text else text
+
+
+def before_any_run(error: BaseException) -> str | None:
+    """What the file system or the options refused, before a run or between two; None for any other error."""
+    if isinstance(error, ValueError) and str(error).startswith(_OPTIONS):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__  # a log that cannot be opened comes as a ValueError
+    if cause is None or cause.filename is None:
+        return None
+    if isinstance(cause, FileExistsError | NotADirectoryError):
+        return f"'{cause.filename}' is, or lies below, a file; output_dir must be a directory, or not exist yet."
+    return (
+        f"cannot write '{cause.filename}': {cause.strerror or cause}.\n"
+        "Make its folder writable, or choose another directory with output_dir=DIR."
+    )
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _no_key(error: ConfigKeyError | ConfigAttributeError) -> str:
+    """A key that does not exist: an axis, a key of another choice of the same group, or a slip."""
+    parent, key = error.parent_node, str(error.key)
+    assert parent is not None
+    where = parent._get_full_key(None)
+    allowed = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+    if where == "sweep.axes":
+        return _no_axis(key, allowed)
+    others = [] if "." in where else [name for name in _choices(where) if where and _has(where, name, key)]
+    if others:
+        here = (
+            f"'{where}.{key}' is not a key of the {where} that is chosen (allowed here: {', '.join(sorted(allowed))})"
+        )
+        return f"{here}\nit is one of {where}={', '.join(others)}"
+    return unknown_key(f"{where}." if where else "", key, allowed)
+
+
+def _no_axis(axis: str, present: list[str]) -> str:
+    has = f"this sweep has {', '.join(present) or 'no axis'}"
+    if axis in KNOBS or axis == "processor":
+        return (
+            f"{has}: add an axis with '+sweep.axes.{axis}=…', or replace all with 'sweep.axes={{{axis}:…}}'\n"
+            'values are a list, [1,2,4], or a range in quotes, "log(64,2048,4)"'
+        )
+    return f"axis '{axis}' must be one of {AXES}; {has}, '+sweep.axes.NAME=…' adds one"
+
+
+def _has(group: str, choice: str, key: str) -> bool:
+    node = OmegaConf.load(Path(conf_dir()) / group / f"{choice}.yaml")
+    return isinstance(node, DictConfig) and key in node
