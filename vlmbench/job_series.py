@@ -39,12 +39,11 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
         seed=settings.seed,
     )
     sweep = job.build("sweep")
-    if settings.workload == "controlled" or sweep.auto is not None:
-        if measurement.base_sample >= len(samples):
-            raise InputError(
-                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
-                f"(got {measurement.base_sample})"
-            )
+    if (settings.workload == "controlled" or sweep.auto is not None) and measurement.base_sample >= len(samples):
+        raise InputError(
+            f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
+            f"(got {measurement.base_sample})"
+        )
     if sweep.auto is not None:
         sweep = sweep.found(model.vision_counts(knobs.request(samples[measurement.base_sample]), sweep.auto))
     if settings.workload == "controlled":

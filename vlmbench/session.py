@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.ending import conclude, cut_short, interrupted
+from vlmbench.config import shown
+from vlmbench.ending import conclude, cut_short, interrupted, to_continue
 from vlmbench.errors import DeviceError, InputError
+from vlmbench.foresight import no_slope
 from vlmbench.job_costs import annotator, job_costs
 from vlmbench.job_series import make_series
 from vlmbench.models.protocol import VisionLanguageModel
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     from vlmbench.job import Job
 
 
-def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
+def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | None = None) -> int:
     """Measure what the configuration asks for, then report; returns the exit status.
 
     Args:
         job: the job.
         model: loaded before (one load for several parts of a study); None loads it.
+        again: how the job is continued when it is cut short; None where it is no part of another.
     """
+    again = again or to_continue(job.directory, job.settings.output_dir)
     with RunLock(job.directory, break_lock=job.settings.break_lock):
         if provenance.check_directory(job.directory, job.config) and model is None:
             _check_alike(job, _expected(job))
@@ -49,11 +52,13 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         model = model or load_model(job)
         _check_alike(job, {"device": device_facts(str(model.device)), "model": model.facts})
         series = make_series(job, samples, model)
+        if job.settings.workload == "controlled" and (why := no_slope(model, series)):
+            say(f"warning: {why}")
         with RecordStore(job.directory) as store, stop_on_signal() as stop:
             if store.repair:
-                _say(f"records repaired: {store.repair}")
+                say(f"records repaired: {store.repair}")
             if len(store):
-                _say(f"continuing: {len(store)} rows are measured already")
+                say(f"continuing: {len(store)} rows are measured already")
             _write_hydra(job)
             device = str(model.device)
             costs = job_costs(job, model) if job.settings.measurement.costs else None
@@ -63,7 +68,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
                 here["device_peaks"] = asdict(costs.peaks.peaks)
             _, warnings = provenance.begin_session(job.directory, here, allow_unlike=job.settings.allow_unlike)
             for warning in warnings:
-                _say(f"unlike the sessions before: {warning}")
+                say(f"unlike the sessions before: {warning}")
             job.outcome.begin(points_total=len(series))
             states, untraced = _measure(job, model, series, store=store, stop=stop, costs=costs)
         points = [state.report() for state in states]
@@ -72,9 +77,9 @@ def profile(job: Job, model: VisionLanguageModel | None = None) -> int:
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
             _report(job, needed=not cut_short(states, untraced))
     if stop:
-        return interrupted(job.outcome, "interrupted; run the same command again to continue", _say)
-    status = conclude(job.outcome, states, _say, untraced=untraced)
-    _say(f"results are in {_shown(job.directory)}")
+        return interrupted(job.outcome, f"interrupted; {again}", say)
+    status = conclude(job.outcome, states, say, untraced=untraced, again=again)
+    say(f"results are in {shown(job.directory)}")
     return status
 
 
@@ -102,7 +107,7 @@ def _check_alone(job: Job) -> None:
         return
     if job.settings.runtime.strict_device:
         raise DeviceError(f"{others}; wait, choose another with runtime.device=cuda:N, or runtime.strict_device=false")
-    _say(f"latencies may be somebody else's, too: {others}")
+    say(f"latencies may be somebody else's, too: {others}")
 
 
 def load_model(job: Job) -> VisionLanguageModel:
@@ -126,7 +131,7 @@ def load_model(job: Job) -> VisionLanguageModel:
     )
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
-    _say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
+    say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
     return model
 
 
@@ -214,12 +219,6 @@ def _report(job: Job, *, needed: bool) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _shown(directory: Path) -> str:
-    try:
-        return str(directory.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(directory)
-
-
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """A line for the user, on the error output."""
     sys.stderr.write(f"vlmbench: {message}\n")

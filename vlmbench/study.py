@@ -3,67 +3,158 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.ending import INTERRUPTED
+from vlmbench.config import shown
+from vlmbench.ending import INTERRUPTED, to_continue
+from vlmbench.errors import ConfigError, InputError
+from vlmbench.foresight import SLOPE, output_counts, vision_counts
+from vlmbench.job_series import make_series
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.records.whole import write_json
-from vlmbench.session import load_model, profile
+from vlmbench.session import load_model, profile, say
+from vlmbench.sweep import turns_vision
 
 if TYPE_CHECKING:
     from vlmbench.job import Job
     from vlmbench.models.protocol import VisionLanguageModel
+
+STUDY_FILE = "study.json"
 
 
 def study(job: Job) -> int:
     """Measure the parts that are not given as results, then compare tokens; returns the worst exit status.
 
     Each part has its own sub-directory, is continued when it was interrupted, and is not repeated when it is done.
+    A comparison that cannot be made after all ends the study with 1; what was measured stays and is reported.
+
+    Raises:
+        InputError: it is known before anything is measured that the comparison cannot be made.
+        ConfigError: likewise of a part; or a ``sweep`` was given that is no part's.
     """
     settings = job.settings
     given = {"phase2": settings.phase2_results, "phase3": settings.phase3_results}
-    names = [name for name in settings.parts if not given.get(name)]
-    parts = [job.part(name, settings.parts[name]) for name in names]
-    statuses = []
+    parts = [job.part(name, choices) for name, choices in part_choices(job).items() if not given.get(name)]
+    again = to_continue(job.directory, settings.output_dir)
+    statuses: list[int] = []
     with RunLock(job.directory, break_lock=settings.break_lock):
         job.outcome.begin(points_total=len(parts) + 1)
-        model: VisionLanguageModel | None = None
+        model = load_model(parts[0]) if parts else None
+        _check_comparable(parts, given, model)
         for number, part in enumerate(parts, start=1):
-            sys.stderr.write(
-                f"vlmbench: part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/\n"
-            )
-            model = model or load_model(part)
-            statuses.append(profile(part, model))
-            job.outcome.progress(points_done=number)
+            say(f"part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/")
+            statuses.append(profile(part, model, again=again))
+            job.outcome.progress(points_done=number, rows=sum(p.outcome.now.rows for p in parts))
             if statuses[-1] == INTERRUPTED:
                 reason = f"{part.directory.name}: {part.outcome.now.reason}"
                 job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
                 return INTERRUPTED
-        text = _together(job, parts, given)
-        sys.stdout.write(text + "\n")
-        status = max(statuses, default=0)
-        failed = [part.directory.name for part, s in zip(parts, statuses, strict=True) if s]
-        job.outcome.end(
-            State.FAILED if failed else State.DONE,
-            exit_status=status,
-            reason=f"parts failed: {', '.join(failed)}" if failed else None,
-        )
+        status = _conclude(job, parts, given, statuses)
+    say(f"results are in {shown(job.directory)}")
     return status
+
+
+def _conclude(job: Job, parts: list[Job], given: dict[str, str | None], statuses: Sequence[int]) -> int:
+    """Compare, report, and write down how the study ended; returns the exit status."""
+    failed = [part.directory.name for part, status in zip(parts, statuses, strict=True) if status]
+    reasons = [f"parts failed: {', '.join(failed)}"] if failed else []
+    status = max(statuses, default=0)
+    try:
+        sys.stdout.write(_together(job, parts, given) + "\n")
+    except InputError as error:
+        if not parts:
+            raise  # nothing was measured: the results that were given are wrong
+        sys.stdout.write(_apart(job, parts) + "\n")
+        reasons.append(f"no comparison: {error}")
+        say(reasons[-1])
+        status = max(status, 1)
+    job.outcome.progress(points_done=len(parts) + 1)
+    state = State.FAILED if reasons else State.DONE
+    job.outcome.end(state, exit_status=status, reason="; ".join(reasons) or None)
+    return status
+
+
+def part_choices(job: Job) -> dict[str, list[str]]:
+    """Name of each part to the choices that make it; ``sweep=NAME`` replaces the sweep of the part that it fits.
+
+    Raises:
+        ConfigError: it fits none, or single axes were given.
+    """
+    parts = {name: list(choices) for name, choices in job.settings.parts.items()}
+    given = [o for o in job.overrides if o.lstrip("+~").partition("=")[0].partition(".")[0] == "sweep"]
+    if not given or not parts:
+        return parts
+    kinds = {_part_of(name) for name in job.build("sweep").axes}
+    part = kinds.pop() if len(kinds) == 1 else None
+    if part not in parts or any("sweep." in o.partition("=")[0] for o in given):
+        raise ConfigError(
+            f"'{' '.join(given)}' is no sweep of one part of this study ({', '.join(parts)}): sweep=vision_tokens, "
+            "resolution or images replaces phase2's, prompt_tokens prompt_tokens', language_tokens phase3's.\n"
+            "Measure another by itself, then compare: experiment=phase2 sweep=… output_dir=DIR, and "
+            "experiment=token_comparison phase2_results=DIR"
+        )
+    parts[part] = [*(choice for choice in parts[part] if not choice.startswith("sweep=")), given[-1]]
+    return parts
+
+
+def _part_of(axis: str) -> str:
+    """The part of a study that an axis belongs to; empty for none."""
+    return (
+        "phase2" if turns_vision(axis) else {"prompt_tokens": "prompt_tokens", "output_tokens": "phase3"}.get(axis, "")
+    )
+
+
+def _check_comparable(parts: Sequence[Job], given: Mapping[str, str | None], model: VisionLanguageModel | None) -> None:
+    """Refuse a study whose comparison cannot be made, as far as that is known before anything is measured."""
+    found: dict[str, int] = {"vision": 0, "output": 0}
+    for part in parts:
+        if part.settings.workload != "controlled" or model is None:
+            continue
+        series = make_series(part, part.build("dataset").open(), model)
+        found["vision"] = max(found["vision"], len(vision_counts(model, series).counts))
+        found["output"] = max(found["output"], len(output_counts(series)))
+    missing = [kind for kind, counts in found.items() if counts < SLOPE]
+    if missing and (results := [path for path in given.values() if path]):
+        from vlmbench.analysis.comparison import token_cost
+        from vlmbench.analysis.phase_files import read_results
+
+        frames = [one.frame for path in results for one in read_results(Path(path))]
+        missing = [kind for kind in missing if all(token_cost(frame, kind) is None for frame in frames)]
+    if parts and missing:
+        counts = ", ".join(f"{found[kind]} of {kind} tokens" for kind in missing)
+        raise InputError(
+            f"the comparison needs {SLOPE} counts of vision and of output tokens, and the points of this study make "
+            f"{counts}; nothing was measured.\n"
+            "Let phase2 sweep vision tokens (sweep=vision_tokens finds counts that the model reaches) and phase3 output"
+            " tokens, or name results: phase2_results=DIR phase3_results=DIR"
+        )
 
 
 def _together(job: Job, parts: list[Job], given: dict[str, str | None]) -> str:
     """The token comparison, and a summary that names what each part found and where it lies."""
     from vlmbench.report.exp5 import write_exp5
 
-    by_name = {part.directory.name: part.directory for part in parts}
+    by_name = _note_parts(job, parts)
     swept = [by_name[name] for name in ("phase2", "prompt_tokens") if name in by_name]  # vision and prompt tokens
     phase2 = Path(given["phase2"]) if given["phase2"] else swept
     phase3 = Path(given["phase3"]) if given["phase3"] else by_name["phase3"]
-    comparison = write_exp5(phase2, phase3, job.directory, allow_unlike=job.settings.allow_unlike)
-    write_json(
-        job.directory / "study.json",
-        {"schema_version": 1, "parts": {name: str(Path(name) / "summary.json") for name in by_name}},
-    )
-    return comparison.text
+    return write_exp5(phase2, phase3, job.directory, allow_unlike=job.settings.allow_unlike).text
+
+
+def _note_parts(job: Job, parts: Sequence[Job]) -> dict[str, Path]:
+    """Write where each part lies; returns it."""
+    by_name = {part.directory.name: part.directory for part in parts}
+    summaries = {name: str(Path(name) / "summary.json") for name in by_name}
+    write_json(job.directory / STUDY_FILE, {"schema_version": 1, "parts": summaries})
+    return by_name
+
+
+def _apart(job: Job, parts: Sequence[Job]) -> str:
+    """The page of what was measured, without a comparison."""
+    from vlmbench.report import write_pages
+
+    _note_parts(job, parts)
+    return write_pages(job.directory)

@@ -24,8 +24,9 @@ def run(job: Job) -> int:
     task = job.settings.task
     if job.settings.dry_run and task in ("profile", "study"):
         from vlmbench.dry_run import dry_run
+        from vlmbench.study import part_choices
 
-        parts = [job.part(name, choices) for name, choices in job.settings.parts.items()] or [job]
+        parts = [job.part(name, choices) for name, choices in part_choices(job).items()] or [job]
         return max(dry_run(part) for part in parts)
     if task == "profile":
         from vlmbench.session import profile

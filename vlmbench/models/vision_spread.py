@@ -47,7 +47,7 @@ def spread_vision_tokens(
     name = type(model.processor).__name__
     if not request.sample.images:
         raise ConfigError(
-            f"sweep.axes.vision_tokens=auto needs a sample with an image; sample '{request.sample.sample_id}' has none. "
+            f"sweep.axes.vision_tokens=auto needs a sample with an image, and '{request.sample.sample_id}' has none. "
             "Choose another with measurement.base_sample=N, or sweep=prompt_tokens, sweep=language_tokens"
         )
     room = _room(model, request, positions)
