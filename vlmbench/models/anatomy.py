@@ -6,7 +6,6 @@ watching one real ``generate()``. An ``override`` (three lines of YAML) settles 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,13 +13,11 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import AnatomyError
 from vlmbench.models import anatomy_code as code
 from vlmbench.models import anatomy_rules as rules
+from vlmbench.models.anatomy_override import OVERRIDE, Found, check_override, check_places
 from vlmbench.models.protocol import Anatomy
 
 if TYPE_CHECKING:
     from torch import nn
-
-OVERRIDE = "override"  # the rule's name where the user settled a stage
-STAGES = ("vision_encoder", "projector", "language_model", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +49,21 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
 
     Raises:
         AnatomyError: no language model can be found, a model that takes images shows no part that reads them, or the
-            override names an unknown stage or module.
+            override names an unknown stage or module, or one module for two stages.
     """
     given = check_override(module, override or {})
+    found = _found(module, given)
+    if given:
+        check_places(module, given, found, _found(module, {}))
+    stages = {stage: parts for stage, (parts, _) in found.items()}
+    how = {stage: rule for stage, (parts, rule) in found.items() if parts or rule == OVERRIDE}
+    anatomy = Anatomy(**stages, how=how, notes=describe(module, stages))
+    _check_found(module, anatomy, given)
+    return anatomy
+
+
+def _found(module: nn.Module, given: Mapping[str, Sequence[str]]) -> Found:
+    """All stages: what the override says, and what the rules find beside it."""
     said = {stage: [module.get_submodule(path) for path in parts] for stage, parts in given.items()}
     towers, vision_rule = _or(said, "vision_encoder", lambda: rules.find_vision(module))
     text, text_rule = _or(said, "language_model", lambda: rules.find_text(module, towers))
@@ -67,12 +76,7 @@ def find_anatomy(module: nn.Module, override: Mapping[str, Sequence[str]] | None
         "language_model": (paths.of(text), text_rule),
         "head": (paths.of(head), head_rule),
     }
-    found.update({stage: (parts, OVERRIDE) for stage, parts in given.items()})
-    stages = {stage: parts for stage, (parts, _) in found.items()}
-    how = {stage: rule for stage, (parts, rule) in found.items() if parts or rule == OVERRIDE}
-    anatomy = Anatomy(**stages, how=how, notes=describe(module, stages))
-    _check_found(module, anatomy, given)
-    return anatomy
+    return found | {stage: (tuple(parts), OVERRIDE) for stage, parts in given.items()}
 
 
 def _or(
@@ -91,34 +95,6 @@ class _Paths:
     def of(self, modules: Iterable[nn.Module]) -> tuple[str, ...]:
         """The paths of modules, in order."""
         return tuple(self._by_id[id(m)] for m in modules)
-
-
-def check_override(module: nn.Module, override: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The override with its paths as tuples; a list of modules stands for its items, since it has no ``forward``.
-
-    Raises:
-        AnatomyError: an unknown stage, or a path that names no module; the message lists near names.
-    """
-    known = {path: part for path, part in module.named_modules(remove_duplicate=False) if path}
-    checked: dict[str, tuple[str, ...]] = {}
-    for stage, parts in override.items():
-        if stage not in STAGES:
-            raise AnatomyError(f"anatomy override: '{stage}' must be one of {', '.join(STAGES)}")
-        names = (parts,) if isinstance(parts, str) else tuple(parts)
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-                near += [path for path in known if path.endswith("." + name.rsplit(".", 1)[-1])][:3]
-                hint = ", ".join(dict.fromkeys(near)) or ", ".join(n for n, _ in module.named_children())
-                raise AnatomyError(f"anatomy override: '{stage}' names '{name}', which is no module; near: {hint}")
-        items = [
-            [f"{name}.{item}" for item, _ in known[name].named_children()]
-            if type(known[name]).__name__ == "ModuleList"
-            else [name]
-            for name in names
-        ]
-        checked[stage] = tuple(path for paths in items for path in paths)
-    return checked
 
 
 def takes_images(module: nn.Module) -> bool:

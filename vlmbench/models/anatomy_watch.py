@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import AnatomyError
 from vlmbench.models import anatomy_code as code
 from vlmbench.models import anatomy_rules as rules
-from vlmbench.models.anatomy import OVERRIDE, cannot_tell, describe, find_anatomy, inside
+from vlmbench.models.anatomy import cannot_tell, describe, find_anatomy, inside
 from vlmbench.models.anatomy_calls import Call, record_calls
+from vlmbench.models.anatomy_override import OVERRIDE
 from vlmbench.models.protocol import Anatomy
 
 if TYPE_CHECKING:
