@@ -335,3 +335,20 @@ def test_the_slope_without_first_times_is_the_totals(stages: tuple[str, ...]) ->
         text = caption_of(scaling_figure(fits, PROVENANCE, title="Output tokens", columns=2))
     said = "Total (one generate call), ms/token without the 6 rows flagged first_seen_length: 15."
     assert (said in text) == ("T_total" in stages)
+
+
+def test_a_batch_is_told_by_the_request_not_by_the_token() -> None:
+    rows = one_stage(lambda x: 20 + 3 * x, (1, 2, 4, 8), repeats=10, seed=0)
+    rows = rows.rename(columns={"num_vision_tokens": "axis_batch_size"})
+    fits = scalings(rows)
+    with theme():
+        figure = scaling_figure(select(fits, "batch", ("T_total",)), PROVENANCE, title="Batch size", columns=1)
+    assert "ms per further request" in words(figure)
+    assert "token" not in words(figure)
+
+
+def test_a_roofline_without_a_roof_says_so() -> None:
+    table = roofline_table(P2, None)
+    with theme():
+        assert "no roof" in words(roofline_figure(table, PROVENANCE))
+        assert "no roof" not in words(roofline_figure(table, PROVENANCE, PEAKS))

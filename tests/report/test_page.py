@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.analysis.made import row, usual, write
-from tests.analysis.swept import OUTPUT, VISION, sweep, write_run
+from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_run
 from vlmbench.analysis.load import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.whole import write_json
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.captions import figure_files
 from vlmbench.report.exp5 import write_exp5
-from vlmbench.report.grids import Grid
+from vlmbench.report.grids import Grid, grids, slopes
 from vlmbench.report.latex import markdown, tex, write_tables
 from vlmbench.report.page import write_page
 from vlmbench.report.scaling_report import find
@@ -201,3 +201,33 @@ def test_latex_compiles(study: Path, tmp_path: Path) -> None:
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{body}\end{{document}}"
     (tmp_path / "t.tex").write_text(document)
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True)
+
+
+def test_peaks_of_stages_are_a_table_where_they_were_watched(tmp_path: Path) -> None:
+    rows = sweep("vision_tokens", VISION)
+    peaks = {"peak_allocated_vision_encoder_bytes": 2**30, "peak_reserved_vision_encoder_bytes": 3 * 2**29}
+    watched = [*rows, rows[0] | {"mode": "trace", **peaks}]
+    for name, found in (("with", watched), ("without", rows)):
+        write_page(with_summary(write_run(tmp_path / name, found), "phase2_scaling"))
+    text = (tmp_path / "with" / "report.html").read_text()
+    assert "Peak memory of each stage" in text
+    (grid,) = (g for g in grids(json.loads((tmp_path / "with" / "summary.json").read_text())) if g.name == "memory")
+    assert grid.rows == (("Vision encoder", "1.00", "1.50", "1", "vision_tokens=64"),)
+    assert "Peak memory of each stage" not in (tmp_path / "without" / "report.html").read_text()
+
+
+def test_a_page_names_all_that_its_sessions_ran_on(tmp_path: Path) -> None:
+    """Also where the top of the provenance names the first session only, as older ones do."""
+    sessions = [{"device": {"type": "cuda", "name": name}} for name in ("Made GPU", "Other GPU")]
+    run = write_run(tmp_path, sweep("vision_tokens", VISION), {**PROVENANCE, "sessions": sessions})
+    assert "Made GPU + Other GPU" in write_page(with_summary(run, "phase2_scaling")).read_text()
+
+
+def test_a_table_of_a_batch_sweep_is_not_of_tokens(tmp_path: Path) -> None:
+    rows = sweep("vision_tokens", VISION)
+    batch = [row | {"axis_batch_size": 1 + i % 4, "point_id": f"batch_size={1 + i % 4}"} for i, row in enumerate(rows)]
+    for row_ in batch:
+        del row_["axis_vision_tokens"]
+    summary = summarise_scaling(find(load_runs(write_run(tmp_path, batch)), PROVENANCE), "phase2_scaling")
+    assert {entry["kind"] for entry in summary["scaling"]} == {"batch"}
+    assert slopes(summary).title == "What one more request in the batch costs, ms"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cluster.alike import COLUMNS, settings, unlike
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table, without_studies
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.identity import identity, with_mixture_named
 from vlmbench.records.provenance import read_provenance
@@ -83,7 +83,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
     summary: dict[str, Any] = {
         "schema_version": 1,
         "rows": rows,
-        "states": dict(counts(found)),
+        "states": dict(counts(without_studies(found))),
         "runs_in_table": len(tables),
         "failed_rows": rows - _count(whole, "status", Status.OK),
         "unlike": unlike(identities),
@@ -105,7 +105,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
 
 
 def _words(found: Sequence[RunStatus]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in sorted(counts(found).items()))
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts(without_studies(found)).items()))
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.launch import conclude, say
-from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table
+from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table, without_studies
 from vlmbench.errors import ConfigError
 
 _SHOWN = 200
@@ -49,7 +49,7 @@ def _collect(root: Path, output_dir: Path | None) -> int:
 
     collected = collect(root, output_dir)
     print_table([one for one in collected.runs if one.exit_status], root)
-    say(f"{collected.rows} rows of {len(collected.runs)} runs are in {collected.table_path}")
+    say(f"{collected.rows} rows of {len(without_studies(collected.runs))} runs are in {collected.table_path}")
     for figure in collected.figures:
         say(f"figure: {figure}")
     if collected.unlike:

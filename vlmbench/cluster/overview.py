@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter
 
+from vlmbench.analysis.numbers import plain
 from vlmbench.figures.theme import SERIES, new_figure, save, theme
+from vlmbench.figures.ticks import plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +71,7 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
         _by_group(panels[0], frame)
         for panel, name in zip(panels[1:], varying, strict=True):
             _along(panel, frame, name)
+        figure.align_ylabels(panels[1:])
         return save(figure, directory, "collected_latency")
 
 
@@ -111,6 +115,7 @@ def _by_group(axes: Axes, frame: pd.DataFrame) -> None:
     axes.invert_yaxis()
     if float(lines["high"].max()) > 20 * float(lines["low"].min()) > 0:
         axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
     axes.set_xlabel("T_total (ms): median, 5–95 %")
     left = f" (fastest {_MOST_GROUPS} of {len(lines)})" if len(lines) > len(shown) else ""
     axes.set_title("One generate() call" + left)
@@ -128,6 +133,8 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str) -> None:
         axes.plot(x, medians["median"], "o-", color=SERIES[number], label=str(group), markersize=4)
     axes.set_xlabel(_LABELS.get(name, name.removeprefix("axis_").replace("_", " ")))
     axes.set_ylabel("T_total (ms)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axes.set_title("Median and 5–95 %, all other axes together")
     axes.legend()
 

@@ -273,6 +273,12 @@ def counts(found: Iterable[RunStatus]) -> Counter[str]:
     return Counter(str(one.state) for one in found)
 
 
+def without_studies(found: Sequence[RunStatus]) -> list[RunStatus]:
+    """What measures: a study whose parts are there is left out."""
+    studies = {one.run.study.directory for one in found if one.run.study is not None}
+    return [one for one in found if one.run.directory not in studies]
+
+
 def overall(found: Sequence[RunStatus]) -> int:
     """One exit status: 0 all done, 130 when any may continue, 2 when all had bad input, else 1."""
     statuses = {one.exit_status for one in found if one.state in OVER}

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from vlmbench.analysis.numbers import digits, ms, plain
 from vlmbench.analysis.quantiles import median, needed
 from vlmbench.analysis.scaling import Scaling
-from vlmbench.analysis.slices import X_LABELS
+from vlmbench.analysis.slices import TOKEN_KINDS, X_LABELS
 from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
 
 LABELS: Mapping[str, str] = {
@@ -46,18 +46,24 @@ def plus_minus(value: float, half: float) -> str:
     return f"{value:,.{decimals}f} ± {half:,.{decimals}f}"
 
 
+def slope_unit(scaling: Scaling) -> str:
+    """``ms/token``, or ``ms per further request`` of a batch: by what the sweep turned."""
+    kind = scaling.slice.kind
+    return "ms/token" if kind.name in TOKEN_KINDS else f"ms per further {kind.unit.split()[0]}"
+
+
 def slope_text(scaling: Scaling) -> str:
     """What a panel says about its fit, two short lines."""
-    slope = scaling.slope
+    slope, unit = scaling.slope, slope_unit(scaling)
     if not scaling.measurable:
         middle = scaling.median_slope
         if middle.excludes_zero:
             change = plus_minus(middle.value, middle.high - middle.value)
-            return f"hidden by slow runs; medians change by\n{change} ms/token"
-        return f"no measurable dependence\n(|slope| ≤ {digits(max(abs(slope.low), abs(slope.high)), 2)} ms/token)"
+            return f"hidden by slow runs; medians change by\n{change} {unit}"
+        return f"no measurable dependence\n(|slope| ≤ {digits(max(abs(slope.low), abs(slope.high)), 2)} {unit})"
     shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {plain(scaling.knot)}"}[scaling.shape]
     cost = plus_minus(slope.value, (slope.high - slope.low) / 2)
-    return f"{cost} ms/token{shape}\nR² {scaling.linear.r2:.3f}, held-out error {scaling.held_out_error:.1%}"
+    return f"{cost} {unit}{shape}\nR² {scaling.linear.r2:.3f}, held-out error {scaling.held_out_error:.1%}"
 
 
 def shows_runs(scalings: Sequence[Scaling]) -> bool:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.panels import stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure
+from vlmbench.figures.ticks import plain_log_ticks
 
 
 def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: DevicePeaks | None = None) -> Figure:
@@ -25,6 +25,8 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
         peaks: draws the roof; None leaves it out.
     """
     note = "FLOPs and the fewest bytes from the model's shapes; time includes launch gaps"
+    if peaks is None:
+        note = f"{note}; no roof: what this device can do at most is not known"
     if peaks is not None and peaks.source:
         note = f"{note}; peaks: {peaks.source}"
     text = caption(provenance, n=int(table["point_id"].nunique()), unit="points (medians)", note=note)
@@ -44,8 +46,8 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
         )
     if peaks is not None:
         _draw_roof(axes, table, peaks)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    plain_log_ticks(axes.yaxis, si)
+    plain_log_ticks(axes.xaxis)
     axes.legend(loc="lower right")
     return figure
 
@@ -55,6 +57,8 @@ def si(value: float) -> str:
     for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= scale:
             return f"{value / scale:.3g} {prefix}"
+    if value >= 1000:  # in powers of ten otherwise
+        return f"{value / 1000:.3g} k"
     return f"{value:.3g}"
 
 

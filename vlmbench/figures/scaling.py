@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.numbers import digits, plain
@@ -24,6 +23,7 @@ from vlmbench.figures.panels import (
     plus_minus,
     reading,
     shows_runs,
+    slope_unit,
     stage_colour,
     stage_label,
 )
@@ -34,6 +34,7 @@ from vlmbench.figures.theme import (
     caption,
     new_figure,
 )
+from vlmbench.figures.ticks import plain_log_ticks
 
 __all__ = [
     "FLOPS_COLOURS",
@@ -85,8 +86,8 @@ def scaling_figure(
 
 def _first_times(scalings: Sequence[Scaling]) -> str:
     """What the slope of the total is without runs that did something for the first time; empty without such runs."""
-    found = [s.unflagged for s in scalings if s.stage == "T_total" and s.unflagged is not None]
-    return f"{stage_label('T_total')}, ms/token {found[0].words()}" if found else ""
+    found = [(s, s.unflagged) for s in scalings if s.stage == "T_total" and s.unflagged is not None]
+    return f"{stage_label('T_total')}, {slope_unit(found[0][0])} {found[0][1].words()}" if found else ""
 
 
 def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str) -> Figure:
@@ -178,16 +179,9 @@ def _draw_together(axes: Axes, found: FlopsLatency, time: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="TFLOP per request", ylabel=f"{time} (ms)")
     assert found.together is not None
     for axis in (axes.xaxis, axes.yaxis):
-        _plain_log_ticks(axis)
+        plain_log_ticks(axis)
     _flops_title(axes, "Together", f"one line for all:\nr {found.pearson_together:.3f}, R² {found.together.r2:.3f}")
     axes.legend(loc="best", handletextpad=0.2)
-
-
-def _plain_log_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10 … instead of powers of ten: the ranges are short."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def select(scalings: Iterable[Scaling], kind: str, stages: Iterable[str]) -> list[Scaling]:

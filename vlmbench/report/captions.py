@@ -31,7 +31,8 @@ CAPTIONS: Mapping[str, str] = {
     **{f"{name}_components": f"Each stage against {words}." for name, words in _SWEPT.items()},
     **{f"{name}_composition": f"What the total is made of at each count of {words}." for name, words in _SWEPT.items()},
     "flops_latency": "Latency against FLOPs: if FLOPs told the latency, all points would lie on one line.",
-    "roofline": "What each stage achieves against the most that the device can do.",
+    "roofline": "FLOP/s that each stage achieves against its FLOPs a byte, below the roof of what the device can do "
+    "at most where that is known.",
     "token_costs": "What one more token of each kind costs, and which stages it goes to.",
     "break_even": "How many tokens of one kind cost as much as one of another.",
     "break_even_models": "Costs of tokens against each other, model by model.",

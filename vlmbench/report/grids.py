@@ -10,7 +10,7 @@ from typing import Any
 from vlmbench.analysis.floors import short_verdict
 from vlmbench.analysis.numbers import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 from vlmbench.analysis.roofline import STAGE_COSTS
-from vlmbench.analysis.slices import KINDS, held_fixed
+from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
 from vlmbench.report.summary import EXPERIMENT as PHASE1
 
@@ -41,11 +41,11 @@ def grids(summary: Summary) -> list[Grid]:
     name = summary.get("experiment_name")
     if name == PHASE1:
         made = [latency(summary), components(summary), parameters(summary)] if summary["distribution"] else []
-        made.append(energy(summary))
+        made += [memory(summary), energy(summary)]
     elif "comparisons" in summary:
         made = [token_costs(row, number) for number, row in enumerate(summary["comparisons"])]
     else:
-        made = [slopes(summary), floors(summary), energy(summary)]
+        made = [slopes(summary), floors(summary), memory(summary), energy(summary)]
     return [grid for grid in (*made, points(summary)) if grid.rows]
 
 
@@ -106,6 +106,28 @@ def parameters(summary: Summary) -> Grid:
     )
 
 
+def memory(summary: Summary) -> Grid:
+    """Peak memory of each stage; no rows where it was not watched (on a CPU, say)."""
+    found = summary.get("memory_by_stage") or []
+    rows = tuple(
+        (
+            component_label(row["stage"]),
+            _gib(row["allocated_bytes"]),
+            _gib(row["reserved_bytes"]),
+            f"{row['runs']:,}",
+            row["point_id"],
+        )
+        for row in found
+    )
+    names = ("in tensors", "held by the allocator", "runs")
+    columns = (("stage", False), *((name, True) for name in names), ("most at", False))
+    return Grid(name="memory", title="Peak memory of each stage, weights included, GiB", columns=columns, rows=rows)
+
+
+def _gib(number: int | None) -> str:
+    return DASH if number is None else digits(number / 2**30)
+
+
 def energy(summary: Summary) -> Grid:
     """Energy of a request and of an output token at each point, idle power subtracted; no rows without the probe."""
     found = summary.get("energy") or {}
@@ -133,7 +155,7 @@ def _joules(entry: Mapping[str, Any] | None) -> str:
 
 
 def slopes(summary: Summary) -> Grid:
-    """Milliseconds of each stage for one more token of each kind, with everything else held fixed.
+    """Milliseconds of each stage for one more token of each kind, or request in the batch, with all else held fixed.
 
     Where rows carry flags of work done for the first time, a column has the slope without them.
     """
@@ -155,7 +177,11 @@ def slopes(summary: Summary) -> Grid:
     names = ("slope", "95 % interval", *(["without first-time rows"] if flagged else []), "R²", "held-out error")
     columns = (("one more", False), ("stage", False), *((name, True) for name in names))
     columns += (("shape", False), ("held fixed", False))
-    return Grid(name="slopes", title="What one more token costs, ms", columns=columns, rows=rows)
+    units = dict.fromkeys(
+        "token" if entry["kind"] in TOKEN_KINDS else KINDS[entry["kind"]].unit for entry in summary["scaling"]
+    )
+    title = f"What one more {' or '.join(units) or 'token'} costs, ms"
+    return Grid(name="slopes", title=title, columns=columns, rows=rows)
 
 
 def _unflagged(entry: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from vlmbench.report.captions import figure_files
 from vlmbench.report.facts import facts, software
 from vlmbench.report.grids import Grid, grids
 from vlmbench.report.summary import EXPERIMENT as PHASE1
-from vlmbench.report.summary import read_json
+from vlmbench.report.summary import provenance_of, read_json
 from vlmbench.report.tables import memory
 
 PAGE = "report.html"
@@ -154,7 +154,7 @@ def sections(directory: Path) -> Iterator[Section]:
     """
     for name, summary in summaries(directory):
         folder = directory / name
-        provenance = read_json(folder / "provenance.json") or {}
+        provenance = provenance_of(folder)
         experiment = str(summary.get("experiment_name", ""))
         title = TITLES.get(experiment, experiment)
         if name == "prompt_tokens":

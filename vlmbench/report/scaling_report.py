@@ -20,6 +20,7 @@ from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.launch import launch_bound_summary, launch_by_point
 from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.memory import memory_by_stage
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
@@ -33,7 +34,7 @@ from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict, write_json
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.scaling_words import as_text
-from vlmbench.report.summary import device_type, read_json, records
+from vlmbench.report.summary import device_type, provenance_of, read_json, records
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
@@ -142,7 +143,7 @@ def write_scaling(directory: Path | str, *, experiment: str) -> ScalingReport:
     frame = load_runs(directory)
     if "T_total" not in frame:  # nothing could be measured; the report says why
         frame["T_total"] = math.nan
-    found = find(frame, read_json(directory / "provenance.json") or {})
+    found = find(frame, provenance_of(directory))
     summary = summarise(found, experiment, (read_json(directory / "points.json") or {}).get("points", []))
     files = [
         write_json(directory / SUMMARY_FILE, summary),
@@ -169,7 +170,8 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         ``scaling`` (one entry a fit), ``flops_latency``,
         ``roofline``, ``launch_bound`` (share of each stage that the device waits for the host; also by point),
         ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``,
-        ``energy`` (of each point; None where it was not measured), ``runs`` (status counts, failures), ``stopping``.
+        ``memory_by_stage`` (peaks, from runs of their own on CUDA), ``energy`` (of each point; None where it was not
+        measured), ``runs`` (status counts, failures), ``stopping``.
     """
     frame = found.frame
     totals = [s for s in found.scalings if s.stage == "T_total"]
@@ -205,6 +207,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "latency_model": _model_summary(found),
         "aa_check": found.aa_check,
         "instrument_overhead": overhead_summary(frame),
+        "memory_by_stage": records(memory_by_stage(frame)),
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
         "energy": energy_summary(frame, found.provenance, pooled=False),
         "stopping": list(points),

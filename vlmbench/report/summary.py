@@ -16,9 +16,12 @@ from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import COLUMNS as ENERGY
 from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
+from vlmbench.analysis.memory import COLUMNS as MEMORY_BY_STAGE
+from vlmbench.analysis.memory import memory_by_stage
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
+from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict
 
@@ -43,6 +46,7 @@ COLUMNS: tuple[str, ...] = (
     *breakdown.HOST_PARTS,
     *COUNTS,
     *MEMORY,
+    *MEMORY_BY_STAGE,
     *launch.COLUMNS,
     *floors.COLUMNS,
     *ENERGY,
@@ -77,12 +81,21 @@ def read_run(directory: Path | str) -> Run:
         frame=frame,
         gaps=load_token_gaps(directory, point_ids=_points(rows.workload(frame))),
         reference_gaps=load_token_gaps(directory, point_ids=_points(rows.reference(frame)), cluster="run"),
-        provenance=read_json(directory / "provenance.json") or {},
+        provenance=provenance_of(directory),
     )
 
 
 def _points(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name in frame["point_id"].unique()]
+
+
+def provenance_of(directory: Path) -> dict[str, Any]:
+    """The provenance of a run directory, which names all that its sessions ran on; empty where there is none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    return with_mixture_named(read_json(directory / "provenance.json") or {})
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -115,7 +128,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
         ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``cost`` (FLOPs,
         floor, time over floor and verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``,
-        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``, ``flags``,
+        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``,
+        ``memory_by_stage`` (peaks of each stage, from runs of their own on CUDA), ``flags``,
         ``energy`` (per request and per output token; None where it was not measured), ``stopping`` (what
         ended each point, from ``points.json``). Quantities are ms, shares between 0 and 1; what n does not allow is
         None with a note.
@@ -155,6 +169,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "tokens": {name: _spread(rows.values(rows.workload(frame), name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),
         "memory": {name: _spread(rows.values(rows.measured(frame), name)) for name in MEMORY},
+        "memory_by_stage": records(memory_by_stage(frame)),
         "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
         "energy": energy_summary(frame, run.provenance),
         "stopping": (read_json(run.directory / "points.json") or {}).get("points", []),

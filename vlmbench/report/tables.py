@@ -122,8 +122,7 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
         parts += [Text(""), latency(summary), components(summary)]
         if sizes := parameters(summary):
             parts.append(sizes)
-    if (spent := grids.energy(summary)).rows:
-        parts.append(table_of(spent))
+    parts += [table_of(grid) for grid in (grids.memory(summary), grids.energy(summary)) if grid.rows]
     parts += [Text(line) for line in (memory(summary), *flag_sentence(summary["flags"])) if line]
     return Group(*parts)
 
