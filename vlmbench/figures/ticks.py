@@ -50,7 +50,8 @@ class RoomyLogLocator(Locator):
         many = [ticks for ticks in made if len(ticks) >= _FEWEST]
         two = [ticks for ticks in made if len(ticks) == _FEWEST - 1]
         order = [*many, *equal, *two] if vmax < _SHORT * vmin else [*many, *two, *equal]
-        return next((ticks for ticks in order if len(ticks) > 1 and self._fits(ticks, vmin, vmax)), order[-1][:1])
+        order += [ticks[[0, -1]] for ticks in (*equal, *many) if len(ticks) > 1]  # the ends alone
+        return next((ticks for ticks in order if len(ticks) > 1 and self._fits(ticks, vmin, vmax)), order[0][:1])
 
     def _at(self, steps: tuple[float, ...], every: int, first: int, low: float, high: float) -> NDArray[np.float64]:
         """Steps in every so many decades."""
