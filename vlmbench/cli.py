@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +20,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,12 +32,11 @@ from vlmbench.models.team_follower import Follower
 
 if TYPE_CHECKING:
     from vlmbench.job import Job
-    from vlmbench.records.outcome import OutcomeFile, State
+    from vlmbench.records.outcome import OutcomeFile
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
 _SHOWN = 10
-_BEFORE = "before that: "
 _statuses: list[int] = []  # of the jobs of this process
 _stopped: list[str] = []  # jobs of this process that the user stopped
 _onward: list[str] = []  # how the multirun of this process is continued
@@ -88,40 +87,35 @@ def job(config: DictConfig) -> int:
 
     The truth about its end is in the run directory (``outcome.json``); the return value repeats it.
     """
+    from vlmbench import verdict
+    from vlmbench.ending import to_continue
     from vlmbench.records.outcome import OutcomeFile, State
 
     outcome = OutcomeFile(Path(HydraConfig.get().runtime.output_dir))
+    again = to_continue(outcome.directory, config.output_dir)
     if (team := tensor_parallel.current()) is not None:
-        team.on_loss = lambda reason: _note_loss(outcome, reason)
+        team.on_loss = partial(verdict.note_loss, outcome, again)
     try:
         status = _dispatch(config, outcome)
     except KeyboardInterrupt:
         status = INTERRUPTED
-        reason = f"interrupted; {_how_to_continue(config)}"
-        _keep_outcome(outcome, State.INTERRUPTED, status, reason=reason)
+        reason = f"interrupted; {again}"
+        verdict.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason)
         _say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
         if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK):
             traceback.print_exc()
         if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:
-            _note_refusal(config, outcome, error)
+            resolved: Any = OmegaConf.to_container(config, resolve=True)
+            verdict.note_refusal(outcome, error, resolved)
         else:
-            _keep_outcome(outcome, State.FAILED, status, error=error)
+            verdict.keep(outcome, State.FAILED, exit_status=status, error=error)
         _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
     _statuses.append(status)
     if status == INTERRUPTED and "measurement.time_limit_s" not in (outcome.now.reason or ""):
         _stopped.append(outcome.directory.name)
     return status
-
-
-def _how_to_continue(config: DictConfig) -> str:
-    """What to type: a directory that was not given is a new one each time."""
-    mode = HydraConfig.get().mode
-    if config.output_dir or mode is None:  # None: a task of a grid, which its launcher continues
-        return "run the same command again to continue"
-    directory = HydraConfig.get().sweep.dir if mode == RunMode.MULTIRUN else HydraConfig.get().runtime.output_dir
-    return f"run the same command with {shlex.quote(f'output_dir={schema.shown(Path(directory))}')} to continue"
 
 
 def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> None:
@@ -142,13 +136,6 @@ def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> No
 def is_stopped() -> bool:
     """Whether the user stopped a job of this process; one that met its time limit was not stopped."""
     return bool(_stopped)
-
-
-def _note_loss(outcome: OutcomeFile, reason: str) -> None:
-    """Another process that shares the model failed, and this one is stuck and about to be ended."""
-    from vlmbench.records.outcome import State
-
-    outcome.end(State.FAILED, exit_status=FAILED, reason=f"{reason}; run the same command again to continue")
 
 
 def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
@@ -180,48 +167,6 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
         build=lambda key: validate.build(OmegaConf.select(config, key)),
         part=part,
     )
-
-
-def _keep_outcome(
-    outcome: OutcomeFile, state: State, status: int, *, reason: str | None = None, error: Exception | None = None
-) -> None:
-    """Write the end down, unless the directory is another run's: its outcome is not ours to replace."""
-    from vlmbench.records.outcome import OUTCOME_NAME
-
-    if outcome.now.started_unix_s > 0 or not (outcome.directory / OUTCOME_NAME).exists():
-        try:
-            outcome.end(state, exit_status=status, reason=reason, error=error)
-        except VlmbenchError as disk:
-            _say(f"the outcome could not be written: {disk}")
-
-
-def _note_refusal(config: DictConfig, outcome: OutcomeFile, error: DirectoryConflictError) -> None:
-    """Why a run of this very configuration was not continued (on unlike hardware, say), beside how far it is.
-
-    Nothing is written where the directory belongs to another configuration or process, or the run is done.
-    """
-    from vlmbench.records import provenance
-    from vlmbench.records.lock import RunLock
-    from vlmbench.records.outcome import State, read_outcome
-
-    resolved: Any = OmegaConf.to_container(config, resolve=True)
-    try:
-        with RunLock(outcome.directory):
-            before = read_outcome(outcome.directory)
-            known = provenance.check_directory(outcome.directory, resolved)
-            if not known or before is None or before.state == State.DONE:
-                return
-            earlier = (before.reason or "").rpartition(_BEFORE)[2]
-            reason = f"not continued: {error}" + (f"\n{_BEFORE}{earlier}" if before.state == State.FAILED else "")
-            died = before.state == State.RUNNING  # without its lock: it ended as one that can be continued
-            outcome.now = before
-            outcome.end(
-                State.INTERRUPTED if died else before.state,
-                exit_status=INTERRUPTED if died or before.exit_status is None else before.exit_status,
-                reason=reason,
-            )
-    except VlmbenchError:
-        return  # another's, or not writable: the error itself is said aloud
 
 
 def overall(statuses: list[int]) -> int:
