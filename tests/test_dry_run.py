@@ -37,12 +37,50 @@ def test_a_dry_run_of_a_72b_needs_neither_weights_nor_a_gpu(vlmbench: Run, tmp_p
     assert not (tmp_path / "out" / "records.jsonl").exists()
 
 
-def test_an_unknown_target_is_said_and_memory_still_predicted(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("experiment=smoke", "dry_run=true", "target_device=Abacus 9", "output_dir=out")
+@pytest.mark.parametrize(
+    ("device", "named"),
+    [("Abacus 9", "allowed: V100-SXM2"), ("H200", "near it: H200-SXM, NVIDIA H200"), ("RTX9999", "RTX 4090")],
+)
+def test_an_unknown_target_is_refused_with_the_names_near_it(
+    vlmbench: Run, tmp_path: Path, device: str, named: str
+) -> None:
+    done = vlmbench("experiment=smoke", "dry_run=true", f"target_device={device}", "output_dir=out")
+    assert done.returncode == 2
+    assert f"(got '{device}'; " in done.stderr
+    assert named in done.stderr
+    assert not (tmp_path / "out" / "dry_run.json").exists()
+
+
+def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(vlmbench: Run, tmp_path: Path) -> None:
+    done = vlmbench("experiment=phase2", "dry_run=true", "sweep.axes.vision_tokens=[1,2,64,256]", "output_dir=out")
     assert done.returncode == 0, done.stderr
-    assert "no times are predicted" in done.stderr
-    assert "Abacus 9" in done.stderr
-    assert json.loads((tmp_path / "out" / "dry_run.json").read_text())["peaks"] is None
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith(" vision_tokens=")}
+    assert len(rows) == 4
+    assert rows["vision_tokens=1"][-1] == "skipped"
+    assert rows["vision_tokens=64"][1] == "64"
+    assert "\nSkipped: vision_tokens=2 cannot be reached within 2% by" in done.stdout
+    assert "No times are predicted: device 'cpu'" in done.stdout
+    assert "device_peaks=measured" in done.stdout
+    assert "All points: about" not in done.stdout
+    assert f"Written to {Path('out', 'dry_run.json')};" in done.stdout
+    assert "no slope over vision tokens can be fitted" in done.stderr
+    assert "the 4 settings of this sweep make 2 (64, 256)" in done.stderr
+
+
+def test_the_default_sweep_asks_the_model(vlmbench: Run, tmp_path: Path) -> None:
+    done = vlmbench(
+        "experiment=phase2", "dry_run=true", "model=llava_1_5_7b", "target_device=H200-SXM", "target_memory_gib=16",
+        "output_dir=out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no slope" not in done.stderr
+    points = json.loads((tmp_path / "out" / "dry_run.json").read_text())["points"]
+    assert [p["point_id"] for p in points] == [f"vision_tokens={576 * images}" for images in range(1, 7)]
+    assert [p["axes"] for p in points] == [{"vision_tokens": 576 * images} for images in range(1, 7)]
+    unfit = sum(not p["fits"] for p in points)
+    assert 0 < unfit < 6, "the test means to see both"
+    assert f"{unfit} of 6 points do not fit in memory." in done.stdout
+    assert f"{6 - unfit} of 6 points: about " in done.stdout
 
 
 def test_a_study_is_predicted_part_by_part(vlmbench: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
-from vlmbench.ending import conclude
+from vlmbench.ending import conclude, to_continue
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.request import Output
 from vlmbench.series_state import SeriesState
@@ -90,6 +90,20 @@ def test_a_time_limit_ends_as_interrupted_and_the_same_command_finishes(vlmbench
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out/outcome.json")["state"] == "done"
     assert sum(r["status"] == "ok" and r["mode"] == "instrumented" for r in rows(tmp_path / "out")) == 6
+
+
+def test_how_a_run_is_continued_depends_on_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    single = tmp_path / "outputs" / "day" / "time_phase2"
+    of_a_multirun = tmp_path / "multirun" / "day" / "time" / "0_phase2"
+    of_a_multirun.mkdir(parents=True)
+    (of_a_multirun.parent / "multirun.yaml").touch()
+    assert to_continue(single, "out") == "run the same command again to continue"
+    assert to_continue(single, None) == "run the same command with output_dir=outputs/day/time_phase2 to continue"
+    assert to_continue(of_a_multirun, None) == "run the same command with output_dir=multirun/day/time to continue"
+    cut = [ended("p", "time_limit", 3, stopping=Stopping())]
+    assert conclude(OutcomeFile(single), cut, lambda _: None, again=to_continue(single, None)) == 130
+    assert "output_dir=outputs/day/time_phase2 to continue" in read(single / "outcome.json")["reason"]
 
 
 # ------------------------------------------------------------------------------------------------------ unlike sessions

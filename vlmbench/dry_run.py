@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cost.peaks import PeaksAnswer, resolve_peaks, table_peaks
+from vlmbench.config import shown
+from vlmbench.cost.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.cost.predict import Prediction, wall_s
-from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
+from vlmbench.foresight import no_slope
+from vlmbench.models.vision_candidates import seen_tokens
 from vlmbench.records.whole import write_json
 from vlmbench.workload import Series
 
@@ -48,6 +51,11 @@ class Line:
         """The request that needs most memory."""
         return max(self.predictions, key=lambda p: p.memory.total, default=None)
 
+    @property
+    def fits(self) -> bool:
+        """Whether nothing of it is known not to fit in memory."""
+        return self.largest is not None and self.largest.fits is not False
+
     def wall_s(self) -> float | None:
         """Expected time of all its runs, s; 0 where nothing can run."""
         if not self.predictions:
@@ -75,7 +83,11 @@ class Line:
 
 
 def dry_run(job: Job) -> int:
-    """Print and write the prediction of every point; returns the exit status."""
+    """Print and write the prediction of every point; returns the exit status.
+
+    Raises:
+        ConfigError: the target device is not known, or as of :func:`vlmbench.job_series.make_series`.
+    """
     from vlmbench.job_series import make_series
 
     with _uncollected():
@@ -85,6 +97,8 @@ def dry_run(job: Job) -> int:
         model = weightless(job.build("model"), dtype=dtype)
         planner = Planner(model, peaks=peaks, dtype=dtype, memory_bytes=memory)
     series = make_series(job, job.build("dataset").open(), model)
+    if job.settings.workload == "controlled" and (why := no_slope(model, series)):
+        sys.stderr.write(f"vlmbench: warning: {why}\n")
     lines = [_line(planner, one) for one in series]
     name = str(model.facts["name"])
     write_json(
@@ -99,7 +113,7 @@ def dry_run(job: Job) -> int:
             "points": [line.row() for line in lines],
         },
     )
-    _show(job, name, dtype, lines)
+    _show(job, name, dtype, lines, peaks)
     return 0
 
 
@@ -145,10 +159,12 @@ def _device(job: Job) -> tuple[str, PeaksAnswer, int | None]:
     target = settings.target_device
     if target is not None:
         dtype = "bfloat16" if settings.runtime.dtype == "auto" else settings.runtime.dtype
+        if not is_known(target):
+            near = nearest_devices(target)
+            names = f"near it: {', '.join(near)}" if near else f"allowed: {', '.join(known_devices())}"
+            raise ConfigError(f"'target_device' must be a device of the table (got '{target}'; {names})")
         answer = table_peaks(target, dtype)
         memory = settings.target_memory_gib
-        if answer.peaks is None:
-            sys.stderr.write(f"vlmbench: no times are predicted: {answer.reason}\n")
         return dtype, answer, None if memory is None else int(memory * 2**30)
     device = resolve_device(settings.runtime.device)
     dtype = str(resolve_dtype(settings.runtime.dtype, device)).removeprefix("torch.")
@@ -162,7 +178,7 @@ def _host_memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _show(job: Job, name: str, dtype: str, lines: Sequence[Line]) -> None:
+def _show(job: Job, name: str, dtype: str, lines: Sequence[Line], peaks: PeaksAnswer) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -177,35 +193,69 @@ def _show(job: Job, name: str, dtype: str, lines: Sequence[Line]) -> None:
         table.add_column(column, justify="left" if column == "point" else "right", no_wrap=column != "point")
     for line in lines[:_SHOWN]:
         table.add_row(*_cells(line))
-    walls = [line.wall_s() for line in lines]
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
-    if len(lines) > _SHOWN:
-        console.print(f"… and {len(lines) - _SHOWN} more points in {DRY_RUN_FILE}")
-    if unfit := sum(line.largest is not None and line.largest.fits is False for line in lines):
-        console.print(f"{unfit} of {len(lines)} points do not fit in memory.")
-    if all(wall is not None for wall in walls):
-        console.print(f"All points: about {_duration(sum(w for w in walls if w is not None))} without loading.")
-    console.print(f"Written to {DRY_RUN_FILE}; nothing was measured.")
+    path = shown(job.directory / DRY_RUN_FILE)
+    more = [f"… and {len(lines) - _SHOWN} more points in {path}"] if len(lines) > _SHOWN else []
+    told = [*more, *_skipped(lines), *_totals(lines), *_no_times(job, peaks)]
+    for text in (*told, f"Written to {path}; nothing was measured."):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _skipped(lines: Sequence[Line]) -> list[str]:
+    """The points that a run would skip, each with its reason."""
+    skipped = [line for line in lines if line.largest is None]
+    told = [_skip_words(line) for line in skipped[:_SHOWN]]
+    return [*told, f"… and {len(skipped) - _SHOWN} more skipped"] if len(skipped) > _SHOWN else told
+
+
+def _skip_words(line: Line) -> str:
+    point, reason = line.series.point_id, str(line.reason)
+    return f"Skipped: {reason}" if reason.startswith(f"{point} ") else f"Skipped: {point}: {reason}"
+
+
+def _totals(lines: Sequence[Line]) -> list[str]:
+    """Which points do not fit, and how long the others take."""
+    told = []
+    possible = [line for line in lines if line.largest is not None]
+    fitting = [line for line in possible if line.fits]
+    if len(fitting) < len(possible):
+        told.append(f"{len(possible) - len(fitting)} of {len(lines)} points do not fit in memory.")
+    walls = [wall for line in fitting if (wall := line.wall_s()) is not None]
+    if walls and len(walls) == len(fitting):
+        which = "All points" if len(fitting) == len(lines) else f"{len(fitting)} of {len(lines)} points"
+        told.append(f"{which}: about {_duration(sum(walls))} without loading.")
+    return told
+
+
+def _no_times(job: Job, peaks: PeaksAnswer) -> list[str]:
+    """Why there are no times, and how to get some."""
+    if peaks.peaks is not None:
+        return []
+    if job.settings.target_device is not None:
+        return [f"No times are predicted: {peaks.reason}."]
+    return [
+        f"No times are predicted: {peaks.reason}.",
+        "device_peaks=measured measures this machine; target_device=NAME predicts for another.",
+    ]
 
 
 def _cells(line: Line) -> list[str]:
     largest = line.largest
     if largest is None:
-        return [line.series.point_id, *["–"] * 8, f"skipped: {line.reason}"]
+        return [line.series.point_id, *["–"] * 8, "skipped"]
     row, wall = line.row(), line.wall_s()
-    fits = "" if largest.fits is not False else " does not fit"
     return [
         line.series.point_id,
-        str(largest.counts.num_vision_tokens),
+        str(seen_tokens(largest.counts)),
         str(largest.counts.num_input_tokens),
         str(largest.output_tokens),
         str(largest.batch_size),
         f"{largest.flops.total / 1e12:.3g}",
-        f"{largest.memory.total / 2**30:.2f} GiB{fits}",
+        f"{largest.memory.total / 2**30:.2f} GiB{'' if line.fits else ' does not fit'}",
         "–" if row["floor_ms_median"] is None else f"{row['floor_ms_median']:.3g} ms",
         "–" if row["expected_ms_median"] is None else f"{row['expected_ms_median']:.4g} ms",
-        "–" if wall is None else _duration(wall),
+        "–" if wall is None or not line.fits else _duration(wall),
     ]
 
 

@@ -13,6 +13,7 @@ from vlmbench.workload import Series
 
 SLOPE = 3
 """Counts that a slope needs."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,9 @@ def no_slope(model: VisionLanguageModel, series: Sequence[Series]) -> str | None
     if len(found.counts) >= SLOPE or (found.asked < SLOPE and not found.unreachable):
         return None
     made = ", ".join(map(str, found.counts)) or "none"
-    reasons = "; ".join(dict.fromkeys(found.unreachable.values()))
+    all_reasons = list(dict.fromkeys(found.unreachable.values()))
+    left = len(all_reasons) - _SHOWN
+    reasons = "\n  ".join(all_reasons[:_SHOWN]) + (f"\n  and {left} more" if left > 0 else "")
     return (
         f"no slope over vision tokens can be fitted: it needs {SLOPE} counts, and the {found.asked} settings of this "
         f"sweep make {len(found.counts)} ({made}); sweep=vision_tokens finds what this model reaches"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import statistics
@@ -60,6 +61,36 @@ def known_devices() -> tuple[str, ...]:
     return tuple(entry["id"] for entry in _table())
 
 
+def is_known(device_name: str) -> bool:
+    """Whether :func:`table_peaks` knows a device of this name, in some dtype."""
+    return any(_matches(entry, device_name) for entry in _table())
+
+
+def nearest_devices(device_name: str, *, most: int = 4) -> list[str]:
+    """Names of the table that look like one that is not in it, the nearest first; none where none does."""
+    readable = [
+        name for entry in _table() for name in (entry["id"], *entry["names"]) if re.escape(name) == _dashed(name)
+    ]
+    wanted = _plain(device_name)
+    near = [name for name in readable if wanted and (wanted in _plain(name) or _plain(name) in wanted)]
+    by_plain = {_plain(name): name for name in readable}
+    near += [by_plain[found] for found in difflib.get_close_matches(wanted, by_plain, n=most, cutoff=0.4)]
+    return list(dict.fromkeys(near))[:most]
+
+
+def _dashed(name: str) -> str:
+    """The name as ``re.escape`` would write it if nothing but spaces and dashes in it were special."""
+    return name.replace("-", r"\-").replace(" ", r"\ ")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", ""))
+
+
+def _matches(entry: dict[str, Any], device_name: str) -> bool:
+    return device_name == entry["id"] or any(re.fullmatch(name, device_name) for name in entry["names"])
+
+
 def table_peaks(device_name: str, dtype: str) -> PeaksAnswer:
     """Datasheet peaks of a device.
 
@@ -69,7 +100,7 @@ def table_peaks(device_name: str, dtype: str) -> PeaksAnswer:
         dtype: ``bfloat16``, ``float16`` or ``float32``.
     """
     for entry in _table():
-        if device_name != entry["id"] and not any(re.fullmatch(name, device_name) for name in entry["names"]):
+        if not _matches(entry, device_name):
             continue
         if dtype not in entry["tflops"]:
             have = ", ".join(entry["tflops"])
