@@ -41,6 +41,15 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
         (["dataset=vqa_v2", "dataset.root=not/there"], "not/there"),
         (["dataset=image_folder", "dataset.root=."], "no image in"),
         (["model"], "Error parsing override"),
+        (["probe=[timeline,foo]"], "'foo' must be one of the choices of probe: clocks, energy, kernels"),
+        (["dataset.root=/tmp"], "'dataset.root' is not a key of the dataset that is chosen"),
+        (["dataset.root=/tmp"], "it is one of dataset=image_folder, vqa_v2"),
+        (["experiment=phase2", "sweep.axes.resolution=[56]"], "add an axis with '+sweep.axes.resolution=…'"),
+        (["experiment=phase2", "sweep.axes.nope=[56]"], "axis 'nope' must be one of vision_tokens, resolution"),
+        (["experiment=phase2", "sweep.axes={}"], "a sweep without points"),
+        (["experiment=smoke", "+model.anatomy.projector=[model.visual]"],
+         "'projector' names 'model.visual', which is the vision_encoder"),
+        (["experiment=smoke", "+model.anatomy.projector=[lm_head]"], "'projector' names 'lm_head', which is the head"),
     ],
 )  # fmt: skip
 def test_bad_input_is_two_lines_and_status_2(vlmbench: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -56,7 +65,7 @@ def test_bad_input_is_two_lines_and_status_2(vlmbench: Run, tmp_path: Path, argu
     [
         (["model.weights=pretrained", "model.path=."], "no config.json"),
         (["model.weights=pretrained", "model.hub_id=nobody/nothing"], "model.path=DIR"),
-        (["runtime.device=cuda:9"], "cuda:9"),
+        (["runtime.device=cuda:9"], "use runtime.device=cpu"),
         (["model=qwen2_5_vl_72b", "runtime.device=cpu", "runtime.dtype=float32"], "GiB"),
         (["workload=controlled", "measurement.base_sample=500"], "'measurement.base_sample' must be below"),
     ],
@@ -77,6 +86,31 @@ def test_help_and_cfg_load_no_torch(vlmbench: Run) -> None:
     code = "import sys; from vlmbench.cli import main\ntry:\n main()\nfinally:\n print('torch' in sys.modules, file=sys.stderr)"
     shown = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], capture_output=True, text=True, check=False)
     assert shown.stderr.strip().endswith("False")
+    resolved = vlmbench("experiment=smoke", "--cfg", "job", "--resolve", "seed=3")  # options stand where they like
+    assert resolved.returncode == 0, resolved.stderr
+    assert "seed: 3" in resolved.stdout
+    assert "trace_dir: traces" in resolved.stdout
+    refused = vlmbench("-m", "--cfg", "job")
+    assert refused.returncode == 2
+    assert "Only one of --run, --multirun" in said(refused)
+
+
+@pytest.mark.parametrize("how", [(), ("-m",), ("-m", "hydra/launcher=local")])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("/proc/foo", "cannot write '/proc/foo"), ("file", "a file"), ("file/x", "a file"), ("taken", "cannot write")],
+)
+def test_a_place_that_cannot_be_written_is_told(
+    vlmbench: Run, tmp_path: Path, how: tuple[str, ...], place: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    for name in ("vlmbench.log", "multirun.yaml"):  # neither the log nor Hydra's account of a sweep can be made
+        (tmp_path / "taken" / name).mkdir(parents=True)
+    done = vlmbench(*how, *SMOKE, f"output_dir={place}")
+    assert done.returncode == 2, done.stderr
+    assert message in said(done)
+    assert "output_dir" in said(done)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_leaves_what_it_promises_and_continues(vlmbench: Run, tmp_path: Path) -> None:
@@ -129,6 +163,72 @@ def test_an_interrupted_run_is_130_and_resumes(vlmbench: Run, tmp_path: Path) ->
     assert sum(k[0] == "dataset" and k[3] == "instrumented" for k in keys) == 40
 
 
+def stopped(tmp_path: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and errors of a command that gets Ctrl-C once a row was measured."""
+    command = [sys.executable, "-m", "vlmbench", *arguments]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if any('"ok"' in records.read_text() for records in tmp_path.rglob("records.jsonl")):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        status = process.wait(120)
+    return status, (tmp_path / "log").read_text()
+
+
+def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench: Run, tmp_path: Path) -> None:
+    sweep = (*SMOKE, "dataset.num_samples=25", "report=none", "seed=1,2,3")
+    status, errors = stopped(tmp_path, *sweep[:1], "-m", *sweep[1:])  # -m may stand anywhere
+    assert status == 130, errors
+    (directory,) = (tmp_path / "multirun").glob("*/*")
+    assert [p.name for p in directory.iterdir() if p.is_dir()] == ["0_smoke"]
+    told = errors[errors.index("the sweep ends here") :]
+    assert "0 of 3 jobs ok, not begun: #1 " in told
+    assert "seed=2; #2 " in told
+    assert f"run the same command with output_dir={directory.relative_to(tmp_path)} to continue" in told
+    assert "Traceback" not in errors
+    done = vlmbench("-m", *sweep, f"output_dir={directory}")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 jobs ok" in done.stderr
+
+
+def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench: Run, tmp_path: Path) -> None:
+    done = vlmbench(
+        "-m", *SMOKE, "dataset.num_samples=400", "seed=1,2", "measurement.time_limit_s=0.5", "output_dir=grid"
+    )
+    assert done.returncode == 130, done.stderr
+    for name in ("0_smoke", "1_smoke"):
+        assert json.loads((tmp_path / "grid" / name / "outcome.json").read_text())["state"] == "interrupted"
+
+
+def test_a_refusal_on_unlike_hardware_reaches_the_outcome(vlmbench: Run, tmp_path: Path) -> None:
+    run = (*SMOKE, "dataset.num_samples=400", "report=none", "output_dir=out")
+    status, errors = stopped(tmp_path, *run)
+    assert status == 130, errors
+    file = tmp_path / "out" / "provenance.json"
+    provenance = json.loads(file.read_text())
+    for session in provenance["sessions"]:
+        session["device"]["name"] = "another processor"
+    file.write_text(json.dumps(provenance))
+    before = json.loads((tmp_path / "out" / "outcome.json").read_text())
+    for _ in range(2):
+        refused = vlmbench(*run)
+        assert refused.returncode == 2, refused.stderr
+        after = json.loads((tmp_path / "out" / "outcome.json").read_text())
+        assert after["reason"].startswith("not continued: ")
+        assert "was measured otherwise" in after["reason"]
+        assert after["reason"].count("not continued") == 1
+        for kept in ("state", "exit_status", "rows", "points_done", "points_total", "attempt", "started_unix_s"):
+            assert after[kept] == before[kept], kept
+    other = vlmbench(*run, "output.tokens=3")
+    assert other.returncode == 2
+    assert json.loads((tmp_path / "out" / "outcome.json").read_text()) == after  # another run's words stay out
+
+
 def test_a_corrupt_image_is_a_row_and_status_1(vlmbench: Run, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -168,8 +268,30 @@ def test_multirun_with_submitit_local(vlmbench: Run, tmp_path: Path) -> None:
         assert (tmp_path / "grid" / name / "summary.json").is_file()
 
 
-def test_anatomy_is_a_table(vlmbench: Run) -> None:
-    done = vlmbench("experiment=anatomy")
+def test_anatomy_is_a_table_and_a_file(vlmbench: Run, tmp_path: Path) -> None:
+    done = vlmbench("experiment=anatomy", "output_dir=out")
     assert done.returncode == 0, done.stderr
-    for word in ("vision_encoder", "projector", "language_model", "head"):
-        assert word in done.stdout
+    assert "written to out/anatomy.json" in done.stderr
+    found = json.loads((tmp_path / "out" / "anatomy.json").read_text())
+    assert [row["stage"] for row in found["modules"]] == ["vision_encoder", "projector", "language_model", "head"]
+    lines = done.stdout.splitlines()
+    for row in found["modules"]:  # piped: nothing is broken or cut
+        assert any(all(row[key] in line for key in ("stage", "path", "module_class", "rule")) for line in lines)
+
+
+def test_anatomy_on_a_narrow_terminal_breaks_no_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlmbench import tasks
+    from vlmbench.models.anatomy import AnatomyRow
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = "model.language_model.a_module_with_a_rather_long_name_in_it"
+    rows = [AnatomyRow(stage="language_model", path=path, module_class="ALongNameOfAClassForSuchAModule", parameters=7,
+                       share=1.0, rule="get_decoder(), its body, its body")]  # fmt: skip
+    for columns in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        tasks._print_anatomy("x", rows, ["a note"])
+        shown = capsys.readouterr().out
+        for word in (path, "ALongNameOfAClassForSuchAModule", "get_decoder(), its body, its body", "Note: a note"):
+            assert word in shown
