@@ -69,7 +69,7 @@ def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(vl
 
 def test_the_default_sweep_asks_the_model(vlmbench: Run, tmp_path: Path) -> None:
     done = vlmbench(
-        "experiment=phase2", "dry_run=true", "model=llava_1_5_7b", "target_device=H200-SXM", "target_memory_gib=16",
+        "experiment=phase2", "dry_run=true", "model=llava_1_5_7b", "target_device=H200-SXM", "target_memory_gib=14.5",
         "output_dir=out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -129,7 +129,7 @@ def test_a_study_counts_all_its_points_and_rows(vlmbench: Vlmbench, tmp_path: Pa
     done = vlmbench(*QUICK)
     assert done.returncode == 0, done.stderr
     outcome = read(tmp_path / "out/outcome.json")
-    rows = sum(path.read_text().count('"status":"ok"') for path in (tmp_path / "out").rglob("records.jsonl"))
+    rows = sum(path.read_text().count('"status": "ok"') for path in (tmp_path / "out").rglob("records.jsonl"))
     assert (outcome["points_done"], outcome["points_total"]) == (3, 3)
     assert outcome["rows"] == rows > 0
     assert done.stderr.rstrip().endswith("results are in out")
