@@ -59,7 +59,8 @@ def resolve_device(name: str) -> torch.device:
         index = device.index if device.index is not None else torch.cuda.current_device() if count else 0
         if index >= count:
             raise DeviceError(
-                f"device '{name}' is not here: {count} CUDA device(s) visible; use runtime.device=cpu or runtime.device=auto"
+                f"device '{name}' is not here: {count} CUDA device(s) visible; "
+                "use runtime.device=cpu or runtime.device=auto"
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
