@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,14 +114,19 @@ def test_a_grid_on_this_machine(tmp_path: Path) -> None:
 def test_interrupting_the_launcher_ends_its_tasks_resumably(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     line = command(tmp_path, "seed=1,2", "measurement.repeats=2000")
-    parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("0_smoke/records.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    time.sleep(2)
-    parent.send_signal(signal.SIGINT)
-    _, said = parent.communicate(timeout=120)
+    # A test run that was put into the background hands on an ignored SIGINT.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("0_smoke/records.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(2)
+        parent.send_signal(signal.SIGINT)
+        _, said = parent.communicate(timeout=120)
+    finally:
+        parent.kill()
     assert parent.returncode == 130, said
     first, second = status(tmp_path)
     assert first.state == RunState.INTERRUPTED, said
