@@ -116,7 +116,7 @@ def test_interrupting_the_launcher_ends_its_tasks_resumably(tmp_path: Path) -> N
     line = command(tmp_path, "seed=1,2", "measurement.repeats=2000")
     # A test run that was put into the background hands on an ignored SIGINT.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # noqa: PLW1509
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("0_smoke/records.jsonl")):
