@@ -13,11 +13,12 @@ from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.config import MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
 from vlmbench.errors import ConfigError
+from vlmbench.records.config_history import TARGET, current_target
 
 _PACKAGE = "vlmbench."
 
@@ -25,9 +26,12 @@ _PACKAGE = "vlmbench."
 def validate(config: DictConfig) -> RunConfig:
     """Check the whole configuration; returns its typed settings (components stay nodes).
 
+    A ``_target_`` that a component had in an earlier version is replaced in ``config`` by its present one.
+
     Raises:
         ConfigError: one message with every error, a line each.
     """
+    _rename_moved(config)
     errors = [*_missing(config), *_appended(config)]
     settings: RunConfig | None = None
     if not errors:
@@ -134,6 +138,14 @@ def _component_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfi
     elif isinstance(node, ListConfig):
         for index in range(len(node)):
             yield from _component_nodes(node._get_node(index), f"{path}[{index}]")
+
+
+def _rename_moved(config: DictConfig) -> None:
+    for _, node in _component_nodes(config):
+        target = node.get(TARGET)
+        if isinstance(target, str) and (current := current_target(target)) != target:
+            with flag_override(node, ["readonly", "struct"], [False, False]):
+                node[TARGET] = current
 
 
 def _missing(config: DictConfig) -> list[str]:

@@ -20,12 +20,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records.config_history import as_stored, flat
 from vlmbench.records.environment import device_facts, device_state, host_facts, slurm_ids, software
 from vlmbench.records.identity import unlike, unlike_words, with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
@@ -51,7 +52,12 @@ def fingerprint(config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -
         config: plain mappings, lists and scalars (no DictConfig).
         ignore: dotted keys that are left out, with all below them.
     """
-    kept = {key: value for key, value in _flat(config) if not _is_ignored(key, ignore)}
+    return _digest(dict(flat(config)), ignore)
+
+
+def _digest(keys: Mapping[str, Any], ignore: Sequence[str]) -> str:
+    """Of dotted keys and their values."""
+    kept = {key: value for key, value in keys.items() if not _is_ignored(key, ignore)}
     text = json.dumps(strict(kept), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 
@@ -154,12 +160,16 @@ def check_same(
 ) -> None:
     """Refuse to continue a run with another configuration.
 
+    Keys that came, left or moved since the run was begun make no other configuration where they change nothing
+    (:mod:`vlmbench.records.config_history`).
+
     Raises:
         DirectoryConflictError: the fingerprints differ; the message lists the keys, old → new.
     """
-    if existing.get("fingerprint") == fingerprint(config, ignore=ignore):
+    stored = existing.get("config", {})
+    if existing.get("fingerprint") in (fingerprint(config, ignore=ignore), _digest(as_stored(config, stored), ignore)):
         return
-    old, new = (dict(_flat(c)) for c in (existing.get("config", {}), shareable(strict(config))))
+    old, new = dict(flat(stored)), as_stored(shareable(strict(config)), stored)
     keys = [k for k in dict.fromkeys([*old, *new]) if not _is_ignored(k, ignore) and old.get(k, "") != new.get(k, "")]
     shown = [f"{k}: {_show(old, k)} → {_show(new, k)}" for k in keys[:_SHOWN_DIFFERENCES]]
     rest = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
@@ -276,15 +286,6 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and leaves; lists count as leaves, empty mappings too."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix:
-        yield prefix, node
 
 
 def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
