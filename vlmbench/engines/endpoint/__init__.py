@@ -1,0 +1,1 @@
+"""Measures a vision-language model behind any OpenAI-compatible chat server."""

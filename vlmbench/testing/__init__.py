@@ -1,0 +1,1 @@
+"""Known answers to test with: a server that replays planted streams."""
