@@ -1,0 +1,1 @@
+"""What users and stored results rely on, frozen as golden files; see README.md in this folder."""
