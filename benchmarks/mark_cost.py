@@ -203,8 +203,8 @@ def probe_lines(tensors: int, device: str) -> list[Line]:
 
 def store_lines(directory: Path, stack: ExitStack) -> list[Line]:
     """One row: encoding it, writing it to memory, appending it to the store."""
-    from vlmbench.records.record import Mode, Record, Status
     from vlmbench.records.store import RecordStore
+    from vlmbench.schema import Mode, Record, Status
 
     numbers = count()
     values: dict[str, Any] = {f"T_metric_{i}": 1.2345678901 * (i + 1) for i in range(20)}

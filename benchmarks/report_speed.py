@@ -25,7 +25,7 @@ from typing import Any
 
 from child import checked, run
 
-from vlmbench.records.record import SCHEMA_VERSION
+from vlmbench.schema import SCHEMA_VERSION
 
 TOKENS = 32
 # name -> (imports, not timed; the job)

@@ -29,6 +29,7 @@ from vlmbench.arguments import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.models import tensor_parallel
 from vlmbench.models.team_follower import Follower
+from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.job import Job
@@ -188,7 +189,7 @@ class Outcomes(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Note how to continue, should the user stop it."""
         given = bool(config.output_dir)
-        again = "" if given else f"with {shlex.quote(f'output_dir={schema.shown(Path(config.hydra.sweep.dir))}')} "
+        again = "" if given else f"with {shlex.quote(f'output_dir={shown(Path(config.hydra.sweep.dir))}')} "
         _onward.append(f"run the same command {again or 'again '}to continue")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -157,14 +157,6 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"conf/config.yaml was looked for in {package} and {package.parent}; reinstall vlmbench")
 
 
-def shown(path: Path) -> str:
-    """A path as the user would write it: relative where it lies below the working directory."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def _run_directory(given: str | None, root: str, name: str) -> str:
     """``output_dir`` where given, else ``<root>/<date>/<time>_<name>``; one moment for a whole process."""
     if given:

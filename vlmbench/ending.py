@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from vlmbench.config import shown
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.series_state import SeriesState
+from vlmbench.text import shown
 
 INTERRUPTED = 130
 """Exit status of a run that the same command continues."""

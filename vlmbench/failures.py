@@ -8,8 +8,8 @@ from typing import Any
 
 from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.records.record import Mode, Status
 from vlmbench.rows import Rows
+from vlmbench.schema import Mode, Status
 from vlmbench.series_state import SeriesState
 from vlmbench.workload import at_least
 

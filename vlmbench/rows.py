@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.execution import Outcome
-from vlmbench.records.record import Mode, Record, Status
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
+from vlmbench.schema import Mode, Record, Status
 from vlmbench.series_state import SeriesState
 from vlmbench.workload import Series
 

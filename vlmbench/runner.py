@@ -14,10 +14,10 @@ from vlmbench.execution import Outcome, PreparedRun, collector_at_rest, complete
 from vlmbench.failures import Failures
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
-from vlmbench.records.record import Mode, Status
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.rows import Rows
+from vlmbench.schema import Mode, Status
 from vlmbench.series_state import SeriesState
 from vlmbench.sweep import shuffled
 from vlmbench.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.config import shown
 from vlmbench.ending import conclude, cut_short, interrupted, to_continue
 from vlmbench.errors import DeviceError, InputError
 from vlmbench.foresight import no_slope
@@ -20,12 +19,13 @@ from vlmbench.progress import ProgressBar
 from vlmbench.records import gpu, provenance
 from vlmbench.records.environment import device_facts
 from vlmbench.records.lock import RunLock
-from vlmbench.records.record import Mode
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole
 from vlmbench.runner import Runner
+from vlmbench.schema import Mode
 from vlmbench.series_state import SeriesState
 from vlmbench.stop_signals import stop_on_signal
+from vlmbench.text import shown
 from vlmbench.warmup import Warmup
 from vlmbench.workload import Series
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.config import shown
 from vlmbench.ending import INTERRUPTED, to_continue
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.foresight import SLOPE, output_counts, vision_counts
@@ -17,6 +16,7 @@ from vlmbench.records.outcome import State
 from vlmbench.records.whole import write_json
 from vlmbench.session import load_model, profile, say
 from vlmbench.sweep import turns_vision
+from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.job import Job

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.config import shown
 from vlmbench.job import Job
+from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.models.anatomy import AnatomyRow

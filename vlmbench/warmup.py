@@ -11,9 +11,9 @@ from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.execution import Outcome, PreparedRun, in_memory, prepare
 from vlmbench.failures import Failures
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.records.record import Mode, Status
 from vlmbench.request import Request
 from vlmbench.rows import Rows
+from vlmbench.schema import Mode, Status
 from vlmbench.series_state import SeriesState
 from vlmbench.workload import with_output
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlmbench.records.record import Mode, Record, Status
+from vlmbench.schema import Mode, Record, Status
 
 PROVENANCE: dict[str, Any] = {
     "model": {

@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.made import row, usual, write
 from vlmbench.analysis.distribution import gap_table, latency_table, tail_ratios
 from vlmbench.analysis.load import load_runs, load_token_gaps
-from vlmbench.records.record import Status
+from vlmbench.schema import Status
 
 
 def one(table, **where):

@@ -12,7 +12,7 @@ from tests.analysis.made import row, write
 from tests.analysis.swept import VISION, frame_of, sweep
 from vlmbench.analysis.drift import aa_summary, halves_check
 from vlmbench.analysis.load import load_runs
-from vlmbench.records.record import Status
+from vlmbench.schema import Status
 
 
 def test_halves_of_a_steady_run_agree() -> None:

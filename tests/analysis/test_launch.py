@@ -14,7 +14,7 @@ from vlmbench.analysis.launch import COLUMNS, launch_bound_summary, launch_by_po
 from vlmbench.analysis.load import load_runs
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.records.reading import iter_rows
-from vlmbench.records.record import Mode
+from vlmbench.schema import Mode
 
 # Untraced: 1 + 8 + 1 + 20 + 3 × 10 = 60 ms. Traced: twice as slow, and only 2 of 3 decode steps.
 BUSY = {"setup": 0.1, "vision_encoder": 6.0, "projector": 0.5, "LLM_prefill": 15.0, "LLM_decode": 4.0}

@@ -13,9 +13,9 @@ from tests.analysis.made import row, usual, write
 from vlmbench.analysis.load import left_out_words, load_runs, load_token_gaps
 from vlmbench.errors import InputError
 from vlmbench.records.reading import iter_rows
-from vlmbench.records.record import Mode, Status
 from vlmbench.records.store import RecordStore
 from vlmbench.report.phase_file import run_rows
+from vlmbench.schema import Mode, Status
 
 
 def test_frame_holds_what_the_rows_hold(tmp_path: Path) -> None:

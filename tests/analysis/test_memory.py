@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from vlmbench.analysis.memory import COLUMNS, STAGES, memory_by_stage
+from vlmbench.analysis.memory import COLUMNS, MEMORY_STAGES, memory_by_stage
 from vlmbench.probes.memory_stages import METRICS
 
 
@@ -38,4 +38,4 @@ def test_nothing_where_nobody_watched() -> None:
     frame = pd.DataFrame([row("a", "trace"), row("a", "instrumented")])
     assert memory_by_stage(frame).empty
     assert memory_by_stage(frame.assign(**dict.fromkeys(COLUMNS, math.nan))).empty
-    assert len(STAGES) * 2 == len(COLUMNS)
+    assert len(MEMORY_STAGES) * 2 == len(COLUMNS)

@@ -8,7 +8,7 @@ import pytest
 from tests.analysis.made import row, write
 from vlmbench.analysis.load import load_runs
 from vlmbench.analysis.overhead import instrument_overhead, overhead_summary, paired_ratios
-from vlmbench.records.record import Mode, Status
+from vlmbench.schema import Mode, Status
 
 
 def pairs(n: int, overhead: float, *, drift: float = 0.0):

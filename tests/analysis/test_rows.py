@@ -7,7 +7,7 @@ import pytest
 from tests.analysis.made import row, usual, write
 from vlmbench.analysis import rows
 from vlmbench.analysis.load import load_runs
-from vlmbench.records.record import Mode, Status
+from vlmbench.schema import Mode, Status
 
 
 def test_only_ok_instrumented_rows_are_latencies(tmp_path: Path) -> None:

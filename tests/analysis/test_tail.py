@@ -8,7 +8,7 @@ import pytest
 from tests.analysis.made import row, usual, write
 from vlmbench.analysis.load import load_runs
 from vlmbench.analysis.tail import cause_counts, slow_requests, variance_split
-from vlmbench.records.record import Status
+from vlmbench.schema import Status
 
 
 def planted(n: int = 600, *, jitter: float = 0.0, seed: int = 0):

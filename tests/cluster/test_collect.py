@@ -15,8 +15,8 @@ from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
 from vlmbench.records.provenance import collect as provenance
 from vlmbench.records.reading import RECORDS_NAME
-from vlmbench.records.record import Mode, Record, Status
 from vlmbench.records.store import RecordStore
+from vlmbench.schema import Mode, Record, Status
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")

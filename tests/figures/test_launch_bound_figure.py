@@ -12,7 +12,7 @@ from tests.figures.seen import caption_of, outside, overlaps
 from vlmbench.analysis.launch import COLUMNS
 from vlmbench.analysis.load import load_runs
 from vlmbench.figures.launch_bound import launch_bound_figure
-from vlmbench.records.record import Mode
+from vlmbench.schema import Mode
 
 STAGES = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode")
 

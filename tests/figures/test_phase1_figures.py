@@ -15,7 +15,7 @@ from tests.figures.seen import caption_of, outside, overlaps, texts
 from vlmbench.analysis.load import load_runs, load_token_gaps
 from vlmbench.figures import components, latency, workload
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
-from vlmbench.records.record import Status
+from vlmbench.schema import Status
 
 
 def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from vlmbench.analysis.numbers import plain
 from vlmbench.figures.roofline import si
 from vlmbench.figures.theme import new_figure, theme
 from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.text import plain
 
 
 def labels(low: float, high: float, *, width: float, axis: str = "x", write: object = plain) -> list[str]:

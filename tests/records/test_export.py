@@ -10,8 +10,8 @@ import pytest
 from vlmbench.errors import InputError
 from vlmbench.records.export import records_to_parquet
 from vlmbench.records.reading import iter_rows
-from vlmbench.records.record import Mode, Record, Status
 from vlmbench.records.store import RecordStore
+from vlmbench.schema import Mode, Record, Status
 
 
 def fill(folder: Path, records: list[Record]) -> None:

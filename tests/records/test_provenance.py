@@ -26,10 +26,10 @@ from vlmbench.records.provenance import (
     fingerprint,
     read_provenance,
 )
-from vlmbench.records.record import Mode, Record, Status
 from vlmbench.records.source import code_state, git_state, source_sha256
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_whole
+from vlmbench.schema import Mode, Record, Status
 
 CONFIG = {
     "seed": 3,

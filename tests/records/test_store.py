@@ -20,8 +20,8 @@ from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.records import store as store_module
 from vlmbench.records.keys import KeySet
 from vlmbench.records.reading import RECORDS_NAME, iter_rows
-from vlmbench.records.record import Mode, Record, Status
 from vlmbench.records.store import TORN_NAME, RecordStore
+from vlmbench.schema import Mode, Record, Status
 
 
 def record(repeat: int, *, point: str = "a=1", status: Status = Status.OK, **values: object) -> Record:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.analysis.made import PROVENANCE, row, usual, write
-from vlmbench.analysis.numbers import ms, percent
 from vlmbench.errors import InputError
-from vlmbench.records.record import Mode, Status
 from vlmbench.report import tables
 from vlmbench.report.phase1 import EXPERIMENT, PHASE_FILE, figures, write_phase1
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.summary import read_run, summarise
 from vlmbench.report.words import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
+from vlmbench.schema import Mode, Status
+from vlmbench.text import ms, percent
 
 
 def refuse(constant: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.analysis.made import row, write
-from vlmbench.records.record import Mode, Status
 from vlmbench.report.phase_file import run_rows
+from vlmbench.schema import Mode, Status
 
 BARE, OOM, ERROR, SKIPPED = Mode.BARE, Status.OOM, Status.ERROR, Status.SKIPPED
 

@@ -15,7 +15,6 @@ import pandas as pd
 from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.drift import HalvesCheck
 from vlmbench.analysis.likeness import merge_like, pair, remarks
-from vlmbench.analysis.numbers import count, digits, interval, percent, whole
 from vlmbench.analysis.phase_files import ResultSet, read_results
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.scaling import Scaling, fit_scaling
@@ -24,6 +23,7 @@ from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, tim
 from vlmbench.errors import InputError
 from vlmbench.records.identity import differences
 from vlmbench.records.redact import shareable
+from vlmbench.text import count, digits, interval, percent, whole
 
 _HOW: Mapping[str, str] = {
     "vision": "experiment=phase2 sweep=vision_tokens",

@@ -10,13 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.load import TokenGaps
-from vlmbench.analysis.quantiles import (
-    Estimate,
-    finite,
-    quantile_draws,
-    quantiles,
-    ratio_of_quantiles,
-)
+from vlmbench.analysis.quantiles import Estimate, finite, quantile_draws, quantiles, ratio_of_quantiles
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
 
 QUANTILES: tuple[float, ...] = (0.50, 0.90, 0.95, 0.99)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.numbers import count, digits, span
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.rows import sample_codes, values, workload
+from vlmbench.text import count, digits, span
 
 COLUMNS: tuple[str, ...] = (
     "energy_gross_j",

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import count, digits, interval, whole
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.rows import FIRST_TIME
 from vlmbench.analysis.slices import MIN_POINTS
+from vlmbench.text import count, digits, interval, whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

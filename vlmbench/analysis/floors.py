@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.launch import launch_table
-from vlmbench.analysis.numbers import digits, factor, ms, span
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.rows import sample_codes, values, workload
 from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.cost.roofline import stage_roofline
+from vlmbench.text import digits, factor, ms, span
 
 COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("flops", "bytes", "floor_ms") for stage in (*STAGE_COSTS.values(), "total")),

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.first_time import Unflagged, without_first_times
-from vlmbench.analysis.numbers import digits, interval
 from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
+from vlmbench.text import digits, interval
 
 TERA = 1e12
 NAMES: Mapping[str, str] = {"vision": "vision scaling", "prompt": "prompt scaling", "output": "language scaling"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.analysis.numbers import count, digits, factor, ms, percent, plain, span
+from vlmbench.text import count, digits, factor, ms, percent, plain, span
 
 _WORDS: Mapping[str, str] = {
     "setup": "setup",

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import count
 from vlmbench.errors import InputError
 from vlmbench.records.reading import iter_lines, iter_rows, records_path, token_gaps
-from vlmbench.records.record import Status
+from vlmbench.schema import Status
+from vlmbench.text import count
 
 _CHUNK_ROWS = 1000
 _NOT_COLUMNS = frozenset({"schema_version", "ITL"})

@@ -6,7 +6,7 @@ import pandas as pd
 
 from vlmbench.analysis import rows
 
-STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+MEMORY_STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
 KINDS = ("allocated", "reserved")
 
 
@@ -15,7 +15,7 @@ def column(kind: str, stage: str) -> str:
     return f"peak_{kind}_{stage.removeprefix('T_')}_bytes"
 
 
-COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in STAGES)
+COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in MEMORY_STAGES)
 """What the probe ``memory_stages`` writes."""
 
 
@@ -32,7 +32,7 @@ def memory_by_stage(frame: pd.DataFrame) -> pd.DataFrame:
     """
     traced = rows.measured(frame, "trace")
     found = []
-    for stage in STAGES:
+    for stage in MEMORY_STAGES:
         allocated, reserved = (column(kind, stage) for kind in KINDS)
         known = traced[traced[allocated].notna()] if allocated in traced else traced.iloc[:0]
         if known.empty:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from vlmbench.analysis.numbers import count, percent, span
 from vlmbench.analysis.quantiles import Estimate, median
 from vlmbench.analysis.rows import FIRST_TIME, measured
+from vlmbench.text import count, percent, span
 
 _PAIR = ["point_id", "sample_id", "repeat", "session"]
 

@@ -22,7 +22,7 @@ from vlmbench.analysis.older_files import older_frame, older_provenance
 from vlmbench.errors import InputError
 from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
-from vlmbench.records.record import SCHEMA_VERSION
+from vlmbench.schema import SCHEMA_VERSION
 
 PROVENANCE_FILE = "provenance.json"
 _NOT_PHASE_FILES = frozenset({PROVENANCE_FILE, "summary.json", "latency_model.json", "exp5_token_comparison.json"})

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vlmbench.analysis.numbers import interval
+from vlmbench.text import interval
 
 Array = NDArray[np.float64]
 LEVEL = 0.95

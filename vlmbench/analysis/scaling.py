@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from vlmbench.analysis.first_time import Unflagged, without_first_times
 from vlmbench.analysis.forms import design, fit_forms, held_out_check, point_table
-from vlmbench.analysis.numbers import digits, interval, percent, plain, whole
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
+from vlmbench.text import digits, interval, percent, plain, whole
 
 STAGES = (
     "T_total",
@@ -251,7 +251,7 @@ def scalings(
     """Every stage against every kind that varies, slice by slice, the slice with most rows of a kind first.
 
     Args:
-        frame: rows of records (:mod:`vlmbench.records.record`); rows that were not measured are left out.
+        frame: rows of records (:mod:`vlmbench.schema`); rows that were not measured are left out.
         kinds: names out of :data:`vlmbench.analysis.slices.KINDS`.
         stages: names of times.
     """

@@ -19,8 +19,8 @@ from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.identity import identity, with_mixture_named
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
-from vlmbench.records.record import Mode, Status
 from vlmbench.records.whole import write_json, write_whole
+from vlmbench.schema import Mode, Status
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.analysis.numbers import plain
 from vlmbench.figures.theme import SERIES, new_figure, save, theme
 from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

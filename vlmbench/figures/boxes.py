@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import count
 from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.theme import INK
+from vlmbench.text import count
 
 _PERCENTILES = (0.99, 0.95, 0.90)
 _MOST_POINTS = 500  # runs beyond the whiskers that one box shows

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.comparison import Comparison
-from vlmbench.analysis.numbers import count, digits, interval, percent, plain, span
 from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.figures.notes import about
 from vlmbench.figures.panels import stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
+from vlmbench.text import count, digits, interval, percent, plain, span
 
 KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 

@@ -11,9 +11,9 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
-from vlmbench.analysis.numbers import ms, plain, span
 from vlmbench.analysis.quantiles import Estimate
 from vlmbench.figures.theme import INK, MUTED
+from vlmbench.text import ms, plain, span
 
 _MOST_STEPS = 2000  # points of an ECDF's line; more cannot be seen
 _NAME_WIDTH = 0.24  # of a table's width, for the names of its rows

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.load import TokenGaps
-from vlmbench.analysis.numbers import count, ms
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
 from vlmbench.analysis.rows import reference, sample_codes, values, workload
 from vlmbench.figures.ecdf import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
@@ -30,6 +29,7 @@ from vlmbench.figures.theme import (
     new_figure,
     theme,
 )
+from vlmbench.text import count, ms
 
 _GAPS_COLOUR = COMPONENT_COLOURS["T_LLM_decode"]
 _ROOM = 0.76  # labels begin no further right than this share of the axis

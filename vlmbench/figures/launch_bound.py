@@ -13,10 +13,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.launch import launch_table, untraced_runs
-from vlmbench.analysis.numbers import count, factor, ms, percent, span
 from vlmbench.analysis.rows import measured
 from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
+from vlmbench.text import count, factor, ms, percent, span
 
 _GAP = "#E4E4E4"
 _TOTAL_COLOUR = "#4D4D4D"

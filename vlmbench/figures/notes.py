@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.numbers import count, plain
 from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import values
 from vlmbench.analysis.slices import COUNTED, X_LABELS, Slice, held
+from vlmbench.text import count, plain
 
 
 def output_tokens(rows: pd.DataFrame) -> str:

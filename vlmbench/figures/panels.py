@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vlmbench.analysis.numbers import digits, ms, plain
 from vlmbench.analysis.quantiles import median, needed
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import TOKEN_KINDS, X_LABELS
 from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
+from vlmbench.text import digits, ms, plain
 
 LABELS: Mapping[str, str] = {
     "T_total": "Total (one generate call)",

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
-from vlmbench.analysis.numbers import digits, plain
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import X_LABELS, held
 from vlmbench.figures.notes import about
@@ -27,14 +26,9 @@ from vlmbench.figures.panels import (
     stage_colour,
     stage_label,
 )
-from vlmbench.figures.theme import (
-    MUTED,
-    SERIES,
-    add_caption,
-    caption,
-    new_figure,
-)
+from vlmbench.figures.theme import MUTED, SERIES, add_caption, caption, new_figure
 from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.text import digits, plain
 
 __all__ = [
     "FLOPS_COLOURS",

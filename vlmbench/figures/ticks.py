@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import plain
+from vlmbench.text import plain
 
 _STEPS = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
 _LETTER = 0.62  # width of a digit, of the height of the letters

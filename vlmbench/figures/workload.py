@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from vlmbench.analysis.numbers import percent, plain, tokens
 from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
 from vlmbench.figures.notes import sentences
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
+from vlmbench.text import percent, plain, tokens
 
 _REPEATED = "One request, repeated"
 _MOST_POINTS = 3000  # a scatter of more is drawn as density

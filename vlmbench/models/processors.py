@@ -1,8 +1,8 @@
 """The real processor classes of transformers: built offline from a model's YAML, or loaded with a checkpoint.
 
 Offline, the image processor's class and numbers come from the YAML and the tokenizer from
-:mod:`vlmbench.models.tokenizer`; what runs in ``T_preprocess`` is transformers' own code either way. The image back end
-is torchvision where it is installed and PIL elsewhere (1.6–3.9 times as long): the record says which.
+:mod:`vlmbench.models.tokenizer`; what runs in ``T_preprocess`` is transformers' own code either way. The
+image back end is torchvision where it is installed and PIL elsewhere (1.6–3.9 times as long): the record says which.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 GRACE_S = 10.0
 """For a process to notice a failure by itself."""
-_FOREVER = timedelta(days=7)
+_UNTIL_ENDED = timedelta(days=7)
 
 
 def watch(
@@ -30,7 +30,7 @@ def watch(
 
     def wait(store: Any) -> None:
         try:
-            store.wait([key], _FOREVER)
+            store.wait([key], _UNTIL_ENDED)
             reason = store.get(key).decode()
         except RuntimeError:
             reason = "the store of torchrun is gone"

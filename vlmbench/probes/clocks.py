@@ -16,7 +16,7 @@ from vlmbench.errors import DeviceError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.nvml import Gpu, gpus_of
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 METRICS: Mapping[str, Metric] = {
     "sm_clock_before_mhz": Metric(unit="MHz", meaning="lowest SM clock of the GPUs right before the run"),

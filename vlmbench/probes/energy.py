@@ -25,7 +25,7 @@ from vlmbench.errors import DeviceError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.nvml import Gpu, gpus_of
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 METRICS: Mapping[str, Metric] = {
     "energy_j": Metric(unit="J", meaning="energy of one run above idle, all GPUs of all its processes"),

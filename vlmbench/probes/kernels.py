@@ -2,8 +2,8 @@
 
 Tracing slows the host down (each operator and each launch is recorded), so a traced run's times are no latencies and
 its gaps are too wide. What tracing leaves as it is are the kernels' own durations. ``launch_bound_*`` of a trace row
-therefore is an upper bound; :mod:`vlmbench.analysis.launch` divides the busy time by the time that the same request
-takes untraced.
+therefore is an upper bound; :mod:`vlmbench.analysis.launch` divides the busy time by the time that the same
+request takes untraced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import METRICS as TIMELINE_METRICS
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.probes.trace import MARK, Trace, exported_events, read_trace, without_profiler_chatter
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 if TYPE_CHECKING:
     import torch

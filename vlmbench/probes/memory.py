@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 METRICS: Mapping[str, Metric] = {
     "peak_memory_allocated_bytes": Metric(

@@ -18,7 +18,7 @@ from vlmbench.probes.attribution import STAGES, segments, stage_at
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 METRICS: Mapping[str, Metric] = {
     "compiled_frames": Metric(unit="", meaning="frames that torch.compile took up within the run; 0 once it is warm"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind, Mark, Stages, cut
-from vlmbench.records.record import Metric
+from vlmbench.schema import Metric
 
 if TYPE_CHECKING:
     import torch

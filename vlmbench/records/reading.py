@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import InputError
-from vlmbench.records.record import SCHEMA_VERSION
+from vlmbench.schema import SCHEMA_VERSION
 
 RECORDS_NAME = "records.jsonl"
 IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")

@@ -23,8 +23,8 @@ from typing import Any, Self
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, StoreError
 from vlmbench.records.keys import KeySet
 from vlmbench.records.reading import IDENTITY, RECORDS_NAME, iter_rows, parse_row
-from vlmbench.records.record import Record, Status
 from vlmbench.records.whole import strict, sync_folder
+from vlmbench.schema import Record, Status
 
 TORN_NAME = "records.torn.jsonl"
 _OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *IDENTITY})

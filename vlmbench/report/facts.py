@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from vlmbench.analysis.numbers import amount
 from vlmbench.figures.roofline import si
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.text import amount
 
 Provenance = Mapping[str, Any]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
-from vlmbench.analysis.numbers import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
 from vlmbench.report.summary import EXPERIMENT as PHASE1
+from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 
 Summary = Mapping[str, Any]
 

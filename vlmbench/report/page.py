@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench import __version__
-from vlmbench.analysis.numbers import digits, interval
 from vlmbench.analysis.slices import KINDS
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.figures.theme import caption, component_colour
@@ -24,6 +23,7 @@ from vlmbench.report.grids import Grid, grids
 from vlmbench.report.summary import EXPERIMENT as PHASE1
 from vlmbench.report.summary import provenance_of, read_json
 from vlmbench.report.tables import memory
+from vlmbench.text import digits, interval
 
 PAGE = "report.html"
 TITLES: Mapping[str, str] = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vlmbench.report.scaling_report import ScalingReport, write_scaling
 
-EXPERIMENT = "phase2_scaling"
-PHASE_FILE = f"{EXPERIMENT}.json"
+PHASE2_EXPERIMENT = "phase2_scaling"
+PHASE2_FILE = f"{PHASE2_EXPERIMENT}.json"
 
 
 def write_phase2(directory: Path | str) -> ScalingReport:
@@ -17,4 +17,4 @@ def write_phase2(directory: Path | str) -> ScalingReport:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
-    return write_scaling(directory, experiment=EXPERIMENT)
+    return write_scaling(directory, experiment=PHASE2_EXPERIMENT)

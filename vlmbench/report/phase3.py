@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vlmbench.report.scaling_report import ScalingReport, write_scaling
 
-EXPERIMENT = "exp4b_language_tokens"
-PHASE_FILE = f"{EXPERIMENT}.json"
+PHASE3_EXPERIMENT = "exp4b_language_tokens"
+PHASE3_FILE = f"{PHASE3_EXPERIMENT}.json"
 
 
 def write_phase3(directory: Path | str) -> ScalingReport:
@@ -17,4 +17,4 @@ def write_phase3(directory: Path | str) -> ScalingReport:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
-    return write_scaling(directory, experiment=EXPERIMENT)
+    return write_scaling(directory, experiment=PHASE3_EXPERIMENT)

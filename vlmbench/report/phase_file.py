@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.records.reading import iter_lines
-from vlmbench.records.record import SCHEMA_VERSION, Mode, Status
 from vlmbench.records.whole import strict, write_whole
+from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 _FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)
 _Key = tuple[str, str, int]

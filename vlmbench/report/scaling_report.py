@@ -30,11 +30,11 @@ from vlmbench.errors import InputError
 from vlmbench.figures import roofline, scaling
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
-from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict, write_json
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.scaling_words import as_text
 from vlmbench.report.summary import device_type, provenance_of, read_json, records
+from vlmbench.schema import SCHEMA_VERSION
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")

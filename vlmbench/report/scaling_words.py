@@ -7,10 +7,10 @@ from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
 from vlmbench.analysis.load import left_out_words
-from vlmbench.analysis.numbers import count, digits, interval, percent
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
+from vlmbench.text import count, digits, interval, percent
 
 Summary = Mapping[str, Any]
 _GOAL = 0.03  # median held-out error that the latency model aims at

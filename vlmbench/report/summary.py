@@ -22,8 +22,8 @@ from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
 from vlmbench.records.identity import with_mixture_named
-from vlmbench.records.record import SCHEMA_VERSION
 from vlmbench.records.whole import strict
+from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT = "phase1_dataset_profiling"
 

@@ -12,10 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vlmbench.analysis.numbers import DASH, amount, digits, percent
 from vlmbench.figures.theme import caption, component_colour
 from vlmbench.report import grids
 from vlmbench.report.words import answers, flag_sentence
+from vlmbench.text import DASH, amount, digits, percent
 
 _BAR_CELLS = 14  # more would cut the table of components at 120 columns
 

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmbench.models.molmo.tiling import (
-    CropGeometry,
-    ImageTokenIds,
-    image_input_idx,
-    image_tokens,
-    select_tiling,
-)
+from vlmbench.models.molmo.tiling import CropGeometry, ImageTokenIds, image_input_idx, image_tokens, select_tiling
 
 GEOMETRY = CropGeometry()
 IDS = ImageTokenIds(start=50280, end=50281, patch=50282, col=50283)

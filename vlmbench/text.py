@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 DASH = "–"
@@ -121,3 +122,11 @@ def amount(number: int) -> str:
 def tokens(name: str) -> str:
     """``num_vision_tokens`` as ``vision tokens``."""
     return name.removeprefix("num_").replace("_", " ")
+
+
+def shown(path: Path) -> str:
+    """A path as the user would write it: relative where it lies below the working directory."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
