@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from vlmbench.machine.clock import Clock, clock_for
 from vlmbench.models.protocol import Anatomy, Prepared
-from vlmbench.probes.clock import Clock, clock_for
 from vlmbench.request import ImageSource, Request, Sample, TokenCounts
 
 DISTINCT_SHAPES = 500  # real images come in many sizes

@@ -64,7 +64,7 @@ def timed(lines: list[Line], repeats: int) -> dict[str, list[Cost]]:
 
 
 def host_lines() -> list[Line]:
-    from vlmbench.probes.clock import HostClock
+    from vlmbench.machine.clock import HostClock
 
     clock = HostClock()
     return [
@@ -77,7 +77,7 @@ def event_lines(device: str) -> list[Line]:
     """CUDA events: recording (the stream asked for each time, or kept), creating, reading, a whole mark."""
     import torch
 
-    from vlmbench.probes.clock import EventClock
+    from vlmbench.machine.clock import EventClock
 
     where = torch.device(device)
     make: Any = torch.cuda.Event
@@ -124,7 +124,7 @@ def hook_lines() -> list[Line]:
     """A module called plainly, with a pair of hooks that do nothing, and with the timeline's kind of pair."""
     import torch
 
-    from vlmbench.probes.clock import HostClock
+    from vlmbench.machine.clock import HostClock
 
     clock, kinds, x = HostClock(), [], torch.zeros(1)
 

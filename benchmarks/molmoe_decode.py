@@ -74,7 +74,7 @@ def molmoe(layers: int | None) -> Any:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from vlmbench.config import conf_dir
+    from vlmbench.machine.installation import conf_dir
 
     node: Any = OmegaConf.load(conf_dir() / "model" / f"{NAME}.yaml")
     if layers is not None:
@@ -121,7 +121,7 @@ def main() -> None:
     import transformers
 
     from vlmbench.analysis.quantiles import median
-    from vlmbench.probes.clock import clock_for
+    from vlmbench.machine.clock import clock_for
 
     three = candidates(options.layers)
     device = three[0].module.device

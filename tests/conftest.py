@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from vlmbench import config
+from vlmbench.machine.installation import conf_dir
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def compose() -> Iterator[Callable[..., DictConfig]]:
     """Compose the shipped configuration with overrides."""
     config.register()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield lambda *overrides: hydra.compose("config", overrides=list(overrides))
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from vlmbench.errors import SampleError
+from vlmbench.machine.clock import Clock, HostClock
 from vlmbench.models.protocol import Anatomy, Prepared
-from vlmbench.probes.clock import Clock, HostClock
 from vlmbench.request import ImageSource, Output, Request, Sample, TokenCounts
 
 

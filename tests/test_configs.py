@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vlmbench import config, validate
+from vlmbench import validate
+from vlmbench.machine.installation import conf_dir
 
 Compose = Callable[..., DictConfig]
 GROUPS = ("model", "dataset", "experiment", "sweep", "runtime")
 
 
 def choices(group: str) -> list[str]:
-    return sorted(p.stem for p in (config.conf_dir() / group).glob("*.yaml"))
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
@@ -39,20 +40,19 @@ def test_each_probe_builds_alone(compose: Compose, choice: str) -> None:
 def test_self_stands_before_experiment() -> None:
     """An experiment must be able to override what config.yaml itself says."""
     defaults = [
-        next(iter(d)) if isinstance(d, DictConfig) else d
-        for d in OmegaConf.load(config.conf_dir() / "config.yaml").defaults
+        next(iter(d)) if isinstance(d, DictConfig) else d for d in OmegaConf.load(conf_dir() / "config.yaml").defaults
     ]
     assert defaults.index("_self_") + 1 == defaults.index("experiment") == len(defaults) - 1
 
 
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_experiments_are_overlays_without_targets(choice: str) -> None:
-    text = (config.conf_dir() / "experiment" / f"{choice}.yaml").read_text()
+    text = (conf_dir() / "experiment" / f"{choice}.yaml").read_text()
     assert text.startswith("# @package _global_\n")
     assert "_target_" not in text
 
 
-@pytest.mark.parametrize("path", sorted(config.conf_dir().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_no_site_stands_in_a_default(path: Path) -> None:
     text = path.read_text()
     assert "/home/" not in text

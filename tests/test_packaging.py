@@ -30,7 +30,7 @@ def test_the_wheel_carries_what_it_needs(wheel: Path) -> None:
         "vlmbench/conf/config.yaml",
         "vlmbench/conf/model/tiny.yaml",
         "vlmbench/conf/hydra/launcher/slurm.yaml",
-        "vlmbench/cost/devices.json",
+        "vlmbench/machine/devices.json",
         "vlmbench/models/words.txt",
         "vlmbench/py.typed",
         "hydra_plugins/vlmbench_launchers/__init__.py",

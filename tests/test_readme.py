@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from vlmbench import config, validate
+from vlmbench import validate
+from vlmbench.machine.installation import conf_dir
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
@@ -64,5 +65,5 @@ def test_the_make_targets_it_names_exist() -> None:
 def test_the_number_of_models_is_true() -> None:
     said = re.search(r"(\d+) models ship", (ROOT / "README.md").read_text())
     assert said is not None
-    shipped = {p.stem for p in (config.conf_dir() / "model").glob("*.yaml")} - {"tiny"}
+    shipped = {p.stem for p in (conf_dir() / "model").glob("*.yaml")} - {"tiny"}
     assert int(said.group(1)) == len(shipped)

@@ -27,6 +27,7 @@ from vlmbench import complaints, validate
 from vlmbench import config as schema
 from vlmbench.arguments import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
+from vlmbench.machine.installation import conf_dir
 from vlmbench.models import tensor_parallel
 from vlmbench.models.team_follower import Follower
 from vlmbench.text import shown
@@ -62,7 +63,7 @@ def _main() -> NoReturn:
     want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
     schema.register()
-    entry = hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="config")(job)
+    entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
         sys.argv[1:] = arranged(sys.argv[1:])
         entry()

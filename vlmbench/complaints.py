@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from vlmbench.arguments import AXES
-from vlmbench.config import conf_dir
+from vlmbench.machine.installation import conf_dir
 from vlmbench.sweep import KNOBS
 from vlmbench.validate import unknown_key
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -142,19 +141,6 @@ class RunConfig:
         _one_of("device_peaks", self.device_peaks, ("auto", "table", "measured", "none"))
         _at_least("target_memory_gib", self.target_memory_gib, 0)
         _at_least("seed", self.seed, 0)
-
-
-def conf_dir() -> Path:
-    """Where the YAML lies: beside the package in a checkout or editable install, inside it in a wheel.
-
-    Raises:
-        FileNotFoundError: neither is there; the installation is broken.
-    """
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / "config.yaml").is_file():
-            return candidate
-    raise FileNotFoundError(f"conf/config.yaml was looked for in {package} and {package.parent}; reinstall vlmbench")
 
 
 def _run_directory(given: str | None, root: str, name: str) -> str:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cost.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.cost.predict import Prediction, wall_s
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.foresight import no_slope
+from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.models.vision_candidates import seen_tokens
 from vlmbench.records.whole import write_json
 from vlmbench.text import shown

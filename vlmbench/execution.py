@@ -119,7 +119,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     Raises:
         MeasurementError: the marks contradict the output.
     """
-    from vlmbench.probes.clock import synchronize
+    from vlmbench.machine.clock import synchronize
 
     collections_before = len(collected)
     t0 = time.perf_counter_ns()
@@ -160,7 +160,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
 
 def _timed_generate(model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Watch]) -> tuple[Any, float]:
     """(new tokens, T_total in ms): the clock stops when the device is idle again."""
-    from vlmbench.probes.clock import synchronize
+    from vlmbench.machine.clock import synchronize
 
     criteria = [criterion for watch in watches for criterion in watch.stopping_criteria]
     synchronize(model.devices)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.costs import Costs
-from vlmbench.cost.peaks import DevicePeaks, resolve_peaks
 from vlmbench.execution import PreparedRun
+from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.runner import Annotate
 

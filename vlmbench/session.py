@@ -14,10 +14,11 @@ from vlmbench.errors import DeviceError, InputError
 from vlmbench.foresight import no_slope
 from vlmbench.job_costs import annotator, job_costs
 from vlmbench.job_series import make_series
+from vlmbench.machine import gpu
+from vlmbench.machine.host import device_facts
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
-from vlmbench.records import gpu, provenance
-from vlmbench.records.environment import device_facts
+from vlmbench.records import provenance
 from vlmbench.records.lock import RunLock
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_json, write_whole

@@ -25,8 +25,8 @@ from vlmbench.analysis.regression import Estimate, fieller
 from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import fit_scaling
 from vlmbench.analysis.slices import KINDS, slices
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.errors import InputError
+from vlmbench.machine.peaks import DevicePeaks
 
 VISION_COST = ENCODER_TOKEN + PREFILL_TOKEN
 

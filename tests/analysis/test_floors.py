@@ -12,8 +12,8 @@ from tests.analysis.made import PROVENANCE, row, write
 from tests.analysis.test_launch import trace
 from vlmbench.analysis.floors import floor_table
 from vlmbench.analysis.load import load_runs
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.theme import COMPONENT_LABELS
+from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.report import tables
 from vlmbench.report.summary import summarise
 from vlmbench.report.words import WHICH_PART, answers

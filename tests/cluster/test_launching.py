@@ -26,6 +26,7 @@ from vlmbench.cluster.quick import quicken
 from vlmbench.cluster.settings import LocalSettings, SlurmSettings, parse
 from vlmbench.cluster.status import RunState, status
 from vlmbench.errors import ConfigError
+from vlmbench.machine.installation import conf_dir
 from vlmbench.records.provenance import read_provenance
 
 JOBS = [
@@ -42,7 +43,7 @@ JOBS = [
 @pytest.fixture
 def loader():
     schema.register()
-    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         found = GlobalHydra.instance().config_loader()
         yield found, found.load_configuration("config", ["experiment=smoke"], run_mode=RunMode.MULTIRUN)
 

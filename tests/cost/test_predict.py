@@ -9,8 +9,8 @@ from tests.cost.dims import config_of, counts_of
 from vlmbench.cost.costs import Costs
 from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.inputs import synthetic_inputs
-from vlmbench.cost.peaks import PeaksAnswer, table_peaks
 from vlmbench.cost.predict import Overheads, Predictor, wall_s
+from vlmbench.machine.peaks import PeaksAnswer, table_peaks
 from vlmbench.request import TokenCounts
 
 H200 = table_peaks("NVIDIA H200", "bfloat16")

@@ -19,11 +19,11 @@ from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.phase_files import ResultSet
 from vlmbench.analysis.roofline import roofline_table
 from vlmbench.analysis.scaling import scalings
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.roofline import roofline_figure, si
 from vlmbench.figures.scaling import composition_figure, flops_latency_figure, plus_minus, scaling_figure, select
 from vlmbench.figures.theme import save, theme
+from vlmbench.machine.peaks import DevicePeaks
 
 P2 = frame_of(sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1))
 P3 = frame_of(sweep("output_tokens", OUTPUT, seed=2))

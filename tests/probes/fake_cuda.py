@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.planted import PlantedModel
-from vlmbench.probes.clock import Clock, EventClock
+from vlmbench.machine.clock import Clock, EventClock
 
 
 @dataclass

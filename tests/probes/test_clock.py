@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.probes.fake_cuda import FakeCuda
-from vlmbench.probes.clock import EventClock, HostClock, clock_for, synchronize
+from vlmbench.machine.clock import EventClock, HostClock, clock_for, synchronize
 
 ONE, TWO = torch.device("cuda", 0), torch.device("cuda", 1)
 

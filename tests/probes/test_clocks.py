@@ -79,8 +79,8 @@ def test_clocks_of_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     pytest.importorskip("pynvml")
+    from vlmbench.machine.gpu import open_gpus
     from vlmbench.probes.clocks import gpu_state
-    from vlmbench.probes.nvml import open_gpus
 
     torch.ones(1, device="cuda")
     (gpu,) = open_gpus([torch.device("cuda")])

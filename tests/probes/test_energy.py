@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.planted import PlantedModel, request
 from vlmbench.errors import DeviceError
 from vlmbench.execution import complete, in_memory, prepare
-from vlmbench.probes import nvml
+from vlmbench.machine import gpu
 from vlmbench.probes.energy import EnergyProbe, EnergyWatch, Idle, measure_idle
 from vlmbench.probes.protocol import RunFacts
 
@@ -169,11 +169,11 @@ class Shared(PlantedModel):
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     fake = FakeNvml(**{"GPU-a": 5_000, "GPU-b": 70_000, "GPU-c": 1_000})
-    nvml._by_uuid.cache_clear()
-    monkeypatch.setattr(nvml, "_binding", lambda: fake)
+    gpu._by_uuid.cache_clear()
+    monkeypatch.setattr(gpu, "_binding", lambda: fake)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="a"))
     yield fake
-    nvml._by_uuid.cache_clear()
+    gpu._by_uuid.cache_clear()
 
 
 def test_the_gpus_of_all_processes_are_summed_and_no_other(host: FakeNvml) -> None:

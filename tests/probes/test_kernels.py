@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.planted import PlantedModel, Times, request
 from vlmbench.errors import MeasurementError
 from vlmbench.execution import complete, in_memory, prepare
+from vlmbench.machine.installation import conf_dir
 from vlmbench.probes.attribution import STAGES, Segment, Work, busy_by_stage, by_stage, segments, self_times, top, union
 from vlmbench.probes.kernels import KernelProbe, device_values
 from vlmbench.probes.perfetto import perfetto_trace
@@ -287,7 +288,7 @@ def load_tiny(device: str) -> Any:
     from vlmbench import config, validate
 
     config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         node = compose("config", ["model=tiny"]).model
     OmegaConf.resolve(node)
     return validate.build(node).load(

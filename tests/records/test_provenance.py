@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmbench.errors import DirectoryConflictError, InputError
-from vlmbench.records import gpu, source
-from vlmbench.records.environment import device_state, slurm_ids
+from vlmbench.machine import gpu, installation
+from vlmbench.machine.host import device_state, slurm_ids
+from vlmbench.machine.installation import code_state, git_state, source_sha256
 from vlmbench.records.identity import with_mixture_named
 from vlmbench.records.provenance import (
     IGNORED,
@@ -26,7 +27,6 @@ from vlmbench.records.provenance import (
     fingerprint,
     read_provenance,
 )
-from vlmbench.records.source import code_state, git_state, source_sha256
 from vlmbench.records.store import RecordStore
 from vlmbench.records.whole import write_whole
 from vlmbench.schema import Mode, Record, Status
@@ -260,10 +260,10 @@ class TestSource:
 
     def test_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
-        source._code_state.cache_clear()
+        installation._code_state.cache_clear()
         assert git_state(Path.cwd()) is None
         state = code_state()["vlmbench"]
-        source._code_state.cache_clear()
+        installation._code_state.cache_clear()
         assert state["git"] is None
         assert state["source_sha256"]
 

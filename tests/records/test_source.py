@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from vlmbench.records.source import git_state
+from vlmbench.machine.installation import git_state
 
 
 def test_an_export_inside_another_checkout_has_no_commit(tmp_path: Path) -> None:

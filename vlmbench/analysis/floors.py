@@ -12,8 +12,8 @@ from vlmbench.analysis.launch import launch_table
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.roofline import STAGE_COSTS
 from vlmbench.analysis.rows import sample_codes, values, workload
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.cost.roofline import stage_roofline
+from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.text import digits, factor, ms, span
 
 COLUMNS: tuple[str, ...] = (

@@ -11,8 +11,8 @@ import pandas as pd
 
 from vlmbench.analysis.launch import launch_by_point
 from vlmbench.analysis.slices import timing_rows
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.cost.roofline import StageRoofline, stage_roofline
+from vlmbench.machine.peaks import DevicePeaks
 
 STAGE_COSTS: Mapping[str, str] = {
     "T_vision_encoder": "vision_encoder",

@@ -17,6 +17,7 @@ from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from vlmbench.cluster.grid import Task
+from vlmbench.machine.installation import conf_dir
 
 
 def compose_tasks(
@@ -95,5 +96,5 @@ def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence
     OmegaConf.set_struct(typed, True)
     assert isinstance(typed, DictConfig)
     # A study composes its parts when it comes to them.
-    with initialize_config_dir(str(schema.conf_dir()), job_name="vlmbench", version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), job_name="vlmbench", version_base="1.3"):
         return job(typed)

@@ -61,7 +61,7 @@ def task_content(
 def source_now() -> str:
     """Hash of vlmbench's sources as they are now."""
     import vlmbench
-    from vlmbench.records.source import source_sha256
+    from vlmbench.machine.installation import source_sha256
 
     return source_sha256(Path(vlmbench.__file__).resolve().parent)
 

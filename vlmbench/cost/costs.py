@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters
 from vlmbench.cost.closed import ClosedForm
 from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.roofline import StageRoofline, rooflines
 from vlmbench.cost.stages import StageFlops, agreement, disagreements
 from vlmbench.errors import VlmbenchError
+from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
 
 if TYPE_CHECKING:

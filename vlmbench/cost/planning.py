@@ -16,10 +16,10 @@ from vlmbench.cost.counted import build_ghost, count_generate
 from vlmbench.cost.counter import Counter
 from vlmbench.cost.ghost import GhostError, ghost_inputs
 from vlmbench.cost.inputs import text_inputs
-from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.predict import Overheads, Prediction, Predictor
 from vlmbench.cost.preparing import Preparer
 from vlmbench.errors import ModelError
+from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.models.building import hub_options
 from vlmbench.models.loading import build_config, import_plugin
 from vlmbench.models.processors import build_processor, load_processor

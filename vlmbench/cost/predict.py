@@ -12,9 +12,9 @@ from typing import Any
 
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, MemoryNeed, Parameters, StageBytes
 from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.peaks import PeaksAnswer
 from vlmbench.cost.roofline import StageRoofline, rooflines
 from vlmbench.cost.stages import STAGES, StageFlops
+from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmbench.cost.bytes import StageBytes
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.cost.stages import STAGES, StageFlops
+from vlmbench.machine.peaks import DevicePeaks
 
 NEAR_FLOOR = 0.5
 """A stage that reaches at least this share of its floor is called bound by what sets the floor."""

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.figures.panels import stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure
 from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.machine.peaks import DevicePeaks
 
 
 def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: DevicePeaks | None = None) -> Figure:

@@ -12,7 +12,7 @@ from vlmbench.request import Output, Request, TokenCounts
 if TYPE_CHECKING:
     import torch
 
-    from vlmbench.probes.clock import Clock
+    from vlmbench.machine.clock import Clock
 
 
 @dataclass(frozen=True, kw_only=True)

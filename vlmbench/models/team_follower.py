@@ -91,6 +91,6 @@ def _gpu_of(device: torch.device) -> str | None:
     """The UUID of a GPU; None for another device."""
     if device.type != "cuda":
         return None
-    from vlmbench.records.gpu import gpu_uuid
+    from vlmbench.machine.gpu import gpu_uuid
 
     return gpu_uuid(str(device))

@@ -19,9 +19,9 @@ from vlmbench.request import Request, TokenCounts
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.machine.clock import Clock
     from vlmbench.models.prompting import Prompter
     from vlmbench.models.team import Team
-    from vlmbench.probes.clock import Clock
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
 _NOT_FOR_GENERATE = frozenset({"labels", "text_replacement_offsets", "offset_mapping"})
@@ -83,7 +83,7 @@ class TransformersModel:
     @cached_property
     def clock(self) -> Clock:
         """The clock whose marks these devices understand."""
-        from vlmbench.probes.clock import clock_for
+        from vlmbench.machine.clock import clock_for
 
         return clock_for(self.devices)
 

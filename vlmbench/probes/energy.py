@@ -22,8 +22,8 @@ from statistics import median
 from typing import Any
 
 from vlmbench.errors import DeviceError
+from vlmbench.machine.gpu import Gpu, gpus_of
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.nvml import Gpu, gpus_of
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.schema import Metric
 

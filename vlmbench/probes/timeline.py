@@ -20,7 +20,7 @@ from vlmbench.schema import Metric
 if TYPE_CHECKING:
     import torch
 
-    from vlmbench.probes.clock import Clock
+    from vlmbench.machine.clock import Clock
 
 METRICS: Mapping[str, Metric] = {
     "T_setup": Metric(unit="ms", meaning="generate() entered → vision encoder starts"),

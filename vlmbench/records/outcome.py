@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import InputError
-from vlmbench.records.environment import host_hash, slurm_ids
+from vlmbench.machine.host import host_hash, slurm_ids
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.redact import shareable
 from vlmbench.records.whole import write_json

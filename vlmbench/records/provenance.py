@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.machine.host import device_facts, device_state, host_facts, slurm_ids, software
+from vlmbench.machine.installation import code_state
 from vlmbench.records.config_history import as_stored, flat
-from vlmbench.records.environment import device_facts, device_state, host_facts, slurm_ids, software
 from vlmbench.records.identity import unlike, unlike_words, with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.redact import shareable, shareable_command
-from vlmbench.records.source import code_state
 from vlmbench.records.whole import strict, write_json
 
 PROVENANCE_NAME = "provenance.json"

@@ -25,11 +25,11 @@ from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
-from vlmbench.cost.peaks import DevicePeaks
 from vlmbench.errors import InputError
 from vlmbench.figures import roofline, scaling
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
+from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.whole import strict, write_json
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.scaling_words import as_text

@@ -51,7 +51,7 @@ class PeaksAnswer:
 
 @cache
 def _table() -> list[dict[str, Any]]:
-    text = resources.files("vlmbench.cost").joinpath("devices.json").read_text(encoding="utf-8")
+    text = resources.files("vlmbench.machine").joinpath("devices.json").read_text(encoding="utf-8")
     devices: list[dict[str, Any]] = json.loads(text)["devices"]
     return devices
 

@@ -87,3 +87,16 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def conf_dir() -> Path:
+    """Where the YAML lies: beside the package in a checkout or editable install, inside it in a wheel.
+
+    Raises:
+        FileNotFoundError: neither is there; the installation is broken.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"conf/config.yaml was looked for in {package} and {package.parent}; reinstall vlmbench")

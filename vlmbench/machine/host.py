@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from vlmbench.records.gpu import gpu_facts, gpu_state
+from vlmbench.machine.gpu import gpu_facts, gpu_state
 
 _PACKAGES = (
     "vlmbench-latency", "torch", "torchvision", "triton", "transformers", "tokenizers", "safetensors", "accelerate",

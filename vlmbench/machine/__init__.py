@@ -1,0 +1,1 @@
+"""The machine: GPU, host, clocks, installed code, and what the device can do at most."""
