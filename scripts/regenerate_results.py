@@ -26,7 +26,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from vlmbench.errors import InputError, VlmbenchError
-from vlmbench.records.whole import write_whole
+from vlmbench.records.files import write_whole
 from vlmbench.report import write_report
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

@@ -15,7 +15,7 @@ from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.foresight import no_slope
 from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.models.vision_candidates import seen_tokens
-from vlmbench.records.whole import write_json
+from vlmbench.records.files import write_json
 from vlmbench.text import shown
 from vlmbench.workload import Series
 

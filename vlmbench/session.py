@@ -19,9 +19,9 @@ from vlmbench.machine.host import device_facts
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.progress import ProgressBar
 from vlmbench.records import provenance
+from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.lock import RunLock
 from vlmbench.records.store import RecordStore
-from vlmbench.records.whole import write_json, write_whole
 from vlmbench.runner import Runner
 from vlmbench.schema import Mode
 from vlmbench.series_state import SeriesState

@@ -11,9 +11,9 @@ from vlmbench.ending import INTERRUPTED, to_continue
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.foresight import SLOPE, output_counts, vision_counts
 from vlmbench.job_series import make_series
+from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
-from vlmbench.records.whole import write_json
 from vlmbench.session import load_model, profile, say
 from vlmbench.sweep import turns_vision
 from vlmbench.text import shown

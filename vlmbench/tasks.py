@@ -47,7 +47,7 @@ def run(job: Job) -> int:
 def _anatomy(job: Job) -> int:
     """Show which module is which stage, and write it to ``anatomy.json`` of the run directory."""
     from vlmbench.models.anatomy import anatomy_table
-    from vlmbench.records.whole import write_json
+    from vlmbench.records.files import write_json
     from vlmbench.session import load_model
 
     model = load_model(job)

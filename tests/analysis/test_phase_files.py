@@ -10,7 +10,7 @@ from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase,
 from vlmbench.analysis.likeness import merge_like, pair, remarks, rows_of_both
 from vlmbench.analysis.phase_files import read_phase_file, read_results
 from vlmbench.errors import InputError
-from vlmbench.records.identity import differences
+from vlmbench.records.comparable import differences
 
 ROWS = sweep("vision_tokens", VISION, repeats=2)
 

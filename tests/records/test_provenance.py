@@ -16,7 +16,8 @@ from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.machine import gpu, installation
 from vlmbench.machine.host import device_state, slurm_ids
 from vlmbench.machine.installation import code_state, git_state, source_sha256
-from vlmbench.records.identity import with_mixture_named
+from vlmbench.records.comparable import with_mixture_named
+from vlmbench.records.files import write_whole
 from vlmbench.records.provenance import (
     IGNORED,
     begin_session,
@@ -28,7 +29,6 @@ from vlmbench.records.provenance import (
     read_provenance,
 )
 from vlmbench.records.store import RecordStore
-from vlmbench.records.whole import write_whole
 from vlmbench.schema import Mode, Record, Status
 
 CONFIG = {

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmbench.errors import MeasurementError
-from vlmbench.records.whole import strict, write_json, write_whole
+from vlmbench.records.files import strict, write_json, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def test_permissions_follow_the_umask_or_the_argument(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from vlmbench.records.whole import write_whole\n"
+        "import resource, signal, sys; from pathlib import Path; from vlmbench.records.files import write_whole\n"
         "from vlmbench.errors import MeasurementError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "p = Path(sys.argv[1]); write_whole(p, 'old')\n"

@@ -15,7 +15,7 @@ from tests.analysis.made import row, usual, write
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_run
 from vlmbench.analysis.load import load_runs
 from vlmbench.errors import InputError
-from vlmbench.records.whole import write_json
+from vlmbench.records.files import write_json
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.captions import figure_files
 from vlmbench.report.exp5 import write_exp5

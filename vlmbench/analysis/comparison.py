@@ -21,7 +21,7 @@ from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.sides import aa_words, checks, place, runs_of
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
-from vlmbench.records.identity import differences
+from vlmbench.records.comparable import differences
 from vlmbench.records.redact import shareable
 from vlmbench.text import count, digits, interval, percent, whole
 

@@ -170,7 +170,7 @@ class LatencyModel:
 
     def save(self, path: Path | str) -> Path:
         """Write the JSON file (whole or not at all)."""
-        from vlmbench.records.whole import write_json
+        from vlmbench.records.files import write_json
 
         return write_json(Path(path), self.to_dict())
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vlmbench.analysis.phase_files import ResultSet
 from vlmbench.errors import InputError
-from vlmbench.records.identity import differences, identity, with_mixture_named
+from vlmbench.records.comparable import differences, identity, with_mixture_named
 
 _NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
 

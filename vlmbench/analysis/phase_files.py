@@ -20,7 +20,7 @@ import pandas as pd
 from vlmbench.analysis.load import left_out_words, load_runs
 from vlmbench.analysis.older_files import older_frame, older_provenance
 from vlmbench.errors import InputError
-from vlmbench.records.identity import with_mixture_named
+from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.schema import SCHEMA_VERSION
 

@@ -1,6 +1,6 @@
 """What the runs of a grid differ in: what a reader must be told, and what keeps two runs out of one line of a figure.
 
-The rule is that of every comparison, :func:`vlmbench.records.identity.identity`.
+The rule is that of every comparison, :func:`vlmbench.records.comparable.identity`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.records.identity import varying
+from vlmbench.records.comparable import varying
 
 Identity = Mapping[str, Any]
 

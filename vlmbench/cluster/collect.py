@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.cluster.alike import COLUMNS, settings, unlike
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table, without_studies
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.identity import identity, with_mixture_named
+from vlmbench.records.comparable import identity, with_mixture_named
+from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
-from vlmbench.records.whole import write_json, write_whole
 from vlmbench.schema import Mode, Status
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ConfigError, InputError, MeasurementError
+from vlmbench.records.files import write_json
 from vlmbench.records.outcome import OUTCOME_NAME
 from vlmbench.records.reading import RECORDS_NAME
-from vlmbench.records.whole import write_json
 
 FOLDER = ".vlmbench"
 SUBMISSION_NAME = "submission.json"

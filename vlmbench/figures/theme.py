@@ -29,7 +29,7 @@ from matplotlib import rcsetup
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from vlmbench.records.whole import write_whole
+from vlmbench.records.files import write_whole
 
 COMPONENT_COLOURS: Mapping[str, str] = {
     "T_preprocess": "#56B4E9",

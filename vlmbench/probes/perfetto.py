@@ -17,7 +17,7 @@ from typing import Any
 from vlmbench.probes.attribution import Segment, stage_at
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.trace import MARK, Trace
-from vlmbench.records.whole import write_whole
+from vlmbench.records.files import write_whole
 
 _PROCESS = 1_000_000_000  # above any process id or device number, so that it collides with none
 _HOST, _TOKENS, _DEVICE = 1, 2, 10

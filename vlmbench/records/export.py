@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.files import strict, write_whole
 from vlmbench.records.reading import RECORDS_NAME, iter_rows
-from vlmbench.records.whole import strict, write_whole
 
 _CHUNK_ROWS = 5000
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from vlmbench.errors import InputError
 from vlmbench.machine.host import host_hash, slurm_ids
+from vlmbench.records.files import write_json
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.redact import shareable
-from vlmbench.records.whole import write_json
 
 OUTCOME_NAME = "outcome.json"
 

@@ -9,7 +9,7 @@ Shape of the file::
                    "model", "device", "host", "software", "state_before", "state_after", "warnings"}, …]}
 
 What stands at the top is the first session's; a continued run has several sessions. Sessions of unlike hardware, dtype
-or runtime (:mod:`vlmbench.records.identity`) are refused; where they were allowed, the top names all of them and
+or runtime (:mod:`vlmbench.records.comparable`) are refused; where they were allowed, the top names all of them and
 ``unlike`` says what differs. Paths are shortened and secrets
 hidden (:mod:`vlmbench.records.redact`), so that the file can be published.
 """
@@ -28,11 +28,11 @@ from typing import Any
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.machine.host import device_facts, device_state, host_facts, slurm_ids, software
 from vlmbench.machine.installation import code_state
+from vlmbench.records.comparable import unlike, unlike_words, with_mixture_named
 from vlmbench.records.config_history import as_stored, flat
-from vlmbench.records.identity import unlike, unlike_words, with_mixture_named
+from vlmbench.records.files import strict, write_json
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.redact import shareable, shareable_command
-from vlmbench.records.whole import strict, write_json
 
 PROVENANCE_NAME = "provenance.json"
 # Settings that change what is shown, where it is put or how long it may take, not what one run measures.

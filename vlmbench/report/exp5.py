@@ -20,7 +20,7 @@ from vlmbench.errors import InputError
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.scaling import flops_latency_figure
 from vlmbench.figures.theme import caption, model_name, save, theme
-from vlmbench.records.whole import strict, write_json
+from vlmbench.records.files import strict, write_json
 from vlmbench.report import write_pages
 from vlmbench.report.phase_file import json_row, write_phase_file
 from vlmbench.report.scaling_report import MODEL_FILE, SUMMARY_FILE, ScalingReport

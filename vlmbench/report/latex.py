@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmbench.records.whole import write_whole
+from vlmbench.records.files import write_whole
 from vlmbench.report.grids import Grid, grids
 from vlmbench.report.page import environment, summaries
 

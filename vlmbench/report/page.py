@@ -15,7 +15,7 @@ from vlmbench import __version__
 from vlmbench.analysis.slices import KINDS
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.figures.theme import caption, component_colour
-from vlmbench.records.whole import write_whole
+from vlmbench.records.files import write_whole
 from vlmbench.report import scaling_words, words
 from vlmbench.report.captions import figure_files
 from vlmbench.report.facts import facts, software

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vlmbench.figures import components, latency, workload
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save
-from vlmbench.records.whole import write_json
+from vlmbench.records.files import write_json
 from vlmbench.report import tables
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.summary import EXPERIMENT, Run, read_run, summarise_run

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmbench.records.files import strict, write_whole
 from vlmbench.records.reading import iter_lines
-from vlmbench.records.whole import strict, write_whole
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 _FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)

@@ -30,7 +30,7 @@ from vlmbench.figures import roofline, scaling
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
 from vlmbench.machine.peaks import DevicePeaks
-from vlmbench.records.whole import strict, write_json
+from vlmbench.records.files import strict, write_json
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.scaling_words import as_text
 from vlmbench.report.summary import device_type, provenance_of, read_json, records

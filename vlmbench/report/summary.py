@@ -21,8 +21,8 @@ from vlmbench.analysis.memory import memory_by_stage
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
-from vlmbench.records.identity import with_mixture_named
-from vlmbench.records.whole import strict
+from vlmbench.records.comparable import with_mixture_named
+from vlmbench.records.files import strict
 from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT = "phase1_dataset_profiling"
