@@ -34,7 +34,7 @@ class Candidate:
     @property
     def experts(self) -> str:
         """The implementation that its experts run with in decode steps."""
-        from vlmbench.models.experts import experts_facts
+        from vlmbench.models.building import experts_facts
 
         return experts_facts(self.module)["experts_implementation_decode"]
 

@@ -283,7 +283,7 @@ def test_anatomy_on_a_narrow_terminal_breaks_no_path(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vlmbench import tasks
-    from vlmbench.models.anatomy import AnatomyRow
+    from vlmbench.models.anatomy.find import AnatomyRow
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     path = "model.language_model.a_module_with_a_rather_long_name_in_it"

@@ -28,8 +28,8 @@ from vlmbench import config as schema
 from vlmbench.arguments import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.machine.installation import conf_dir
-from vlmbench.models import tensor_parallel
-from vlmbench.models.team_follower import Follower
+from vlmbench.models.parallel import tensor_parallel
+from vlmbench.models.parallel.follower import Follower
 from vlmbench.text import shown
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from vlmbench.cost.predict import Prediction, wall_s
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.foresight import no_slope
 from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
-from vlmbench.models.vision_candidates import seen_tokens
+from vlmbench.models.vision.candidates import seen_tokens
 from vlmbench.records.files import write_json
 from vlmbench.text import shown
 from vlmbench.workload import Series
@@ -91,7 +91,8 @@ def dry_run(job: Job) -> int:
     from vlmbench.job_series import make_series
 
     with _uncollected():
-        from vlmbench.cost.planning import Planner, weightless
+        from vlmbench.cost.planning import Planner
+        from vlmbench.models.loading import weightless
 
         dtype, peaks, memory = _device(job)
         model = weightless(job.build("model"), dtype=dtype)

@@ -74,7 +74,7 @@ class Request:
         prompt_tokens: when set, the user's text is replaced by exactly this many tokens of random ordinary words.
         image_size: when set, (width, height) in pixels to which each image is resized before the processor sees it.
         vision_tokens: when set, the target that the model's own processor is searched for
-            (:mod:`vlmbench.models.vision_tokens` turns it into ``image_size`` and ``processor_kwargs``).
+            (:mod:`vlmbench.models.vision.target_settings` turns it into ``image_size`` and ``processor_kwargs``).
         processor_kwargs: extra call-time arguments for the model's processor (``max_pixels`` …).
         seed: of the random words.
     """

@@ -12,7 +12,7 @@ from vlmbench.job import Job
 from vlmbench.text import shown
 
 if TYPE_CHECKING:
-    from vlmbench.models.anatomy import AnatomyRow
+    from vlmbench.models.anatomy.find import AnatomyRow
 
 ANATOMY_FILE = "anatomy.json"
 _WIDTH_ELSEWHERE = 140  # columns at least, where the output is no terminal
@@ -46,7 +46,7 @@ def run(job: Job) -> int:
 
 def _anatomy(job: Job) -> int:
     """Show which module is which stage, and write it to ``anatomy.json`` of the run directory."""
-    from vlmbench.models.anatomy import anatomy_table
+    from vlmbench.models.anatomy.find import anatomy_table
     from vlmbench.records.files import write_json
     from vlmbench.session import load_model
 

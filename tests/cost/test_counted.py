@@ -8,11 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.cost.dims import config_of, counts_of, every_model, one_of_each_family
 from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.counted import count_generate, ghost_of_config
+from vlmbench.cost.counted import count_generate
 from vlmbench.cost.counter import Counter
 from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
 from vlmbench.cost.stages import agreement, disagreements
+from vlmbench.models.weightless import ghost_of_config
 from vlmbench.request import TokenCounts
 
 LLAVA = TokenCounts(

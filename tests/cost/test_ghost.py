@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlmbench.cost.ghost import Ghost, GhostError, ghost_inputs, is_ghost
+from vlmbench.models.weightless import Ghost, GhostError, ghost_inputs, is_ghost
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import vlmbench.cost.closed
 from tests.models.shipped import NAMES
 from vlmbench.cost.costs import Costs
 from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.planning import Planner, weightless
+from vlmbench.cost.planning import Planner
 from vlmbench.cost.preparing import Preparer
 from vlmbench.errors import ModelError
 from vlmbench.machine.peaks import table_peaks
+from vlmbench.models.loading import weightless
 from vlmbench.models.spec import ModelSpec
 from vlmbench.request import ImageSource, Output, Request, Sample
 

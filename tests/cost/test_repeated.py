@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from tests.cost.dims import config_of, counts_of, one_of_each_family
-from vlmbench.cost.counted import count_generate, ghost_of_config
+from vlmbench.cost.counted import count_generate
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
 from vlmbench.cost.repeated import NotAlike, repeated_once
+from vlmbench.models.weightless import ghost_of_config
 
 
 @pytest.mark.parametrize("name", [p.values[0] for p in one_of_each_family()])

@@ -91,7 +91,7 @@ def processor_only(name: str) -> Any:
 
     from vlmbench.models import loading
     from vlmbench.models.processors import build_processor
-    from vlmbench.models.tokens import ImageMarks
+    from vlmbench.models.token_counts import ImageMarks
     from vlmbench.models.transformers_model import TransformersModel
 
     model = spec(name)

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from vlmbench.models.anatomy import inside, stage_parameters
-from vlmbench.models.anatomy_calls import Call
+from vlmbench.models.anatomy.find import inside, stage_parameters
+from vlmbench.models.anatomy.watch import Call
 from vlmbench.models.protocol import Anatomy
 
 # Not one call of the language model a token: a block of tokens is denoised at once.

@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.models.tiny_models import full_config
 from vlmbench.errors import AnatomyError
-from vlmbench.models.anatomy import anatomy_table, find_anatomy, module_tree, stage_parameters
+from vlmbench.models.anatomy.find import anatomy_table, find_anatomy, module_tree, stage_parameters
 from vlmbench.models.protocol import Anatomy
 
 QWEN_MERGERS = (*(f"model.visual.deepstack_merger_list.{i}" for i in range(3)), "model.visual.merger")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.models.test_anatomy import EXPECTED, PlainModel, on_meta
 from vlmbench.errors import AnatomyError
-from vlmbench.models.anatomy import find_anatomy
+from vlmbench.models.anatomy.find import find_anatomy
 
 TOWER, TEXT = "vision_backbone", "transformer"
 

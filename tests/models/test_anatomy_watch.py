@@ -8,9 +8,8 @@ from torch import nn
 
 from tests.models import stage_checks, tiny_models
 from vlmbench.errors import AnatomyError
-from vlmbench.models.anatomy import find_anatomy
-from vlmbench.models.anatomy_calls import record_calls
-from vlmbench.models.anatomy_watch import watch_anatomy
+from vlmbench.models.anatomy.find import find_anatomy
+from vlmbench.models.anatomy.watch import record_calls, watch_anatomy
 from vlmbench.models.protocol import Anatomy
 
 NEW_TOKENS = 3

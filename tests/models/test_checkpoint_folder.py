@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 
 from tests.models.shipped import shrunken
 from vlmbench.errors import ModelError
-from vlmbench.models.checkpoint_folder import (
+from vlmbench.models.checkpoint import (
     check_folder,
+    check_hashes,
     check_tensors,
     commit_of_folder,
     damaged_files,
+    downloaded_hashes,
+    listed_hashes,
     uneven_stacks,
 )
-from vlmbench.models.checksums import check_hashes, downloaded_hashes, listed_hashes
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import torch
 
 from tests.models.shipped import request, spec
 from vlmbench.errors import ModelError
-from vlmbench.models.building import module_on_meta
-from vlmbench.models.experts import choose_experts, experts_facts
+from vlmbench.models.building import choose_experts, experts_facts, module_on_meta
 from vlmbench.models.loading import build_config
 from vlmbench.models.spec import ModelSpec
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlmbench.errors import SampleError
-from vlmbench.models.images import decode
+from vlmbench.models.inputs import decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.models.shipped import NAMES, request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, SampleError
 from vlmbench.execution import in_memory
-from vlmbench.models import library, loading, placement
+from vlmbench.models import loading, placement, transformers_library
 from vlmbench.models.transformers_model import read_images
 from vlmbench.request import ImageSource
 
@@ -362,12 +362,12 @@ def test_a_hub_id_without_network(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refuse)
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    library.hub_reachable.cache_clear()
+    transformers_library.hub_reachable.cache_clear()
     try:
         with pytest.raises(ModelError, match=r"the hub cannot be reached.*model\.weights=random"):
             spec("llava_1_5_7b", weights="pretrained", hub_id="nobody/nothing").load(device="cpu")
     finally:
-        library.hub_reachable.cache_clear()
+        transformers_library.hub_reachable.cache_clear()
 
 
 def test_decode_that_was_not_compiled_is_not_passed_off_as_compiled(tiny) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.models.shipped import NAMES, processor_only, request, spec
 from vlmbench.errors import ModelError, SampleError, UnreachablePointError
 from vlmbench.models import processors
-from vlmbench.models.prompting import Prompter
+from vlmbench.models.inputs import Prompter
 
 NEEDS_TORCHVISION = ("molmo2_4b", "molmo2_8b")
 # One of each processor; the larger siblings share it.

@@ -14,10 +14,11 @@ import torch
 
 from tests.models.shipped import request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, OutOfStepError
-from vlmbench.models import building, tensor_parallel
+from vlmbench.models import building
+from vlmbench.models.parallel import tensor_parallel
+from vlmbench.models.parallel.team import Team
 from vlmbench.models.placement import Placement
 from vlmbench.models.protocol import Prepared
-from vlmbench.models.team import Team
 from vlmbench.request import Output, TokenCounts
 
 pytest.importorskip("accelerate", reason="transformers splits models only with accelerate")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmbench.errors import ModelError
-from vlmbench.models.tokenizer import build_tokenizer, expand_series, ordinary_words
+from vlmbench.models.offline_tokenizer import build_tokenizer, expand_series, ordinary_words
 
 SPECIAL = {"<s>": 1, "</s>": 2, "<pad>": 3999, "<image>": 2500}
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "image_token": "<image>"}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vlmbench.models.tokens import ImageMarks, observe
+from vlmbench.models.token_counts import ImageMarks, observe
 
 IMAGE = 99
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.models.shipped import shrunken, spec
 from vlmbench.errors import ModelError
-from vlmbench.models.tokenizer import build_tokenizer
+from vlmbench.models.offline_tokenizer import build_tokenizer
 from vlmbench.models.transformers_model import TransformersModel
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.models.shipped import processor_only, request
 from vlmbench.errors import UnreachablePointError
-from vlmbench.models.vision_tokens import TOLERANCE, reach_vision_tokens, reachable_vision_tokens
+from vlmbench.models.vision.target_settings import TOLERANCE, reach_vision_tokens, reachable_vision_tokens
 
 # Some processors of transformers still treat tensors as arrays the old way; 5.17 renames an argument of Mllama.
 pytestmark = [

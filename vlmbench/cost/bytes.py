@@ -60,7 +60,7 @@ class Parameters:
     @classmethod
     def of_model(cls, model: Any, anatomy: Any = None) -> Parameters:
         """Exact, from a model (also one without weights)."""
-        from vlmbench.models.anatomy import find_anatomy, stage_parameters
+        from vlmbench.models.anatomy.find import find_anatomy, stage_parameters
 
         counts = stage_parameters(model, anatomy or find_anatomy(model))
         table = model.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""FLOPs of one ``generate()`` call, counted: the real model runs without weights (:mod:`vlmbench.cost.ghost`).
+"""FLOPs of one ``generate()`` call, counted: the real model runs without weights (:mod:`vlmbench.models.weightless`).
 
 torch's ``FlopCounterMode`` sees every matrix product, convolution and attention of the run; hooks at stage boundaries
 take snapshots of its total. Nothing is assumed about the architecture. What lies outside every stage before the first
@@ -7,9 +7,8 @@ token (there is little: an attention mask made by a product) belongs to the pref
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmbench.cost.ghost import Ghost, GhostError, ghost_inputs
 from vlmbench.cost.ledger import Ledger
 from vlmbench.cost.repeated import NotAlike, repeated_once
-from vlmbench.models.anatomy import find_anatomy
+from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy
+from vlmbench.models.weightless import Ghost, GhostError, ghost_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,38 +70,6 @@ class _FusedAttention(TorchFunctionMode):
             key = key.new_empty((*query.shape[:2], *key.shape[2:]))
             value = value.new_empty((*query.shape[:2], *value.shape[2:]))
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
-
-
-def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model of any size without weights.
-
-    Args:
-        build: makes the model from its configuration (``lambda: AutoModelForImageTextToText.from_config(config)``).
-
-    Returns:
-        the model with shapes for weights, in eval mode, its generation free of an end-of-sequence token.
-    """
-    with Ghost(), torch.device("meta"), torch.no_grad():
-        model = build().eval().requires_grad_(False)
-    if hasattr(model, "set_experts_implementation"):
-        # Gathered products: the same operations as grouped ones, without kernels that exist for CUDA only.
-        model.set_experts_implementation("batched_mm")  # type: ignore[operator]
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:
-        generation.eos_token_id = None
-    return model
-
-
-def ghost_of_config(config: Any) -> nn.Module:
-    """:func:`build_ghost` for a transformers configuration of an image-text-to-text model, in bfloat16.
-
-    The configuration is copied: building writes the attention kernel's name into it.
-    """
-    from transformers import AutoModelForImageTextToText
-
-    own = copy.deepcopy(config)
-    auto: Any = AutoModelForImageTextToText
-    return build_ghost(lambda: auto.from_config(own, dtype=torch.bfloat16))
 
 
 def count_generate(

@@ -17,12 +17,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vlmbench.cost.counted import GenerateFlops, count_generate, ghost_of_config
-from vlmbench.cost.ghost import GhostError
+from vlmbench.cost.counted import GenerateFlops, count_generate
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
 from vlmbench.cost.stages import StageFlops
-from vlmbench.models.anatomy import find_anatomy
+from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy
+from vlmbench.models.weightless import GhostError, ghost_of_config
 from vlmbench.request import TokenCounts
 
 _SHORT, _LONG = 8, 16  # tokens of the texts that are counted

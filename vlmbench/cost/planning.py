@@ -12,81 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.bytes import Parameters
 from vlmbench.cost.costs import TOLERANCE, grids_of
-from vlmbench.cost.counted import build_ghost, count_generate
+from vlmbench.cost.counted import count_generate
 from vlmbench.cost.counter import Counter
-from vlmbench.cost.ghost import GhostError, ghost_inputs
 from vlmbench.cost.inputs import text_inputs
 from vlmbench.cost.predict import Overheads, Prediction, Predictor
 from vlmbench.cost.preparing import Preparer
-from vlmbench.errors import ModelError
 from vlmbench.machine.peaks import PeaksAnswer
-from vlmbench.models.building import hub_options
-from vlmbench.models.loading import build_config, import_plugin
-from vlmbench.models.processors import build_processor, load_processor
-from vlmbench.models.prompting import Prompter
-from vlmbench.models.tokens import ImageMarks
 from vlmbench.models.transformers_model import TransformersModel
+from vlmbench.models.weightless import GhostError, ghost_inputs
 from vlmbench.request import Output, Request, TokenCounts
 
 if TYPE_CHECKING:
-    from vlmbench.models.spec import ModelSpec
-
-
-def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel:
-    """A model that prepares requests as the loaded one would, but has shapes for weights: made in seconds.
-
-    Its ``module`` is what :class:`vlmbench.cost.counter.Counter` takes. It cannot generate.
-
-    Args:
-        spec: the model's YAML; with ``weights=pretrained``, the checkpoint's configuration and processor are read.
-        dtype: of weights and inputs.
-
-    Raises:
-        ModelError: the architecture or its processor cannot be built here.
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    import_plugin(spec.plugin)
-    config, processor = _config_and_processor(spec)
-    kind: torch.dtype = getattr(torch, dtype)
-    auto: Any = AutoModelForImageTextToText
-    token = spec.processor.get("vision_token")
-    image_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
-    return TransformersModel(
-        module=build_ghost(lambda: auto.from_config(config, dtype=kind)),
-        device=torch.device("cpu"),
-        dtype=kind,
-        processor=processor,
-        prompter=Prompter.of(
-            processor,
-            prompt_format=spec.processor.get("prompt_format"),
-            image_placeholder=spec.processor.get("image_placeholder"),
-        ),
-        marks=ImageMarks.from_config(config, image_token_id=image_id),
-        override=spec.anatomy,
-        provenance={"name": spec.name, "weights": "none", "dtype": dtype},
-    )
-
-
-def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:
-    """From the YAML, or with ``weights=pretrained`` from the checkpoint, whose weights need not be there."""
-    from transformers import AutoConfig
-
-    if spec.weights == "random":
-        config = build_config(spec)
-        size = config.get_text_config(decoder=True).vocab_size
-        return config, build_processor(dict(spec.processor), model_type=config.model_type, vocab_size=size)
-    options = hub_options(spec)
-    try:
-        config = AutoConfig.from_pretrained(str(spec.source), **options)
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"'{spec.source}' has no configuration that can be read ({reason}); "
-            "give a folder with config.json and the processor's files, or use model.weights=random"
-        ) from error
-    return config, load_processor(str(spec.source), model_type=config.model_type, options=options)
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.models.images import decode_all
+from vlmbench.models.inputs import decode_all
 from vlmbench.models.protocol import Prepared
-from vlmbench.models.tokens import observe
+from vlmbench.models.token_counts import observe
 from vlmbench.models.transformers_model import read_images
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmbench.cost.ghost import is_ghost
 from vlmbench.cost.ledger import Ledger
+from vlmbench.models.weightless import is_ghost
 
 _FEWEST = 3  # blocks of a list worth the trouble
 _LARGEST_COMPARED = 1 << 16  # elements; larger tensors must be the same object

@@ -13,23 +13,78 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import DeviceError, ModelError
-from vlmbench.models import building, tensor_parallel
-from vlmbench.models.building import count_parameters, module_on_meta
-from vlmbench.models.experts import choose_experts, experts_facts
-from vlmbench.models.library import transformers_library
+from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError
+from vlmbench.models import building
+from vlmbench.models.building import choose_experts, count_parameters, experts_facts, hub_options, module_on_meta
+from vlmbench.models.inputs import Prompter
+from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
 from vlmbench.models.processors import backend_of, build_processor, load_processor
-from vlmbench.models.prompting import Prompter
-from vlmbench.models.tokens import ImageMarks
+from vlmbench.models.token_counts import ImageMarks
+from vlmbench.models.transformers_library import transformers_library
 from vlmbench.models.transformers_model import TransformersModel
-from vlmbench.models.trial import try_processor
+from vlmbench.models.weightless import build_ghost
+from vlmbench.request import Output, Request, Sample
 
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.models.parallel.team import Team
     from vlmbench.models.spec import ModelSpec
-    from vlmbench.models.team import Team
+    from vlmbench.models.transformers_model import TransformersModel
+
+
+# A trial of a checkpoint's processor: one picture and a question, before anything is measured.
+
+_SIDE = 336  # pixels: what the smallest towers take whole, so that few tiles are made
+
+
+def try_processor(model: TransformersModel, *, source: str) -> None:
+    """Refuse a processor whose inputs the model cannot take: each request would fail, on a GPU for good.
+
+    An id beyond the embedding is an assertion on the device, after which CUDA answers nothing in this process.
+
+    Args:
+        model: as loaded.
+        source: what the error calls the checkpoint.
+
+    Raises:
+        ModelError: the processor refuses a picture with a question, or makes ids that the model has no row for.
+    """
+    from PIL import Image
+
+    sample = Sample(sample_id="trial", question="What is in this picture?", images=())
+    request = Request(sample=sample, output=Output(max_new_tokens=1, forced=True))
+    processor: Any = model.processor
+    parts = f"{type(processor).__name__} with {type(processor.image_processor).__name__}"
+    try:
+        rendered = model.prompter.render(sample.question, num_images=1)
+        inputs = model.process([Image.new("RGB", (_SIDE, _SIDE), "grey")], rendered, request)
+    except (SampleError, UnreachablePointError) as error:
+        raise ModelError(
+            f"the processor in '{source}' ({parts}) cannot prepare a picture with a question; "
+            f"does it belong to the model? {error}"
+        ) from error
+    rows, ids = _embedding_rows(model.module), inputs.get("input_ids")
+    if rows is None or ids is None:
+        return
+    # An image position may have an id of its own, which models replace before they embed.
+    text = [int(value) for value in ids.unique() if int(value) not in model.marks.image_token_ids]
+    if text and max(text) >= rows:
+        raise ModelError(
+            f"the tokenizer in '{source}' gives the id {max(text)}, but the model has {rows:,} embeddings: "
+            "they belong to different models"
+        )
+
+
+def _embedding_rows(module: Any) -> int | None:
+    """Ids that the input embedding knows."""
+    embedding = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    weight = getattr(embedding, "weight", None)
+    if weight is None or weight.ndim != 2:
+        return None
+    return int(weight.shape[0]) + int(getattr(embedding, "num_additional_embeddings", 0) or 0)
+
 
 __all__ = ["TransformersModel", "build_config", "count_parameters", "load", "module_on_meta"]
 
@@ -232,3 +287,60 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
         facts["source"] = Path(spec.path).name if spec.path else spec.hub_id
         facts["revision"] = building.commit_of(spec)
     return facts
+
+
+def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel:
+    """A model that prepares requests as the loaded one would, but has shapes for weights: made in seconds.
+
+    Its ``module`` is what :class:`vlmbench.cost.counter.Counter` takes. It cannot generate.
+
+    Args:
+        spec: the model's YAML; with ``weights=pretrained``, the checkpoint's configuration and processor are read.
+        dtype: of weights and inputs.
+
+    Raises:
+        ModelError: the architecture or its processor cannot be built here.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    import_plugin(spec.plugin)
+    config, processor = _config_and_processor(spec)
+    kind: torch.dtype = getattr(torch, dtype)
+    auto: Any = AutoModelForImageTextToText
+    token = spec.processor.get("vision_token")
+    image_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
+    return TransformersModel(
+        module=build_ghost(lambda: auto.from_config(config, dtype=kind)),
+        device=torch.device("cpu"),
+        dtype=kind,
+        processor=processor,
+        prompter=Prompter.of(
+            processor,
+            prompt_format=spec.processor.get("prompt_format"),
+            image_placeholder=spec.processor.get("image_placeholder"),
+        ),
+        marks=ImageMarks.from_config(config, image_token_id=image_id),
+        override=spec.anatomy,
+        provenance={"name": spec.name, "weights": "none", "dtype": dtype},
+    )
+
+
+def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:
+    """From the YAML, or with ``weights=pretrained`` from the checkpoint, whose weights need not be there."""
+    from transformers import AutoConfig
+
+    if spec.weights == "random":
+        config = build_config(spec)
+        size = config.get_text_config(decoder=True).vocab_size
+        return config, build_processor(dict(spec.processor), model_type=config.model_type, vocab_size=size)
+    options = hub_options(spec)
+    try:
+        config = AutoConfig.from_pretrained(str(spec.source), **options)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"'{spec.source}' has no configuration that can be read ({reason}); "
+            "give a folder with config.json and the processor's files, or use model.weights=random"
+        ) from error
+    return config, load_processor(str(spec.source), model_type=config.model_type, options=options)

@@ -1,7 +1,7 @@
 """The real processor classes of transformers: built offline from a model's YAML, or loaded with a checkpoint.
 
 Offline, the image processor's class and numbers come from the YAML and the tokenizer from
-:mod:`vlmbench.models.tokenizer`; what runs in ``T_preprocess`` is transformers' own code either way. The
+:mod:`vlmbench.models.offline_tokenizer`; what runs in ``T_preprocess`` is transformers' own code either way. The
 image back end is torchvision where it is installed and PIL elsewhere (1.6–3.9 times as long): the record says which.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmbench.errors import ModelError
-from vlmbench.models.library import transformers_library, transformers_module
-from vlmbench.models.tokenizer import build_tokenizer
+from vlmbench.models.offline_tokenizer import build_tokenizer
+from vlmbench.models.transformers_library import transformers_library, transformers_module
 
 # Keys of the 'processor' mapping of a model's YAML.
 PROCESSOR_KEYS = frozenset(

@@ -9,19 +9,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
-from vlmbench.models.images import decode_all
+from vlmbench.models.inputs import decode_all
+from vlmbench.models.parallel.tensor_parallel import split_share
 from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.protocol import Anatomy, Prepared
-from vlmbench.models.tensor_parallel import split_share
-from vlmbench.models.tokens import ImageMarks, observe
+from vlmbench.models.token_counts import ImageMarks, observe
 from vlmbench.request import Request, TokenCounts
 
 if TYPE_CHECKING:
     import torch
 
     from vlmbench.machine.clock import Clock
-    from vlmbench.models.prompting import Prompter
-    from vlmbench.models.team import Team
+    from vlmbench.models.inputs import Prompter
+    from vlmbench.models.parallel.team import Team
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
 _NOT_FOR_GENERATE = frozenset({"labels", "text_replacement_offsets", "offset_mapping"})
@@ -90,14 +90,14 @@ class TransformersModel:
     @cached_property
     def anatomy(self) -> Anatomy:
         """Which module is which stage."""
-        from vlmbench.models.anatomy import find_anatomy
+        from vlmbench.models.anatomy.find import find_anatomy
 
         return find_anatomy(self.module, self.override)
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor, number of devices."""
-        from vlmbench.models.anatomy import stage_parameters
+        from vlmbench.models.anatomy.find import stage_parameters
 
         facts = {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
         if self.team is None:
@@ -115,7 +115,7 @@ class TransformersModel:
             SampleError: no text of exactly that many tokens.
         """
         if request.vision_tokens is not None:
-            from vlmbench.models.vision_tokens import reach_vision_tokens
+            from vlmbench.models.vision.target_settings import reach_vision_tokens
 
             target, wanted = request.vision_tokens, request
             sizes = tuple(image.size for image in request.sample.images)
@@ -141,7 +141,7 @@ class TransformersModel:
         Raises:
             ConfigError: fewer than three can be reached.
         """
-        from vlmbench.models.vision_spread import spread_vision_tokens
+        from vlmbench.models.vision.auto_counts import spread_vision_tokens
 
         positions = None
         if self.module is not None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import vlmbench.models.molmo  # noqa: F401  # registers the model type
 from vlmbench.models.molmo.convert import convert_checkpoint
-from vlmbench.models.tokenizer import build_tokenizer
+from vlmbench.models.offline_tokenizer import build_tokenizer
 
 FAMILIES = ("olmoe", "olmo2", "qwen2")
 ORACLES = json.loads(Path(__file__).with_name("oracles.json").read_text(encoding="utf-8"))

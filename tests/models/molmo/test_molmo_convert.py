@@ -293,7 +293,7 @@ def test_other_architectures_are_refused(change: dict[str, Any], word: str, rele
 
 
 def test_the_tokenizer_of_another_model_is_refused(released: dict[str, Path], tmp_path: Path) -> None:
-    from vlmbench.models.tokenizer import build_tokenizer
+    from vlmbench.models.offline_tokenizer import build_tokenizer
 
     special = {"<|endoftext|>": 5, "<im_start>": 900, "<im_end>": 901, "<im_patch>": 902, "<im_col>": 903}
     build_tokenizer(size=904, special_tokens=special, roles={"eos_token": "<|endoftext|>"}).save_pretrained(tmp_path)

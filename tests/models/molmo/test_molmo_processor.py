@@ -11,7 +11,7 @@ from PIL import Image
 from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.models.molmo import MolmoImageProcessor, MolmoProcessor
 from vlmbench.models.molmo.processing import format_prompt
-from vlmbench.models.tokenizer import build_tokenizer
+from vlmbench.models.offline_tokenizer import build_tokenizer
 
 SPECIAL = {"<im_start>": 900, "<im_end>": 901, "<im_patch>": 902, "<im_col>": 903}
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from vlmbench.errors import ModelError
-from vlmbench.models.checksums import check_hashes, downloaded_hashes, listed_hashes
+from vlmbench.models.checkpoint import check_hashes, downloaded_hashes, listed_hashes
 from vlmbench.models.molmo.checkpoint_config import convert_config, read_released_config
 from vlmbench.models.molmo.checkpoint_plan import Target, detect_layout, make_plan
 from vlmbench.models.molmo.checkpoint_source import TensorSource

@@ -10,10 +10,12 @@ Shapes, and with them the floating-point operations, are those of a true run.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -193,3 +195,35 @@ def _made_up(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype == torch.bool or tensor.ndim == 0:
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     return torch.arange(tensor.shape[-1], dtype=tensor.dtype).expand(tensor.shape).contiguous()
+
+
+def build_ghost(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model of any size without weights.
+
+    Args:
+        build: makes the model from its configuration (``lambda: AutoModelForImageTextToText.from_config(config)``).
+
+    Returns:
+        the model with shapes for weights, in eval mode, its generation free of an end-of-sequence token.
+    """
+    with Ghost(), torch.device("meta"), torch.no_grad():
+        model = build().eval().requires_grad_(False)
+    if hasattr(model, "set_experts_implementation"):
+        # Gathered products: the same operations as grouped ones, without kernels that exist for CUDA only.
+        model.set_experts_implementation("batched_mm")  # type: ignore[operator]
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = None
+    return model
+
+
+def ghost_of_config(config: Any) -> nn.Module:
+    """:func:`build_ghost` for a transformers configuration of an image-text-to-text model, in bfloat16.
+
+    The configuration is copied: building writes the attention kernel's name into it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    own = copy.deepcopy(config)
+    auto: Any = AutoModelForImageTextToText
+    return build_ghost(lambda: auto.from_config(own, dtype=torch.bfloat16))

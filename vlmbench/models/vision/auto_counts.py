@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import ConfigError, UnreachablePointError
-from vlmbench.models.vision_candidates import MODERATE_ASPECT, observed_counts, observed_tokens, original_size
-from vlmbench.models.vision_tokens import MOST_IMAGES, candidates_of
+from vlmbench.models.vision.candidates import MODERATE_ASPECT, observed_counts, observed_tokens, original_size
+from vlmbench.models.vision.target_settings import MOST_IMAGES, candidates_of
 
 if TYPE_CHECKING:
     from vlmbench.models.transformers_model import TransformersModel
     from vlmbench.request import Request
+
 
 LEAST_COUNTS = 3
 """A slope needs three."""

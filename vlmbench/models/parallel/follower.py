@@ -11,14 +11,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import VlmbenchError
-from vlmbench.models.team import Team, one_line, say
-from vlmbench.models.team_watch import GRACE_S
+from vlmbench.models.parallel.team import GRACE_S, Team, one_line, say
 
 if TYPE_CHECKING:
     import torch
 
     from vlmbench.models.protocol import Prepared
     from vlmbench.models.spec import ModelSpec
+
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 

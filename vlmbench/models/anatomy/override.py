@@ -12,6 +12,7 @@ from vlmbench.errors import AnatomyError
 if TYPE_CHECKING:
     from torch import nn
 
+
 OVERRIDE = "override"  # the rule's name where the user settled a stage
 STAGES = ("vision_encoder", "projector", "language_model", "head")
 

@@ -17,6 +17,7 @@ from vlmbench.request import TokenCounts
 if TYPE_CHECKING:
     import torch
 
+
 # Names under which configurations keep the id of an image position, the most specific first: Molmo's models have both
 # an image token (expanded away by the processor) and a patch token (what the language model sees).
 _IMAGE_ID_NAMES = ("image_patch_id", "image_token_id", "image_token_index", "media_token_id", "im_patch_id")

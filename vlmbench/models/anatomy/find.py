@@ -1,6 +1,6 @@
 """Which module of a vision-language model is which stage: found by rule, checked, shown as a table.
 
-:func:`find_anatomy` looks at the model only; :func:`vlmbench.models.anatomy_watch.watch_anatomy` refines its answer by
+:func:`find_anatomy` looks at the model only; :func:`vlmbench.models.anatomy.watch.watch_anatomy` refines its answer by
 watching one real ``generate()``. An ``override`` (three lines of YAML) settles what neither can tell.
 """
 
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import AnatomyError
-from vlmbench.models import anatomy_code as code
-from vlmbench.models import anatomy_rules as rules
-from vlmbench.models.anatomy_override import OVERRIDE, Found, check_override, check_places
+from vlmbench.models.anatomy import code, rules
+from vlmbench.models.anatomy.override import OVERRIDE, Found, check_override, check_places
 from vlmbench.models.protocol import Anatomy
 
 if TYPE_CHECKING:

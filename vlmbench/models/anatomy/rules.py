@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from vlmbench.models.anatomy_code import (
+from vlmbench.models.anatomy.code import (
     arguments,
     ask,
     base_of,
@@ -29,6 +29,7 @@ from vlmbench.models.anatomy_code import (
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 VISION_NAME = re.compile(r"vision|visual|image|(^|_)vit(_|$)|(^|_)vq")
 PROJECTOR_NAME = re.compile(

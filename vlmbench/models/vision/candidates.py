@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import SampleError
 from vlmbench.models.processors import allowed_image_arguments
-from vlmbench.models.tokens import observe
+from vlmbench.models.token_counts import observe
 
 if TYPE_CHECKING:
     from vlmbench.models.transformers_model import TransformersModel
     from vlmbench.request import Request, TokenCounts
+
 
 Size = tuple[int, int]  # (width, height) in pixels
 

@@ -1,6 +1,6 @@
 """Which image size, number of images or processor setting gives a target number of vision tokens.
 
-Found by asking the model's own processor, never by a formula of ours: :mod:`vlmbench.models.vision_candidates` ranks
+Found by asking the model's own processor, never by a formula of ours: :mod:`vlmbench.models.vision.candidates` ranks
 candidates by the processor's size arithmetic, and the processor itself, run on blank images, has the last word.
 
 Preference, in this order: one image of moderate shape that hits the target exactly; one that comes within the
@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UnreachablePointError
-from vlmbench.models.vision_candidates import MODERATE_ASPECT, Candidates, Setting, observed_tokens, original_size
+from vlmbench.models.vision.candidates import MODERATE_ASPECT, Candidates, Setting, observed_tokens, original_size
 
 if TYPE_CHECKING:
     from vlmbench.models.transformers_model import TransformersModel
     from vlmbench.request import Request
+
 
 TOLERANCE = 0.02  # of the target; a miss within it is taken, the record holds target and observed count
 _DOUBT = 0.1  # predictions this far off are still checked

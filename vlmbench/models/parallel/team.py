@@ -8,17 +8,20 @@ whenever it likes without the processes falling out of step. Only what transform
 
 What cannot be mended is ended: when one process fails inside ``generate()``, the others may wait in a collective for
 ever. Then no further order is given (:class:`~vlmbench.errors.OutOfStepError`), and a thread that waits for word of a
-failure ends a process that is stuck (:mod:`vlmbench.models.team_watch`).
+failure ends a process that is stuck (:mod:`vlmbench.models.parallel.team`).
 
-How orders travel is in :mod:`vlmbench.models.team_orders`, what the others do with them in
-:mod:`vlmbench.models.team_follower`.
+How orders travel is in :mod:`vlmbench.models.parallel.team`, what the others do with them in
+:mod:`vlmbench.models.parallel.follower`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,8 +30,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmbench.errors import ModelError, OutOfStepError, VlmbenchError
-from vlmbench.models.team_orders import Orders
-from vlmbench.models.team_watch import GRACE_S, watch
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,120 @@ if TYPE_CHECKING:
     from vlmbench.models.protocol import Prepared
     from vlmbench.models.spec import ModelSpec
     from vlmbench.request import TokenCounts
+
+
+# A thread that waits for word of an end, and ends this process if it is stuck then (in a collective, for ever).
+
+GRACE_S = 10.0
+"""For a process to notice a failure by itself."""
+_UNTIL_ENDED = timedelta(days=7)
+
+
+def watch(
+    store: Any, key: str, *, busy: Callable[[], bool], heard: Callable[[str], None], stuck: Callable[[str], None]
+) -> threading.Thread:
+    """Begin to wait, in a thread that does not run meanwhile, for a key of the store; returns the thread.
+
+    Args:
+        store: of ``torch.distributed``.
+        key: the word; what stands there is the reason, nothing where all is well.
+        busy: whether this process is in the middle of something that may never end.
+        heard: told the reason, where the process is not busy or ceases to be in time.
+        stuck: told the reason just before the process is ended, where it stays busy.
+    """
+
+    def wait(store: Any) -> None:
+        try:
+            store.wait([key], _UNTIL_ENDED)
+            reason = store.get(key).decode()
+        except RuntimeError:
+            reason = "the store of torchrun is gone"
+        until = time.monotonic() + GRACE_S
+        while reason and time.monotonic() < until:
+            if not busy():
+                heard(reason)
+                return
+            time.sleep(0.1)
+        if reason and busy():
+            stuck(reason)
+            with suppress(RuntimeError):
+                store.set("ended", "1")
+            os._exit(1)
+
+    thread = threading.Thread(target=wait, args=(store.clone(),), daemon=True, name=f"vlmbench-{key}")
+    thread.start()
+    return thread
+
+
+# Orders to the processes of ``torchrun``, and the answers to them, through the store of ``torch.distributed``.
+
+_FOREVER = timedelta(days=7)  # how long a follower waits for its next order
+_CHUNK = 1 << 20  # bytes of one value in the store, which has a limit of a few MiB
+
+
+@dataclass(kw_only=True)
+class Orders:
+    """The orders of the first process, seen from one of the processes.
+
+    Args:
+        store: of ``torch.distributed``.
+        rank: of this process; 0 gives orders, the others answer.
+        size: how many processes.
+
+    Attributes:
+        busy: whether this process is at work on the last order.
+    """
+
+    store: Any
+    rank: int
+    size: int
+    busy: bool = False
+    _number: int = 0
+    _chunks: int = 0
+
+    def give(self, *order: Any) -> None:
+        """Write the next order down for the followers, who have all read the one before."""
+        for chunk in range(self._chunks):
+            self.store.delete_key(f"order/{self._number}/{chunk}")
+        content = pickle.dumps(order)
+        chunks = [content[at : at + _CHUNK] for at in range(0, len(content), _CHUNK)]
+        self._number, self._chunks, self.busy = self._number + 1, len(chunks), True
+        for index, chunk_bytes in enumerate(chunks):
+            self.store.set(f"order/{self._number}/{index}", chunk_bytes)
+        self.store.set(f"order/{self._number}", str(len(chunks)))
+
+    def answers(self, what: str, timeout: timedelta) -> list[str]:
+        """What the followers say about the last order, by rank; waits for all of them.
+
+        Raises:
+            OutOfStepError: one of them says nothing for so long.
+        """
+        keys = [f"{what}/{self._number}/{rank}" for rank in range(1, self.size)]
+        try:
+            self.store.wait(keys, timeout)
+        except RuntimeError as error:
+            raise OutOfStepError(f"no answer ({what}) from the other processes within {timeout}") from error
+        answers = [self.store.get(key).decode() for key in keys]
+        for key in keys:
+            self.store.delete_key(key)
+        return answers
+
+    def next(self) -> tuple[Any, ...]:
+        """Wait for the next order; ``("stop",)`` where the first process is gone."""
+        self._number += 1
+        try:
+            self.store.wait([f"order/{self._number}"], _FOREVER)
+            chunks = int(self.store.get(f"order/{self._number}"))
+            content = b"".join(self.store.get(f"order/{self._number}/{index}") for index in range(chunks))
+        except RuntimeError:  # the store went with the first process
+            return ("stop",)
+        order: tuple[Any, ...] = pickle.loads(content)  # noqa: S301 - from rank 0 of this very run
+        return order
+
+    def answer(self, what: str, text: str) -> None:
+        """Say something about the last order."""
+        self.store.set(f"{what}/{self._number}/{self.rank}", text)
+
 
 Loaded = TypeVar("Loaded")
 LOADING = timedelta(hours=2)

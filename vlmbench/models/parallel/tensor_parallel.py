@@ -1,6 +1,6 @@
 """``tp_plan``: every layer of a model split over the processes of ``torchrun``, by transformers' own plan.
 
-Who tells the processes what to do is in :mod:`vlmbench.models.team`.
+Who tells the processes what to do is in :mod:`vlmbench.models.parallel.team`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import ConfigError, DeviceError
-from vlmbench.models.team import LOADING, Team
+from vlmbench.models.parallel.team import LOADING, Team
 
 if TYPE_CHECKING:
     import torch
+
 
 _TORCHRUN = "torchrun --nproc-per-node N -m vlmbench …"
 

@@ -15,10 +15,11 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import ModelError
-from vlmbench.models.library import transformers_library
+from vlmbench.models.transformers_library import transformers_library
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 _SPACE, _NEWLINE = "\u0120", "\u010a"  # how byte-level BPE writes a space and a line feed
 _BYTES = 256

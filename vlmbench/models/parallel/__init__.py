@@ -1,0 +1,1 @@
+"""One model split over the processes that torchrun starts."""

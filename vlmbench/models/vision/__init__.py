@@ -1,0 +1,1 @@
+"""How a target number of vision tokens is reached, through the model's own processor."""
