@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cost.predict import Prediction, wall_s
+from vlmbench.cost.prediction import Prediction, wall_s
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.foresight import no_slope
 from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks

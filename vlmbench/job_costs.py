@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cost.costs import Costs
+from vlmbench.cost.run_costs import Costs
 from vlmbench.execution import PreparedRun
 from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel

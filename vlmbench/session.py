@@ -31,7 +31,7 @@ from vlmbench.warmup import Warmup
 from vlmbench.workload import Series
 
 if TYPE_CHECKING:
-    from vlmbench.cost.costs import Costs
+    from vlmbench.cost.run_costs import Costs
     from vlmbench.job import Job
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.cost.dims import NAMES, config_of, counts_of, parameters_of
 from vlmbench.cost.bytes import Bytes, Parameters, distinct_experts
-from vlmbench.cost.closed import ClosedForm
+from vlmbench.cost.decoder_formula import ClosedForm
 from vlmbench.models.weightless import ghost_of_config
 from vlmbench.request import TokenCounts
 

@@ -7,11 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cost.dims import NAMES, QUICK, config_of, counts_of
-from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.decoder import Decoder, Experts, decoder_of
-from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.stages import StageFlops, agreement, disagreements
-from vlmbench.cost.vision import Tower, nearest_grids
+from vlmbench.cost.decoder_formula import ClosedForm, Decoder, Experts, decoder_of
+from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, disagreements
+from vlmbench.cost.vision_formula import Tower, nearest_grids
 from vlmbench.request import TokenCounts
 
 DENSE = Decoder(hidden=8, intermediate=16, layers=3, heads=4, kv_heads=2, head_dim=2, vocab=11)

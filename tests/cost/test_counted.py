@@ -7,12 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.cost.dims import config_of, counts_of, every_model, one_of_each_family
-from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.counted import count_generate
-from vlmbench.cost.counter import Counter
-from vlmbench.cost.errors import ClosedFormError
+from vlmbench.cost.decoder_formula import ClosedForm
+from vlmbench.cost.flop_counting import count_generate
+from vlmbench.cost.flop_sharing import Counter
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
-from vlmbench.cost.stages import agreement, disagreements
+from vlmbench.cost.stage_costs import ClosedFormError, agreement, disagreements
 from vlmbench.models.weightless import ghost_of_config
 from vlmbench.request import TokenCounts
 
@@ -115,7 +114,7 @@ def test_counter_agrees_with_closed_form(name, tokens, output):
 
 
 def test_counter_counts_each_image_shape_once(monkeypatch):
-    import vlmbench.cost.counter as module
+    import vlmbench.cost.flop_sharing as module
 
     runs = []
     real = module.count_generate

@@ -9,12 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
-import vlmbench.cost.closed
+import vlmbench.cost.decoder_formula
 from tests.models.shipped import NAMES
-from vlmbench.cost.costs import Costs
-from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.planning import Planner
-from vlmbench.cost.preparing import Preparer
+from vlmbench.cost.planning import Planner, Preparer
+from vlmbench.cost.run_costs import Costs
+from vlmbench.cost.stage_costs import ClosedFormError
 from vlmbench.errors import ModelError
 from vlmbench.machine.peaks import table_peaks
 from vlmbench.models.loading import weightless
@@ -116,7 +115,7 @@ def test_unknown_family_is_counted(tiny, monkeypatch):
     def refuse(config):
         raise ClosedFormError("not known")
 
-    monkeypatch.setattr(vlmbench.cost.closed, "vision_of", refuse)
+    monkeypatch.setattr(vlmbench.cost.decoder_formula, "vision_of", refuse)
     counted = Planner(tiny, peaks=H200).plan(request(output=9, batch_size=3))
     assert counted.flops == known.flops
     assert counted.unknown == ()
@@ -124,7 +123,7 @@ def test_unknown_family_is_counted(tiny, monkeypatch):
 
 
 def test_wrong_closed_form_is_noticed(tiny, monkeypatch):
-    import vlmbench.cost.decoder as module
+    import vlmbench.cost.decoder_formula as module
 
     known = Planner(tiny, peaks=H200).plan(request(output=9))
     monkeypatch.setattr(module, "_UNGATED", frozenset({"qwen2_5_vl_text"}))

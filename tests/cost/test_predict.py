@@ -6,10 +6,10 @@ import time
 import pytest
 
 from tests.cost.dims import config_of, counts_of
-from vlmbench.cost.costs import Costs
-from vlmbench.cost.errors import ClosedFormError
 from vlmbench.cost.inputs import synthetic_inputs
-from vlmbench.cost.predict import Overheads, Predictor, wall_s
+from vlmbench.cost.prediction import Overheads, Predictor, wall_s
+from vlmbench.cost.run_costs import Costs
+from vlmbench.cost.stage_costs import ClosedFormError
 from vlmbench.machine.peaks import PeaksAnswer, table_peaks
 from vlmbench.request import TokenCounts
 
@@ -122,7 +122,7 @@ def test_record_columns(name):
 @pytest.fixture
 def unknown_vision(monkeypatch):
     """As if the family of the model were not among those with a closed form."""
-    import vlmbench.cost.closed as module
+    import vlmbench.cost.decoder_formula as module
 
     def refuse(config):
         raise ClosedFormError(f"no closed form for the vision part of '{config.model_type}'")

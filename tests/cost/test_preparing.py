@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.shipped import processor_only, request
-from vlmbench.cost.preparing import Preparer
+from vlmbench.cost.planning import Preparer
 from vlmbench.errors import ModelError, SampleError, UnreachablePointError
 
 pytestmark = [  # transformers' own

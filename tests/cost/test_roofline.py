@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vlmbench.cost.bytes import StageBytes
 from vlmbench.cost.roofline import UNTOLD, rooflines, stage_roofline
-from vlmbench.cost.stages import StageFlops
+from vlmbench.cost.stage_costs import StageFlops
 from vlmbench.machine.peaks import DevicePeaks, known_devices, measure_peaks, table_peaks
 
 PEAKS = DevicePeaks(device="d", dtype="bfloat16", flops_per_s=1e12, bytes_per_s=1e9, source="test")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.stages import STAGES
-from vlmbench.cost.vision import Vision
+from vlmbench.cost.decoder_formula import ClosedForm
+from vlmbench.cost.stage_costs import STAGES
+from vlmbench.cost.vision_formula import Vision
 from vlmbench.request import TokenCounts
 
 ELEMENT_BYTES = {
@@ -94,7 +94,7 @@ class StageBytes:
         return sum(self.by_stage().values())
 
     def by_stage(self) -> dict[str, int]:
-        """Stage name to bytes, in the order of :data:`vlmbench.cost.stages.STAGES`."""
+        """Stage name to bytes, in the order of :data:`vlmbench.cost.stage_costs.STAGES`."""
         return {stage: getattr(self, stage) for stage in STAGES}
 
     def columns(self) -> dict[str, int]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.families import vision_of
-from vlmbench.cost.vision import Vision
+from vlmbench.cost.stage_costs import ClosedFormError
+from vlmbench.cost.vision_families import vision_of
+from vlmbench.cost.vision_formula import Vision
 from vlmbench.request import TokenCounts
 
 FAMILIES = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmbench.cost.bytes import StageBytes
-from vlmbench.cost.stages import STAGES, StageFlops
+from vlmbench.cost.stage_costs import STAGES, StageFlops
 from vlmbench.machine.peaks import DevicePeaks
 
 NEAR_FLOOR = 0.5

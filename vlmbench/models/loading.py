@@ -292,7 +292,7 @@ def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype
 def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel:
     """A model that prepares requests as the loaded one would, but has shapes for weights: made in seconds.
 
-    Its ``module`` is what :class:`vlmbench.cost.counter.Counter` takes. It cannot generate.
+    Its ``module`` is what :class:`vlmbench.cost.flop_sharing.Counter` takes. It cannot generate.
 
     Args:
         spec: the model's YAML; with ``weights=pretrained``, the checkpoint's configuration and processor are read.

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmbench.cost.ledger import Ledger
+from vlmbench.cost.flop_ledger import Ledger
 from vlmbench.models.weightless import is_ghost
 
 _FEWEST = 3  # blocks of a list worth the trouble

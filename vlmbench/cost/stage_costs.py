@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from vlmbench.errors import ModelError
+
 # Stage names of this package and the suffix each has in record columns (``flops_llm_prefill``, ``bytes_llm_decode`` …).
 STAGES = ("vision_encoder", "projector", "llm_prefill", "llm_decode")
 
@@ -68,3 +70,10 @@ def _relative(counted: int, closed: int) -> float | None:
 def disagreements(difference: Mapping[str, float | None], *, tolerance: float = 0.01) -> dict[str, float]:
     """The stages whose relative difference is above the tolerance."""
     return {stage: d for stage, d in difference.items() if d is not None and abs(d) > tolerance}
+
+
+# Errors of this package that callers turn into a reason in a record instead of a failed run.
+
+
+class ClosedFormError(ModelError):
+    """No closed form is known for an architecture or a part of it; the message says for which."""

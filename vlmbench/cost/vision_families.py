@@ -1,4 +1,4 @@
-"""Reads :class:`~vlmbench.cost.vision.Vision` from the configurations of known model families.
+"""Reads :class:`~vlmbench.cost.vision_formula.Vision` from the configurations of known model families.
 
 One function a family; facts are those of the modelling files of transformers (5.17 to 5.23).
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from vlmbench.cost.errors import ClosedFormError
-from vlmbench.cost.vision import Projector, Tower, Vision
+from vlmbench.cost.stage_costs import ClosedFormError
+from vlmbench.cost.vision_formula import Projector, Tower, Vision
 
 _ONE = Fraction(1)
 

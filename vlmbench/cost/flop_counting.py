@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmbench.cost.ledger import Ledger
-from vlmbench.cost.repeated import NotAlike, repeated_once
+from vlmbench.cost.flop_ledger import Ledger
+from vlmbench.cost.repeated_blocks import NotAlike, repeated_once
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy
 from vlmbench.models.weightless import Ghost, GhostError, ghost_inputs
@@ -89,7 +89,7 @@ def count_generate(
         new_tokens: tokens to generate: one prefill and ``new_tokens - 1`` decode steps.
         anatomy: which module is which stage; found by rule where not given.
         vision_only: stop where the language model is first called (``prefill_*`` are 0 then).
-        every_block: run every block; without it, blocks that repeat run once (:mod:`vlmbench.cost.repeated`).
+        every_block: run every block; without it, blocks that repeat run once (:mod:`vlmbench.cost.repeated_blocks`).
 
     Returns:
         FLOPs for the whole batch.

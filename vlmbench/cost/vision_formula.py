@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from vlmbench.cost.errors import ClosedFormError
+from vlmbench.cost.stage_costs import ClosedFormError
 from vlmbench.request import TokenCounts
 
 

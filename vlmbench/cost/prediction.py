@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, MemoryNeed, Parameters, StageBytes
-from vlmbench.cost.closed import ClosedForm
+from vlmbench.cost.decoder_formula import ClosedForm
 from vlmbench.cost.roofline import StageRoofline, rooflines
-from vlmbench.cost.stages import STAGES, StageFlops
+from vlmbench.cost.stage_costs import STAGES, StageFlops
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
 
@@ -157,7 +157,7 @@ class Predictor:
             output_tokens: tokens that come out of each row, 1 or more.
             batch_size: equal requests that run together.
             grids: (height, width) in patches of each image, for towers that take any size (see
-                :meth:`vlmbench.cost.closed.ClosedForm.flops`).
+                :meth:`vlmbench.cost.decoder_formula.ClosedForm.flops`).
             counted: FLOPs of the whole batch, where they were counted; the closed form's otherwise.
 
         Raises:

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vlmbench.cost.counted import GenerateFlops, count_generate
+from vlmbench.cost.flop_counting import GenerateFlops, count_generate
 from vlmbench.cost.inputs import synthetic_inputs, text_inputs
-from vlmbench.cost.stages import StageFlops
+from vlmbench.cost.stage_costs import StageFlops
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy
 from vlmbench.models.weightless import GhostError, ghost_of_config
@@ -33,7 +33,7 @@ class Counter:
     """Counts requests of one model.
 
     Args:
-        model: from :func:`vlmbench.cost.counted.build_ghost`.
+        model: from :func:`vlmbench.cost.flop_counting.build_ghost`.
         anatomy: which module is which stage; found by rule where not given.
 
     Attributes:

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters
-from vlmbench.cost.closed import ClosedForm
-from vlmbench.cost.errors import ClosedFormError
+from vlmbench.cost.decoder_formula import ClosedForm
 from vlmbench.cost.roofline import StageRoofline, rooflines
-from vlmbench.cost.stages import StageFlops, agreement, disagreements
+from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, disagreements
 from vlmbench.errors import VlmbenchError
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
 
 if TYPE_CHECKING:
-    from vlmbench.cost.counter import Counter
+    from vlmbench.cost.flop_sharing import Counter
     from vlmbench.models.protocol import Anatomy
+
 
 # The stage times of a record, by this package's stage names.
 TIME_OF_STAGE = {
@@ -66,7 +66,7 @@ class Costs:
     def counter(self) -> Counter | None:
         """The counter, built at the first call (a second or two); None where the model cannot be built on shapes."""
         if self._counter is None and self._counted and not self._failure:
-            from vlmbench.cost.counter import Counter
+            from vlmbench.cost.flop_sharing import Counter
 
             try:
                 self._counter = Counter.of_config(self._config, self._anatomy)
