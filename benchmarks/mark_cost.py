@@ -176,9 +176,9 @@ def probe_lines(tensors: int, device: str) -> list[Line]:
     """The whole probe: attaching and detaching, and one request with and without it."""
     from light_model import LightModel, LightSamples
 
-    from vlmbench.execution import complete, prepare
     from vlmbench.probes.timeline import TimelineProbe
     from vlmbench.request import Output, Request
+    from vlmbench.runner.execution import complete, prepare
 
     model, probe = LightModel(parameters=tensors, device=device), TimelineProbe()
     output = Output(max_new_tokens=NEW_TOKENS, forced=True)

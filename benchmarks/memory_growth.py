@@ -34,8 +34,8 @@ def measure_here(requests: int, tokens: int, directory: Path) -> dict[str, Any]:
     from vlmbench.records.store import RecordStore
     from vlmbench.report.phase1 import write_phase1
     from vlmbench.request import Output
-    from vlmbench.runner import Runner, Warmup
-    from vlmbench.workload import Knobs, dataset_series
+    from vlmbench.runner.loop import Runner, Warmup
+    from vlmbench.runner.plan import Knobs, dataset_series
 
     model = LightModel()
     knobs = Knobs(output=Output(max_new_tokens=tokens, forced=True))

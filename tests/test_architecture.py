@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import vlmbench.runner
-import vlmbench.warmup
+import vlmbench.runner.loop
+import vlmbench.runner.warmup
 
 PACKAGE = Path(vlmbench.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "torchvision", "accelerate"}
@@ -75,9 +75,9 @@ def test_analysis_knows_neither_torch_nor_models(folder: str) -> None:
         names = imports(path, top_only=False)
         assert not roots(names) & HEAVY, path
         for name in own(names):
-            assert not name.startswith(("vlmbench.models", "vlmbench.data", "vlmbench.runner", "vlmbench.session")), (
-                path
-            )
+            assert not name.startswith(
+                ("vlmbench.models", "vlmbench.data", "vlmbench.runner.loop", "vlmbench.session")
+            ), path
     order = ["analysis", "figures", "report"]
     for path in (PACKAGE / folder).rglob("*.py"):
         for later in order[order.index(folder) + 1 :]:
@@ -102,7 +102,7 @@ def test_the_runner_sees_protocols_only(module: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["vlmbench", "vlmbench.cli", "vlmbench.tasks", "vlmbench.session", "vlmbench.models.spec", "vlmbench.data.synthetic",
-     "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.load", "vlmbench.runner"],
+     "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.load", "vlmbench.runner.loop"],
 )  # fmt: skip
 def test_importing_takes_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {sorted(HEAVY)} if m in sys.modules])"
@@ -111,7 +111,7 @@ def test_importing_takes_no_torch(module: str) -> None:
 
 
 def test_the_name_that_stored_configurations_have_for_warmup_stays() -> None:
-    assert vlmbench.runner.Warmup is vlmbench.warmup.Warmup
+    assert vlmbench.runner.Warmup is vlmbench.runner.warmup.Warmup
 
 
 def test_instantiate_is_called_in_one_place() -> None:

@@ -16,12 +16,11 @@ from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output, Request
-from vlmbench.runner import Runner
-from vlmbench.series_state import SeriesState
+from vlmbench.runner.loop import Runner
+from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
+from vlmbench.runner.warmup import Warmup
 from vlmbench.stopping import Stopping
 from vlmbench.sweep import Sweep
-from vlmbench.warmup import Warmup
-from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
 
 FAST = Times(setup=0.05, vision=0.2, projector=0.1, prefill=0.2, decode=0.05, loop=0.02, tail=0.01, preprocess=0.02)
 KNOBS = Knobs(output=Output(max_new_tokens=3, forced=True))

@@ -15,10 +15,9 @@ from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
 from vlmbench.ending import conclude, to_continue
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.request import Output
-from vlmbench.series_state import SeriesState
+from vlmbench.runner.plan import Series, SeriesState
 from vlmbench.stopping import Stopping
 from vlmbench.study import _together
-from vlmbench.workload import Series
 
 Vlmbench = Callable[..., CompletedProcess[str]]
 SMOKE = ("experiment=smoke", "output_dir=out", "probe=[timeline]", "runtime.device=cpu", "report=none")

@@ -13,8 +13,8 @@ import pytest
 
 from tests.analysis.swept import OUTPUT, VISION, sweep, write_run
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.foresight import no_slope
 from vlmbench.records.outcome import OutcomeFile
+from vlmbench.runner.plan import no_slope
 from vlmbench.study import _conclude, part_choices
 from vlmbench.sweep import Sweep
 
@@ -150,8 +150,8 @@ def test_foresight_looks_no_further_than_three_counts() -> None:
 
     from tests.planted import request
     from vlmbench.request import Output
+    from vlmbench.runner.plan import Knobs, sweep_series
     from vlmbench.stopping import Stopping
-    from vlmbench.workload import Knobs, sweep_series
 
     knobs, stopping = Knobs(output=Output(max_new_tokens=2, forced=True)), Stopping()
     series = sweep_series(

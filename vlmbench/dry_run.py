@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.prediction import Prediction, wall_s
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
-from vlmbench.foresight import no_slope
 from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.models.vision.candidates import seen_tokens
 from vlmbench.records.files import write_json
+from vlmbench.runner.plan import Series, no_slope
 from vlmbench.text import shown
-from vlmbench.workload import Series
 
 if TYPE_CHECKING:
     from vlmbench.cost.planning import Planner

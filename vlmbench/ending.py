@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from vlmbench.records.outcome import OutcomeFile, State
-from vlmbench.series_state import SeriesState
+from vlmbench.runner.plan import SeriesState
 from vlmbench.text import shown
 
 INTERRUPTED = 130

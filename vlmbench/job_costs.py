@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.run_costs import Costs
-from vlmbench.execution import PreparedRun
 from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.runner import Annotate
+from vlmbench.runner.execution import PreparedRun
+from vlmbench.runner.loop import Annotate
 
 if TYPE_CHECKING:
     from vlmbench.job import Job

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import InputError, SampleError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output
-from vlmbench.workload import Knobs, Series, dataset_series, sweep_series
+from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
     from vlmbench.data.protocol import Samples

@@ -17,7 +17,7 @@ _LINE_EVERY_S = 60.0
 
 
 class ProgressBar:
-    """Implements :class:`vlmbench.runner.Progress`.
+    """Implements :class:`vlmbench.runner.loop.Progress`.
 
     Args:
         show: True or False; None shows a bar when standard error is a terminal.

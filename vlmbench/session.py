@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.ending import conclude, cut_short, interrupted, to_continue
 from vlmbench.errors import DeviceError, InputError
-from vlmbench.foresight import no_slope
 from vlmbench.job_costs import annotator, job_costs
 from vlmbench.job_series import make_series
 from vlmbench.machine import gpu
@@ -22,13 +21,12 @@ from vlmbench.records import provenance
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.lock import RunLock
 from vlmbench.records.store import RecordStore
-from vlmbench.runner import Runner
+from vlmbench.runner.loop import Runner
+from vlmbench.runner.plan import Series, SeriesState, no_slope
+from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.series_state import SeriesState
 from vlmbench.stop_signals import stop_on_signal
 from vlmbench.text import shown
-from vlmbench.warmup import Warmup
-from vlmbench.workload import Series
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs

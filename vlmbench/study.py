@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from vlmbench.ending import INTERRUPTED, to_continue
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.foresight import SLOPE, output_counts, vision_counts
 from vlmbench.job_series import make_series
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
+from vlmbench.runner.plan import SLOPE, output_counts, vision_counts
 from vlmbench.session import load_model, profile, say
 from vlmbench.sweep import turns_vision
 from vlmbench.text import shown

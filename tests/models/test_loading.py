@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.shipped import NAMES, request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, SampleError
-from vlmbench.execution import in_memory
 from vlmbench.models import loading, placement, transformers_library
 from vlmbench.models.transformers_model import read_images
 from vlmbench.request import ImageSource
+from vlmbench.runner.execution import in_memory
 
 # Some processors of transformers still treat tensors as arrays the old way; 5.17 renames an argument of Mllama.
 pytestmark = [

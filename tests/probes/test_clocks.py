@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.planted import PlantedModel, request
-from vlmbench.execution import complete, in_memory, prepare
 from vlmbench.probes.clocks import ClocksProbe, GpuState, compare
 from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.runner.execution import complete, in_memory, prepare
 
 FINE = GpuState(sm_clock_mhz=1980, memory_clock_mhz=3201, temperature_c=40, power_ns=5_000_000, thermal_ns=0)
 

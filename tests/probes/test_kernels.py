@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from tests.planted import PlantedModel, Times, request
 from vlmbench.errors import MeasurementError
-from vlmbench.execution import complete, in_memory, prepare
 from vlmbench.machine.installation import conf_dir
 from vlmbench.probes.attribution import STAGES, Segment, Work, busy_by_stage, by_stage, segments, self_times, top, union
 from vlmbench.probes.kernels import KernelProbe, device_values
 from vlmbench.probes.perfetto import perfetto_trace
 from vlmbench.probes.stages import Kind, cut
 from vlmbench.probes.trace import MARK, read_trace
-from vlmbench.workload import with_output
+from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.runner.plan import with_output
 
 PIECES = [
     Segment("setup", 0, 10),

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.planted import PlantedModel, Times, request
 from tests.probes.test_kernels import load_tiny, tiny_request
-from vlmbench.execution import complete, in_memory, prepare
 from vlmbench.probes.attribution import STAGES
 from vlmbench.probes.memory import MemoryProbe
 from vlmbench.probes.memory_stages import Allocator, MemoryStagesProbe, stage_peaks
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.runner.execution import complete, in_memory, prepare
 
 QUICK = Times(*[0.0] * 9)
 

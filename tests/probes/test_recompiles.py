@@ -9,9 +9,9 @@ import torch
 
 from tests.planted import PlantedModel, Times, request
 from tests.probes.test_kernels import tiny_request
-from vlmbench.execution import complete, in_memory, prepare
 from vlmbench.probes.recompiles import RecompilesProbe, frames_taken_up
 from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.runner.execution import complete, in_memory, prepare
 
 QUICK = Times(*[0.0] * 9)
 

@@ -74,7 +74,7 @@ def test_a_moved_component_is_one_under_both_names(tmp_path: Path) -> None:
         ("measurement.clients", True, "measurement.clients: (absent) → true"),
         ("engine.options", {"graphs": True}, "engine.options.graphs: (absent) → true"),
         ("measurement.surprise", 1, "measurement.surprise: (absent) → 1"),
-        ("measurement.warmup._target_", "vlmbench.runner.Other", f'"{OLD_WARMUP}" → "vlmbench.runner.Other"'),
+        ("measurement.warmup._target_", "vlmbench.runner.loop.Other", f'"{OLD_WARMUP}" → "vlmbench.runner.loop.Other"'),
         ("probe.recompiles", {"limit": 9}, "probe.recompiles.limit: 8 → 9"),
         ("seed", 4, "seed: 3 → 4"),
     ],

@@ -10,18 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from vlmbench.errors import SampleError
-from vlmbench.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
-from vlmbench.failures import Failures
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
-from vlmbench.rows import Rows
+from vlmbench.runner.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
+from vlmbench.runner.plan import Series, SeriesState, with_output
+from vlmbench.runner.rows import Failures, Rows
+from vlmbench.runner.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
 from vlmbench.schema import Mode, Status
-from vlmbench.series_state import SeriesState
 from vlmbench.sweep import shuffled
-from vlmbench.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
-from vlmbench.workload import Series, with_output
 
 _log = logging.getLogger(__name__)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmbench.data.protocol import Samples
-from vlmbench.errors import ConfigError
+from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
+from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output, Request, Sample
-from vlmbench.stopping import Stopping
-from vlmbench.sweep import Point, Sweep
+from vlmbench.stopping import Stopping, Verdict, judge
+from vlmbench.sweep import Point, Sweep, turns_vision
 
 DATASET = "dataset"
 REFERENCE = "reference"
@@ -180,3 +181,129 @@ def with_output(request: Request, tokens: int | None) -> Request:
     if tokens is None or tokens >= request.output.max_new_tokens:
         return request
     return replace(request, output=replace(request.output, max_new_tokens=tokens))
+
+
+# What can be known before anything is measured: whether the points of a sweep will make a slope.
+
+SLOPE = 3
+"""Counts that a slope needs."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreseen:
+    """How far the model can follow a sweep of what it sees.
+
+    Args:
+        counts: observed counts of vision tokens (cross-attention: keys), ascending; no more than were looked for.
+        asked: distinct settings of image size, number of images, processor and target that the sweep asks for.
+        unreachable: point id to reason, of those that were looked at.
+    """
+
+    counts: tuple[int, ...]
+    asked: int
+    unreachable: dict[str, str]
+
+
+def vision_counts(model: VisionLanguageModel, series: Sequence[Series]) -> Foreseen:
+    """The counts of vision tokens that the points make; prepares one request a setting, until three counts are seen.
+
+    Args:
+        model: prepares requests; nothing is generated.
+        series: the points of a controlled sweep.
+    """
+    settings: dict[str, tuple[str, Request]] = {}
+    for one in series:
+        request = one.request(0)
+        alone = replace(request, batch_size=1, prompt_tokens=None, output=Output(max_new_tokens=1, forced=True))
+        settings.setdefault(repr(replace(alone, sample=replace(alone.sample, images=()))), (one.point_id, alone))
+    counts: set[int] = set()
+    unreachable: dict[str, str] = {}
+    for point, request in settings.values():
+        if len(counts) >= SLOPE:
+            break
+        try:
+            seen = model.prepare(request).counts
+        except (UnreachablePointError, SampleError) as error:
+            unreachable[point] = str(error)
+            continue
+        counts.add(seen.num_vision_tokens or seen.num_cross_attention_tokens or 0)
+    return Foreseen(counts=tuple(sorted(counts)), asked=len(settings), unreachable=unreachable)
+
+
+def no_slope(model: VisionLanguageModel, series: Sequence[Series]) -> str | None:
+    """Why a sweep of what the model sees will make no slope, in words; None where it will, or was not meant to.
+
+    Args:
+        model: prepares requests.
+        series: the points of a controlled sweep.
+    """
+    swept = [one for one in series if any(turns_vision(name) for name in one.axes)]
+    if not swept:
+        return None
+    found = vision_counts(model, swept)
+    if len(found.counts) >= SLOPE or (found.asked < SLOPE and not found.unreachable):
+        return None
+    made = ", ".join(map(str, found.counts)) or "none"
+    all_reasons = list(dict.fromkeys(found.unreachable.values()))
+    left = len(all_reasons) - _SHOWN
+    reasons = "\n  ".join(all_reasons[:_SHOWN]) + (f"\n  and {left} more" if left > 0 else "")
+    return (
+        f"no slope over vision tokens can be fitted: it needs {SLOPE} counts, and the {found.asked} settings of this "
+        f"sweep make {len(found.counts)} ({made}); sweep=vision_tokens finds what this model reaches"
+        + (f"\n  {reasons}" if reasons else "")
+    )
+
+
+def output_counts(series: Sequence[Series]) -> set[int]:
+    """The forced numbers of output tokens that the points ask for."""
+    return {one.axes["output_tokens"] for one in series if "output_tokens" in one.axes}
+
+
+# How far each series of a run is.
+
+
+@dataclass(kw_only=True)
+class SeriesState:
+    """How far a series is.
+
+    Args:
+        series: which.
+        jobs: (request, repeat) that are still to come.
+        times_ms: T_total of its instrumented runs, where a stopping rule asks for them.
+        measured: instrumented runs that are in the store.
+        failed: runs that left a row with a reason instead.
+        errors_in_a_row: failures since the last run that was measured.
+        verdict: what the stopping rule said last.
+        ended: by what; None while it goes on.
+        reason: of the last failure.
+    """
+
+    series: Series
+    jobs: Iterator[tuple[int, int]]
+    times_ms: list[float] = field(default_factory=list)
+    measured: int = 0
+    failed: int = 0
+    errors_in_a_row: int = 0
+    verdict: Verdict | None = None
+    ended: str | None = None
+    reason: str | None = None
+
+    def finished(self) -> bool:
+        """Whether this series is over; asks its stopping rule, where it has one."""
+        if self.ended is None and self.series.stopping is not None:
+            self.verdict = judge(self.times_ms, self.series.stopping)
+            self.ended = self.verdict.criterion
+        return self.ended is not None
+
+    def report(self) -> dict[str, Any]:
+        """For ``points.json``: what ended this series and what was not met."""
+        return {
+            "point_id": self.series.point_id,
+            "axes": dict(self.series.axes),
+            "measured": self.measured,
+            "failed": self.failed,
+            "ended_by": self.ended,
+            "unmet": list(self.verdict.unmet) if self.verdict else [],
+            "reason": self.reason,
+        }

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmbench.errors import SampleError, UnreachablePointError
-from vlmbench.execution import Outcome, PreparedRun, in_memory, prepare
-from vlmbench.failures import Failures
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Request
-from vlmbench.rows import Rows
+from vlmbench.runner.execution import Outcome, PreparedRun, in_memory, prepare
+from vlmbench.runner.plan import SeriesState, with_output
+from vlmbench.runner.rows import Failures, Rows
 from vlmbench.schema import Mode, Status
-from vlmbench.series_state import SeriesState
-from vlmbench.workload import with_output
 
 _SAMPLES_FOR_LONGEST = 500  # of a data set: looking at all of a million would take hours
 
