@@ -32,10 +32,10 @@ TOKENS = 32
 JOBS = {
     "json.loads": ("import json", "for line in open(directory + '/records.jsonl', 'rb'): json.loads(line)"),
     "load_runs": (
-        "from vlmbench.analysis.load import load_runs\nfrom vlmbench.report.summary import COLUMNS",
+        "from vlmbench.analysis.frames import load_runs\nfrom vlmbench.report.summary import COLUMNS",
         "load_runs(directory, COLUMNS)",
     ),
-    "load_token_gaps": ("from vlmbench.analysis.load import load_token_gaps", "load_token_gaps(directory)"),
+    "load_token_gaps": ("from vlmbench.analysis.frames import load_token_gaps", "load_token_gaps(directory)"),
     "write_phase1": ("from vlmbench.report.phase1 import write_phase1", "write_phase1(directory)"),
     "pandas.read_json": ("import pandas", "pandas.read_json(directory + '/records.jsonl', lines=True)"),
 }

@@ -102,7 +102,7 @@ def test_the_runner_sees_protocols_only(module: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["vlmbench", "vlmbench.cli", "vlmbench.tasks", "vlmbench.session", "vlmbench.models.spec", "vlmbench.data.synthetic",
-     "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.load", "vlmbench.runner.loop"],
+     "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.frames", "vlmbench.runner.loop"],
 )  # fmt: skip
 def test_importing_takes_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {sorted(HEAVY)} if m in sys.modules])"

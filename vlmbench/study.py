@@ -118,8 +118,8 @@ def _check_comparable(parts: Sequence[Job], given: Mapping[str, str | None], mod
         found["output"] = max(found["output"], len(output_counts(series)))
     missing = [kind for kind, counts in found.items() if counts < SLOPE]
     if missing and (results := [path for path in given.values() if path]):
-        from vlmbench.analysis.comparison import token_cost
-        from vlmbench.analysis.phase_files import read_results
+        from vlmbench.analysis.results import read_results
+        from vlmbench.analysis.token_costs import token_cost
 
         frames = [one.frame for path in results for one in read_results(Path(path))]
         missing = [kind for kind in missing if all(token_cost(frame, kind) is None for frame in frames)]

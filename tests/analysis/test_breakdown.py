@@ -7,7 +7,7 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
 from vlmbench.analysis.breakdown import component_table, parameter_table, residual_summary, time_and_parameters
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.report.summary import summarise
 from vlmbench.report.words import HOW_SURE, answers
 from vlmbench.schema import Status

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
 from tests.analysis.made import row, write
-from vlmbench.analysis.causes import flag_causes, shares
-from vlmbench.analysis.load import load_runs
-from vlmbench.analysis.tail import cause_counts, slow_requests
+from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.tail import cause_counts, flag_causes, shares, slow_requests
 from vlmbench.report.summary import summarise
 from vlmbench.report.words import HOW_BAD, answers
 

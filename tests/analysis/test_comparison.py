@@ -19,12 +19,12 @@ from tests.analysis.swept import (
     write_phase,
     write_run,
 )
-from vlmbench.analysis.comparison import compare, compare_paths, cost_table, token_cost
-from vlmbench.analysis.phase_files import ResultSet
+from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.regression import Estimate, fieller
-from vlmbench.analysis.roofline import peaks_of, roofline_table
+from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import fit_scaling
 from vlmbench.analysis.slices import KINDS, slices
+from vlmbench.analysis.token_costs import compare, compare_paths, cost_table, token_cost
 from vlmbench.errors import InputError
 from vlmbench.machine.peaks import DevicePeaks
 

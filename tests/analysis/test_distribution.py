@@ -8,7 +8,7 @@ import pytest
 
 from tests.analysis.made import row, usual, write
 from vlmbench.analysis.distribution import gap_table, latency_table, tail_ratios
-from vlmbench.analysis.load import load_runs, load_token_gaps
+from vlmbench.analysis.frames import load_runs, load_token_gaps
 from vlmbench.schema import Status
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.made import row, write
 from tests.analysis.swept import VISION, frame_of, sweep
 from vlmbench.analysis.drift import aa_summary, halves_check
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.schema import Status
 
 

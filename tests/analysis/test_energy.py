@@ -10,7 +10,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, row, write
 from tests.analysis.swept import OUTPUT, sweep, write_run
 from vlmbench.analysis.energy import COLUMNS, energy_summary
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.report import grids, tables
 from vlmbench.report.page import write_page
 from vlmbench.report.phase1 import write_phase1

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, STEP, VISION, frame_of, sweep, write_run
-from vlmbench.analysis.comparison import compare
 from vlmbench.analysis.flops_latency import flops_latency
-from vlmbench.analysis.phase_files import ResultSet
+from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import Scaling, describe, scalings
+from vlmbench.analysis.token_costs import compare
 from vlmbench.report.page import write_page
 from vlmbench.report.phase3 import write_phase3
 

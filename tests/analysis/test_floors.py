@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, row, write
 from tests.analysis.test_launch import trace
 from vlmbench.analysis.floors import floor_table
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.theme import COMPONENT_LABELS
 from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.report import tables

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
-from vlmbench.analysis.launch import COLUMNS, launch_bound_summary, launch_by_point, launch_table, top_kernels
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.launch_bound import COLUMNS, launch_bound_summary, launch_by_point, launch_table, top_kernels
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.records.reading import iter_rows
 from vlmbench.schema import Mode

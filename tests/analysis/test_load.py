@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.analysis.made import row, usual, write
-from vlmbench.analysis.load import left_out_words, load_runs, load_token_gaps
+from vlmbench.analysis.frames import left_out_words, load_runs, load_token_gaps
 from vlmbench.errors import InputError
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore

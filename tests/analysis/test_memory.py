@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from vlmbench.analysis.memory import COLUMNS, MEMORY_STAGES, memory_by_stage
+from vlmbench.analysis.breakdown import COLUMNS, MEMORY_STAGES, memory_by_stage
 from vlmbench.probes.memory_stages import METRICS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.made import row, write
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.overhead import instrument_overhead, overhead_summary, paired_ratios
 from vlmbench.schema import Mode, Status
 

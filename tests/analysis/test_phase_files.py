@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase, write_run
-from vlmbench.analysis.likeness import merge_like, pair, remarks, rows_of_both
-from vlmbench.analysis.phase_files import read_phase_file, read_results
+from vlmbench.analysis.results import merge_like, pair, read_phase_file, read_results, remarks, rows_of_both
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.made import row, usual, write
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.tail import cause_counts, slow_requests, variance_split
 from vlmbench.schema import Status
 

@@ -9,8 +9,8 @@ from matplotlib.patches import Rectangle
 
 from tests.analysis.made import PROVENANCE, row, write
 from tests.figures.seen import caption_of, outside, overlaps
-from vlmbench.analysis.launch import COLUMNS
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.launch_bound import COLUMNS
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.schema import Mode
 

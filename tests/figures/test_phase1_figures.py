@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle, Wedge
 
 from tests.analysis.made import PROVENANCE, row, usual, write
 from tests.figures.seen import caption_of, outside, overlaps, texts
-from vlmbench.analysis.load import load_runs, load_token_gaps
+from vlmbench.analysis.frames import load_runs, load_token_gaps
 from vlmbench.figures import components, latency, workload
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
 from vlmbench.schema import Status

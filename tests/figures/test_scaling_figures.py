@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, one_stage, sweep
 from tests.figures.seen import caption_of, outside, overlaps
-from vlmbench.analysis.comparison import Comparison, compare
+from vlmbench.analysis.floors import roofline_table
 from vlmbench.analysis.flops_latency import flops_latency
-from vlmbench.analysis.phase_files import ResultSet
-from vlmbench.analysis.roofline import roofline_table
+from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import scalings
+from vlmbench.analysis.token_costs import Comparison, compare
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.roofline import roofline_figure, si
 from vlmbench.figures.scaling import composition_figure, flops_latency_figure, plus_minus, scaling_figure, select

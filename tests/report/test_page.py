@@ -13,7 +13,7 @@ import pytest
 
 from tests.analysis.made import row, usual, write
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_run
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report import write_pages, write_report

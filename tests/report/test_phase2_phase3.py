@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep, write_run
+from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.latency_model import LatencyModel
-from vlmbench.analysis.load import load_runs
-from vlmbench.analysis.phase_files import read_results
+from vlmbench.analysis.results import read_results
 from vlmbench.errors import InputError
 from vlmbench.report.phase2 import write_phase2
 from vlmbench.report.phase3 import write_phase3

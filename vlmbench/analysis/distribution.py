@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis.load import TokenGaps
+from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import Estimate, finite, quantile_draws, quantiles, ratio_of_quantiles
-from vlmbench.analysis.rows import reference, sample_codes, values, workload
 
 QUANTILES: tuple[float, ...] = (0.50, 0.90, 0.95, 0.99)
 LATENCIES: tuple[str, ...] = ("T_request", "T_total", "TTFT", "TTFT_model", "T_LLM_decode")
@@ -44,7 +43,7 @@ def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd
     """Mean and quantiles with intervals of several latencies, for the workload and for the repeated single request.
 
     Args:
-        frame: all rows of a run (:func:`vlmbench.analysis.load.load_runs`).
+        frame: all rows of a run (:func:`vlmbench.analysis.frames.load_runs`).
         metrics: names of columns, ms.
 
     Returns:

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.breakdown import STAGES
+from vlmbench.analysis.frames import workload
 from vlmbench.analysis.quantiles import ratio_of_medians
 from vlmbench.analysis.regression import t_quantile
-from vlmbench.analysis.rows import workload
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.text import count
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median
-from vlmbench.analysis.rows import sample_codes, values, workload
 from vlmbench.text import count, digits, span
 
 COLUMNS: tuple[str, ...] = (
@@ -25,7 +25,7 @@ COLUMNS: tuple[str, ...] = (
     "energy_resolution_ms",
     "energy_gpus",
 )
-"""What :func:`vlmbench.analysis.load.load_runs` must read for this module."""
+"""What :func:`vlmbench.analysis.frames.load_runs` must read for this module."""
 
 _SHOWN: Mapping[str, str] = {
     "per_request_j": "energy_per_request_j",

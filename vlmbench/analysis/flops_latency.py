@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.first_time import Unflagged, without_first_times
 from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
+from vlmbench.analysis.scaling import Unflagged, without_first_times
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
 from vlmbench.text import digits, interval
 

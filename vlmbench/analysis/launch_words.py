@@ -39,7 +39,7 @@ def sentences(whole: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> 
     """The finding, with the counts that it rests on and how far a trace was scaled.
 
     Args:
-        whole: row ``total`` of :func:`vlmbench.analysis.launch.launch_table`.
+        whole: row ``total`` of :func:`vlmbench.analysis.launch_bound.launch_table`.
         stages: its other rows.
     """
     inside = span(whole["launch_bound_low"], whole["launch_bound_high"], "%")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from vlmbench.analysis.frames import FIRST_TIME, measured
 from vlmbench.analysis.quantiles import Estimate, median
-from vlmbench.analysis.rows import FIRST_TIME, measured
 from vlmbench.text import count, percent, span
 
 _PAIR = ["point_id", "sample_id", "repeat", "session"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.frames import REFERENCE, values
 from vlmbench.analysis.quantiles import finite
-from vlmbench.analysis.rows import REFERENCE, values
 
 MIN_POINTS = 3
 """Distinct token counts that a slope needs."""

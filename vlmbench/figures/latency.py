@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
-from vlmbench.analysis.load import TokenGaps
+from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
-from vlmbench.analysis.rows import reference, sample_codes, values, workload
 from vlmbench.figures.ecdf import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
 from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import (

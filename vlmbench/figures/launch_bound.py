@@ -12,8 +12,8 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.analysis.launch import launch_table, untraced_runs
-from vlmbench.analysis.rows import measured
+from vlmbench.analysis.frames import measured
+from vlmbench.analysis.launch_bound import launch_table, untraced_runs
 from vlmbench.figures.notes import output_tokens, sentences
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
 from vlmbench.text import count, factor, ms, percent, span
@@ -26,7 +26,7 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     """One bar a stage, and one for the whole: left in ms, right as shares; the device's work in colour, the rest grey.
 
     Args:
-        frame: rows with :data:`vlmbench.analysis.launch.COLUMNS`.
+        frame: rows with :data:`vlmbench.analysis.launch_bound.COLUMNS`.
         provenance: content of ``provenance.json``.
 
     Returns:

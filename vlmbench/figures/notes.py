@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.frames import values
 from vlmbench.analysis.quantiles import finite
-from vlmbench.analysis.rows import values
 from vlmbench.analysis.slices import COUNTED, X_LABELS, Slice, held
 from vlmbench.text import count, plain
 

@@ -20,7 +20,7 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
     """Achieved FLOP/s against arithmetic intensity, one point a sweep point and stage.
 
     Args:
-        table: of :func:`vlmbench.analysis.roofline.roofline_table`.
+        table: of :func:`vlmbench.analysis.floors.roofline_table`.
         provenance: of the run, for the caption.
         peaks: draws the roof; None leaves it out.
     """

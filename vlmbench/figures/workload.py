@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from vlmbench.analysis.frames import reference, values, workload
 from vlmbench.analysis.quantiles import finite
-from vlmbench.analysis.rows import reference, values, workload
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
 from vlmbench.figures.notes import sentences

@@ -2,7 +2,7 @@
 
 Tracing slows the host down (each operator and each launch is recorded), so a traced run's times are no latencies and
 its gaps are too wide. What tracing leaves as it is are the kernels' own durations. ``launch_bound_*`` of a trace row
-therefore is an upper bound; :mod:`vlmbench.analysis.launch` divides the busy time by the time that the same
+therefore is an upper bound; :mod:`vlmbench.analysis.launch_bound` divides the busy time by the time that the same
 request takes untraced.
 """
 

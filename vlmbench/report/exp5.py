@@ -10,12 +10,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlmbench.analysis.comparison import Comparison, compare
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
-from vlmbench.analysis.likeness import merge_like, pair, rows_of_both
-from vlmbench.analysis.phase_files import read_results
+from vlmbench.analysis.results import merge_like, pair, read_results, rows_of_both
+from vlmbench.analysis.token_costs import Comparison, compare
 from vlmbench.errors import InputError
 from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.scaling import flops_latency_figure

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.analysis.floors import short_verdict
-from vlmbench.analysis.roofline import STAGE_COSTS
+from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
 from vlmbench.report.summary import EXPERIMENT as PHASE1

@@ -11,18 +11,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlmbench.analysis import rows
+from vlmbench.analysis import frames
 from vlmbench.analysis.breakdown import STAGES as BREAKDOWN
+from vlmbench.analysis.breakdown import memory_by_stage
 from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import energy_summary
+from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
+from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
-from vlmbench.analysis.launch import launch_bound_summary, launch_by_point
-from vlmbench.analysis.load import load_runs
-from vlmbench.analysis.memory import memory_by_stage
+from vlmbench.analysis.launch_bound import launch_bound_summary, launch_by_point
 from vlmbench.analysis.overhead import overhead_summary
-from vlmbench.analysis.roofline import peaks_of, roofline_table
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
 from vlmbench.errors import InputError
@@ -186,16 +186,16 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
                 "unit": f"ms per {fit.slice.kind.unit}",
             },
         )
-    counts = rows.status_counts(frame)
+    counts = frames.status_counts(frame)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": experiment,
         "headline": headline,
         "runs": {
             "rows": len(frame),
-            "status": rows.as_counts(counts, "status"),
-            "ok_by_mode": rows.as_counts(counts[counts["status"] == "ok"], "mode"),
-            "failures": records(rows.failures(frame).head(20)),
+            "status": frames.as_counts(counts, "status"),
+            "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
+            "failures": records(frames.failures(frame).head(20)),
             "lines_left_out": frame.attrs.get("lines_left_out", 0),
         },
         "scaling": [s.as_row() for s in found.scalings],
@@ -208,7 +208,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "aa_check": found.aa_check,
         "instrument_overhead": overhead_summary(frame),
         "memory_by_stage": records(memory_by_stage(frame)),
-        "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "flags": frames.as_counts(frames.flag_counts(frames.measured(frame)), "flag"),
         "energy": energy_summary(frame, found.provenance, pooled=False),
         "stopping": list(points),
     }
@@ -225,7 +225,7 @@ def _model_summary(found: Findings) -> dict[str, Any]:
 def _too_few(frame: pd.DataFrame, fits: Sequence[Scaling]) -> dict[str, int]:
     """Kinds that were swept, but at fewer than three counts: how many."""
     fitted = {fit.slice.kind.name for fit in fits}
-    measured = rows.measured(frame)
+    measured = frames.measured(frame)
     counts: dict[str, int] = {}
     for kind in KINDS.values():
         axes = [c for c in measured if str(c).startswith("axis_") and kind.turned_by(str(c).removeprefix("axis_"))]

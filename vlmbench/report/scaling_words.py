@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmbench.analysis.floors import short_verdict
-from vlmbench.analysis.load import left_out_words
+from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis import breakdown, distribution, floors, launch, rows, tail
+from vlmbench.analysis import breakdown, distribution, floors, frames, launch_bound, tail
+from vlmbench.analysis.breakdown import COLUMNS as MEMORY_BY_STAGE
+from vlmbench.analysis.breakdown import memory_by_stage
 from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import COLUMNS as ENERGY
 from vlmbench.analysis.energy import energy_summary
-from vlmbench.analysis.load import TokenGaps, load_runs, load_token_gaps
-from vlmbench.analysis.memory import COLUMNS as MEMORY_BY_STAGE
-from vlmbench.analysis.memory import memory_by_stage
+from vlmbench.analysis.floors import peaks_of
+from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.overhead import overhead_summary
-from vlmbench.analysis.roofline import peaks_of
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
@@ -47,7 +47,7 @@ COLUMNS: tuple[str, ...] = (
     *COUNTS,
     *MEMORY,
     *MEMORY_BY_STAGE,
-    *launch.COLUMNS,
+    *launch_bound.COLUMNS,
     *floors.COLUMNS,
     *ENERGY,
     "session",
@@ -79,8 +79,8 @@ def read_run(directory: Path | str) -> Run:
     return Run(
         directory=directory,
         frame=frame,
-        gaps=load_token_gaps(directory, point_ids=_points(rows.workload(frame))),
-        reference_gaps=load_token_gaps(directory, point_ids=_points(rows.reference(frame)), cluster="run"),
+        gaps=load_token_gaps(directory, point_ids=_points(frames.workload(frame))),
+        reference_gaps=load_token_gaps(directory, point_ids=_points(frames.reference(frame)), cluster="run"),
         provenance=provenance_of(directory),
     )
 
@@ -159,18 +159,18 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios),
         "components": records(components),
-        "launch_bound": launch.launch_bound_summary(frame, device_type(run.provenance)),
+        "launch_bound": launch_bound.launch_bound_summary(frame, device_type(run.provenance)),
         "cost": _cost(run),
         "parameters": records(parameters),
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
         "residual": breakdown.residual_summary(frame),
         "instrument_overhead": overhead_summary(frame),
         "aa_check": aa_summary(frame),
-        "tokens": {name: _spread(rows.values(rows.workload(frame), name)) for name in COUNTS},
+        "tokens": {name: _spread(frames.values(frames.workload(frame), name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),
-        "memory": {name: _spread(rows.values(rows.measured(frame), name)) for name in MEMORY},
+        "memory": {name: _spread(frames.values(frames.measured(frame), name)) for name in MEMORY},
         "memory_by_stage": records(memory_by_stage(frame)),
-        "flags": rows.as_counts(rows.flag_counts(rows.measured(frame)), "flag"),
+        "flags": frames.as_counts(frames.flag_counts(frames.measured(frame)), "flag"),
         "energy": energy_summary(frame, run.provenance),
         "stopping": (read_json(run.directory / "points.json") or {}).get("points", []),
     }
@@ -184,15 +184,15 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _runs(frame: pd.DataFrame) -> dict[str, Any]:
-    counts = rows.status_counts(frame)
+    counts = frames.status_counts(frame)
     return {
         "rows": len(frame),
-        "status": rows.as_counts(counts, "status"),
-        "ok_by_mode": rows.as_counts(counts[counts["status"] == "ok"], "mode"),
-        "workload_runs": len(rows.workload(frame)),
-        "workload_points": len(rows.workload(frame)["point_id"].unique()),
-        "reference_runs": len(rows.reference(frame)),
-        "failures": records(rows.failures(frame).head(20)),
+        "status": frames.as_counts(counts, "status"),
+        "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
+        "workload_runs": len(frames.workload(frame)),
+        "workload_points": len(frames.workload(frame)["point_id"].unique()),
+        "reference_runs": len(frames.reference(frame)),
+        "failures": records(frames.failures(frame).head(20)),
         "lines_left_out": frame.attrs.get("lines_left_out", 0),
     }
 
@@ -267,7 +267,7 @@ def _spread(data: Any) -> dict[str, Any] | None:
 
 def _itl_count(frame: pd.DataFrame, gaps: TokenGaps) -> dict[str, Any]:
     """Are there exactly N × (T - 1) gaps? ``runs`` counts those that a random sample was drawn from, if one was."""
-    lengths = rows.values(rows.workload(frame), "num_output_tokens")
+    lengths = frames.values(frames.workload(frame), "num_output_tokens")
     expected = int(np.nansum(lengths - 1))
     return {
         "gaps": gaps.gaps_total,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmbench.analysis.breakdown import LONG, LONG_GOAL, SHORT_GOAL
-from vlmbench.analysis.causes import shares
 from vlmbench.analysis.floors import floor_sentences
-from vlmbench.analysis.load import left_out_words
+from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
+from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
 from vlmbench.text import count, factor, ms, percent, span, tokens
 

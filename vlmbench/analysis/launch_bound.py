@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.frames import measured, values
 from vlmbench.analysis.launch_words import no_share, sentences
 from vlmbench.analysis.quantiles import median
-from vlmbench.analysis.rows import measured, values
 
 STAGES: tuple[str, ...] = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode", "total")
 COLUMNS: tuple[str, ...] = (
@@ -33,7 +33,7 @@ COLUMNS: tuple[str, ...] = (
     "num_vision_tokens",
     "num_vision_patches",
 )
-"""What :func:`vlmbench.analysis.load.load_runs` must read for this module."""
+"""What :func:`vlmbench.analysis.frames.load_runs` must read for this module."""
 
 HOST_BOUND, DEVICE_BOUND = 0.5, 0.2
 """A stage is called host-bound from this share of waiting on, device-bound up to that one, mixed between them."""

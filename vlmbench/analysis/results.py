@@ -15,14 +15,84 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.load import left_out_words, load_runs
-from vlmbench.analysis.older_files import older_frame, older_provenance
+from vlmbench.analysis.frames import left_out_words, load_runs
 from vlmbench.errors import InputError
-from vlmbench.records.comparable import with_mixture_named
+from vlmbench.records.comparable import differences, identity, with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.schema import SCHEMA_VERSION
+
+# Phase files of the study before this one: top-level ``results`` rows with ``T_total`` and token counts, in ms.
+
+_OUTPUT_NAMES = ("num_output_tokens", "num_generated_tokens", "max_new_tokens")
+_COUNTS = ("num_vision_tokens", *_OUTPUT_NAMES)
+_PROVENANCE_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("model", "name"): ("model_name", "model_path", "model_id", "model"),
+    ("device", "name"): ("device_name", "gpu_name", "gpu", "device"),
+    ("runtime", "dtype"): ("dtype", "torch_dtype", "precision"),
+    ("runtime", "attention"): ("attn_implementation", "attention"),
+}
+
+
+def older_frame(file: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of the older shape with the names that analysis knows, and notes on what they cannot tell.
+
+    ``T_total`` and one count are needed; every other key is optional. Rows without a ``T_total`` are left out.
+
+    Raises:
+        InputError: no row has what is needed; the message lists the keys that are there.
+    """
+    frame = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows])
+    counts = [name for name in _COUNTS if name in frame]
+    if "T_total" not in frame or not counts:
+        raise InputError(
+            f"'{file}' has no schema_version, and its rows lack {'T_total' if counts else ' or '.join(_COUNTS[:2])} "
+            f"(they have {', '.join(sorted(map(str, frame.columns))[:12])}).\n"
+            "Rows of older files need T_total (ms) and num_vision_tokens or max_new_tokens."
+        )
+    for name in frame.columns:
+        if str(name).startswith(("T_", "num_", "flops_", "max_new_tokens")):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    notes = ["older file: its device, weights and runtime are only as well known as it says"]
+    timed = frame["T_total"].notna()
+    if not timed.all():
+        notes.append(f"{int((~timed).sum())} rows without T_total are left out")
+    frame = frame[timed].reset_index(drop=True)
+    if frame.empty:
+        raise InputError(f"'{file}' has no row with a number in T_total; nothing was measured there")
+    output = next((name for name in _OUTPUT_NAMES if name in frame), None)
+    if output is not None and output != "num_output_tokens":
+        frame["num_output_tokens"] = frame[output]
+        notes.append(f"output tokens are taken from '{output}', which the older file asked for and did not observe")
+    notes.extend(_doubts(frame))
+    if "status" not in frame:
+        frame["status"] = "ok"
+    return frame, notes
+
+
+def _doubts(frame: pd.DataFrame) -> list[str]:
+    doubts = []
+    if "T_LLM_decode" in frame and "num_output_tokens" in frame:
+        clamped = int(np.sum((frame["T_LLM_decode"] == 0) & (frame["num_output_tokens"] > 1)))
+        if clamped:
+            doubts.append(f"T_LLM_decode is 0 in {clamped} rows that generated tokens: it was subtracted and clamped")
+    if "num_vision_tokens" in frame and "num_vision_patches" not in frame:
+        doubts.append("its vision tokens may be encoder patches, of which the language model sees fewer")
+    return doubts
+
+
+def older_provenance(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Model, device and runtime, as far as the top level, ``config``, ``metadata`` or ``args`` of an older file say."""
+    places = [content, *(content[k] for k in ("config", "metadata", "args") if isinstance(content.get(k), Mapping))]
+    found: dict[str, dict[str, Any]] = {}
+    for (part, name), keys in _PROVENANCE_NAMES.items():
+        value = next((p[k] for p in places for k in keys if isinstance(p.get(k), str) and p[k]), None)
+        if value is not None:
+            found.setdefault(part, {})[name] = value.removeprefix("torch.")
+    return found
+
 
 PROVENANCE_FILE = "provenance.json"
 _NOT_PHASE_FILES = frozenset({PROVENANCE_FILE, "summary.json", "latency_model.json", "exp5_token_comparison.json"})
@@ -35,7 +105,7 @@ class ResultSet:
 
     Args:
         path: the directory or file they came from.
-        frame: one row a run, as :func:`vlmbench.analysis.load.load_runs` gives it.
+        frame: one row a run, as :func:`vlmbench.analysis.frames.load_runs` gives it.
         provenance: content of ``provenance.json``; what is not known is absent.
         notes: what a reader must know about these rows.
         merged: the runs that were put together here; empty where it is one run.
@@ -200,3 +270,105 @@ def _frame(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
         if bool((numbers.notna() == frame[name].notna()).all()):
             frame[name] = numbers
     return frame
+
+
+# Whether two sets of results may be compared: same model, hardware, dtype and runtime.
+
+_NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Differences that do not forbid a comparison, and what could not be checked."""
+    said: list[str] = []
+    for path in _NOTED:
+        ours, theirs = _at(a, path), _at(b, path)
+        if ours is not None and theirs is not None and ours != theirs:
+            said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
+    left, right = identity(a), identity(b)
+    needed = ("model.name", "device.name", "runtime.dtype")
+    if unknown := [name for name in needed if name not in left or name not in right]:
+        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
+    return said
+
+
+def merge_like(sets: Sequence[ResultSet]) -> list[ResultSet]:
+    """Sets of equal identity made one (the jobs of a multirun that share a model), others kept apart, order kept."""
+    groups: list[list[ResultSet]] = []
+    for one in sets:
+        home = next((g for g in groups if identity(g[0].provenance) == identity(one.provenance)), None)
+        if home is None:
+            groups.append([one])
+        else:
+            home.append(one)
+    return [_merged(group) for group in groups]
+
+
+def _merged(group: Sequence[ResultSet]) -> ResultSet:
+    if len(group) == 1:
+        return group[0]
+    notes = tuple(dict.fromkeys(note for one in group for note in one.notes))
+    runs = tuple(run for one in group for run in one.runs)
+    return replace(group[0], frame=concatenated([one.frame for one in group]), notes=notes, merged=runs)
+
+
+def rows_of_both(a: ResultSet, b: ResultSet) -> pd.DataFrame:
+    """All rows of two sets, those of a run that is in both (by its place) once."""
+    runs = {run.path.resolve(): run.frame for run in (*a.runs, *b.runs)}
+    return concatenated(list(runs.values())) if len(runs) > 1 else a.frame
+
+
+def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several runs below each other; texts as plain objects, for their categories differ."""
+    plain = [f.astype(dict.fromkeys(f.select_dtypes("category").columns, object)) for f in frames]
+    return pd.concat(plain, ignore_index=True, sort=False)
+
+
+def pair(
+    left: Sequence[ResultSet], right: Sequence[ResultSet], *, allow_unlike: bool = False
+) -> list[tuple[ResultSet, ResultSet]]:
+    """Each set on the left with the set on the right that is like it.
+
+    Args:
+        left, right: as :func:`merge_like` gives them.
+        allow_unlike: pair even unlike sets, when there is one on each side.
+
+    Raises:
+        InputError: nothing matches, and the message says what differs between the closest two; or a set is itself a
+            mixture of unlike sessions.
+    """
+    if not allow_unlike:
+        _refuse_mixtures([*left, *right])
+    pairs = []
+    closest: tuple[list[str], ResultSet, ResultSet] | None = None
+    for a in left:
+        for b in right:
+            unlike = differences(a.provenance, b.provenance)
+            if not unlike or (allow_unlike and len(left) == len(right) == 1):
+                pairs.append((a, b))
+                break
+            if closest is None or len(unlike) < len(closest[0]):
+                closest = (unlike, a, b)
+    if pairs:
+        return pairs
+    assert closest is not None
+    unlike, a, b = closest
+    raise InputError(
+        f"'{a.path}' and '{b.path}' were not measured alike, so a ratio of their costs would mean nothing: "
+        f"{'; '.join(unlike)}.\n"
+        "Measure both on the same model, device, dtype and runtime, or set allow_unlike=true if you mean it."
+    )
+
+
+def _refuse_mixtures(sets: Sequence[ResultSet]) -> None:
+    for one in sets:
+        if mixed := with_mixture_named(one.provenance).get("unlike"):
+            raise InputError(
+                f"'{one.path}' holds rows of unlike sessions: {'; '.join(mixed)}.\n"
+                "Measure them in directories of their own, or set allow_unlike=true if you mean it."
+            )
