@@ -32,7 +32,7 @@ TOKENS = 32
 JOBS = {
     "json.loads": ("import json", "for line in open(directory + '/records.jsonl', 'rb'): json.loads(line)"),
     "load_runs": (
-        "from vlmbench.analysis.frames import load_runs\nfrom vlmbench.report.summary import COLUMNS",
+        "from vlmbench.analysis.frames import load_runs\nfrom vlmbench.report.phase1_summary import COLUMNS",
         "load_runs(directory, COLUMNS)",
     ),
     "load_token_gaps": ("from vlmbench.analysis.frames import load_token_gaps", "load_token_gaps(directory)"),

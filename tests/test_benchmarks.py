@@ -86,7 +86,7 @@ def test_the_dry_run_in_full_takes_no_short_cut(tmp_path: Path) -> None:
 
 def test_rows_made_for_the_report_are_rows_the_report_reads(tmp_path: Path) -> None:
     from vlmbench.analysis.frames import load_runs
-    from vlmbench.report.summary import COLUMNS
+    from vlmbench.report.phase1_summary import COLUMNS
 
     everything, head = importlib.import_module("report_speed").write(tmp_path, 300, 30)
     frame = load_runs(everything, COLUMNS)

@@ -135,7 +135,7 @@ def _check_comparable(parts: Sequence[Job], given: Mapping[str, str | None], mod
 
 def _together(job: Job, parts: list[Job], given: dict[str, str | None]) -> str:
     """The token comparison, and a summary that names what each part found and where it lies."""
-    from vlmbench.report.exp5 import write_exp5
+    from vlmbench.report.token_comparison import write_exp5
 
     by_name = _note_parts(job, parts)
     swept = [by_name[name] for name in ("phase2", "prompt_tokens") if name in by_name]  # vision and prompt tokens

@@ -66,7 +66,7 @@ def _print_anatomy(name: str, rows: Sequence[AnatomyRow], notes: Sequence[str]) 
     from rich.padding import Padding
     from rich.text import Text
 
-    from vlmbench.report.tables import anatomy as table
+    from vlmbench.report.terminal_tables import anatomy as table
 
     console = Console()
     natural = Measurement.get(console, console.options.update(width=_UNLIMITED), table(name, rows)).maximum

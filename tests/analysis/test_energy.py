@@ -11,12 +11,12 @@ from tests.analysis.made import PROVENANCE, row, write
 from tests.analysis.swept import OUTPUT, sweep, write_run
 from vlmbench.analysis.energy import COLUMNS, energy_summary
 from vlmbench.analysis.frames import load_runs
-from vlmbench.report import grids, tables
+from vlmbench.report import table_cells, terminal_tables
+from vlmbench.report.narrative.phase1 import HOW_MUCH_ENERGY, answers
 from vlmbench.report.page import write_page
 from vlmbench.report.phase1 import write_phase1
-from vlmbench.report.phase3 import write_phase3
-from vlmbench.report.summary import summarise
-from vlmbench.report.words import HOW_MUCH_ENERGY, answers
+from vlmbench.report.phase1_summary import summarise
+from vlmbench.report.scaling import write_phase3
 
 IDLE_W, WINDOW_S = 80.0, 0.5
 
@@ -111,9 +111,9 @@ def test_without_the_probe_nothing_is_said(tmp_path: Path) -> None:
     summary = summarise(write(tmp_path, [row(sample=f"s{i}") for i in range(8)]))
     assert summary["energy"] is None
     assert HOW_MUCH_ENERGY not in dict(answers(summary, {}))
-    assert not grids.energy(summary).rows
-    assert "nergy" not in tables.as_text(tables.phase1(summary, {}))
-    assert not grids.energy({}).rows  # a summary of an earlier version
+    assert not table_cells.energy(summary).rows
+    assert "nergy" not in terminal_tables.as_text(terminal_tables.phase1(summary, {}))
+    assert not table_cells.energy({}).rows  # a summary of an earlier version
 
 
 def test_a_sweep_has_it_point_by_point(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_sweep_has_it_point_by_point(tmp_path: Path) -> None:
     }
     assert "A request takes, at the median, 20.0 J (20.0–20.0 J) at output_tokens=2 (10.0 J" in report.text
     assert "to 1,280 J (1,280–1,280 J) at output_tokens=128 (10.0 J" in report.text
-    assert [r[0] for r in grids.energy(report.summary).rows] == [f"output_tokens={n}" for n in OUTPUT]
+    assert [r[0] for r in table_cells.energy(report.summary).rows] == [f"output_tokens={n}" for n in OUTPUT]

@@ -14,7 +14,7 @@ from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import Scaling, describe, scalings
 from vlmbench.analysis.token_costs import compare
 from vlmbench.report.page import write_page
-from vlmbench.report.phase3 import write_phase3
+from vlmbench.report.scaling import write_phase3
 
 FLAG = "first_seen_length"
 

@@ -14,9 +14,9 @@ from vlmbench.analysis.floors import floor_table
 from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.theme import COMPONENT_LABELS
 from vlmbench.machine.peaks import DevicePeaks
-from vlmbench.report import tables
-from vlmbench.report.summary import summarise
-from vlmbench.report.words import WHICH_PART, answers
+from vlmbench.report import terminal_tables
+from vlmbench.report.narrative.phase1 import WHICH_PART, answers
+from vlmbench.report.phase1_summary import summarise
 
 # 1 TFLOP/s and 1 TB/s: 1 GFLOP or 1 GB takes 1 ms.
 PEAKS = DevicePeaks(device="Planted GPU", dtype="bfloat16", flops_per_s=1e12, bytes_per_s=1e12, source="planted")
@@ -67,7 +67,7 @@ def said(directory: Path, provenance: dict[str, Any]) -> str:
 def test_no_cell_of_the_components_is_cut(tmp_path: Path) -> None:
     peaks = {"device_peaks": {"flops_per_s": 1e12, "bytes_per_s": 1e12, "source": "planted"}}
     directory = write(tmp_path, [costly(sample=f"s{i}") for i in range(20)], PROVENANCE | peaks)
-    assert "…" not in tables.as_text(tables.components(summarise(directory)))
+    assert "…" not in terminal_tables.as_text(terminal_tables.components(summarise(directory)))
 
 
 def test_the_words_of_phase_1(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from vlmbench.cluster.alike import settings, unlike
 from vlmbench.cluster.collect import collect, is_complete, read_table
-from vlmbench.cluster.overview import _groups
 from vlmbench.errors import InputError
+from vlmbench.figures.grid_overview import _groups
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
 from vlmbench.records.provenance import collect as provenance

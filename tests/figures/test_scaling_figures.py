@@ -19,10 +19,10 @@ from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import scalings
 from vlmbench.analysis.token_costs import Comparison, compare
-from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.roofline import roofline_figure, si
 from vlmbench.figures.scaling import composition_figure, flops_latency_figure, plus_minus, scaling_figure, select
 from vlmbench.figures.theme import save, theme
+from vlmbench.figures.token_costs import break_even_figure, models_figure, token_costs_figure
 from vlmbench.machine.peaks import DevicePeaks
 
 P2 = frame_of(sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1))

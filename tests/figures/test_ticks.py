@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from vlmbench.figures.roofline import si
-from vlmbench.figures.theme import new_figure, theme
-from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.figures.theme import new_figure, plain_log_ticks, theme
 from vlmbench.text import plain
 
 

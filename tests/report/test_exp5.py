@@ -9,8 +9,8 @@ import pytest
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep, write_phase, write_run
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.errors import InputError
-from vlmbench.report.exp5 import write_exp5
 from vlmbench.report.page import sections
+from vlmbench.report.token_comparison import write_exp5
 
 VISION_ROWS = sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1)
 OUTPUT_ROWS = sweep("output_tokens", OUTPUT, seed=2)

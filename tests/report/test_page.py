@@ -17,14 +17,14 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report import write_pages, write_report
-from vlmbench.report.captions import figure_files
-from vlmbench.report.exp5 import write_exp5
-from vlmbench.report.grids import Grid, grids, slopes
-from vlmbench.report.latex import markdown, tex, write_tables
+from vlmbench.report.narrative.captions import figure_files
 from vlmbench.report.page import write_page
-from vlmbench.report.scaling_report import find
-from vlmbench.report.scaling_report import summarise as summarise_scaling
-from vlmbench.report.summary import summarise
+from vlmbench.report.paper_tables import markdown, tex, write_tables
+from vlmbench.report.phase1_summary import summarise
+from vlmbench.report.scaling import find
+from vlmbench.report.scaling import summarise as summarise_scaling
+from vlmbench.report.table_cells import Grid, grids, slopes
+from vlmbench.report.token_comparison import write_exp5
 
 
 class Page(HTMLParser):

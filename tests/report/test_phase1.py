@@ -10,11 +10,11 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, row, usual, write
 from vlmbench.errors import InputError
-from vlmbench.report import tables
+from vlmbench.report import terminal_tables
+from vlmbench.report.narrative.phase1 import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
 from vlmbench.report.phase1 import EXPERIMENT, PHASE_FILE, figures, write_phase1
+from vlmbench.report.phase1_summary import read_run, summarise
 from vlmbench.report.phase_file import run_rows, write_phase_file
-from vlmbench.report.summary import read_run, summarise
-from vlmbench.report.words import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
 from vlmbench.schema import Mode, Status
 from vlmbench.text import ms, percent
 
@@ -98,18 +98,18 @@ def test_words_answer_the_three_questions_with_intervals(summary: dict[str, Any]
 
 
 def test_tables_as_plain_text(summary: dict[str, Any]) -> None:
-    text = tables.as_text(tables.phase1(summary, PROVENANCE))
+    text = terminal_tables.as_text(terminal_tables.phase1(summary, PROVENANCE))
     assert "\x1b" not in text
     assert all(len(line) <= 120 for line in text.splitlines())
     for part in ("planted-vlm (random weights)", "How long", "LLM decode", "ITL", "Language model", "6.50 B"):
         assert part in text
-    narrow = tables.as_text(tables.phase1(summary, PROVENANCE), width=70)
+    narrow = terminal_tables.as_text(terminal_tables.phase1(summary, PROVENANCE), width=70)
     assert all(len(line) <= 70 for line in narrow.splitlines())
 
 
 def test_brackets_are_no_markup(tmp_path: Path) -> None:
     rows = [row(), row(sample="x", status=Status.ERROR, reason="[red]no :smile: image[/red]")]
-    text = tables.as_text(tables.phase1(summarise(write(tmp_path, rows)), PROVENANCE))
+    text = terminal_tables.as_text(terminal_tables.phase1(summarise(write(tmp_path, rows)), PROVENANCE))
     assert "[red]no :smile: image[/red]" in text
     assert "probe=[timeline,memory,clocks,kernels]" in text
 
@@ -187,7 +187,7 @@ def test_degenerate_runs_have_a_true_summary(tmp_path: Path, case: str) -> None:
     directory = write(tmp_path / "run", DEGENERATE[case], provenance={})
     run = read_run(directory)
     summary = summarise(directory)
-    text = tables.as_text(tables.phase1(summary, run.provenance))
+    text = terminal_tables.as_text(terminal_tables.phase1(summary, run.provenance))
     assert "nan" not in text.lower()
     assert "None" not in text
     json.dumps(summary, allow_nan=False)
@@ -231,7 +231,7 @@ def test_anatomy_table_names_modules_and_rules() -> None:
         SimpleNamespace(stage="vision_encoder", path="model.vision_tower", module_class="CLIPVisionModel", parameters=303_000_000, share=0.043, rule="owns patch embedding"),
         SimpleNamespace(stage="head", path="lm_head", module_class="Linear", parameters=131_000_000, share=0.019, rule="output embedding"),
     ]  # fmt: skip
-    text = tables.as_text(tables.anatomy("LLaVA", rows, ["the head is tied"]))
+    text = terminal_tables.as_text(terminal_tables.anatomy("LLaVA", rows, ["the head is tied"]))
     for part in (
         "Anatomy of LLaVA",
         "model.vision_tower",

@@ -11,10 +11,8 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.results import read_results
 from vlmbench.errors import InputError
-from vlmbench.report.phase2 import write_phase2
-from vlmbench.report.phase3 import write_phase3
-from vlmbench.report.scaling_report import ScalingReport, find, summarise
-from vlmbench.report.scaling_words import as_text
+from vlmbench.report.narrative.scaling import as_text
+from vlmbench.report.scaling import ScalingReport, find, summarise, write_phase2, write_phase3
 
 Written = tuple[Path, ScalingReport, dict[str, bytes]]
 

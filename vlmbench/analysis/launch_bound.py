@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.frames import measured, values
-from vlmbench.analysis.launch_words import no_share, sentences
 from vlmbench.analysis.quantiles import median
+from vlmbench.report.narrative.launch_bound import no_share, sentences
 
 STAGES: tuple[str, ...] = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode", "total")
 COLUMNS: tuple[str, ...] = (

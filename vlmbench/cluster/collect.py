@@ -91,7 +91,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
     }
     drawn: tuple[Path, ...] = ()
     if figures:
-        from vlmbench.cluster.overview import draw_overview
+        from vlmbench.figures.grid_overview import draw_overview
 
         drawn = draw_overview(path, target / "figures", note=_words(found))
     return Collected(

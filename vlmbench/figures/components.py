@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter
 from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
 from vlmbench.analysis.frames import reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import needed
-from vlmbench.figures.boxes import box_words, draw_box
-from vlmbench.figures.notes import output_tokens, sentences
+from vlmbench.figures.distributions import box_words, draw_box
+from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
 from vlmbench.text import amount, ms, percent, plain
 

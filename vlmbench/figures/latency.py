@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
-from vlmbench.figures.ecdf import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
-from vlmbench.figures.notes import output_tokens, sentences
+from vlmbench.figures.distributions import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
+from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.theme import (
     COMPONENT_COLOURS,
     DATASET_COLOUR,

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.frames import measured
 from vlmbench.analysis.launch_bound import launch_table, untraced_runs
-from vlmbench.figures.notes import output_tokens, sentences
+from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
 from vlmbench.text import count, factor, ms, percent, span
 

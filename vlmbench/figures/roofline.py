@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmbench.figures.panels import stage_colour, stage_label
-from vlmbench.figures.theme import INK, MUTED, caption, new_figure
-from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.figures.theme import INK, MUTED, caption, new_figure, plain_log_ticks
 from vlmbench.machine.peaks import DevicePeaks
 
 

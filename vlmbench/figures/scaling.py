@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import X_LABELS, held
-from vlmbench.figures.notes import about
 from vlmbench.figures.panels import (
     LABELS,
+    about,
     draw_scaling,
     plus_minus,
     reading,
@@ -26,8 +26,7 @@ from vlmbench.figures.panels import (
     stage_colour,
     stage_label,
 )
-from vlmbench.figures.theme import MUTED, SERIES, add_caption, caption, new_figure
-from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.figures.theme import MUTED, SERIES, add_caption, caption, new_figure, plain_log_ticks
 from vlmbench.text import digits, plain
 
 __all__ = [

@@ -16,7 +16,7 @@ from vlmbench.analysis.frames import reference, values, workload
 from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
-from vlmbench.figures.notes import sentences
+from vlmbench.figures.panels import sentences
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
 from vlmbench.text import percent, plain, tokens
 

@@ -26,11 +26,11 @@ def write_report(kind: str, directory: Path) -> str:
 
         text = write_phase1(directory).text
     elif kind == "phase2":
-        from vlmbench.report.phase2 import write_phase2
+        from vlmbench.report.scaling import write_phase2
 
         text = write_phase2(directory).text
     elif kind == "phase3":
-        from vlmbench.report.phase3 import write_phase3
+        from vlmbench.report.scaling import write_phase3
 
         text = write_phase3(directory).text
     else:
@@ -47,8 +47,8 @@ def write_pages(directory: Path) -> str:
     Raises:
         MeasurementError: a file cannot be written.
     """
-    from vlmbench.report.latex import write_tables
     from vlmbench.report.page import write_page
+    from vlmbench.report.paper_tables import write_tables
 
     try:
         page = write_page(directory)

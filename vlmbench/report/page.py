@@ -16,13 +16,13 @@ from vlmbench.analysis.slices import KINDS
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.figures.theme import caption, component_colour
 from vlmbench.records.files import write_whole
-from vlmbench.report import scaling_words, words
-from vlmbench.report.captions import figure_files
-from vlmbench.report.facts import facts, software
-from vlmbench.report.grids import Grid, grids
-from vlmbench.report.summary import EXPERIMENT as PHASE1
-from vlmbench.report.summary import provenance_of, read_json
-from vlmbench.report.tables import memory
+from vlmbench.report.narrative import phase1, scaling
+from vlmbench.report.narrative.captions import figure_files
+from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
+from vlmbench.report.phase1_summary import provenance_of, read_json
+from vlmbench.report.provenance_table import facts, software
+from vlmbench.report.table_cells import Grid, grids
+from vlmbench.report.terminal_tables import memory
 from vlmbench.text import digits, interval
 
 PAGE = "report.html"
@@ -183,19 +183,19 @@ def _setting(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
 
 def _answers(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Answers:
     if summary.get("experiment_name") == PHASE1:
-        return words.answers(summary, provenance)
+        return phase1.answers(summary, provenance)
     if "comparisons" not in summary:
-        return scaling_words.answers(summary)
+        return scaling.answers(summary)
     found: Answers = []
     for row in summary["comparisons"]:
         model = f" ({caption(row['provenance'])})" if len(summary["comparisons"]) > 1 else ""
-        found += [(f"{question}{model}", said) for question, said in scaling_words.comparison_answers(row)]
+        found += [(f"{question}{model}", said) for question, said in scaling.comparison_answers(row)]
     return found
 
 
 def _short(summary: Mapping[str, Any], answers: Answers) -> Iterator[str]:
     if summary.get("experiment_name") == PHASE1:
-        yield from (sentences[0] for question, sentences in answers if question in (words.HOW_LONG, words.WHICH_PART))
+        yield from (sentences[0] for question, sentences in answers if question in (phase1.HOW_LONG, phase1.WHICH_PART))
     elif "comparisons" in summary:
         for ratio, row in zip(summary["headline"], summary["comparisons"], strict=True):
             yield " ".join(filter(None, [ratio, row.get("aa_words")]))
@@ -213,4 +213,4 @@ def _short(summary: Mapping[str, Any], answers: Answers) -> Iterator[str]:
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary.get("memory") and (line := memory(summary)):
         yield line
-    yield from words.flag_sentence(summary.get("flags") or {})
+    yield from phase1.flag_sentence(summary.get("flags") or {})

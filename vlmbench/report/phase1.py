@@ -14,9 +14,9 @@ from vlmbench.figures import components, latency, workload
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
-from vlmbench.report import tables
+from vlmbench.report import terminal_tables
+from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run
 from vlmbench.report.phase_file import run_rows, write_phase_file
-from vlmbench.report.summary import EXPERIMENT, Run, read_run, summarise_run
 
 PHASE_FILE = f"{EXPERIMENT}.json"
 
@@ -60,7 +60,9 @@ def write_phase1(directory: Path | str) -> Phase1Report:
     for name, figure in figures(run):
         files += save(figure, run.directory / "figures", name)
     return Phase1Report(
-        summary=summary, files=tuple(files), text=tables.as_text(tables.phase1(summary, run.provenance))
+        summary=summary,
+        files=tuple(files),
+        text=terminal_tables.as_text(terminal_tables.phase1(summary, run.provenance)),
     )
 
 

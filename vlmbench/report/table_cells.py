@@ -10,7 +10,7 @@ from typing import Any
 from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
-from vlmbench.report.summary import EXPERIMENT as PHASE1
+from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
 from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 
 Summary = Mapping[str, Any]

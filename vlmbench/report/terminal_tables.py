@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmbench.figures.theme import caption, component_colour
-from vlmbench.report import grids
-from vlmbench.report.words import answers, flag_sentence
+from vlmbench.report import table_cells
+from vlmbench.report.narrative.phase1 import answers, flag_sentence
 from vlmbench.text import DASH, amount, digits, percent
 
 _BAR_CELLS = 14  # more would cut the table of components at 120 columns
@@ -22,21 +22,21 @@ _BAR_CELLS = 14  # more would cut the table of components at 120 columns
 
 def latency(summary: Mapping[str, Any]) -> Table:
     """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
-    return table_of(grids.latency(summary))
+    return table_of(table_cells.latency(summary))
 
 
 def components(summary: Mapping[str, Any]) -> Table:
     """Time and share of each part, with its colour as a bar; time over floor where it is known."""
-    return table_of(grids.components(summary))
+    return table_of(table_cells.components(summary))
 
 
 def parameters(summary: Mapping[str, Any]) -> Table | None:
     """Parameters of each part; None if they were not counted."""
-    grid = grids.parameters(summary)
+    grid = table_cells.parameters(summary)
     return table_of(grid) if grid.rows else None
 
 
-def table_of(grid: grids.Grid) -> Table:
+def table_of(grid: table_cells.Grid) -> Table:
     """A grid for the terminal, with bars where it has shares."""
     table = _table(grid.title)
     for name, right in grid.columns:
@@ -122,7 +122,7 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
         parts += [Text(""), latency(summary), components(summary)]
         if sizes := parameters(summary):
             parts.append(sizes)
-    parts += [table_of(grid) for grid in (grids.memory(summary), grids.energy(summary)) if grid.rows]
+    parts += [table_of(grid) for grid in (table_cells.memory(summary), table_cells.energy(summary)) if grid.rows]
     parts += [Text(line) for line in (memory(summary), *flag_sentence(summary["flags"])) if line]
     return Group(*parts)
 

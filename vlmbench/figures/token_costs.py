@@ -16,8 +16,7 @@ from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.analysis.token_costs import Comparison
-from vlmbench.figures.notes import about
-from vlmbench.figures.panels import stage_colour, stage_label
+from vlmbench.figures.panels import about, stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
 from vlmbench.text import count, digits, interval, percent, plain, span
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmbench.records.files import write_whole
-from vlmbench.report.grids import Grid, grids
 from vlmbench.report.page import environment, summaries
+from vlmbench.report.table_cells import Grid, grids
 
 FOLDER = "tables"
 _LATEX = str.maketrans(

@@ -31,9 +31,9 @@ from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
 from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.files import strict, write_json
+from vlmbench.report.narrative.scaling import as_text
+from vlmbench.report.phase1_summary import device_type, provenance_of, read_json, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
-from vlmbench.report.scaling_words import as_text
-from vlmbench.report.summary import device_type, provenance_of, read_json, records
 from vlmbench.schema import SCHEMA_VERSION
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
@@ -262,3 +262,37 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             yield "launch_bound", waiting
         if len(found.roofline):
             yield "roofline", roofline.roofline_figure(found.roofline, found.provenance, found.peaks)
+
+
+# Phase 2 (experiments 2 and 4A): time against vision, prompt tokens, images or batch; FLOPs against latency.
+
+
+PHASE2_EXPERIMENT = "phase2_scaling"
+PHASE2_FILE = f"{PHASE2_EXPERIMENT}.json"
+
+
+def write_phase2(directory: Path | str) -> ScalingReport:
+    """Write ``summary.json``, ``phase2_scaling.json``, the latency model and ``figures/`` of a run directory.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+        MeasurementError: a file cannot be written.
+    """
+    return write_scaling(directory, experiment=PHASE2_EXPERIMENT)
+
+
+# Phase 3 (experiment 4B): time against forced output lengths.
+
+
+PHASE3_EXPERIMENT = "exp4b_language_tokens"
+PHASE3_FILE = f"{PHASE3_EXPERIMENT}.json"
+
+
+def write_phase3(directory: Path | str) -> ScalingReport:
+    """Write ``summary.json``, ``exp4b_language_tokens.json``, the latency model and ``figures/`` of a run directory.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+        MeasurementError: a file cannot be written.
+    """
+    return write_scaling(directory, experiment=PHASE3_EXPERIMENT)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.figures.theme import SERIES, new_figure, save, theme
-from vlmbench.figures.ticks import plain_log_ticks
+from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, save, theme
 from vlmbench.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 _LABELS = {
     "axis_vision_tokens": "Vision tokens", "axis_output_tokens": "Output tokens", "axis_prompt_tokens": "Prompt tokens",

@@ -16,15 +16,15 @@ from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.results import merge_like, pair, read_results, rows_of_both
 from vlmbench.analysis.token_costs import Comparison, compare
 from vlmbench.errors import InputError
-from vlmbench.figures.comparison import break_even_figure, models_figure, token_costs_figure
 from vlmbench.figures.scaling import flops_latency_figure
 from vlmbench.figures.theme import caption, model_name, save, theme
+from vlmbench.figures.token_costs import break_even_figure, models_figure, token_costs_figure
 from vlmbench.records.files import strict, write_json
 from vlmbench.report import write_pages
+from vlmbench.report.narrative.scaling import comparison_answers
+from vlmbench.report.phase1_summary import read_json
 from vlmbench.report.phase_file import json_row, write_phase_file
-from vlmbench.report.scaling_report import MODEL_FILE, SUMMARY_FILE, ScalingReport
-from vlmbench.report.scaling_words import comparison_answers
-from vlmbench.report.summary import read_json
+from vlmbench.report.scaling import MODEL_FILE, SUMMARY_FILE, ScalingReport
 from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT = "exp5_token_comparison"

@@ -1,0 +1,1 @@
+"""What was found, in English: all sentences of reports live here."""
