@@ -96,8 +96,8 @@ class SlurmLauncher(_GridLauncher):
     """``hydra/launcher=slurm``: job arrays; keys are those of ``vlmbench.cluster.settings.SlurmSettings``."""
 
     def _launch(self, sweep_dir: Path, composed: Any) -> Any:
-        from vlmbench.cluster.launch import launch_on_slurm
         from vlmbench.cluster.settings import SlurmSettings, parse
+        from vlmbench.cluster.submit import launch_on_slurm
 
         return launch_on_slurm(sweep_dir, composed, parse(SlurmSettings, self.params))
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.cluster.alike import settings, unlike
-from vlmbench.cluster.collect import collect, is_complete, read_table
+from vlmbench.cluster.collect import collect, is_complete, read_table, settings, unlike
 from vlmbench.errors import InputError
 from vlmbench.figures.grid_overview import _groups
 from vlmbench.records.outcome import OutcomeFile, State

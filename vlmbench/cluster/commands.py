@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
-from vlmbench.cluster.launch import conclude, say
 from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table, without_studies
+from vlmbench.cluster.submit import conclude, say
 from vlmbench.errors import ConfigError
 
 _SHOWN = 200
@@ -63,7 +63,7 @@ def _collect(root: Path, output_dir: Path | None) -> int:
 
 
 def _cancel(root: Path) -> int:
-    from vlmbench.cluster.cancel import cancel
+    from vlmbench.cluster.submit import cancel
 
     going = cancel(root)
     say(f"{len(going)} tasks were told to stop" if going else "nothing is queued or running")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,11 @@ from typing import Any
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.settings import SlurmSettings
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status_of, table
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, status_of, table
 from vlmbench.cluster.task import main as run_task
 from vlmbench.cluster.task import source_now, task_content
 from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
+from vlmbench.records.lock import holder_of
 from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import check_directory
 
@@ -210,3 +214,43 @@ def say(message: str) -> None:
     """A line for the user."""
     sys.stderr.write(f"vlmbench: {message}\n")
     sys.stderr.flush()
+
+
+# End the runs of a grid that are queued or running, from any host.
+
+_GOING = frozenset({RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN})
+
+
+def cancel(runs: Path) -> list[RunStatus]:
+    """Cancel all tasks at and below ``runs`` that are not over; returns them as they were.
+
+    Running tasks are told to stop: they finish their current repeat, save, and can be continued.
+
+    Raises:
+        InputError: there are no runs, or Slurm does not answer.
+    """
+    everything = status(runs)
+    studies = {one.run.directory for one in everything if one.state in _GOING}
+    # A part of a study that goes on is told by its study: the process is the same, and a second signal ends it harder.
+    told = [one for one in everything if one.run.study is None or one.run.study.directory not in studies]
+    going = [one for one in told if one.state in _GOING]
+    slurm_ids = [one.job_id for one in going if one.job_id and _is_on_slurm(one)]
+    _end_local_launchers(going)
+    if slurm_ids:
+        slurm.cancel(slurm_ids)
+    for one in going:
+        holder = None if _is_on_slurm(one) else holder_of(one.run.directory)
+        if holder is not None and holder.lives_here():  # a pid alone could have been given to somebody else
+            with suppress(ProcessLookupError):
+                os.kill(holder.pid, signal.SIGTERM)
+    return going
+
+
+def _is_on_slurm(one: RunStatus) -> bool:
+    return one.run.submission is not None and one.run.submission.cluster == "slurm"
+
+
+def _end_local_launchers(going: Sequence[RunStatus]) -> None:
+    """No further task of a local launcher starts once this file is there."""
+    for folder in {one.run.submission.folder for one in going if one.run.submission and not _is_on_slurm(one)}:
+        (folder / "cancelled").touch()
