@@ -30,12 +30,12 @@ def measure_here(requests: int, tokens: int, directory: Path) -> dict[str, Any]:
 
     from vlmbench.probes.memory import MemoryProbe, peak_rss_bytes
     from vlmbench.probes.timeline import TimelineProbe
-    from vlmbench.progress import ProgressBar
     from vlmbench.records.store import RecordStore
     from vlmbench.report.phase1 import write_phase1
     from vlmbench.request import Output
     from vlmbench.runner.loop import Runner, Warmup
     from vlmbench.runner.plan import Knobs, dataset_series
+    from vlmbench.session.progress import ProgressBar
 
     model = LightModel()
     knobs = Knobs(output=Output(max_new_tokens=tokens, forced=True))

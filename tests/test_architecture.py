@@ -76,7 +76,7 @@ def test_analysis_knows_neither_torch_nor_models(folder: str) -> None:
         assert not roots(names) & HEAVY, path
         for name in own(names):
             assert not name.startswith(
-                ("vlmbench.models", "vlmbench.data", "vlmbench.runner.loop", "vlmbench.session")
+                ("vlmbench.models", "vlmbench.data", "vlmbench.runner.loop", "vlmbench.session.profile")
             ), path
     order = ["analysis", "figures", "report"]
     for path in (PACKAGE / folder).rglob("*.py"):
@@ -101,7 +101,7 @@ def test_the_runner_sees_protocols_only(module: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["vlmbench", "vlmbench.cli", "vlmbench.tasks", "vlmbench.session", "vlmbench.models.spec", "vlmbench.data.synthetic",
+    ["vlmbench", "vlmbench.cli", "vlmbench.tasks", "vlmbench.session.profile", "vlmbench.models.spec", "vlmbench.data.synthetic",
      "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.frames", "vlmbench.runner.loop"],
 )  # fmt: skip
 def test_importing_takes_no_torch(module: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.dry_run import _uncollected
+from vlmbench.session.dry_run import _uncollected
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

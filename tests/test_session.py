@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
-from vlmbench.ending import conclude, to_continue
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.request import Output
 from vlmbench.runner.plan import Series, SeriesState
+from vlmbench.session.ending import conclude, to_continue
+from vlmbench.session.study import _together
 from vlmbench.stopping import Stopping
-from vlmbench.study import _together
 
 Vlmbench = Callable[..., CompletedProcess[str]]
 SMOKE = ("experiment=smoke", "output_dir=out", "probe=[timeline]", "runtime.device=cpu", "report=none")

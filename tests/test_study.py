@@ -15,7 +15,7 @@ from tests.analysis.swept import OUTPUT, VISION, sweep, write_run
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.runner.plan import no_slope
-from vlmbench.study import _conclude, part_choices
+from vlmbench.session.study import _conclude, part_choices
 from vlmbench.sweep import Sweep
 
 Vlmbench = Callable[..., CompletedProcess[str]]

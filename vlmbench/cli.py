@@ -33,8 +33,8 @@ from vlmbench.models.parallel.follower import Follower
 from vlmbench.text import shown
 
 if TYPE_CHECKING:
-    from vlmbench.job import Job
     from vlmbench.records.outcome import OutcomeFile
+    from vlmbench.session.job import Job
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
@@ -89,20 +89,20 @@ def job(config: DictConfig) -> int:
 
     The truth about its end is in the run directory (``outcome.json``); the return value repeats it.
     """
-    from vlmbench import verdict
-    from vlmbench.ending import to_continue
     from vlmbench.records.outcome import OutcomeFile, State
+    from vlmbench.session import ending
+    from vlmbench.session.ending import to_continue
 
     outcome = OutcomeFile(Path(HydraConfig.get().runtime.output_dir))
     again = to_continue(outcome.directory, config.output_dir)
     if (team := tensor_parallel.current()) is not None:
-        team.on_loss = partial(verdict.note_loss, outcome, again)
+        team.on_loss = partial(ending.note_loss, outcome, again)
     try:
         status = _dispatch(config, outcome)
     except KeyboardInterrupt:
         status = INTERRUPTED
         reason = f"interrupted; {again}"
-        verdict.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason)
+        ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason)
         _say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
@@ -110,9 +110,9 @@ def job(config: DictConfig) -> int:
             traceback.print_exc()
         if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:
             resolved: Any = OmegaConf.to_container(config, resolve=True)
-            verdict.note_refusal(outcome, error, resolved)
+            ending.note_refusal(outcome, error, resolved)
         else:
-            verdict.keep(outcome, State.FAILED, exit_status=status, error=error)
+            ending.keep(outcome, State.FAILED, exit_status=status, error=error)
         _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
     _statuses.append(status)
     if status == INTERRUPTED and "measurement.time_limit_s" not in (outcome.now.reason or ""):
@@ -149,8 +149,8 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
 
 def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
     """What the task functions get: checked, plain, with components and parts built when asked for."""
-    from vlmbench.job import Job
     from vlmbench.records.outcome import OutcomeFile
+    from vlmbench.session.job import Job
 
     def part(name: str, choices: list[str]) -> Job:
         chosen = {choice.partition("=")[0] for choice in choices} | {"output_dir", "hydra/launcher"}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.job import Job
+from vlmbench.session.job import Job
 from vlmbench.text import shown
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ def run(job: Job) -> int:
     """Run the job's task; returns the exit status."""
     task = job.settings.task
     if job.settings.dry_run and task in ("profile", "study"):
-        from vlmbench.dry_run import dry_run
-        from vlmbench.study import part_choices
+        from vlmbench.session.dry_run import dry_run
+        from vlmbench.session.study import part_choices
 
         parts = [job.part(name, choices) for name, choices in part_choices(job).items()] or [job]
         return max(dry_run(part) for part in parts)
     if task == "profile":
-        from vlmbench.session import profile
+        from vlmbench.session.profile import profile
 
         return profile(job)
     if task == "study":
-        from vlmbench.study import study
+        from vlmbench.session.study import study
 
         return study(job)
     if task == "anatomy":
@@ -48,7 +48,7 @@ def _anatomy(job: Job) -> int:
     """Show which module is which stage, and write it to ``anatomy.json`` of the run directory."""
     from vlmbench.models.anatomy.find import anatomy_table
     from vlmbench.records.files import write_json
-    from vlmbench.session import load_model
+    from vlmbench.session.profile import load_model
 
     model = load_model(job)
     name, rows, notes = str(model.facts["name"]), anatomy_table(model.module, model.anatomy), model.anatomy.notes

@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmbench.config import MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
 from vlmbench.errors import ConfigError
 from vlmbench.records.config_history import TARGET, current_target
+from vlmbench.session.settings import MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
 
 _PACKAGE = "vlmbench."
 

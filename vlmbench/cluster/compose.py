@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from vlmbench.cluster.grid import Task
 from vlmbench.machine.installation import conf_dir
+from vlmbench.session.settings import RunConfig
 
 
 def compose_tasks(
@@ -92,7 +93,7 @@ def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence
         hydra.hydra.job.name = "vlmbench"
     HydraConfig.instance().set_config(hydra)
     directory.mkdir(parents=True, exist_ok=True)
-    typed = OmegaConf.merge(OmegaConf.structured(schema.RunConfig), OmegaConf.create(dict(config)))
+    typed = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(dict(config)))
     OmegaConf.set_struct(typed, True)
     assert isinstance(typed, DictConfig)
     # A study composes its parts when it comes to them.

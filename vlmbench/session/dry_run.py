@@ -20,7 +20,8 @@ from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.planning import Planner
-    from vlmbench.job import Job
+    from vlmbench.session.job import Job
+
 
 _REQUESTS_PER_SERIES = 20  # of a data set: enough for a median and the largest
 _HOST_MS = 30.0  # preparing an image, writing a row
@@ -85,9 +86,9 @@ def dry_run(job: Job) -> int:
     """Print and write the prediction of every point; returns the exit status.
 
     Raises:
-        ConfigError: the target device is not known, or as of :func:`vlmbench.job_series.make_series`.
+        ConfigError: the target device is not known, or as of :func:`vlmbench.session.series.make_series`.
     """
-    from vlmbench.job_series import make_series
+    from vlmbench.session.series import make_series
 
     with _uncollected():
         from vlmbench.cost.planning import Planner

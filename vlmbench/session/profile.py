@@ -9,14 +9,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.ending import conclude, cut_short, interrupted, to_continue
 from vlmbench.errors import DeviceError, InputError
-from vlmbench.job_costs import annotator, job_costs
-from vlmbench.job_series import make_series
 from vlmbench.machine import gpu
 from vlmbench.machine.host import device_facts
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.progress import ProgressBar
 from vlmbench.records import provenance
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.lock import RunLock
@@ -25,12 +21,16 @@ from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.stop_signals import stop_on_signal
+from vlmbench.session.costs import annotator, job_costs
+from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
+from vlmbench.session.progress import ProgressBar
+from vlmbench.session.series import make_series
+from vlmbench.session.signals import stop_on_signal
 from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs
-    from vlmbench.job import Job
+    from vlmbench.session.job import Job
 
 
 def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | None = None) -> int:

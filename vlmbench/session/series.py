@@ -11,7 +11,8 @@ from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
     from vlmbench.data.protocol import Samples
-    from vlmbench.job import Job
+    from vlmbench.session.job import Job
+
 
 _REFERENCE_TRIES = 20
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmbench.config import RunConfig
 from vlmbench.records.outcome import OutcomeFile
+from vlmbench.session.settings import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

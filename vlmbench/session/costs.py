@@ -13,7 +13,7 @@ from vlmbench.runner.execution import PreparedRun
 from vlmbench.runner.loop import Annotate
 
 if TYPE_CHECKING:
-    from vlmbench.job import Job
+    from vlmbench.session.job import Job
 
 
 def job_costs(job: Job, model: VisionLanguageModel) -> Costs:

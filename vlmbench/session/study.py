@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.ending import INTERRUPTED, to_continue
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.job_series import make_series
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.runner.plan import SLOPE, output_counts, vision_counts
-from vlmbench.session import load_model, profile, say
+from vlmbench.session.ending import INTERRUPTED, to_continue
+from vlmbench.session.profile import load_model, profile, say
+from vlmbench.session.series import make_series
 from vlmbench.sweep import turns_vision
 from vlmbench.text import shown
 
 if TYPE_CHECKING:
-    from vlmbench.job import Job
     from vlmbench.models.protocol import VisionLanguageModel
+    from vlmbench.session.job import Job
+
 
 STUDY_FILE = "study.json"
 

@@ -1,0 +1,1 @@
+"""One run directory: settings, measuring session, study, dry run, ending."""

@@ -1,0 +1,140 @@
+"""Settings of a run: what may be said about output, measurement, runtime and the run itself, with types and ranges.
+
+Values and defaults stand in ``conf/``; the dataclasses give types, so that a typo or a wrong type is refused while the
+configuration is composed. Ranges are checked in ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"  # what OmegaConf calls a value that must be given
+
+
+@dataclass
+class OutputConfig:
+    """How long answers are. ``policy: auto`` forces the length with random weights and leaves it natural otherwise."""
+
+    tokens: int = MISSING
+    policy: str = MISSING
+
+    def __post_init__(self) -> None:
+        _at_least("output.tokens", self.tokens, 1)
+        _one_of("output.policy", self.policy, OUTPUT_POLICIES)
+
+
+@dataclass
+class RuntimeConfig:
+    """How the model runs."""
+
+    name: str = MISSING
+    device: str = MISSING
+    dtype: str = MISSING
+    attn_implementation: str | None = MISSING
+    experts_implementation: str | None = MISSING
+    cache_implementation: str | None = MISSING
+    compile: bool = MISSING
+    device_map: str | None = MISSING
+    tp_plan: str | None = MISSING
+    threads: int | None = MISSING
+    strict_device: bool = MISSING
+
+    def __post_init__(self) -> None:
+        if self.device.partition(":")[0] not in DEVICES:
+            raise ValueError(f"'runtime.device' must be one of {', '.join(DEVICES)} or cuda:N (got {self.device!r})")
+        _one_of("runtime.dtype", self.dtype, DTYPES)
+        if self.experts_implementation is not None:
+            _one_of("runtime.experts_implementation", self.experts_implementation, EXPERTS)
+        if self.tp_plan not in (None, "auto"):
+            raise ValueError(f"'runtime.tp_plan' must be auto or null (got {self.tp_plan!r})")
+        if self.tp_plan is not None and self.device_map is not None:
+            raise ValueError(
+                f"'runtime.tp_plan' must be null with 'runtime.device_map' (got {self.tp_plan} and {self.device_map})"
+            )
+        _at_least("runtime.threads", self.threads, 1)
+
+
+@dataclass
+class MeasurementConfig:
+    """What is measured how often."""
+
+    repeats: int = MISSING
+    bare_every: int = MISSING
+    reference: bool = MISSING
+    costs: bool = MISSING
+    prompt_tokens: int | None = MISSING
+    image_size: list[int] | None = MISSING
+    base_sample: int = MISSING
+    trace_requests: int = MISSING
+    max_errors_in_a_row: int = MISSING
+    time_limit_s: float | None = MISSING
+    stopping: Any = MISSING
+    warmup: Any = MISSING
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("bare_every", 0), ("base_sample", 0), ("trace_requests", 0)):
+            _at_least(f"measurement.{name}", getattr(self, name), least)
+        _at_least("measurement.prompt_tokens", self.prompt_tokens, 1)
+        _at_least("measurement.max_errors_in_a_row", self.max_errors_in_a_row, 1)
+        _at_least("measurement.time_limit_s", self.time_limit_s, 0)
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise ValueError(f"'measurement.image_size' must be [width, height] in pixels (got {self.image_size})")
+
+
+@dataclass
+class RunConfig:
+    """The root of the configuration."""
+
+    task: str = MISSING
+    name: str = MISSING
+    report: str = MISSING
+    workload: str = MISSING
+    seed: int = MISSING
+    output_dir: str | None = MISSING
+    dry_run: bool = MISSING
+    target_device: str | None = MISSING
+    target_memory_gib: float | None = MISSING
+    break_lock: bool = MISSING
+    detach: bool = MISSING
+    progress: bool | None = MISSING
+    device_peaks: str = MISSING
+    allow_unlike: bool = MISSING
+    runs: str | None = MISSING
+    phase2_results: str | None = MISSING
+    phase3_results: str | None = MISSING
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    output: OutputConfig = MISSING
+    measurement: MeasurementConfig = MISSING
+    runtime: RuntimeConfig = MISSING
+    model: Any = MISSING
+    dataset: Any = MISSING
+    sweep: Any = MISSING
+    probe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("task", self.task, TASKS)
+        _one_of("report", self.report, REPORTS)
+        _one_of("workload", self.workload, WORKLOADS)
+        _one_of("device_peaks", self.device_peaks, ("auto", "table", "measured", "none"))
+        _at_least("target_memory_gib", self.target_memory_gib, 0)
+        _at_least("seed", self.seed, 0)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"'{name}' must be one of {', '.join(allowed)} (got {value!r})")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
+
+
+TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
+REPORTS = ("phase1", "phase2", "phase3", "none")
+OUTPUT_POLICIES = ("auto", "forced", "natural")
+WORKLOADS = ("dataset", "controlled")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")
