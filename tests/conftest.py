@@ -13,7 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from vlmbench import config
+from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from vlmbench import validate
-from vlmbench.arguments import arranged
+from vlmbench.cli import validate
+from vlmbench.cli.overrides import arranged
 from vlmbench.errors import ConfigError
 from vlmbench.sweep import spaced
 

@@ -83,7 +83,7 @@ def test_help_and_cfg_load_no_torch(vlmbench: Run) -> None:
     for word in ("experiment:", "phase1", "model:", "tiny", "Examples:", "output_dir=DIR"):
         assert word in done.stdout
     assert vlmbench("--cfg", "job").returncode == 0
-    code = "import sys; from vlmbench.cli import main\ntry:\n main()\nfinally:\n print('torch' in sys.modules, file=sys.stderr)"
+    code = "import sys; from vlmbench.cli.main import main\ntry:\n main()\nfinally:\n print('torch' in sys.modules, file=sys.stderr)"
     shown = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], capture_output=True, text=True, check=False)
     assert shown.stderr.strip().endswith("False")
     resolved = vlmbench("experiment=smoke", "--cfg", "job", "--resolve", "seed=3")  # options stand where they like
@@ -282,7 +282,7 @@ def test_anatomy_is_a_table_and_a_file(vlmbench: Run, tmp_path: Path) -> None:
 def test_anatomy_on_a_narrow_terminal_breaks_no_path(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlmbench import tasks
+    from vlmbench.cli import tasks
     from vlmbench.models.anatomy.find import AnatomyRow
 
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vlmbench import validate
+from vlmbench.cli import validate
 from vlmbench.machine.installation import conf_dir
 
 Compose = Callable[..., DictConfig]

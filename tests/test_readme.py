@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from vlmbench import validate
+from vlmbench.cli import validate
 from vlmbench.machine.installation import conf_dir
 
 ROOT = Path(__file__).parents[1]

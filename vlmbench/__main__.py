@@ -1,6 +1,6 @@
 """``python -m vlmbench`` and the console script ``vlmbench``."""
 
-from vlmbench.cli import main
+from vlmbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ class InProcessLauncher(BasicLauncher):
         Raises:
             KeyboardInterrupt: the user stopped one; it was said which were not begun, and how to continue.
         """
-        from vlmbench import cli
+        from vlmbench.cli import main
 
         task, begun = self.task_function, 0
         assert task is not None
@@ -35,7 +35,7 @@ class InProcessLauncher(BasicLauncher):
             nonlocal begun
             begun += 1
             status = task(config)
-            if cli.is_stopped():
+            if main.is_stopped():
                 raise KeyboardInterrupt
             return status
 
@@ -43,8 +43,8 @@ class InProcessLauncher(BasicLauncher):
         try:
             return super().launch(job_overrides, initial_job_idx)
         except KeyboardInterrupt:
-            if cli.is_stopped():
-                cli.end_sweep(job_overrides, begun, initial_job_idx)
+            if main.is_stopped():
+                main.end_sweep(job_overrides, begun, initial_job_idx)
             raise
         finally:
             self.task_function = task
@@ -60,7 +60,7 @@ class _GridLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what Hydra gives; the job function is found by name on the other side."""
-        from vlmbench.cluster.quick import quicken
+        from vlmbench.cli.compose import quicken
 
         del task_function
         self.hydra_context, self.config = hydra_context, config
@@ -68,7 +68,7 @@ class _GridLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; returns one :class:`JobReturn` a job, its return value the exit status."""
-        from vlmbench.cluster.compose import compose_tasks
+        from vlmbench.cli.compose import compose_tasks
 
         assert self.config is not None
         assert self.hydra_context is not None

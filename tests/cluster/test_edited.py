@@ -38,7 +38,7 @@ def test_what_was_submitted_is_what_runs_and_changed_code_is_said(tmp_path: Path
     stopping.write_text(stopping.read_text() + "\n# edited while the job waited\n")
 
     (task,) = grid.glob(".vlmbench/*/tasks/*.json")
-    start = f"from vlmbench.cluster.task import main; main({str(task)!r})"
+    start = f"from vlmbench.cli.node import main; main({str(task)!r})"
     done = subprocess.run(
         [sys.executable, "-c", start], cwd=copy, env=environment, capture_output=True, text=True, check=False
     )

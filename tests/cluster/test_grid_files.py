@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmbench.cli.grids import after_multirun
 from vlmbench.cluster import slurm
 from vlmbench.cluster import status as status_module
-from vlmbench.cluster.commands import after_multirun
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.status import RunState, overall, status, table
 from vlmbench.cluster.submit import conclude, to_do
@@ -239,7 +239,7 @@ def test_a_task_refused_after_an_interruption_says_why(tmp_path: Path) -> None:
     log = found.folder / "logs" / "0.log"
     log.write_text(
         "vlmbench: loading\nvlmbench: 'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory.\n"
-        "INFO vlmbench.cluster.task: exit status 2 after 3 s in 0_run\n"
+        "INFO vlmbench.cli.node: exit status 2 after 3 s in 0_run\n"
     )
     (one,) = status(tmp_path)
     assert one.state == RunState.FAILED
@@ -254,7 +254,7 @@ def test_slurms_word_on_a_failed_job_is_followed_by_its_own(tmp_path: Path, monk
     ended(tmp_path / "0_run", State.INTERRUPTED, 130, "5_0")
     says(monkeypatch, {}, {"7_0": "FAILED"})
     (found.folder / "logs" / "7_0_0_log.err").write_text(
-        "vlmbench: refused\nINFO vlmbench.cluster.task: exit status 2 after 3 s in 0_run\n"
+        "vlmbench: refused\nINFO vlmbench.cli.node: exit status 2 after 3 s in 0_run\n"
     )
     (one,) = status(tmp_path)
     assert one.state == RunState.FAILED

@@ -19,10 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from vlmbench import config as schema
-from vlmbench.cluster.compose import compose_tasks
+from vlmbench.cli import config as schema
+from vlmbench.cli.compose import compose_tasks, quicken
 from vlmbench.cluster.local import slots
-from vlmbench.cluster.quick import quicken
 from vlmbench.cluster.settings import LocalSettings, SlurmSettings, parse
 from vlmbench.cluster.status import RunState, status
 from vlmbench.errors import ConfigError

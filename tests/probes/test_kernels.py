@@ -285,7 +285,7 @@ def load_tiny(device: str) -> Any:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from vlmbench import config, validate
+    from vlmbench.cli import config, validate
 
     config.register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

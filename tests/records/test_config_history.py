@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from vlmbench import validate
+from vlmbench.cli import validate
 from vlmbench.errors import DirectoryConflictError
 from vlmbench.records import config_history
 from vlmbench.records.config_history import as_stored, flat

@@ -110,7 +110,7 @@ def new_submission(
         sweep_dir: made when missing.
         cluster: ``slurm`` or ``local``.
         job_name: a unique ending is added.
-        tasks: index to the task and the content of its task file (see ``vlmbench.cluster.task``).
+        tasks: index to the task and the content of its task file (see ``vlmbench.cli.node``).
         settings: of the launcher, for the record.
 
     Raises:

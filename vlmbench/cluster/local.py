@@ -90,7 +90,7 @@ class _Pool:
         environment = {**os.environ, "PYTHONPATH": path}
         if mine is not None:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        command = [sys.executable, "-u", "-m", "vlmbench.cluster.task", str(self.submission.task_file(task).absolute())]
+        command = [sys.executable, "-u", "-m", "vlmbench.cli.node", str(self.submission.task_file(task).absolute())]
         with (self.submission.folder / "logs" / f"{task.index}.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  # this interpreter; a session of its own: Ctrl-C is ours to pass on
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,

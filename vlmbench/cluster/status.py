@@ -19,7 +19,7 @@ from vlmbench.records.outcome import Outcome, State, read_outcome
 # What a task said last in its log: all that is left of one that was refused, for its directory is another run's.
 
 _TAIL_BYTES = 1 << 16
-_OVER = re.compile(r"^INFO \S+: exit status \d+ ", re.MULTILINE)  # of vlmbench.cluster.task
+_OVER = re.compile(r"^INFO \S+: exit status \d+ ", re.MULTILINE)  # of vlmbench.cli.node
 _SAID = re.compile(r"^vlmbench: (?P<text>.*(?:\n(?!vlmbench: |[A-Z]+ [\w.]+: ).+)?)", re.MULTILINE)
 
 

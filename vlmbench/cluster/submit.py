@@ -14,12 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlmbench.cli.node import main as run_task
+from vlmbench.cli.node import source_now, task_content
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.settings import SlurmSettings
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, status_of, table
-from vlmbench.cluster.task import main as run_task
-from vlmbench.cluster.task import source_now, task_content
 from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
 from vlmbench.records.lock import holder_of
 from vlmbench.records.outcome import State, read_outcome
@@ -36,7 +36,7 @@ def launch_on_slurm(sweep_dir: Path, composed: Composed, settings: SlurmSettings
 
     Args:
         sweep_dir: of the sweep.
-        composed: from ``vlmbench.cluster.compose.compose_tasks``.
+        composed: from ``vlmbench.cli.compose.compose_tasks``.
         settings: of the jobs.
 
     Raises:

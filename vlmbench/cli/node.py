@@ -92,7 +92,7 @@ def run(task_file: Path) -> int:
         signal.signal(number, _interrupt)  # until the run sets its own: nothing is measured yet, so end at once
     began = time.monotonic()
     try:
-        from vlmbench.cluster.compose import run_saved
+        from vlmbench.cli.compose import run_saved
 
         status = run_saved(content["config"], directory=directory, overrides=content["overrides"])
     except Exception as error:  # the code changed while the job waited, say: the job function itself never raises

@@ -23,9 +23,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmbench import complaints, validate
-from vlmbench import config as schema
-from vlmbench.arguments import arranged
+from vlmbench.cli import config as schema
+from vlmbench.cli import hydra_errors, validate
+from vlmbench.cli.overrides import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
@@ -35,6 +35,7 @@ from vlmbench.text import shown
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.session.job import Job
+
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
@@ -74,10 +75,10 @@ def _main() -> NoReturn:
     except (HydraException, OmegaConfBaseException, VlmbenchError) as error:
         if want_traceback:
             traceback.print_exc()
-        _say(complaints.compact(error))
+        _say(hydra_errors.compact(error))
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
     except (OSError, ValueError) as error:
-        if want_traceback or (words := complaints.before_any_run(error)) is None:
+        if want_traceback or (words := hydra_errors.before_any_run(error)) is None:
             raise
         _say(words)
         sys.exit(FAILED if _statuses else BAD_INPUT)
@@ -142,7 +143,7 @@ def is_stopped() -> bool:
 
 def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
     """Validate, then hand over to the task; torch is imported from here on."""
-    from vlmbench import tasks
+    from vlmbench.cli import tasks
 
     return tasks.run(_job(config, list(HydraConfig.get().overrides.task), outcome))
 
@@ -195,7 +196,7 @@ class Outcomes(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Collect exit statuses and name what failed."""
-        from vlmbench.cluster.commands import after_multirun
+        from vlmbench.cli.grids import after_multirun
         from vlmbench.records.outcome import read_outcome
 
         sweep_dir = Path(config.hydra.sweep.dir)

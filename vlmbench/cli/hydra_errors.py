@@ -8,10 +8,10 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from vlmbench.arguments import AXES
+from vlmbench.cli.overrides import AXES
+from vlmbench.cli.validate import unknown_key
 from vlmbench.machine.installation import conf_dir
 from vlmbench.sweep import KNOBS
-from vlmbench.validate import unknown_key
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
 _OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra says these as plain ValueErrors

@@ -14,6 +14,7 @@ from vlmbench.text import shown
 if TYPE_CHECKING:
     from vlmbench.models.anatomy.find import AnatomyRow
 
+
 ANATOMY_FILE = "anatomy.json"
 _WIDTH_ELSEWHERE = 140  # columns at least, where the output is no terminal
 _UNLIMITED = 10_000
@@ -38,10 +39,10 @@ def run(job: Job) -> int:
         return study(job)
     if task == "anatomy":
         return _anatomy(job)
-    from vlmbench.cluster import commands
+    from vlmbench.cli import grids
 
     given = job.settings.output_dir
-    return commands.run(task, job.settings.runs, Path(given) if given else None)
+    return grids.run(task, job.settings.runs, Path(given) if given else None)
 
 
 def _anatomy(job: Job) -> int:

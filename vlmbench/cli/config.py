@@ -1,7 +1,7 @@
 """The schema of run and measurement settings, and where the YAML lies.
 
 Values and defaults stand in ``conf/``; the dataclasses here only give types, so that a typo or a wrong type is refused
-while Hydra composes. Ranges are checked in ``__post_init__`` (:mod:`vlmbench.validate` collects the messages).
+while Hydra composes. Ranges are checked in ``__post_init__`` (:mod:`vlmbench.cli.validate` collects the messages).
 Components (model, dataset, sweep, probes, stopping, warmup) are ``_target_`` nodes.
 """
 
@@ -13,9 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from vlmbench.session.settings import (
-    RunConfig,
-)
+from vlmbench.session.settings import RunConfig
 
 
 def _run_directory(given: str | None, root: str, name: str) -> str:
