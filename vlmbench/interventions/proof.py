@@ -1,0 +1,187 @@
+"""A method proves itself on the model at hand before it is measured.
+
+Four answers of a few tokens are compared: the baseline's; the method's with everything kept, which must be the same
+tokens; the method's own; and that of a reference that drops nothing and masks what the method dropped
+(:mod:`vlmbench.interventions.reference`). What rounding alone makes of the reference is measured beside it, with nothing
+masked. A method that fails is refused: its times would be those of another model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.errors import UnreachablePointError
+from vlmbench.interventions.language import decoder_layers, language_model
+from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens
+from vlmbench.interventions.reference import masked_reference
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmbench.models.protocol import Prepared
+
+TOKENS = 8
+_ROUNDING = 1e-4  # of the logits' largest value: float32 in another order of summing
+_TIMES_NOISE = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was compared, over the first tokens of one answer.
+
+    Args:
+        keep_one_equal: everything kept gives the baseline's tokens, bit by bit.
+        tokens_equal: leading tokens of the method that equal the masked reference's.
+        tokens: that were compared.
+        error: largest difference of logits between method and reference, as far as their tokens agree.
+        noise: the same between the baseline and the reference with nothing masked: rounding alone.
+        effect: the same between the method and the baseline's first step: what dropping does.
+        scale: the logits' largest absolute value.
+        restored: after detaching, the baseline's answer is the same again, bit by bit.
+        kept_by_layer: observed on the cache.
+    """
+
+    keep_one_equal: bool
+    tokens_equal: int
+    tokens: int
+    error: float
+    noise: float
+    effect: float
+    scale: float
+    restored: bool
+    kept_by_layer: str
+
+    @property
+    def tolerance(self) -> float:
+        """The difference that rounding explains."""
+        return max(_ROUNDING * self.scale, _TIMES_NOISE * self.noise)
+
+    @property
+    def weak(self) -> bool:
+        """Whether dropping changes no more than rounding does, so that equality to the reference says little."""
+        return self.effect <= self.tolerance
+
+    @property
+    def holds(self) -> bool:
+        """Whether the method does what it says."""
+        return self.keep_one_equal and self.restored and self.error <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the provenance."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "tolerance": self.tolerance, "weak": self.weak, "holds": self.holds}
+
+    def why_not(self) -> str:
+        """What failed, in words."""
+        if not self.keep_one_equal:
+            return "with everything kept it does not give the baseline's tokens"
+        if not self.restored:
+            return "after it was taken off, the model no longer gives the baseline's answer"
+        return (
+            f"its logits differ from the masked reference's by {self.error:.2g} where rounding explains "
+            f"{self.tolerance:.2g}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Tokens (n,) and logits (n, vocabulary) of the first row of a batch."""
+
+    tokens: torch.Tensor
+    logits: torch.Tensor
+
+    def same(self, other: Answer) -> bool:
+        """Whether two answers are equal bit by bit."""
+        return bool((self.tokens == other.tokens).all()) and bool((self.logits == other.logits).all())
+
+
+def prove(model: Any, intervention: KeepsTokens, prepared: Prepared, *, tokens: int = TOKENS) -> Proof:
+    """Compare a method that drops tokens with its masked reference.
+
+    Args:
+        model: loaded.
+        intervention: with the share that is to be proven; 0.5 says most.
+        prepared: a request, transferred.
+        tokens: of the answers that are compared.
+
+    Raises:
+        UnreachablePointError: it does not apply to this model or request.
+    """
+    baseline = answer(model, prepared, tokens)
+    whole, _, _ = _with(model, intervention.keeping(1.0), prepared, tokens)
+    arm, keeps, observed = _with(model, intervention, prepared, tokens)
+    again = answer(model, prepared, tokens)
+    layers = decoder_layers(language_model(model, method=intervention.name), method=intervention.name)
+    length = int(prepared.inputs["input_ids"].shape[1])
+    with masked_reference(layers, keeps, length=length):
+        reference = answer(model, prepared, tokens)
+    with masked_reference(layers, [None] * len(layers), length=length):
+        unmasked = answer(model, prepared, tokens)
+    return Proof(
+        keep_one_equal=whole.same(baseline),
+        tokens_equal=_leading(arm, reference),
+        tokens=tokens,
+        error=_difference(arm, reference),
+        noise=_difference(baseline, unmasked),
+        effect=float((arm.logits[0] - baseline.logits[0]).abs().max()),
+        scale=float(baseline.logits.abs().max()),
+        restored=again.same(baseline),
+        kept_by_layer=observed,
+    )
+
+
+def check(model: Any, intervention: Intervention, prepared: Prepared) -> Proof | None:
+    """Refuse a method that does not do what it says; None for one that keeps all tokens.
+
+    Raises:
+        UnreachablePointError: it does not apply, or it failed its proof.
+    """
+    if not isinstance(intervention, KeepsTokens):
+        return None
+    proof = prove(model, intervention, prepared)
+    if not proof.holds:
+        architecture = type(model.module).__name__
+        raise UnreachablePointError(f"{intervention.name} is refused for {architecture}: {proof.why_not()}")
+    return proof
+
+
+def answer(model: Any, prepared: Prepared, tokens: int) -> Answer:
+    """A greedy answer of exactly so many tokens with its logits, uncompiled."""
+    import torch
+
+    options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    if model.cache_implementation is not None:
+        options["cache_implementation"] = model.cache_implementation
+    with torch.inference_mode():
+        produced = model.module.generate(
+            **prepared.inputs, **options, disable_compile=True, output_logits=True, return_dict_in_generate=True
+        )
+    logits = torch.stack([step[0].float() for step in produced.logits])
+    return Answer(tokens=produced.sequences[0, -tokens:].clone(), logits=logits)
+
+
+def _with(
+    model: Any, intervention: Intervention, prepared: Prepared, tokens: int
+) -> tuple[Answer, list[torch.Tensor | None], str]:
+    """(answer, positions kept at each layer, vision tokens observed on the cache) under a method."""
+    attachment: Attachment = intervention.attach(model)
+    try:
+        attachment.begin(prepared)
+        given = answer(model, prepared, tokens)
+        keeps = [None if keep is None else keep.clone() for keep in attachment.keeps()]  # type: ignore[attr-defined]
+        return given, keeps, attachment.values(tokens).get("kept_by_layer", "")
+    finally:
+        attachment.detach()
+
+
+def _leading(one: Answer, other: Answer) -> int:
+    """Tokens that are equal before the first that is not."""
+    unlike = (one.tokens != other.tokens).nonzero()
+    return int(unlike[0, 0]) if unlike.numel() else int(one.tokens.shape[0])
+
+
+def _difference(one: Answer, other: Answer) -> float:
+    """Largest difference of logits up to and including the first step whose tokens differ."""
+    steps = _leading(one, other) + 1
+    return float((one.logits[:steps] - other.logits[:steps]).abs().max())
