@@ -51,7 +51,7 @@ class AttentionRow:
         self._inner = interface_of(module)
         self._name = f"vlmbench_row_{next(_COUNTER)}"
         self.armed = False
-        mine = copy.copy(self._config)
+        mine: Any = copy.copy(self._config)
         mine._attn_implementation_internal = self._name
         register(self._name, self._forward)
         self._module.config = mine
@@ -116,7 +116,8 @@ def weights(query: Any, key: Any, mask: Any, row: Row, options: dict[str, Any]) 
     if mask is not None:  # one row for all heads: rows of a group follow one another, so each takes the same
         own = mask[:, :, at].repeat(1, 1, heads // key_heads, 1)
         scores = scores + own.float() if own.dtype.is_floating_point else scores.masked_fill(~own.bool(), -1e30)
-    return scores.softmax(-1).mean((1, 2))
+    found: torch.Tensor = scores.softmax(-1).mean((1, 2))
+    return found
 
 
 def attention_modules(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -132,7 +133,7 @@ def interface_of(module: Any) -> Callable[..., Any]:
     """The attention function that a module would call."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     name = module.config._attn_implementation
     found = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     if found is None:

@@ -35,12 +35,12 @@ class KeepAfterProjector:
 
     Args:
         keep: share of vision tokens that stays, above 0, at most 1.
-        selector: random, uniform, norm, encoder_attention, or an object of a class with ``name``, ``needs``, ``choose``.
+        selector: random, uniform, norm, encoder_attention, or an object with ``name``, ``needs``, ``choose``.
         seed: of the random selector.
     """
 
     keep: float
-    selector: str | Selector = "norm"
+    selector: Any = "norm"
     seed: int = 0
 
     name = "keep_after_projector"
@@ -177,9 +177,7 @@ class AfterProjector:
         """Vision tokens kept, observed on the cache."""
         cache, self._cache = self._cache, None
         text = 0 if self._places is None else int(self._places.text.shape[0])
-        return kept_values(
-            kept_by_layer(cache, text=text, num_output_tokens=num_output_tokens, method=self._method)
-        )
+        return kept_values(kept_by_layer(cache, text=text, num_output_tokens=num_output_tokens, method=self._method))
 
     def _unhook(self) -> None:
         for handle in self._handles:

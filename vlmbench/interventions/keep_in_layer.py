@@ -44,19 +44,23 @@ class KeepInLayer:
     """
 
     keep: float
-    layer: int | Sequence[int] = 2
-    selector: str | Selector = "last_token_attention"
+    layer: Any = 2
+    selector: Any = "last_token_attention"
     seed: int = 0
 
     name = "keep_in_layer"
 
     def __post_init__(self) -> None:
         check_share("keep", self.keep)
+        if not isinstance(self.layer, int | list | tuple):
+            raise ValueError(f"'layer' must be a layer's number from 0 on, or an ascending list (got {self.layer!r})")
         whole = all(isinstance(at, int) and not isinstance(at, bool) and at >= 0 for at in self.layers)
         if not self.layers or not whole or list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"'layer' must be a layer's number from 0 on, or an ascending list (got {self.layer!r})")
         if self.chooser.needs is Needs.LAST_TOKEN_ATTENTION and self.layers[0] == 0:
-            raise ValueError("'layer' must be 1 or more with selector last_token_attention: it looks at the layer before")
+            raise ValueError(
+                "'layer' must be 1 or more with selector last_token_attention: it looks at the layer before"
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -95,9 +99,7 @@ class KeepInLayer:
 class InLayer:
     """The method at work: see :class:`vlmbench.interventions.protocol.Attachment`."""
 
-    def __init__(
-        self, model: Any, selector: Selector, drops: Sequence[int], keep: float, *, method: str
-    ) -> None:
+    def __init__(self, model: Any, selector: Selector, drops: Sequence[int], keep: float, *, method: str) -> None:
         self._model, self._selector, self._keep, self._method = model, selector, keep, method
         self._drops = tuple(drops)
         self._body = language_model(model, method=method)
@@ -121,7 +123,7 @@ class InLayer:
         config: Any = getattr(self._body, "config", None)
         if getattr(config, "num_kv_shared_layers", 0) and self._drops[-1]:
             raise UnreachablePointError(
-                f"{self._method}: layers of {architecture} read the keys of earlier ones, which would have another length"
+                f"{self._method}: layers of {architecture} read the keys of earlier ones, whose length would differ"
             )
         if self._model.compile:
             raise UnreachablePointError(
@@ -133,7 +135,7 @@ class InLayer:
         seen = attention_modules(self._layers[layer])
         if not seen:
             raise UnreachablePointError(
-                f"{self._method}: no attention in layer {layer} of {type(self._model.module).__name__} can be looked into"
+                f"{self._method}: no attention in layer {layer} of {type(self._body).__name__} can be looked into"
             )
         return AttentionRow(seen[0], Row.LAST, self._marks)
 

@@ -77,7 +77,7 @@ def watch_kernels(model: Any) -> Iterator[list[AttentionKernels]]:
     original = functional.scaled_dot_product_attention
 
     def noted(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **options: Any) -> Any:
-        watch.note(signature(query, key, value, attn_mask, args, options))
+        watch.note(signature((query, key, value), attn_mask, args, options))
         return original(query, key, value, attn_mask, *args, **options)
 
     functional.scaled_dot_product_attention = noted
@@ -92,7 +92,7 @@ def watch_kernels(model: Any) -> Iterator[list[AttentionKernels]]:
         result.append(AttentionKernels(seen=seen, configured=_configured(model)))
 
 
-def signature(query: Any, key: Any, value: Any, mask: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> str:
+def signature(tensors: tuple[Any, Any, Any], mask: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> str:
     """One call in words: the backend that torch chooses, the mask's kind, causal or not, grouped queries or not."""
     import torch
 
@@ -101,13 +101,13 @@ def signature(query: Any, key: Any, value: Any, mask: Any, args: tuple[Any, ...]
     grouped = bool(options.get("enable_gqa", False))
     try:
         choice = torch._fused_sdp_choice(
-            query, key, value, mask, dropout, causal, scale=options.get("scale"), enable_gqa=grouped
+            *tensors, mask, dropout, causal, scale=options.get("scale"), enable_gqa=grouped
         )
         backend = torch.nn.attention.SDPBackend(int(choice)).name.lower().removesuffix("_attention")
     except (RuntimeError, TypeError, ValueError):
         backend = "unknown"
     kind = "none" if mask is None else str(mask.dtype).removeprefix("torch.")
-    words = [f"sdpa/{backend}", f"mask={kind}", str(query.dtype).removeprefix("torch.")]
+    words = [f"sdpa/{backend}", f"mask={kind}", str(tensors[0].dtype).removeprefix("torch.")]
     return " ".join([*words, *(["causal"] if causal else []), *(["grouped"] if grouped else [])])
 
 

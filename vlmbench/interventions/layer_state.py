@@ -82,7 +82,8 @@ class LayerState:
         """Rows of the image features, (batch · n, width), that are left."""
         import torch
 
-        assert self._places is not None and self._rows is not None
+        assert self._places is not None
+        assert self._rows is not None
         offsets = torch.arange(self._places.rows, device=self._rows.device) * self._places.count
         return (offsets[:, None] + self._rows[None]).reshape(-1)
 
@@ -121,7 +122,7 @@ class LayerState:
         from transformers import masking_utils
 
         config = self._body.config
-        kinds = getattr(config, "layer_types", None)
+        kinds: Any = getattr(config, "layer_types", None)
         sliding = bool(kinds) and "sliding" in kinds[at]
         make = masking_utils.create_sliding_window_causal_mask if sliding else masking_utils.create_causal_mask
         level = sum(1 for start, _ in self._dropped if start <= at)

@@ -2,8 +2,8 @@
 
 Four answers of a few tokens are compared: the baseline's; the method's with everything kept, which must be the same
 tokens; the method's own; and that of a reference that drops nothing and masks what the method dropped
-(:mod:`vlmbench.interventions.reference`). What rounding alone makes of the reference is measured beside it, with nothing
-masked. A method that fails is refused: its times would be those of another model.
+(:mod:`vlmbench.interventions.reference`). What rounding alone makes of the reference is measured beside it, with
+nothing masked. A method that fails is refused: its times would be those of another model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The masked reference: nothing is dropped, and dropped tokens are never attended to. Slow, and what dropping must equal.
+"""The masked reference that dropping must equal: nothing is dropped, and dropped tokens are never attended to. Slow.
 
 In every decoder layer attention is written out by hand in float32; from the layer on where a token was dropped its key
 is closed to all queries. What the other tokens compute is then, up to rounding, what they compute without it.
