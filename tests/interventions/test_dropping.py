@@ -29,12 +29,14 @@ def model_of(name: str, attention: str | None = None) -> TinyVLM:
 
 def hooks(module: torch.nn.Module) -> int:
     """Ours: transformers leaves some of its own to collect hidden states."""
-    found = [hook for part in module.modules() for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())]
+    found = [
+        hook for part in module.modules() for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+    ]
     return sum(1 for hook in found if getattr(hook, "func", hook).__module__.startswith("vlmbench"))
 
 
 def attributes(module: torch.nn.Module) -> list[tuple[int, ...]]:
-    return [tuple(sorted(map(hash, vars(part)))) + (id(getattr(part, "config", None)),) for part in module.modules()]
+    return [(*sorted(map(hash, vars(part))), id(getattr(part, "config", None))) for part in module.modules()]
 
 
 METHODS: dict[str, Any] = {
@@ -180,7 +182,7 @@ class TestRefusals:
         attachment.detach()
 
     def test_a_layer_that_does_not_exist(self) -> None:
-        with pytest.raises(UnreachablePointError, match="layer 6 of Llava.* does not exist; it has 6"):
+        with pytest.raises(UnreachablePointError, match=r"layer 6 of Llava.* does not exist; it has 6"):
             KeepInLayer(keep=0.5, layer=6).attach(model_of("llava"))
 
     def test_a_compiled_decode(self) -> None:

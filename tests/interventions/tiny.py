@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from tests.models import tiny_models
-from vlmbench.models.anatomy import find_anatomy
+from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy, Prepared
-from vlmbench.models.tokens import ImageMarks
+from vlmbench.models.token_counts import ImageMarks
 from vlmbench.request import Output, TokenCounts
 
 LAYERS = 6
