@@ -12,7 +12,7 @@ Sections = dict[str, Section]
 # Mappings whose keys are data, not names: they differ by machine, by run or by model.
 OPEN = re.compile(
     r"(^|\.)(software\.packages|software\.settings|state_before|state_after|code\.vlmbench\.git|code\.caller|slurm|"
-    r"flagged_by|model\.config|model\.processor)$"
+    r"flags|flagged_by|tail\.causes|model\.config|model\.processor)$"
 )
 WANTING = "?"
 
