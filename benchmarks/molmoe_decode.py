@@ -75,12 +75,13 @@ def molmoe(layers: int | None) -> Any:
     from omegaconf import OmegaConf
 
     from vlmbench.machine.installation import conf_dir
+    from vlmbench.models.loading import load
 
     node: Any = OmegaConf.load(conf_dir() / "model" / f"{NAME}.yaml")
     if layers is not None:
         node.config.text_config.num_hidden_layers = layers
         node.config.vision_config.num_hidden_layers = 10  # the connector reads the second and the ninth to last
-    return instantiate(node, _convert_="all").load()
+    return load(instantiate(node, _convert_="all"))
 
 
 def candidates(layers: int | None) -> list[Candidate]:

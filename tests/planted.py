@@ -198,6 +198,9 @@ class PlantedModel:
         extra = self.times.per_image_token * prepared.counts.num_vision_tokens
         return self.module.generate(prepared.output.max_new_tokens, stopping_criteria or [], extra)
 
+    def release(self) -> str:
+        return "host memory"
+
     def detokenize(self, tokens: torch.Tensor) -> list[str]:
         return ["x" * tokens.shape[1]]
 

@@ -96,10 +96,11 @@ class SlurmLauncher(_GridLauncher):
     """``hydra/launcher=slurm``: job arrays; keys are those of ``vlmbench.cluster.settings.SlurmSettings``."""
 
     def _launch(self, sweep_dir: Path, composed: Any) -> Any:
+        from vlmbench.cli.node import main as run_task
         from vlmbench.cluster.settings import SlurmSettings, parse
         from vlmbench.cluster.submit import launch_on_slurm
 
-        return launch_on_slurm(sweep_dir, composed, parse(SlurmSettings, self.params))
+        return launch_on_slurm(sweep_dir, composed, parse(SlurmSettings, self.params), run_task)
 
 
 class LocalLauncher(_GridLauncher):

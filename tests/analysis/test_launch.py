@@ -11,9 +11,10 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
 from vlmbench.analysis.frames import load_runs
-from vlmbench.analysis.launch_bound import COLUMNS, launch_bound_summary, launch_by_point, launch_table, top_kernels
+from vlmbench.analysis.launch_bound import COLUMNS, launch_by_point, launch_table, top_kernels
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.records.reading import iter_rows
+from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import Mode
 
 # Untraced: 1 + 8 + 1 + 20 + 3 × 10 = 60 ms. Traced: twice as slow, and only 2 of 3 decode steps.
@@ -85,7 +86,7 @@ def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Pa
 
 def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:
     rows = [row(sample="odd", gaps=[10.0] * 30), row(sample="s0", tokens=(576, 21)), trace(sample="odd")]
-    summary = launch_bound_summary(loaded(tmp_path, rows))
+    summary = launch_bound_with_sentences(loaded(tmp_path, rows))
     names = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps", "scaled_most")
     assert [summary[name] for name in names] == [1, 1, 1, 2, 30, 15]
     first, _, scaling, how = summary["sentences"]
@@ -99,7 +100,7 @@ def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:
 def test_traces_of_several_lengths_say_the_most_that_one_was_scaled(tmp_path: Path) -> None:
     rows = [row("p1", gaps=[10.0] * 4, repeat=i) for i in range(2)] + [trace("p1")]
     rows += [row("p2", gaps=[10.0] * 34, repeat=i) for i in range(2)] + [trace("p2")]
-    summary = launch_bound_summary(loaded(tmp_path, rows))
+    summary = launch_bound_with_sentences(loaded(tmp_path, rows))
     assert [summary[name] for name in ("traced_steps", "steps", "scaled_most")] == [2, 19, 17]
     assert "(2 traces, decoding scaled up to 17.0×)" in summary["sentences"][0]
     assert "(4 untraced runs)" in summary["sentences"][0]
@@ -107,7 +108,9 @@ def test_traces_of_several_lengths_say_the_most_that_one_was_scaled(tmp_path: Pa
 
 
 def test_a_whole_trace_is_not_called_scaled(tmp_path: Path) -> None:
-    summary = launch_bound_summary(loaded(tmp_path, [row(gaps=[10.0, 10.0], repeat=i) for i in (0, 1)] + [trace()]))
+    summary = launch_bound_with_sentences(
+        loaded(tmp_path, [row(gaps=[10.0, 10.0], repeat=i) for i in (0, 1)] + [trace()])
+    )
     assert "scaled" not in " ".join(summary["sentences"])
     assert "(2 untraced runs)" in summary["sentences"][0]
     assert summary["sentences"][-1].startswith("Elapsed time is from untraced runs of the same shape")
@@ -131,7 +134,7 @@ def test_a_trace_of_one_token_has_no_decode(tmp_path: Path) -> None:
 
 
 def test_the_summary_says_it_in_words(tmp_path: Path) -> None:
-    summary = launch_bound_summary(loaded(tmp_path, [row(), trace()]))
+    summary = launch_bound_with_sentences(loaded(tmp_path, [row(), trace()]))
     assert summary["requests"] == 1
     assert summary["launch_bound"] == pytest.approx(0.54)
     assert summary["tracing_factor"] == pytest.approx(2)
@@ -149,18 +152,18 @@ def test_the_summary_says_it_in_words(tmp_path: Path) -> None:
 def test_without_a_device_or_a_trace_it_says_why(tmp_path: Path) -> None:
     on_cpu = {name: value for name, value in trace().items() if not name.startswith(("busy_", "kernels_", "launches_"))}
     frame = loaded(tmp_path / "cpu", [row(), on_cpu])
-    (sentence,) = launch_bound_summary(frame)["sentences"]
+    (sentence,) = launch_bound_with_sentences(frame)["sentences"]
     assert "the trace shows no kernels" in sentence
-    assert "On a CPU the device is the host" in launch_bound_summary(frame, "cpu")["sentences"][0]
+    assert "On a CPU the device is the host" in launch_bound_with_sentences(frame, "cpu")["sentences"][0]
     assert launch_bound_figure(frame, PROVENANCE) is None
-    memory_alone = launch_bound_summary(frame, "cuda")["sentences"][0]
+    memory_alone = launch_bound_with_sentences(frame, "cuda")["sentences"][0]
     assert "was not traced" in memory_alone
     unseen = loaded(tmp_path / "unseen", [row(), on_cpu | {"flags": ["no_kernels_traced"]}])
-    assert "the profiler may not be allowed to look" in launch_bound_summary(unseen, "cuda")["sentences"][0]
+    assert "the profiler may not be allowed to look" in launch_bound_with_sentences(unseen, "cuda")["sentences"][0]
     bare = loaded(tmp_path / "none", [row()])
     assert (
         "was not traced: measure with probe=[timeline,memory,clocks,kernels]"
-        in launch_bound_summary(bare)["sentences"][0]
+        in launch_bound_with_sentences(bare)["sentences"][0]
     )
     assert not len(launch_by_point(bare))
 

@@ -12,6 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from vlmbench.models.loading import TransformersModel, load
+from vlmbench.models.runtime import Runtime
 from vlmbench.models.spec import ModelSpec
 from vlmbench.request import ImageSource, Output, Request, Sample
 
@@ -28,6 +30,11 @@ def spec(name: str, **changes: Any) -> ModelSpec:
     fields = raw(name)
     assert fields.pop("_target_") == "vlmbench.models.spec.ModelSpec"
     return ModelSpec(**{**fields, **changes})
+
+
+def loaded(model: ModelSpec, *, seed: int = 0, **options: Any) -> TransformersModel:
+    """The model, with the options of a runtime."""
+    return load(model, Runtime(**options), seed=seed)
 
 
 def shrunken(name: str) -> ModelSpec:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.models.shipped import shrunken
+from tests.models.shipped import loaded, shrunken
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "README.md"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    model = shrunken("llava_1_5_7b").load(device="cpu")
+    model = loaded(shrunken("llava_1_5_7b"), device="cpu")
     model.module.save_pretrained(folder)
     model.processor.save_pretrained(folder)
     return folder

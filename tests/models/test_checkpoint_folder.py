@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.models.shipped import shrunken
+from tests.models.shipped import loaded, shrunken
 from vlmbench.errors import ModelError
 from vlmbench.models.checkpoint import (
     check_folder,
@@ -173,16 +173,16 @@ def test_the_commit_found_in_the_hubs_cache_is_recorded(revision: str | None, tm
     """A cache as the hub's client lays it out, in HF_HOME, and no network."""
     commit = "a1" * 20
     snapshot = tmp_path / "hub" / "models--some--llava" / "snapshots" / commit
-    model = shrunken("llava_1_5_7b").load(device="cpu")
+    model = loaded(shrunken("llava_1_5_7b"), device="cpu")
     model.module.save_pretrained(snapshot)
     model.processor.save_pretrained(snapshot)
     refs = tmp_path / "hub" / "models--some--llava" / "refs"
     refs.mkdir()
     for name in ("main", "v1"):
         (refs / name).write_text(commit)
-    code = "import sys; from tests.models.shipped import spec\n"
+    code = "import sys; from tests.models.shipped import loaded, spec\n"
     code += f"made = spec('tiny', weights='pretrained', hub_id='some/llava', revision={revision!r})\n"
-    code += "print('commit', made.load(device='cpu').facts['revision'])"
+    code += "print('commit', loaded(made, device='cpu').facts['revision'])"
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code]

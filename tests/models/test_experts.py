@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.shipped import request, spec
+from tests.models.shipped import loaded, request, spec
 from vlmbench.errors import ModelError
 from vlmbench.models.building import choose_experts, experts_facts, module_on_meta
 from vlmbench.models.loading import build_config
@@ -38,7 +38,7 @@ def qwen3_vl_moe() -> Any:
 
 
 def test_without_a_choice_it_is_what_transformers_takes() -> None:
-    facts = mixture().load(device="cpu").facts
+    facts = loaded(mixture(), device="cpu").facts
     assert [facts[name] for name in NAMES] == ["grouped_mm", "grouped_mm"]  # on a CPU it stays grouped
 
 
@@ -55,7 +55,7 @@ def test_the_change_for_decode_steps_is_seen(config: Any) -> None:
 def test_a_choice_changes_what_runs_not_what_comes_out() -> None:
     answers = []
     for wanted in ("eager", "grouped_mm", "batched_mm"):
-        model = mixture().load(device="cpu", experts_implementation=wanted)
+        model = loaded(mixture(), device="cpu", experts_implementation=wanted)
         assert model.facts["experts_implementation"] == wanted
         answers.append(model.generate(model.transfer(model.prepare(request(size=(100, 80), new_tokens=4)))))
     assert torch.equal(answers[0], answers[1])
@@ -63,12 +63,14 @@ def test_a_choice_changes_what_runs_not_what_comes_out() -> None:
 
 
 def test_models_without_experts() -> None:
-    model = spec("tiny").load(device="cpu")
+    model = loaded(spec("tiny"), device="cpu")
     assert not set(NAMES) & set(model.facts)
     with pytest.raises(ModelError, match=r"'tiny' has no experts.*experts_implementation=null"):
-        spec("tiny").load(device="cpu", experts_implementation="grouped_mm")
+        loaded(spec("tiny"), device="cpu", experts_implementation="grouped_mm")
 
 
 def test_what_transformers_does_not_know() -> None:
     with pytest.raises(ModelError, match=r"experts_implementation=wibble.*grouped_mm"):
-        mixture().load(device="cpu", experts_implementation="wibble")
+        choose_experts(loaded(mixture(), device="cpu").module, "wibble", name="x")
+    with pytest.raises(ValueError, match=r"'runtime.experts_implementation' must be one of eager, .*'wibble'"):
+        loaded(mixture(), device="cpu", experts_implementation="wibble")

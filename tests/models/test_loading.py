@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.models.shipped import NAMES, request, save_checkpoint, shrunken, spec
+from tests.models.shipped import NAMES, loaded, request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, SampleError
 from vlmbench.models import loading, placement, transformers_library
 from vlmbench.models.transformers_model import read_images
@@ -48,7 +48,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return spec("tiny").load(device="cpu")
+    return loaded(spec("tiny"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_parameters_are_those_published(name):
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_family_generates(name):
-    model = shrunken(name).load(device="cpu")
+    model = loaded(shrunken(name), device="cpu")
     prepared = model.transfer(model.prepare(request(size=(120, 80), new_tokens=3)))
     assert model.generate(prepared).shape == (1, 3)
     by_stage = model.facts["parameters"]
@@ -155,13 +155,13 @@ def test_tokens_become_text(tiny):
 
 
 def test_seeds():
-    one, same, other = (spec("tiny").load(device="cpu", seed=seed).module for seed in (1, 1, 2))
+    one, same, other = (loaded(spec("tiny"), device="cpu", seed=seed).module for seed in (1, 1, 2))
     assert parameters(one) == parameters(same) != parameters(other)
 
 
 def test_dtype_attention_and_static_cache():
-    model = spec("tiny").load(
-        device="cpu", dtype="bfloat16", attn_implementation="eager", cache_implementation="static"
+    model = loaded(
+        spec("tiny"), device="cpu", dtype="bfloat16", attn_implementation="eager", cache_implementation="static"
     )
     moved = model.transfer(model.prepare(request(size=(112, 112), new_tokens=3)))
     assert moved.inputs["pixel_values"].dtype == torch.bfloat16
@@ -220,15 +220,15 @@ def test_a_strip_that_the_processor_refuses_is_a_sample_error(tiny):
 def test_too_little_memory_is_said_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(placement, "free_bytes", lambda device: 10 * 2**30)
     with pytest.raises(DeviceError, match=r"qwen2_5_vl_72b.* needs 273\.5 GiB .*10\.0 GiB free"):
-        spec("qwen2_5_vl_72b").load(device="cpu")
+        loaded(spec("qwen2_5_vl_72b"), device="cpu")
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"device": "abacus"}, DeviceError, "'device' must be"),
+        ({"device": "abacus"}, ValueError, "'runtime.device' must be"),
         ({"device": "cuda:97"}, DeviceError, r"CUDA device\(s\) visible"),
-        ({"dtype": "int8"}, ModelError, "'dtype' must be one of"),
+        ({"dtype": "int8"}, ValueError, "'runtime.dtype' must be one of"),
         ({"attn_implementation": "wibble"}, ModelError, "wibble"),
         ({"compile": True}, DeviceError, "compile=true needs CUDA"),
         ({"tp_plan": "auto"}, ConfigError, "needs two or more processes of torchrun"),
@@ -236,7 +236,7 @@ def test_too_little_memory_is_said_before_anything_is_built(monkeypatch):
 )
 def test_options(options, error, message):
     with pytest.raises(error, match=message):
-        spec("tiny").load(**{"device": "cpu", **options})
+        loaded(spec("tiny"), **{"device": "cpu", **options})
 
 
 @pytest.mark.parametrize(
@@ -249,12 +249,12 @@ def test_options(options, error, message):
 )
 def test_configurations(config, message):
     with pytest.raises(ModelError, match=message):
-        replace(spec("tiny"), config=config, processor={}).load(device="cpu")
+        loaded(replace(spec("tiny"), config=config, processor={}), device="cpu")
 
 
 def test_a_plugin_that_is_not_there():
     with pytest.raises(ModelError, match=r"'plugin' 'vlmbench\.wibble'"):
-        replace(spec("tiny"), plugin="vlmbench.wibble").load(device="cpu")
+        loaded(replace(spec("tiny"), plugin="vlmbench.wibble"), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -271,14 +271,14 @@ def test_missing_packages_are_named(checkpoint, options, fields, package, monkey
     monkeypatch.setattr(building.importlib.util, "find_spec", lambda name: None)
     model = spec("tiny", weights="pretrained", path=str(checkpoint), **fields)
     with pytest.raises(ModelError, match=f"needs the package {package}"):
-        model.load(device="cpu", **options)
+        loaded(model, device="cpu", **options)
 
 
 # --------------------------------------------------------------------------------------- checkpoints
 
 
 def pretrained(folder: Path):
-    return spec("tiny", weights="pretrained", path=str(folder)).load(device="cpu")
+    return loaded(spec("tiny", weights="pretrained", path=str(folder)), device="cpu")
 
 
 @pytest.fixture
@@ -350,7 +350,7 @@ def test_a_processor_that_is_missing_or_foreign(copied):
         (copied / name).unlink()
     with pytest.raises(ModelError, match="processor"):
         pretrained(copied)
-    shrunken("llava_1_5_7b").load(device="cpu").processor.save_pretrained(copied)
+    loaded(shrunken("llava_1_5_7b"), device="cpu").processor.save_pretrained(copied)
     with pytest.raises(ModelError, match=r"LlavaProcessor.*does not belong"):
         pretrained(copied)
 
@@ -365,7 +365,7 @@ def test_a_hub_id_without_network(monkeypatch):
     transformers_library.hub_reachable.cache_clear()
     try:
         with pytest.raises(ModelError, match=r"the hub cannot be reached.*model\.weights=random"):
-            spec("llava_1_5_7b", weights="pretrained", hub_id="nobody/nothing").load(device="cpu")
+            loaded(spec("llava_1_5_7b", weights="pretrained", hub_id="nobody/nothing"), device="cpu")
     finally:
         transformers_library.hub_reachable.cache_clear()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.models.shipped import shrunken, spec
+from tests.models.shipped import loaded, shrunken, spec
 from vlmbench.errors import ModelError
 from vlmbench.models.offline_tokenizer import build_tokenizer
 from vlmbench.models.transformers_model import TransformersModel
@@ -17,7 +17,7 @@ from vlmbench.models.transformers_model import TransformersModel
 
 @pytest.fixture(scope="module")
 def llava() -> TransformersModel:
-    return shrunken("llava_1_5_7b").load(device="cpu")
+    return loaded(shrunken("llava_1_5_7b"), device="cpu")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(llava: TransformersModel, tmp_path: Path) -> Path:
 
 
 def pretrained(folder: Path, **changes: Any) -> TransformersModel:
-    return spec("tiny", weights="pretrained", path=str(folder), **changes).load(device="cpu")
+    return loaded(spec("tiny", weights="pretrained", path=str(folder), **changes), device="cpu")
 
 
 def test_its_own_processor_passes(folder: Path) -> None:
@@ -38,7 +38,7 @@ def test_its_own_processor_passes(folder: Path) -> None:
 def test_an_image_processor_of_another_model(folder: Path) -> None:
     """Without processor_config.json transformers builds the right class around the wrong image processor."""
     (folder / "processor_config.json").unlink()
-    spec("tiny").load(device="cpu").processor.image_processor.save_pretrained(folder)
+    loaded(spec("tiny"), device="cpu").processor.image_processor.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"LlavaProcessor with Qwen2VLImageProcessor.* belong to the model\?"):
         pretrained(folder)
 

@@ -286,15 +286,14 @@ def load_tiny(device: str) -> Any:
     from omegaconf import OmegaConf
 
     from vlmbench.cli import config, validate
+    from vlmbench.models.loading import load
+    from vlmbench.models.runtime import Runtime
 
     config.register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         node = compose("config", ["model=tiny"]).model
     OmegaConf.resolve(node)
-    return validate.build(node).load(
-        device=device, dtype="auto", attn_implementation=None, cache_implementation=None, compile=False,
-        device_map=None, seed=0,
-    )  # fmt: skip
+    return load(validate.build(node), Runtime(device=device))
 
 
 def tiny_request(tokens: int) -> Any:

@@ -72,9 +72,9 @@ def test_the_compiled_decode_of_a_real_model() -> None:
     """Where transformers compiles: the first answer compiles, the same request then does not."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    from tests.models.shipped import spec
+    from tests.models.shipped import loaded, spec
 
-    model = spec("tiny").load(device="cuda", cache_implementation="static", compile=True, seed=0)
+    model = loaded(spec("tiny"), device="cuda", cache_implementation="static", compile=True, seed=0)
     flags = []
     for _ in range(4):
         outcome = complete(model, prepare(model, in_memory(tiny_request(8))), [RecompilesProbe()], [])

@@ -22,7 +22,6 @@ import pandas as pd
 
 from vlmbench.analysis.frames import measured, values
 from vlmbench.analysis.quantiles import median
-from vlmbench.report.narrative.launch_bound import no_share, sentences
 
 STAGES: tuple[str, ...] = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode", "total")
 COLUMNS: tuple[str, ...] = (
@@ -211,18 +210,16 @@ def top_kernels(rows: Iterable[Mapping[str, Any]], count: int = 10) -> pd.DataFr
     return table.groupby("stage", sort=False).head(count)[["stage", "name", "calls", "ms", "of"]].reset_index(drop=True)
 
 
-def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str, Any]:
-    """What the summary says beside the component profile, as plain data and in words.
+def launch_bound_summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """What the summary says beside the component profile, as plain data.
 
     Args:
         frame: rows with :data:`COLUMNS`.
-        device_type: ``cpu``, ``cuda``; empty if not known. It decides what is said where there is no share.
 
     Returns:
         ``requests`` traced (also ``traces``); ``untraced_runs``, ``traced_steps`` and ``steps`` of the whole, see
         :func:`launch_table`; ``launch_bound`` of the whole with ``low`` and ``high``; ``tracing_factor``: traced over
-        untraced ``T_total``; ``stages``: :func:`launch_table` as mappings; ``sentences``: the finding in words, or why
-        there is none.
+        untraced ``T_total``; ``stages``: :func:`launch_table` as mappings.
     """
     table = launch_table(frame)
     stages = [{str(k): v for k, v in row.items()} for row in table.astype(object).to_dict("records")]
@@ -235,14 +232,16 @@ def launch_bound_summary(frame: pd.DataFrame, device_type: str = "") -> dict[str
         "high": None if whole is None else whole["launch_bound_high"],
         "tracing_factor": None if whole is None else whole["elapsed_traced_ms"] / whole["elapsed_ms"],
         "stages": stages,
-        "sentences": no_share(traced=_looked_for_kernels(frame, device_type), device_type=device_type)
-        if whole is None
-        else sentences(whole, stages[:-1]),
     }
 
 
-def _looked_for_kernels(frame: pd.DataFrame, device_type: str) -> bool:
-    """Whether a run was traced for kernels; runs of their own may as well have looked at memory."""
+def looked_for_kernels(frame: pd.DataFrame, device_type: str) -> bool:
+    """Whether a run was traced for kernels; runs of their own may as well have looked at memory.
+
+    Args:
+        frame: rows with their ``flags``.
+        device_type: ``cpu``, ``cuda``; empty if not known.
+    """
     traced = measured(frame, "trace")
     if device_type != "cuda":
         return len(traced) > 0

@@ -8,11 +8,15 @@ Components (model, dataset, sweep, probes, stopping, warmup) are ``_target_`` no
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from vlmbench.records.files import write_whole
 from vlmbench.session.settings import RunConfig
 
 
@@ -41,3 +45,16 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_file", _run_file, replace=True)
+
+
+def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Write ``.hydra/`` as Hydra itself would; called once the directory is known to be this run's.
+
+    Args:
+        directory: of the run.
+        config: resolved, plain.
+        overrides: what the user wrote on the command line.
+    """
+    folder = directory / ".hydra"
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
 from vlmbench.cli import hydra_errors, validate
+from vlmbench.cli.config import write_composed
 from vlmbench.cli.overrides import arranged
 from vlmbench.errors import DirectoryConflictError, VlmbenchError
 from vlmbench.machine.installation import conf_dir
@@ -53,7 +54,9 @@ def main() -> NoReturn:
         with tensor_parallel.joined() as team:
             if team.leads:
                 _main()
-            sys.exit(Follower(team).follow())
+            from vlmbench.models.loading import load
+
+            sys.exit(Follower(team, load).follow())
     except VlmbenchError as error:
         if os.environ["RANK"] == "0":
             _say(str(error))
@@ -169,6 +172,7 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
         outcome=outcome,
         build=lambda key: validate.build(OmegaConf.select(config, key)),
         part=part,
+        write_composed=partial(write_composed, outcome.directory, resolved, overrides),
     )
 
 

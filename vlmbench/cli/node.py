@@ -26,46 +26,6 @@ _BAD_INPUT = 2
 _log = logging.getLogger(__name__)
 
 
-def task_content(
-    *,
-    index: int,
-    directory: str,
-    overrides: list[str],
-    config: dict[str, Any],
-    source_sha256: str,
-    requeues: int = 0,
-    grace_s: float = 0.0,
-) -> dict[str, Any]:
-    """What a task file holds.
-
-    Args:
-        index: the job's number in its sweep.
-        directory: the run directory, relative to the sweep directory.
-        overrides: as on the command line.
-        config: resolved, without Hydra's own node.
-        source_sha256: of vlmbench's sources at submit.
-        requeues: how often the task may go back into the queue at its time limit.
-        grace_s: how long before the limit it is told.
-    """
-    return {
-        "index": index,
-        "directory": directory,
-        "overrides": overrides,
-        "config": config,
-        "requeues": requeues,
-        "grace_s": grace_s,
-        "source_sha256": source_sha256,
-    }
-
-
-def source_now() -> str:
-    """Hash of vlmbench's sources as they are now."""
-    import vlmbench
-    from vlmbench.machine.installation import source_sha256
-
-    return source_sha256(Path(vlmbench.__file__).resolve().parent)
-
-
 def main(task_file: str) -> NoReturn:
     """Run the task and exit with its status; what the scheduler calls."""
     try:

@@ -96,6 +96,38 @@ class Submission:
         write_json(self.folder / SUBMISSION_NAME, content, mode=0o600)
 
 
+def task_content(
+    *,
+    index: int,
+    directory: str,
+    overrides: list[str],
+    config: dict[str, Any],
+    source_sha256: str,
+    requeues: int = 0,
+    grace_s: float = 0.0,
+) -> dict[str, Any]:
+    """What a task file holds.
+
+    Args:
+        index: the job's number in its sweep.
+        directory: the run directory, relative to the sweep directory.
+        overrides: as on the command line.
+        config: resolved, without Hydra's own node.
+        source_sha256: of vlmbench's sources at submit.
+        requeues: how often the task may go back into the queue at its time limit.
+        grace_s: how long before the limit it is told.
+    """
+    return {
+        "index": index,
+        "directory": directory,
+        "overrides": overrides,
+        "config": config,
+        "requeues": requeues,
+        "grace_s": grace_s,
+        "source_sha256": source_sha256,
+    }
+
+
 def new_submission(
     sweep_dir: Path,
     *,
@@ -110,7 +142,7 @@ def new_submission(
         sweep_dir: made when missing.
         cluster: ``slurm`` or ``local``.
         job_name: a unique ending is added.
-        tasks: index to the task and the content of its task file (see ``vlmbench.cli.node``).
+        tasks: index to the task and the content of its task file (see :func:`task_content`).
         settings: of the launcher, for the record.
 
     Raises:

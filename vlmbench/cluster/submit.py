@@ -8,19 +8,18 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlmbench.cli.node import main as run_task
-from vlmbench.cli.node import source_now, task_content
 from vlmbench.cluster import slurm
-from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions
+from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions, task_content
 from vlmbench.cluster.settings import SlurmSettings
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, status_of, table
 from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
+from vlmbench.machine.installation import package_dir, source_sha256
 from vlmbench.records.lock import holder_of
 from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import check_directory
@@ -31,13 +30,16 @@ _SHOWN_FAILURES = 20
 Composed = Mapping[int, tuple[Task, Mapping[str, Any]]]
 
 
-def launch_on_slurm(sweep_dir: Path, composed: Composed, settings: SlurmSettings) -> list[RunStatus]:
+def launch_on_slurm(
+    sweep_dir: Path, composed: Composed, settings: SlurmSettings, run_task: Callable[[str], None]
+) -> list[RunStatus]:
     """Submit what is missing, store the ids, wait unless ``detach``; returns the state of every task.
 
     Args:
         sweep_dir: of the sweep.
         composed: from ``vlmbench.cli.compose.compose_tasks``.
         settings: of the jobs.
+        run_task: what a node calls with the path of its task file; found by its name there.
 
     Raises:
         DirectoryConflictError: a run directory belongs to another configuration; nothing was submitted.
@@ -137,7 +139,7 @@ def _runs(sweep_dir: Path) -> dict[Path, Run]:
 
 def contents_of(tasks: Composed, *, requeues: int, grace_s: float) -> dict[int, tuple[Task, dict[str, Any]]]:
     """Index to the task and what its task file holds."""
-    source = source_now()
+    source = source_sha256(package_dir())
     return {
         index: (
             task,

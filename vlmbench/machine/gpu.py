@@ -17,8 +17,6 @@ from vlmbench.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-    from vlmbench.models.protocol import VisionLanguageModel
-
 
 _NO_NVML = "install nvidia-ml-py (pip install vlmbench-latency[gpu]) for clocks, temperature, power and throttling"
 # Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReason*).
@@ -223,13 +221,17 @@ def open_gpus(devices: Sequence[torch.device]) -> list[Gpu]:
     return [_open(index) for index in _indices(devices)]
 
 
-def gpus_of(model: VisionLanguageModel) -> list[Gpu]:
-    """All GPUs that hold a part of a model: those of this process, and those of the others that share it.
+def gpus_of(devices: Sequence[torch.device], others: Sequence[str] = ()) -> list[Gpu]:
+    """All GPUs that hold a part of a model.
+
+    Args:
+        devices: of this process that hold parameters.
+        others: UUIDs of GPUs of other processes that share the model (``other_gpus`` of its facts).
 
     Raises:
         DeviceError: NVML is missing, or does not know one of them; that of a process on another host, say.
     """
-    return [*open_gpus(model.devices), *(_by_uuid(uuid) for uuid in model.facts.get("other_gpus") or ())]
+    return [*open_gpus(devices), *map(_by_uuid, others)]
 
 
 def _indices(devices: Sequence[torch.device]) -> list[int]:

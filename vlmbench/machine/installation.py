@@ -26,13 +26,18 @@ def code_state() -> dict[str, Any]:
 
 @cache
 def _code_state(folder: Path) -> dict[str, Any]:
-    package = Path(vlmbench.__file__).resolve().parent
+    package = package_dir()
     ours = git_state(package)
     caller = ours if ours is not None and _top(folder) == _top(package) else git_state(folder)
     return {
         "vlmbench": {"version": vlmbench.__version__, "source_sha256": source_sha256(package), "git": ours},
         "caller": caller,
     }
+
+
+def package_dir() -> Path:
+    """Where the sources of vlmbench lie that run here."""
+    return Path(vlmbench.__file__).resolve().parent
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

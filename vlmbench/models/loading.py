@@ -9,20 +9,20 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError
 from vlmbench.models import building
-from vlmbench.models.building import choose_experts, count_parameters, experts_facts, hub_options, module_on_meta
-from vlmbench.models.inputs import Prompter
+from vlmbench.models.building import choose_experts, count_parameters, hub_options, module_on_meta
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
-from vlmbench.models.processors import backend_of, build_processor, load_processor
-from vlmbench.models.token_counts import ImageMarks
+from vlmbench.models.processors import build_processor, load_processor
+from vlmbench.models.runtime import Runtime
 from vlmbench.models.transformers_library import transformers_library
-from vlmbench.models.transformers_model import TransformersModel
+from vlmbench.models.transformers_model import TransformersModel, module_facts
 from vlmbench.models.weightless import build_ghost
 from vlmbench.request import Output, Request, Sample
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from vlmbench.models.parallel.team import Team
     from vlmbench.models.spec import ModelSpec
-    from vlmbench.models.transformers_model import TransformersModel
 
 
 # A trial of a checkpoint's processor: one picture and a question, before anything is measured.
@@ -142,105 +141,88 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def load(
-    spec: ModelSpec,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    attn_implementation: str | None = None,
-    experts_implementation: str | None = None,
-    seed: int = 0,
-    device_map: str | None = None,
-    tp_plan: str | None = None,
-    cache_implementation: str | None = None,
-    compile: bool = False,
-) -> TransformersModel:
-    """Build or load a model; the arguments are those of :meth:`vlmbench.models.spec.ModelSpec.load`.
+def load(spec: ModelSpec, runtime: Runtime | None = None, *, seed: int = 0) -> TransformersModel:
+    """Build or load a model.
+
+    Args:
+        spec: the model's YAML.
+        runtime: where and how it runs; the defaults of :class:`vlmbench.models.runtime.Runtime` if None.
+        seed: of random weights.
 
     Raises:
         ModelError: the model cannot be found, built or loaded.
         DeviceError: no such device, or too little memory on it.
         ConfigError: ``tp_plan`` without torchrun, torchrun without it, or with what it excludes.
     """
-    options: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "experts_implementation": experts_implementation,
-        "seed": seed,
-        "device_map": device_map,
-        "tp_plan": tp_plan,
-        "cache_implementation": cache_implementation,
-        "compile": compile,
-    }
-    team = tensor_parallel.team_for(tp_plan, device_map=device_map, device=device, compile=compile)
-    here = partial(_load, spec, team, **options)
-    return here() if team is None else team.load_together(spec, options, here)
+    runtime = runtime or Runtime()
+    team = tensor_parallel.team_for(
+        runtime.tp_plan, device_map=runtime.device_map, device=runtime.device, compile=runtime.compile
+    )
+    here = partial(_load, spec, runtime, seed, team)
+    return here() if team is None else team.load_together(spec, runtime, seed, here)
 
 
-def _load(
-    spec: ModelSpec,
-    team: Team | None,
-    *,
-    device: str,
-    dtype: str,
-    attn_implementation: str | None,
-    experts_implementation: str | None,
-    seed: int,
-    device_map: str | None,
-    tp_plan: str | None,
-    cache_implementation: str | None,
-    compile: bool,
-) -> TransformersModel:
+def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> TransformersModel:
     """The model, or this process's share of it."""
     import_plugin(spec.plugin)
-    target = resolve_device(device)
-    if compile and target.type != "cuda":
-        raise DeviceError(f"compile=true needs CUDA (got device {target}); transformers compiles nowhere else")
-    number_type = resolve_dtype(dtype, target)
-    processes = 1 if team is None else team.size
-    where = Placement(device=target, dtype=number_type, device_map=device_map, tp_plan=tp_plan, processes=processes)
+    where = _placement(runtime, team)
     if team is not None:
-        tensor_parallel.connect(team, target)
-    if spec.weights == "random":
-        config = build_config(spec)
-        processor = build_processor(
-            {key: _plain(value) for key, value in spec.processor.items()},
-            model_type=config.model_type,
-            vocab_size=config.get_text_config(decoder=True).vocab_size,
-        )
-        began = time.monotonic()
-        module = building.random_module(
-            config, where, attn_implementation=attn_implementation, seed=seed, name=spec.name
-        )
-        build_s = _elapsed_s(began, target)
-    else:
-        began = time.monotonic()
-        module = building.pretrained_module(spec, where, attn_implementation=attn_implementation)
-        build_s = _elapsed_s(began, target)
-        processor = load_processor(
-            str(spec.source),
-            model_type=module.config.model_type,
-            options=building.hub_options(spec),
-        )
-    choose_experts(module, experts_implementation, name=spec.name)
+        tensor_parallel.connect(team, where.device)
+    make = _random if spec.weights == "random" else _pretrained
+    module, processor, build_s = make(spec, runtime, where, seed)
+    choose_experts(module, runtime.experts_implementation, name=spec.name)
     building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
-    model = TransformersModel(
-        module=module,
-        device=building.input_device(module, target),
-        dtype=number_type,
-        processor=processor,
-        prompter=_prompter(spec, processor),
-        marks=_marks(spec, module, processor),
-        override=spec.anatomy,
-        provenance={**_provenance(spec, module, processor, number_type, seed), "build_s": build_s},
-        cache_implementation=cache_implementation or ("static" if compile else None),
-        compile=compile,
+    facts = _provenance(spec, module, processor, where.dtype, seed)
+    model = replace(
+        TransformersModel.of(
+            module, processor, name=spec.name, anatomy=spec.anatomy, prompt=spec.processor, device=where.device
+        ),
+        dtype=where.dtype,
+        provenance={**facts, "build_s": build_s},
+        cache_implementation=runtime.cache_implementation or ("static" if runtime.compile else None),
+        compile=runtime.compile,
         team=team,
     )
     if spec.weights == "pretrained":
         try_processor(model, source=str(spec.source))
     return model
+
+
+def _placement(runtime: Runtime, team: Team | None) -> Placement:
+    device = resolve_device(runtime.device)
+    if runtime.compile and device.type != "cuda":
+        raise DeviceError(f"compile=true needs CUDA (got device {device}); transformers compiles nowhere else")
+    return Placement(
+        device=device,
+        dtype=resolve_dtype(runtime.dtype, device),
+        device_map=runtime.device_map,
+        tp_plan=runtime.tp_plan,
+        processes=1 if team is None else team.size,
+    )
+
+
+def _random(spec: ModelSpec, runtime: Runtime, where: Placement, seed: int) -> tuple[Any, Any, float]:
+    """(module, processor, seconds that the weights took) of a model with random weights."""
+    config = build_config(spec)
+    processor = build_processor(
+        {key: _plain(value) for key, value in spec.processor.items()},
+        model_type=config.model_type,
+        vocab_size=config.get_text_config(decoder=True).vocab_size,
+    )
+    began = time.monotonic()
+    module = building.random_module(
+        config, where, attn_implementation=runtime.attn_implementation, seed=seed, name=spec.name
+    )
+    return module, processor, _elapsed_s(began, where.device)
+
+
+def _pretrained(spec: ModelSpec, runtime: Runtime, where: Placement, _: int) -> tuple[Any, Any, float]:
+    """(module, processor, seconds that the weights took) of a checkpoint."""
+    began = time.monotonic()
+    module = building.pretrained_module(spec, where, attn_implementation=runtime.attn_implementation)
+    build_s = _elapsed_s(began, where.device)
+    options = building.hub_options(spec)
+    return module, load_processor(str(spec.source), model_type=module.config.model_type, options=options), build_s
 
 
 def _elapsed_s(began: float, device: torch.device) -> float:
@@ -252,34 +234,12 @@ def _elapsed_s(began: float, device: torch.device) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def _prompter(spec: ModelSpec, processor: Any) -> Prompter:
-    return Prompter.of(
-        processor,
-        prompt_format=spec.processor.get("prompt_format"),
-        image_placeholder=spec.processor.get("image_placeholder"),
-    )
-
-
-def _marks(spec: ModelSpec, module: Any, processor: Any) -> ImageMarks:
-    token = spec.processor.get("vision_token")
-    index = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
-    return ImageMarks.from_config(module.config, image_token_id=index)
-
-
 def _provenance(spec: ModelSpec, module: Any, processor: Any, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": spec.name,
         "weights": spec.weights,
-        "model_type": module.config.model_type,
-        "architecture": type(module).__name__,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": getattr(module.config, "_attn_implementation", None),
-        **experts_facts(module),
-        "transformers_version": transformers_library().__version__,
-        "processor": type(processor).__name__,
-        "processor_backend": backend_of(processor),
+        **module_facts(module, processor, dtype),
         "quantization": spec.quantization,
-        "processes": 1,  # more with tp_plan: the model's team says so
     }
     if spec.weights == "random":
         facts["seed"] = seed
@@ -308,22 +268,11 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
     config, processor = _config_and_processor(spec)
     kind: torch.dtype = getattr(torch, dtype)
     auto: Any = AutoModelForImageTextToText
-    token = spec.processor.get("vision_token")
-    image_id = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
-    return TransformersModel(
-        module=build_ghost(lambda: auto.from_config(config, dtype=kind)),
-        device=torch.device("cpu"),
-        dtype=kind,
-        processor=processor,
-        prompter=Prompter.of(
-            processor,
-            prompt_format=spec.processor.get("prompt_format"),
-            image_placeholder=spec.processor.get("image_placeholder"),
-        ),
-        marks=ImageMarks.from_config(config, image_token_id=image_id),
-        override=spec.anatomy,
-        provenance={"name": spec.name, "weights": "none", "dtype": dtype},
+    ghost = build_ghost(lambda: auto.from_config(config, dtype=kind))
+    model = TransformersModel.of(
+        ghost, processor, anatomy=spec.anatomy, prompt=spec.processor, device=torch.device("cpu")
     )
+    return replace(model, dtype=kind, provenance={"name": spec.name, "weights": "none", "dtype": dtype})
 
 
 def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.machine.clock import Clock
+    from vlmbench.models.inputs import Prompter
+    from vlmbench.models.token_counts import ImageMarks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +67,20 @@ class Prepared:
         return self.count()
 
 
-class VisionLanguageModel(Protocol):
-    """A loaded model. One implementation serves every transformers architecture."""
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The top-level module, on its device, in eval mode."""
+class Target(Protocol):
+    """What the measurement loop needs of whatever answers requests: a model in this process, or one elsewhere."""
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """Where inputs go; the host's where the model is elsewhere."""
 
     @property
     def devices(self) -> list[torch.device]:
-        """Every device that holds a part of the model, :attr:`device` first."""
-
-    @property
-    def clock(self) -> Clock:
-        """The clock whose marks this model's devices understand; one for the life of the model, with its event pool."""
+        """Every device to wait for before a clock is read, :attr:`device` first."""
 
     @property
     def compile(self) -> bool:
-        """Whether ``generate`` compiles its decode step: hooks inside what is compiled would break the graph."""
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """Which module is which stage."""
+        """Whether ``generate`` compiles its decode step: the first step after another shape then costs more."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -131,3 +121,59 @@ class VisionLanguageModel(Protocol):
 
     def detokenize(self, tokens: torch.Tensor) -> list[str]:
         """Token ids to text: T_detokenize."""
+
+    def release(self) -> str:
+        """Give memory back after a request ran out of it; returns, in a few words, how much was free."""
+
+
+class Watched(Protocol):
+    """What probes need of a model in this process: its module, and where and how it runs."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The top-level module, on its device, in eval mode."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds a part of the model, :attr:`device` first."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock whose marks this model's devices understand; one for the life of the model, with its event pool."""
+
+    @property
+    def compile(self) -> bool:
+        """Whether ``generate`` compiles its decode step: hooks inside what is compiled would break the graph."""
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Which module is which stage."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Provenance; probes read which other GPUs hold a part of the model (``other_gpus``)."""
+
+
+class VisionLanguageModel(Target, Watched, Protocol):
+    """A loaded model in this process, which the loop runs and the probes watch."""
+
+
+class Processes(Protocol):
+    """What the search for settings needs of a model: its processor, never its weights."""
+
+    processor: Any
+    prompter: Prompter
+    marks: ImageMarks
+
+    def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
+        """The processor's own call, see :meth:`vlmbench.models.transformers_model.TransformersModel.process`."""
+
+    def resolve(self, request: Request) -> Request:
+        """The request with its targets turned into settings."""
+
+    def remember(self, key: tuple[Any, ...], find: Callable[[], Any]) -> Any:
+        """The result of a search, made once."""

@@ -1,12 +1,9 @@
-"""A model's YAML as a frozen dataclass. Importing or constructing it does no I/O and imports no torch."""
+"""A model's YAML as a frozen dataclass: data only. :func:`vlmbench.models.loading.load` makes a model of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vlmbench.models.loading import TransformersModel
+from typing import Any
 
 _WEIGHTS = ("random", "pretrained")
 _QUANTIZATIONS = ("bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8", "torchao_int4")
@@ -77,49 +74,3 @@ class ModelSpec:
     def source(self) -> str | None:
         """Where pretrained weights come from: ``path`` before ``hub_id``."""
         return self.path or self.hub_id
-
-    def load(
-        self,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        experts_implementation: str | None = None,
-        seed: int = 0,
-        device_map: str | None = None,
-        tp_plan: str | None = None,
-        cache_implementation: str | None = None,
-        compile: bool = False,
-    ) -> TransformersModel:
-        """Build or load the model.
-
-        Args:
-            device: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-            dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-            attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` …; None leaves it to transformers.
-            experts_implementation: of a mixture of experts: ``eager``, ``grouped_mm``, ``batched_mm`` …; None leaves it
-                to transformers.
-            seed: of random weights.
-            device_map: ``auto`` spreads the model over all GPUs (needs accelerate).
-            tp_plan: ``auto`` splits every layer over the processes of ``torchrun`` (needs accelerate).
-            cache_implementation: ``static`` … ; None for transformers' default, a dynamic cache.
-            compile: let ``generate`` compile the decode step (CUDA; implies a static cache).
-
-        Raises:
-            ModelError: the model cannot be found, built or loaded.
-            DeviceError: no such device, or too little memory on it.
-        """
-        from vlmbench.models.loading import load
-
-        return load(
-            self,
-            device=device,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            experts_implementation=experts_implementation,
-            seed=seed,
-            device_map=device_map,
-            tp_plan=tp_plan,
-            cache_implementation=cache_implementation,
-            compile=compile,
-        )

@@ -9,18 +9,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
-from vlmbench.models.inputs import decode_all
+from vlmbench.models.building import experts_facts, input_device
+from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
-from vlmbench.models.processors import allowed_image_arguments
+from vlmbench.models.processors import allowed_image_arguments, backend_of
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.models.token_counts import ImageMarks, observe
+from vlmbench.models.transformers_library import transformers_library
 from vlmbench.request import Request, TokenCounts
 
 if TYPE_CHECKING:
     import torch
 
     from vlmbench.machine.clock import Clock
-    from vlmbench.models.inputs import Prompter
     from vlmbench.models.parallel.team import Team
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
@@ -73,6 +74,48 @@ class TransformersModel:
     team: Team | None = None
     _resolved: dict[Any, Any] = field(default_factory=dict)
     _echoes_prompt: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
+        module: Any,
+        processor: Any,
+        *,
+        name: str | None = None,
+        anatomy: Mapping[str, Sequence[str]] | None = None,
+        prompt: Mapping[str, Any] | None = None,
+        device: torch.device | None = None,
+    ) -> TransformersModel:
+        """Take a model that was loaded elsewhere, with its processor.
+
+        Args:
+            module: any image-text-to-text model of transformers, on its device.
+            processor: made for it.
+            name: what records call it; the name of its checkpoint, or of its class, if None.
+            anatomy: stage to module paths, where the rules that find the stages need help.
+            prompt: ``prompt_format``, ``image_placeholder`` and ``vision_token`` where the processor does not say them
+                itself; see :data:`vlmbench.models.processors.PROCESSOR_KEYS`.
+            device: where inputs go, unless the token embedding says otherwise; the parameters' device if None.
+        """
+        parameter = next(module.parameters())
+        settings = prompt or {}
+        token = settings.get("vision_token")
+        index = None if token is None else processor.tokenizer.convert_tokens_to_ids(token)
+        called = name or getattr(module.config, "name_or_path", None) or type(module).__name__
+        return cls(
+            module=module,
+            device=input_device(module, device or parameter.device),
+            dtype=parameter.dtype,
+            processor=processor,
+            prompter=Prompter.of(
+                processor,
+                prompt_format=settings.get("prompt_format"),
+                image_placeholder=settings.get("image_placeholder"),
+            ),
+            marks=ImageMarks.from_config(module.config, image_token_id=index),
+            override=anatomy,
+            provenance={"name": called, "weights": "given", **module_facts(module, processor, parameter.dtype)},
+        )
 
     @cached_property
     def devices(self) -> list[torch.device]:
@@ -297,3 +340,33 @@ class TransformersModel:
             return list(self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         except (OverflowError, TypeError) as error:
             raise ModelError(f"the tokenizer cannot decode what the model produced: {error}") from error
+
+    def release(self) -> str:
+        """Give cached blocks back after an out-of-memory error (never inside a measurement); says what was free."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        # transformers makes every later static cache as long as the longest asked for, also one that did not fit
+        vars(self.module).pop("_previous_max_cache_length", None)
+        if self.device.type != "cuda":
+            return "host memory"
+        free, total = torch.cuda.mem_get_info(self.device)
+        torch.cuda.empty_cache()
+        return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free outside the allocator"
+
+
+def module_facts(module: Any, processor: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """What a loaded module and its processor say of themselves, for the provenance."""
+    return {
+        "model_type": module.config.model_type,
+        "architecture": type(module).__name__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": getattr(module.config, "_attn_implementation", None),
+        **experts_facts(module),
+        "transformers_version": transformers_library().__version__,
+        "processor": type(processor).__name__,
+        "processor_backend": backend_of(processor),
+        "processes": 1,  # more with tp_plan: the model's team says so
+    }

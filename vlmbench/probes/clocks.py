@@ -85,7 +85,7 @@ class ClocksProbe:
     def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
         """Ask on entering and on leaving."""
         try:
-            gpus = gpus_of(model)
+            gpus = gpus_of(model.devices, model.facts.get("other_gpus") or ())
         except (
             DeviceError
         ):  # NVML is missing (provenance says so), or blind to one; a run without clocks is still a run

@@ -100,7 +100,7 @@ class EnergyProbe:
 
 def _gpus_with_counter(model: VisionLanguageModel) -> list[Gpu]:
     try:
-        gpus = gpus_of(model)
+        gpus = gpus_of(model.devices, model.facts.get("other_gpus") or ())
     except DeviceError as error:
         raise DeviceError(
             f"the energy probe cannot read the GPU: {error}.\nLeave it out: probe=[timeline,…]"

@@ -23,6 +23,7 @@ from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
+from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT = "phase1_dataset_profiling"
@@ -159,7 +160,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios),
         "components": records(components),
-        "launch_bound": launch_bound.launch_bound_summary(frame, device_type(run.provenance)),
+        "launch_bound": launch_bound_with_sentences(frame, device_type(run.provenance)),
         "cost": _cost(run),
         "parameters": records(parameters),
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),

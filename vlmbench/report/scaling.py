@@ -21,7 +21,7 @@ from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
-from vlmbench.analysis.launch_bound import launch_bound_summary, launch_by_point
+from vlmbench.analysis.launch_bound import launch_by_point
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
@@ -31,6 +31,7 @@ from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save, theme
 from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.files import strict, write_json
+from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
 from vlmbench.report.phase1_summary import device_type, provenance_of, read_json, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
@@ -202,7 +203,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "too_few_points": _too_few(frame, found.scalings),
         "flops_latency": None if found.flops is None else found.flops.as_dict(),
         "roofline": records(found.roofline),
-        "launch_bound": launch_bound_summary(frame, device_type(found.provenance)),
+        "launch_bound": launch_bound_with_sentences(frame, device_type(found.provenance)),
         "launch_bound_by_point": records(launch_by_point(frame)) if "busy_total" in frame else [],
         "latency_model": _model_summary(found),
         "aa_check": found.aa_check,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError
-from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.models.protocol import Target
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.execution import Outcome
@@ -105,7 +105,7 @@ class Failures:
         max_in_a_row: after this many a series ends.
     """
 
-    model: VisionLanguageModel
+    model: Target
     rows: Rows
     max_in_a_row: int
     _oom: list[dict[str, Any]] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Failures:
         """Write a failure down that says nothing about the series: it was measured, only a further look failed."""
         _raise_what_fails_every_run(error)
         memory = _is_out_of_memory(error)
-        reason = f"{_first_line(error)} ({_release_memory(self.model)})" if memory else _described(error)
+        reason = f"{_first_line(error)} ({self.model.release()})" if memory else _described(error)
         status = Status.OOM if memory else Status.ERROR
         self.rows.write(state.series, sample_id, 0, mode=mode, status=status, reason=reason)
 
@@ -154,7 +154,7 @@ class Failures:
             state.ended = "too_many_errors"
 
     def _out_of_memory(self, state: SeriesState, sample_id: str, repeat: int, error: Exception, mode: Mode) -> None:
-        free = _release_memory(self.model)
+        free = self.model.release()
         reason = f"{_first_line(error)} ({free})"
         self._write(state, sample_id, repeat, status=Status.OOM, reason=reason, mode=mode)
         if state.series.axes:
@@ -177,19 +177,3 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _release_memory(model: VisionLanguageModel) -> str:
-    """Give cached blocks back after an out-of-memory error (never inside a measurement); says what was free."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    # transformers makes every later static cache as long as the longest asked for, also one that did not fit
-    vars(model.module).pop("_previous_max_cache_length", None)
-    if model.device.type != "cuda":
-        return "host memory"
-    free, total = torch.cuda.mem_get_info(model.device)
-    torch.cuda.empty_cache()
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free outside the allocator"

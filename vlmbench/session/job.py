@@ -22,6 +22,7 @@ class Job:
         directory: the run directory.
         outcome: the job's own account of its end.
         part: the job of a part of this one, from its name and the choices that make it.
+        write_composed: writes ``.hydra/`` of the run directory: the configuration and overrides as they were composed.
         build: makes the component of a configuration key (``model``, ``dataset``, ``probe.timeline`` …).
     """
 
@@ -32,3 +33,4 @@ class Job:
     outcome: OutcomeFile
     build: Callable[[str], Any]
     part: Callable[[str, list[str]], Job]
+    write_composed: Callable[[], None]

@@ -14,7 +14,7 @@ from vlmbench.machine import gpu
 from vlmbench.machine.host import device_facts
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
-from vlmbench.records.files import write_json, write_whole
+from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.loop import Runner
@@ -58,7 +58,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
                 say(f"records repaired: {store.repair}")
             if len(store):
                 say(f"continuing: {len(store)} rows are measured already")
-            _write_hydra(job)
+            job.write_composed()
             device = str(model.device)
             costs = job_costs(job, model) if job.settings.measurement.costs else None
             here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
@@ -111,23 +111,15 @@ def _check_alone(job: Job) -> None:
 
 def load_model(job: Job) -> VisionLanguageModel:
     """The configured model on the configured device, with a word on how long it took."""
-    runtime = job.settings.runtime
+    from vlmbench.models.loading import load
+
+    runtime = job.settings.runtime.options()
     began = time.monotonic()
     if runtime.threads is not None:
         import torch
 
         torch.set_num_threads(runtime.threads)
-    model: VisionLanguageModel = job.build("model").load(
-        device=runtime.device,
-        dtype=runtime.dtype,
-        attn_implementation=runtime.attn_implementation,
-        experts_implementation=runtime.experts_implementation,
-        cache_implementation=runtime.cache_implementation,
-        compile=runtime.compile,
-        device_map=runtime.device_map,
-        tp_plan=runtime.tp_plan,
-        seed=job.settings.seed,
-    )
+    model: VisionLanguageModel = load(job.build("model"), runtime, seed=job.settings.seed)
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
     say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
@@ -189,15 +181,6 @@ def _warmup(job: Job) -> Warmup:
 
 def _note(job: Job, store: RecordStore, points: int) -> None:
     job.outcome.progress(points_done=points, rows=len(store))
-
-
-def _write_hydra(job: Job) -> None:
-    """``.hydra/`` as Hydra itself would write it, but only once the directory is known to be ours."""
-    from omegaconf import OmegaConf
-
-    folder = job.directory / ".hydra"
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.config))))
-    write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(job.overrides)))
 
 
 def _report(job: Job, *, needed: bool) -> None:

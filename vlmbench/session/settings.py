@@ -6,8 +6,10 @@ configuration is composed. Ranges are checked in ``__post_init__``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from vlmbench.models.runtime import Runtime
 
 MISSING: Any = "???"  # what OmegaConf calls a value that must be given
 
@@ -26,7 +28,7 @@ class OutputConfig:
 
 @dataclass
 class RuntimeConfig:
-    """How the model runs."""
+    """How the model runs: :class:`vlmbench.models.runtime.Runtime` as the command line types it, and its name."""
 
     name: str = MISSING
     device: str = MISSING
@@ -41,18 +43,15 @@ class RuntimeConfig:
     strict_device: bool = MISSING
 
     def __post_init__(self) -> None:
-        if self.device.partition(":")[0] not in DEVICES:
-            raise ValueError(f"'runtime.device' must be one of {', '.join(DEVICES)} or cuda:N (got {self.device!r})")
-        _one_of("runtime.dtype", self.dtype, DTYPES)
-        if self.experts_implementation is not None:
-            _one_of("runtime.experts_implementation", self.experts_implementation, EXPERTS)
-        if self.tp_plan not in (None, "auto"):
-            raise ValueError(f"'runtime.tp_plan' must be auto or null (got {self.tp_plan!r})")
-        if self.tp_plan is not None and self.device_map is not None:
-            raise ValueError(
-                f"'runtime.tp_plan' must be null with 'runtime.device_map' (got {self.tp_plan} and {self.device_map})"
-            )
-        _at_least("runtime.threads", self.threads, 1)
+        self.options()
+
+    def options(self) -> Runtime:
+        """How the model is loaded and run: everything but the name of this choice.
+
+        Raises:
+            ValueError: a value that is not allowed.
+        """
+        return Runtime(**{one.name: getattr(self, one.name) for one in fields(Runtime)})
 
 
 @dataclass
@@ -135,6 +134,3 @@ TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
 REPORTS = ("phase1", "phase2", "phase3", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 WORKLOADS = ("dataset", "controlled")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from vlmbench.models.loading import build_config, count_parameters, module_on_meta
+from vlmbench.models.loading import build_config, count_parameters, load, module_on_meta
 from vlmbench.models.processors import build_processor
+from vlmbench.models.runtime import Runtime
 from vlmbench.models.spec import ModelSpec
 from vlmbench.request import ImageSource, Output, Request, Sample
 
@@ -88,7 +89,7 @@ def test_a_narrow_copy_runs_through_the_loader(name: str, size: tuple[int, int])
         "text_config": {**real.config["text_config"], **SMALL_TEXT, **experts},
         "vision_config": {**real.config["vision_config"], **SMALL_VISION},
     }
-    model = spec_of(name, config=config).load(device="cpu")
+    model = load(spec_of(name, config=config), Runtime(device="cpu"))
     stages = dict(model.anatomy.stages())
     assert stages == {
         "vision_encoder": ("model.vision_tower",),

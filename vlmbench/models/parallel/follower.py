@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.models.protocol import Prepared
+    from vlmbench.models.runtime import Runtime
     from vlmbench.models.spec import ModelSpec
 
 
@@ -29,9 +30,11 @@ class Follower:
 
     Args:
         team: that this process belongs to.
+        load: loads this process's share of a model: :func:`vlmbench.models.loading.load`.
     """
 
     team: Team
+    load: Callable[..., Any]
     _model: Any = None
 
     def follow(self) -> int:
@@ -62,12 +65,12 @@ class Follower:
             self._generate(order[1])
         self.team.orders.busy = False
 
-    def _load(self, spec: ModelSpec, options: Mapping[str, Any], threads: int) -> Any:
+    def _load(self, spec: ModelSpec, runtime: Runtime, seed: int, threads: int) -> Any:
         import torch
 
         torch.set_num_threads(threads)
         try:
-            model = spec.load(**options)
+            model = self.load(spec, runtime, seed=seed)
         except Exception as error:
             self.team.orders.answer("loaded", f"!{one_line(error)}")
             raise

@@ -22,7 +22,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.models.protocol import Prepared
+    from vlmbench.models.runtime import Runtime
     from vlmbench.models.spec import ModelSpec
     from vlmbench.request import TokenCounts
 
@@ -213,12 +214,13 @@ class Team:
             self.lost = self.lost or str(error)
             raise OutOfStepError(self.lost) from error
 
-    def load_together(self, spec: ModelSpec, options: Mapping[str, Any], load: Callable[[], Loaded]) -> Loaded:
+    def load_together(self, spec: ModelSpec, runtime: Runtime, seed: int, load: Callable[[], Loaded]) -> Loaded:
         """Load this process's share of a model, and have the others load theirs.
 
         Args:
             spec: what is loaded.
-            options: keyword arguments of ``spec.load``, for the others.
+            runtime: how the others load it.
+            seed: of random weights.
             load: does it here.
 
         Raises:
@@ -230,7 +232,7 @@ class Team:
         if not self.leads:
             return load()
         self._agree()
-        self._give("load", spec, dict(options), torch.get_num_threads())
+        self._give("load", spec, runtime, seed, torch.get_num_threads())
         with self.in_step():
             model = load()
             answers = self._answers("loaded", LOADING)

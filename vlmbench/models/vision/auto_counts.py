@@ -16,7 +16,7 @@ from vlmbench.models.vision.candidates import MODERATE_ASPECT, observed_counts, 
 from vlmbench.models.vision.target_settings import MOST_IMAGES, candidates_of
 
 if TYPE_CHECKING:
-    from vlmbench.models.transformers_model import TransformersModel
+    from vlmbench.models.protocol import Processes
     from vlmbench.request import Request
 
 
@@ -28,9 +28,7 @@ _TEXT = 256  # positions left for a question whose length is not set, and for wh
 _TRIES = 3
 
 
-def spread_vision_tokens(
-    model: TransformersModel, request: Request, most: int, *, positions: int | None = None
-) -> list[int]:
+def spread_vision_tokens(model: Processes, request: Request, most: int, *, positions: int | None = None) -> list[int]:
     """Up to ``most`` distinct, roughly log-spaced counts that are observed when they are aimed at, ascending.
 
     What varies is the size of one image where that gives enough counts (the processor's own settings, so crops where
@@ -69,7 +67,7 @@ def spread_vision_tokens(
     )
 
 
-def _room(model: TransformersModel, request: Request, positions: int | None) -> float:
+def _room(model: Processes, request: Request, positions: int | None) -> float:
     """The highest count that the sequence has room for; no limit where images are attended to from outside it."""
     counts = observed_counts(model, original_size(request), processor_kwargs=request.processor_kwargs)
     if positions is None or (counts is not None and counts.num_cross_attention_tokens is not None):
@@ -77,7 +75,7 @@ def _room(model: TransformersModel, request: Request, positions: int | None) -> 
     return positions - (request.prompt_tokens or 0) - request.output.max_new_tokens - _TEXT
 
 
-def _by_preference(model: TransformersModel, request: Request) -> Iterator[list[int]]:
+def _by_preference(model: Processes, request: Request) -> Iterator[list[int]]:
     """Predicted counts, ascending: by size, by size and processor settings, by number of images."""
     ways = [way for way in candidates_of(model, request).ways if way.aspect <= MODERATE_ASPECT]
     images = request.num_images or 1
@@ -91,7 +89,7 @@ def _by_preference(model: TransformersModel, request: Request) -> Iterator[list[
         yield sorted(single | {count * one for count in range(1, MOST_IMAGES + 1)})
 
 
-def _reached(model: TransformersModel, request: Request, counts: Sequence[int], most: int) -> list[int]:
+def _reached(model: Processes, request: Request, counts: Sequence[int], most: int) -> list[int]:
     """Counts of a spread selection that are observed; what cannot be reached is replaced by others, a few times."""
     reached: set[int] = set()
     open_counts = list(counts)
@@ -108,7 +106,7 @@ def _reached(model: TransformersModel, request: Request, counts: Sequence[int], 
     return sorted(reached)
 
 
-def _observed(model: TransformersModel, request: Request, target: int) -> int | None:
+def _observed(model: Processes, request: Request, target: int) -> int | None:
     """What is seen when this count is aimed at, if aiming at what is seen leads there again; None otherwise."""
     for _ in range(2):
         try:

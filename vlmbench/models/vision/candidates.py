@@ -18,7 +18,7 @@ from vlmbench.models.processors import allowed_image_arguments
 from vlmbench.models.token_counts import observe
 
 if TYPE_CHECKING:
-    from vlmbench.models.transformers_model import TransformersModel
+    from vlmbench.models.protocol import Processes
     from vlmbench.request import Request, TokenCounts
 
 
@@ -91,7 +91,7 @@ def original_size(request: Request) -> Size:
 
 
 def observed_tokens(
-    model: TransformersModel, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
+    model: Processes, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
 ) -> int | None:
     """Vision tokens of blank images of a size, by the real processor; None where it refuses them.
 
@@ -102,7 +102,7 @@ def observed_tokens(
 
 
 def observed_counts(
-    model: TransformersModel, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
+    model: Processes, size: Size, *, num_images: int = 1, processor_kwargs: Mapping[str, Any]
 ) -> TokenCounts | None:
     """All counts of blank images of a size, by the real processor; None where it refuses them."""
     from PIL import Image
@@ -180,7 +180,7 @@ def _predicted(processor: Any, sizes: Sequence[Size], kwargs: Mapping[str, Any])
 
 
 def _correction(
-    model: TransformersModel, sizes: Sequence[Size], predicted: Sequence[int], kwargs: Mapping[str, Any]
+    model: Processes, sizes: Sequence[Size], predicted: Sequence[int], kwargs: Mapping[str, Any]
 ) -> Callable[[int], int]:
     """From what the arithmetic says to image positions.
 
@@ -205,7 +205,7 @@ def _correction(
 class Candidates:
     """What a model's processor can reach with one image, for one set of call-time arguments."""
 
-    def __init__(self, model: TransformersModel, request: Request) -> None:
+    def __init__(self, model: Processes, request: Request) -> None:
         self.original = original_size(request)
         self._processor = model.processor
         self._unit = _unit(model.processor)
@@ -240,9 +240,7 @@ class Candidates:
             for size, count in zip(sizes, predicted, strict=False)
         ]
 
-    def _observed(
-        self, model: TransformersModel, setting: Mapping[str, Any], kwargs: Mapping[str, Any]
-    ) -> list[Setting]:
+    def _observed(self, model: Processes, setting: Mapping[str, Any], kwargs: Mapping[str, Any]) -> list[Setting]:
         found = []
         for wide, high in _SHAPES_TO_RUN:
             size = (wide * 448, high * 448)

@@ -18,7 +18,7 @@ from vlmbench.errors import UnreachablePointError
 from vlmbench.models.vision.candidates import MODERATE_ASPECT, Candidates, Setting, observed_tokens, original_size
 
 if TYPE_CHECKING:
-    from vlmbench.models.transformers_model import TransformersModel
+    from vlmbench.models.protocol import Processes
     from vlmbench.request import Request
 
 
@@ -28,20 +28,20 @@ _FINALISTS, _DOUBTFUL = 8, 2
 MOST_IMAGES = 64
 
 
-def candidates_of(model: TransformersModel, request: Request) -> Candidates:
+def candidates_of(model: Processes, request: Request) -> Candidates:
     """The candidates of a model, found once for each set of processor arguments and image size."""
     key = ("candidates", repr(sorted(request.processor_kwargs.items())), original_size(request))
     found: Candidates = model.remember(key, lambda: Candidates(model, request))
     return found
 
 
-def reachable_vision_tokens(model: TransformersModel, request: Request) -> list[int]:
+def reachable_vision_tokens(model: Processes, request: Request) -> list[int]:
     """Counts that one image of moderate shape can make under some setting, as predicted, in ascending order."""
     return sorted({way.tokens for way in candidates_of(model, request).ways})
 
 
 def reach_vision_tokens(
-    model: TransformersModel, target: int, request: Request, *, tolerance: float = TOLERANCE
+    model: Processes, target: int, request: Request, *, tolerance: float = TOLERANCE
 ) -> dict[str, Any]:
     """What to change in a request so that the model sees ``target`` vision tokens, or as many as the tolerance allows.
 
@@ -91,7 +91,7 @@ def _finalists(ways: Iterable[Setting], target: int, tolerance: float) -> list[S
     return [*close[:_FINALISTS], *[way for way in ranked if way not in close][:_DOUBTFUL]]
 
 
-def _ways(model: TransformersModel, request: Request, target: int, tolerance: float) -> list[Setting]:
+def _ways(model: Processes, request: Request, target: int, tolerance: float) -> list[Setting]:
     """Ways with the request's number of images; with as many as it takes where the request leaves it open."""
     found = candidates_of(model, request)
     if request.num_images is not None and request.num_images != 1:
@@ -108,7 +108,7 @@ def _ways(model: TransformersModel, request: Request, target: int, tolerance: fl
     return [*single, *several]
 
 
-def _repeated(model: TransformersModel, request: Request, single: list[Setting], count: int) -> list[Setting]:
+def _repeated(model: Processes, request: Request, single: list[Setting], count: int) -> list[Setting]:
     """``count`` equal images; a model may treat several unlike one (LLaVA-OneVision gives up its tiles)."""
     probe = min(single, key=lambda way: way.size[0] * way.size[1], default=None)
     if probe is None or count < 1:
@@ -120,7 +120,7 @@ def _repeated(model: TransformersModel, request: Request, single: list[Setting],
     return [replace(way, num_images=count, tokens=count * way.tokens) for way in single]
 
 
-def _unreachable(model: TransformersModel, target: int, counts: set[int], tolerance: float) -> str:
+def _unreachable(model: Processes, target: int, counts: set[int], tolerance: float) -> str:
     name = type(model.processor).__name__
     if not counts:
         return f"vision_tokens={target}: no image that was tried makes {name} put image positions into the sequence"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
+from vlmbench.analysis.launch_bound import launch_bound_summary, looked_for_kernels
 from vlmbench.text import count, digits, factor, ms, percent, plain, span
 
 _WORDS: Mapping[str, str] = {
@@ -14,6 +17,23 @@ _WORDS: Mapping[str, str] = {
     "LLM_prefill": "LLM prefill",
     "LLM_decode": "LLM decode",
 }
+
+
+def launch_bound_with_sentences(frame: pd.DataFrame, device_type: str = "") -> dict[str, Any]:
+    """The summary of :func:`vlmbench.analysis.launch_bound.launch_bound_summary` with ``sentences``.
+
+    They say what was found, or why there is no share.
+
+    Args:
+        frame: rows of a run, or of some of its points.
+        device_type: ``cpu``, ``cuda``; empty if not known. It decides what is said where there is no share.
+    """
+    found = launch_bound_summary(frame)
+    whole = next((row for row in found["stages"] if row["stage"] == "total"), None)
+    if whole is None:
+        traced = looked_for_kernels(frame, device_type)
+        return {**found, "sentences": no_share(traced=traced, device_type=device_type)}
+    return {**found, "sentences": sentences(whole, found["stages"][:-1])}
 
 
 def no_share(*, traced: bool, device_type: str) -> list[str]:
