@@ -210,8 +210,11 @@ def _flags(answer: Answer, tokens: Tokens, asked: int, forced: bool) -> tuple[st
         flags.append("tokens_per_chunk_unknown")
     counted = next((c for c in reversed(answer.counts_so_far) if c is not None), None)
     eos = 0 if forced else 1
-    if tokens.total is not None and counted is not None and not 0 <= tokens.total - counted <= eos:
-        flags.append("token_counts_differ")
+    if tokens.total is not None and counted is not None:
+        if counted > tokens.total:
+            flags.append("token_counts_differ")
+        elif tokens.total - counted > eos:  # bytes of a character that never became whole
+            flags.append("tokens_without_text")
     if tokens.total is not None and (tokens.total > asked or (forced and tokens.total != asked)):
         flags.append("output_length_differs")
     if not answer.done and answer.finish_reason is None:
