@@ -49,7 +49,7 @@ def test_every_token_is_stamped_after_it_left_and_before_the_end(server: ReplayS
     for result, sent in zip(point.measured, server.log[before:], strict=True):
         values = result.values
         left = [written for kind, _, written in sent.steps if kind in ("content", "reasoning")]
-        came = [values["T_due"] * 1e6 + t * 1e6 for t in values["chunk_times"]]
+        came = [values["due_s"] * 1e9 + t * 1e6 for t in values["chunk_times"]]
         assert result.ok, result.reason
         assert len(came) == len(left) == 16
         # a stamp is taken after the server began to write; the server's own note follows the write
@@ -189,7 +189,7 @@ def test_open_loop_sends_when_requests_are_due(server: ReplayServer) -> None:
     model = "steady,tokens=4"
     load = Load(kind="open", rate_per_s=50, arrivals="constant", warmup_requests=0)
     measured = send(_endpoint(server, model), load, text_orders(model, 20)).measured
-    due = sorted(r.values["T_due"] for r in measured)
+    due = sorted(1e3 * r.values["due_s"] for r in measured)
     assert [b - a for a, b in itertools.pairwise(due)] == pytest.approx([20] * 19, abs=1e-3)
     assert all(r.values["T_late"] >= 0 for r in measured)
     assert all(r.values["TTFT"] >= 40 + r.values["T_late"] for r in measured)

@@ -25,7 +25,15 @@ party result change morning reason research girl guy moment air teacher force ed
 _MEDIA = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"GI": "gif", b"RI": "webp"}
 
 
-def chat_body(request: Request, *, model: str, kind: Dialect, salt: str | None, extra: Mapping[str, Any]) -> bytes:
+def chat_body(
+    request: Request,
+    *,
+    model: str,
+    kind: Dialect,
+    salt: str | None,
+    extra: Mapping[str, Any],
+    prefix_salt: str | None = None,
+) -> bytes:
     """The JSON body of a request.
 
     Args:
@@ -34,6 +42,7 @@ def chat_body(request: Request, *, model: str, kind: Dialect, salt: str | None, 
         kind: the server's dialect.
         salt: makes images (and where the dialect can, the prefix) new to the server's caches; None leaves them.
         extra: fields that the user adds.
+        prefix_salt: for the prefix alone, where it must differ from that of the images.
 
     Raises:
         SampleError: an image cannot be read, or not be decoded where it must be changed.
@@ -55,8 +64,8 @@ def chat_body(request: Request, *, model: str, kind: Dialect, salt: str | None, 
         body["stream_options"] = dict(kind.stream_options)
     if request.output.forced:
         body.update(kind.forced)
-    if salt is not None and kind.salted:
-        body[kind.salted] = salt
+    if kind.salted and (prefix_salt or salt):
+        body[kind.salted] = prefix_salt or salt
     return json.dumps({**body, **extra}, ensure_ascii=False).encode()
 
 

@@ -218,5 +218,5 @@ class Driver:
             now = time.monotonic_ns()
             self._window = [min([due_ns, *self._window[:1]]), now]
         flags = (*result.flags, "retry") if attempt else result.flags
-        values = {**result.values, "attempt": attempt, "T_due": due_ns / 1e6}
+        values = {**result.values, "attempt": attempt, "due_s": due_ns / 1e9}
         self.took(replace(result, values=values, flags=flags), role)

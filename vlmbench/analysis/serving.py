@@ -1,0 +1,328 @@
+"""What a server gives under a load: throughput, goodput, latency, and whether the client was in its own way.
+
+Rates come from blocks of time within the span in which measured requests were sent, because neighbouring requests share
+the server and are not independent; every answer that falls into a block counts, those that kept the load up as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from vlmbench.analysis.quantiles import CONFIDENCE, Estimate, median, quantile
+
+BLOCKS = 10
+_CPU_LIMIT = 0.8  # of one core: one thread does all
+_LATE_LIMIT = 0.05  # of the median TTFT
+_SLOW_LIMIT = 0.05  # share of rows flagged client_slow; of chunks that came out of one read
+
+COLUMNS: tuple[str, ...] = (
+    "TTFT",
+    "T_request",
+    "T_end",
+    "TPOT",
+    "T_late",
+    "T_connect",
+    "T_send",
+    "T_headers",
+    "T_first_event",
+    "T_unattributed",
+    "due_s",
+    "in_flight_at_start",
+    "attempt",
+    "http_status",
+    "error_class",
+    "coalesced_share",
+    "client_longest_turn",
+    "num_output_tokens",
+    "num_prompt_tokens",
+    "num_vision_tokens",
+    "num_images",
+    "num_cached_tokens",
+    "pair_contrast",
+    "pair_arm",
+    "pair_number",
+    "session",
+    "reason",
+)
+"""The columns of an endpoint's rows that the summaries need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a user accepts of a request, ms; None is no limit."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    request_ms: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(v is not None for v in (self.ttft_ms, self.tpot_ms, self.request_ms))
+
+    def held(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which requests stayed within every limit; one without the value (an error, one token) only where none is set.
+
+        Args:
+            frame: rows of requests.
+        """
+        good = (frame["status"] == "ok").to_numpy(dtype=bool)
+        for limit, name in ((self.ttft_ms, "TTFT"), (self.tpot_ms, "TPOT"), (self.request_ms, "T_request")):
+            if limit is None or name not in frame:
+                continue
+            values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            one_token = (name == "TPOT") & np.isnan(values)
+            good &= one_token | (values <= limit)
+        return good
+
+
+def requests_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The measured requests of a load, failed ones with them; no warm-up, no filler, no pair."""
+    kinds = frame["status"].isin(["ok", "error"])
+    paired = frame["point_id"].astype(str).str.startswith("paired")
+    return frame[kinds & ~paired]
+
+
+def load_points(frame: pd.DataFrame) -> list[str]:
+    """Names of the points under load, in the order measured."""
+    return [str(name) for name in requests_of(frame)["point_id"].drop_duplicates()]
+
+
+def spans(rows: pd.DataFrame) -> list[tuple[int, float, float]]:
+    """(session, first, last moment) in which measured requests of a point were due, s on the machine's clock."""
+    found = []
+    known = rows.dropna(subset=["due_s"])
+    for session in sorted({int(s) for s in known["session"]}):
+        due = known[known["session"] == session]["due_s"].to_numpy(dtype=np.float64)
+        if len(due) > 1 and due.max() > due.min():
+            found.append((session, float(due.min()), float(due.max())))
+    return found
+
+
+def _overlap(begin: NDArray[Any], end: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of each interval that lies in each block, shape (rows, blocks); a point interval lies in one."""
+    low = np.maximum(begin[:, None], edges[None, :-1])
+    high = np.minimum(end[:, None], edges[None, 1:])
+    length = (end - begin)[:, None]
+    inside = (begin[:, None] >= edges[None, :-1]) & (begin[:, None] < edges[None, 1:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(length > 0, np.where(high > low, high - low, 0.0) / length, inside.astype(np.float64))
+    return np.asarray(share, dtype=np.float64)
+
+
+def rates(frame: pd.DataFrame, point_id: str) -> tuple[Estimate, Estimate]:
+    """(answers a second, output tokens a second) of a point.
+
+    A request's answer counts when it ends; its tokens are spread from its first to its last.
+
+    Args:
+        frame: all rows of a run, warm-up and fillers with them.
+        point_id: of the point.
+    """
+    here = frame[frame["point_id"].astype(str) == point_id]
+    answers: list[float] = []
+    tokens: list[float] = []
+    good = here[here["TTFT"].notna() & here["T_end"].notna() & here["due_s"].notna()]
+    for session, first, last in spans(requests_of(here)):
+        part = good[good["session"] == session]
+        due = part["due_s"].to_numpy(dtype=np.float64)
+        edges = np.linspace(first, last, BLOCKS + 1)
+        length = (last - first) / BLOCKS
+        end = due + part["T_end"].to_numpy(dtype=np.float64) / 1e3
+        answers += list(_overlap(end, end, edges).sum(axis=0) / length)
+        count = part["num_output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+        begin, stop = (due + part[n].to_numpy(dtype=np.float64) / 1e3 for n in ("TTFT", "T_request"))
+        known = ~np.isnan(count)
+        share = _overlap(begin[known], stop[known], edges)
+        tokens += list((share * count[known, None]).sum(axis=0) / length)
+    return _mean(answers), _mean(tokens)
+
+
+def _mean(blocks: Sequence[float]) -> Estimate:
+    """Mean of block rates with Student's interval; none below three blocks."""
+    n = len(blocks)
+    if n < 3:
+        return Estimate(value=None, n=n, n_needed=3, note="too short for a rate")
+    value = math.fsum(blocks) / n
+    spread = float(np.std(blocks, ddof=1)) / math.sqrt(n)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread
+    low = value - reach if value > reach else 0.0
+    return Estimate(value=value, low=low, high=value + reach, n=n, n_needed=3)
+
+
+def share_within(good: int, n: int) -> Estimate:
+    """A share with Wilson's interval."""
+    if not n:
+        return Estimate(value=None, n=0, n_needed=1, note="n too small: 0 of 1")
+    found = stats.binomtest(good, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(value=good / n, low=float(found.low), high=float(found.high), n=n, n_needed=1)
+
+
+def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices: int = 1) -> pd.DataFrame:
+    """One row a point: what the server gave.
+
+    Args:
+        frame: rows of an endpoint run (:data:`COLUMNS`).
+        limits: for goodput; None for none.
+        devices: accelerators behind the server.
+
+    Returns:
+        ``point_id``, ``axis_*``, ``requests``, ``errors``; and with ``_low`` and ``_high``: ``requests_per_s``,
+        ``tokens_per_s``, ``tokens_per_s_device``, ``tokens_per_s_user`` (1000 / median TPOT), ``TTFT_p50``,
+        ``TTFT_p99``, ``TPOT_p50``, ``T_request_p50``, ``good_share``; ``goodput_per_s``.
+    """
+    made = []
+    axes = [name for name in frame.columns if str(name).startswith("axis_")]
+    for point in load_points(frame):
+        rows = requests_of(frame)
+        rows = rows[rows["point_id"].astype(str) == point]
+        ok = rows[rows["status"] == "ok"]
+        row: dict[str, Any] = {"point_id": point, "requests": len(ok), "errors": int((rows["status"] == "error").sum())}
+        row |= {name: rows[name].iloc[0] for name in axes}
+        answers, tokens = rates(frame, point)
+        row |= _cells("requests_per_s", answers) | _cells("tokens_per_s", tokens)
+        row |= _cells("tokens_per_s_device", _scaled(tokens, 1 / devices))
+        for name, q in (("TTFT", 0.5), ("TTFT", 0.99), ("TPOT", 0.5), ("T_request", 0.5)):
+            row |= _cells(f"{name}_p{100 * q:g}", quantile(ok[name].to_numpy(dtype=np.float64, na_value=np.nan), q))
+        row |= _cells("tokens_per_s_user", _inverse(median(ok["TPOT"].to_numpy(dtype=np.float64, na_value=np.nan))))
+        if limits:
+            final = rows[~_tried_again(rows)]
+            good = share_within(int(limits.held(final).sum()), len(final))
+            row |= _cells("good_share", good)
+            row["goodput_per_s"] = None if answers.value is None or good.value is None else answers.value * good.value
+        made.append(row)
+    return pd.DataFrame(made)
+
+
+def _tried_again(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Failed attempts that a later one of the same request made good or repeated."""
+    last = rows.groupby(["sample_id", "repeat"], observed=True)["attempt"].transform("max")
+    return np.asarray(rows["attempt"] < last, dtype=bool)
+
+
+def _cells(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _scaled(e: Estimate, factor: float) -> Estimate:
+    def times(value: float | None) -> float | None:
+        return None if value is None else value * factor
+
+    return Estimate(value=times(e.value), low=times(e.low), high=times(e.high), n=e.n, n_needed=e.n_needed, note=e.note)
+
+
+def _inverse(e: Estimate) -> Estimate:
+    """1000 over an estimate in ms."""
+
+    def over(value: float | None) -> float | None:
+        return 1e3 / value if value else None
+
+    return Estimate(value=over(e.value), low=over(e.high), high=over(e.low), n=e.n, n_needed=e.n_needed, note=e.note)
+
+
+def frontier(table: pd.DataFrame, x: str = "tokens_per_s_user", y: str = "tokens_per_s_device") -> NDArray[np.bool_]:
+    """Which points no other beats on both axes (more is better), shape (rows,)."""
+    xs, ys = (table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in (x, y))
+    beaten = (xs[None, :] >= xs[:, None]) & (ys[None, :] >= ys[:, None])
+    beaten &= (xs[None, :] > xs[:, None]) | (ys[None, :] > ys[:, None])
+    return ~beaten.any(axis=1) & ~np.isnan(xs) & ~np.isnan(ys)
+
+
+def paired_differences(frame: pd.DataFrame, arms: Mapping[str, tuple[str, str, str]]) -> pd.DataFrame:
+    """Differences of paired runs, one row a contrast.
+
+    Args:
+        frame: rows of an endpoint run.
+        arms: contrast to (first arm, second arm, metric).
+
+    Returns:
+        ``contrast``, ``first``, ``second``, ``metric``, ``difference`` (median of first minus second over pairs, ms)
+        with ``low`` and ``high``, ``pairs``, ``note``, and the median prompt tokens of both arms.
+    """
+    made: list[dict[str, Any]] = []
+    if "pair_contrast" not in frame or frame["pair_contrast"].isna().all():
+        return pd.DataFrame(made)
+    ok = frame[frame["status"] == "ok"]
+    for contrast, (first, second, metric) in arms.items():
+        rows = ok[ok["pair_contrast"].astype(object) == contrast]
+        if rows.empty:
+            continue
+        sides = [rows[rows["pair_arm"].astype(object) == arm] for arm in (first, second)]
+        keyed = [side.set_index(["session", "pair_number"])[metric].astype(float) for side in sides]
+        both = pd.concat(keyed, axis=1, keys=["first", "second"]).dropna()
+        found = median((both["first"] - both["second"]).to_numpy())
+        made.append(
+            {
+                "contrast": contrast,
+                "first": first,
+                "second": second,
+                "metric": metric,
+                "difference": found.value,
+                "low": found.low,
+                "high": found.high,
+                "pairs": len(both),
+                "note": found.note,
+                "prompt_tokens_first": _middle(sides[0], "num_prompt_tokens"),
+                "prompt_tokens_second": _middle(sides[1], "num_prompt_tokens"),
+            }
+        )
+    return pd.DataFrame(made)
+
+
+def _middle(rows: pd.DataFrame, name: str) -> float | None:
+    values = rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else None
+
+
+def client_in_the_way(rows: pd.DataFrame, loads: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why the client itself may have changed what it measured; empty where nothing speaks for it.
+
+    Args:
+        rows: measured requests of a point.
+        loads: what its loads cost the client (``cpu_s``, ``wall_s``).
+    """
+    reasons = []
+    share = max((float(f["cpu_s"]) / float(f["wall_s"]) for f in loads if f.get("wall_s")), default=0.0)
+    if share > _CPU_LIMIT:
+        reasons.append(f"its thread was busy {share:.0%} of the time")
+    ok = rows[rows["status"] == "ok"]
+    if ok.empty:
+        return reasons
+    late = quantile(ok["T_late"].to_numpy(dtype=np.float64, na_value=np.nan), 0.99).value
+    late = float(ok["T_late"].max()) if late is None else late
+    middle = float(ok["TTFT"].median())
+    if late > _LATE_LIMIT * middle:
+        reasons.append(f"requests left up to {late:.1f} ms late ({late / middle:.0%} of the median TTFT)")
+    slow = float(ok["flags"].astype(str).str.contains("client_slow").mean())
+    if slow > _SLOW_LIMIT:
+        reasons.append(f"{slow:.0%} of the requests met a pause of the client of more than {_LATE_LIMIT:.0%} of TTFT")
+    together = float(ok["coalesced_share"].mean()) if "coalesced_share" in ok else 0.0
+    if together > _SLOW_LIMIT:
+        reasons.append(f"{together:.0%} of the chunks came out of one read with the one before")
+    return reasons
+
+
+def saturated(frame: pd.DataFrame, point_id: str) -> str | None:
+    """Whether an open loop asked for more than the server gives: the number of unanswered requests grows.
+
+    Args:
+        frame: rows of an endpoint run.
+        point_id: of a point with open arrivals.
+    """
+    rows = requests_of(frame)
+    rows = rows[(rows["point_id"].astype(str) == point_id) & rows["in_flight_at_start"].notna()].sort_values("due_s")
+    if len(rows) < 20:
+        return None
+    waiting = rows["in_flight_at_start"].to_numpy(dtype=np.float64)
+    quarter = len(waiting) // 4
+    early, late = float(waiting[:quarter].mean()), float(waiting[-quarter:].mean())
+    if late > 2 * early + 2:
+        return f"unanswered requests grew from {early:.1f} to {late:.1f}: the server cannot keep up with this rate"
+    return None
