@@ -1,0 +1,1 @@
+"""Engines other than transformers' generate(): what runs a request, behind one seam."""
