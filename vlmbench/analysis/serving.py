@@ -203,8 +203,7 @@ def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices:
 def _tried_again(rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Failed attempts that a later one of the same request made good or repeated."""
     last = rows.groupby(["sample_id", "repeat"], observed=True)["attempt"].transform("max")
-    earlier: NDArray[np.bool_] = rows["attempt"].to_numpy(dtype=np.float64) < last.to_numpy(dtype=np.float64)
-    return earlier
+    return np.less(rows["attempt"].to_numpy(dtype=np.float64), last.to_numpy(dtype=np.float64)).astype(np.bool_)
 
 
 def _cells(name: str, estimate: Estimate) -> dict[str, Any]:
