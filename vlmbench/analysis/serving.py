@@ -203,7 +203,8 @@ def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices:
 def _tried_again(rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Failed attempts that a later one of the same request made good or repeated."""
     last = rows.groupby(["sample_id", "repeat"], observed=True)["attempt"].transform("max")
-    return np.less(rows["attempt"].to_numpy(dtype=np.float64), last.to_numpy(dtype=np.float64)).astype(np.bool_)
+    earlier: NDArray[np.bool_] = np.less(rows["attempt"].to_numpy(dtype=np.float64), last.to_numpy(dtype=np.float64))
+    return earlier
 
 
 def _cells(name: str, estimate: Estimate) -> dict[str, Any]:
@@ -231,7 +232,8 @@ def frontier(table: pd.DataFrame, x: str = "tokens_per_s_user", y: str = "tokens
     xs, ys = (table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in (x, y))
     beaten = (xs[None, :] >= xs[:, None]) & (ys[None, :] >= ys[:, None])
     beaten &= (xs[None, :] > xs[:, None]) | (ys[None, :] > ys[:, None])
-    return ~beaten.any(axis=1) & ~np.isnan(xs) & ~np.isnan(ys)
+    best: NDArray[np.bool_] = ~beaten.any(axis=1) & ~np.isnan(xs) & ~np.isnan(ys)
+    return best
 
 
 def paired_differences(frame: pd.DataFrame, arms: Mapping[str, tuple[str, str, str]]) -> pd.DataFrame:
