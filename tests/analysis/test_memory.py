@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from vlmbench.analysis.breakdown import COLUMNS, MEMORY_STAGES, memory_by_stage
-from vlmbench.probes.memory_stages import METRICS
+from vlmbench.analysis.breakdown import COLUMNS, memory_by_stage
+from vlmbench.schema import TOTAL_STAGES, columns_of
 
 
 def row(point: str, mode: str, status: str = "ok", **values: float) -> dict[str, object]:
@@ -15,7 +15,7 @@ def row(point: str, mode: str, status: str = "ok", **values: float) -> dict[str,
 
 
 def test_columns_are_those_of_the_probe() -> None:
-    assert set(COLUMNS) == set(METRICS)
+    assert set(COLUMNS) == columns_of("probe memory_stages")
 
 
 def test_the_most_of_each_stage_and_where() -> None:
@@ -38,4 +38,4 @@ def test_nothing_where_nobody_watched() -> None:
     frame = pd.DataFrame([row("a", "trace"), row("a", "instrumented")])
     assert memory_by_stage(frame).empty
     assert memory_by_stage(frame.assign(**dict.fromkeys(COLUMNS, math.nan))).empty
-    assert len(MEMORY_STAGES) * 2 == len(COLUMNS)
+    assert len(TOTAL_STAGES) * 2 == len(COLUMNS)

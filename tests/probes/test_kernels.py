@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tests.planted import PlantedModel, Times, request
 from vlmbench.errors import MeasurementError
 from vlmbench.machine.installation import conf_dir
-from vlmbench.probes.attribution import STAGES, Segment, Work, busy_by_stage, by_stage, segments, self_times, top, union
+from vlmbench.probes.attribution import Segment, Work, busy_by_stage, by_stage, segments, self_times, top, union
 from vlmbench.probes.kernels import KernelProbe, device_values
 from vlmbench.probes.perfetto import perfetto_trace
 from vlmbench.probes.stages import Kind, cut
 from vlmbench.probes.trace import MARK, read_trace
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.runner.plan import with_output
+from vlmbench.schema import TOTAL_STAGES
 
 PIECES = [
     Segment("setup", 0, 10),
@@ -115,7 +116,7 @@ def test_pieces_add_up_to_the_stages_and_leave_no_gap(timeline: tuple[list[tuple
     marks, tokens = timeline
     pieces = segments(marks, num_output_tokens=tokens)
     stages = cut(marks, num_output_tokens=tokens)
-    for stage in STAGES:
+    for stage in TOTAL_STAGES:
         length = sum(p.end - p.begin for p in pieces if p.stage == stage)
         assert length == (getattr(stages, f"T_{stage}") or 0.0)
     assert all(a.end == b.begin for a, b in pairwise(pieces))
@@ -241,7 +242,7 @@ def test_the_traces_clock_tells_the_stages_that_the_timeline_tells(tmp_path: Pat
     for _ in range(12):
         row = watched(model, probe, request(3))
         slices = stage_slices(tmp_path.parent / row["trace_file"])
-        worst.append(max(abs(slices[stage] - row[f"T_{stage}"]) for stage in STAGES))
+        worst.append(max(abs(slices[stage] - row[f"T_{stage}"]) for stage in TOTAL_STAGES))
     assert min(worst) < 0.5
 
 
@@ -315,12 +316,12 @@ def test_a_real_trace_of_the_tiny_model(tiny: Any, tmp_path: Path) -> None:
     row = watched(tiny, KernelProbe(max_tokens=3, top=4, trace_dir=str(tmp_path)), tiny_request(6))
     assert (row["max_new_tokens"], row["num_output_tokens"]) == (3, 3)  # asked for less, and the row says so
     tables = row["top_kernels"]
-    assert set(STAGES) <= set(tables)
+    assert set(TOTAL_STAGES) <= set(tables)
     assert all(len(table) <= 4 for table in tables.values())
     names = {name for stage in ("vision_encoder", "LLM_decode") for name, _, _ in tables[stage]}
     assert names & {"aten::addmm", "aten::mm", "aten::mkldnn_convolution", "aten::convolution"}
     slices = stage_slices(tmp_path.parent / row["trace_file"])
-    for stage in STAGES:
+    for stage in TOTAL_STAGES:
         assert 0 < sum(ms for _, _, ms in tables[stage]) <= slices[stage] * 1.001
     json.dumps(row)
 

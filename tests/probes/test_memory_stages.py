@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.planted import PlantedModel, Times, request
 from tests.probes.test_kernels import load_tiny, tiny_request
-from vlmbench.probes.attribution import STAGES
 from vlmbench.probes.memory import MemoryProbe
 from vlmbench.probes.memory_stages import Allocator, MemoryStagesProbe, stage_peaks
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.schema import TOTAL_STAGES, columns_of
 
 QUICK = Times(*[0.0] * 9)
 
@@ -82,7 +82,7 @@ def test_each_stage_has_its_own_peak(allocator: PlantedAllocator) -> None:
     using(model.module.projector, allocator.take, 30, -10)
     using(model.module.language, allocator.take, 40, 8, -40)  # and 8 more of cache at each step
     row = watched(model, tokens=4)
-    peaks = {stage: row[f"peak_allocated_{stage}_bytes"] for stage in STAGES}
+    peaks = {stage: row[f"peak_allocated_{stage}_bytes"] for stage in TOTAL_STAGES}
     assert peaks == {
         "setup": 1000,
         "vision_encoder": 1500,
@@ -90,7 +90,7 @@ def test_each_stage_has_its_own_peak(allocator: PlantedAllocator) -> None:
         "LLM_prefill": 1070 + 48,
         "LLM_decode": 1070 + 3 * 8 + 48,  # the last of three steps
     }
-    assert {row[f"peak_reserved_{stage}_bytes"] for stage in STAGES} == {8000}  # held since before
+    assert {row[f"peak_reserved_{stage}_bytes"] for stage in TOTAL_STAGES} == {8000}  # held since before
 
 
 def test_a_model_without_vision_has_no_peaks_of_it(allocator: PlantedAllocator) -> None:
@@ -139,7 +139,7 @@ def test_a_cpu_has_none_and_keeps_its_resident_set() -> None:
     assert not MemoryStagesProbe().applies(model)
     row = complete(model, prepare(model, in_memory(request(2))), [TimelineProbe(), MemoryProbe()], []).values
     assert row["peak_rss_bytes"] > 0
-    assert not any(name in row for name in MemoryStagesProbe.metrics)
+    assert not columns_of("probe memory_stages") & set(row)
 
 
 @pytest.mark.gpu
@@ -152,9 +152,9 @@ def test_peaks_on_a_gpu() -> None:
         complete(model, prepare(model, asked), [], [])
     row = complete(model, prepare(model, asked), [MemoryStagesProbe()], []).values
     whole = complete(model, prepare(model, asked), [MemoryProbe()], []).values
-    peaks = [row[f"peak_allocated_{stage}_bytes"] for stage in STAGES]
+    peaks = [row[f"peak_allocated_{stage}_bytes"] for stage in TOTAL_STAGES]
     weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
     assert all(weights <= peak for peak in peaks)
     assert max(peaks) == pytest.approx(whole["peak_memory_allocated_bytes"], rel=0.02)
-    for stage in STAGES:
+    for stage in TOTAL_STAGES:
         assert row[f"peak_allocated_{stage}_bytes"] <= row[f"peak_reserved_{stage}_bytes"]

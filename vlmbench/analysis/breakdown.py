@@ -11,21 +11,10 @@ import pandas as pd
 from vlmbench.analysis import frames
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median, ratio_of_sums
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, MODEL_PARTS, TOTAL_PARTS
 
-STAGES: tuple[str, ...] = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
-"""The parts of ``T_total``: they add up to it."""
+PARAMETER_PARTS: tuple[str, ...] = (*(part.name for part in MODEL_PARTS), "other")
 
-DECODE_PARTS: tuple[str, ...] = ("T_decode_forward", "T_decode_loop")
-HOST_PARTS: tuple[str, ...] = ("T_preprocess", "T_transfer", "T_detokenize")
-"""What ``T_request`` has beside ``T_total``."""
-
-PARAMETER_PARTS: tuple[str, ...] = ("vision_encoder", "projector", "language_model", "head", "other")
-
-_TIMES_OF: Mapping[str, tuple[str, ...]] = {
-    "vision_encoder": ("T_vision_encoder",),
-    "projector": ("T_projector",),
-    "language_model": ("T_LLM_prefill", "T_LLM_decode"),
-}
 _COLUMNS = [
     "component", "part_of", "n", "median", "median_low", "median_high", "mean",
     "share", "share_low", "share_high", "share_of_request",
@@ -48,7 +37,7 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = workload(frame)
     codes = sample_codes(rows)
-    wholes = [(STAGES, "T_total"), (DECODE_PARTS, "T_LLM_decode"), (HOST_PARTS, "T_request")]
+    wholes = [(TOTAL_PARTS, "T_total"), (DECODE_PARTS, "T_LLM_decode"), (HOST_PARTS, "T_request")]
     table: list[tuple[Any, ...]] = []
     for parts, whole in wholes:
         total = values(rows, whole)
@@ -80,9 +69,9 @@ def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     total, residual = values(rows, "T_total"), values(rows, "T_residual")
     share = np.abs(residual) / total
     good = share[~np.isnan(share)]
-    stages = {name: values(rows, name) for name in (*STAGES[:-1], *DECODE_PARTS)}
+    stages = {name: values(rows, name) for name in (*TOTAL_PARTS[:-1], *DECODE_PARTS)}
     negative = {name: int((time < 0).sum()) for name, time in stages.items()}
-    parts = np.nansum([stages[name] for name in STAGES[:-1]], axis=0) + residual
+    parts = np.nansum([stages[name] for name in TOTAL_PARTS[:-1]], axis=0) + residual
     middle, lengths = median(share, clusters=sample_codes(rows)), values(rows, "num_output_tokens")
     length = None if np.isnan(lengths).all() else float(np.nanmedian(lengths))
     goal = None if length is None else LONG_GOAL if length >= LONG else SHORT_GOAL
@@ -131,8 +120,9 @@ def time_and_parameters(components: pd.DataFrame, parameters: pd.DataFrame) -> p
     counts = dict(zip(parameters["component"], parameters["parameters"], strict=True))
     whole = sum(counts.values())
     rows = []
-    for name, stages in _TIMES_OF.items():
-        have = [stage for stage in stages if stage in times.index]
+    for part in MODEL_PARTS:
+        name = part.name
+        have = [stage for stage in part.times if stage in times.index]
         count = counts.get(name, 0) + (counts.get("head", 0) if name == "language_model" else 0)
         if not have or not count:
             continue
@@ -153,7 +143,6 @@ def time_and_parameters(components: pd.DataFrame, parameters: pd.DataFrame) -> p
 
 # Peak memory of each stage, from the runs that were made for it (mode ``trace``).
 
-MEMORY_STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
 KINDS = ("allocated", "reserved")
 
 
@@ -162,7 +151,7 @@ def column(kind: str, stage: str) -> str:
     return f"peak_{kind}_{stage.removeprefix('T_')}_bytes"
 
 
-COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in MEMORY_STAGES)
+COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in TOTAL_PARTS[:-1])
 """What the probe ``memory_stages`` writes."""
 
 
@@ -179,7 +168,7 @@ def memory_by_stage(frame: pd.DataFrame) -> pd.DataFrame:
     """
     traced = frames.measured(frame, "trace")
     found = []
-    for stage in MEMORY_STAGES:
+    for stage in TOTAL_PARTS[:-1]:
         allocated, reserved = (column(kind, stage) for kind in KINDS)
         known = traced[traced[allocated].notna()] if allocated in traced else traced.iloc[:0]
         if known.empty:

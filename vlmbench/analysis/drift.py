@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.frames import workload
 from vlmbench.analysis.quantiles import ratio_of_medians
 from vlmbench.analysis.regression import t_quantile
 from vlmbench.analysis.slices import timing_rows
+from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count
 
 MIN_REPEATS = 4
@@ -129,7 +129,7 @@ def aa_summary(frame: pd.DataFrame) -> dict[str, Any] | None:
     whole = halves_check(frame)
     if whole is None:
         return None
-    stages = {stage: check for stage in STAGES[:-1] if (check := halves_check(frame, stage)) is not None}
+    stages = {stage: check for stage in TOTAL_PARTS[:-1] if (check := halves_check(frame, stage)) is not None}
     words = "; ".join(f"{stage} {check.short()}" for stage, check in stages.items())
     return {
         **whole.as_dict(),

@@ -15,16 +15,12 @@ from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.cost.roofline import StageRoofline, stage_roofline
 from vlmbench.machine.peaks import DevicePeaks
+from vlmbench.schema import TIME_OF_COST
 from vlmbench.text import digits, factor, ms, span
 
 # Each stage against what the device can do: arithmetic intensity and achieved rates.
 
-STAGE_COSTS: Mapping[str, str] = {
-    "T_vision_encoder": "vision_encoder",
-    "T_projector": "projector",
-    "T_LLM_prefill": "llm_prefill",
-    "T_LLM_decode": "llm_decode",
-}
+STAGE_COSTS: Mapping[str, str] = {time: suffix for suffix, time in TIME_OF_COST.items()}
 """Stage to the suffix of its ``flops_*``, ``bytes_*``, ``mfu_*`` and ``mbu_*`` columns."""
 
 _SHARES = (("flops", "mfu"), ("bytes", "mbu"))

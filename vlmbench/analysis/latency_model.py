@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.errors import InputError
+from vlmbench.schema import TOTAL_PARTS
 
 Array = NDArray[np.float64]
 MODEL_SCHEMA_VERSION = 1
-FIRST_TOKEN = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill")
+FIRST_TOKEN = TOTAL_PARTS[: TOTAL_PARTS.index("T_LLM_decode")]
 
 
 @dataclass(frozen=True, kw_only=True)

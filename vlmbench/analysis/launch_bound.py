@@ -22,8 +22,9 @@ import pandas as pd
 
 from vlmbench.analysis.frames import measured, values
 from vlmbench.analysis.quantiles import median
+from vlmbench.schema import TOTAL_STAGES
 
-STAGES: tuple[str, ...] = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode", "total")
+STAGES: tuple[str, ...] = (*TOTAL_STAGES, "total")
 COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("busy", "kernels", "launches") for stage in STAGES),
     *(f"T_{stage}" for stage in STAGES),

@@ -16,6 +16,7 @@ from vlmbench.analysis.curve_shape import design, fit_forms, held_out_check, poi
 from vlmbench.analysis.frames import FIRST_TIME
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, plain, whole
 
 # How much a slope owes to runs that did something for the first time: the straight line with and without them.
@@ -84,22 +85,7 @@ def without_first_times(flags: pd.Series | None, x: Array, y: Array, clusters: N
     )
 
 
-STAGES = (
-    "T_total",
-    "T_setup",
-    "T_vision_encoder",
-    "T_projector",
-    "T_LLM_prefill",
-    "T_LLM_decode",
-    "T_decode_forward",
-    "T_decode_loop",
-    "T_residual",
-    "TTFT_model",
-    "T_preprocess",
-    "T_transfer",
-    "T_detokenize",
-    "T_request",
-)
+STAGES = ("T_total", *TOTAL_PARTS[:-1], *DECODE_PARTS, TOTAL_PARTS[-1], "TTFT_model", *HOST_PARTS, "T_request")
 """Times that are fitted where they exist, ms."""
 
 _NEGLIGIBLE = 0.02  # of the mean time: a change over the whole range that no decision hangs on

@@ -12,6 +12,7 @@ import pandas as pd
 
 from vlmbench.analysis.frames import REFERENCE, values
 from vlmbench.analysis.quantiles import finite
+from vlmbench.schema import label_of
 
 MIN_POINTS = 3
 """Distinct token counts that a slope needs."""
@@ -72,14 +73,8 @@ KINDS: Mapping[str, Kind] = {
 
 TOKEN_KINDS = ("vision", "prompt", "output")
 
-X_LABELS: Mapping[str, str] = {
-    "num_vision_tokens": "vision tokens",
-    "num_cross_attention_tokens": "cross-attention tokens",
-    "num_vision_patches": "vision patches",
-    "num_prompt_tokens": "prompt tokens",
-    "num_output_tokens": "output tokens",
-    "axis_batch_size": "batch size",
-}
+X_LABELS: Mapping[str, str] = {name: label_of(name) for kind in KINDS.values() for name in kind.columns}
+"""Counts that may stand on the x axis to their labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.drift import HalvesCheck, halves_check
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.results import ResultSet, merge_like, pair, read_results, remarks
@@ -21,6 +20,7 @@ from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, tim
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences
 from vlmbench.records.redact import shareable
+from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, whole
 
 # The runs behind a comparison: which they are, where they lie, and whether their machine held still.
@@ -274,7 +274,7 @@ def token_cost(frame: pd.DataFrame, kind: str) -> TokenCost | None:
         total = fit_scaling(part, "T_total")
         if total is None:
             continue
-        stages = {name: fit for name in STAGES if (fit := fit_scaling(part, name)) is not None}
+        stages = {name: fit for name in TOTAL_PARTS if (fit := fit_scaling(part, name)) is not None}
         return TokenCost(kind=kind, total=total, stages=stages, shares={n: _share(fit) for n, fit in stages.items()})
     return None
 

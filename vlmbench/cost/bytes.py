@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.cost.decoder_formula import ClosedForm
-from vlmbench.cost.stage_costs import STAGES
 from vlmbench.cost.vision_formula import Vision
 from vlmbench.request import TokenCounts
+from vlmbench.schema import COST_STAGES
 
 ELEMENT_BYTES = {
     "float32": 4,
@@ -94,8 +94,8 @@ class StageBytes:
         return sum(self.by_stage().values())
 
     def by_stage(self) -> dict[str, int]:
-        """Stage name to bytes, in the order of :data:`vlmbench.cost.stage_costs.STAGES`."""
-        return {stage: getattr(self, stage) for stage in STAGES}
+        """Stage name to bytes, in the order of :data:`vlmbench.schema.COST_STAGES`."""
+        return {stage: getattr(self, stage) for stage in COST_STAGES}
 
     def columns(self) -> dict[str, int]:
         """As record columns: ``bytes_<stage>`` and ``bytes_total``."""

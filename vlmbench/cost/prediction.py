@@ -13,9 +13,10 @@ from typing import Any
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, MemoryNeed, Parameters, StageBytes
 from vlmbench.cost.decoder_formula import ClosedForm
 from vlmbench.cost.roofline import StageRoofline, rooflines
-from vlmbench.cost.stage_costs import STAGES, StageFlops
+from vlmbench.cost.stage_costs import StageFlops
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
+from vlmbench.schema import COST_STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Prediction:
     def columns(self) -> dict[str, Any]:
         """A flat row: ``flops_<stage>``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``, memory, time."""
         row: dict[str, Any] = {**self.flops.columns(), **self.bytes.columns()}
-        for stage in STAGES:
+        for stage in COST_STAGES:
             line = self.rooflines.get(stage)
             known = bool(self.rooflines) and stage not in self.unknown
             row[f"floor_ms_{stage}"] = line.floor_ms if line else (0.0 if known else None)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmbench.cost.bytes import StageBytes
-from vlmbench.cost.stage_costs import STAGES, StageFlops
+from vlmbench.cost.stage_costs import StageFlops
 from vlmbench.machine.peaks import DevicePeaks
+from vlmbench.schema import COST_STAGES
 
 NEAR_FLOOR = 0.5
 """A stage that reaches at least this share of its floor is called bound by what sets the floor."""
@@ -125,6 +126,6 @@ def rooflines(
             measured_ms=(measured_ms or {}).get(stage),
             busy_share=(busy_share or {}).get(stage),
         )
-        for stage in STAGES
+        for stage in COST_STAGES
         if work[stage] or traffic[stage]
     }

@@ -13,19 +13,11 @@ from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, di
 from vlmbench.errors import VlmbenchError
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
+from vlmbench.schema import TIME_OF_COST
 
 if TYPE_CHECKING:
     from vlmbench.cost.flop_sharing import Counter
     from vlmbench.models.protocol import Anatomy
-
-
-# The stage times of a record, by this package's stage names.
-TIME_OF_STAGE = {
-    "vision_encoder": "T_vision_encoder",
-    "projector": "T_projector",
-    "llm_prefill": "T_LLM_prefill",
-    "llm_decode": "T_LLM_decode",
-}
 
 TOLERANCE = 0.01
 """Counted and closed FLOPs that differ by more than this share are reported stage by stage."""
@@ -184,7 +176,7 @@ class Costs:
         row: dict[str, Any] = dict(moved.columns())
         if self.peaks.peaks is None:
             return row
-        measured = {s: t for s, name in TIME_OF_STAGE.items() if (t := times.get(name)) is not None}
+        measured = {s: t for s, name in TIME_OF_COST.items() if (t := times.get(name)) is not None}
         lines = rooflines(flops, moved, self.peaks.peaks, measured_ms=measured, busy_share=busy_share)
         for line in lines.values():
             row.update(line.columns())

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from vlmbench.errors import ModelError
-
-# Stage names of this package and the suffix each has in record columns (``flops_llm_prefill``, ``bytes_llm_decode`` …).
-STAGES = ("vision_encoder", "projector", "llm_prefill", "llm_decode")
+from vlmbench.schema import COST_STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +37,8 @@ class StageFlops:
         return self.vision_encoder + self.projector + self.llm_prefill + self.llm_decode
 
     def by_stage(self) -> dict[str, int]:
-        """Stage name to FLOPs, in the order of :data:`STAGES`."""
-        return {stage: getattr(self, stage) for stage in STAGES}
+        """Stage name to FLOPs, in the order of :data:`vlmbench.schema.COST_STAGES`."""
+        return {stage: getattr(self, stage) for stage in COST_STAGES}
 
     def columns(self, suffix: str = "") -> dict[str, int]:
         """As record columns: ``flops_<stage><suffix>`` and ``flops_total<suffix>``."""
@@ -56,7 +54,7 @@ def agreement(counted: StageFlops, closed: StageFlops) -> dict[str, float | None
 
     A stage that only one of the two knows gives infinity or -1.
     """
-    pairs = {stage: (counted.by_stage()[stage], closed.by_stage()[stage]) for stage in STAGES}
+    pairs = {stage: (counted.by_stage()[stage], closed.by_stage()[stage]) for stage in COST_STAGES}
     pairs["total"] = (counted.total, closed.total)
     return {stage: _relative(*pair) for stage, pair in pairs.items()}
 

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.analysis.breakdown import DECODE_PARTS, HOST_PARTS, STAGES, component_table, parameter_table
+from vlmbench.analysis.breakdown import component_table, parameter_table
 from vlmbench.analysis.frames import reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.distributions import box_words, draw_box
 from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import amount, ms, percent, plain
 
 Parts = Sequence[tuple[str, float]]
@@ -146,7 +147,7 @@ def _groups_in_ms(frame: pd.DataFrame) -> list[tuple[str, Parts]]:
 
 
 def _mean_parts(rows: pd.DataFrame) -> Parts:
-    order = (*HOST_PARTS[:2], *STAGES, HOST_PARTS[2])
+    order = (*HOST_PARTS[:2], *TOTAL_PARTS, HOST_PARTS[2])
     found = []
     for name in order:
         time = values(rows, name)
@@ -194,11 +195,11 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         The figure; None if no measured run has stage times.
     """
     work = workload(frame)
-    order = [*HOST_PARTS[:2], *(name for name in STAGES if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[2]]
+    order = [*HOST_PARTS[:2], *(name for name in TOTAL_PARTS if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[2]]
     parts = {name: values(work, name) for name in order}
     left_out = any((time <= 0).any() for time in parts.values())
     parts = {name: time[time > 0] for name, time in parts.items() if (time > 0).any()}
-    if not any(name in STAGES for name in parts):
+    if not any(name in TOTAL_PARTS for name in parts):
         return None
     requests = len(np.unique(sample_codes(work)))
     # Repeats of one sample are not independent of each other; one n for all, so that the caption holds for every box.

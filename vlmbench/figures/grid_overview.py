@@ -10,16 +10,13 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
 from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, save, theme
+from vlmbench.schema import label_of
 from vlmbench.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_LABELS = {
-    "axis_vision_tokens": "Vision tokens", "axis_output_tokens": "Output tokens", "axis_prompt_tokens": "Prompt tokens",
-    "axis_images": "Images", "axis_batch_size": "Batch size", "axis_resolution": "Image side (pixels)",
-}  # fmt: skip
 _MOST_GROUPS = 24
 
 
@@ -131,7 +128,7 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str) -> None:
         x = medians.index.to_numpy(dtype=float)
         axes.fill_between(x, medians["low"], medians["high"], color=SERIES[number], alpha=0.15, linewidth=0)
         axes.plot(x, medians["median"], "o-", color=SERIES[number], label=str(group), markersize=4)
-    axes.set_xlabel(_LABELS.get(name, name.removeprefix("axis_").replace("_", " ")))
+    axes.set_xlabel(label_of(name).capitalize())
     axes.set_ylabel("T_total (ms)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))

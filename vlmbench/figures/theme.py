@@ -9,9 +9,7 @@ study of thousands of figures keeps none of them in memory. A figure function ha
         ...
     save(fig, directory, "what_it_shows")
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart with any colour vision. A component
-has one colour in every figure. All parts of the language model are greens that differ in lightness; vermilion is kept
-for time that the loop around the model takes.
+A component has one colour in every figure, that of :mod:`vlmbench.schema.stages`.
 """
 
 from __future__ import annotations
@@ -35,44 +33,19 @@ from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from vlmbench.records.files import write_whole
+from vlmbench.schema import MODEL_PARTS, STAGES
 from vlmbench.text import plain
 
 COMPONENT_COLOURS: Mapping[str, str] = {
-    "T_preprocess": "#56B4E9",
-    "T_transfer": "#F0E442",
-    "T_setup": "#CC79A7",
-    "T_vision_encoder": "#0072B2",
-    "T_projector": "#E69F00",
-    "T_LLM_prefill": "#7CCBA9",
-    "T_LLM_decode": "#00704F",
-    "T_decode_forward": "#00704F",
-    "T_decode_loop": "#D55E00",
-    "T_residual": "#8C8C8C",
-    "T_detokenize": "#5D3A9B",
-    "vision_encoder": "#0072B2",
-    "projector": "#E69F00",
-    "language_model": "#009E73",
-    "head": "#B4D88B",
+    **{stage.column: stage.colour for stage in STAGES},
+    **{part.name: part.colour for part in MODEL_PARTS},
     "other": "#BDBDBD",
 }
 """Component (METHOD's times, and the stages that parameters are counted for) to its colour."""
 
 COMPONENT_LABELS: Mapping[str, str] = {
-    "T_preprocess": "Preprocessing (host)",
-    "T_transfer": "Transfer to device",
-    "T_setup": "Setup",
-    "T_vision_encoder": "Vision encoder",
-    "T_projector": "Projector",
-    "T_LLM_prefill": "LLM prefill",
-    "T_LLM_decode": "LLM decode",
-    "T_decode_forward": "Decode: forwards",
-    "T_decode_loop": "Decode: loop",
-    "T_residual": "Residual",
-    "T_detokenize": "Detokenise (host)",
-    "vision_encoder": "Vision encoder",
-    "projector": "Projector",
-    "language_model": "Language model",
-    "head": "Output head",
+    **{stage.column: stage.label for stage in STAGES},
+    **{part.name: part.label for part in MODEL_PARTS},
     "other": "Other",
 }
 """Component to the words that a figure or table shows for it."""

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from vlmbench.analysis.breakdown import STAGES
 from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.analysis.token_costs import Comparison
 from vlmbench.figures.panels import about, stage_colour, stage_label
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
+from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, plain, span
 
 KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
@@ -112,7 +112,7 @@ def _shares(comparison: Comparison, kind: str) -> list[tuple[str, Estimate]]:
     cost = comparison.costs[kind]
     if not cost.cost.excludes_zero:
         return []
-    found = [(stage, cost.shares.get(stage)) for stage in STAGES]
+    found = [(stage, cost.shares.get(stage)) for stage in TOTAL_PARTS]
     return [(stage, share) for stage, share in found if share is not None and math.isfinite(share.value)]
 
 

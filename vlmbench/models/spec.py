@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlmbench.schema import MODEL_PARTS
+
 _WEIGHTS = ("random", "pretrained")
 _QUANTIZATIONS = ("bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8", "torchao_int4")
-_STAGES = ("vision_encoder", "projector", "language_model", "head")
+_STAGES = tuple(part.name for part in MODEL_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)

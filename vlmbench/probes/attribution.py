@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from vlmbench.errors import MeasurementError
 from vlmbench.probes.stages import Kind, Mark, vision_marks, vision_pieces
 
-STAGES = ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode")
 RESIDUAL, TOTAL = "residual", "total"
 
 _FORWARD = (Kind.ENTER_LANGUAGE, Kind.ENTER_FORWARD)

@@ -16,18 +16,6 @@ from vlmbench.errors import DeviceError
 from vlmbench.machine.gpu import Gpu, gpus_of
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.schema import Metric
-
-METRICS: Mapping[str, Metric] = {
-    "sm_clock_before_mhz": Metric(unit="MHz", meaning="lowest SM clock of the GPUs right before the run"),
-    "sm_clock_after_mhz": Metric(unit="MHz", meaning="lowest SM clock of the GPUs right after the run"),
-    "memory_clock_after_mhz": Metric(unit="MHz", meaning="lowest memory clock of the GPUs right after the run"),
-    "temperature_before_c": Metric(unit="°C", meaning="highest GPU temperature right before the run"),
-    "temperature_after_c": Metric(unit="°C", meaning="highest GPU temperature right after the run"),
-    "throttled_power_ms": Metric(unit="ms", meaning="time within the run that a GPU was held back by its power limit"),
-    "throttled_thermal_ms": Metric(unit="ms", meaning="time within the run that a GPU was held back by its heat"),
-    "clocks_read_ms": Metric(unit="ms", meaning="what the two readings took, outside the timed region"),
-}
 
 # Those of NVML's clock event reasons (nvml.h) that hold a GPU back; idleness and chosen clocks are left out.
 _REASONS: Mapping[int, str] = {
@@ -71,7 +59,6 @@ class ClocksProbe:
     name = "clocks"
     own_run = False
     max_output_tokens = None
-    metrics = METRICS
 
     def __post_init__(self) -> None:
         if not 0 < self.drop < 1:

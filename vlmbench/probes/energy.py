@@ -14,7 +14,7 @@ The counters are read when the probe is attached and when it is detached: just o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,18 +25,6 @@ from vlmbench.errors import DeviceError
 from vlmbench.machine.gpu import Gpu, gpus_of
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.schema import Metric
-
-METRICS: Mapping[str, Metric] = {
-    "energy_j": Metric(unit="J", meaning="energy of one run above idle, all GPUs of all its processes"),
-    "energy_gross_j": Metric(unit="J", meaning="energy of one run, all GPUs, idle power included"),
-    "energy_per_request_j": Metric(unit="J", meaning="energy_j over the rows of the batch"),
-    "energy_per_output_token_j": Metric(unit="J", meaning="energy_j over all output tokens of the batch"),
-    "energy_window_ms": Metric(unit="ms", meaning="time between the two readings; T_total and a little more"),
-    "idle_power_w": Metric(unit="W", meaning="power of the idle GPUs with the model loaded, subtracted in energy_j"),
-    "energy_resolution_ms": Metric(unit="ms", meaning="how often the counter is brought up to date"),
-    "energy_gpus": Metric(unit="", meaning="GPUs whose energy is summed"),
-}
 
 Counter = Callable[[], float]
 """Energy since some moment in the past, J."""
@@ -69,7 +57,6 @@ class EnergyProbe:
     name = "energy"
     own_run = False
     max_output_tokens = None
-    metrics = METRICS
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.idle_s <= 60:

@@ -15,35 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.attribution import RESIDUAL, STAGES, TOTAL, Segment, Work, busy_by_stage, by_stage, segments, top
+from vlmbench.probes.attribution import RESIDUAL, Segment, Work, busy_by_stage, by_stage, segments, top
 from vlmbench.probes.perfetto import write_trace
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind
-from vlmbench.probes.timeline import METRICS as TIMELINE_METRICS
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.probes.trace import MARK, Trace, exported_events, read_trace, without_profiler_chatter
-from vlmbench.schema import Metric
 
 if TYPE_CHECKING:
     import torch
 
 _NAME_CHARACTERS = 120  # kernels of templates have names of thousands
-_COLUMNS = (*STAGES, RESIDUAL, TOTAL)
-
-METRICS: Mapping[str, Metric] = {
-    **TIMELINE_METRICS,
-    **{f"busy_{s}": Metric(unit="ms", meaning=f"{s}: at least one device works on it") for s in _COLUMNS},
-    **{f"kernels_{s}": Metric(unit="", meaning=f"{s}: kernels that ran") for s in _COLUMNS},
-    **{f"launches_{s}": Metric(unit="", meaning=f"{s}: host calls that launched kernels") for s in _COLUMNS},
-    **{
-        f"launch_bound_{s}": Metric(unit="", meaning=f"{s}: 1 − busy / elapsed of the traced run, an upper bound")
-        for s in (*STAGES, TOTAL)
-    },
-    "top_kernels": Metric(unit="ms", meaning="stage → [name, calls, summed ms], longest first"),
-    "top_kernels_of": Metric(unit="", meaning="what top_kernels lists: device kernels, or host operators on a CPU"),
-    "unlinked_kernels": Metric(unit="", meaning="kernels without a launching call in the trace"),
-    "trace_file": Metric(unit="", meaning="the Chrome trace of this run, below the run directory"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +50,6 @@ class KernelProbe:
 
     name = "kernels"
     own_run = True
-    metrics = METRICS
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 2:

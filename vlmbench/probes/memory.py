@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.schema import Metric
-
-METRICS: Mapping[str, Metric] = {
-    "peak_memory_allocated_bytes": Metric(
-        unit="B", meaning="most memory in tensors during generate(), all GPUs of this process"
-    ),
-    "peak_memory_reserved_bytes": Metric(
-        unit="B", meaning="most memory held by the allocator, all GPUs of this process"
-    ),
-    "peak_rss_bytes": Metric(unit="B", meaning="largest resident set of the process so far"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +23,6 @@ class MemoryProbe:
     name = "memory"
     own_run = False
     max_output_tokens = None
-    metrics = METRICS
 
     def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
         """To every model."""

@@ -8,35 +8,20 @@ whole process (``peak_rss_bytes``, :mod:`vlmbench.probes.memory`) is all that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.attribution import STAGES, segments, stage_at
+from vlmbench.probes.attribution import segments, stage_at
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
-from vlmbench.schema import Metric
+from vlmbench.schema import TOTAL_STAGES
 
 if TYPE_CHECKING:
     import torch
-
-METRICS: Mapping[str, Metric] = {
-    **{
-        f"peak_allocated_{stage}_bytes": Metric(
-            unit="B", meaning=f"{stage}: most memory in tensors, weights included, all GPUs of this process"
-        )
-        for stage in STAGES
-    },
-    **{
-        f"peak_reserved_{stage}_bytes": Metric(
-            unit="B", meaning=f"{stage}: most memory held by the allocator, kept from earlier work included"
-        )
-        for stage in STAGES
-    },
-}
 
 
 class Allocator(Protocol):
@@ -81,7 +66,6 @@ class MemoryStagesProbe:
     name = "memory_stages"
     own_run = True
     max_output_tokens = None  # the cache grows with the answer
-    metrics = METRICS
 
     def applies(self, model: VisionLanguageModel) -> bool:
         """Where PyTorch's CUDA allocator hands memory out."""
@@ -146,7 +130,7 @@ def stage_peaks(kinds: Sequence[Kind], peaks: Sequence[tuple[int, int]], *, num_
     found: dict[str, list[tuple[int, int]]] = {}
     for number, peak in enumerate(peaks[1:], start=1):
         stage = stage_at(number - 0.5, pieces)
-        if stage in STAGES:
+        if stage in TOTAL_STAGES:
             found.setdefault(stage, []).append(peak)
     values: dict[str, Any] = {}
     for stage, of_stage in found.items():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.schema import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +58,6 @@ class Probe(Protocol):
 
         A probe never ends a run from inside: the other processes of a tensor-parallel model would go on.
         """
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        """The metrics it writes, with units."""
 
     def applies(self, model: VisionLanguageModel) -> bool:
         """Whether it has anything to say about this model on its device; if not, it is left out without a word."""

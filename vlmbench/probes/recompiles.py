@@ -6,18 +6,14 @@ again because a guard failed (another length, say). CUDA graphs that are recorde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.schema import Metric
 
-METRICS: Mapping[str, Metric] = {
-    "compiled_frames": Metric(unit="", meaning="frames that torch.compile took up within the run; 0 once it is warm"),
-}
 RECOMPILED = "recompiled"
 """The flag of a run that compiled something."""
 
@@ -29,7 +25,6 @@ class RecompilesProbe:
     name = "recompiles"
     own_run = False
     max_output_tokens = None
-    metrics = METRICS
 
     def applies(self, model: VisionLanguageModel) -> bool:
         """Where the model may compile."""

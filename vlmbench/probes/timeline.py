@@ -6,7 +6,7 @@ calls once a token. They do not synchronise; they are read after the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,25 +15,12 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind, Mark, Stages, cut
-from vlmbench.schema import Metric
 
 if TYPE_CHECKING:
     import torch
 
     from vlmbench.machine.clock import Clock
 
-METRICS: Mapping[str, Metric] = {
-    "T_setup": Metric(unit="ms", meaning="generate() entered → vision encoder starts"),
-    "T_vision_encoder": Metric(unit="ms", meaning="vision tower, without its projector or merger"),
-    "T_projector": Metric(unit="ms", meaning="connector: projector, merger, resampler, pooling"),
-    "T_LLM_prefill": Metric(unit="ms", meaning="vision done → first token ready"),
-    "T_LLM_decode": Metric(unit="ms", meaning="first token ready → last token ready"),
-    "T_decode_forward": Metric(unit="ms", meaning="model forwards within T_LLM_decode"),
-    "T_decode_loop": Metric(unit="ms", meaning="sampling, stopping, cache and input upkeep within T_LLM_decode"),
-    "T_residual": Metric(unit="ms", meaning="T_total minus the named stages; signed"),
-    "TTFT_model": Metric(unit="ms", meaning="generate() entered → first token ready"),
-    "ITL": Metric(unit="ms", meaning="time between consecutive tokens; T − 1 values"),
-}
 _STAGE_COLUMNS = (
     "T_setup",
     "T_vision_encoder",
@@ -61,7 +48,6 @@ class TimelineProbe:
     name = "timeline"
     own_run = False
     max_output_tokens = None
-    metrics = METRICS
 
     def __post_init__(self) -> None:
         if not 0 < self.residual_goal < 1:

@@ -24,7 +24,7 @@ from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
-from vlmbench.schema import SCHEMA_VERSION
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL_PARTS
 
 EXPERIMENT = "phase1_dataset_profiling"
 
@@ -42,9 +42,9 @@ MEMORY: tuple[str, ...] = ("peak_memory_allocated_bytes", "peak_memory_reserved_
 
 COLUMNS: tuple[str, ...] = (
     *distribution.LATENCIES,
-    *breakdown.STAGES,
-    *breakdown.DECODE_PARTS,
-    *breakdown.HOST_PARTS,
+    *TOTAL_PARTS,
+    *DECODE_PARTS,
+    *HOST_PARTS,
     *COUNTS,
     *MEMORY,
     *MEMORY_BY_STAGE,

@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmbench.analysis import frames
-from vlmbench.analysis.breakdown import STAGES as BREAKDOWN
 from vlmbench.analysis.breakdown import memory_by_stage
 from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import energy_summary
@@ -35,7 +34,7 @@ from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
 from vlmbench.report.phase1_summary import device_type, provenance_of, read_json, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
-from vlmbench.schema import SCHEMA_VERSION
+from vlmbench.schema import SCHEMA_VERSION, TOTAL_PARTS
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
@@ -250,7 +249,7 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             title = f"{label.capitalize()} against {against}"
             columns = min(len(overview), 2)
             yield f"{name}_latency", scaling.scaling_figure(overview, found.provenance, title=title, columns=columns)
-            parts = scaling.select(found.scalings, kind, BREAKDOWN)
+            parts = scaling.select(found.scalings, kind, TOTAL_PARTS)
             if len(parts) > 1:
                 title = f"{label.capitalize()} against each component"
                 yield f"{name}_components", scaling.scaling_figure(parts, found.provenance, title=title, columns=3)

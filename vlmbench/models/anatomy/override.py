@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import AnatomyError
+from vlmbench.schema import MODEL_PARTS
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 OVERRIDE = "override"  # the rule's name where the user settled a stage
-STAGES = ("vision_encoder", "projector", "language_model", "head")
+STAGES = tuple(part.name for part in MODEL_PARTS)
 
 Found = Mapping[str, tuple[tuple[str, ...], str]]
 """Stage to (dotted paths of its modules, the rule that found them)."""

@@ -8,14 +8,11 @@ from typing import Any
 import pandas as pd
 
 from vlmbench.analysis.launch_bound import launch_bound_summary, looked_for_kernels
+from vlmbench.schema import STAGES
 from vlmbench.text import count, digits, factor, ms, percent, plain, span
 
 _WORDS: Mapping[str, str] = {
-    "setup": "setup",
-    "vision_encoder": "vision encoder",
-    "projector": "projector",
-    "LLM_prefill": "LLM prefill",
-    "LLM_decode": "LLM decode",
+    stage.name: stage.label if stage.label.startswith("LLM") else stage.label.lower() for stage in STAGES
 }
 
 

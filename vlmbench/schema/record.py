@@ -1,7 +1,7 @@
 """The row: one run of one request. Standard library only.
 
-A row is flat: identity, status, then one value per metric. Names and units of metrics are those of docs/method.md.
-Statistics are never stored in rows; they are derived offline.
+A row is flat: identity, status, then one value per column of :mod:`vlmbench.schema.columns`. What can be computed from
+other columns (shares of a peak, distance to a floor, any statistic) is not stored; it is computed when rows are read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+# History of the schema. A new version is a column whose unit or meaning changes; then readers refuse the file. A column
+# that is new, or that leaves because it follows from others, is no new version: readers take a missing one for unknown.
+#   1, release 0.1: first.
+#   1, release 0.2: intensity_*, mfu_*, mbu_*, over_floor_* and verdict_* leave; they follow from flops_*, bytes_*, T_*
+#      and the device's peaks (provenance.json). Rows that hold them are still read.
 SCHEMA_VERSION = 1
 
 
@@ -34,16 +39,8 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric that a probe writes: unit and meaning, for tables, figures and ``docs/method.md``."""
-
-    unit: str
-    meaning: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run.
+    """One run of one request, as it is stored.
 
     Args:
         point_id: the sweep cell, ``dataset`` or ``reference``.
@@ -54,8 +51,8 @@ class Record:
         session: counts the processes that wrote to this run directory, from 0 (resumed runs have several).
         started_unix_s: wall clock at the start, s since the epoch.
         axes: the sweep's target values at this point; a row holds them as ``axis_<name>``.
-        values: metric name to value; None or absent means the metric does not exist for this run.
-        flags: known causes of an odd value (``gc_pause``, ``first_seen_shape``, ``residual_above_goal`` …).
+        values: column name to value; None or absent where the run has no such value.
+        flags: known causes of an odd value (``gc_pause``, ``first_seen_length``, ``residual_above_goal`` …).
         reason: why the status is not ok.
     """
 

@@ -1,0 +1,88 @@
+"""The table of columns is what rows hold, what the page says, and what figures are labelled with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmbench.schema import (
+    COLUMNS,
+    COST_STAGES,
+    DECODE_PARTS,
+    HOST_PARTS,
+    STAGES,
+    TOTAL_PARTS,
+    TOTAL_STAGES,
+    Column,
+    column_of,
+    label_of,
+)
+from vlmbench.schema.page import records_page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_page_is_made_from_the_table() -> None:
+    page = ROOT / "docs" / "records.md"
+    assert page.read_text(encoding="utf-8") == records_page(), "write it anew: python scripts/records_page.py"
+
+
+def test_every_column_stands_in_the_table_once_and_is_described() -> None:
+    names = [name for column in COLUMNS for name in column.names()]
+    assert len(names) == len(set(names))
+    for column in COLUMNS:
+        assert column.meaning, column.name
+        assert column.writer, column.name
+        assert not (column.name.endswith("_ms") or column.name.startswith("T_")) or column.unit == "ms", column.name
+        assert not column.name.endswith("_bytes") or column.unit == "B", column.name
+
+
+def test_every_key_of_a_run_is_a_known_column(tmp_path: Path) -> None:
+    """All probes that work on a CPU, a sweep, a repeated request, bare and traced runs."""
+    command = [
+        sys.executable, "-m", "vlmbench", "experiment=phase2", "report=none", "runtime.device=cpu", "runtime.threads=1",
+        "sweep.axes={output_tokens:[2,3],images:[1,2]}", "measurement.stopping.min_samples=2",
+        "measurement.stopping.max_samples=2", "measurement.stopping.min_time_s=0", "measurement.trace_requests=1",
+        "probe=[timeline,memory,clocks,kernels]", "probe.kernels.cpu=true", f"output_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert {row["mode"] for row in rows} == {"instrumented", "bare", "trace"}
+    keys = {key for row in rows for key in row}
+    unknown = sorted(key for key in keys if (found := column_of(key)) is None or found.until is not None)
+    assert not unknown, "describe them in vlmbench/schema/columns.py, then run scripts/records_page.py"
+
+
+def test_a_family_stands_for_names_that_users_give() -> None:
+    found = column_of("axis_processor.max_pixels")
+    assert found is not None
+    assert found.name == "axis_*"
+    assert column_of("axis_batch_size") is not found
+    assert column_of("my_own_metric") is None
+
+
+@pytest.mark.parametrize("name", ["flops_total", "mfu_<stage>"])
+def test_stages_are_given_for_families_of_stages_only(name: str) -> None:
+    with pytest.raises(ValueError, match="'stages' must be given"):
+        Column(name=name, unit="", meaning="x", writer="x", stages=("a",) if "<" not in name else ())
+
+
+def test_labels() -> None:
+    assert label_of("num_vision_tokens") == "vision tokens"
+    assert label_of("axis_top_k") == "top k"
+    assert label_of("T_LLM_prefill", unit=True) == "LLM prefill (ms)"
+
+
+def test_stages() -> None:
+    assert TOTAL_PARTS == ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+    assert TOTAL_STAGES == ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode")
+    assert DECODE_PARTS == ("T_decode_forward", "T_decode_loop")
+    assert HOST_PARTS == ("T_preprocess", "T_transfer", "T_detokenize")
+    assert COST_STAGES == ("vision_encoder", "projector", "llm_prefill", "llm_decode")
+    assert len({stage.column for stage in STAGES}) == len(STAGES)
+    assert all(column_of(stage.column) for stage in STAGES)
