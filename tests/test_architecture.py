@@ -16,7 +16,7 @@ PACKAGE = Path(vlmbench.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = {"torch", "transformers", "datasets", "torchvision", "accelerate"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "/conf/" not in str(p))
-TOP = {"__init__", "__main__", "api", "errors", "request", "schema", "stopping", "sweep", "text"}
+TOP = {"__init__", "__main__", "errors", "plugins", "request", "schema", "stopping", "sweep", "text"}
 LIGHT = [
     "vlmbench", "vlmbench.cli.main", "vlmbench.cli.tasks", "vlmbench.session.profile", "vlmbench.models.spec",
     "vlmbench.data.synthetic", "vlmbench.probes.timeline", "vlmbench.report.phase1", "vlmbench.analysis.frames",

@@ -75,7 +75,7 @@ def test_the_default_needs_no_network_and_no_files(compose: Compose) -> None:
 def test_targets_outside_the_package_are_refused(compose: Compose) -> None:
     composed = compose()
     composed.sweep._target_ = "os.system"
-    with pytest.raises(validate.ConfigError, match="must name a class of this package"):
+    with pytest.raises(validate.ConfigError, match="must name a class of vlmbench or of a plug-in"):
         validate.validate(composed)
 
 

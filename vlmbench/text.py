@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ def amount(number: int) -> str:
 def tokens(name: str) -> str:
     """``num_vision_tokens`` as ``vision tokens``."""
     return name.removeprefix("num_").replace("_", " ")
+
+
+def nearest(given: str, allowed: Sequence[str], most: int = 3) -> str:
+    """List the allowed names that are most like what was given; the first ones where none is like it."""
+    near = difflib.get_close_matches(given, allowed, n=most, cutoff=0.4) or list(allowed)[:most]
+    return ", ".join(near)
 
 
 def shown(path: Path) -> str:

@@ -10,11 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+
+class PluginFolders(SearchPathPlugin):
+    """Adds the YAML folders of installed plug-ins behind vlmbench's own, so that ``probe=NAME`` finds theirs too."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append each folder; the packages are found, not imported."""
+        from vlmbench.plugins import config_folders
+
+        for name, folder in config_folders():
+            search_path.append(provider=name, path=folder.as_uri())
 
 
 class InProcessLauncher(BasicLauncher):

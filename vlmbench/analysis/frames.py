@@ -159,6 +159,12 @@ class TokenGaps:
     requests_total: int
     gaps_total: int
 
+    @classmethod
+    def none(cls) -> TokenGaps:
+        """Return the gaps of rows whose gaps were not read: there are none."""
+        nothing = np.empty(0, np.int32)
+        return cls(values=nothing.astype(np.float32), clusters=nothing, requests=0, requests_total=0, gaps_total=0)
+
 
 def load_token_gaps(
     path: Path | str,

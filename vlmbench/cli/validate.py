@@ -16,11 +16,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from vlmbench import plugins
 from vlmbench.errors import ConfigError
 from vlmbench.records.config_history import TARGET, current_target
-from vlmbench.session.settings import MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
-
-_PACKAGE = "vlmbench."
+from vlmbench.session.settings import FiguresConfig, MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
 
 
 def validate(config: DictConfig) -> RunConfig:
@@ -37,6 +36,7 @@ def validate(config: DictConfig) -> RunConfig:
     if not errors:
         for path, node in _component_nodes(config):
             errors += [f"{path}: {message}" for message in check_component(node)]
+        errors += _unknown_figures(config)
         settings = _settings(config, errors)
     if errors or settings is None:
         raise ConfigError("\n".join(errors))
@@ -59,8 +59,11 @@ def build(node: Any) -> Any:
 def check_component(node: DictConfig) -> list[str]:
     """What is wrong with one ``_target_`` node: target, keys, types, ranges."""
     target = node.get("_target_")
-    if not isinstance(target, str) or not target.startswith(_PACKAGE):
-        return [f"'_target_' must name a class of this package ({_PACKAGE}…) (got {target!r})"]
+    if not isinstance(target, str) or not plugins.may_name(target):
+        return [
+            f"'_target_' must name a class of vlmbench or of a plug-in that declares an entry point (got {target!r}); "
+            f"{plugins.described()}"
+        ]
     module_name, _, class_name = target.rpartition(".")
     try:
         component = getattr(importlib.import_module(module_name), class_name)
@@ -92,10 +95,18 @@ def _appended(config: DictConfig) -> list[str]:
         ("output.", config.output, OutputConfig),
         ("measurement.", config.measurement, MeasurementConfig),
         ("runtime.", config.runtime, RuntimeConfig),
+        ("figures.", config.figures, FiguresConfig),
     ):
         known = [f.name for f in fields(kind)]
         errors += [unknown_key(where, str(key), known) for key in node if key not in known]
     return errors
+
+
+def _unknown_figures(config: DictConfig) -> list[str]:
+    there = sorted(plugins.installed("vlmbench.figures"))
+    listed = f"installed: {', '.join(there)}" if there else plugins.described()
+    wanted = config.figures.extra or []
+    return [f"figures.extra: no figure {name!r} of a plug-in ({listed})" for name in wanted if name not in there]
 
 
 def _required(f: Field[Any]) -> bool:

@@ -318,9 +318,9 @@ class TransformersModel:
                 f"transformers runs the decode of {type(self.module).__name__} uncompiled (its cache or its placement "
                 "cannot be compiled), so these would be eager times; use runtime=eager"
             )
-        return self._new_only(getattr(produced, "sequences", produced), prepared.inputs.get("input_ids"))
+        return self.new_tokens(getattr(produced, "sequences", produced), prepared.inputs.get("input_ids"))
 
-    def _new_only(self, produced: torch.Tensor, prompt: torch.Tensor | None) -> torch.Tensor:
+    def new_tokens(self, produced: torch.Tensor, prompt: torch.Tensor | None) -> torch.Tensor:
         """Cut the prompt off, for the models that return it (those fed with embeddings do not).
 
         Comparing tokens waits for the device, so it is done on the first call only.

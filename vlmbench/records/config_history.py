@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Nested as in conf/, each leaf the value with which nothing changes: {"measurement": {"clients": 1}, "engine": None}.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"figures": {"extra": []}}
 # The same for keys that are gone, each leaf the value that they had where they changed nothing.
 REMOVED: dict[str, Any] = {}
 # A ``_target_`` as it was stored → as it is called today.

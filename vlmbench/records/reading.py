@@ -6,6 +6,7 @@ refusing the file would cost the night.
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from vlmbench.errors import InputError
 from vlmbench.schema import SCHEMA_VERSION
 
 RECORDS_NAME = "records.jsonl"
+PACKED = ".gz"  # published rows are compressed
 IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
 
 # A quote inside a JSON string is escaped, so `"ITL":` is always the key itself. The list holds numbers and nulls: one
@@ -27,13 +29,15 @@ _log = logging.getLogger(__name__)
 
 
 def records_path(path: Path | str) -> Path:
-    """The records file of a run directory, or the file itself.
+    """Find the records file of a run directory: ``records.jsonl``, or ``records.jsonl.gz``; or the file itself.
 
     Raises:
         InputError: neither is there.
     """
     path = Path(path)
     file = path / RECORDS_NAME if path.is_dir() else path
+    if not file.is_file() and (packed := file.with_name(file.name + PACKED)).is_file():
+        return packed
     if not file.is_file():
         raise InputError(f"no records at '{file}'; give a run directory that holds {RECORDS_NAME}, or such a file")
     return file
@@ -60,11 +64,11 @@ def iter_lines(path: Path | str, *, left_out: list[int] | None = None) -> Iterat
     """As :func:`iter_rows`, each row as it stands in the file (without the line end), and parsed without ``ITL``."""
     file = records_path(path)
     try:
-        with file.open("rb") as stream:
+        with gzip.open(file) if file.suffix == PACKED else file.open("rb") as stream:
             yield from _lines(stream, file, [] if left_out is None else left_out)
-    except OSError as error:
+    except (OSError, EOFError) as error:  # gzip raises OSError for a damaged file, EOFError for one that is cut off
         raise InputError(
-            f"cannot read records '{file}': {error.strerror or error}.\n"
+            f"cannot read records '{file}': {getattr(error, 'strerror', None) or error}.\n"
             f"Name a run directory that holds a {RECORDS_NAME}, or such a file."
         ) from error
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from vlmbench import plugins
 from vlmbench.errors import ConfigError, InputError
 
 
-def write_report(kind: str, directory: Path) -> str:
+def write_report(kind: str, directory: Path, *, extra_figures: Sequence[str] = ()) -> str:
     """Write what an experiment promises: summary, phase file, figures, ``report.html`` and ``tables/``.
 
     Args:
         kind: phase1, phase2, phase3 or none.
         directory: a run directory.
+        extra_figures: entry points of ``vlmbench.figures``, drawn beside the experiment's own.
 
     Returns:
         The answer in words; empty for none.
 
     Raises:
+        ConfigError: no such entry point.
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
@@ -35,7 +39,20 @@ def write_report(kind: str, directory: Path) -> str:
         text = write_phase3(directory).text
     else:
         return ""
+    for name in extra_figures:
+        _draw_extra(name, directory)
     return f"{text}\n\n{write_pages(directory)}"
+
+
+def _draw_extra(name: str, directory: Path) -> None:
+    """Draw the figure of a plug-in: a function from all rows and the provenance to a figure, or to None for no data."""
+    from vlmbench.analysis.frames import load_runs
+    from vlmbench.figures.theme import save
+    from vlmbench.report.phase1_summary import provenance_of
+
+    figure = plugins.load("vlmbench.figures", name)(load_runs(directory), provenance_of(directory))
+    if figure is not None:
+        save(figure, directory / "figures", name)
 
 
 def write_pages(directory: Path) -> str:

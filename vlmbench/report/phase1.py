@@ -45,20 +45,21 @@ def write_phase1(directory: Path | str) -> Phase1Report:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
+    directory = Path(directory)
     run = read_run(directory)
     summary = summarise_run(run)
     files = [
-        write_json(run.directory / "summary.json", summary),
+        write_json(directory / "summary.json", summary),
         write_phase_file(
-            run.directory / PHASE_FILE,
+            directory / PHASE_FILE,
             experiment=EXPERIMENT,
             provenance=run.provenance,
             summary=summary,
-            results=run_rows(run.directory),
+            results=run_rows(directory),
         ),
     ]
     for name, figure in figures(run):
-        files += save(figure, run.directory / "figures", name)
+        files += save(figure, directory / "figures", name)
     return Phase1Report(
         summary=summary,
         files=tuple(files),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,13 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run directory, read once for numbers, figures and words."""
+    """A run, read once for numbers, figures and words: its rows, token gaps, provenance and how its points ended."""
 
-    directory: Path
     frame: pd.DataFrame
     gaps: TokenGaps
     reference_gaps: TokenGaps
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    points: Sequence[Mapping[str, Any]] = ()
 
 
 def read_run(directory: Path | str) -> Run:
@@ -78,11 +78,11 @@ def read_run(directory: Path | str) -> Run:
     directory = Path(directory)
     frame = load_runs(directory, COLUMNS)
     return Run(
-        directory=directory,
         frame=frame,
         gaps=load_token_gaps(directory, point_ids=_points(frames.workload(frame))),
         reference_gaps=load_token_gaps(directory, point_ids=_points(frames.reference(frame)), cluster="run"),
         provenance=provenance_of(directory),
+        points=(read_json(directory / "points.json") or {}).get("points", []),
     )
 
 
@@ -119,6 +119,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def summarise(directory: Path | str) -> dict[str, Any]:
     """Everything that phase 1 says about a run, in the types of strict JSON; see :func:`summarise_run`."""
     return summarise_run(read_run(directory))
+
+
+def summarise_frame(frame: pd.DataFrame) -> dict[str, Any]:
+    """Summarise rows alone: as :func:`summarise_run`, with no token gaps, provenance or points."""
+    full = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *COLUMNS])))
+    full.attrs.update(frame.attrs)
+    none = TokenGaps.none()
+    return summarise_run(Run(frame=full, gaps=none, reference_gaps=none))
 
 
 def summarise_run(run: Run) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "memory_by_stage": records(memory_by_stage(frame)),
         "flags": frames.as_counts(frames.flag_counts(frames.measured(frame)), "flag"),
         "energy": energy_summary(frame, run.provenance),
-        "stopping": (read_json(run.directory / "points.json") or {}).get("points", []),
+        "stopping": list(run.points),
     }
     found: dict[str, Any] = strict(summary)
     return found

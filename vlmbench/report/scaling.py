@@ -296,3 +296,7 @@ def write_phase3(directory: Path | str) -> ScalingReport:
         MeasurementError: a file cannot be written.
     """
     return write_scaling(directory, experiment=PHASE3_EXPERIMENT)
+
+
+EXPERIMENTS: Mapping[str, str] = {"phase2": PHASE2_EXPERIMENT, "phase3": PHASE3_EXPERIMENT}
+"""Name of the experiment that each kind of report is of."""

@@ -17,11 +17,11 @@ from vlmbench.records import provenance
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.store import RecordStore
+from vlmbench.runner.costs import annotator, costs_of
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.session.costs import annotator, job_costs
 from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.series import make_series
@@ -60,7 +60,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
                 say(f"continuing: {len(store)} rows are measured already")
             job.write_composed()
             device = str(model.device)
-            costs = job_costs(job, model) if job.settings.measurement.costs else None
+            costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
             here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
             here["dataset"] = {"name": dataset.name, "samples": len(samples)}
             if costs is not None and costs.peaks.peaks is not None:
@@ -193,7 +193,7 @@ def _report(job: Job, *, needed: bool) -> None:
     from vlmbench.report import write_report
 
     try:
-        text = write_report(job.settings.report, job.directory)
+        text = write_report(job.settings.report, job.directory, extra_figures=job.settings.figures.extra)
     except InputError as error:
         if needed:
             raise

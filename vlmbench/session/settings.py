@@ -82,6 +82,13 @@ class MeasurementConfig:
 
 
 @dataclass
+class FiguresConfig:
+    """Which figures are drawn beside those of the experiment: names of entry points of ``vlmbench.figures``."""
+
+    extra: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RunConfig:
     """The root of the configuration."""
 
@@ -110,6 +117,7 @@ class RunConfig:
     dataset: Any = MISSING
     sweep: Any = MISSING
     probe: dict[str, Any] = field(default_factory=dict)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
 
     def __post_init__(self) -> None:
         _one_of("task", self.task, TASKS)

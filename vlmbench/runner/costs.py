@@ -1,10 +1,10 @@
-"""What every run of a job costs beside its times: FLOPs, bytes and floors on the job's device."""
+"""What every run costs beside its times: FLOPs, bytes and floors on the model's device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmbench.cost.run_costs import Costs
 from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
@@ -12,14 +12,16 @@ from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.runner.execution import PreparedRun
 from vlmbench.runner.loop import Annotate
 
-if TYPE_CHECKING:
-    from vlmbench.session.job import Job
 
+def costs_of(model: VisionLanguageModel, device_peaks: str) -> Costs:
+    """Prepare the costs of runs on a model's device; the counter is built now, before anything is timed.
 
-def job_costs(job: Job, model: VisionLanguageModel) -> Costs:
-    """What each run costs on this device; the counter is built now, before anything is timed."""
+    Args:
+        model: loaded.
+        device_peaks: where the device's peaks come from: ``table``, ``measured``, ``auto`` or ``none``.
+    """
     dtype = str(model.facts["dtype"]).removeprefix("torch.")
-    peaks = resolve_peaks(job.settings.device_peaks, model.device, dtype)
+    peaks = resolve_peaks(device_peaks, model.device, dtype)
     if peaks.peaks is not None and (processes := model.facts.get("processes", 1)) > 1:
         peaks = replace(peaks, peaks=_of_several(peaks.peaks, processes))
     costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
@@ -38,7 +40,7 @@ def _of_several(one: DevicePeaks, count: int) -> DevicePeaks:
 
 
 def annotator(costs: Costs) -> Annotate:
-    """FLOPs, bytes and floors of a run, from its prepared inputs."""
+    """Return the function that adds FLOPs, bytes and floors to a run, from its prepared inputs."""
 
     def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return costs.columns(
