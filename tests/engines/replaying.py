@@ -1,0 +1,113 @@
+"""A recorder for CPUs with the rules of CUDA graphs: operators are noted once and run again on the same tensors.
+
+No Python of the model runs in a replay, every tensor keeps its address, and a value that the host reads is an error
+while recording. What a real graph would get wrong (a length counted in Python, an input that moved) gives wrong tokens
+here as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+_WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal")
+
+
+class _Noting(TorchDispatchMode):
+    """Notes operators; those that would wait for the device are errors."""
+
+    def __init__(self, tape: list[Callable[[], Any]] | None) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name in _WAITS or (name in {"index", "index_put_"} and _by_mask(args[1])):
+            raise RuntimeError(f"called a synchronizing operation: {name}")
+        out = func(*args, **kwargs)
+        if self.tape is not None:
+            self.tape.append(_again(func, args, kwargs, out))
+        return out
+
+
+def _by_mask(indices: Any) -> bool:
+    return any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
+
+
+def _again(func: Any, args: Any, kwargs: Any, out: Any) -> Callable[[], None]:
+    views = [ret.alias_info is not None and not ret.alias_info.is_write for ret in func._schema.returns]
+    if views and all(views):
+        return lambda: None  # a view of memory that is written by others
+    writes = any(ret.alias_info is not None for ret in func._schema.returns)
+
+    def again() -> None:
+        new = func(*args, **kwargs)
+        if not writes:
+            for old, fresh in zip(tree_flatten(out)[0], tree_flatten(new)[0], strict=True):
+                if isinstance(old, torch.Tensor):
+                    old.copy_(fresh)
+
+    return again
+
+
+class Replaying:
+    """See the module."""
+
+    captures = True
+
+    def __init__(self) -> None:
+        self._tapes: list[list[Callable[[], Any]]] = []
+        self._modes: list[_Noting] = []
+        self.replays = 0
+
+    @property
+    def recording(self) -> bool:
+        return bool(self._tapes)
+
+    def obstacle(self, work: Callable[[], Any]) -> str | None:
+        work()
+        try:
+            with _Noting(None):
+                work()
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            return str(error)
+        return None
+
+    def record(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        tape: list[Callable[[], Any]] = []
+        result = self._taped(tape, work)
+
+        def play() -> Any:
+            self.replays += 1
+            for piece in tape:
+                piece()
+            return result
+
+        return play
+
+    def nested(self, work: Callable[[], Any], again: Callable[[Callable[[], Any]], Any]) -> Any:
+        tape: list[Callable[[], Any]] = []
+        self._modes[-1].__exit__(None, None, None)
+        self._tapes[-1].append(lambda: again(lambda: [piece() for piece in tape]))
+        result = self._taped(tape, work)
+        self._modes[-1].__enter__()
+        return result
+
+    def _taped(self, tape: list[Callable[[], Any]], work: Callable[[], Any]) -> Any:
+        mode = _Noting(tape)
+        self._tapes.append(tape)
+        self._modes.append(mode)
+        mode.__enter__()
+        try:
+            return work()
+        finally:
+            mode.__exit__(None, None, None)
+            self._modes.pop()
+            self._tapes.pop()

@@ -1,0 +1,268 @@
+"""The loop of our own against ``generate()``: the same tokens, whatever came before; uncaptured and in replays."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engines.replaying import Replaying
+from tests.models.shipped import request, shrunken, spec
+from tests.models.tiny_models import generate, tiny_inputs, tiny_model
+from vlmbench.engines.capture import Recorder, Uncaptured
+from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
+from vlmbench.errors import ModelError
+from vlmbench.models.protocol import Prepared
+from vlmbench.models.spec import ModelSpec
+from vlmbench.models.transformers_model import TransformersModel
+
+SHIPPED = (
+    "llava_1_5_7b",
+    "qwen2_5_vl_7b",  # positions in three dimensions
+    "qwen3_vl_8b",  # vision features added in several layers
+    "internvl3_8b",
+    "smolvlm_2_2b",  # a mask of pixels
+    "gemma3_4b",  # layers with a window, image tokens that see each other
+    "paligemma2_3b_224",  # the whole prompt sees itself
+    "molmo_7b_d",
+    "molmo_7b_o",
+    "molmoe_1b",  # a mixture of experts
+    "llava_onevision_qwen2_7b",
+)
+RECORDERS = {"uncaptured": Uncaptured, "replayed": Replaying}
+
+recorders = pytest.mark.parametrize("recorder", RECORDERS.values(), ids=RECORDERS)
+
+
+@cache
+def loaded(name: str) -> TransformersModel:
+    """A narrow model whose answers vary: what it says next hangs on the last token, and a little on all others."""
+    made = spec(name) if name == "tiny" else narrow_molmo(name) if name.startswith("molmo") else shrunken(name)
+    model = made.load(device="cpu", dtype="float32")
+    torch.manual_seed(7)
+    table = model.module.get_input_embeddings().weight
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.5 * parameter.shape[-1] ** -0.5)
+        tied = table is model.module.get_output_embeddings().weight  # then a loud table would say its input again
+        table.normal_(std=0.02 if tied else 0.7)
+    return model
+
+
+def narrow_molmo(name: str) -> ModelSpec:
+    """Two narrow layers of Molmo's decoder, as many of its tower as its connector reads."""
+    full = spec(name)
+    config = copy.deepcopy(full.config)
+    config["text_config"].update(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    config["vision_config"].update(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=10, num_attention_heads=4, projection_dim=64
+    )
+    return replace(full, config=config)
+
+
+def loop_of(model: TransformersModel, recorder: Callable[[], Recorder] = Uncaptured, **settings: Any) -> GraphLoop:
+    return GraphLoop(
+        module=model.module,
+        anatomy=model.anatomy,
+        device=model.device,
+        settings=GraphSettings(**{"cache_step": 8, **settings}),
+        recorder=recorder(),
+    )
+
+
+def prepared(model: TransformersModel, **asked: Any) -> Prepared:
+    return model.transfer(model.prepare(request(**asked)))
+
+
+def small(name: str) -> tuple[int, int]:
+    return (112, 84) if name.startswith(("qwen", "tiny")) else (336, 252)
+
+
+@pytest.mark.parametrize(
+    ("name", "recorder"),
+    [*((name, Replaying) for name in SHIPPED), ("llava_1_5_7b", Uncaptured), ("gemma3_4b", Uncaptured)],
+)
+def test_tokens_are_those_of_eager_generate(name: str, recorder: Callable[[], Recorder]) -> None:
+    model = loaded(name)
+    loop = loop_of(model, recorder)
+    answers = []
+    for question, tokens in (("What color is the cat?", 12), ("Where is it?", 9), ("What color is the cat?", 12)):
+        inputs = prepared(model, size=small(name), question=question, new_tokens=tokens)
+        answers.append(loop.generate(inputs))
+        assert answers[-1].tolist() == model.generate(inputs).tolist()
+    assert answers[0].tolist() == answers[2].tolist()
+    assert len({*answers[0].flatten().tolist()}) > 2, "an answer of one token would hide a wrong position"
+    assert loop.missed == 0
+
+
+@recorders
+def test_a_batch_of_unequal_prompts(recorder: Callable[[], Recorder]) -> None:
+    model = loaded("llava_1_5_7b")
+    inputs = prepared(model, size=(336, 336), new_tokens=10, batch_size=3)
+    ids, mask = inputs.inputs["input_ids"], inputs.inputs["attention_mask"]
+    inputs.inputs["input_ids"] = torch.cat([torch.full_like(ids[:, :5], model.processor.tokenizer.pad_token_id), ids], 1)
+    inputs.inputs["attention_mask"] = torch.cat([torch.zeros_like(mask[:, :5]), mask], 1)
+    inputs.inputs["input_ids"][1, 3:5], inputs.inputs["attention_mask"][1, 3:5] = 450, 1  # the second is longer
+    inputs.inputs["input_ids"][2, -3:] = torch.tensor([77, 911, 5])
+    loop = loop_of(model, recorder)
+    want = model.generate(inputs)
+    assert loop.generate(inputs).tolist() == want.tolist()
+    assert len({tuple(row) for row in want.tolist()}) == 3
+    one = prepared(model, size=(336, 336), new_tokens=10)
+    assert loop.generate(one).tolist() == model.generate(one).tolist()
+
+
+@recorders
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_natural_answer_ends_where_generate_ends(
+    batch_size: int, recorder: Callable[[], Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("qwen2_5_vl_7b")
+    inputs = prepared(model, size=(112, 84), new_tokens=12, batch_size=batch_size)
+    inputs.inputs["input_ids"][-1, -2] = 77
+    free = model.generate(inputs)
+    ends = sorted({int(free[0, 4]), int(free[-1, 7])})
+    monkeypatch.setattr(model.module.generation_config, "eos_token_id", ends)
+    natural = prepared(model, size=(112, 84), new_tokens=12, batch_size=batch_size, forced=False)
+    natural.inputs["input_ids"][-1, -2] = 77
+    want = model.generate(natural)
+    assert want.shape[1] < 12
+    loop = loop_of(model, recorder)
+    seen: list[int] = []
+    got = loop.generate(natural, [lambda *_: seen.append(1)])
+    assert got.tolist() == want.tolist()
+    assert len(seen) == want.shape[1]
+    forced = prepared(model, size=(112, 84), new_tokens=12, batch_size=batch_size)
+    forced.inputs["input_ids"][-1, -2] = 77
+    assert loop.generate(forced).tolist() == model.generate(forced).tolist()
+
+
+def test_replays_run_no_python_of_the_decoder() -> None:
+    model = loaded("llava_1_5_7b")
+    loop = loop_of(model, Replaying)
+    inputs = prepared(model, size=(336, 336), new_tokens=8)
+    want = loop.generate(inputs)
+    calls: list[str] = []
+    layers = [m for path in model.anatomy.language_model for m in model.module.get_submodule(path).layers]
+    handles = [layer.register_forward_hook(lambda *_: calls.append("layer")) for layer in layers]
+    try:
+        assert loop.generate(inputs).tolist() == want.tolist()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert calls == []
+
+
+def test_hooks_fire_around_every_replay_also_inside_a_tower() -> None:
+    model = loaded("internvl3_8b")
+    loop = loop_of(model, Replaying)
+    inputs = prepared(model, size=(448, 448), new_tokens=4)
+    loop.generate(inputs)
+    seen: list[str] = []
+    top = model.module
+    paths = {p: name for name, ps in model.anatomy.stages() if name != "head" for p in ps}
+    handles = [top.register_forward_pre_hook(lambda *_: seen.append("forward"))]
+    for path, name in paths.items():
+        module = top.get_submodule(path)
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: seen.append(name)))
+    try:
+        loop.generate(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == ["forward", "vision_encoder", "projector", "language_model", *["forward"] * 3]
+
+
+def test_what_is_ready_is_not_captured_again_and_what_grows_is() -> None:
+    model = loaded("tiny")
+    loop = loop_of(model, Replaying)
+    short = model.prepare(request(size=(112, 84), new_tokens=4))
+    assert loop.ready(short, lambda: model.transfer(short).inputs) > 0
+    assert loop.ready(short, lambda: pytest.fail("nothing to capture")) == 0.0
+    longer = prepared(model, size=(112, 84), new_tokens=40)
+    assert loop.ready(longer, lambda: longer.inputs) > 0
+    assert loop.ready(short, lambda: model.transfer(short).inputs) > 0, "the cache has moved"
+    moved = prepared(model, size=(112, 84), new_tokens=4)
+    assert loop.generate(moved).tolist() == model.generate(moved).tolist()
+    assert loop.generate(longer).tolist() == model.generate(longer).tolist()
+
+
+def test_facts_name_windows_kernels_and_reasons() -> None:
+    model = loaded("qwen2_5_vl_7b")
+    loop = loop_of(model, Replaying, cache_step=16)
+    inputs = prepared(model, size=(112, 84), new_tokens=4)
+    loop.generate(inputs)
+    prompt = inputs.inputs["input_ids"].shape[1]
+    facts = loop.facts
+    assert facts["decode"]["windows"] == [[1, -(-(prompt + 1) // 16) * 16]]
+    assert facts["decode"]["attention"] == ["scaled_dot_product_flash_attention_for_cpu"]
+    assert facts["stages"]["language_model"]["graphs"] == 1
+    assert "synchronizing" in facts["stages"]["vision_encoder"]["eager"][0]
+    assert facts["cache_bytes"] > 0
+    assert facts["capture_s"] > 0
+
+
+def test_only_the_stages_that_are_asked_for_are_captured() -> None:
+    model = loaded("llava_1_5_7b")
+    loop = loop_of(model, Replaying, capture=("language_model",))
+    inputs = prepared(model, size=(336, 336), new_tokens=4)
+    assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    assert set(loop.facts["stages"]) == {"language_model"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mllama", "cross-attention"),
+        ("florence2", "encoder-decoder"),
+        ("blip-2", r"generate\(\) of its own"),
+        ("lfm3_vl", "LinearAttentionLayer"),
+        ("git", "prefill fails"),
+        ("idefics", "image_attention_mask"),
+        ("kosmos-2.5", "synchronizing"),
+    ],
+)
+def test_models_that_cannot_be_driven_are_refused_by_name(name: str, reason: str) -> None:
+    from vlmbench.models.anatomy import find_anatomy
+    from vlmbench.request import Output
+
+    module = tiny_model(name)
+    with pytest.raises(ModelError, match=f"cannot run {type(module).__name__}: .*{reason}"):
+        loop = GraphLoop(module=module, anatomy=find_anatomy(module), device=torch.device("cpu"), recorder=Replaying())
+        inputs = tiny_inputs(name, module)
+        loop.generate(Prepared(inputs=inputs, count=lambda: None, output=Output(max_new_tokens=4, forced=True)))
+
+
+@pytest.mark.parametrize("name", ["aria", "glm4v", "gemma4", "llava_next", "ovis2", "fuyu"])
+def test_other_architectures_of_transformers(name: str) -> None:
+    from vlmbench.models.anatomy import find_anatomy
+    from vlmbench.request import Output
+
+    module = tiny_model(name)
+    module.generation_config.eos_token_id = None
+    inputs = tiny_inputs(name, module)
+    want = generate(module, inputs, 12)
+    loop = GraphLoop(module=module, anatomy=find_anatomy(module), device=torch.device("cpu"), recorder=Replaying())
+    asked = Prepared(inputs=inputs, count=lambda: None, output=Output(max_new_tokens=12, forced=True))
+    assert loop.generate(asked).tolist() == want[:, -12:].tolist()
+
+
+def test_a_step_that_waits_for_the_device_is_refused() -> None:
+    model = loaded("tiny")
+    head = model.module.get_submodule(model.anatomy.head[0])
+    loop = loop_of(model, Replaying)
+    inputs = prepared(model, size=(112, 84), new_tokens=4)
+    handle = head.register_forward_hook(lambda _m, _i, out: out if out.sum().item() else out)
+    try:
+        with pytest.raises(ModelError, match="its decode step cannot be captured: .*synchronizing"):
+            loop.generate(inputs)
+    finally:
+        handle.remove()

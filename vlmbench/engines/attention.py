@@ -1,0 +1,107 @@
+"""Attention of one new token over a static cache, and which kernels scaled-dot-product attention chose.
+
+transformers' function repeats keys and values for every group of query heads where a mask is given, which copies the
+whole cache in every step of a grouped-query model. The queries of a group are instead laid side by side, as if they
+were several queries of one head: the same products, without a copy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GROUPED = "vlmbench_grouped"
+
+
+def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
+    module: torch.nn.Module,  # noqa: ARG001
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,  # noqa: ARG001
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend with one query a row.
+
+    Args:
+        module: the attention layer.
+        query: (batch, query heads, 1, head size).
+        key: (batch, key heads, window, head size).
+        value: (batch, key heads, window, value size).
+        attention_mask: (batch or 1, 1, 1, window), added to the scores.
+        dropout: not used: this is no training.
+        scaling: of the scores; None for 1 / sqrt(head size).
+        kwargs: what else transformers hands to attention functions.
+
+    Returns:
+        (batch, 1, query heads, value size), and no weights.
+
+    Raises:
+        ValueError: an argument that changes the scores in a way that this function does not know.
+    """
+    if unknown := [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]:
+        raise ValueError(f"attention of a captured step has no {', '.join(unknown)}")
+    batch, heads, _, size = query.shape
+    side_by_side = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        side_by_side, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    return out.reshape(batch, 1, heads, value.shape[-1]), None
+
+
+@contextmanager
+def grouped(config: Any) -> Iterator[bool]:
+    """Let a decoder's layers attend by :func:`grouped_attention`; whether they do.
+
+    Only ``sdpa`` is replaced: with ``eager``, what the model's own code does is what was asked for.
+
+    Args:
+        config: of the decoder; its layers look the function up there in every call.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    before = getattr(config, "_attn_implementation", None)
+    if before != "sdpa":
+        yield False
+        return
+    ALL_ATTENTION_FUNCTIONS.register(GROUPED, grouped_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(GROUPED, sdpa_mask)
+    config._attn_implementation_internal = GROUPED
+    try:
+        yield True
+    finally:
+        config._attn_implementation_internal = before
+
+
+class _Seen(TorchDispatchMode):
+    """Counts the attention operators that run: after PyTorch has chosen, before the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the operator, then run it."""
+        name = func.overloadpacket.__name__
+        if "attention" in name:
+            self.names[name.strip("_")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def attention_kernels() -> Iterator[Mapping[str, int]]:
+    """Which of PyTorch's attention operators run within, and how often: ``scaled_dot_product_flash_attention`` …
+
+    ``eager`` attention is made of matrix products and leaves no name.
+    """
+    seen = _Seen()
+    with seen:
+        yield seen.names

@@ -1,0 +1,304 @@
+"""``runtime=cudagraph``: a generation loop of our own for transformers models, captured in CUDA graphs.
+
+A request runs as: set-up (the model's own positions and masks), prefill (the model's own forward, whose vision tower,
+projector and decoder are replays of graphs captured for these shapes), then one replay a token of a decode step that
+was captured once for each length of the cache. Tokens are those of greedy ``generate()``. Capturing is done before any
+clock starts (:meth:`CudaGraphEngine.ready`); without CUDA the same loop runs uncaptured.
+"""
+
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlmbench.engines.capture import Play, Recorder, recorder_for
+from vlmbench.engines.compiling import MODE, compiler_for
+from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
+from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
+from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
+from vlmbench.engines.static_cache import window_for, windows
+
+if TYPE_CHECKING:
+    from vlmbench.models.protocol import Anatomy, Prepared
+
+_HANDED_APART = frozenset({"input_ids", "attention_mask", "position_ids"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSettings:
+    """How the loop captures; the keys of ``conf/runtime/cudagraph.yaml``.
+
+    Args:
+        cache_step: windows of the decode's attention are multiples of this many tokens; one graph is captured for
+            each that a request needs.
+        capture: stages of the prefill that are captured: ``vision_encoder``, ``projector``, ``language_model``. The
+            decode step always is.
+        decode_compile: compile the decode step (``max-autotune-no-cudagraphs``) before it is captured: about a minute
+            and a half for each window, once.
+    """
+
+    cache_step: int = 256
+    capture: tuple[str, ...] = ("vision_encoder", "projector", "language_model")
+    decode_compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache_step < 1:
+            raise ValueError(f"'cache_step' must be 1 or more (got {self.cache_step})")
+        known = ("vision_encoder", "projector", "language_model")
+        if unknown := sorted(set(self.capture) - set(known)):
+            raise ValueError(f"'capture' must name stages among {', '.join(known)} (got {unknown})")
+
+
+@dataclass(kw_only=True)
+class _Report:
+    """What capturing took and gave, for the provenance."""
+
+    seconds: float = 0.0
+    windows: set[tuple[int, int]] = field(default_factory=set)  # (rows, slots)
+    shapes: int = 0
+    decode_attention: set[str] = field(default_factory=set)
+
+
+@dataclass(kw_only=True)
+class GraphLoop:
+    """The loop of one loaded model.
+
+    Args:
+        module: the top-level model, on one device, in eval mode.
+        anatomy: which module is which stage.
+        device: of the model.
+        settings: what is captured.
+        recorder: captures; CUDA graphs where the device has them.
+
+    Raises:
+        ModelError: the model cannot be driven by this loop; the reason is named.
+    """
+
+    module: Any
+    anatomy: Anatomy
+    device: torch.device
+    settings: GraphSettings = field(default_factory=GraphSettings)
+    recorder: Recorder = None  # type: ignore[assignment]  # made in __post_init__ where absent
+    _graphs: StageGraphs = field(init=False)
+    _layers: int = field(init=False)
+    _states: dict[int, DecodeState] = field(init=False, default_factory=dict)
+    _steps: dict[tuple[int, int, bool], Play] = field(init=False, default_factory=dict)
+    _ready: set[tuple[Any, ...]] = field(init=False, default_factory=set)
+    _report: _Report = field(init=False, default_factory=_Report)
+    _capacity: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        refuse_unfit(self.module)
+        self._layers = decoder_layers(self.module)
+        self.recorder = self.recorder or recorder_for(self.device)
+        stages = [
+            Stage(name=name, module=self.module.get_submodule(path))
+            for name, paths in self.anatomy.stages()
+            if name in self.settings.capture
+            for path in paths
+            if self.module.get_submodule(path) is not self.module
+        ]
+        self._graphs = StageGraphs(recorder=self.recorder, stages=stages)
+        takes = inspect.signature(type(self.module).forward).parameters
+        self._takes_positions = "position_ids" in takes
+        self._keeps_logits = "logits_to_keep" in takes
+        self._forward = self.module.forward
+        self._decoder_config = self.module.config.get_text_config(decoder=True)
+        compiler_for(self.settings.decode_compile, self.device)  # refused now, not in the first capture
+        config = self.module.generation_config
+        eos = config.eos_token_id
+        ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        self._eos = torch.tensor(ids, dtype=torch.int64, device=self.device)
+        self._pad = config.pad_token_id if config.pad_token_id is not None else (ids or [0])[0]
+
+    # -------------------------------------------------------------------------------------------- before the clock
+
+    def ready(self, prepared: Prepared, inputs: Callable[[], Mapping[str, Any]]) -> float:
+        """Capture what a request needs and is not captured yet; the time that took, ms (0.0: nothing was captured).
+
+        Args:
+            prepared: the request, whose shapes and output count.
+            inputs: gives its inputs on the device; called only where something must be captured.
+        """
+        output = prepared.output
+        key = (_shapes(prepared.inputs), output.max_new_tokens, output.forced)
+        if key in self._ready:
+            return 0.0
+        begin = time.perf_counter()
+        if "input_ids" not in prepared.inputs:
+            refuse(self.module, f"its inputs are {', '.join(prepared.inputs)}, without input_ids")
+        with torch.no_grad():
+            self._capture(inputs(), output.max_new_tokens, forced=output.forced)
+        self._ready.add(key)
+        took = time.perf_counter() - begin
+        self._report.seconds += took
+        self._report.shapes += 1
+        return took * 1e3
+
+    def _capture(self, inputs: Mapping[str, Any], most: int, *, forced: bool) -> None:
+        batch, prompt = inputs["input_ids"].shape
+        state = self._state(batch, prompt + most)
+        try:
+            self._prefill(inputs, state, forced=forced)  # uncaptured: makes the cache
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            refuse(self.module, f"its prefill fails with a cache that stays ({_line(error)})")
+        if state.cache.prefilled != prompt:
+            refuse(self.module, f"it stores {state.cache.prefilled} tokens for a prompt of {prompt}")
+        with self._graphs.learn():
+            kwargs = self._prefill(inputs, state, forced=forced)
+        for window in windows(prompt + 1, prompt + most - 1, step=self.settings.cache_step):
+            if (batch, window, forced) not in self._steps:
+                self._steps[batch, window, forced] = self._capture_step(state, window, kwargs, forced=forced)
+                self._report.windows.add((batch, window))
+
+    def _state(self, batch: int, tokens: int) -> DecodeState:
+        """The tensors of this many rows, large enough; where they must grow, what wrote to the old ones is dropped."""
+        state = self._states.get(batch)
+        if state is not None and state.capacity >= tokens:
+            return state
+        # Later batch sizes get what the longest request so far needs.
+        self._capacity = max(self._capacity, window_for(tokens, step=self.settings.cache_step))
+        if state is not None:
+            self._ready.clear()
+            self._steps = {key: play for key, play in self._steps.items() if key[0] != batch}
+            self._graphs.forget("language_model")
+        state = DecodeState(batch=batch, capacity=self._capacity, layers=self._layers, device=self.device)
+        self._states[batch] = state
+        return state
+
+    def _capture_step(self, state: DecodeState, window: int, kwargs: Mapping[str, Any], *, forced: bool) -> Play:
+        step = Step(
+            module=self.module,
+            forward=self._forward,
+            decoder_config=self._decoder_config,
+            state=state,
+            window=window,
+            choice=self._choice(forced=forced),
+            template=step_template(self.module, state, window, kwargs),
+            compiler=compiler_for(self.settings.decode_compile, self.device),
+        )
+        state.rewind(max(window - 8, 0))  # the runs before the capture write a few slots, and must not leave it
+        self._report.decode_attention.update(step.kernels())
+        why_not = self.recorder.obstacle(step)
+        if why_not is not None:
+            refuse(self.module, f"its decode step cannot be captured: {why_not}")
+        return self.recorder.record(step)
+
+    def _choice(self, *, forced: bool) -> Choice:
+        return Choice(eos=self._eos, pad=self._pad, forced=forced)
+
+    # -------------------------------------------------------------------------------------------- within the clock
+
+    def generate(self, prepared: Prepared, criteria: Sequence[Callable[..., Any]] = ()) -> torch.Tensor:
+        """One request from an empty cache; the new token ids, shape (batch, tokens).
+
+        Args:
+            prepared: transferred inputs.
+            criteria: called after every new token, as ``generate()`` calls stopping criteria; what they answer is
+                not used.
+        """
+        output = prepared.output
+        self.ready(prepared, lambda: prepared.inputs)  # nothing to do, where the caller made it ready
+        with torch.no_grad():
+            batch, prompt = prepared.inputs["input_ids"].shape
+            state = self._states[batch]
+            with self._graphs.installed():
+                self._prefill(prepared.inputs, state, forced=output.forced)
+            tokens = self._decode(state, prompt, output.max_new_tokens, forced=output.forced, criteria=criteria)
+            return state.answer[:, :tokens].clone()
+
+    def _prefill(self, inputs: Mapping[str, Any], state: DecodeState, *, forced: bool) -> Mapping[str, Any]:
+        """From inputs to the first token; what the model's class is handed besides ids, mask and positions."""
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask
+        kwargs = {name: value for name, value in inputs.items() if name not in _HANDED_APART}
+        kwargs["use_cache"] = True
+        if self._keeps_logits:
+            kwargs["logits_to_keep"] = 1
+        state.cache.look_at(None)
+        positions = inputs.get("position_ids")
+        if positions is None and self._takes_positions:
+            positions = self.module._prepare_position_ids_for_generation(ids, {**kwargs, "attention_mask": mask})
+        state.begin(mask, positions)
+        model_inputs = self.module.prepare_inputs_for_generation(
+            ids,
+            past_key_values=state.cache,
+            attention_mask=mask,
+            position_ids=positions,
+            is_first_iteration=True,
+            **kwargs,
+        )
+        logits = self.module(**model_inputs, return_dict=True).logits[:, -1]
+        self._choice(forced=forced)(state, logits)
+        return kwargs
+
+    def _decode(
+        self, state: DecodeState, prompt: int, most: int, *, forced: bool, criteria: Sequence[Callable[..., Any]]
+    ) -> int:
+        """All steps after the first token; how many tokens the answer has."""
+        for criterion in criteria:
+            criterion(state.answer, None)
+        may_end = not forced and len(self._eos) > 0
+        window = 0
+        with ExitStack() as stack:
+            for tokens in range(1, most):
+                if may_end and self._ended(state):
+                    return tokens
+                if prompt + tokens > window:
+                    window = window_for(prompt + tokens, step=self.settings.cache_step)
+                    state.cache.look_at(window)
+                    stack.close()
+                    play = self._steps[state.batch, window, forced]
+                    stack.enter_context(replaced_forward(self.module, play))
+                self.module()  # its hooks, and between them one replay
+                for criterion in criteria:
+                    criterion(state.answer, None)
+        return most
+
+    def _ended(self, state: DecodeState) -> bool:
+        """Whether every row has ended: asked once a token, because a step too many would be part of the latency."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return not state.going.item()
+
+    @property
+    def missed(self) -> int:
+        """Calls of a stage whose inputs had shapes that were not captured, and ran as Python."""
+        return self._graphs.missed
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was captured, what that took, and which attention kernels serve which stage."""
+        report = self._report
+        return {
+            "captured": self.recorder.captures,
+            "capture_s": round(report.seconds, 3),
+            "shapes": report.shapes,
+            "stages": self._graphs.facts,
+            "decode": {
+                "windows": [list(pair) for pair in sorted(report.windows)],
+                "attention": sorted(report.decode_attention),
+                "compiled": MODE if self.settings.decode_compile else None,
+            },
+            "cache_bytes": sum(state.cache.nbytes for state in self._states.values()),
+        }
+
+
+def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()) if hasattr(value, "shape"))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,227 @@
+"""Stages of the prefill captured one by one: each module's ``forward`` is replaced, during a run, by a replay.
+
+The module's own ``__call__`` stays, so forward hooks fire around a replay as they do around eager code: the timeline's
+marks stand outside the graphs and need no knowledge of them. A projector inside a tower splits the tower's graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from vlmbench.engines.attention import attention_kernels
+from vlmbench.engines.capture import Play, Recorder
+
+_Signature = tuple[Any, ...]
+
+
+@dataclass(kw_only=True)
+class _Captured:
+    """One input signature of a stage.
+
+    Args:
+        spec: of (args, kwargs).
+        static: the leaves of (args, kwargs); tensors among them are refilled before each replay.
+        play: runs the captured forward; None where it cannot be captured.
+        kernels: attention operators that its forward ran, with their numbers.
+        why_not: the reason.
+    """
+
+    spec: TreeSpec
+    static: list[Any]
+    play: Play | None
+    kernels: Mapping[str, int]
+    why_not: str | None = None
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One module of a stage.
+
+    Args:
+        name: ``vision_encoder``, ``projector`` or ``language_model``.
+        module: the module.
+    """
+
+    name: str
+    module: torch.nn.Module
+    captured: dict[_Signature, list[_Captured]] = field(default_factory=dict)
+    part: tuple[Play, Any] | None = None  # set while an outer stage's replay calls this module
+
+
+@dataclass(kw_only=True)
+class StageGraphs:
+    """The stages of one model.
+
+    Args:
+        recorder: captures.
+        stages: outer modules and the modules inside them, in any order.
+    """
+
+    recorder: Recorder
+    stages: Sequence[Stage]
+    learning: bool = False
+    missed: int = 0
+    _inside: bool = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Replays instead of forwards, where a signature is known; with ``learning``, unknown ones are captured."""
+        with ExitStack() as stack:
+            for stage in self.stages:
+                stack.enter_context(replaced_forward(stage.module, self._forward(stage)))
+            yield
+
+    @contextmanager
+    def learn(self) -> Iterator[None]:
+        """Capture what is new within."""
+        self.learning = True
+        try:
+            with self.installed():
+                yield
+        finally:
+            self.learning = False
+
+    def forget(self, name: str) -> None:
+        """Drop the graphs of a stage: what they read or write has moved."""
+        for stage in self.stages:
+            if stage.name == name:
+                stage.captured.clear()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """For each stage: how many signatures are captured, and why others are not."""
+        facts: dict[str, Any] = {}
+        for stage in self.stages:
+            entries = [entry for same in stage.captured.values() for entry in same]
+            found = facts.setdefault(stage.name, {"graphs": 0, "eager": [], "attention": []})
+            found["attention"] = sorted({*found["attention"], *(name for e in entries for name in e.kernels)})
+            found["graphs"] += sum(entry.play is not None for entry in entries)
+            found["eager"] = sorted({*found["eager"], *(e.why_not for e in entries if e.why_not is not None)})
+        return facts
+
+    def _forward(self, stage: Stage) -> Callable[..., Any]:
+        original = stage.module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if stage.part is not None:
+                (play, outputs), stage.part = stage.part, None
+                play()
+                return outputs
+            if self.recorder.recording:
+                return self._as_part(stage, original, args, kwargs)
+            if self._inside:
+                return original(*args, **kwargs)
+            return self._run(stage, original, args, kwargs)
+
+        return forward
+
+    def _run(self, stage: Stage, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        leaves, spec = tree_flatten((args, kwargs))
+        signature = _signature(leaves)
+        same = stage.captured.setdefault(signature, [])
+        entry = next((e for e in same if e.spec == spec), None)
+        if entry is None:
+            if not self.learning:
+                self.missed += 1
+                return original(*args, **kwargs)
+            entry = self._capture(original, leaves, spec)
+            same.append(entry)
+        if entry.play is None:
+            return original(*args, **kwargs)
+        for static, leaf in zip(entry.static, leaves, strict=True):
+            if static is not leaf and isinstance(leaf, torch.Tensor):
+                static.copy_(leaf)
+        return entry.play()
+
+    def _capture(self, original: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> _Captured:
+        static = [
+            leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in leaves
+        ]
+        args, kwargs = tree_unflatten(static, spec)
+
+        def work() -> Any:
+            return original(*args, **kwargs)
+
+        self._inside = True
+        try:
+            with attention_kernels() as kernels:
+                work()
+            why_not = self.recorder.obstacle(work)
+            if why_not is None:
+                play = self.recorder.record(work)
+        except RuntimeError as error:
+            why_not, kernels = f"its capture failed: {_line(error)}", {}
+        finally:
+            self._inside = False
+        if why_not is not None:
+            return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
+        if not self.recorder.captures:
+            return _Captured(spec=spec, static=static, kernels=kernels, play=self._alone(play))
+        # What a caller does to the answer (adding a field, say) must not reach the next replay's answer.
+        outputs, shape = tree_flatten(play())
+
+        def fresh() -> Any:
+            play()
+            return tree_unflatten(list(outputs), shape)
+
+        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh)
+
+    def _alone(self, play: Play) -> Play:
+        """Run uncaptured work without looking at the stages inside it as stages of their own."""
+
+        def alone() -> Any:
+            self._inside = True
+            try:
+                return play()
+            finally:
+                self._inside = False
+
+        return alone
+
+    def _as_part(self, stage: Stage, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Within the capture of an outer stage: a graph of its own, and the module's hooks around it in replays."""
+        held: list[Any] = []
+
+        def again(play: Play) -> None:
+            stage.part = (play, held[0])
+            stage.module(*args, **kwargs)
+
+        held.append(self.recorder.nested(lambda: original(*args, **kwargs), again))
+        return held[0]
+
+
+@contextmanager
+def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another ``forward`` on one module, hooks around it; what stood on the instance before stands there afterwards."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def _signature(leaves: Sequence[Any]) -> _Signature:
+    """What a graph fixes of its inputs: shapes, types, devices, and every value that is no tensor."""
+    return tuple(
+        (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else _plain(leaf)
+        for leaf in leaves
+    )
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, bool | int | float | str | None | torch.dtype | torch.device) else id(leaf)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

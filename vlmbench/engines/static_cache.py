@@ -1,0 +1,132 @@
+"""A key-value cache that stays at its address, and the lengths at which decode steps attend over it.
+
+transformers' static cache counts its own length in a tensor that every forward advances, so replaying a captured
+forward runs over the end. Here the position that a decode step writes to belongs to the caller, and a step sees only
+the first ``window`` slots: one captured step per window attends over little more than it must.
+"""
+
+# transformers' annotations are incomplete and differ between the versions supported here.
+# mypy: disable-error-code="no-untyped-call, misc"
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class FixedLayer(CacheLayerMixin):
+    """Keys and values of one layer, (batch, heads, capacity, head size), allocated by the first prefill.
+
+    Args:
+        capacity: slots.
+        slot: shape (1,), int64: where the next decode step writes; shared by all layers and advanced by the caller.
+    """
+
+    is_compileable = True
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, capacity: int, slot: torch.Tensor) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.slot = slot
+        self.window: int | None = None
+        self.prefilled = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate the slots, zeroed: a masked slot must not hold a NaN."""
+        batch, heads, _, size = key_states.shape
+        self.keys = key_states.new_zeros((batch, heads, self.capacity, size))
+        self.values = value_states.new_zeros((batch, heads, self.capacity, value_states.shape[-1]))
+        self.dtype, self.device, self.batch_size = key_states.dtype, key_states.device, batch
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new keys and values; what attention reads.
+
+        A prefill (``window`` is None) fills the first slots and reads its own keys, so that causal kernels without a
+        mask serve it. A decode step writes one slot and reads the first ``window``.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        if self.window is None:
+            self.prefilled = length = key_states.shape[-2]
+            self.keys[:, :, :length].copy_(key_states)
+            self.values[:, :, :length].copy_(value_states)
+            return key_states, value_states
+        self.keys.index_copy_(2, self.slot, key_states)
+        self.values.index_copy_(2, self.slot, value_states)
+        return self.keys[:, :, : self.window], self.values[:, :, : self.window]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) of the keys that attention reads."""
+        return (query_length if self.window is None else self.window), 0
+
+    def get_seq_length(self) -> int | torch.Tensor:  # type: ignore[override]  # as transformers' own static layer
+        """Tokens that are stored: none before a prefill, else the slot of the next one."""
+        return 0 if self.window is None else self.slot[0]
+
+    def get_max_length(self) -> int:
+        """Slots."""
+        return self.capacity
+
+    def get_max_cache_shape(self) -> int:
+        """Slots, by the older name."""
+        return self.capacity
+
+    def reset(self) -> None:
+        """Make ready for a prefill. What is stored stays: every slot that is read later is written first."""
+        self.window = None
+
+
+class FixedCache(Cache):
+    """The layers of one model for one batch size.
+
+    Args:
+        layers: how many.
+        capacity: slots of each.
+        slot: see :class:`FixedLayer`.
+    """
+
+    def __init__(self, *, layers: int, capacity: int, slot: torch.Tensor) -> None:
+        super().__init__(layers=[FixedLayer(capacity, slot) for _ in range(layers)])
+        self.capacity = capacity
+
+    def look_at(self, window: int | None) -> None:
+        """Decode steps over the first ``window`` slots from now on; None: a prefill comes next.
+
+        Raises:
+            ValueError: more slots than there are.
+        """
+        if window is not None and not 0 < window <= self.capacity:
+            raise ValueError(f"'window' must be between 1 and {self.capacity} (got {window})")
+        for layer in self.layers:
+            layer.window = window
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens that the last prefill that ran as Python stored in the first layer."""
+        return int(self.layers[0].prefilled)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+        tensors = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def window_for(length: int, *, step: int) -> int:
+    """The shortest window that holds ``length`` tokens: a multiple of ``step``."""
+    return -(-length // step) * step
+
+
+def windows(first: int, last: int, *, step: int) -> Iterator[int]:
+    """The windows that decode steps need whose caches hold ``first`` to ``last`` tokens, ascending."""
+    if last >= first:
+        yield from range(window_for(first, step=step), window_for(last, step=step) + 1, step)
