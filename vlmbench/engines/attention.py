@@ -5,6 +5,9 @@ whole cache in every step of a grouped-query model. The queries of a group are i
 were several queries of one head: the same products, without a copy.
 """
 
+# torch's dispatch modes are not annotated.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from collections import Counter

@@ -47,7 +47,7 @@ class Recorder(Protocol):
 
 
 class Uncaptured:
-    """The same loop without capturing: work runs again as Python. For CPUs, and for finding out what capturing gains."""
+    """The same loop without capturing: work runs again as Python. For CPUs, and to find out what capturing gains."""
 
     captures = False
     recording = False
@@ -77,7 +77,8 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        stream: Any = torch.cuda.Stream
+        self._stream = stream(device)
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._tapes: list[list[Play]] = []
         self._graph: torch.cuda.CUDAGraph | None = None

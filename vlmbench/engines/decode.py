@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from vlmbench.engines.attention import attention_kernels, grouped
+from vlmbench.engines.refusals import refuse
 from vlmbench.engines.static_cache import FixedCache
-from vlmbench.errors import ModelError
 
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 _OWN = frozenset({"input_ids", "position_ids", "attention_mask", "past_key_values", "logits_to_keep", *_TOKEN_TYPES})
@@ -138,6 +138,7 @@ class Step:
     template: Mapping[str, Any]
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     _plain: bool = field(init=False)
+    _shift: int = field(init=False)
     _inputs: dict[str, Any] = field(init=False)
     _logits: Callable[[Any], torch.Tensor] = field(init=False)
 
@@ -147,6 +148,7 @@ class Step:
         for name in _TOKEN_TYPES:
             if self.template.get(name) is not None:
                 self._inputs[name] = self.template[name].clone()
+        self._shift = self._shift_of_class()
         self._plain = all(_all_seen(mask) for mask in _masks(self.template.get("attention_mask")))
         self._logits = self._run if self.compiler is None else self.compiler(self._run)
         self._refuse_what_it_reads({name for name in constants if name not in self._inputs})
@@ -162,6 +164,20 @@ class Step:
         if state.positions is not None:
             state.positions.add_(1)
         self.choice(state, logits)
+
+    def _shift_of_class(self) -> int:
+        """What the class adds to positions (PaliGemma counts from 1); a class without positions counts by itself.
+
+        Raises:
+            ModelError: it does something else with them.
+        """
+        given, made = self.state.positions, self.template.get("position_ids")
+        if given is None or made is None:
+            return 0
+        shift = made - given if made.shape == given.shape else None
+        if shift is None or shift.unique().numel() != 1:
+            refuse(self.module, "its class makes positions of its own for every token")
+        return int(shift.flatten()[0])
 
     def _refuse_what_it_reads(self, names: set[str]) -> None:
         """Refuse a decode step that reads tensors of the prompt again: in the next request they lie elsewhere.
@@ -182,10 +198,7 @@ class Step:
         full = self._run(mask)
         self._inputs = without
         if bare is None or not torch.allclose(bare, full):
-            raise ModelError(
-                f"runtime=cudagraph cannot run {type(self.module).__name__}: its decode step reads "
-                f"{', '.join(sorted(names))} again.\nTake runtime=eager or compiled."
-            )
+            refuse(self.module, f"its decode step reads {', '.join(sorted(names))} again")
 
     def kernels(self) -> Mapping[str, int]:
         """Run the forward once, uncompiled: which attention operators it runs, and how often."""
@@ -197,8 +210,8 @@ class Step:
     def _run(self, mask: Any) -> torch.Tensor:
         state = self.state
         inputs = {**self._inputs, "input_ids": state.token, "past_key_values": state.cache, "attention_mask": mask}
-        if self.template.get("position_ids") is not None:  # some classes count by themselves
-            inputs["position_ids"] = state.positions
+        if state.positions is not None and self.template.get("position_ids") is not None:
+            inputs["position_ids"] = state.positions + self._shift if self._shift else state.positions
         logits: torch.Tensor = self.forward(**inputs, return_dict=True).logits[:, -1]
         return logits
 
@@ -239,9 +252,7 @@ def decode_masks(module: Any, state: DecodeState, window: int, inputs: Mapping[s
     )
 
 
-def step_template(
-    module: Any, state: DecodeState, window: int, model_kwargs: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def step_template(module: Any, state: DecodeState, window: int, model_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The inputs that the model's class gives to a decode step, at the last slot of a full window.
 
     Args:
@@ -265,7 +276,7 @@ def step_template(
         next_sequence_length=1,
         past_key_values=state.cache,
         attention_mask=state.seen[:, :window],
-        position_ids=state.positions,
+        position_ids=None if state.positions is None else state.positions.clone(),  # some classes add to it in place
         is_first_iteration=False,
         **kwargs,
     )

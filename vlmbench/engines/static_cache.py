@@ -45,7 +45,11 @@ class FixedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: Any,  # noqa: ARG002  # transformers' signature
+        **kwargs: Any,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store new keys and values; what attention reads.
 
@@ -54,7 +58,8 @@ class FixedLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         if self.window is None:
             self.prefilled = length = key_states.shape[-2]
             self.keys[:, :, :length].copy_(key_states)
@@ -95,7 +100,8 @@ class FixedCache(Cache):
     """
 
     def __init__(self, *, layers: int, capacity: int, slot: torch.Tensor) -> None:
-        super().__init__(layers=[FixedLayer(capacity, slot) for _ in range(layers)])
+        self.fixed = [FixedLayer(capacity, slot) for _ in range(layers)]
+        super().__init__(layers=list(self.fixed))
         self.capacity = capacity
 
     def look_at(self, window: int | None) -> None:
@@ -106,18 +112,18 @@ class FixedCache(Cache):
         """
         if window is not None and not 0 < window <= self.capacity:
             raise ValueError(f"'window' must be between 1 and {self.capacity} (got {window})")
-        for layer in self.layers:
+        for layer in self.fixed:
             layer.window = window
 
     @property
     def prefilled(self) -> int:
         """Tokens that the last prefill that ran as Python stored in the first layer."""
-        return int(self.layers[0].prefilled)
+        return int(self.fixed[0].prefilled)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all layers."""
-        tensors = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
+        tensors = [t for layer in self.fixed for t in (layer.keys, layer.values) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
