@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.engines.replaying import Replaying
+from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
 from tests.models.tiny_models import generate, tiny_inputs, tiny_model
 from vlmbench.engines.capture import Recorder, Uncaptured
@@ -33,7 +34,6 @@ TINY = (
     "paligemma",  # the whole prompt sees itself
     "llava_onevision",
     "llava_next",
-    "aria",
     "glm4v",
     "gemma4",
     "ovis2",
@@ -48,7 +48,7 @@ recorders = pytest.mark.parametrize("recorder", RECORDERS.values(), ids=RECORDER
 def loaded(name: str) -> TransformersModel:
     """A narrow model of a shipped configuration."""
     made = spec(name) if name == "tiny" else narrow_molmo(name) if name.startswith("molmo") else shrunken(name)
-    model = made.load(device="cpu", dtype="float32")
+    model = loaded_spec(made, device="cpu", dtype="float32")
     talkative(model.module)
     return model
 
@@ -234,7 +234,7 @@ def test_only_the_stages_that_are_asked_for_are_captured() -> None:
         ("mllama", "cross-attention"),
         ("florence2", "encoder-decoder"),
         ("blip-2", r"generate\(\) of its own"),
-        ("lfm3_vl", "LinearAttentionLayer"),
+        ("qwen3_5", "LinearAttention"),
         ("git", "prefill fails"),
         ("idefics", "image_attention_mask"),
         ("kosmos-2.5", "synchronizing"),
