@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ class Request:
             (:mod:`vlmbench.models.vision.target_settings` turns it into ``image_size`` and ``processor_kwargs``).
         processor_kwargs: extra call-time arguments for the model's processor (``max_pixels`` …).
         seed: of the random words.
+        intervention: the arm of a comparison that this request is of (:class:`vlmbench.runner.arms.ArmOf`); None for
+            the model as it is.
     """
 
     sample: Sample
@@ -88,6 +91,7 @@ class Request:
     vision_tokens: int | None = None
     processor_kwargs: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    intervention: Any = None
 
     @property
     def images(self) -> tuple[ImageSource, ...]:

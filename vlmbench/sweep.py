@@ -11,6 +11,7 @@ An axis is named after the knob that it turns:
 ``output_tokens``   forced number of new tokens
 ``batch_size``      equal requests run as one batch
 ``processor.NAME``  call-time argument NAME of the model's processor
+``intervention.N``  argument N of the method that is measured (:mod:`vlmbench.interventions`): keep, selector …
 =================== ==========================================================================
 """
 
@@ -27,6 +28,9 @@ from typing import Any, TypeVar
 from vlmbench.request import Output, Request
 
 _PROCESSOR_PREFIX = "processor."
+INTERVENTION_PREFIX = "intervention."
+NESTED = ("processor", "intervention")
+"""Axes that stand below one name on the command line: ``sweep.axes.intervention.keep=[…]``."""
 _AUTO_AXIS = "vision_tokens"
 _AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
 _T = TypeVar("_T")
@@ -146,6 +150,17 @@ def short_range(name: str, text: str) -> dict[str, Any]:
     return {"start": start, "stop": stop, "num": third, "spacing": found[1]}
 
 
+def _named(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Axis name to values, with those that were nested under ``processor`` or ``intervention`` by their full names."""
+    named: dict[str, Any] = {}
+    for name, spec in axes.items():
+        if name in NESTED and isinstance(spec, Mapping):
+            named.update({f"{name}.{knob}": values for knob, values in spec.items()})
+        else:
+            named[str(name)] = spec
+    return named
+
+
 @dataclass(frozen=True, kw_only=True)
 class Axis:
     """One knob and its values, in the order given, doubles dropped."""
@@ -159,8 +174,10 @@ class Axis:
         if self.name in KNOBS:
             for value in self.values:
                 _whole(self.name, value, KNOBS[self.name][0])
-        elif not self.name.startswith(_PROCESSOR_PREFIX):
-            raise ValueError(f"axis '{self.name}' must be one of {', '.join(KNOBS)} or processor.NAME")
+        elif not self.name.startswith((_PROCESSOR_PREFIX, INTERVENTION_PREFIX)):
+            raise ValueError(
+                f"axis '{self.name}' must be one of {', '.join(KNOBS)}, processor.NAME or intervention.NAME"
+            )
 
     @classmethod
     def parse(cls, name: str, spec: Any) -> Axis:
@@ -173,13 +190,24 @@ class Axis:
         if isinstance(spec, Mapping):
             values: tuple[Any, ...] = tuple(spaced(spec))
         elif isinstance(spec, list | tuple):
-            values = tuple(dict.fromkeys(spec))
+            plain = [tuple(value) if isinstance(value, list) else value for value in spec]
+            values = tuple(dict.fromkeys(plain))
         else:
             raise ValueError(f"axis '{name}' must be a list or a range {{start, stop, step|num}} (got {spec!r})")
         return cls(name=name, values=values)
 
+    def shown(self, value: Any) -> Any:
+        """The value as rows hold it: a list as ``1+3``, and then all values of the axis as texts."""
+        if not any(isinstance(each, tuple) for each in self.values):
+            return value
+        return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     def apply(self, request: Request, value: Any) -> Request:
-        """The request with this knob turned."""
+        """The request with this knob turned; a method's arguments are turned by its arm
+        (:mod:`vlmbench.runner.arms`), not here.
+        """
+        if self.name.startswith(INTERVENTION_PREFIX):
+            return request
         if self.name in KNOBS:
             return KNOBS[self.name][1](request, value)
         knob = self.name.removeprefix(_PROCESSOR_PREFIX)
@@ -197,12 +225,17 @@ class Point:
     @property
     def id(self) -> str:
         """Stable name: ``vision_tokens=64,output_tokens=8``; ``single`` for the sweep without axes."""
-        return ",".join(f"{a.name}={v}" for a, v in zip(self.axes, self.values, strict=True)) or "single"
+        return ",".join(f"{name}={value}" for name, value in self.target.items()) or "single"
 
     @property
     def target(self) -> dict[str, Any]:
         """Axis name to the value aimed at."""
-        return {a.name: v for a, v in zip(self.axes, self.values, strict=True)}
+        return {a.name: a.shown(v) for a, v in zip(self.axes, self.values, strict=True)}
+
+    def without(self, prefix: str) -> Point:
+        """The point without the axes whose names begin so."""
+        kept = [(a, v) for a, v in zip(self.axes, self.values, strict=True) if not a.name.startswith(prefix)]
+        return replace(self, axes=tuple(a for a, _ in kept), values=tuple(v for _, v in kept))
 
     def apply(self, request: Request) -> Request:
         """The request that this point makes of a base request."""
@@ -227,7 +260,7 @@ class Sweep:
         if self.auto is None:
             self.parsed()
             return
-        others = {str(name): spec for name, spec in self.axes.items() if name != _AUTO_AXIS}
+        others = {name: spec for name, spec in _named(self.axes).items() if name != _AUTO_AXIS}
         replace(self, axes=others)
         if unclear := [name for name in others if turns_vision(name)]:
             raise ValueError(
@@ -242,7 +275,7 @@ class Sweep:
         Raises:
             ValueError: another axis is ``auto``, or for too few values.
         """
-        wanted = [auto_points(str(name), spec) for name, spec in self.axes.items()]
+        wanted = [auto_points(name, spec) for name, spec in _named(self.axes).items()]
         return next((points for points in wanted if points is not None), None)
 
     def found(self, values: Sequence[int]) -> Sweep:
@@ -256,7 +289,7 @@ class Sweep:
             ValueError: an axis that is not known, has no values (``auto`` has none before the model was asked), or has
                 a value out of range.
         """
-        return tuple(Axis.parse(str(name), spec) for name, spec in self.axes.items())
+        return tuple(Axis.parse(name, spec) for name, spec in _named(self.axes).items())
 
     def points(self) -> Iterator[Point]:
         """All cells in grid order (the runner measures them interleaved, in a seeded random order)."""

@@ -228,6 +228,8 @@ def load_token_gaps(
 
 # Which rows count as what: the workload, the repeated single request, and what went wrong or carries a flag.
 
+BASELINE = "none"
+"""``intervention`` of the arm that is the model as it is."""
 DATASET, REFERENCE = "dataset", "reference"
 """``point_id`` of requests of a data set, and of one identical request repeated."""
 
@@ -249,8 +251,23 @@ def is_cause(flag: str) -> bool:
 
 
 def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
-    """The rows that are latencies: status ``ok``, watched as ``mode`` says. Warm-up, cold and trace rows never are."""
-    return frame[(frame["status"] == "ok") & (frame["mode"] == mode)]
+    """The rows that are latencies: status ``ok``, watched as ``mode`` says. Warm-up, cold and trace rows never are.
+
+    Of a comparison of methods only the baseline's: its other arms are other models (:func:`arms`).
+    """
+    rows = frame[(frame["status"] == "ok") & (frame["mode"] == mode)]
+    return rows[rows["intervention"].eq(BASELINE)] if compares(frame) else rows
+
+
+def arms(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
+    """The measured rows of all arms of a comparison of methods; no rows where none was made."""
+    rows = frame[(frame["status"] == "ok") & (frame["mode"] == mode)]
+    return rows if compares(frame) else rows.iloc[:0]
+
+
+def compares(frame: pd.DataFrame) -> bool:
+    """Whether the rows are of a comparison of methods."""
+    return "intervention" in frame and bool(frame["intervention"].notna().any())
 
 
 def _of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -15,14 +15,14 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 
 from vlmbench.errors import ConfigError
-from vlmbench.sweep import KNOBS, spaced
+from vlmbench.sweep import KNOBS, NESTED, spaced
 
 _WITH_VALUE = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
                "--experimental-rerun"}  # fmt: skip
 _INFO, _INFOS = {"-i", "--info"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _AXIS = re.compile(r"(?P<key>(?:\+\+)?sweep\.axes\.(?P<axis>[^=]+))=(?P<value>.*)", re.DOTALL)
 _SHORT_RANGE = re.compile(r"(\+{0,2}sweep\.axes\.[^=]+)=((?:log|linear|range|auto)\([^()\"']*\))")
-AXES = f"{', '.join(KNOBS)} or processor.NAME"
+AXES = f"{', '.join(KNOBS)}, processor.NAME or intervention.NAME"
 """What an axis can be, in words."""
 
 
@@ -63,6 +63,10 @@ def _as_hydra_takes(setting: str) -> Iterator[str]:
     elif setting.startswith("sweep.axes="):
         yield from _axes(setting)
     elif found := _AXIS.fullmatch(setting):
+        if found["axis"].partition(".")[0] in NESTED and not setting.startswith("+"):
+            setting = f"++{setting}"  # an axis of a group is not there before it is named
+            found = _AXIS.fullmatch(setting)
+            assert found is not None
         value = _value(setting)
         yield f'{found["key"]}="{_short(found["axis"], value)}"' if isinstance(value, Mapping) else setting
     else:

@@ -19,6 +19,7 @@ class MethodMarks:
     """Two calls that a method makes around its own code; the timeline probe listens to them during timed runs."""
 
     def __init__(self) -> None:
+        self.active = False  # a method is attached: a probe's marks go outside its hooks
         self.enter: Callable[[], None] = _nothing
         self.leave: Callable[[], None] = _nothing
 

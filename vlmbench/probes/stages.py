@@ -28,6 +28,8 @@ class Kind(IntEnum):
     ENTER_FORWARD = 8  # the top-level model's forward
     EXIT_FORWARD = 9
     TOKEN = 10  # a token was chosen
+    ENTER_METHOD = 11  # an intervention's own work begins, inside whatever stage
+    EXIT_METHOD = 12
 
 
 _ENTER = {Kind.ENTER_VISION: "T_vision_encoder", Kind.ENTER_PROJECTOR: "T_projector"}
@@ -115,6 +117,37 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
         ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
         tail=marks[-1][1] - tokens[-1],
     )
+
+
+def method_times(marks: Sequence[Mark]) -> dict[str, float]:
+    """An intervention's own work by the stage that holds it, ms: an "of which", never taken off the stage.
+
+    Args:
+        marks: of one run, in the order in which they were set.
+
+    Returns:
+        stage name (``setup``, ``vision_encoder``, ``projector``, ``LLM_prefill``, ``LLM_decode``) to ms; empty where no
+        method ran.
+    """
+    found: dict[str, float] = {}
+    stage, inside, token = "setup", [], False  # stages that are entered and not left, innermost last
+    entered: float | None = None
+    for kind, at in marks:
+        if kind in _ENTER:
+            inside.append(_ENTER[kind].removeprefix("T_"))
+        elif kind in _EXIT and inside:
+            inside.pop()
+            stage = "LLM_prefill"
+        elif kind is Kind.ENTER_LANGUAGE and not inside:
+            stage = "LLM_prefill"
+        token = token or kind is Kind.TOKEN
+        if kind is Kind.ENTER_METHOD and entered is None:
+            entered = at
+        elif kind is Kind.EXIT_METHOD and entered is not None:
+            where = inside[-1] if inside else "LLM_decode" if token else stage
+            found[where] = found.get(where, 0.0) + at - entered
+            entered = None
+    return found
 
 
 def _token_positions(marks: Sequence[Mark], count: int) -> tuple[int, int]:

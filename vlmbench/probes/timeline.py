@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.interventions.marks import marks_of
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.probes.stages import Kind, Mark, Stages, cut
+from vlmbench.probes.stages import Kind, Mark, Stages, cut, method_times
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +96,13 @@ class TimelineWatch:
         self._handles: list[Any] = []
         self._one_device = len(model.devices) == 1
         self.stopping_criteria = [self._token]
+        self._method = marks_of(model.module)
+        self._of_method = self._method.active
         self._attach(model)
 
     def _attach(self, model: VisionLanguageModel) -> None:
+        if self._method.active:
+            self._method.listen(partial(self._set, Kind.ENTER_METHOD, None), partial(self._set, Kind.EXIT_METHOD, None))
         top = model.module
         anatomy = model.anatomy
         for paths, enter, exit_ in (
@@ -121,9 +126,11 @@ class TimelineWatch:
         self._hook(top, partial(self._enter_forward, first), partial(self._exit_forward, last))
 
     def _hook(self, module: torch.nn.Module, before: Any, after: Any) -> None:
-        # prepend the exit and append the entry, so that other people's hooks stay outside the marks
-        self._handles.append(module.register_forward_pre_hook(before))
-        self._handles.append(module.register_forward_hook(after, prepend=True))
+        # Prepend the exit and append the entry, so that other people's hooks stay outside the marks; the hooks of a
+        # method that is measured belong inside: its work is part of the stage.
+        inside = self._method.active
+        self._handles.append(module.register_forward_pre_hook(before, prepend=inside))
+        self._handles.append(module.register_forward_hook(after, prepend=not inside))
 
     def _ends(self, module: torch.nn.Module) -> tuple[torch.device | None, torch.device | None]:
         """Devices of a module's first and last parameter, where its work begins and ends; None for the only device."""
@@ -132,6 +139,7 @@ class TimelineWatch:
 
     def detach(self) -> None:
         """Remove every hook."""
+        self._method.rest()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -185,6 +193,7 @@ class TimelineWatch:
         values = _columns(stages)
         values["ITL"] = [round(x, 6) for x in stages.ITL]
         values["T_residual"] = run.T_total - stages.named
+        values.update(self._own_work())
         if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():
             values.update({f"host_{name}": value for name, value in _columns(self._cut(host, run)).items()})
         flags = [f"negative_{name}" for name in stages.negative()]
@@ -192,6 +201,17 @@ class TimelineWatch:
             flags.append("residual_above_goal")
         values["flags"] = flags
         return values
+
+    def _own_work(self) -> dict[str, float]:
+        """A method's own work, in all and by stage; nothing where no method is attached."""
+        if not self._of_method:
+            return {}
+        spent = method_times(list(zip(self._kinds, self._clock.read(), strict=True)))
+        return (
+            {}
+            if not spent
+            else {"T_method": sum(spent.values()), **{f"T_method_{stage}": ms for stage, ms in spent.items()}}
+        )
 
     def _cut(self, times: list[float], run: RunFacts) -> Stages:
         marks: list[Mark] = list(zip(self._kinds, times, strict=True))

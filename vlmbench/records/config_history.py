@@ -17,7 +17,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Nested as in conf/, each leaf the value with which nothing changes: {"measurement": {"clients": 1}, "engine": None}.
-ADDED: dict[str, Any] = {"figures": {"extra": []}}
+ADDED: dict[str, Any] = {
+    "figures": {"extra": []},
+    "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
+    "measurement": {"controls": True},
+}
 # The same for keys that are gone, each leaf the value that they had where they changed nothing.
 REMOVED: dict[str, Any] = {}
 # A ``_target_`` as it was stored → as it is called today.

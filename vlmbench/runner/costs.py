@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlmbench.cost.kept_tokens import under_method
 from vlmbench.cost.run_costs import Costs
 from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel
@@ -43,12 +44,22 @@ def annotator(costs: Costs) -> Annotate:
     """Return the function that adds FLOPs, bytes and floors to a run, from its prepared inputs."""
 
     def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return costs.columns(
+        row = costs.columns(
             run.prepared.inputs,
             run.prepared.counts,
             output_tokens=values["num_output_tokens"],
             batch_size=values["batch_size"],
             times=values,
+        )
+        if run.request.intervention is None:
+            return row
+        return under_method(
+            row,
+            costs.closed,
+            run.prepared.counts,
+            values,
+            output_tokens=values["num_output_tokens"],
+            batch_size=values["batch_size"],
         )
 
     return annotate

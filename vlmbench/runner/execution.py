@@ -13,6 +13,9 @@ from vlmbench.errors import SampleError
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.probes.protocol import Probe, RunFacts, Watch
 from vlmbench.request import ImageSource, Request
+from vlmbench.runner.arms import attached
+
+_IDS = 64  # tokens of an arm's answer that a row keeps, to count where it differs from the baseline's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +74,14 @@ def in_memory(request: Request) -> Request:
     return replace(request, sample=replace(request.sample, images=images))
 
 
-def shape_key(prepared: Prepared) -> str:
-    """Shapes of every input tensor: requests with equal keys take the same path through the model."""
-    return str({name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")})
+def shape_key(prepared: Prepared, request: Request | None = None) -> str:
+    """Shapes of every input tensor, and the method of the request's arm: requests with equal keys take the same path
+    through the model.
+    """
+    arm = "" if request is None or request.intervention is None else request.intervention.label
+    return arm + str(
+        {name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +116,7 @@ def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
     prepared = model.prepare(request)
     elapsed = (time.perf_counter_ns() - begin) / 1e6
     _ = prepared.counts  # now, so that what cannot be counted fails before it is run
-    return PreparedRun(request=request, prepared=prepared, T_preprocess=elapsed, shape_key=shape_key(prepared))
+    return PreparedRun(request=request, prepared=prepared, T_preprocess=elapsed, shape_key=shape_key(prepared, request))
 
 
 def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Probe], collected: list[int]) -> Outcome:
@@ -127,9 +135,11 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     synchronize(model.devices)
     t1 = time.perf_counter_ns()
     with ExitStack() as stack:
+        method = stack.enter_context(attached(model, run.request, run.prepared))  # first: its code is inside the marks
         watches: list[Watch] = [stack.enter_context(probe.watch(model)) for probe in probes]
         model.announce(run.prepared)
         tokens, T_total = _timed_generate(model, prepared, watches)
+        observed = {} if method is None else method.values(int(tokens.shape[1]))
     t2 = time.perf_counter_ns()
     on_host = tokens.cpu()
     model.detokenize(on_host)
@@ -146,7 +156,10 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         "output_forced": run.request.output.forced,
         "batch_size": facts.batch_size,
         "gc": "frozen",
+        **observed,
     }
+    if run.request.intervention is not None:
+        values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))
     values["T_request"] = values["T_preprocess"] + values["T_transfer"] + T_total + values["T_detokenize"]
     flags = ["gc_pause"] if len(collected) > collections_before else []
     for watch in watches:

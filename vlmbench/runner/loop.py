@@ -14,6 +14,7 @@ from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
+from vlmbench.runner.arms import Arms, settled
 from vlmbench.runner.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
 from vlmbench.runner.plan import Series, SeriesState, with_output
 from vlmbench.runner.rows import Failures, Rows
@@ -70,6 +71,7 @@ class Runner:
     annotate: Annotate | None = None
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
+    arms: Arms = field(init=False)
     _rows: Rows = field(init=False)
     _failures: Failures = field(init=False)
     _warmer: Warmer = field(init=False)
@@ -79,6 +81,7 @@ class Runner:
     _tracing: list[Probe] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        self.arms = Arms(model=self.model)
         self._rows = rows = Rows(store=self.store, stamp=self.stamp)
         self._failures = failures = Failures(model=self.model, rows=rows, max_in_a_row=self.max_errors_in_a_row)
         self._warmer = Warmer(
@@ -143,7 +146,7 @@ class Runner:
         sample_id = request.sample.sample_id
         mode = modes[0]
         try:
-            request = self.model.resolve(in_memory(request))
+            request = settled(self.model, in_memory(request))
             for mode in modes:
                 self._measure(state, request, repeat, mode)
             state.errors_in_a_row = 0
@@ -152,14 +155,17 @@ class Runner:
 
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
         run = prepare(self.model, request)
+        of_arm = self.arms.ready(state.series.point_id, request, run.prepared)
         if self._warmer.warm(state, request, run):
             run = prepare(self.model, request)  # the host, too, takes longer for a shape's first time
         changed = self.model.compile and self._last_shape not in (None, run.shape_key)
         outcome = self._complete(run, mode)
         if changed:  # the first compiled step after another shape costs more than all later ones
             outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
-        if self._warmer.saw(outcome.values):
+        if self._warmer.saw(outcome.values, run.request):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
+        if of_arm:
+            outcome = replace(outcome, values={**outcome.values, **of_arm})
         if mode is not Mode.TRACE:
             outcome = self._annotated(run, outcome)
         sample_id = request.sample.sample_id
@@ -217,7 +223,7 @@ class Runner:
             self._tracing = [probe]
             try:
                 # Cut before it is prepared: the other processes of a team must be asked for as many tokens.
-                asked = with_output(self.model.resolve(in_memory(request)), probe.max_output_tokens)
+                asked = with_output(settled(self.model, in_memory(request)), probe.max_output_tokens)
                 self._measure(state, asked, repeat, Mode.TRACE)
             except Exception as error:
                 self._failures.caught_aside(error, state, sample_id, Mode.TRACE)

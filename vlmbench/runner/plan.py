@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from vlmbench.data.protocol import Samples
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output, Request, Sample
 from vlmbench.stopping import Stopping, Verdict, judge
-from vlmbench.sweep import Point, Sweep, turns_vision
+from vlmbench.sweep import Sweep, turns_vision
 
 DATASET = "dataset"
 REFERENCE = "reference"
 _REFERENCE_SAMPLES = 400  # enough for an interval of p99 (368) with some to spare
+
+
+class Cell(Protocol):
+    """What a series is made of: a point of a sweep, or an arm of a comparison at one."""
+
+    @property
+    def id(self) -> str:
+        """Stable name."""
+
+    @property
+    def target(self) -> Mapping[str, Any]:
+        """Axis name to the value aimed at; empty for the request as it is."""
+
+    def apply(self, request: Request) -> Request:
+        """The request that it makes of a base request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +107,7 @@ class Knobs:
 
 
 def dataset_series(
-    samples: Samples, knobs: Knobs, *, repeats: int, bare_every: int, reference: int | None, point: Point | None = None
+    samples: Samples, knobs: Knobs, *, repeats: int, bare_every: int, reference: int | None, point: Cell | None = None
 ) -> list[Series]:
     """Each sample of the data set, and beside it one identical request repeated as often (at most 400 times).
 
@@ -111,7 +126,7 @@ def dataset_series(
         request = knobs.request(sample)
         return point.apply(request) if point else request
 
-    suffix = f",{point.id}" if point and point.axes else ""
+    suffix = f",{point.id}" if point and point.target else ""
     axes = point.target if point else {}
     total = len(samples) * repeats
     series = [
@@ -140,14 +155,30 @@ def dataset_series(
     return series
 
 
-def sweep_series(sample: Sample, knobs: Knobs, sweep: Sweep, *, stopping: Stopping, bare_every: int) -> list[Series]:
+def sweep_series(
+    sample: Sample,
+    knobs: Knobs,
+    sweep: Sweep,
+    *,
+    stopping: Stopping,
+    bare_every: int,
+    points: Iterable[Cell] | None = None,
+) -> list[Series]:
     """One series a point: always the same sample, with the point's knobs turned, repeated until the rule is met.
+
+    Args:
+        sample: the one that is turned.
+        knobs: what all requests have in common.
+        sweep: names itself where it has no points.
+        stopping: when enough was measured.
+        bare_every: each n-th run has a bare run beside it.
+        points: instead of the sweep's own (its points in all arms of a comparison).
 
     Raises:
         ConfigError: the sweep has no points.
     """
     series = []
-    for point in sweep.points():
+    for point in sweep.points() if points is None else points:
         request = point.apply(knobs.request(sample))
         series.append(
             Series(

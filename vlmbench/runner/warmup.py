@@ -10,6 +10,7 @@ from typing import Any
 from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Request
+from vlmbench.runner.arms import settled
 from vlmbench.runner.execution import Outcome, PreparedRun, in_memory, prepare
 from vlmbench.runner.plan import SeriesState, with_output
 from vlmbench.runner.rows import Failures, Rows
@@ -65,7 +66,7 @@ class Warmer:
     _cold: bool = True
     _warm: set[str] = field(default_factory=set)
     _whole: set[tuple[str, int]] = field(default_factory=set)
-    _steps: set[tuple[int, int]] = field(default_factory=set)
+    _steps: set[tuple[str, int, int]] = field(default_factory=set)
 
     def warm(self, state: SeriesState, request: Request, run: PreparedRun) -> bool:
         """Warm the shapes of a request that are not warm yet; whether there were any.
@@ -81,16 +82,18 @@ class Warmer:
             self._warm.add(run.shape_key)
         longest = request.output.max_new_tokens
         whole = (run.shape_key, longest)
-        asked = _steps(run.prepared.counts.num_input_tokens, longest, request.batch_size)
+        arm = "" if request.intervention is None else request.intervention.label
+        asked = _steps(run.prepared.counts.num_input_tokens, longest, request.batch_size, arm)
         if self.warmup.max_runs and whole not in self._whole and not asked <= self._steps:
             self._once(state, request, self.warmup.max_runs)
             ran = True
         self._whole.add(whole)  # an answer that ended early leaves steps that this request never takes
         return ran
 
-    def saw(self, values: Mapping[str, Any]) -> bool:
+    def saw(self, values: Mapping[str, Any], request: Request) -> bool:
         """Take note of a run's decode steps; whether a length of the cache among them ran for the first time."""
-        steps = _steps(values["num_input_tokens"], values["num_output_tokens"], values["batch_size"])
+        arm = "" if request.intervention is None else request.intervention.label
+        steps = _steps(values["num_input_tokens"], values["num_output_tokens"], values["batch_size"], arm)
         new = not steps <= self._steps
         self._steps |= steps
         return new
@@ -106,7 +109,8 @@ class Warmer:
             sample_id = request.sample.sample_id
             try:
                 held = in_memory(request)
-                self.warm(state, held, prepare(self.model, self.model.resolve(held)))
+                settings = settled(self.model, held)
+                self.warm(state, settings, prepare(self.model, settings))
             except Exception as error:
                 self.failures.caught(error, state, sample_id, 0, Mode.INSTRUMENTED)
                 continue
@@ -138,12 +142,15 @@ class Warmer:
         status = Status.COLD if self._cold else Status.WARMUP
         outcome = self.complete(prepare(self.model, request), Mode.INSTRUMENTED)
         self._cold = False
-        self.saw(outcome.values)
+        self.saw(outcome.values, request)
         sample_id = request.sample.sample_id
         self.rows.write(state.series, sample_id, repeat, mode=Mode.INSTRUMENTED, status=status, outcome=outcome)
         return float(outcome.values["T_total"])
 
 
-def _steps(input_tokens: int, output_tokens: int, batch_size: int) -> set[tuple[int, int]]:
-    """(requests, tokens in the cache) of each decode step of an answer: those after the first token."""
-    return {(batch_size, input_tokens + step) for step in range(1, output_tokens)}
+def _steps(input_tokens: int, output_tokens: int, batch_size: int, arm: str) -> set[tuple[str, int, int]]:
+    """(arm, requests, tokens in the cache) of each decode step of an answer: those after the first token.
+
+    Under a method that drops tokens the cache is shorter than the prompt, by as much in each run of its arm.
+    """
+    return {(arm, batch_size, input_tokens + step) for step in range(1, output_tokens)}

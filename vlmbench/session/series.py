@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import InputError, SampleError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output
+from vlmbench.runner.arms import arms
 from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
@@ -47,14 +48,15 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
         )
     if sweep.auto is not None:
         sweep = sweep.found(model.vision_counts(knobs.request(samples[measurement.base_sample]), sweep.auto))
+    points = arms(sweep.points(), job.build("intervention"), controls=measurement.controls)
     if settings.workload == "controlled":
         stopping = job.build("measurement.stopping")
         base = samples[measurement.base_sample]
-        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every)
+        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every, points=points)
     reference = _reference(samples, knobs, model) if measurement.reference else None
     return [
         series
-        for point in sweep.points()
+        for point in points
         for series in dataset_series(
             samples,
             knobs,

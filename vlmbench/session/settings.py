@@ -62,6 +62,7 @@ class MeasurementConfig:
     bare_every: int = MISSING
     reference: bool = MISSING
     costs: bool = MISSING
+    controls: bool = MISSING
     prompt_tokens: int | None = MISSING
     image_size: list[int] | None = MISSING
     base_sample: int = MISSING
@@ -116,6 +117,7 @@ class RunConfig:
     model: Any = MISSING
     dataset: Any = MISSING
     sweep: Any = MISSING
+    intervention: Any = MISSING
     probe: dict[str, Any] = field(default_factory=dict)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
 
