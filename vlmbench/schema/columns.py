@@ -143,7 +143,7 @@ COLUMNS: tuple[Column, ...] = (
         ("num_decoder_layers_run", "", "decoder layers that hold keys after the run"),
         ("weight_bytes_*", "B", "weights of a tower as they lie in memory, quantised ones packed, with their scales"),
         ("precision_*", "", "what a tower's linear layers were quantised as; as loaded where they were not"),
-        ("attention_kernel_*", "", "scaled-dot-product calls of a tower: backend, mask, dtype; seen in a run of its own"),
+        ("attention_kernel_*", "", "attention calls of a tower: backend, mask, dtype; seen in a run of its own"),
         ("output_ids", "", "the first 64 new token ids of the first row"),
         ("T_method", "ms", "an intervention's own work, inside the stages; never taken off them", "method's own time"),
         ("T_method_*", "ms", "the same, inside one stage"),
