@@ -1,0 +1,199 @@
+"""The first screen: the answer in three sentences, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmbench.analysis.numbers import count, digits, percent, span
+from vlmbench.analysis.slices import KINDS
+from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, ci, ms, ms_span, share_span
+from vlmbench.report.html.parts import Part
+from vlmbench.report.html.stories import Story
+
+Sentence = list[Piece]
+
+
+def sentences(story: Story) -> list[Sentence]:
+    """How long and where, how bad the tail, what a token more costs: one sentence each, as far as it was measured."""
+    part = story.main
+    if part is None:
+        return [_costs(story)]
+    if not part.is_phase1:
+        return [_costs(story), _where(part), _swept_trust(part)]
+    if not (part.summary.get("headline") or {}).get("latency_metric"):
+        return [["Nothing could be measured."], *[[f"{reason}."] for reason in _reasons(part)]]
+    return [_how_long(part), _tail(part), _costs(story)]
+
+
+def _reasons(part: Part) -> list[str]:
+    failures = (part.summary.get("runs") or {}).get("failures") or []
+    return [f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}" for row in failures[:2]]
+
+
+def _how_long(part: Part) -> Sentence:
+    summary = part.summary
+    metric = summary["headline"]["latency_metric"]
+    entry = summary["distribution"][metric]["workload"]
+    what = "A request takes " if metric == "T_request" else "One generate() call takes "
+    pieces: Sentence = [what, bold(f"{ms(entry['p50']['value'])} ms"), *_quantile_ci(entry["p50"])]
+    largest = _largest(part)
+    if largest:
+        inside = share_span(largest.get("share_low"), largest.get("share_high"))
+        name = STAGE_LABELS.get(largest["component"], largest["component"])
+        pieces += [", and ", bold(percent(largest["share"])), *ci(inside), f" of generate() is {name}"]
+    waiting = _waiting(part)
+    if waiting:
+        joint = "; yet for " if waiting[0] > 0.3 else "; for "
+        pieces += [joint, *waiting[1], " of that time the device only waits for the host"]
+    return [*pieces, "."]
+
+
+def _quantile_ci(entry: Mapping[str, Any]) -> list[Piece]:
+    inside = ms_span(entry.get("low"), entry.get("high"))
+    if inside:
+        return ci(inside)
+    return [" ", {"ci": f"(no interval: {needs(entry.get('note'))})"}]
+
+
+def needs(note: Any, unit: str = "requests") -> str:
+    """``n too small: 4 of 6`` in plain words: ``4 of 6 requests that it needs``."""
+    text = str(note or "").removeprefix("n too small: ")
+    return f"{text} {unit} that it needs" if " of " in text else text or "too few runs"
+
+
+def _largest(part: Part) -> Mapping[str, Any] | None:
+    stages = [
+        row for row in part.summary.get("components") or [] if row["part_of"] == "T_total" and row["share"] is not None
+    ]
+    return max(stages, key=lambda row: float(row["share"]), default=None)
+
+
+def _waiting(part: Part) -> tuple[float, list[Piece]] | None:
+    found = part.summary.get("launch_bound") or {}
+    value = found.get("launch_bound")
+    if value is None:
+        return None
+    return float(value), [bold(percent(value)), *ci(share_span(found.get("low"), found.get("high")))]
+
+
+def _tail(part: Part) -> Sentence:
+    summary = part.summary
+    metric = summary["headline"]["latency_metric"]
+    entry = summary["distribution"][metric]["workload"]
+    name, words = next(
+        ((q, w) for q, w in (("p95", "One in twenty"), ("p90", "One in ten")) if entry[q]["value"] is not None),
+        (None, ""),
+    )
+    if name is None:
+        return [
+            "The tail cannot be told: the slowest of ",
+            count(entry["n"], "request"),
+            " took ",
+            bold(f"{ms(entry['max'])} ms"),
+            f", and P90 has only {needs(entry['p90'].get('note'))}.",
+        ]
+    pieces: Sentence = [f"{words} takes more than ", bold(f"{ms(entry[name]['value'])} ms"), *_quantile_ci(entry[name])]
+    return [*pieces, *_whose(part, name), "."]
+
+
+def _whose(part: Part, name: str) -> list[Piece]:
+    """Whether that tail belongs to the workload or to the machine."""
+    ratios = part.summary["tail"]["ratios_to_median"]
+    row = next((r for r in ratios if r["quantile"] == name and r["beyond"] is not None), None)
+    if row is None:
+        repeated = part.summary["runs"].get("reference_runs")
+        why = "too few repeats of one request" if repeated else "no single request was repeated"
+        return [f"; how much of that is the machine's is not known ({why})"]
+    if row["beyond_low"] > 1:
+        inside = f"{digits(row['beyond_low'])}–{digits(row['beyond_high'])}"
+        return ["; beyond what one repeated request shows, a factor of ", bold(digits(row["beyond"])), *ci(inside)]
+    return ["; one request repeated has such a tail too, so it cannot be told from the machine’s"]
+
+
+def _costs(story: Story) -> Sentence:
+    """What one more token costs: by the comparison, by sweeps, or what the times between tokens say."""
+    costs = {kind: entry for kind, entry, _ in story.costs()}
+    token_costs = story.comparison.get("token_costs") or {}
+    output, vision = token_costs.get("output") or costs.get("output"), token_costs.get("vision") or costs.get("vision")
+    if output:
+        return [*_one_more("output token", output), *_bought(story), *_also(vision, bool(_bought(story))), "."]
+    if vision:
+        return [*_one_more("vision token", vision), "; output tokens were not swept."]
+    for kind, entry in costs.items():
+        return [*_one_more(KINDS[kind].unit, entry), "."]
+    part = story.main
+    gap = ((part.summary.get("distribution") or {}).get("ITL") or {}).get("workload") if part else None
+    if gap and gap["p50"]["value"] is not None:
+        return [
+            "One more output token costs about ",
+            bold(f"{ms(gap['p50']['value'])} ms"),
+            *_quantile_ci(gap["p50"]),
+            ", the median time between tokens; what a vision token costs was not measured (experiment=phase2).",
+        ]
+    return ["What one more token costs was not measured: no token count was swept over three values or more."]
+
+
+def slope(entry: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
+    """ms per token with its interval, without rows that did something for the first time where there are such."""
+    if entry.get("slope_unflagged_ms") is not None:
+        return entry["slope_unflagged_ms"], entry["slope_unflagged_low"], entry["slope_unflagged_high"]
+    if entry.get("cost_unflagged_ms") is not None:
+        return entry["cost_unflagged_ms"], entry["low_unflagged"], entry["high_unflagged"]
+    if "cost_ms" in entry:
+        return entry["cost_ms"], entry.get("low"), entry.get("high")
+    return entry["slope_ms"], entry.get("slope_low"), entry.get("slope_high")
+
+
+def _one_more(unit: str, entry: Mapping[str, Any]) -> list[Piece]:
+    value, low, high = slope(entry)
+    if low is not None and high is not None and low <= 0 <= high:
+        return [f"One more {unit} costs no measurable time", *ci(f"{ms_span(low, high)} ms")]
+    return [f"One more {unit} costs ", bold(f"{ms(value)} ms"), *ci(ms_span(low, high))]
+
+
+def _bought(story: Story) -> list[Piece]:
+    ratios = story.comparison.get("ratios_unflagged") or story.comparison.get("ratios") or {}
+    row = ratios.get("output_over_vision") or {}
+    if row.get("value") is None or row["value"] <= 0:
+        return []
+    inside = ms_span(row.get("low"), row.get("high"))
+    return [", as much as ", bold(f"{digits(row['value'])} vision tokens"), *ci(inside)]
+
+
+def _also(vision: Mapping[str, Any] | None, bought: bool) -> list[Piece]:
+    if not vision:
+        return ["; vision tokens were not swept"]
+    if bought:
+        return []
+    value, low, high = slope(vision)
+    if low is not None and high is not None and low <= 0 <= high:
+        return ["; a vision token costs no measurable time", *ci(f"{ms_span(low, high)} ms")]
+    return [", one more vision token ", bold(f"{ms(value)} ms"), *ci(ms_span(low, high))]
+
+
+def _where(part: Part) -> Sentence:
+    """Which stage takes most over all points of a sweep, and whether the device works in it."""
+    from vlmbench.analysis.breakdown import component_table
+    from vlmbench.report.summary import records
+
+    rows = records(component_table(part.frame)) if part.frame is not None else []
+    stages = [row for row in rows if row["part_of"] == "T_total" and row["share"] == row["share"]]
+    largest = max(stages, key=lambda row: float(row["share"]), default=None)
+    waiting = _waiting(part)
+    if largest is None:
+        return ["The runs carry no stage times."]
+    name = STAGE_LABELS.get(largest["component"], largest["component"])
+    pieces: Sentence = ["Over all points of the sweep ", bold(percent(largest["share"])), f" of generate() is {name}"]
+    if waiting:
+        pieces += [", and for ", *waiting[1], " of the time the device only waits for the host"]
+    return [*pieces, "."]
+
+
+def _swept_trust(part: Part) -> Sentence:
+    check = part.summary.get("aa_check") or {}
+    if not check:
+        return ["Whether the machine kept still is not known: too few repeats."]
+    inside = span(check.get("low"), check.get("high"), "×").removesuffix("×")
+    told = {"clean": "kept still", "drift": "drifted"}.get(check["verdict"], "was too noisy to tell whether it drifted")
+    return [f"The machine {told}: second half of the repeats against the first ", bold(f"{check['ratio']:.3f}"), *ci(inside), "."]

@@ -1,0 +1,148 @@
+"""What stands on the page, as plain data: sentences made of pieces, and tables made of cells.
+
+The template writes the first run's, the script writes those of a run that the reader chooses; both read the same data,
+so every number is formatted once, here. Texts are never markup: the template escapes them, the script sets them as
+text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vlmbench.analysis.numbers import DASH, digits, span
+
+Piece = str | dict[str, Any]
+"""A text, or one with a look: ``{"b": bold}``, ``{"ci": interval}``."""
+
+STAGE_CODES: Mapping[str, str] = {
+    "T_preprocess": "pre",
+    "T_transfer": "tra",
+    "T_setup": "set",
+    "T_vision_encoder": "vis",
+    "T_projector": "pro",
+    "T_LLM_prefill": "fil",
+    "T_LLM_decode": "dec",
+    "T_detokenize": "det",
+    "T_residual": "res",
+}
+"""Time to the short name that styles and script use for its colour, in the order in which a request passes."""
+
+STAGE_LABELS: Mapping[str, str] = {
+    "T_preprocess": "Preprocessing",
+    "T_transfer": "Transfer",
+    "T_setup": "Setup",
+    "T_vision_encoder": "Vision encoder",
+    "T_projector": "Projector",
+    "T_LLM_prefill": "LLM prefill",
+    "T_LLM_decode": "LLM decode",
+    "T_decode_forward": "Decode: forwards",
+    "T_decode_loop": "Decode: loop",
+    "T_residual": "Residual",
+    "T_detokenize": "Detokenise",
+    "T_total": "generate()",
+    "T_request": "Request",
+    "TTFT": "First token (TTFT)",
+    "TTFT_model": "First token of generate()",
+    "ITL": "Between tokens (ITL)",
+}
+
+Number = float | int | None
+
+
+def known(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def ms(value: Number) -> str:
+    """Milliseconds without the unit, never in seconds: a table keeps one unit."""
+    return signed(digits(float(value))) if value is not None and known(value) else DASH
+
+
+def ms_span(low: Number, high: Number) -> str:
+    """The ends of an interval in ms without the unit; empty where one is missing."""
+    if low is None or high is None or not (known(low) and known(high)):
+        return ""
+    joint = "–" if low >= 0 else " to "
+    return signed(f"{digits(float(low))}{joint}{digits(float(high))}")
+
+
+def share_span(low: Number, high: Number) -> str:
+    """The ends of an interval of a share, in percent without the sign."""
+    return signed(span(low, high, "%").removesuffix(" %"))
+
+
+def signed(text: str) -> str:
+    """Numbers with a minus that looks like one."""
+    return text.replace("-", "−")
+
+
+def ci(text: str) -> list[Piece]:
+    """An interval in brackets as a piece that may not break; nothing for an empty text."""
+    return [" ", {"ci": f"({text})"}] if text else []
+
+
+def bold(text: str) -> Piece:
+    """A number that the sentence is about."""
+    return {"b": text}
+
+
+def plain(pieces: Iterable[Piece]) -> str:
+    """Pieces as one text, for labels and tests."""
+    return "".join(p if isinstance(p, str) else str(next(iter(p.values()))) for p in pieces)
+
+
+def cell(text: str, **more: Any) -> dict[str, Any]:
+    """A cell.
+
+    Args:
+        text: its value.
+        more: ``sub`` (a second line), ``sw`` (stage whose colour stands before it), ``bar`` ((stage, share from 0 to
+            1)), ``busy`` (share of the time that the device works), ``v`` (verdict: good, warn, bad or open),
+            ``pick`` (index of a request that a click chooses).
+    """
+    return {"t": text, **{name: value for name, value in more.items() if value not in (None, "")}}
+
+
+def table(
+    name: str,
+    caption: str,
+    columns: Sequence[tuple[str, bool]],
+    rows: Sequence[Sequence[dict[str, Any] | str]],
+    *,
+    note: str = "",
+    look: str = "stack",
+) -> dict[str, Any]:
+    """A table; the first cell of each row is its heading.
+
+    Args:
+        name: where the page puts it.
+        caption: above it.
+        columns: (heading, whether its cells are numbers).
+        rows: cells; a text is a cell without anything else.
+        note: below it.
+        look: ``stack`` (cards on a phone) or ``tight`` (stays a table).
+    """
+    return {
+        "name": name,
+        "caption": caption,
+        "cols": [[heading, right] for heading, right in columns],
+        "rows": [[{"t": c} if isinstance(c, str) else c for c in row] for row in rows],
+        "note": note,
+        "look": look,
+    }
+
+
+def rounded(value: Any, significant: int = 4) -> float | int | None:
+    """A number as short as it may be in the data: so many significant digits; None for what is no number."""
+    if value is None or not known(float(value)):
+        return None
+    short = float(f"{float(value):.{significant}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def rounded_list(values: Iterable[Any], significant: int = 4) -> list[float | int | None]:
+    """:func:`rounded` of each."""
+    return [rounded(value, significant) for value in values]

@@ -1,0 +1,139 @@
+"""All stories of a page side by side: what each takes, in which stages, and whether its device waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmbench.analysis.numbers import DASH, percent
+from vlmbench.report.html.answer import slope
+from vlmbench.report.html.cells import STAGE_CODES, STAGE_LABELS, Piece, bold, cell, known, ms, ms_span, rounded, share_span, table
+from vlmbench.report.html.parts import Part
+from vlmbench.report.html.stages import components
+from vlmbench.report.html.stories import Story
+
+_UNLIKE = ("device", "dtype", "data")
+
+
+def entry(story: Story) -> dict[str, Any]:
+    """One story as a bar: median and P95 with intervals, stages, share of waiting."""
+    part = story.main
+    made: dict[str, Any] = {"label": story.label, **{k: story.facts[k] for k in ("model", "runtime", "device")}}
+    made["sweeps"] = sorted({p.facts["sweep"] for p in story.parts})
+    if part is None:
+        return made
+    parts = {row["component"]: row for row in components(part)}
+    made["stages"] = {code: rounded(parts[name]["median"]) for name, code in STAGE_CODES.items() if name in parts and name != "T_residual"}
+    for name, key in (("p50", "mid"), ("p95", "high")):
+        found = _whole(part).get(name) or {}
+        made[key] = [rounded(found.get(end), 5) if known(found.get(end)) else None for end in ("value", "low", "high")]
+    made["what"] = "T_request" if (part.summary.get("distribution") or {}).get("T_request") else "T_total"
+    waits = part.summary.get("launch_bound") or {}
+    made["waits"] = rounded(waits["launch_bound"]) if known(waits.get("launch_bound")) else None
+    return made
+
+
+def _whole(part: Part) -> Mapping[str, Any]:
+    distribution = part.summary.get("distribution") or {}
+    found: Mapping[str, Any] = (distribution.get("T_request") or distribution.get("T_total") or {}).get("workload") or {}
+    return found
+
+
+def overview(stories: Sequence[Story]) -> dict[str, Any]:
+    """The stories as a table; columns that none of them has anything for are left out."""
+    lines = [_line(story) for story in stories]
+    columns = [("Run", False), ("n", True), ("Median, ms", True), ("P95, ms", True), ("First token, ms", True)]
+    columns += [("Between tokens, ms", True), ("Largest stage", False), ("Device waits", True)]
+    columns += [("One more output token, ms", True), ("One more vision token, ms", True)]
+    kept = [i for i in range(len(columns)) if i == 0 or any(line[i]["t"] != DASH or "sub" in line[i] for line in lines)]
+    return table(
+        "overview",
+        "Runs side by side (95 % interval)",
+        [columns[i] for i in kept],
+        [[line[i] for i in kept] for line in lines],
+        note=unlike(stories),
+    )
+
+
+def _line(story: Story) -> list[dict[str, Any]]:
+    part = story.main
+    head = cell(story.label, story=True)
+    costs: dict[str, Mapping[str, Any]] = dict((story.comparison.get("token_costs") or {}).items())
+    for kind, found, _ in story.costs():
+        costs.setdefault(kind, found)
+    tokens = [_cost(costs.get(kind)) for kind in ("output", "vision")]
+    if part is None:
+        return [head, *[cell(DASH)] * 7, *tokens]
+    distribution = part.summary.get("distribution") or {}
+    whole = _whole(part)
+    first = (distribution.get("TTFT") or distribution.get("TTFT_model") or {}).get("workload") or {}
+    gap = (distribution.get("ITL") or {}).get("workload") or {}
+    waits = part.summary.get("launch_bound") or {}
+    runs = part.summary.get("runs") or {}
+    n = runs.get("workload_runs") or (runs.get("ok_by_mode") or {}).get("instrumented", 0)
+    return [
+        head,
+        cell(f"{n:,}"),
+        *(_time(found) for found in (whole.get("p50"), whole.get("p95"), first.get("p50"), gap.get("p50"))),
+        _largest(part),
+        cell(percent(waits.get("launch_bound")), sub=share_span(waits.get("low"), waits.get("high"))) if known(waits.get("launch_bound")) else cell(DASH),
+        *tokens,
+    ]
+
+
+def _time(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not found or found.get("value") is None:
+        note = str((found or {}).get("note") or "")
+        return cell(DASH, sub=f"needs {note.rpartition(' of ')[2]}" if " of " in note else "")
+    return cell(ms(found["value"]), sub=ms_span(found.get("low"), found.get("high")))
+
+
+def _largest(part: Part) -> dict[str, Any]:
+    stages = [row for row in components(part) if row["part_of"] == "T_total" and known(row.get("share"))]
+    if not stages:
+        return cell(DASH)
+    top = max(stages, key=lambda row: float(row["share"]))
+    name = top["component"]
+    return cell(STAGE_LABELS.get(name, name), sw=STAGE_CODES.get(name), sub=percent(top["share"]))
+
+
+def _cost(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not found:
+        return cell(DASH)
+    value, low, high = slope(found)
+    if low is not None and high is not None and low <= 0 <= high:
+        return cell("none measurable", sub=ms_span(low, high))
+    return cell(ms(value), sub=ms_span(low, high))
+
+
+def unlike(stories: Sequence[Story]) -> str:
+    """What the stories differ in that no comparison of times may pass over; empty if nothing."""
+    differ = []
+    for name in _UNLIKE:
+        values = {_value(story, name) for story in stories} - {""}
+        if len(values) > 1:
+            listed = ", ".join(sorted(values)[:4]) + (" …" if len(values) > 4 else "")
+            differ.append(f"{name} ({listed})")
+    if not differ:
+        return ""
+    return f"These runs differ in {' and '.join(differ)}: their times are not differences of the models or runtimes alone."
+
+
+def _value(story: Story, name: str) -> str:
+    if name != "dtype":
+        return story.facts[name]
+    part = story.main
+    return str(((part.provenance if part else {}).get("runtime") or {}).get("dtype") or "").removeprefix("torch.")
+
+
+def said(stories: Sequence[Story]) -> list[list[Piece]]:
+    """Fastest and slowest of the stories, and what they differ in."""
+    timed = [(float(value), story) for story in stories if story.main and known(value := (_whole(story.main).get("p50") or {}).get("value"))]
+    if len(timed) < 2:
+        return []
+    timed.sort(key=lambda item: item[0])
+    (least, fastest), (most, slowest) = timed[0], timed[-1]
+    lines: list[list[Piece]] = [["At the median the fastest is ", bold(fastest.label), f" ({ms(least)} ms), the slowest ", bold(slowest.label), f" ({ms(most)} ms)."]]
+    if text := unlike(stories):
+        lines.append([text])
+    return lines

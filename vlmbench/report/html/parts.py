@@ -1,0 +1,158 @@
+"""What a page is made of: the runs in the directories that it is asked for, with summaries, rows and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmbench.analysis.load import load_runs
+from vlmbench.errors import InputError
+from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.records.reading import records_path
+from vlmbench.report.summary import EXPERIMENT as PHASE1
+from vlmbench.report.summary import provenance_of, read_json
+
+COMPARISON = "exp5_token_comparison"
+TITLES: Mapping[str, str] = {
+    PHASE1: "Latency of a data set, part by part",
+    "phase2_scaling": "Time against token counts",
+    "exp4b_language_tokens": "Time against output length",
+    COMPARISON: "What tokens cost against each other",
+}
+_SCALING = ("headline", "scaling", "too_few_points", "roofline", "launch_bound", "latency_model", "aa_check")
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    PHASE1: ("headline", "distribution", "components", "launch_bound", "cost", "tail", "aa_check"),
+    "phase2_scaling": _SCALING,
+    "exp4b_language_tokens": _SCALING,
+    COMPARISON: ("headline", "comparisons"),
+}
+_STUDY = ("phase1", "phase2", "prompt_tokens", "phase3")
+_NOT_RUNS = frozenset({"figures", "tables", "traces", ".hydra", "ledger"})
+_DEPTH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One run, or what several say together.
+
+    Args:
+        name: place below the directory of the page, ``.`` for itself.
+        directory: of the run.
+        summary: content of its ``summary.json``.
+        provenance: of the run; empty if there is none.
+        frame: its rows; None where they are not there.
+    """
+
+    name: str
+    directory: Path
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    frame: pd.DataFrame | None = None
+
+    @property
+    def experiment(self) -> str:
+        """``experiment_name`` of the summary."""
+        return str(self.summary.get("experiment_name", ""))
+
+    @property
+    def is_phase1(self) -> bool:
+        """Whether the summary describes a data set, not sweeps."""
+        return self.experiment == PHASE1
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Model, device, runtime, sweep and data of the run, as the filters name them."""
+        sweep = str((self.provenance.get("sweep") or {}).get("name") or "")
+        return {
+            "model": model_name(self.provenance),
+            "device": device_name(self.provenance) or "device not recorded",
+            "runtime": runtime_name(self.provenance),
+            "sweep": sweep.replace("_", " ") if sweep and sweep != "none" else "data set",
+            "data": dataset_name(self.provenance),
+        }
+
+
+def parts_of(
+    directories: Path | str | Sequence[Path | str], *, rows: bool = True, left_out: list[str] | None = None
+) -> list[Part]:
+    """The runs in some directories, and what was compared there, in reading order.
+
+    Args:
+        directories: run directories, studies, or directories that hold some.
+        rows: also read the rows of each run.
+        left_out: gets why runs are not there, one sentence each; None refuses them.
+
+    Raises:
+        InputError: there is no ``summary.json`` that this version can show.
+    """
+    given = [directories] if isinstance(directories, str | Path) else list(directories)
+    places: dict[Path, str] = {}
+    for top in map(Path, given):
+        for place in _walk(top, 0):
+            places.setdefault(place, _name(place, top, several=len(given) > 1))
+    found = []
+    for place, name in places.items():
+        summary = read_json(place / "summary.json")
+        if summary is None:
+            continue
+        try:
+            _check(place / "summary.json", summary)
+            found.append(_part(name, place, summary, rows))
+        except InputError as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
+    if not found and left_out:
+        raise InputError(left_out[0])
+    if not found:
+        named = ", ".join(f"'{place}'" for place in given)
+        raise InputError(f"no summary.json at {named}; give a run directory, or write its report first")
+    return sorted(found, key=lambda part: part.experiment == COMPARISON)  # what they say together comes last
+
+
+def _name(place: Path, top: Path, *, several: bool) -> str:
+    relative = place.relative_to(top).as_posix()
+    return f"{top.name}/{relative}".removesuffix("/.") if several else relative
+
+
+def _walk(directory: Path, depth: int) -> Iterator[Path]:
+    """Directories with a summary, a study's parts in their order."""
+    if (directory / "summary.json").is_file():
+        yield directory
+    if depth >= _DEPTH or not directory.is_dir():
+        return
+    below = sorted(place for place in directory.iterdir() if place.is_dir() and place.name not in _NOT_RUNS)
+    below.sort(key=lambda place: _STUDY.index(place.name) if place.name in _STUDY else len(_STUDY))
+    for place in below:
+        yield from _walk(place, depth + 1)
+
+
+def _check(path: Path, summary: Mapping[str, Any]) -> None:
+    experiment = summary.get("experiment_name")
+    missing = [name for name in _NEEDED.get(str(experiment), ()) if name not in summary]
+    if experiment not in TITLES:
+        raise InputError(f"'{path}' is of experiment '{experiment}'; a page shows {', '.join(TITLES)}")
+    if missing:
+        raise InputError(
+            f"'{path}' lacks {', '.join(missing)}: another version wrote it; run the same command again to renew it"
+        )
+
+
+def _part(name: str, place: Path, summary: Mapping[str, Any], rows: bool) -> Part:
+    frame = None
+    if rows and summary.get("experiment_name") != COMPARISON and has_rows(place):
+        frame = load_runs(place)
+    return Part(name=name, directory=place, summary=summary, provenance=provenance_of(place), frame=frame)
+
+
+def has_rows(directory: Path) -> bool:
+    """Whether a run directory holds rows."""
+    try:
+        return records_path(directory).is_file()
+    except InputError:
+        return False
+

@@ -1,0 +1,166 @@
+"""The page as one file: the template with style, script and data inside, so that it opens anywhere without a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vlmbench import __version__
+from vlmbench.figures.theme import caption
+from vlmbench.report import scaling_words, words
+from vlmbench.report.facts import facts, software
+from vlmbench.report.grids import Grid, grids
+from vlmbench.report.html.cells import table
+from vlmbench.report.html.parts import COMPARISON, TITLES, Part, parts_of
+from vlmbench.report.html.whole import page_data
+from vlmbench.report.tables import memory
+
+SCRIPTS = ("core.js", "request.js", "tail.js", "tokens.js", "side.js", "lane.js", "main.js")
+_MOST_SECTIONS = 24  # more would make the page long and heavy; the overview and summary.json hold their numbers
+_SHOWN_ELSEWHERE = frozenset({"components", "slopes"})
+
+
+def render(directories: Path | str | Sequence[Path | str], template: Any) -> str:
+    """The HTML of the runs in some directories.
+
+    Args:
+        directories: run directories, studies, or directories that hold some.
+        template: the page's, of jinja2.
+
+    Raises:
+        InputError: there is nothing to show.
+    """
+    data = page_data(directories)
+    from markupsafe import Markup
+
+    parts = parts_of(directories, rows=False, left_out=[])
+    shown = parts[:_MOST_SECTIONS]
+    first = next((story["detail"] for story in data["stories"] if story["detail"]), _nothing())
+    has = _sections(data)
+    provenances = [part.provenance for part in parts if part.provenance]
+    return str(
+        template.render(
+            page=data,
+            first=first,
+            has=has,
+            nav=[(key, short) for key, short in _NAV if has.get(key, True)],
+            missing=list(_missing(data, has)),
+            sections=[_section(part) for part in shown],
+            more_sections=f"{len(parts) - len(shown):,} more are in their own directories." if len(parts) > len(shown) else "",
+            commands=_commands(data),
+            provenance=facts(provenances),
+            software=software(next(iter(provenances), {})),
+            files=list(_files(directories, shown)),
+            css=Markup(_asset("page.css")),  # noqa: S704 (our own file)
+            script=Markup("\n".join(["(() => {", '"use strict";', *(_asset(name) for name in SCRIPTS), "})();"])),  # noqa: S704
+            data=Markup(_json(data)),  # noqa: S704 (escaped there)
+            version=__version__,
+        )
+    )
+
+
+_NAV = (
+    ("time", "Time"),
+    ("tail", "Tail"),
+    ("tokens", "Tokens"),
+    ("side", "Runs"),
+    ("help", "What helps"),
+    ("runs", "Machine"),
+    ("words", "In words"),
+    ("provenance", "Provenance"),
+)
+
+
+def _nothing() -> dict[str, Any]:
+    names = ("answer", "facts", "quality", "stages_said", "tail_said", "causes", "cautions", "tables", "parts")
+    return {"command": "", **{name: [] for name in names}}
+
+
+def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
+    """Which sections have something to show."""
+    parts = [part for story in data["stories"] if story["detail"] for part in story["detail"]["parts"]]
+    costs = bool(data["token_said"] or data["breakeven"] or any(part.get("panels") for part in parts))
+    return {
+        "time": any(story["detail"] and (story["detail"]["bar"] or story["detail"]["stages_said"]) for story in data["stories"]),
+        "tail": any(part["phase1"] and part.get("requests") for part in parts),
+        "tokens": costs,
+        "side": len(data["stories"]) > 1,
+        "help": bool(data["arms"] or data["compared"]),
+        "lane": any(part.get("lane") for part in parts),
+        "runs": any(part.get("lane") for part in parts),
+    }
+
+
+def _missing(data: Mapping[str, Any], has: Mapping[str, bool]) -> Iterator[str]:
+    """What the page cannot say, and what would."""
+    if not has["tail"]:
+        yield "No data set was measured here, so nothing is said of the distribution and its tail (experiment=phase1)."
+    if not has["tokens"]:
+        yield "No token count was swept here, so nothing is said of what a token costs (experiment=phase2, phase3)."
+    parts = [part for story in data["stories"] if story["detail"] for part in story["detail"]["parts"]]
+    if parts and not any(part.get("requests") for part in parts):
+        yield "The rows (records.jsonl) of these runs are not beside their summaries, so no request is drawn."
+
+
+def _section(part: Part) -> dict[str, Any]:
+    summary, provenance = part.summary, part.provenance
+    last = part.name.rpartition("/")[2]
+    title = "Time against prompt tokens" if last == "prompt_tokens" else TITLES.get(part.experiment, part.experiment)
+    lines = [memory(summary)] if summary.get("memory") else []
+    return {
+        "anchor": part.experiment if part.name == "." else part.name.replace("/", "-"),
+        "name": part.name,
+        "title": title,
+        "setting": caption(provenance) if provenance else "; ".join(caption(row["provenance"]) for row in summary.get("comparisons") or []),
+        "answers": list(_answers(part)),
+        "tables": [_table(grid) for grid in grids(summary) if grid.name not in _SHOWN_ELSEWHERE],
+        "lines": [line for line in (*lines, *words.flag_sentence(summary.get("flags") or {})) if line],
+    }
+
+
+def _answers(part: Part) -> Iterator[tuple[str, Sequence[str]]]:
+    if part.is_phase1:
+        yield from words.answers(part.summary, part.provenance)
+    elif part.experiment != COMPARISON:
+        yield from scaling_words.answers(part.summary)
+    else:
+        rows = part.summary["comparisons"]
+        for row in rows:
+            model = f" ({caption(row['provenance'])})" if len(rows) > 1 else ""
+            yield from ((f"{question}{model}", said) for question, said in scaling_words.comparison_answers(row))
+
+
+def _table(grid: Grid) -> dict[str, Any]:
+    return table(grid.name, grid.title, grid.columns, [[cell.strip() for cell in row] for row in grid.rows])
+
+
+def _commands(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for story in data["stories"][:_MOST_SECTIONS]:
+        for name, command in (story["detail"] or {}).get("commands", []):
+            found.setdefault(command, name)
+    return [(name, command) for command, name in found.items()]
+
+
+def _files(directories: Path | str | Sequence[Path | str], parts: Sequence[Part]) -> Iterator[str]:
+    """Data beside the page, as links relative to it; none where it shows several directories."""
+    if not isinstance(directories, str | Path):
+        return
+    top = Path(directories)
+    for part in parts:
+        for name in ("summary.json", "records.jsonl", "provenance.json", f"{part.experiment}.json"):
+            if (part.directory / name).is_file():
+                yield (part.directory / name).relative_to(top).as_posix()
+
+
+def _asset(name: str) -> str:
+    return (files("vlmbench.report") / "templates" / "page" / name).read_text(encoding="utf-8").strip()
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,196 @@
+"""What one more token costs: rows, medians and fitted lines of every sweep, and token costs against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis import rows
+from vlmbench.analysis.numbers import DASH, count, digits, percent
+from vlmbench.analysis.scaling import Scaling, fit_scaling
+from vlmbench.analysis.slices import KINDS, X_LABELS, held_fixed, slices
+from vlmbench.report.html.answer import slope
+from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, cell, ci, known, ms, ms_span, rounded, rounded_list, signed, table
+from vlmbench.report.html.parts import Part
+from vlmbench.report.html.stories import Story
+
+_STAGES = ("T_total", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "TTFT_model", "T_preprocess", "T_request")
+_ROWS_A_FIT = 1200
+_LINE = 25
+
+
+def panels(part: Part) -> list[dict[str, Any]]:
+    """One entry for each kind of token that a run swept: its rows, and the fit of each stage.
+
+    Returns:
+        ``kind``, ``x`` (label), ``held``; ``at`` (counts of the rows), ``flagged`` (1 where a row did something for the
+        first time), ``fits`` (stage to ``ms`` of the rows, ``mid`` (count, median), ``line`` (count, mean, low, high),
+        ``slope``); ``said``.
+    """
+    if part.frame is None:
+        return []
+    made = []
+    for kind in KINDS.values():
+        for found in slices(part.frame, kind):
+            fits = {name: fit for name in _STAGES if (fit := fit_scaling(found, name)) is not None}
+            if "T_total" in fits:
+                made.append(_panel(kind.name, found.x, held_fixed(found.fixed), found.rows, fits))
+            break
+    return made
+
+
+def _panel(kind: str, x: str, held: str, frame: pd.DataFrame, fits: Mapping[str, Scaling]) -> dict[str, Any]:
+    index = np.arange(len(frame))
+    flags = frame["flags"].astype(object).astype(str).str.split()
+    first = np.array([bool(rows.FIRST_TIME & set(names)) for names in flags], dtype=np.int64)
+    said = ""
+    if len(index) > _ROWS_A_FIT:
+        total = rows.values(frame, "T_total")
+        ranked = np.argsort(total, kind="stable")
+        even = ranked[np.linspace(0, len(ranked) - 1, _ROWS_A_FIT - 200).round().astype(int)]
+        index = np.unique(np.concatenate([even, np.flatnonzero(first)[:100], ranked[-100:]]))
+        said = f"{len(index):,} of {count(len(frame), 'run')} are drawn, spread over the ranks, the slowest among them; medians and lines are of all."
+    return {
+        "kind": kind,
+        "x": X_LABELS.get(x, x.replace("_", " ")),
+        "unit": KINDS[kind].unit,
+        "held": held,
+        "at": rounded_list(rows.values(frame, x)[index], 7),
+        "flagged": first[index].tolist(),
+        "fits": {name: _fit(fit, rows.values(frame, name)[index]) for name, fit in fits.items()},
+        "said": said,
+    }
+
+
+def _fit(fit: Scaling, values: Any) -> dict[str, Any]:
+    grid = np.linspace(fit.low, fit.high, 2 if fit.shape == "linear" else _LINE)
+    row = fit.as_row()
+    value, low, high = slope(row)
+    unflagged = fit.unflagged.fit if fit.unflagged is not None else None
+    if unflagged is not None:  # the line that the headline's slope belongs to
+        grid = np.linspace(fit.low, fit.high, 2)
+        mean, half = unflagged.predict(np.column_stack([np.ones_like(grid), grid]))
+        line = [mean, mean - half, mean + half]
+    else:
+        line = list(fit.predict(grid))
+    return {
+        "ms": rounded_list(values),
+        "mid": [rounded_list([x, y], 5) for x, y in zip(fit.points["x"], fit.points["median"], strict=True)],
+        "line": [rounded_list(entry, 5) for entry in zip(grid, *line, strict=True)],
+        "slope": rounded_list([value, low, high], 5),
+        "words": _words(fit, value, low, high),
+        "measurable": bool(fit.measurable or (low is not None and high is not None and (low > 0 or high < 0))),
+    }
+
+
+def _words(fit: Scaling, value: float, low: float | None, high: float | None) -> str:
+    if low is not None and high is not None and low <= 0 <= high:
+        return f"no measurable cost ({ms_span(low, high)} ms)"
+    return f"{ms(value)} ms a token ({ms_span(low, high)})" if fit.slice.kind.name != "batch" else f"{ms(value)} ms a request ({ms_span(low, high)})"
+
+
+def slopes(part: Part) -> dict[str, Any] | None:
+    """Every fitted slope of a run as a table."""
+    lines = []
+    for entry in part.summary.get("scaling") or []:
+        if entry["stage"] == "T_residual":
+            continue
+        value, low, high = slope(entry)
+        zero = low is not None and high is not None and low <= 0 <= high
+        lines.append(
+            [
+                cell(KINDS[entry["kind"]].unit),
+                cell(STAGE_LABELS.get(entry["stage"], entry["stage"])),
+                cell(signed(digits(value, 4)), sub=ms_span(low, high)),
+                cell("none measurable" if zero else entry["shape"]),
+                cell(DASH if entry.get("r2") is None else f"{entry['r2']:.3f}"),
+                cell(percent(entry.get("held_out_error"))),
+                cell(held_fixed(entry["fixed"]) if entry.get("fixed") else DASH),
+            ]
+        )
+    if not lines:
+        return None
+    columns = (("One more", False), ("Stage", False), ("ms (95 % interval)", True), ("Dependence", False), ("R²", True), ("Error at points left out", True), ("Held fixed", False))
+    note = "Straight lines over the whole range; where some runs did something for the first time, without them."
+    return table("slopes", "Every slope, ms for one more", columns, lines, note=note)
+
+
+def said(stories: Sequence[Story]) -> list[list[Piece]]:
+    """What the section says beside its charts."""
+    lines: list[list[Piece]] = []
+    for story in stories[:4]:
+        prefix: list[Piece] = [f"{story.label}: "] if len(stories) > 1 else []
+        costs: dict[str, Mapping[str, Any]] = {}
+        for kind, entry, _ in story.costs():
+            costs.setdefault(kind, entry)
+        for kind, entry in (story.comparison.get("token_costs") or {}).items():
+            costs.setdefault(kind, entry)
+        for kind in KINDS:
+            if kind in costs:
+                value, low, high = slope(costs[kind])
+                if low is not None and high is not None and low <= 0 <= high:
+                    lines.append([*prefix, f"One {KINDS[kind].unit}: no measurable cost", *ci(f"{ms_span(low, high)} ms"), "."])
+                else:
+                    lines.append([*prefix, f"One {KINDS[kind].unit}: ", bold(f"{ms(value)} ms"), *ci(ms_span(low, high)), "."])
+    if len(stories) > 4:
+        lines.append([f"And {len(stories) - 4} more; the table holds all."])
+    return lines
+
+
+def cautions(story: Story) -> list[str]:
+    """What weakens the slopes, a sentence a sweep: drift, points that stopped early, throttling, too few counts."""
+    found = []
+    for part in story.sweeps:
+        said = []
+        check = part.summary.get("aa_check") or {}
+        if check.get("verdict") == "drift":
+            said.append(f"drifted (A/A {check['ratio']:.3f})")
+        points = part.summary.get("stopping") or []
+        if unmet := sum(bool(point.get("unmet")) for point in points):
+            said.append(f"{unmet} of {count(len(points), 'point')} stopped before the median was known as asked")
+        throttled = [n for name, n in (part.summary.get("flags") or {}).items() if str(name).startswith("throttled")]
+        if throttled:
+            said.append(f"throttled in {count(max(throttled), 'run')}")
+        few = part.summary.get("too_few_points") or {}
+        said += [f"{n} counts of {KINDS[kind].unit}s, three are needed for a slope" for kind, n in few.items()]
+        if said:
+            found.append(f"sweep of {part.facts['sweep']}: {', '.join(said)}")
+    return found
+
+
+def flops(stories: Sequence[Story]) -> list[list[Piece]]:
+    """Whether FLOPs tell the latency, of the first story that knows."""
+    for story in stories:
+        found = story.comparison.get("flops_latency") or {}
+        together, ratio = found.get("together") or {}, found.get("language_over_vision_ms_per_tflop") or {}
+        if not known(together.get("r2")):
+            continue
+        name = f"{story.label}: " if len(stories) > 1 else ""
+        lines: list[list[Piece]] = [[f"{name}FLOPs explain ", bold(percent(together["r2"])), " of the variance of generate() over both sweeps together (one straight line)."]]
+        if known(ratio.get("value")):
+            lines.append(["A further TFLOP costs ", bold(f"{digits(ratio['value'])} times"), *ci(ms_span(ratio.get("low"), ratio.get("high"))), " as much time when it is spent on output tokens as on vision tokens."])
+        return lines
+    return []
+
+
+def break_even(stories: Sequence[Story]) -> list[dict[str, Any]]:
+    """How many vision and prompt tokens one output token buys, with intervals: ``label``, ``of``, ``at``, ``words``."""
+    made = []
+    for index, story in enumerate(stories):
+        ratios = story.comparison.get("ratios_unflagged") or story.comparison.get("ratios") or {}
+        for name, row in ratios.items():
+            kind = name.removeprefix("output_over_")
+            if not name.startswith("output_over_") or row.get("value") is None or row["value"] <= 0:
+                continue
+            low, high = row.get("low"), row.get("high")
+            made.append(
+                {
+                    "story": index,
+                    "of": f"{kind} tokens",
+                    "at": [rounded(row["value"]), rounded(low) if known(low) else None, rounded(high) if known(high) else None],
+                }
+            )
+    return made

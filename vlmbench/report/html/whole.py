@@ -1,0 +1,138 @@
+"""The whole page as data: stories with all that charts and tables show, as many in detail as fit into its size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmbench.analysis.numbers import count
+from vlmbench.report.html import answer, compared, overview, quality, stages, tail, tokens
+from vlmbench.report.html.cells import plain
+from vlmbench.report.html.lane import lane_of
+from vlmbench.report.html.parts import Part, parts_of
+from vlmbench.report.html.sample import requests_of
+from vlmbench.report.html.stories import Story, stories_of
+
+MOST_BYTES = 7_500_000
+"""Of details in the page; what does not fit is named on it."""
+_REQUESTS, _GAPS, _LANE = 6000, 400, 5000  # rows that stand one by one, over all runs of the page
+
+
+def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Everything that a page shows of the runs in some directories.
+
+    Args:
+        directories: run directories, studies, or directories that hold some.
+        most_bytes: of details; runs beyond stand in the overview alone, and the page says so.
+
+    Returns:
+        ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``overview``, ``compared``, ``breakeven``,
+        ``notes`` (what was left out, in words).
+
+    Raises:
+        InputError: there is nothing to show.
+    """
+    left_out: list[str] = []
+    parts = parts_of(directories, left_out=left_out)
+    stories = stories_of(parts)
+    shares = max(len([part for part in parts if part.frame is not None]), 1)
+    made, spent = [], 0
+    for story in stories:
+        detail = _detail(story, shares) if spent < most_bytes else None
+        spent += len(json.dumps(detail, ensure_ascii=False).encode()) if detail else 0
+        made.append({**overview.entry(story), "detail": detail})
+    beyond = [story.label for story, one in zip(stories, made, strict=True) if one["detail"] is None]
+    notes = [f"Left out: {reason}" for reason in left_out]
+    if beyond:
+        notes.append(
+            f"{len(stories) - len(beyond):,} of {count(len(stories), 'run')} are here in detail; the other {len(beyond):,} stand in the "
+            "overview. A page of fewer runs shows them: write the report of one directory."
+        )
+    return {
+        "title": _title(stories),
+        "stories": made,
+        "overview": overview.overview(stories),
+        "overview_said": overview.said(stories),
+        "token_said": tokens.said(stories),
+        "breakeven": tokens.break_even(stories),
+        "arms": compared.interventions(parts),
+        "compared": compared.tables(parts),
+        "compared_said": compared.said(parts),
+        "notes": notes,
+        "flops": tokens.flops(stories),
+    }
+
+
+def _title(stories: Sequence[Story]) -> str:
+    if len(stories) == 1:
+        facts = stories[0].facts
+        return f"Where the latency of {facts['model']} goes, on {facts['device']}"
+    models, devices = ({story.facts[name] for story in stories} for name in ("model", "device"))
+    what = f"{len(models):,} models" if len(models) > 1 else next(iter(models))
+    return f"Where the latency of {what} goes, on {next(iter(devices)) if len(devices) == 1 else f'{len(devices)} devices'}"
+
+
+def _detail(story: Story, shares: int) -> dict[str, Any]:
+    """A story with all that its sections show."""
+    part = story.main
+    return {
+        "answer": answer.sentences(story),
+        "short": " ".join(plain(sentence) for sentence in answer.sentences(story)[:1]),
+        "facts": quality.facts(story),
+        "quality": quality.quality(story),
+        "command": quality.command(part),
+        "commands": [[p.name, quality.command(p)] for p in story.parts if quality.command(p)],
+        "bar": stages.bar(part) if part else None,
+        "stages_said": stages.said(part) if part else [],
+        "tail_said": tail.said(part) if part and part.is_phase1 else [],
+        "causes": tail.causes(part) if part and part.is_phase1 else [],
+        "cautions": tokens.cautions(story),
+        "tables": [made for made in _tables(story) if made],
+        "parts": [_part(one, shares) for one in story.parts],
+        "main": story.parts.index(part) if part else 0,
+    }
+
+
+def _tables(story: Story) -> list[dict[str, Any] | None]:
+    part = story.main
+    if part is None:
+        return []
+    first: list[Callable[[Part], dict[str, Any] | None]] = [stages.stage_table]
+    if part.is_phase1:
+        first += [tail.percentiles, tail.slowest]
+    return [*(make(part) for make in first), *(tokens.slopes(sweep) for sweep in story.sweeps)]
+
+
+def _part(part: Part, shares: int) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": part.name,
+        "sweep": part.facts["sweep"],
+        "phase1": part.is_phase1,
+        "busy": stages.busy(part),
+        "roofline": stages.roofline(part),
+        "quantiles": _quantiles(part.summary),
+    }
+    if part.frame is None:
+        return made
+    return made | {
+        "requests": requests_of(part.frame, part.directory, limit=max(_REQUESTS // shares, 60), gaps=max(_GAPS // shares, 6)),
+        "lane": lane_of(part.frame, limit=max(_LANE // shares, 60)),
+        "panels": tokens.panels(part) if not part.is_phase1 else [],
+        "medians": stages.point_medians(part),
+    }
+
+
+def _quantiles(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Group to (name, value, low, high) of the percentiles of the time that the charts show."""
+    distribution = summary.get("distribution") or {}
+    metric = "T_request" if "T_request" in distribution else "T_total"
+    found = {}
+    for group, entry in (distribution.get(metric) or {}).items():
+        found["workload" if group == "workload" else "one request repeated"] = [
+            [name.upper(), entry[name]["value"], entry[name]["low"], entry[name]["high"]]
+            for name in ("p50", "p90", "p95", "p99")
+            if entry[name]["value"] is not None
+        ]
+    return found
