@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmbench.records.files import write_whole
-from vlmbench.report.page import environment, summaries
+from vlmbench.report.page.parts import parts_of
 from vlmbench.report.table_cells import Grid, grids
+from vlmbench.report.templating import environment
 
 FOLDER = "tables"
 _LATEX = str.maketrans(
@@ -33,9 +34,10 @@ def write_tables(directory: Path | str) -> list[Path]:
     template = environment().get_template("table.tex.j2")
     directory = Path(directory)
     files = []
-    for part, summary in summaries(directory):
-        for grid in grids(summary):
-            path = directory / FOLDER / (grid.name if part == "." else f"{part}_{grid.name}")
+    for part in parts_of(directory, rows=False):
+        for grid in grids(part.summary):
+            prefix = "" if part.name == "." else f"{part.name.replace('/', '_')}_"
+            path = directory / FOLDER / f"{prefix}{grid.name}"
             files.append(write_whole(path.with_suffix(".tex"), template.render(grid=grid, tex=tex, stem=path.name)))
             files.append(write_whole(path.with_suffix(".md"), markdown(grid)))
     return files

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.analysis.numbers import DASH, percent
-from vlmbench.report.html.answer import slope
-from vlmbench.report.html.cells import STAGE_CODES, STAGE_LABELS, Piece, bold, cell, known, ms, ms_span, rounded, share_span, table
-from vlmbench.report.html.parts import Part
-from vlmbench.report.html.stages import components
-from vlmbench.report.html.stories import Story
+from vlmbench.report.page.answer import slope
+from vlmbench.report.page.cells import (
+    STAGE_CODES,
+    STAGE_LABELS,
+    Piece,
+    bold,
+    cell,
+    known,
+    ms,
+    ms_span,
+    rounded,
+    share_span,
+    table,
+)
+from vlmbench.report.page.parts import Part
+from vlmbench.report.page.stages import components
+from vlmbench.report.page.stories import Story
+from vlmbench.text import DASH, percent
 
 _UNLIKE = ("device", "dtype", "data")
 
@@ -23,7 +35,11 @@ def entry(story: Story) -> dict[str, Any]:
     if part is None:
         return made
     parts = {row["component"]: row for row in components(part)}
-    made["stages"] = {code: rounded(parts[name]["median"]) for name, code in STAGE_CODES.items() if name in parts and name != "T_residual"}
+    made["stages"] = {
+        code: rounded(parts[name]["median"])
+        for name, code in STAGE_CODES.items()
+        if name in parts and name != "T_residual"
+    }
     for name, key in (("p50", "mid"), ("p95", "high")):
         found = _whole(part).get(name) or {}
         made[key] = [rounded(found.get(end), 5) if known(found.get(end)) else None for end in ("value", "low", "high")]
@@ -35,7 +51,9 @@ def entry(story: Story) -> dict[str, Any]:
 
 def _whole(part: Part) -> Mapping[str, Any]:
     distribution = part.summary.get("distribution") or {}
-    found: Mapping[str, Any] = (distribution.get("T_request") or distribution.get("T_total") or {}).get("workload") or {}
+    found: Mapping[str, Any] = (distribution.get("T_request") or distribution.get("T_total") or {}).get(
+        "workload"
+    ) or {}
     return found
 
 
@@ -76,7 +94,9 @@ def _line(story: Story) -> list[dict[str, Any]]:
         cell(f"{n:,}"),
         *(_time(found) for found in (whole.get("p50"), whole.get("p95"), first.get("p50"), gap.get("p50"))),
         _largest(part),
-        cell(percent(waits.get("launch_bound")), sub=share_span(waits.get("low"), waits.get("high"))) if known(waits.get("launch_bound")) else cell(DASH),
+        cell(percent(waits.get("launch_bound")), sub=share_span(waits.get("low"), waits.get("high")))
+        if known(waits.get("launch_bound"))
+        else cell(DASH),
         *tokens,
     ]
 
@@ -116,7 +136,9 @@ def unlike(stories: Sequence[Story]) -> str:
             differ.append(f"{name} ({listed})")
     if not differ:
         return ""
-    return f"These runs differ in {' and '.join(differ)}: their times are not differences of the models or runtimes alone."
+    return (
+        f"These runs differ in {' and '.join(differ)}: their times are not differences of the models or runtimes alone."
+    )
 
 
 def _value(story: Story, name: str) -> str:
@@ -128,12 +150,21 @@ def _value(story: Story, name: str) -> str:
 
 def said(stories: Sequence[Story]) -> list[list[Piece]]:
     """Fastest and slowest of the stories, and what they differ in."""
-    timed = [(float(value), story) for story in stories if story.main and known(value := (_whole(story.main).get("p50") or {}).get("value"))]
+    medians = [(_whole(story.main).get("p50") or {}).get("value") if story.main else None for story in stories]
+    timed = [(float(value), story) for value, story in zip(medians, stories, strict=True) if known(value)]
     if len(timed) < 2:
         return []
     timed.sort(key=lambda item: item[0])
     (least, fastest), (most, slowest) = timed[0], timed[-1]
-    lines: list[list[Piece]] = [["At the median the fastest is ", bold(fastest.label), f" ({ms(least)} ms), the slowest ", bold(slowest.label), f" ({ms(most)} ms)."]]
+    lines: list[list[Piece]] = [
+        [
+            "At the median the fastest is ",
+            bold(fastest.label),
+            f" ({ms(least)} ms), the slowest ",
+            bold(slowest.label),
+            f" ({ms(most)} ms).",
+        ]
+    ]
     if text := unlike(stories):
         lines.append([text])
     return lines

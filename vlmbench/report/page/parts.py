@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from vlmbench.analysis.load import load_runs
+from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
 from vlmbench.records.reading import records_path
-from vlmbench.report.summary import EXPERIMENT as PHASE1
-from vlmbench.report.summary import provenance_of, read_json
+from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
+from vlmbench.report.phase1_summary import provenance_of, read_json
 
 COMPARISON = "exp5_token_comparison"
 TITLES: Mapping[str, str] = {
@@ -120,12 +120,15 @@ def _name(place: Path, top: Path, *, several: bool) -> str:
 
 
 def _walk(directory: Path, depth: int) -> Iterator[Path]:
-    """Directories with a summary, a study's parts in their order."""
-    if (directory / "summary.json").is_file():
+    """Directories with a summary: a run itself, a study's parts in their order, all runs of a grid."""
+    summary = (directory / "summary.json").is_file()
+    if summary:
         yield directory
-    if depth >= _DEPTH or not directory.is_dir():
+    if depth >= _DEPTH or not directory.is_dir() or has_rows(directory):
         return
     below = sorted(place for place in directory.iterdir() if place.is_dir() and place.name not in _NOT_RUNS)
+    if summary:  # what several runs say together lies above them; other folders there are not its own
+        below = [place for place in below if place.name in _STUDY]
     below.sort(key=lambda place: _STUDY.index(place.name) if place.name in _STUDY else len(_STUDY))
     for place in below:
         yield from _walk(place, depth + 1)
@@ -155,4 +158,3 @@ def has_rows(directory: Path) -> bool:
         return records_path(directory).is_file()
     except InputError:
         return False
-

@@ -1,4 +1,4 @@
-"""The page as one file: the template with style, script and data inside, so that it opens anywhere without a request."""
+"""The page as one file: the template with style, script and data inside, so that it opens without a request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from vlmbench import __version__
 from vlmbench.figures.theme import caption
-from vlmbench.report import scaling_words, words
-from vlmbench.report.facts import facts, software
-from vlmbench.report.grids import Grid, grids
-from vlmbench.report.html.cells import table
-from vlmbench.report.html.parts import COMPARISON, TITLES, Part, parts_of
-from vlmbench.report.html.whole import page_data
-from vlmbench.report.tables import memory
+from vlmbench.report.narrative import phase1, scaling
+from vlmbench.report.page.cells import of_grid
+from vlmbench.report.page.contents import page_data
+from vlmbench.report.page.parts import COMPARISON, TITLES, Part, parts_of
+from vlmbench.report.provenance_table import facts, software
+from vlmbench.report.table_cells import grids
+from vlmbench.report.terminal_tables import memory
 
 SCRIPTS = ("core.js", "request.js", "tail.js", "tokens.js", "side.js", "lane.js", "main.js")
 _MOST_SECTIONS = 24  # more would make the page long and heavy; the overview and summary.json hold their numbers
@@ -49,7 +49,9 @@ def render(directories: Path | str | Sequence[Path | str], template: Any) -> str
             nav=[(key, short) for key, short in _NAV if has.get(key, True)],
             missing=list(_missing(data, has)),
             sections=[_section(part) for part in shown],
-            more_sections=f"{len(parts) - len(shown):,} more are in their own directories." if len(parts) > len(shown) else "",
+            more_sections=f"{len(parts) - len(shown):,} more are in their own directories."
+            if len(parts) > len(shown)
+            else "",
             commands=_commands(data),
             provenance=facts(provenances),
             software=software(next(iter(provenances), {})),
@@ -84,7 +86,9 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     parts = [part for story in data["stories"] if story["detail"] for part in story["detail"]["parts"]]
     costs = bool(data["token_said"] or data["breakeven"] or any(part.get("panels") for part in parts))
     return {
-        "time": any(story["detail"] and (story["detail"]["bar"] or story["detail"]["stages_said"]) for story in data["stories"]),
+        "time": any(
+            story["detail"] and (story["detail"]["bar"] or story["detail"]["stages_said"]) for story in data["stories"]
+        ),
         "tail": any(part["phase1"] and part.get("requests") for part in parts),
         "tokens": costs,
         "side": len(data["stories"]) > 1,
@@ -114,27 +118,25 @@ def _section(part: Part) -> dict[str, Any]:
         "anchor": part.experiment if part.name == "." else part.name.replace("/", "-"),
         "name": part.name,
         "title": title,
-        "setting": caption(provenance) if provenance else "; ".join(caption(row["provenance"]) for row in summary.get("comparisons") or []),
+        "setting": caption(provenance)
+        if provenance
+        else "; ".join(caption(row["provenance"]) for row in summary.get("comparisons") or []),
         "answers": list(_answers(part)),
-        "tables": [_table(grid) for grid in grids(summary) if grid.name not in _SHOWN_ELSEWHERE],
-        "lines": [line for line in (*lines, *words.flag_sentence(summary.get("flags") or {})) if line],
+        "tables": [of_grid(grid) for grid in grids(summary) if grid.name not in _SHOWN_ELSEWHERE],
+        "lines": [line for line in (*lines, *phase1.flag_sentence(summary.get("flags") or {})) if line],
     }
 
 
 def _answers(part: Part) -> Iterator[tuple[str, Sequence[str]]]:
     if part.is_phase1:
-        yield from words.answers(part.summary, part.provenance)
+        yield from phase1.answers(part.summary, part.provenance)
     elif part.experiment != COMPARISON:
-        yield from scaling_words.answers(part.summary)
+        yield from scaling.answers(part.summary)
     else:
         rows = part.summary["comparisons"]
         for row in rows:
             model = f" ({caption(row['provenance'])})" if len(rows) > 1 else ""
-            yield from ((f"{question}{model}", said) for question, said in scaling_words.comparison_answers(row))
-
-
-def _table(grid: Grid) -> dict[str, Any]:
-    return table(grid.name, grid.title, grid.columns, [[cell.strip() for cell in row] for row in grid.rows])
+            yield from ((f"{question}{model}", said) for question, said in scaling.comparison_answers(row))
 
 
 def _commands(data: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -146,14 +148,16 @@ def _commands(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _files(directories: Path | str | Sequence[Path | str], parts: Sequence[Part]) -> Iterator[str]:
-    """Data beside the page, as links relative to it; none where it shows several directories."""
+    """Data and figures for papers beside the page, relative to it; none where it shows several directories."""
     if not isinstance(directories, str | Path):
         return
     top = Path(directories)
     for part in parts:
-        for name in ("summary.json", "records.jsonl", "provenance.json", f"{part.experiment}.json"):
-            if (part.directory / name).is_file():
-                yield (part.directory / name).relative_to(top).as_posix()
+        named = ("summary.json", "records.jsonl", "provenance.json", f"{part.experiment}.json")
+        figures = sorted((part.directory / "figures").glob("*.pdf"))
+        for path in (*(part.directory / name for name in named), *figures):
+            if path.is_file():
+                yield path.relative_to(top).as_posix()
 
 
 def _asset(name: str) -> str:

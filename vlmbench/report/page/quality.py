@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from vlmbench.analysis import rows
-from vlmbench.analysis.numbers import amount, count, digits, percent
-from vlmbench.report.html.cells import share_span, signed
-from vlmbench.report.html.parts import Part
-from vlmbench.report.html.stories import Story
+from vlmbench.analysis import frames
+from vlmbench.report.page.cells import share_span, signed
+from vlmbench.report.page.parts import Part
+from vlmbench.report.page.stories import Story
+from vlmbench.text import amount, count, digits, percent
 
 _OVERHEAD_GOAL = 0.003  # METHOD, invariant 4
 Cell = dict[str, str]
@@ -21,7 +21,14 @@ def quality(story: Story) -> list[Cell]:
     part = story.main
     if part is None:
         return []
-    made = [_machine(story, part), _watching(part), _residual(part), _marked(story), _stopping(story), _independent(part)]
+    made = [
+        _machine(story, part),
+        _watching(part),
+        _residual(part),
+        _marked(story),
+        _stopping(story),
+        _independent(part),
+    ]
     return [cell for cell in made if cell]
 
 
@@ -42,7 +49,9 @@ def _machine(story: Story, part: Part) -> Cell:
     if check.get("no_drift_beyond") is not None and verdict == "good":
         told = f"no drift beyond {percent(check['no_drift_beyond'])}"
     heading = {"good": "Machine kept still", "bad": "Machine drifted"}.get(verdict, "Machine kept still?")
-    drifted = [one for one in story.sweeps if one is not part and (one.summary.get("aa_check") or {}).get("verdict") == "drift"]
+    drifted = [
+        one for one in story.sweeps if one is not part and (one.summary.get("aa_check") or {}).get("verdict") == "drift"
+    ]
     also = ""
     if drifted:
         ratios = " and ".join(f"{one.summary['aa_check']['ratio']:.3f}" for one in drifted)
@@ -67,7 +76,9 @@ def _watching(part: Part) -> Cell:
     if low > _OVERHEAD_GOAL:
         return _cell("bad", "Cost of watching", f"{value} ({inside})", f"{pairs}: above the aim of 0.3 %.")
     measurable = "" if low > 0 or high < 0 else "no measurable cost, but "
-    return _cell("warn", "Cost of watching", f"{value} ({inside})", f"{pairs}: {measurable}the aim of 0.3 % is not shown.")
+    return _cell(
+        "warn", "Cost of watching", f"{value} ({inside})", f"{pairs}: {measurable}the aim of 0.3 % is not shown."
+    )
 
 
 def _residual(part: Part) -> Cell:
@@ -89,7 +100,12 @@ def _residual(part: Part) -> Cell:
         said += f" In {count(mismatch, 'run')} the stages do not add up: do not use them."
     verdict = "bad" if negative or mismatch else "warn" if met is False else "good"
     inside = share_span(middle.get("low"), middle.get("high"))
-    return _cell(verdict, "Parts add up" if verdict == "good" else "Parts add up?", f"{percent(middle['value'])} ({inside})" if inside else percent(middle["value"]), said)
+    return _cell(
+        verdict,
+        "Parts add up" if verdict == "good" else "Parts add up?",
+        f"{percent(middle['value'])} ({inside})" if inside else percent(middle["value"]),
+        said,
+    )
 
 
 def _marked(story: Story) -> Cell:
@@ -105,12 +121,19 @@ def _marked(story: Story) -> Cell:
     lost = f"{count(failed, 'row')} failed. " if failed else "None failed. "
     where = f", over all {len(story.parts)} runs of this page" if len(story.parts) > 1 else ""
     if not flags:
-        return _cell("warn" if failed else "good", "Marked runs", f"0 of {measured:,}", f"{lost}No run carries a mark{where}.")
+        return _cell(
+            "warn" if failed else "good", "Marked runs", f"0 of {measured:,}", f"{lost}No run carries a mark{where}."
+        )
     common = sorted(flags.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{flag_name(name)} {number:,}" for name, number in common[:3])
     more = f" and {count(len(flags) - 3, 'more kind')}" if len(flags) > 3 else ""
     verdict = "good" if marked <= 0.01 * measured and not failed else "warn"
-    return _cell(verdict, "Marked runs", f"{marked:,} of {measured:,}", f"{lost}{listed[0].upper()}{listed[1:]}{more}. Kept in every number{where}.")
+    return _cell(
+        verdict,
+        "Marked runs",
+        f"{marked:,} of {measured:,}",
+        f"{lost}{listed[0].upper()}{listed[1:]}{more}. Kept in every number{where}.",
+    )
 
 
 def flag_name(flag: str) -> str:
@@ -123,7 +146,7 @@ def _rows_with_marks(part: Part) -> int:
     """Measured rows with any flag; without the rows, those of the commonest flag."""
     if part.frame is None:
         return max(map(int, (part.summary.get("flags") or {}).values()), default=0)
-    return int(rows.measured(part.frame)["flags"].astype(object).fillna("").ne("").sum())
+    return int(frames.measured(part.frame)["flags"].astype(object).fillna("").ne("").sum())
 
 
 def _stopping(story: Story) -> Cell:
@@ -133,7 +156,12 @@ def _stopping(story: Story) -> Cell:
     unmet = [point for point in points if point.get("unmet")]
     failed = [point for point in points if point.get("failed")]
     if not unmet and not failed:
-        return _cell("good", "Stopping rules", f"{count(len(points), 'point')}, all met", "Each point ended by its own rule or with all requests measured.")
+        return _cell(
+            "good",
+            "Stopping rules",
+            f"{count(len(points), 'point')}, all met",
+            "Each point ended by its own rule or with all requests measured.",
+        )
     reached = _reached(unmet)
     said = f"They stopped before their median was known to the precision asked for{reached}." if unmet else ""
     said += f" {count(len(failed), 'point')} had failures." if failed else ""
@@ -163,9 +191,18 @@ def _independent(part: Part) -> Cell:
     if not found:
         return {}
     n, effective_n, lag1 = found
-    said = f"Neighbouring runs resemble each other (lag-1 {lag1:.2f})" if lag1 is not None else "Neighbouring runs resemble each other"
+    said = (
+        f"Neighbouring runs resemble each other (lag-1 {lag1:.2f})"
+        if lag1 is not None
+        else "Neighbouring runs resemble each other"
+    )
     if effective_n >= 0.9 * n:
-        return _cell("good", "Independent runs", f"{n:,} count as {effective_n:,.0f}", "Neighbouring runs do not resemble each other.")
+        return _cell(
+            "good",
+            "Independent runs",
+            f"{n:,} count as {effective_n:,.0f}",
+            "Neighbouring runs do not resemble each other.",
+        )
     return _cell("warn", "Independent runs", f"{n:,} count as {effective_n:,.0f}", f"{said}; the intervals hold that.")
 
 
@@ -216,7 +253,11 @@ def _device(story: Story, provenance: Mapping[str, Any]) -> str:
 def _workload(part: Part) -> str:
     spread = part.summary.get("tokens") or {}
     texts = [f"{part.facts['data']}" if part.is_phase1 else f"sweep of {part.facts['sweep']}"]
-    for name, unit in (("num_vision_tokens", "vision"), ("num_prompt_tokens", "prompt"), ("num_output_tokens", "output")):
+    for name, unit in (
+        ("num_vision_tokens", "vision"),
+        ("num_prompt_tokens", "prompt"),
+        ("num_output_tokens", "output"),
+    ):
         entry = spread.get(name)
         if entry:
             low, high = entry["min"], entry["max"]
@@ -256,7 +297,7 @@ def _runs(story: Story) -> Iterator[str]:
 def command(part: Part | None) -> str:
     """The command that measured a run, as one may type it; empty if its provenance does not say."""
     sessions = (part.provenance.get("sessions") or []) if part else []
-    words = next((session["command"] for session in sessions if session.get("command")), [])
+    words: Sequence[Any] = next((session["command"] for session in sessions if session.get("command")), [])
     if not words:
         return ""
     kept = [_quoted(str(word)) for word in words[1:] if not str(word).startswith("output_dir=")]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.analysis import rows
+from vlmbench.analysis import frames
 from vlmbench.analysis.breakdown import component_table
-from vlmbench.analysis.floors import short_verdict
-from vlmbench.analysis.numbers import DASH, count, factor, percent
-from vlmbench.analysis.roofline import peaks_of
+from vlmbench.analysis.floors import peaks_of, short_verdict
 from vlmbench.figures.roofline import si
-from vlmbench.report.html.cells import (
+from vlmbench.report.page.cells import (
     STAGE_CODES,
     STAGE_LABELS,
     Piece,
@@ -25,8 +23,9 @@ from vlmbench.report.html.cells import (
     share_span,
     table,
 )
-from vlmbench.report.html.parts import Part
-from vlmbench.report.summary import records
+from vlmbench.report.page.parts import Part
+from vlmbench.report.phase1_summary import records
+from vlmbench.text import DASH, count, factor, percent
 
 _HELD = {
     "launch-bound": "launching kernels",
@@ -92,7 +91,11 @@ def stage_table(part: Part) -> dict[str, Any] | None:
     for row in sorted(parts, key=lambda row: order.index(row["component"]) if row["component"] in order else 99):
         name = row["component"]
         of_cost = cost.get(name, {})
-        line = [_stage(row), cell(ms(row["median"]), sub=ms_span(row.get("median_low"), row.get("median_high"))), _share(row)]
+        line = [
+            _stage(row),
+            cell(ms(row["median"]), sub=ms_span(row.get("median_low"), row.get("median_high"))),
+            _share(row),
+        ]
         if traced:
             line.append(_works(name, works))
         if priced:
@@ -100,7 +103,9 @@ def stage_table(part: Part) -> dict[str, Any] | None:
         lines.append(line)
     runs = count(int(parts[0].get("n") or 0), "run")
     pooled = "" if part.is_phase1 else ", all points of the sweep together"
-    return table("stages", f"Stages, medians of {runs}{pooled} (95 % interval)", columns, lines, note=_note(part, priced, traced))
+    return table(
+        "stages", f"Stages, medians of {runs}{pooled} (95 % interval)", columns, lines, note=_note(part, priced, traced)
+    )
 
 
 def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +155,8 @@ def _note(part: Part, priced: bool, traced: bool) -> str:
         peaks = peaks_of(part.provenance, part.frame) if part.frame is not None else None
         rates = f" ({si(peaks.flops_per_s)}FLOP/s, {si(peaks.bytes_per_s)}B/s)" if peaks else ""
         words.append(
-            f"Floor: the least time that the work needs at the device’s peak rates{rates}, a bound, not a goal. MFU and "
-            "MBU: share of these rates that was reached."
+            f"Floor: the least time that the work needs at the device’s peak rates{rates}, a bound, not a goal. MFU "
+            "and MBU: share of these rates that was reached."
         )
         point = next((row["point"] for row in costs(part).values() if row.get("point")), None)
         if point:
@@ -162,14 +167,22 @@ def _note(part: Part, priced: bool, traced: bool) -> str:
 def bar(part: Part) -> dict[str, Any] | None:
     """The bar of the first screen: median of each stage, of the whole, of the first token, and the device's work."""
     parts = {row["component"]: row for row in components(part)}
-    segments = [[code, rounded(parts[name]["median"])] for name, code in STAGE_CODES.items() if name in parts and name != "T_residual"]
+    segments = [
+        [code, rounded(parts[name]["median"])]
+        for name, code in STAGE_CODES.items()
+        if name in parts and name != "T_residual"
+    ]
     distribution = part.summary.get("distribution") or {}
     whole = (distribution.get("T_request") or distribution.get("T_total") or {}).get("workload")
     first = (distribution.get("TTFT") or {}).get("workload") if "T_request" in distribution else None
     if not segments:
         return None
     waiting = part.summary.get("launch_bound") or {}
-    made: dict[str, Any] = {"segments": segments, "total": rounded(whole["p50"]["value"], 5) if whole else None, "what": "request" if "T_request" in distribution else "generate()"}
+    made: dict[str, Any] = {
+        "segments": segments,
+        "total": rounded(whole["p50"]["value"], 5) if whole else None,
+        "what": "request" if "T_request" in distribution else "generate()",
+    }
     if first and first["p50"]["value"] is not None:
         made["first"] = [rounded(first["p50"]["value"]), ms_span(first["p50"]["low"], first["p50"]["high"])]
     if known(waiting.get("launch_bound")):
@@ -194,7 +207,12 @@ def said(part: Part) -> list[list[Piece]]:
         names = {code: STAGE_LABELS[stage] for stage, code in STAGE_CODES.items()}
         most, least = ordered[0], ordered[-1]
         lines.append(
-            [f"The device is busiest in {names[most[0]]} (", bold(percent(most[1])), f" of its time) and least busy in {names[least[0]]} ({percent(least[1])}); the rest is waiting for the host."]
+            [
+                f"The device is busiest in {names[most[0]]} (",
+                bold(percent(most[1])),
+                f" of its time) and least busy in {names[least[0]]} ({percent(least[1])}); "
+                "the rest is waiting for the host.",
+            ]
         )
     elif (part.provenance.get("device") or {}).get("type") == "cuda":
         lines.append(["Whether the device works or waits was not traced."])
@@ -211,24 +229,34 @@ def roofline(part: Part) -> dict[str, Any] | None:
         if name not in STAGE_CODES or not row.get("bytes") or not row.get("flops") or not row.get("time_ms"):
             continue
         rate = row["flops"] / (row["time_ms"] / 1e3)
-        points.append([STAGE_CODES[name], rounded(row["flops"] / row["bytes"]), rounded(rate), str(row.get("point_id") or "")])
+        points.append(
+            [STAGE_CODES[name], rounded(row["flops"] / row["bytes"]), rounded(rate), str(row.get("point_id") or "")]
+        )
     if not points:
         return None
-    return {"points": points[:600], "left": len(points[600:]), "peaks": [peaks.flops_per_s, peaks.bytes_per_s] if peaks else None, "source": peaks.source if peaks else ""}
+    return {
+        "points": points[:600],
+        "left": len(points[600:]),
+        "peaks": [peaks.flops_per_s, peaks.bytes_per_s] if peaks else None,
+        "source": peaks.source if peaks else "",
+    }
 
 
 def point_medians(part: Part) -> dict[str, Any] | None:
     """Median of each stage at each point of a sweep, for stacked bars: ``names``, ``stages`` (code to ms)."""
     if part.frame is None or part.is_phase1:
         return None
-    good = rows.measured(part.frame)
+    good = frames.measured(part.frame)
     names: Sequence[str] = [str(name) for name in good["point_id"].astype(object).unique()]
     stages = {name: code for name, code in STAGE_CODES.items() if name in good and name != "T_residual"}
     if len(names) < 2 or len(names) > 60 or not stages:
         return None
     grouped = good.assign(point_id=good["point_id"].astype(object)).groupby("point_id")[list(stages)].median()
     ordered = sorted(names, key=point_key)
-    return {"names": ordered, "stages": {code: [rounded(grouped.at[n, name]) for n in ordered] for name, code in stages.items()}}
+    return {
+        "names": ordered,
+        "stages": {code: [rounded(grouped.at[n, name]) for n in ordered] for name, code in stages.items()},
+    }
 
 
 def point_key(name: str) -> list[tuple[int, float, str]]:

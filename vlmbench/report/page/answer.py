@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmbench.analysis.numbers import count, digits, percent, span
 from vlmbench.analysis.slices import KINDS
-from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, ci, ms, ms_span, share_span
-from vlmbench.report.html.parts import Part
-from vlmbench.report.html.stories import Story
+from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, ci, ms, ms_span, share_span
+from vlmbench.report.page.parts import Part
+from vlmbench.report.page.stories import Story
+from vlmbench.text import count, digits, percent, span
 
 Sentence = list[Piece]
 
@@ -18,17 +18,18 @@ def sentences(story: Story) -> list[Sentence]:
     """How long and where, how bad the tail, what a token more costs: one sentence each, as far as it was measured."""
     part = story.main
     if part is None:
-        return [_costs(story)]
+        drift: Sentence = [str(story.comparison.get("aa_words") or "")]
+        return [_costs(story), *([drift] if drift[0] else [])]
     if not part.is_phase1:
         return [_costs(story), _where(part), _swept_trust(part)]
     if not (part.summary.get("headline") or {}).get("latency_metric"):
-        return [["Nothing could be measured."], *[[f"{reason}."] for reason in _reasons(part)]]
+        return [["Nothing could be measured."], *_reasons(part)]
     return [_how_long(part), _tail(part), _costs(story)]
 
 
-def _reasons(part: Part) -> list[str]:
+def _reasons(part: Part) -> list[Sentence]:
     failures = (part.summary.get("runs") or {}).get("failures") or []
-    return [f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}" for row in failures[:2]]
+    return [[f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}."] for row in failures[:2]]
 
 
 def _how_long(part: Part) -> Sentence:
@@ -104,10 +105,15 @@ def _whose(part: Part, name: str) -> list[Piece]:
     if row is None:
         repeated = part.summary["runs"].get("reference_runs")
         why = "too few repeats of one request" if repeated else "no single request was repeated"
-        return [f"; how much of that is the machine's is not known ({why})"]
+        return [f"; how much of that is the machine’s is not known ({why})"]
     if row["beyond_low"] > 1:
         inside = f"{digits(row['beyond_low'])}–{digits(row['beyond_high'])}"
-        return ["; beyond what one repeated request shows, a factor of ", bold(digits(row["beyond"])), *ci(inside)]
+        return [
+            "; of that, a factor of ",
+            bold(digits(row["beyond"])),
+            *ci(inside),
+            " is beyond what one repeated request shows",
+        ]
     return ["; one request repeated has such a tail too, so it cannot be told from the machine’s"]
 
 
@@ -175,7 +181,7 @@ def _also(vision: Mapping[str, Any] | None, bought: bool) -> list[Piece]:
 def _where(part: Part) -> Sentence:
     """Which stage takes most over all points of a sweep, and whether the device works in it."""
     from vlmbench.analysis.breakdown import component_table
-    from vlmbench.report.summary import records
+    from vlmbench.report.phase1_summary import records
 
     rows = records(component_table(part.frame)) if part.frame is not None else []
     stages = [row for row in rows if row["part_of"] == "T_total" and row["share"] == row["share"]]
@@ -196,4 +202,9 @@ def _swept_trust(part: Part) -> Sentence:
         return ["Whether the machine kept still is not known: too few repeats."]
     inside = span(check.get("low"), check.get("high"), "×").removesuffix("×")
     told = {"clean": "kept still", "drift": "drifted"}.get(check["verdict"], "was too noisy to tell whether it drifted")
-    return [f"The machine {told}: second half of the repeats against the first ", bold(f"{check['ratio']:.3f}"), *ci(inside), "."]
+    return [
+        f"The machine {told}: second half of the repeats against the first ",
+        bold(f"{check['ratio']:.3f}"),
+        *ci(inside),
+        ".",
+    ]

@@ -1,4 +1,4 @@
-"""Runs that belong together: one model on one device in one runtime, its data set, its sweeps, what they say together."""
+"""Runs that belong together: one model on one device in one runtime, with its data set and its sweeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmbench.figures.theme import device_name, model_name, runtime_name
-from vlmbench.report.html.parts import COMPARISON, Part
+from vlmbench.report.page.parts import COMPARISON, Part
 
 _LOOK = ("model", "runtime", "device", "data")
 
@@ -96,8 +96,13 @@ def _compared(found: list[Story], row: Mapping[str, Any]) -> None:
 
 def _labels(stories: Sequence[Story]) -> list[str]:
     random = " (random weights)"
-    if all(story.facts["model"].endswith(random) for story in stories) and len(stories) > 1:  # then it tells nothing apart
-        stories = [replace(story, facts={**story.facts, "model": story.facts["model"].removesuffix(random)}) for story in stories]
+    if (
+        all(story.facts["model"].endswith(random) for story in stories) and len(stories) > 1
+    ):  # then it tells nothing apart
+        stories = [
+            replace(story, facts={**story.facts, "model": story.facts["model"].removesuffix(random)})
+            for story in stories
+        ]
     varying = [key for key in _LOOK if len({story.facts[key] for story in stories}) > 1]
     named = [", ".join(s.facts[key] for key in varying if s.facts[key]) or s.facts["model"] for s in stories]
     for index, name in enumerate(list(named)):

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmbench.analysis.numbers import count
-from vlmbench.report.html import answer, compared, overview, quality, stages, tail, tokens
-from vlmbench.report.html.cells import plain
-from vlmbench.report.html.lane import lane_of
-from vlmbench.report.html.parts import Part, parts_of
-from vlmbench.report.html.sample import requests_of
-from vlmbench.report.html.stories import Story, stories_of
+from vlmbench.report.page import answer, compared, overview, quality, stages, tail, tokens
+from vlmbench.report.page.cells import of_grid, plain
+from vlmbench.report.page.lane import lane_of
+from vlmbench.report.page.parts import Part, parts_of
+from vlmbench.report.page.sample import requests_of
+from vlmbench.report.page.stories import Story, stories_of
+from vlmbench.report.table_cells import slopes
+from vlmbench.text import count
 
 MOST_BYTES = 7_500_000
 """Of details in the page; what does not fit is named on it."""
@@ -47,8 +48,8 @@ def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int
     notes = [f"Left out: {reason}" for reason in left_out]
     if beyond:
         notes.append(
-            f"{len(stories) - len(beyond):,} of {count(len(stories), 'run')} are here in detail; the other {len(beyond):,} stand in the "
-            "overview. A page of fewer runs shows them: write the report of one directory."
+            f"{len(stories) - len(beyond):,} of {count(len(stories), 'run')} are here in detail; the other "
+            f"{len(beyond):,} stand in the overview. A page of fewer runs shows them: write that of one directory."
         )
     return {
         "title": _title(stories),
@@ -71,7 +72,8 @@ def _title(stories: Sequence[Story]) -> str:
         return f"Where the latency of {facts['model']} goes, on {facts['device']}"
     models, devices = ({story.facts[name] for story in stories} for name in ("model", "device"))
     what = f"{len(models):,} models" if len(models) > 1 else next(iter(models))
-    return f"Where the latency of {what} goes, on {next(iter(devices)) if len(devices) == 1 else f'{len(devices)} devices'}"
+    where = next(iter(devices)) if len(devices) == 1 else f"{len(devices):,} devices"
+    return f"Where the latency of {what} goes, on {where}"
 
 
 def _detail(story: Story, shares: int) -> dict[str, Any]:
@@ -102,7 +104,10 @@ def _tables(story: Story) -> list[dict[str, Any] | None]:
     first: list[Callable[[Part], dict[str, Any] | None]] = [stages.stage_table]
     if part.is_phase1:
         first += [tail.percentiles, tail.slowest]
-    return [*(make(part) for make in first), *(tokens.slopes(sweep) for sweep in story.sweeps)]
+    return [
+        *(make(part) for make in first),
+        *(of_grid(slopes(sweep.summary)) for sweep in story.sweeps if sweep.summary.get("scaling")),
+    ]
 
 
 def _part(part: Part, shares: int) -> dict[str, Any]:
@@ -117,7 +122,9 @@ def _part(part: Part, shares: int) -> dict[str, Any]:
     if part.frame is None:
         return made
     return made | {
-        "requests": requests_of(part.frame, part.directory, limit=max(_REQUESTS // shares, 60), gaps=max(_GAPS // shares, 6)),
+        "requests": requests_of(
+            part.frame, part.directory, limit=max(_REQUESTS // shares, 60), gaps=max(_GAPS // shares, 6)
+        ),
         "lane": lane_of(part.frame, limit=max(_LANE // shares, 60)),
         "panels": tokens.panels(part) if not part.is_phase1 else [],
         "medians": stages.point_medians(part),

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis import rows
-from vlmbench.analysis.numbers import count
+from vlmbench.analysis import frames
 from vlmbench.records.reading import iter_lines, token_gaps
-from vlmbench.report.html.cells import STAGE_CODES, rounded, rounded_list
+from vlmbench.report.page.cells import STAGE_CODES, rounded, rounded_list
+from vlmbench.text import count
 
 MOST_FLAGS = 24
 _BINS = 160
@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 
 def metric_of(frame: pd.DataFrame) -> str:
     """The time that stands for a request: ``T_request`` where it was measured, else ``T_total``."""
-    good = rows.measured(frame)
+    good = frames.measured(frame)
     return "T_request" if "T_request" in good and good["T_request"].notna().any() else "T_total"
 
 
@@ -39,7 +39,7 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
     """Measured requests of a run, column by column.
 
     Args:
-        frame: rows of the run, as :func:`vlmbench.analysis.load.load_runs` gives them.
+        frame: rows of the run, as :func:`vlmbench.analysis.frames.load_runs` gives them.
         directory: where they lie; the times between tokens are read from there.
         limit: the most requests to keep one by one.
         gaps: the most requests to keep times between tokens of.
@@ -50,7 +50,7 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
         of ``flag_names``), ``itl`` (ms, None where not kept); ``said`` in words. None where nothing was measured.
     """
     metric = metric_of(frame)
-    times = rows.values(frame, metric)
+    times = frames.values(frame, metric)
     groups = _groups(frame)
     usable = [np.array([i for i in group if np.isfinite(times[i])], dtype=np.int64) for _, group in groups]
     total = int(sum(map(len, usable)))
@@ -60,7 +60,7 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
     kept = _kept(usable, times, bits, limit)
     order = np.concatenate(kept)
     with_gaps = set(_spread(order, times, gaps).tolist())
-    start = float(np.nanmin(rows.values(frame, "started_unix_s"))) if "started_unix_s" in frame else 0.0
+    start = float(np.nanmin(frames.values(frame, "started_unix_s"))) if "started_unix_s" in frame else 0.0
     thinned = len(order) < total
     made: dict[str, Any] = {
         "metric": metric,
@@ -68,11 +68,11 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
         "groups": [_group(name, times[all_], thinned) for (name, _), all_ in zip(groups, usable, strict=True)],
         "id": [str(frame["sample_id"].iat[i]) for i in order],
         "group": [g for g, part in enumerate(kept) for _ in part],
-        "at": rounded_list(rows.values(frame, "started_unix_s")[order] - start, 7),
+        "at": rounded_list(frames.values(frame, "started_unix_s")[order] - start, 7),
         "ms": rounded_list(times[order], 5),
         "stages": _stages(frame, order),
-        "ttft": rounded_list(rows.values(frame, "TTFT")[order]) if "TTFT" in frame else None,
-        "tokens": [rounded_list(rows.values(frame, name)[order]) for name in _TOKENS],
+        "ttft": rounded_list(frames.values(frame, "TTFT")[order]) if "TTFT" in frame else None,
+        "tokens": [rounded_list(frames.values(frame, name)[order]) for name in _TOKENS],
         "flag_names": names,
         "flags": [int(bits[i]) for i in order],
         "itl": _token_gaps(directory, order, with_gaps),
@@ -84,11 +84,11 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
 def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
     """(name, row numbers): the workload and the repeated request, or one group for each point of a sweep."""
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
-    reference = rows.reference(frame)
+    reference = frames.reference(frame)
     if len(reference):
-        found = [("workload", rows.workload(frame)), ("one request repeated", reference)]
+        found = [("workload", frames.workload(frame)), ("one request repeated", reference)]
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in found if len(part)]
-    good = rows.workload(frame)
+    good = frames.workload(frame)
     names = [str(name) for name in pd.unique(good["point_id"].astype(object))]
     if len(names) < 2 or len(names) > 200:  # more have no colour and no button of their own
         return [("workload", positions[good.index].to_numpy(np.int64))]
@@ -98,7 +98,7 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
 
 def flag_bits(frame: pd.DataFrame) -> tuple[list[str], Ints]:
     """Names of the flags of a run (the commonest), and for each row a number with a bit for each that it carries."""
-    counted = rows.flag_counts(frame)
+    counted = frames.flag_counts(frame)
     names = [str(name) for name in counted["flag"].head(MOST_FLAGS)]
     places = {name: 1 << place for place, name in enumerate(names)}
     texts = frame["flags"].astype(object)
@@ -128,7 +128,9 @@ def _spread(order: Ints, times: NDArray[np.float64], most: int) -> Ints:
     if len(order) <= most:
         return order
     ranked = order[np.argsort(times[order], kind="stable")]
-    return ranked[np.unique(np.linspace(0, len(ranked) - 1, max(most, 2)).round().astype(int))]
+    return np.asarray(
+        ranked[np.unique(np.linspace(0, len(ranked) - 1, max(most, 2)).round().astype(int))], dtype=np.int64
+    )
 
 
 def _group(name: str, times: NDArray[np.float64], thinned: bool) -> dict[str, Any]:
@@ -153,13 +155,13 @@ def _curve(ordered: NDArray[np.float64]) -> list[list[Any]]:
     """(ms, share of all requests that take longer), at the slowest one by one and at even ranks below."""
     n = len(ordered)
     even = np.linspace(0, n - 1, _CURVE).round().astype(int)
-    ranks = np.unique(np.concatenate([even, np.arange(max(n - _CURVE_TAIL, 0), n)]))  # noqa: clamped rank, not a time
+    ranks = np.unique(np.concatenate([even, np.arange(max(n - _CURVE_TAIL, 0), n)]))
     return [[rounded(ordered[r], 5), rounded((n - 1 - r) / n, 5)] for r in ranks]
 
 
 def _stages(frame: pd.DataFrame, order: Ints) -> Mapping[str, list[Any]]:
     return {
-        code: rounded_list(rows.values(frame, name)[order])
+        code: rounded_list(frames.values(frame, name)[order])
         for name, code in STAGE_CODES.items()
         if name in frame and frame[name].notna().any()
     }

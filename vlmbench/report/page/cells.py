@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
-from vlmbench.analysis.numbers import DASH, digits, span
+from vlmbench.report.table_cells import Grid
+from vlmbench.text import DASH, digits, span
 
 Piece = str | dict[str, Any]
 """A text, or one with a look: ``{"b": bold}``, ``{"ci": interval}``."""
@@ -51,7 +52,7 @@ STAGE_LABELS: Mapping[str, str] = {
 Number = float | int | None
 
 
-def known(value: Any) -> bool:
+def known(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -133,6 +134,11 @@ def table(
         "note": note,
         "look": look,
     }
+
+
+def of_grid(grid: Grid) -> dict[str, Any]:
+    """A table that the terminal and papers show too."""
+    return table(grid.name, grid.title, grid.columns, [[text.strip() for text in row] for row in grid.rows])
 
 
 def rounded(value: Any, significant: int = 4) -> float | int | None:

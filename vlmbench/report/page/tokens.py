@@ -8,16 +8,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis import rows
-from vlmbench.analysis.numbers import DASH, count, digits, percent
+from vlmbench.analysis import frames
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, X_LABELS, held_fixed, slices
-from vlmbench.report.html.answer import slope
-from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, cell, ci, known, ms, ms_span, rounded, rounded_list, signed, table
-from vlmbench.report.html.parts import Part
-from vlmbench.report.html.stories import Story
+from vlmbench.report.page.answer import slope
+from vlmbench.report.page.cells import (
+    Piece,
+    bold,
+    ci,
+    known,
+    ms,
+    ms_span,
+    rounded,
+    rounded_list,
+)
+from vlmbench.report.page.parts import Part
+from vlmbench.report.page.stories import Story
+from vlmbench.text import count, digits, percent
 
-_STAGES = ("T_total", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "TTFT_model", "T_preprocess", "T_request")
+_STAGES = (
+    "T_total",
+    "T_vision_encoder",
+    "T_projector",
+    "T_LLM_prefill",
+    "T_LLM_decode",
+    "TTFT_model",
+    "T_preprocess",
+    "T_request",
+)
 _ROWS_A_FIT = 1200
 _LINE = 25
 
@@ -45,22 +63,25 @@ def panels(part: Part) -> list[dict[str, Any]]:
 def _panel(kind: str, x: str, held: str, frame: pd.DataFrame, fits: Mapping[str, Scaling]) -> dict[str, Any]:
     index = np.arange(len(frame))
     flags = frame["flags"].astype(object).astype(str).str.split()
-    first = np.array([bool(rows.FIRST_TIME & set(names)) for names in flags], dtype=np.int64)
+    first = np.array([bool(frames.FIRST_TIME & set(names)) for names in flags], dtype=np.int64)
     said = ""
     if len(index) > _ROWS_A_FIT:
-        total = rows.values(frame, "T_total")
+        total = frames.values(frame, "T_total")
         ranked = np.argsort(total, kind="stable")
         even = ranked[np.linspace(0, len(ranked) - 1, _ROWS_A_FIT - 200).round().astype(int)]
         index = np.unique(np.concatenate([even, np.flatnonzero(first)[:100], ranked[-100:]]))
-        said = f"{len(index):,} of {count(len(frame), 'run')} are drawn, spread over the ranks, the slowest among them; medians and lines are of all."
+        said = (
+            f"{len(index):,} of {count(len(frame), 'run')} are drawn, spread over the ranks, the slowest among them; "
+            "medians and lines are of all."
+        )
     return {
         "kind": kind,
         "x": X_LABELS.get(x, x.replace("_", " ")),
         "unit": KINDS[kind].unit,
         "held": held,
-        "at": rounded_list(rows.values(frame, x)[index], 7),
+        "at": rounded_list(frames.values(frame, x)[index], 7),
         "flagged": first[index].tolist(),
-        "fits": {name: _fit(fit, rows.values(frame, name)[index]) for name, fit in fits.items()},
+        "fits": {name: _fit(fit, frames.values(frame, name)[index]) for name, fit in fits.items()},
         "said": said,
     }
 
@@ -89,33 +110,9 @@ def _fit(fit: Scaling, values: Any) -> dict[str, Any]:
 def _words(fit: Scaling, value: float, low: float | None, high: float | None) -> str:
     if low is not None and high is not None and low <= 0 <= high:
         return f"no measurable cost ({ms_span(low, high)} ms)"
-    return f"{ms(value)} ms a token ({ms_span(low, high)})" if fit.slice.kind.name != "batch" else f"{ms(value)} ms a request ({ms_span(low, high)})"
-
-
-def slopes(part: Part) -> dict[str, Any] | None:
-    """Every fitted slope of a run as a table."""
-    lines = []
-    for entry in part.summary.get("scaling") or []:
-        if entry["stage"] == "T_residual":
-            continue
-        value, low, high = slope(entry)
-        zero = low is not None and high is not None and low <= 0 <= high
-        lines.append(
-            [
-                cell(KINDS[entry["kind"]].unit),
-                cell(STAGE_LABELS.get(entry["stage"], entry["stage"])),
-                cell(signed(digits(value, 4)), sub=ms_span(low, high)),
-                cell("none measurable" if zero else entry["shape"]),
-                cell(DASH if entry.get("r2") is None else f"{entry['r2']:.3f}"),
-                cell(percent(entry.get("held_out_error"))),
-                cell(held_fixed(entry["fixed"]) if entry.get("fixed") else DASH),
-            ]
-        )
-    if not lines:
-        return None
-    columns = (("One more", False), ("Stage", False), ("ms (95 % interval)", True), ("Dependence", False), ("R²", True), ("Error at points left out", True), ("Held fixed", False))
-    note = "Straight lines over the whole range; where some runs did something for the first time, without them."
-    return table("slopes", "Every slope, ms for one more", columns, lines, note=note)
+    unit = "request" if fit.slice.kind.name == "batch" else "token"
+    first = f"; with first-time runs {ms(fit.slope.value)}" if fit.unflagged is not None and fit.unflagged.fit else ""
+    return f"{ms(value)} ms a {unit} ({ms_span(low, high)}){first}"
 
 
 def said(stories: Sequence[Story]) -> list[list[Piece]]:
@@ -132,9 +129,13 @@ def said(stories: Sequence[Story]) -> list[list[Piece]]:
             if kind in costs:
                 value, low, high = slope(costs[kind])
                 if low is not None and high is not None and low <= 0 <= high:
-                    lines.append([*prefix, f"One {KINDS[kind].unit}: no measurable cost", *ci(f"{ms_span(low, high)} ms"), "."])
+                    lines.append(
+                        [*prefix, f"One {KINDS[kind].unit}: no measurable cost", *ci(f"{ms_span(low, high)} ms"), "."]
+                    )
                 else:
-                    lines.append([*prefix, f"One {KINDS[kind].unit}: ", bold(f"{ms(value)} ms"), *ci(ms_span(low, high)), "."])
+                    lines.append(
+                        [*prefix, f"One {KINDS[kind].unit}: ", bold(f"{ms(value)} ms"), *ci(ms_span(low, high)), "."]
+                    )
     if len(stories) > 4:
         lines.append([f"And {len(stories) - 4} more; the table holds all."])
     return lines
@@ -169,9 +170,22 @@ def flops(stories: Sequence[Story]) -> list[list[Piece]]:
         if not known(together.get("r2")):
             continue
         name = f"{story.label}: " if len(stories) > 1 else ""
-        lines: list[list[Piece]] = [[f"{name}FLOPs explain ", bold(percent(together["r2"])), " of the variance of generate() over both sweeps together (one straight line)."]]
+        lines: list[list[Piece]] = [
+            [
+                f"{name}FLOPs explain ",
+                bold(percent(together["r2"])),
+                " of the variance of generate() over both sweeps together (one straight line).",
+            ]
+        ]
         if known(ratio.get("value")):
-            lines.append(["A further TFLOP costs ", bold(f"{digits(ratio['value'])} times"), *ci(ms_span(ratio.get("low"), ratio.get("high"))), " as much time when it is spent on output tokens as on vision tokens."])
+            lines.append(
+                [
+                    "A further TFLOP costs ",
+                    bold(f"{digits(ratio['value'])} times"),
+                    *ci(ms_span(ratio.get("low"), ratio.get("high"))),
+                    " as much time when it is spent on output tokens as on vision tokens.",
+                ]
+            )
         return lines
     return []
 
@@ -190,7 +204,11 @@ def break_even(stories: Sequence[Story]) -> list[dict[str, Any]]:
                 {
                     "story": index,
                     "of": f"{kind} tokens",
-                    "at": [rounded(row["value"]), rounded(low) if known(low) else None, rounded(high) if known(high) else None],
+                    "at": [
+                        rounded(row["value"]),
+                        rounded(low) if known(low) else None,
+                        rounded(high) if known(high) else None,
+                    ],
                 }
             )
     return made

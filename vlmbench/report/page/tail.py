@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmbench.analysis.numbers import DASH, count, digits, percent, tokens
-from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, cell, ci, known, ms, ms_span, share_span, table
-from vlmbench.report.html.parts import Part
-from vlmbench.report.html.quality import flag_name
+from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, cell, ci, known, ms, ms_span, share_span, table
+from vlmbench.report.page.parts import Part
+from vlmbench.report.page.quality import flag_name
+from vlmbench.text import DASH, count, digits, percent, tokens
 
 _QUANTILES = ("p50", "p90", "p95", "p99")
 _TIMES = ("T_request", "T_total", "TTFT", "ITL")  # those of the stages stand in the stage table
@@ -23,16 +23,27 @@ def percentiles(part: Part) -> dict[str, Any] | None:
         for group, entry in distribution[metric].items():
             runs = "workload" if group == "workload" else "repeated"
             quantiles = [_quantile(entry.get(name) or {}) for name in _QUANTILES]
-            lines.append([cell(f"{STAGE_LABELS.get(metric, metric)}, {runs}"), _n(entry), *quantiles, cell(ms(entry["max"]))])
+            lines.append(
+                [cell(f"{STAGE_LABELS.get(metric, metric)}, {runs}"), _n(entry), *quantiles, cell(ms(entry["max"]))]
+            )
     if not lines:
         return None
     columns = (("Time", False), *((name, True) for name in ("n", "P50", "P90", "P95", "P99", "Largest")))
-    return table("percentiles", "Percentiles, ms (95 % interval)", columns, lines, look="tight", note="A percentile with a dash needs so many requests before its interval exists.")
+    return table(
+        "percentiles",
+        "Percentiles, ms (95 % interval)",
+        columns,
+        lines,
+        look="tight",
+        note="A percentile with a dash needs so many requests before its interval exists.",
+    )
 
 
 def _n(entry: Mapping[str, Any]) -> dict[str, Any]:
     effective = entry.get("effective_n")
-    return cell(f"{entry['n']:,}", sub=f"counts as {effective:,.0f}" if known(effective) and effective is not None else "")
+    return cell(
+        f"{entry['n']:,}", sub=f"counts as {effective:,.0f}" if known(effective) and effective is not None else ""
+    )
 
 
 def _quantile(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,13 +59,28 @@ def said(part: Part) -> list[list[Piece]]:
     if not ratio:
         return [["Too few runs to tell: P90 needs 36 requests, P95 72, P99 368."]]
     name = str(ratio["quantile"]).upper()
-    lines: list[list[Piece]] = [[bold(f"{name} is {digits(ratio['workload'])} × the median"), *ci(_factors(ratio, "workload")), " of generate() over the workload."]]
+    lines: list[list[Piece]] = [
+        [
+            bold(f"{name} is {digits(ratio['workload'])} × the median"),
+            *ci(_factors(ratio, "workload")),
+            " of generate() over the workload.",
+        ]
+    ]
     if ratio.get("reference") is None:
         lines.append(["No single request was repeated often enough, so the machine’s own tail is not known."])
     else:
-        lines.append(["One request repeated: ", bold(f"{digits(ratio['reference'])} ×"), *ci(_factors(ratio, "reference")), "."])
+        lines.append(
+            ["One request repeated: ", bold(f"{digits(ratio['reference'])} ×"), *ci(_factors(ratio, "reference")), "."]
+        )
         if ratio.get("beyond_low") is not None and ratio["beyond_low"] > 1:
-            lines.append(["What exceeds that, a factor of ", bold(digits(ratio["beyond"])), *ci(_factors(ratio, "beyond")), ", belongs to the workload."])
+            lines.append(
+                [
+                    "What exceeds that, a factor of ",
+                    bold(digits(ratio["beyond"])),
+                    *ci(_factors(ratio, "beyond")),
+                    ", belongs to the workload.",
+                ]
+            )
         else:
             lines.append(["No tail of the workload’s own can be told from the machine’s."])
     return lines
@@ -62,7 +88,9 @@ def said(part: Part) -> list[list[Piece]]:
 
 def _factors(row: Mapping[str, Any], name: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else ""
+    return (
+        f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else ""
+    )
 
 
 def causes(part: Part) -> list[dict[str, Any]]:
@@ -76,16 +104,38 @@ def causes(part: Part) -> list[dict[str, Any]]:
     made = []
     if varied:
         top = max(varied, key=lambda row: float(row["share"]))
-        listed = "; ".join(f"{tokens(r['source'])} {percent(r['share'])} ({share_span(r['low'], r['high'])})" for r in varied)
+        listed = "; ".join(
+            f"{tokens(r['source'])} {percent(r['share'])} ({share_span(r['low'], r['high'])})" for r in varied
+        )
         same = f" The number of {' and '.join(constant)} never varied." if constant else ""
-        made.append({"h": "The workload", "t": percent(top["share"]), "s": f"of the variance of generate() follows {tokens(top['source'])}, the most of any count. All: {listed}.{same}"})
+        made.append(
+            {
+                "h": "The workload",
+                "t": percent(top["share"]),
+                "s": f"of the variance of generate() follows {tokens(top['source'])}, the most of any count. "
+                f"All: {listed}.{same}",
+            }
+        )
     else:
-        made.append({"h": "The workload", "t": "nothing", "s": f"The number of {' and '.join(constant)} never varied, so it explains nothing."})
+        made.append(
+            {
+                "h": "The workload",
+                "t": "nothing",
+                "s": f"The number of {' and '.join(constant)} never varied, so it explains nothing.",
+            }
+        )
     made.append(_marks(tail))
     rest = split.get("rest")
     if rest:
         inside = share_span(rest.get("low"), rest.get("high"))
-        made.append({"h": "What is left", "t": percent(rest["share"]), "s": f"{f'({inside}) ' if inside else ''}of the variance no count explains: jitter of host and device, and what is not linear."})
+        made.append(
+            {
+                "h": "What is left",
+                "t": percent(rest["share"]),
+                "s": f"{f'({inside}) ' if inside else ''}of the variance no count explains: jitter of host and "
+                "device, and what is not linear.",
+            }
+        )
     return made
 
 
@@ -93,8 +143,15 @@ def _marks(tail: Mapping[str, Any]) -> dict[str, Any]:
     flags = [row for row in tail.get("flags") or [] if row.get("cause")]
     slow = int(tail.get("slow_runs") or 0)
     if not flags:
-        return {"h": "Marked by the instrument", "t": "none", "s": f"None of the {count(slow, 'slowest run')} carries a mark that is commoner among the slow."}
-    listed = "; ".join(f"{flag_name(row['flag'])}: {row['slow']} of {row['slow_runs']} slow, {row['all']} of {row['runs']} overall" for row in flags)
+        return {
+            "h": "Marked by the instrument",
+            "t": "none",
+            "s": f"None of the {count(slow, 'slowest run')} carries a mark that is commoner among the slow.",
+        }
+    listed = "; ".join(
+        f"{flag_name(row['flag'])}: {row['slow']} of {row['slow_runs']} slow, {row['all']} of {row['runs']} overall"
+        for row in flags
+    )
     return {"h": "Marked by the instrument", "t": flag_name(flags[0]["flag"]), "s": f"{listed}."}
 
 
@@ -109,12 +166,22 @@ def slowest(part: Part) -> dict[str, Any] | None:
             cell(str(row["sample_id"]), pick=str(row["sample_id"])),
             cell(ms(row["T_total"])),
             cell(ms(row.get("over_median"))),
-            cell(" / ".join(_count(row.get(name)) for name in ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens"))),
+            cell(
+                " / ".join(
+                    _count(row.get(name)) for name in ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
+                )
+            ),
             cell(words.get(str(row.get("cause")), str(row.get("cause") or "not known").replace("_", " "))),
         ]
         for row in found[:20]
     ]
-    columns = (("Request", False), ("generate(), ms", True), ("Over the median, ms", True), ("Vision / prompt / output tokens", False), ("Cause", False))
+    columns = (
+        ("Request", False),
+        ("generate(), ms", True),
+        ("Over the median, ms", True),
+        ("Vision / prompt / output tokens", False),
+        ("Cause", False),
+    )
     return table("slowest", f"The slowest {len(lines):,}", columns, lines)
 
 

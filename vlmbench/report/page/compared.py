@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.analysis.numbers import DASH, digits
-from vlmbench.report.html.cells import STAGE_LABELS, Piece, bold, cell, known, ms, ms_span, rounded, table
-from vlmbench.report.html.parts import Part
+from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, cell, known, ms, ms_span, rounded, table
+from vlmbench.report.page.parts import Part
+from vlmbench.text import DASH, digits
 
 _VERDICTS = {"faster": "good", "slower": "bad", "saves": "good", "costs": "bad"}
 
@@ -48,15 +48,29 @@ def tables(parts: Sequence[Part]) -> list[dict[str, Any]]:
     made = []
     arms = [row for part in parts for row in _rows(part, "interventions")]
     if arms:
-        columns = (("Method", False), ("Saved, ms (95 % interval)", True), ("FLOPs promised, ms", True), ("Own time, ms", True), ("Vision tokens kept", True), ("Attention kernels", False), ("Verdict", False))
-        made.append(table("interventions", "Time saved against the same request without it", columns, [_arm(row) for row in arms]))
+        columns = (
+            ("Method", False),
+            ("Saved, ms (95 % interval)", True),
+            ("FLOPs promised, ms", True),
+            ("Own time, ms", True),
+            ("Vision tokens kept", True),
+            ("Attention kernels", False),
+            ("Verdict", False),
+        )
+        made.append(
+            table(
+                "interventions", "Time saved against the same request without it", columns, [_arm(row) for row in arms]
+            )
+        )
     for part in parts:
         pairs = _rows(part, "comparison")
         if pairs:
             differs = (part.summary.get("comparison") or {}).get("differs") or []
             note = f"What differs: {'; '.join(map(str, differs))}." if differs else ""
-            columns = (("Stage", False), ("Ratio", True), ("95 % interval", True), ("Verdict", False))
-            made.append(table("comparison", "Two runs, stage by stage", columns, [_pair(row) for row in pairs], note=note))
+            heads = (("Stage", False), ("Ratio", True), ("95 % interval", True), ("Verdict", False))
+            made.append(
+                table("comparison", "Two runs, stage by stage", heads, [_pair(row) for row in pairs], note=note)
+            )
     return made
 
 
@@ -77,8 +91,15 @@ def _arm(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pair(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     name = str(row.get("stage", ""))
     ratio, low, high = row.get("ratio"), row.get("low"), row.get("high")
-    inside = f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else DASH
-    return [cell(STAGE_LABELS.get(name, name)), cell(digits(ratio) if known(ratio) and ratio is not None else DASH), cell(inside), _verdict(row)]
+    inside = (
+        f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else DASH
+    )
+    return [
+        cell(STAGE_LABELS.get(name, name)),
+        cell(digits(ratio) if known(ratio) and ratio is not None else DASH),
+        cell(inside),
+        _verdict(row),
+    ]
 
 
 def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +109,19 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def said(parts: Sequence[Part]) -> list[list[Piece]]:
     """What the section says beside its chart."""
-    arms = [row for part in parts for row in _rows(part, "interventions") if not row.get("control") and known(row.get("saved_ms"))]
+    arms = [
+        row
+        for part in parts
+        for row in _rows(part, "interventions")
+        if not row.get("control") and known(row.get("saved_ms"))
+    ]
     if not arms:
         return []
     best = max(arms, key=lambda row: float(row["saved_ms"]))
-    return [["Most is saved by ", bold(str(best.get("arm", ""))), f": {ms(best['saved_ms'])} ms ({ms_span(best.get('low'), best.get('high'))})."]]
+    return [
+        [
+            "Most is saved by ",
+            bold(str(best.get("arm", ""))),
+            f": {ms(best['saved_ms'])} ms ({ms_span(best.get('low'), best.get('high'))}).",
+        ]
+    ]

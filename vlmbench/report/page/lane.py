@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis import rows
-from vlmbench.analysis.numbers import count
-from vlmbench.report.html.cells import rounded, rounded_list
-from vlmbench.report.html.sample import flag_bits
+from vlmbench.analysis import frames
+from vlmbench.report.page.cells import rounded, rounded_list
+from vlmbench.report.page.sample import flag_bits
+from vlmbench.text import count
 
 KINDS = ("workload", "one request repeated", "bare", "traced", "cold, warm-up", "failed")
 _BINS = 240
@@ -34,9 +34,9 @@ def lane_of(frame: pd.DataFrame, *, limit: int) -> dict[str, Any] | None:
     """
     if "started_unix_s" not in frame or not frame["started_unix_s"].notna().any():
         return None
-    started = rows.values(frame, "started_unix_s")
+    started = frames.values(frame, "started_unix_s")
     at = started - np.nanmin(started)
-    times = rows.values(frame, "T_total")
+    times = frames.values(frame, "T_total")
     kinds = _kinds(frame)
     names, bits = flag_bits(frame)
     there = np.isfinite(at) & (np.isfinite(times) | (kinds == KINDS.index("failed")))
@@ -56,7 +56,7 @@ def lane_of(frame: pd.DataFrame, *, limit: int) -> dict[str, Any] | None:
         "ms": rounded_list(times[index]),
         "kind": kinds[index].tolist(),
         "flags": bits[index].tolist(),
-        "row": [str(frame["sample_id"].iat[i]) for i in index] if len(index) <= limit else [],
+        "row": [str(frame["sample_id"].iat[int(i)]) for i in index] if len(index) <= limit else [],
         "readings": _readings(frame, at),
         "counts": [int((kinds == place).sum()) for place in range(len(KINDS))],
     }
@@ -67,7 +67,7 @@ def _kinds(frame: pd.DataFrame) -> NDArray[np.int64]:
     found = np.zeros(len(frame), dtype=np.int64)
     status, mode = frame["status"].astype(object), frame["mode"].astype(object)
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
-    found[positions[rows.reference(frame).index]] = 1
+    found[positions[frames.reference(frame).index]] = 1
     found[(mode == "bare").to_numpy()] = 2
     found[(mode == "trace").to_numpy()] = 3
     found[status.isin(["cold", "warmup"]).to_numpy()] = 4
@@ -92,7 +92,7 @@ def _readings(frame: pd.DataFrame, at: NDArray[np.float64]) -> list[dict[str, An
     """Readings of the device over time: the mean of each slice, at most 240 of them."""
     made = []
     for column, unit, name in _READINGS:
-        data = rows.values(frame, column)
+        data = frames.values(frame, column)
         good = np.isfinite(data) & np.isfinite(at)
         if not good.any():
             continue

@@ -1,0 +1,231 @@
+"""What the page says, from published rows and from made ones: right, bounded, and said plainly where it lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.made import row, usual, write
+from tests.page import published
+from vlmbench.analysis.frames import load_runs
+from vlmbench.errors import InputError
+from vlmbench.records.files import write_json
+from vlmbench.report.page import write_page
+from vlmbench.report.page.cells import plain, rounded
+from vlmbench.report.page.contents import page_data
+from vlmbench.report.page.lane import lane_of
+from vlmbench.report.page.parts import parts_of
+from vlmbench.report.page.quality import command, flag_name
+from vlmbench.report.page.sample import requests_of
+from vlmbench.report.page.stories import stories_of
+from vlmbench.report.phase1_summary import summarise
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published.study(tmp_path_factory.mktemp("page") / "study")
+
+
+def test_three_sentences_of_a_study(study: Path) -> None:
+    data = page_data(study)
+    (story,) = data["stories"]
+    first, tail, token = (plain(sentence) for sentence in story["detail"]["answer"])
+    assert first.startswith("A request takes 622 ms (618–630), and 94.5 % (94.4–94.6) of generate() is LLM decode")
+    assert "65.0 % (64.3–65.5) of that time the device only waits" in first
+    assert tail.startswith("One in twenty takes more than 786 ms (720–858)")
+    assert token == "One more output token costs 20.2 ms (19.0–21.4), as much as 830 vision tokens (607–1,300)."
+
+
+def test_the_first_screen_says_how_sure(study: Path) -> None:
+    (story,) = page_data(study)["stories"]
+    cells = {cell["h"]: cell for cell in story["detail"]["quality"]}
+    assert cells["Machine kept still"]["v"] == "warn", "the sweeps behind the price of a token drifted"
+    assert "(0.930 and 0.946)" in cells["Machine kept still"]["s"]
+    assert cells["Cost of watching"]["t"] == "0.74 % (−0.16 to 1.80)"
+    assert cells["Parts add up"]["v"] == "good"
+    assert cells["Stopping rules"]["t"] == "unmet at 13 of 15 points"
+    assert "command" in story["detail"]
+    assert story["detail"]["command"].startswith("python -m vlmbench experiment=phase1 model=llava_1_5_7b")
+    assert "output_dir" not in story["detail"]["command"]
+    assert dict(story["detail"]["facts"])["Machine"].startswith("NVIDIA H200")
+
+
+def test_one_phase_alone_has_its_page(study: Path) -> None:
+    for part, lacks in (("phase1", "No token count was swept"), ("phase3", "No data set was measured")):
+        text = write_page(study / part).read_text(encoding="utf-8")
+        assert lacks in text
+    (story,) = page_data(study / "phase3")["stories"]
+    assert (
+        plain(story["detail"]["answer"][0])
+        == "One more output token costs 20.2 ms (19.0–21.4); vision tokens were not swept."
+    )
+
+
+def test_every_request_is_counted_where_not_all_are_kept(study: Path) -> None:
+    run = study / "phase1"
+    frame = load_runs(run)
+    every, few = (requests_of(frame, run, limit=limit, gaps=20) for limit in (1000, 80))
+    assert every is not None
+    assert few is not None
+    assert len(every["id"]) == every["total"] == 400
+    assert every["said"] == ""
+    assert len(few["id"]) < 260
+    assert few["said"].startswith("All 400 requests are counted")
+    assert max(few["ms"]) == max(every["ms"]), "the slowest is kept"
+    for group in few["groups"]:
+        assert sum(group["hist"]["counts"]) == group["n"] == 200
+        assert group["curve"][-1] == [
+            rounded(max(m for m, g in zip(every["ms"], every["group"], strict=True) if few["groups"][g] is group), 5),
+            0,
+        ]
+    assert sum(gaps is not None for gaps in few["itl"]) <= 21
+    assert {1} == {gaps[0] for gaps in few["itl"] if gaps}, "31 gaps stand one by one"
+    assert all(len(gaps) == 32 for gaps in few["itl"] if gaps)
+
+
+def test_rows_over_time_are_binned_and_failures_stay(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", started=1e9 + i) for i in range(500)]
+    rows.append(row(sample="bad", status="error", reason="no image", started=1e9 + 250))  # type: ignore[arg-type]
+    frame = load_runs(write(tmp_path, rows))
+    lane = lane_of(frame, limit=100)
+    assert lane is not None
+    assert sum(one[5] for one in lane["bins"]) == 500
+    assert lane["kind"].count(5) == 1
+    assert lane["counts"] == [500, 0, 0, 0, 0, 1]
+    assert "501 rows" in lane["said"]
+    whole = lane_of(frame, limit=1000)
+    assert whole is not None
+    assert whole["bins"] == []
+    assert len(whole["at"]) == 501
+
+
+def test_marked_runs_are_counted_once(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", flags=("gc_pause", "throttled:sw_power_cap") if i < 3 else ()) for i in range(40)]
+    write_json(tmp_path / "summary.json", summarise(write(tmp_path, rows)))
+    cells = {cell["h"]: cell for cell in page_data(tmp_path)["stories"][0]["detail"]["quality"]}
+    assert cells["Marked runs"]["t"] == "3 of 40"
+    assert "throttled (sw power cap) 3" in cells["Marked runs"]["s"].lower()
+    assert flag_name("throttled:power") == "throttled (power)"
+
+
+def test_a_grid_stands_side_by_side_and_unlike_machines_are_named(tmp_path: Path) -> None:
+    data = page_data(published.grid(tmp_path / "grid"))
+    assert [len(story["detail"]["parts"]) for story in data["stories"]] == [1, 1, 1]
+    assert len({story["label"] for story in data["stories"]}) == 3
+    assert "differ in device" in data["overview"]["note"]
+    assert "3 models" in data["title"]
+    assert len(data["overview"]["rows"]) == 3
+
+
+def test_two_sweeps_of_one_model_in_two_runtimes_are_two_stories(tmp_path: Path) -> None:
+    eager = published.unpack("h200_scaling_llava_1_5_7b/phase3", tmp_path / "eager" / "phase3")
+    compiled = published.unpack("h200_compiled_llava_1_5_7b/phase3", tmp_path / "compiled" / "phase3")
+    stories = stories_of(parts_of([eager.parent, compiled.parent]))
+    assert [story.label for story in stories] == ["eager, sdpa attention", "compiled, sdpa attention"]
+
+
+def test_a_run_of_another_version_is_left_out_aloud(tmp_path: Path) -> None:
+    published.unpack("h200_gemma3_4b", tmp_path / "good")
+    (tmp_path / "old").mkdir()
+    write_json(tmp_path / "old" / "summary.json", {"experiment_name": "phase2_scaling", "headline": {}})
+    (note,) = page_data(tmp_path)["notes"]
+    assert "another version wrote it" in note
+    assert note.startswith("Left out: ")
+    with pytest.raises(InputError, match="another version wrote it"):
+        page_data(tmp_path / "old")
+
+
+@pytest.mark.slow
+def test_a_thousand_models_stay_below_the_limit_and_the_page_says_how(tmp_path: Path) -> None:
+    source = published.unpack("h200_gemma3_4b", tmp_path / "source")
+    for i in range(1000):
+        published.renamed(source, tmp_path / "grid" / f"m{i:04d}", name=f"model-{i:04d}", architecture=f"A{i}")
+    data = page_data(tmp_path / "grid", most_bytes=400_000)
+    assert len(data["stories"]) == len(data["overview"]["rows"]) == 1000
+    detailed = [story for story in data["stories"] if story["detail"]]
+    assert 0 < len(detailed) < 1000
+    assert any(f"{len(detailed):,} of 1,000 runs are here in detail" in note for note in data["notes"])
+    text = write_page(tmp_path, tmp_path / "grid").read_text(encoding="utf-8")
+    assert len(text.encode()) < 10_000_000
+    assert "model-0999" in text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    source = published.unpack("h200_gemma3_4b", tmp_path / "source")
+    evil = '</script><script>alert("1")</script>'
+    for i, name in enumerate((evil, "נמל־שפה \u202eגדול", r"50 % of $x_1$ & \textbf{y}", "a" * 400)):
+        published.renamed(source, tmp_path / "grid" / f"m{i}", name=name)
+    text = write_page(tmp_path / "grid").read_text(encoding="utf-8")
+    assert text.count("<script") == 3, "theme, data, script"
+    assert text.count("</script>") == 3
+    assert "alert(&#34;1&#34;)" in text
+    start = text.index('id="data">') + len('id="data">')
+    data = json.loads(text[start : text.index("</script>", start)])
+    assert data["stories"][0]["model"].startswith(evil)
+    assert "<" not in text[start : text.index("</script>", start)]
+
+
+def test_single_samples_and_nothing_measured_are_said(tmp_path: Path) -> None:
+    for name, rows in (("one", [row()]), ("none", [row(status="error", reason="no image")])):  # type: ignore[arg-type]
+        write_json(tmp_path / name / "summary.json", summarise(write(tmp_path / name, rows)))
+    one = [plain(line) for line in page_data(tmp_path / "one")["stories"][0]["detail"]["answer"]]
+    assert "no interval: 1 of 6 requests that it needs" in one[0]
+    assert one[1].startswith("The tail cannot be told: the slowest of 1 request took ")
+    none = [plain(line) for line in page_data(tmp_path / "none")["stories"][0]["detail"]["answer"]]
+    assert none == ["Nothing could be measured.", "1 row error: no image."]
+    for name in ("one", "none"):
+        assert "nan" not in write_page(tmp_path / name).read_text(encoding="utf-8").lower().replace("provenance", "")
+
+
+def test_effective_n_is_shown_where_the_summary_has_it(tmp_path: Path) -> None:
+    summary = summarise(write(tmp_path, usual(60, 40)))
+    write_json(tmp_path / "summary.json", summary)
+    assert "Independent runs" not in [q["h"] for q in page_data(tmp_path)["stories"][0]["detail"]["quality"]]
+    entry = summary["distribution"]["T_request"]["workload"]
+    entry |= {"effective_n": 21.4, "lag1": 0.47}
+    write_json(tmp_path / "summary.json", summary)
+    (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Independent runs"]
+    assert cell["t"] == "60 count as 21"
+    assert "lag-1 0.47" in cell["s"]
+
+
+def test_interventions_and_comparisons_where_a_summary_has_them(tmp_path: Path) -> None:
+    summary = summarise(write(tmp_path, usual(60, 40)))
+    summary["interventions"] = [
+        {
+            "arm": "keep half",
+            "saved_ms": 7.1,
+            "low": 4.9,
+            "high": 9.3,
+            "predicted_ms": 30.0,
+            "verdict": "saves less than promised",
+        },
+        {"arm": "random half", "saved_ms": 7.4, "low": 5.2, "high": 9.5, "control": True},
+    ]
+    summary["comparison"] = {
+        "rows": [{"stage": "T_total", "ratio": 0.5, "low": 0.4, "high": 0.6, "verdict": "faster"}],
+        "differs": ["runtime"],
+    }
+    write_json(tmp_path / "summary.json", summary)
+    data = page_data(tmp_path)
+    assert [arm["control"] for arm in data["arms"]] == [False, True]
+    assert [t["name"] for t in data["compared"]] == ["interventions", "comparison"]
+    assert data["compared"][1]["rows"][0][3]["v"] == "good"
+    text = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "What would help?" in text
+    assert "random half (control)" in text
+
+
+def test_a_command_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", summarise(write(tmp_path, [row()])))
+    part = parts_of(tmp_path)[0]
+    session = {
+        "command": ["vlmbench", "experiment=phase1", "sweep.axes.vision_tokens=[1,2]", "name=it's", "output_dir=x"]
+    }
+    with_command = type(part)(name=".", directory=tmp_path, summary=part.summary, provenance={"sessions": [session]})
+    assert (
+        command(with_command)
+        == r"""python -m vlmbench experiment=phase1 'sweep.axes.vision_tokens=[1,2]' 'name=it'\''s'"""
+    )

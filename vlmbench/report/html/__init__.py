@@ -1,1 +1,0 @@
-"""The page as data: what each run says, in sentences, tables and series for charts, of bounded size."""
