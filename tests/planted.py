@@ -187,6 +187,13 @@ class PlantedModel:
         inputs = {"input_ids": torch.zeros(1, tokens + 4, dtype=torch.long), "request": request}
         return Prepared(inputs=inputs, count=lambda: counts, output=request.output)
 
+    def ready(self, prepared: Prepared) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def closing_facts(self) -> Mapping[str, Any]:
+        return {}
+
     def transfer(self, prepared: Prepared) -> Prepared:
         return prepared
 

@@ -3,7 +3,7 @@
 A request runs as: set-up (the model's own positions and masks), prefill (the model's own forward, whose vision tower,
 projector and decoder are replays of graphs captured for these shapes), then one replay a token of a decode step that
 was captured once for each length of the cache. Tokens are those of greedy ``generate()``. Capturing is done before any
-clock starts (:meth:`CudaGraphEngine.ready`); without CUDA the same loop runs uncaptured.
+clock starts (:meth:`GraphLoop.ready`); without CUDA the same loop runs uncaptured.
 """
 
 # transformers' annotations are incomplete and differ between the versions supported here.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from vlmbench.engines.static_cache import window_for, windows
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Anatomy, Prepared
+    from vlmbench.request import Output
 
 _HANDED_APART = frozenset({"input_ids", "attention_mask", "position_ids"})
 
@@ -129,24 +130,36 @@ class GraphLoop:
             prepared: the request, whose shapes and output count.
             inputs: gives its inputs on the device; called only where something must be captured.
         """
-        output = prepared.output
-        key = (_shapes(prepared.inputs), output.max_new_tokens, output.forced)
-        if key in self._ready:
-            return 0.0
-        begin = time.perf_counter()
+        output, key = prepared.output, _shapes(prepared.inputs)
         if "input_ids" not in prepared.inputs:
             refuse(self.module, f"its inputs are {', '.join(prepared.inputs)}, without input_ids")
+        if key in self._ready and self._has_steps(prepared.inputs["input_ids"].shape, output):
+            return 0.0
+        begin = time.perf_counter()
         with torch.no_grad():
-            self._capture(inputs(), output.max_new_tokens, forced=output.forced)
+            self._capture(inputs(), output)
         self._ready.add(key)
         took = time.perf_counter() - begin
         self._report.seconds += took
         self._report.shapes += 1
         return took * 1e3
 
-    def _capture(self, inputs: Mapping[str, Any], most: int, *, forced: bool) -> None:
+    def _has_steps(self, shape: Sequence[int], output: Output) -> bool:
+        """Whether the decode of a prompt of this shape finds every step that it may need."""
+        batch, prompt = shape
+        state = self._states.get(batch)
+        return (
+            state is not None
+            and state.capacity >= prompt + output.max_new_tokens
+            and all((batch, window, output.forced) in self._steps for window in self._windows(prompt, output))
+        )
+
+    def _windows(self, prompt: int, output: Output) -> Iterator[int]:
+        return windows(prompt + 1, prompt + output.max_new_tokens - 1, step=self.settings.cache_step)
+
+    def _capture(self, inputs: Mapping[str, Any], output: Output) -> None:
         batch, prompt = inputs["input_ids"].shape
-        state = self._state(batch, prompt + most)
+        state, forced = self._state(batch, prompt + output.max_new_tokens), output.forced
         try:
             self._prefill(inputs, state, forced=forced)  # uncaptured: makes the cache
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -157,7 +170,7 @@ class GraphLoop:
             refuse(self.module, f"it stores {state.cache.prefilled} tokens for a prompt of {prompt}")
         with self._graphs.learn():
             kwargs = self._prefill(inputs, state, forced=forced)
-        for window in windows(prompt + 1, prompt + most - 1, step=self.settings.cache_step):
+        for window in self._windows(prompt, output):
             if (batch, window, forced) not in self._steps:
                 self._steps[batch, window, forced] = self._capture_step(state, window, kwargs, forced=forced)
                 self._report.windows.add((batch, window))
@@ -272,6 +285,15 @@ class GraphLoop:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return not state.going.item()
+
+    def clear(self) -> None:
+        """Forget everything that was captured, with the caches; the next request captures anew."""
+        self._steps.clear()
+        self._ready.clear()
+        self._states.clear()
+        for name in ("vision_encoder", "projector", "language_model"):
+            self._graphs.forget(name)
+        self._capacity = 0
 
     @property
     def missed(self) -> int:

@@ -67,6 +67,31 @@ class Prepared:
         return self.count()
 
 
+class Loop(Protocol):
+    """A generation loop in place of ``generate()``: an engine's, driving a module that is loaded in this process."""
+
+    def ready(self, prepared: Prepared, inputs: Callable[[], Mapping[str, Any]]) -> float:
+        """Capture or compile what the request needs; the time that took in ms, 0.0 where everything was there.
+
+        Args:
+            prepared: the request, on the host.
+            inputs: gives its inputs on the device.
+        """
+
+    def generate(self, prepared: Prepared, criteria: Sequence[Callable[..., Any]] = ()) -> torch.Tensor:
+        """The new token ids of one request, (batch, tokens); ``criteria`` are called after each token.
+
+        Forward hooks on the stages' modules, and on the top-level module, fire at the stages' boundaries.
+        """
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known once requests have run: what was captured, how long that took, which kernels serve."""
+
+    def clear(self) -> None:
+        """Forget everything that was captured and give its memory back."""
+
+
 class Target(Protocol):
     """What the measurement loop needs of whatever answers requests: a model in this process, or one elsewhere."""
 
@@ -107,6 +132,16 @@ class Target(Protocol):
             SampleError: an image that cannot be decoded.
             UnreachablePointError: a knob this model does not have.
         """
+
+    def ready(self, prepared: Prepared) -> Mapping[str, Any]:
+        """Capture or compile what a request needs, before any clock starts; what that took, for its row.
+
+        ``T_capture`` in ms where something was captured; empty where nothing had to be.
+        """
+
+    @property
+    def closing_facts(self) -> Mapping[str, Any]:
+        """Provenance that is known only once requests have run; empty for most."""
 
     def transfer(self, prepared: Prepared) -> Prepared:
         """The inputs on the device: T_transfer."""

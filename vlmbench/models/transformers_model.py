@@ -13,7 +13,7 @@ from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
 from vlmbench.models.processors import allowed_image_arguments, backend_of
-from vlmbench.models.protocol import Anatomy, Prepared
+from vlmbench.models.protocol import Anatomy, Loop, Prepared
 from vlmbench.models.token_counts import ImageMarks, observe
 from vlmbench.models.transformers_library import transformers_library
 from vlmbench.request import Request, TokenCounts
@@ -59,6 +59,7 @@ class TransformersModel:
         cache_implementation: of the key-value cache; None for transformers' dynamic cache.
         compile: whether ``generate`` may compile the decode step.
         team: the processes that share the model; None where this one has it alone.
+        loop: runs requests in place of the module's ``generate()``; None for ``generate()``.
     """
 
     module: Any
@@ -72,6 +73,7 @@ class TransformersModel:
     cache_implementation: str | None = None
     compile: bool = False
     team: Team | None = None
+    loop: Loop | None = None
     _resolved: dict[Any, Any] = field(default_factory=dict)
     _echoes_prompt: bool | None = None
 
@@ -268,6 +270,18 @@ class TransformersModel:
                 f"it has {', '.join(sorted(allowed))}"
             )
 
+    def ready(self, prepared: Prepared) -> Mapping[str, Any]:
+        """Let the loop capture what a request needs, before any clock: ``T_capture`` in ms where it did."""
+        if self.loop is None:
+            return {}
+        took = self.loop.ready(prepared, lambda: self.transfer(prepared).inputs)
+        return {"T_capture": took} if took else {}
+
+    @property
+    def closing_facts(self) -> Mapping[str, Any]:
+        """What the loop captured, under ``engine``; empty for ``generate()``."""
+        return {} if self.loop is None else {"engine": dict(self.loop.facts)}
+
     def transfer(self, prepared: Prepared) -> Prepared:
         """The inputs on the device, floating ones in the model's dtype: T_transfer."""
         return replace(prepared, inputs={name: self._moved(value) for name, value in prepared.inputs.items()})
@@ -299,6 +313,8 @@ class TransformersModel:
         Raises:
             DeviceError: ``compile`` was asked for and transformers did not compile.
         """
+        if self.loop is not None:
+            return self.loop.generate(prepared, stopping_criteria or ())
         import torch
         from transformers import StoppingCriteriaList
 
@@ -347,6 +363,8 @@ class TransformersModel:
 
         import torch
 
+        if self.loop is not None:
+            self.loop.clear()
         gc.collect()
         # transformers makes every later static cache as long as the longest asked for, also one that did not fit
         vars(self.module).pop("_previous_max_cache_length", None)

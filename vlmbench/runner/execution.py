@@ -129,6 +129,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     """
     from vlmbench.machine.clock import synchronize
 
+    captured = model.ready(run.prepared)
     collections_before = len(collected)
     t0 = time.perf_counter_ns()
     prepared = model.transfer(run.prepared)
@@ -157,6 +158,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         "batch_size": facts.batch_size,
         "gc": "frozen",
         **observed,
+        **captured,
     }
     if run.request.intervention is not None:
         values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))

@@ -162,6 +162,8 @@ class Runner:
         outcome = self._complete(run, mode)
         if changed:  # the first compiled step after another shape costs more than all later ones
             outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
+        if "T_capture" in outcome.values:  # warming should have seen to it
+            outcome = replace(outcome, flags=(*outcome.flags, "captured_again"))
         if self._warmer.saw(outcome.values, run.request):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
         if of_arm:

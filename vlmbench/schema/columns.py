@@ -118,6 +118,7 @@ COLUMNS: tuple[Column, ...] = (
     *_times(_LOOP, ("preprocess", "transfer")),
     *_written_by(
         _LOOP,
+        ("T_capture", "ms", "graphs captured for this request, before any clock; part of no latency", "capturing"),
         ("T_total", "ms", "one generate() call, host clock, device idle at both ends", "generate()"),
         ("T_request", "ms", "T_preprocess + T_transfer + T_total + T_detokenize", "whole request"),
         ("TTFT", "ms", "request begins → first token ready", "time to first token"),

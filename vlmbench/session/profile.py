@@ -72,7 +72,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
             states, untraced = _measure(job, model, series, store=store, stop=stop, costs=costs)
         points = [state.report() for state in states]
         write_json(job.directory / "points.json", {"points": points})
-        provenance.end_session(job.directory, device=device)
+        provenance.end_session(job.directory, device=device, extra=model.closing_facts)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
             _report(job, needed=not cut_short(states, untraced))
     if stop:
