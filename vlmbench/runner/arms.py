@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from vlmbench.errors import ConfigError
+from vlmbench.errors import ConfigError, UnreachablePointError
 from vlmbench.interventions.downsample import Downsample
 from vlmbench.interventions.keep_after_projector import KeepAfterProjector
 from vlmbench.interventions.marks import marks_of
@@ -177,6 +177,10 @@ def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -
     if arm is None or isinstance(arm.method, NoIntervention):
         yield None
         return
+    if model.closing_facts:
+        raise UnreachablePointError(
+            "a method changes the model's code, which an engine's loop has captured; compare arms with runtime=eager"
+        )
     marks = marks_of(model.module)
     attachment = arm.method.attach(model)
     marks.active = True
