@@ -40,6 +40,9 @@ def test_each_run_is_held_against_its_own_floor(tmp_path: Path) -> None:
     )
     assert found.loc["T_LLM_decode", ["flops", "bytes", "floor_ms", "time_ms", "n"]].tolist() == [1e9, 3e9, 3, 30, 20]
     assert found.loc["T_LLM_decode", "over_floor_low"] == pytest.approx(10)
+    assert found.loc["T_LLM_prefill", "mfu"] == pytest.approx(0.8)
+    assert found.loc["T_LLM_decode", "mbu"] == pytest.approx(0.1)
+    assert found.loc["T_total", ["mfu", "mbu", "verdict"]].isna().all()
     assert found.loc["T_LLM_prefill", "verdict"] == "compute-bound"
     assert found.loc["T_LLM_decode", "verdict"] == "launch- or latency-bound (not told apart)"
 

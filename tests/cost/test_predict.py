@@ -107,16 +107,13 @@ def test_record_columns(name):
     config = config_of(name, layers=3)
     inputs = synthetic_inputs(config, counts_of(name))
     seen = dataclasses.replace(counts_of(name), num_input_tokens=inputs["input_ids"].shape[1])
-    times = {"T_vision_encoder": 5.0, "T_projector": 1.0, "T_LLM_prefill": 8.0, "T_LLM_decode": 60.0}
     costs = Costs(config, dtype="bfloat16", peaks=H200)
-    row = costs.columns(inputs, seen, output_tokens=4, times=times, busy_share={"llm_decode": 0.2})
+    row = costs.columns(inputs, seen, output_tokens=4)
     for stage in ("vision_encoder", "projector", "llm_prefill", "llm_decode"):
         assert row[f"flops_{stage}"] == row[f"flops_{stage}_closed"] > 0
         assert 0 < row[f"floor_ms_{stage}"] <= row["floor_ms_total"]
-        assert 0 < row[f"mfu_{stage}"] < 1
+        assert not {f"{name}_{stage}" for name in ("mfu", "mbu", "intensity", "over_floor", "verdict")} & set(row)
     assert row["flops_note"] == "causal attention counted in full; count and closed form agree exactly"
-    assert row["verdict_llm_decode"] == "launch-bound"
-    assert "not told apart" in row["verdict_llm_prefill"]
 
 
 @pytest.fixture

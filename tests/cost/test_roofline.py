@@ -103,4 +103,4 @@ def test_stages_without_work_are_left_out():
     moved = StageBytes(vision_encoder=0, projector=0, llm_prefill=10, llm_decode=0)
     lines = rooflines(flops, moved, PEAKS, measured_ms={"llm_prefill": 3.0, "llm_decode": 1.0})
     assert set(lines) == {"llm_prefill"}
-    assert lines["llm_prefill"].columns()["verdict_llm_prefill"] == UNTOLD
+    assert lines["llm_prefill"].verdict == UNTOLD

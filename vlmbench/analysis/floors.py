@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vlmbench.analysis.derived import mbu, mfu
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.launch_bound import launch_by_point, launch_table
 from vlmbench.analysis.quantiles import median
@@ -31,8 +32,8 @@ def peaks_of(provenance: Mapping[str, Any], frame: pd.DataFrame | None = None) -
 
     Args:
         provenance: ``device_peaks`` at its top or in ``device``: ``flops_per_s``, ``bytes_per_s``, ``source``.
-        frame: rows of records, asked where the provenance says nothing: ``mfu_*`` and ``mbu_*`` are shares of the
-            peaks, so they tell them.
+        frame: rows of records, asked where the provenance says nothing: rows of release 0.1 hold ``mfu_*`` and
+            ``mbu_*``, shares of the peaks, from which these follow.
     """
     device = provenance.get("device") or {}
     dtype = str((provenance.get("runtime") or {}).get("dtype") or "")
@@ -72,8 +73,8 @@ def roofline_table(frame: pd.DataFrame, peaks: DevicePeaks | None = None) -> pd.
     Returns:
         ``point_id``, ``stage``, ``time_ms``, ``flops``, ``bytes``, ``intensity`` (FLOP per byte), ``flops_per_s``,
         ``bytes_per_s`` achieved, ``launch_bound`` (share of the time that the device waits for the host, NaN without a
-        kernel trace of the point), and, with ``peaks``, ``floor_ms``, ``over_floor`` and ``verdict`` of
-        :func:`vlmbench.cost.roofline.stage_roofline`.
+        kernel trace of the point), and, with ``peaks``, ``floor_ms``, ``over_floor``, ``mfu``, ``mbu`` and ``verdict``
+        of :func:`vlmbench.cost.roofline.stage_roofline`.
     """
     waiting = _launch_bound(frame)
     rows = timing_rows(frame)
@@ -99,7 +100,7 @@ def roofline_table(frame: pd.DataFrame, peaks: DevicePeaks | None = None) -> pd.
     found["bytes_per_s"] = found["bytes"] / found["time_ms"] * 1e3
     if peaks is not None:
         lines = [_judge(row, peaks) for row in found.to_dict("records")]
-        for name in ("floor_ms", "over_floor", "verdict"):
+        for name in ("floor_ms", "over_floor", "mfu", "mbu", "verdict"):
             found[name] = [getattr(line, name) for line in lines]
     return found
 
@@ -133,13 +134,13 @@ COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("flops", "bytes", "floor_ms") for stage in (*STAGE_COSTS.values(), "total")),
     *(f"{kind}_{stage}" for kind in ("mfu", "mbu") for stage in STAGE_COSTS.values()),
 )
-"""What :func:`vlmbench.analysis.frames.load_runs` must read for this module, beside the stage times."""
+"""What :func:`vlmbench.analysis.frames.load_runs` must read here beside stage times; shares: of old rows only."""
 
 WHOLE = "T_total"
 _TIMES: Mapping[str, str] = {**STAGE_COSTS, WHOLE: "total"}
 _TABLE = [
     "component", "n", "flops", "bytes", "time_ms", "floor_ms",
-    "over_floor", "over_floor_low", "over_floor_high", "verdict",
+    "over_floor", "over_floor_low", "over_floor_high", "mfu", "mbu", "verdict",
 ]  # fmt: skip
 
 
@@ -153,8 +154,9 @@ def floor_table(frame: pd.DataFrame, peaks: DevicePeaks | None = None) -> pd.Dat
     Returns:
         One row a stage that has FLOPs, and one for ``T_total``: ``component``; ``n`` runs; medians of ``flops``,
         ``bytes`` (the fewest that must move), ``time_ms`` and ``floor_ms``; ``over_floor``, the median of each run's
-        own time over its own floor, with interval; ``verdict``, what keeps it above its floor. ``floor_ms`` and
-        what follows are None where the device's peaks were not known; the whole has no verdict.
+        own time over its own floor, with interval; ``mfu`` and ``mbu``, medians of the achieved shares of peak compute
+        and of peak bandwidth; ``verdict``, what keeps it above its floor. ``floor_ms`` and what follows are None where
+        the device's peaks were not known; the whole has neither shares nor verdict.
     """
     rows = workload(frame)
     codes = sample_codes(rows)
@@ -169,15 +171,31 @@ def floor_table(frame: pd.DataFrame, peaks: DevicePeaks | None = None) -> pd.Dat
         # A floor of 0 is no work, and no factor.
         over = median(time / np.where(least > 0, least, np.nan), clusters=codes)
         middle = _median(time)
-        verdict = None
+        verdict = compute = bandwidth = None
         if peaks is not None and component != WHOLE and moved is not None:
+            compute, bandwidth = (_median(share(rows, suffix, peaks)) for share in (mfu, mbu))
             share = waiting.get(component)
             verdict = stage_roofline(
                 suffix, round(flops), round(moved), peaks,
                 measured_ms=middle, busy_share=None if share is None else 1 - share,
             ).verdict  # fmt: skip
         number = int((~np.isnan(time)).sum())
-        table.append((component, number, flops, moved, middle, floor, over.value, over.low, over.high, verdict))
+        table.append(
+            (
+                component,
+                number,
+                flops,
+                moved,
+                middle,
+                floor,
+                over.value,
+                over.low,
+                over.high,
+                compute,
+                bandwidth,
+                verdict,
+            )
+        )
     return pd.DataFrame(table, columns=_TABLE)
 
 

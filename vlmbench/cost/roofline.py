@@ -49,11 +49,6 @@ class StageRoofline:
     over_floor: float | None
     verdict: str
 
-    def columns(self) -> dict[str, float | str | None]:
-        """As record columns: ``floor_ms_<stage>``, ``intensity_<stage>``, ``mfu_…``, ``mbu_…``, ``verdict_…``."""
-        names = ("floor_ms", "intensity", "mfu", "mbu", "over_floor", "verdict")
-        return {f"{name}_{self.stage}": getattr(self, name) for name in names}
-
 
 def stage_roofline(
     stage: str,

@@ -1,4 +1,4 @@
-"""The cost columns of a record: counted and closed FLOPs with their agreement, bytes, floors, shares, verdicts."""
+"""The cost columns of a row: counted and closed FLOPs with their agreement, bytes, floors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, di
 from vlmbench.errors import VlmbenchError
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
-from vlmbench.schema import TIME_OF_COST
 
 if TYPE_CHECKING:
     from vlmbench.cost.flop_sharing import Counter
@@ -73,23 +72,18 @@ class Costs:
         *,
         output_tokens: int,
         batch_size: int = 1,
-        times: Mapping[str, float | None] | None = None,
-        busy_share: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
-        """All cost columns of one run.
+        """Compute all cost columns of one run; they follow from its inputs, not from its times.
 
         Args:
             inputs: the prepared inputs of ``generate``, whole batch (values of float tensors are not read).
             counts: of one row.
             output_tokens: tokens that came out of each row.
             batch_size: rows.
-            times: stage times of the run by their record names (``T_LLM_prefill`` …), in ms.
-            busy_share: stage name to the share of its time with a kernel running, from the kernel-trace pass.
 
         Returns:
             ``flops_<stage>``, ``flops_total`` (counted; closed where it could not be counted), the same with
-            ``_closed``, ``flops_note``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``,
-            ``intensity_…``, ``mfu_…``, ``mbu_…``, ``over_floor_…``, ``verdict_…``.
+            ``_closed``, ``flops_note``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``.
         """
         notes: list[str] = []
         counted = self._count(inputs, output_tokens, notes)
@@ -112,16 +106,7 @@ class Costs:
             notes.append(_QUANTISED)
         row["flops_note"] = "; ".join(notes)
         if best and self.closed is not None and not self._quantised:
-            row.update(
-                self._roofline(
-                    best,
-                    counts,
-                    output_tokens=output_tokens,
-                    batch_size=batch_size,
-                    times=times or {},
-                    busy_share=busy_share,
-                )
-            )
+            row.update(self._floors(best, counts, output_tokens=output_tokens, batch_size=batch_size))
         return row
 
     def _count(self, inputs: Mapping[str, Any], output_tokens: int, notes: list[str]) -> StageFlops | None:
@@ -162,24 +147,13 @@ class Costs:
             )
         return self._bytes
 
-    def _roofline(
-        self,
-        flops: StageFlops,
-        counts: TokenCounts,
-        *,
-        output_tokens: int,
-        batch_size: int,
-        times: Mapping[str, float | None],
-        busy_share: Mapping[str, float] | None,
-    ) -> dict[str, Any]:
+    def _floors(self, flops: StageFlops, counts: TokenCounts, *, output_tokens: int, batch_size: int) -> dict[str, Any]:
         moved = self._byte_counts().stages(counts, output_tokens, batch_size=batch_size)
         row: dict[str, Any] = dict(moved.columns())
         if self.peaks.peaks is None:
             return row
-        measured = {s: t for s, name in TIME_OF_COST.items() if (t := times.get(name)) is not None}
-        lines = rooflines(flops, moved, self.peaks.peaks, measured_ms=measured, busy_share=busy_share)
-        for line in lines.values():
-            row.update(line.columns())
+        lines = rooflines(flops, moved, self.peaks.peaks)
+        row.update({f"floor_ms_{stage}": line.floor_ms for stage, line in lines.items()})
         row["floor_ms_total"] = floor_total_ms(lines)
         return row
 

@@ -17,7 +17,7 @@ from vlmbench.report import table_cells
 from vlmbench.report.narrative.phase1 import answers, flag_sentence
 from vlmbench.text import DASH, amount, digits, percent
 
-_BAR_CELLS = 14  # more would cut the table of components at 120 columns
+_BAR_CELLS = 9  # more would cut the table of components at 120 columns
 
 
 def latency(summary: Mapping[str, Any]) -> Table:

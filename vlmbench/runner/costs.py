@@ -49,7 +49,6 @@ def annotator(costs: Costs) -> Annotate:
             run.prepared.counts,
             output_tokens=values["num_output_tokens"],
             batch_size=values["batch_size"],
-            times=values,
         )
         if run.request.intervention is None:
             return row
