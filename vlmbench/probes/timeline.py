@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.interventions.marks import marks_of
-from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.models.protocol import VisionLanguageModel, Watched
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind, Mark, Stages, cut, method_times
 
@@ -59,7 +59,7 @@ class TimelineProbe:
         return True
 
     @contextmanager
-    def watch(self, model: VisionLanguageModel) -> Iterator[Watch]:
+    def watch(self, model: Watched) -> Iterator[Watch]:
         """Hooks on the model's stages for one run."""
         watch = TimelineWatch(model, self)
         try:
@@ -87,7 +87,7 @@ _GO_ON = _GoOn()
 class TimelineWatch:
     """The probe at work on one run: its hooks, its marks, and the values they give."""
 
-    def __init__(self, model: VisionLanguageModel, probe: TimelineProbe) -> None:
+    def __init__(self, model: Watched, probe: TimelineProbe) -> None:
         self._probe = probe
         self._clock: Clock = model.clock
         self._kinds: list[Kind] = []
@@ -100,7 +100,7 @@ class TimelineWatch:
         self._of_method = self._method.active
         self._attach(model)
 
-    def _attach(self, model: VisionLanguageModel) -> None:
+    def _attach(self, model: Watched) -> None:
         if self._method.active:
             self._method.listen(partial(self._set, Kind.ENTER_METHOD, None), partial(self._set, Kind.EXIT_METHOD, None))
         top = model.module

@@ -1,0 +1,245 @@
+"""The Python API on the tiny model: measured, watched, read, saved, and given back as it was."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import vlmbench
+from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
+
+FEW = {"max_samples": 10, "min_time_s": 0.0}
+QUICK: dict[str, Any] = {"output_tokens": 4, "stopping": FEW, "costs": False, "probes": ["timeline"]}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[Any, Any]:
+    return vlmbench.load("tiny", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    return Image.new("RGB", (56, 56), "grey")
+
+
+@pytest.fixture(scope="module")
+def run(tiny: tuple[Any, Any], image: Image.Image) -> vlmbench.Run:
+    requests = [(image, f"What is this, {i}?") for i in range(4)]
+    return vlmbench.measure(*tiny, requests, output_tokens=4, repeats=2)
+
+
+def test_the_public_names_are_sorted_documented_and_there() -> None:
+    assert vlmbench.__all__ == sorted(vlmbench.__all__)
+    for name in vlmbench.__all__:
+        public = getattr(vlmbench, name)
+        assert inspect.getdoc(public), name
+        assert name in dir(vlmbench)
+    with pytest.raises(AttributeError, match="no attribute 'mesure'"):
+        vlmbench.mesure  # noqa: B018
+
+
+def test_importing_it_imports_neither_torch_nor_pandas() -> None:
+    code = "import sys, vlmbench; print([m for m in ('torch', 'transformers', 'pandas', 'hydra') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_measure_gives_stages_that_add_up_and_only_measured_rows(run: vlmbench.Run) -> None:
+    frame = run.frame
+    assert len(frame) == 8
+    assert set(frame["status"]) == {"ok"}
+    assert set(frame["mode"]) == {"instrumented"}
+    assert set(run.rows["mode"]) >= {"bare", "instrumented"}
+    assert len(run.rows) > len(frame)
+    parts = ["T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual"]
+    present = [name for name in parts if name in frame]
+    assert frame[present].sum(axis=1).to_numpy() == pytest.approx(frame["T_total"].to_numpy(), rel=1e-4)
+
+
+def test_summary_of_a_frame_is_that_of_the_run_where_rows_suffice(run: vlmbench.Run) -> None:
+    alone = vlmbench.summary(run.frame)["distribution"]["T_total"]["workload"]
+    assert alone["p50"] == run.summary["distribution"]["T_total"]["workload"]["p50"]
+    half = run.frame.head(4)
+    assert vlmbench.summary(half)["runs"]["workload_runs"] == 4
+    with pytest.raises(InputError, match="holds no row"):
+        vlmbench.summary(run.frame.head(0))
+
+
+def test_save_writes_what_the_command_line_writes(run: vlmbench.Run, tmp_path: Path) -> None:
+    saved = run.save(tmp_path / "kept")
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert names >= {
+        "records.jsonl",
+        "provenance.json",
+        "points.json",
+        "summary.json",
+        "figures",
+        "report.html",
+        "tables",
+    }
+    again = vlmbench.read(tmp_path / "kept")
+    assert again.frame["T_total"].tolist() == run.frame["T_total"].tolist()
+    written = json.loads((tmp_path / "kept" / "summary.json").read_text())
+    assert written["distribution"] == saved.summary["distribution"]
+    assert len(vlmbench.read(tmp_path / "kept", rows="all").frame) == len(run.rows)
+    with pytest.raises(InputError, match="holds rows already"):
+        run.save(tmp_path / "kept")
+
+
+def test_a_run_shows_itself(run: vlmbench.Run) -> None:
+    assert "decode" in repr(run).lower()
+    page = run._repr_html_()
+    assert "<table>" in page
+    assert "data:image/png;base64," in page
+    assert run.figure("components_b") is run.figure("components_bars")
+    with pytest.raises(InputError, match="'figure' must be one of"):
+        run.figure("pie_in_the_sky")
+
+
+def test_one_request_is_repeated_until_the_rule_is_met(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    one = vlmbench.measure(*tiny, [(image, "What is this?")], **QUICK)
+    assert len(one.frame) == 10
+    assert set(one.frame["num_output_tokens"]) == {4}
+
+
+def test_a_sweep_of_output_tokens(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    swept = vlmbench.measure(*tiny, [(image, "What?")], sweep={"output_tokens": [2, 4, 8]}, **QUICK)
+    assert swept.kind == "phase3"
+    assert sorted(set(swept.frame["num_output_tokens"])) == [2, 4, 8]
+    assert "output" in swept.summary["headline"]
+    assert swept.figures
+
+
+def test_a_directory_is_continued_and_another_configuration_refused(
+    tiny: tuple[Any, Any], image: Image.Image, tmp_path: Path
+) -> None:
+    requests = [(image, "What?"), (image, "Why?")]
+    first = vlmbench.measure(*tiny, requests, directory=tmp_path / "run", **QUICK)
+    again = vlmbench.measure(*tiny, requests, directory=tmp_path / "run", **QUICK)
+    assert len(first.rows[first.rows["status"] == "ok"]) == len(again.rows[again.rows["status"] == "ok"])
+    with pytest.raises(DirectoryConflictError, match=r"output\.tokens"):
+        vlmbench.measure(*tiny, requests, directory=tmp_path / "run", **{**QUICK, "output_tokens": 5})
+
+
+def state(model: Any) -> tuple[Any, ...]:
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    modes = [m.training for m in model.modules()]
+    return hooks, modes, id(model.generation_config), model.generation_config.to_dict(), sorted(vars(model))
+
+
+def test_the_model_is_given_back_as_it_was(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    model, processor = tiny
+    model.train()
+    model.model.visual.eval()
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = 0.7
+    try:
+        before = state(model)
+        vlmbench.measure(model, processor, [(image, "What?")], **QUICK)
+        assert state(model) == before
+        with pytest.raises(InputError, match="no request could be measured"):
+            vlmbench.measure(model, processor, [(b"no image", "What?")], **QUICK)
+        assert state(model) == before
+        inputs = processor(text=["What is this?"], return_tensors="pt")
+        with vlmbench.watch(model) as runs:
+            model.generate(**inputs, max_new_tokens=3, do_sample=False, temperature=None)
+            with pytest.raises(ValueError, match=r".+"):
+                model.generate(**inputs, max_new_tokens=-1, do_sample=False, temperature=None)
+        assert state(model) == before
+        assert len(runs) == 1
+    finally:
+        model.eval()
+        model.generation_config.do_sample = False
+        model.generation_config.temperature = None
+
+
+def test_watch_times_any_generate(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    model, processor = tiny
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+        tokenize=False, add_generation_prompt=True,
+    )  # fmt: skip
+    inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
+    bare = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    with vlmbench.watch(model) as runs:
+        seen = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    assert seen.tolist() == bare.tolist()
+    one = runs[0]
+    assert one.num_output_tokens == 5
+    assert len(one.ITL) == 4
+    named = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+    assert sum(one.stages.get(name, 0.0) for name in named) == pytest.approx(one.T_total)
+    assert one.stages["T_vision_encoder"] > 0
+
+
+def test_watch_leaves_another_wrapper_in_place(tiny: tuple[Any, Any]) -> None:
+    model, processor = tiny
+    calls: list[str] = []
+    original = model.generate
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        calls.append("theirs")
+        return original(*args, **kwargs)
+
+    model.generate = theirs
+    try:
+        with vlmbench.watch(model) as runs:
+            model.generate(**processor(text=["What?"], return_tensors="pt"), max_new_tokens=2)
+        assert model.generate is theirs
+        assert calls == ["theirs"]
+        assert len(runs) == 1
+    finally:
+        del model.generate
+
+
+def test_anatomy_is_a_table(tiny: tuple[Any, Any]) -> None:
+    table = vlmbench.anatomy(tiny[0])
+    assert list(table.columns) == ["stage", "path", "module_class", "parameters", "share", "rule"]
+    assert set(table["stage"]) == {"vision_encoder", "projector", "language_model", "head"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy": "long"}, "'policy' must be one of forced, natural"),
+        ({"rows": "some"}, "'rows' must be one of measured, all"),
+        ({"probes": ["timelin"]}, "near it: timeline"),
+        ({"sweep": {"outptu_tokens": [1]}}, "outptu_tokens"),
+        ({"output_tokens": 0}, "'max_new_tokens' must be 1 or more"),
+    ],
+)
+def test_a_wrong_argument_is_refused(
+    tiny: tuple[Any, Any], image: Image.Image, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vlmbench.measure(*tiny, [(image, "What?")], **{**QUICK, **change})
+
+
+@pytest.mark.parametrize("requests", [[], "text", [("only",)], [(3, "What?")], [("a.png", 3)]])
+def test_what_is_no_request_is_refused(tiny: tuple[Any, Any], requests: Any) -> None:
+    with pytest.raises(InputError, match="must be a"):
+        vlmbench.measure(*tiny, requests, **QUICK)
+
+
+def test_an_unknown_model_is_refused_with_names_near_it() -> None:
+    with pytest.raises(ConfigError, match="near it: llava_1_5_7b"):
+        vlmbench.load("llava15_7b")
+    with pytest.raises(ConfigError, match="'devise' must be a setting of the runtime"):
+        vlmbench.load("tiny", devise="cpu")
+
+
+def test_reading_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not there"):
+        vlmbench.read(tmp_path / "nothing")
+    (tmp_path / "study" / "phase1").mkdir(parents=True)
+    with pytest.raises(InputError, match="nothing was measured there"):
+        vlmbench.read(tmp_path / "study")
+    (tmp_path / "study" / "phase1" / "records.jsonl").write_text("")
+    with pytest.raises(InputError, match="its parts have them: phase1"):
+        vlmbench.read(tmp_path / "study")

@@ -1,0 +1,1 @@
+"""The Python API: ``vlmbench.measure``, ``watch``, ``load``, ``read``, ``summary``, ``compare`` and ``anatomy``."""

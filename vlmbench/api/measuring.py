@@ -1,0 +1,262 @@
+"""``measure``: the measurement loop of the command line on a model that is already loaded."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.api.models import adopt, lent
+from vlmbench.api.requests import samples_of
+from vlmbench.api.run import WHICH, Run, Which
+from vlmbench.api.shipped import choice, component, defaults
+from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.provenance import begin_session, check_directory, collect, end_session
+from vlmbench.records.store import RecordStore
+from vlmbench.request import Output
+from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vlmbench.data.protocol import Samples
+    from vlmbench.models.transformers_model import TransformersModel
+    from vlmbench.probes.protocol import Probe
+    from vlmbench.runner.loop import Progress
+
+POLICIES = ("forced", "natural")
+PROBES = ("timeline", "memory", "clocks", "recompiles", "kernels", "memory_stages")
+_OUTPUT_AXES = ("output_tokens",)
+_WHERE = "trace_dir"  # the one field of a shipped probe that names a place in the run directory
+
+
+class Silent:
+    """Progress that shows nothing."""
+
+    def expect(self, runs: int) -> None:
+        """Expect that many runs more."""
+
+    def advance(self, point_id: str, runs: int = 1) -> None:
+        """Note runs of a point that are over."""
+
+    def end(self, point_id: str) -> None:
+        """Note a point that is over."""
+
+
+def measure(
+    model: nn.Module,
+    processor: Any,
+    requests: Any,
+    *,
+    output_tokens: int = 32,
+    policy: str = "forced",
+    sweep: Mapping[str, Any] | None = None,
+    probes: Sequence[str | Probe] = PROBES,
+    repeats: int = 1,
+    prompt_tokens: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    bare_every: int = 2,
+    reference: bool = True,
+    costs: bool = True,
+    trace_requests: int = 1,
+    stopping: Mapping[str, Any] | None = None,
+    warmup: Mapping[str, Any] | None = None,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    directory: Path | str | None = None,
+    rows: Which = "measured",
+    progress: Progress | None = None,
+) -> Run:
+    """Measure where the latency of a loaded vision-language model goes.
+
+    One request, or a sweep over the first one, is repeated until the interval of its median is narrow enough; several
+    requests are measured ``repeats`` times each, with one of them repeated beside them as reference. Rows are written
+    as they come; the model is given back in the mode and with the settings that it had, also after an exception.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        processor: its processor.
+        requests: a list of ``(image, text)`` or ``([image, image], text)``, images as PIL images, paths or encoded
+            bytes (a PIL image is encoded as PNG first, so ``T_preprocess`` holds the decoding of a PNG); or
+            :class:`vlmbench.request.Sample` objects; or a data set of :mod:`vlmbench.data`.
+        output_tokens: new tokens, exactly (``policy="forced"``) or at most (``"natural"``).
+        policy: ``forced`` suppresses the end of the answer, ``natural`` lets the model stop.
+        sweep: axis to values, ``{"vision_tokens": "auto(6)"}`` or ``{"output_tokens": [8, 64]}``
+            (:mod:`vlmbench.sweep` lists the axes).
+        probes: names of ``conf/probe``, or probe objects.
+        repeats: runs of each request, where there are several requests and no sweep.
+        prompt_tokens: random words instead of the text, this many tokens.
+        image_size: (width, height) in pixels that every image is resized to.
+        bare_every: every n-th run has one without instrument beside it (0: none).
+        reference: repeat one request beside several.
+        costs: FLOPs, bytes and floors of every run.
+        trace_requests: requests of each point that probes with runs of their own watch.
+        stopping: changes to the stopping rule, ``{"max_samples": 50}``.
+        warmup: changes to the warm-up, ``{"max_runs": 3}``.
+        time_limit_s: of the whole measurement, s; what was measured until then is kept.
+        seed: of orders and random text.
+        directory: keep the run there (a directory of the same settings is continued); None keeps it for as long as
+            the :class:`Run` lives.
+        rows: which rows ``frame`` holds: ``measured`` or ``all``.
+        progress: shown progress; None shows none.
+
+    Raises:
+        ConfigError: an argument out of range, an unknown axis or probe.
+        InputError: no request, or one that is no request.
+        AnatomyError: the model's stages cannot be found.
+        DirectoryConflictError: ``directory`` belongs to other settings.
+
+    Example:
+        >>> import vlmbench
+        >>> from PIL import Image
+        >>> model, processor = vlmbench.load("tiny", device="cpu")
+        >>> image = Image.new("RGB", (56, 56), "grey")
+        >>> run = vlmbench.measure(model, processor, [(image, "What is this?")], output_tokens=4,
+        ...                        stopping={"max_samples": 10}, costs=False)
+        >>> sorted({str(name) for name in run.components["component"]})[:2]
+        ['T_LLM_decode', 'T_LLM_prefill']
+    """
+    if policy not in POLICIES:
+        raise ConfigError(f"'policy' must be one of {', '.join(POLICIES)} (got {policy!r})")
+    if rows not in WHICH:
+        raise ConfigError(f"'rows' must be one of {', '.join(WHICH)} (got {rows!r})")
+    samples = samples_of(requests)
+    target = adopt(model, processor)
+    kind = _kind(sweep)
+    settings: dict[str, Any] = {
+        "task": "measure",
+        "name": "measure",
+        "report": kind,
+        "workload": "dataset" if kind == "phase1" and len(samples) > 1 else "controlled",
+        "seed": seed,
+        "output": {"tokens": output_tokens, "policy": policy},
+        "measurement": {
+            "repeats": repeats,
+            "prompt_tokens": prompt_tokens,
+            "image_size": None if image_size is None else list(image_size),
+            "bare_every": bare_every,
+            "reference": reference,
+            "costs": costs,
+            "trace_requests": trace_requests,
+            "stopping": {**defaults("measurement", "stopping"), **(stopping or {})},
+            "warmup": {**defaults("measurement", "warmup"), **(warmup or {})},
+        },
+        "model": {"name": target.facts["name"]},
+        "dataset": {"name": "requests"},
+        "sweep": {"name": "sweep" if sweep else "none", "axes": dict(sweep or {})},
+        "probe": {name: {} for name in _names(probes)},
+    }
+    place = Path(mkdtemp(prefix="vlmbench-")) if directory is None else Path(directory)
+    run = Run(directory=place, which=rows)
+    if directory is None:  # it lives as long as its run; one that fails has no run, and goes at once
+        weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
+    with lent(target):
+        _measure_into(place, target, samples, settings, probes=probes, time_limit_s=time_limit_s, progress=progress)
+    return run
+
+
+def _kind(sweep: Mapping[str, Any] | None) -> str:
+    if not sweep:
+        return "phase1"
+    return "phase3" if set(sweep) <= set(_OUTPUT_AXES) else "phase2"
+
+
+def _names(probes: Sequence[str | Probe]) -> list[str]:
+    return [probe if isinstance(probe, str) else probe.name for probe in probes]
+
+
+def _measure_into(
+    place: Path,
+    target: TransformersModel,
+    samples: Samples,
+    settings: Mapping[str, Any],
+    *,
+    probes: Sequence[str | Probe],
+    time_limit_s: float | None,
+    progress: Progress | None,
+) -> None:
+    """Rows, provenance and ``points.json`` of a run directory; continues one that was begun with the same settings."""
+    from vlmbench.records.files import write_json
+    from vlmbench.records.lock import RunLock
+    from vlmbench.runner.costs import annotator, costs_of
+    from vlmbench.runner.loop import Runner
+
+    measurement = settings["measurement"]
+    place.mkdir(parents=True, exist_ok=True)
+    with RunLock(place):
+        check_directory(place, settings)
+        series = _series(target, samples, settings)
+        built = [_probe(probe, place) for probe in probes]
+        counted = costs_of(target, "table") if measurement["costs"] else None
+        with RecordStore(place) as store:
+            device = str(target.device)
+            here = collect(settings, model_facts=target.facts, device=device, seed=settings["seed"])
+            here["dataset"] = {"name": "requests", "samples": len(samples)}
+            if counted is not None and counted.peaks.peaks is not None:
+                here["device_peaks"] = asdict(counted.peaks.peaks)
+            begin_session(place, here)
+            runner = Runner(
+                model=target,
+                probes=[probe for probe in built if probe.applies(target)],
+                store=store,
+                warmup=_warmup(target, measurement["warmup"]),
+                seed=settings["seed"],
+                progress=progress or Silent(),
+                trace_requests=measurement["trace_requests"],
+                annotate=None if counted is None else annotator(counted),
+                deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,
+            )
+            states = runner.run(series)
+        write_json(place / "points.json", {"points": [state.report() for state in states]})
+        end_session(place, device=device)
+    if not any(state.measured for state in states):
+        reasons = "; ".join(dict.fromkeys(state.reason or "no time" for state in states))
+        raise InputError(f"no request could be measured: {reasons}")
+
+
+def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, Any]) -> list[Series]:
+    from vlmbench.sweep import Sweep
+
+    output, measurement = settings["output"], settings["measurement"]
+    size = measurement["image_size"]
+    try:
+        knobs = Knobs(
+            output=Output(max_new_tokens=output["tokens"], forced=output["policy"] == "forced"),
+            prompt_tokens=measurement["prompt_tokens"],
+            image_size=None if size is None else (size[0], size[1]),
+            seed=settings["seed"],
+        )
+        sweep = Sweep(name=settings["sweep"]["name"], axes=settings["sweep"]["axes"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if sweep.auto is not None:
+        sweep = sweep.found(target.vision_counts(knobs.request(samples[0]), sweep.auto))
+    bare_every = measurement["bare_every"]
+    if settings["workload"] == "controlled":
+        rule = component(measurement["stopping"])
+        return sweep_series(samples[0], knobs, sweep, stopping=rule, bare_every=bare_every)
+    middle = len(samples) // 2 if measurement["reference"] else None
+    repeats = measurement["repeats"]
+    return dataset_series(samples, knobs, repeats=repeats, bare_every=bare_every, reference=middle)
+
+
+def _probe(probe: str | Probe, place: Path) -> Probe:
+    if not isinstance(probe, str):
+        return probe
+    node = choice("probe", probe)[probe]
+    changes = {_WHERE: str(place / "traces")} if _WHERE in node else {}
+    built: Probe = component(node, **changes)
+    return built
+
+
+def _warmup(target: TransformersModel, node: Mapping[str, Any]) -> Any:
+    """As given; what depends on the length of the cache is warmed to the full length, the longest first."""
+    warmup = component(node)
+    if not target.compile and target.cache_implementation != "static":
+        return warmup
+    return replace(warmup, output_tokens=None, longest_first=True)

@@ -1,0 +1,231 @@
+"""A measured run in Python: its rows, tables, figures and files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlmbench.errors import InputError
+from vlmbench.records.reading import RECORDS_NAME
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from vlmbench.report.phase1_summary import Run as Phase1Run
+
+Which = Literal["measured", "all"]
+WHICH: tuple[Which, ...] = ("measured", "all")
+_PHASE1, _SCALING = "phase1", ("phase2", "phase3")
+_NOT_SAVED = shutil.ignore_patterns("*.part", ".run.lock")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Run:
+    """One run directory, as :func:`vlmbench.measure` made it or :func:`vlmbench.read` found it.
+
+    Args:
+        directory: where its rows lie.
+        which: rows that :attr:`frame` holds: ``measured`` (latencies of the workload) or ``all``.
+    """
+
+    directory: Path
+    which: Which = "measured"
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """All rows, one a run: also cold, warm-up, bare, reference and traced ones. ``T_*``, ``TTFT*`` in ms.
+
+        Raises:
+            InputError: the directory holds no rows, or rows of another schema version.
+        """
+        from vlmbench.analysis.frames import load_runs
+
+        return load_runs(self.directory)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows that count: measured runs of the workload, unless the run was read with ``rows="all"``."""
+        if self.which == "all":
+            return self.rows
+        from vlmbench.analysis.frames import workload
+
+        return workload(self.rows)
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the numbers come from: the content of ``provenance.json``."""
+        from vlmbench.report.phase1_summary import provenance_of
+
+        return provenance_of(self.directory)
+
+    @property
+    def kind(self) -> str:
+        """The report that fits: ``phase1``, ``phase2`` or ``phase3``."""
+        asked = str((self.provenance.get("config") or {}).get("report") or "")
+        return asked if asked in (_PHASE1, *_SCALING) else _PHASE1
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """What the run found, as plain data: the content of ``summary.json``, derived from the rows."""
+        if self.kind == _PHASE1:
+            from vlmbench.report.phase1_summary import summarise_run
+
+            return summarise_run(self._read)
+        from vlmbench.report.phase1_summary import read_json
+        from vlmbench.report.scaling import EXPERIMENTS, find, summarise
+
+        points = (read_json(self.directory / "points.json") or {}).get("points", [])
+        return summarise(find(self.rows, self.provenance), EXPERIMENTS[self.kind], points)
+
+    @cached_property
+    def _read(self) -> Phase1Run:
+        from vlmbench.report.phase1_summary import read_run
+
+        return read_run(self.directory)
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """Quantiles with intervals of every latency, one row a metric and group (``workload``, ``reference``), ms."""
+        from vlmbench.analysis.distribution import latency_table
+
+        return latency_table(self.rows)
+
+    @cached_property
+    def components(self) -> pd.DataFrame:
+        """Time and share of every stage with intervals, one row a component."""
+        from vlmbench.analysis.breakdown import component_table
+
+        return component_table(self.rows)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the figures that the run has data for; see :meth:`figure`."""
+        return tuple(self._drawn)
+
+    @cached_property
+    def _drawn(self) -> dict[str, Figure]:
+        if self.kind == _PHASE1:
+            from vlmbench.report.phase1 import figures
+
+            return dict(figures(self._read))
+        from vlmbench.report.scaling import figures as scaling_figures
+        from vlmbench.report.scaling import find
+
+        return dict(scaling_figures(find(self.rows, self.provenance)))
+
+    def figure(self, name: str) -> Figure:
+        """Draw a figure of the run.
+
+        Args:
+            name: one of :attr:`figures`, or its beginning where only one begins so (``"components_b"``).
+
+        Raises:
+            InputError: no such figure; the message lists those that there are.
+        """
+        fitting = [known for known in self._drawn if known == name] or [
+            known for known in self._drawn if known.startswith(name)
+        ]
+        if not fitting:
+            raise InputError(f"'figure' must be one of {', '.join(self._drawn)} (got {name!r})")
+        return self._drawn[fitting[0]]
+
+    def save(self, directory: Path | str) -> Run:
+        """Write what the command line would: rows, provenance, summary, phase file, figures, page and tables.
+
+        Args:
+            directory: is made; must not hold rows yet.
+
+        Returns:
+            The run in its new place.
+
+        Raises:
+            InputError: the directory holds rows already.
+            MeasurementError: a file cannot be written.
+        """
+        from vlmbench.report import write_report
+
+        place = Path(directory)
+        if (place / RECORDS_NAME).exists():
+            raise InputError(f"'{directory}' holds rows already; save into another directory")
+        shutil.copytree(self.directory, place, dirs_exist_ok=True, ignore=_NOT_SAVED)
+        write_report(self.kind, place)
+        return Run(directory=place, which=self.which)
+
+    def __repr__(self) -> str:
+        """Show stages, shares and intervals as plain text."""
+        from vlmbench.report.terminal_tables import as_text, phase1
+
+        if self.kind == _PHASE1:
+            return as_text(phase1(self.summary, self.provenance), width=100)
+        from vlmbench.report.narrative.scaling import as_text as scaling_text
+
+        return scaling_text(self.summary, self.provenance)
+
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook: tables and the first figure."""
+        from vlmbench.api.notebook import shown
+
+        return shown(self)
+
+
+def read(path: Path | str, rows: Which = "measured") -> Run:
+    """Read a run directory that the command line or :meth:`Run.save` wrote.
+
+    Args:
+        path: the run directory (``records.jsonl`` or ``records.jsonl.gz`` in it).
+        rows: ``measured``: ``frame`` holds the measured runs of the workload only, the rows that are latencies;
+            ``all``: also cold, warm-up, bare, reference, traced and failed ones.
+
+    Raises:
+        InputError: no such directory, or no rows in it; of a study, the message names its parts.
+
+    Example:
+        >>> import vlmbench
+        >>> run = vlmbench.read("docs/results/h200_llava_1_5_7b")
+        >>> bool(run.frame["status"].eq("ok").all())
+        True
+    """
+    if rows not in WHICH:
+        raise InputError(f"'rows' must be one of {', '.join(WHICH)} (got {rows!r})")
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"'{path}' is not there; give a run directory (the one that output_dir=DIR named)")
+    if place.is_dir() and not _rows_in(place):
+        parts = sorted(p.name for p in place.iterdir() if p.is_dir() and _rows_in(p))
+        there = f"its parts have them: {', '.join(parts)}" if parts else "nothing was measured there"
+        raise InputError(f"'{path}' holds no rows ({RECORDS_NAME}); {there}")
+    run = Run(directory=place if place.is_dir() else place.parent, which=rows)
+    _ = run.rows  # now, so that a damaged file is refused where it is named
+    return run
+
+
+def _rows_in(place: Path) -> bool:
+    return (place / RECORDS_NAME).is_file() or (place / f"{RECORDS_NAME}.gz").is_file()
+
+
+def summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """Summarise rows as ``summary.json`` does, from the rows given and nothing else.
+
+    Args:
+        frame: rows of :func:`read` or :func:`measure`; a part of them is summarised as that part. Measured rows alone
+            have no bare runs (``instrument_overhead``) and no repeated request (the ``reference`` groups): those
+            entries are then None or absent.
+
+    Returns:
+        For example ``["distribution"]["T_total"]["workload"]["p50"]["low"]``, in ms.
+
+    Raises:
+        InputError: the frame holds no rows of a run.
+    """
+    from vlmbench.report.phase1_summary import summarise_frame
+
+    missing = sorted({"point_id", "status", "mode", "T_total"} - set(frame.columns))
+    if missing or frame.empty:
+        what = f"lacks {', '.join(missing)}" if missing else "holds no row"
+        raise InputError(f"'frame' must hold rows of a run as vlmbench.read gives them (it {what})")
+    return summarise_frame(frame)
