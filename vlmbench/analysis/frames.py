@@ -237,7 +237,7 @@ DATASET, REFERENCE = "dataset", "reference"
 FIRST_TIME = frozenset({"first_seen_length", "shape_changed", "recompiled"})
 """Flags of runs that did more work than later ones of the same request: what they did, they did for the first time."""
 
-_CAUSES = frozenset({"gc_pause", "clock_drop"}) | FIRST_TIME
+_CAUSES = frozenset({"gc_pause", "clock_drop", "busy_host", "suspended"}) | FIRST_TIME
 _CAUSE_KINDS = ("throttled:",)  # then the reason
 
 

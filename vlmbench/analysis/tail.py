@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
+from vlmbench.analysis.host import ABSENCE, SPEED, time_is_host
 from vlmbench.analysis.quantiles import quantile
 
 # Which flags of runs are a cause of their being slow: those that slow runs carry clearly more often than the rest.
@@ -189,8 +190,10 @@ def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99,
 
     Causes, in this order: ``tokens`` when its token counts explain at least half of what it took beyond the median;
     the flags that it carries (``gc_pause``, ``clock_drop`` …) and that slow runs carry clearly more often than the
-    rest (:func:`vlmbench.analysis.tail.flag_causes`); ``jitter`` when what tokens leave is within what a repeated
-    single request shows beyond its own median; else ``unknown``.
+    rest (:func:`vlmbench.analysis.tail.flag_causes`); ``host_absence`` when its thread was on no processor for at least
+    half of that; when what tokens leave is within what a repeated single request shows beyond its own median,
+    ``host_speed`` if half of it is processor time of a thread that does not wait for a device, else ``jitter``; else
+    ``unknown``.
 
     Returns:
         ``sample_id``, ``repeat``, the metric, ``over_median`` (ms), ``from_tokens`` (ms of it that the least-squares
@@ -220,10 +223,26 @@ def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99,
         over_median=(time - middle)[slow], from_tokens=from_tokens[slow], flags=flags.iloc[slow].astype(object)
     )
     jitter = _jitter_limit(frame, metric)
-    found["cause"] = [_cause(row, named, jitter) for row in found.to_dict("records")]
+    away, busy = _beyond_median(rows, metric, slow)
+    host = time_is_host(frame)
+    found["cause"] = [
+        _cause({**row, "away": away[i], "busy": busy[i] if host else np.nan}, named, jitter)
+        for i, row in enumerate(found.to_dict("records"))
+    ]
     shown = found[columns].head(most).reset_index(drop=True)
     shown.attrs |= {"slow_runs": len(slow), "causes": _counted(found["cause"]), "flags": of_flags.to_dict("records")}
     return shown
+
+
+def _beyond_median(
+    rows: pd.DataFrame, metric: str, chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(time on no processor, processor time) of the launching thread beyond their medians, ms; NaN where not known."""
+    busy = values(rows, "thread_cpu_ms")
+    away = values(rows, metric) - busy
+    if np.isnan(busy).all():
+        return busy[chosen], busy[chosen]
+    return (away - np.nanmedian(away))[chosen], (busy - np.nanmedian(busy))[chosen]
 
 
 def _jitter_limit(frame: pd.DataFrame, metric: str) -> float | None:
@@ -243,8 +262,10 @@ def _cause(row: Mapping[Any, Any], named: Collection[str], jitter: float | None)
     known = [flag for flag in str(row["flags"]).split() if flag in named]
     if known:
         return " ".join(known)
+    if row["away"] >= beyond / 2 > 0:
+        return ABSENCE
     if jitter is not None and beyond - (0.0 if np.isnan(explained) else explained) <= jitter:
-        return "jitter"
+        return SPEED if row["busy"] >= beyond / 2 > 0 else "jitter"
     return "unknown"
 
 

@@ -6,6 +6,7 @@ calls once a token. They do not synchronise; they are read after the run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ class TimelineWatch:
         self._kinds = []
         self._language_seen = self._in_forward = False
         self._clock.begin()
+        self.began_ns = time.perf_counter_ns()
         self._set(Kind.START, None)
 
     def stop(self) -> None:

@@ -19,6 +19,8 @@ from vlmbench.analysis.energy import COLUMNS as ENERGY
 from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
+from vlmbench.analysis.host import COLUMNS as HOST_USE
+from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
@@ -51,6 +53,7 @@ COLUMNS: tuple[str, ...] = (
     *launch_bound.COLUMNS,
     *floors.COLUMNS,
     *ENERGY,
+    *HOST_USE,
     "session",
     "started_unix_s",
     "reason",
@@ -241,6 +244,7 @@ def _tail(frame: pd.DataFrame, ratios: pd.DataFrame) -> dict[str, Any]:
         "metric": "T_total",
         "ratios_to_median": records(ratios),
         "variance_split": records(tail.variance_split(frame)),
+        "variance_sources": records(variance_sources(frame)),
         "slow_runs": slow.attrs.get("slow_runs", 0),
         "causes": tail.cause_counts(slow),
         "flags": slow.attrs["flags"],

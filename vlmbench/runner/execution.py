@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmbench.errors import SampleError
+from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.probes.protocol import Probe, RunFacts, Watch
 from vlmbench.request import ImageSource, Request
@@ -26,11 +27,13 @@ class Outcome:
         values: metric name to value (``T_*`` in ms, ``num_*``).
         flags: known causes of an odd value.
         shape_key: what makes two runs alike for warm-up: the shapes of all inputs.
+        started_unix_s: wall clock when its inputs were about to be transferred; None where it never began.
     """
 
     values: dict[str, Any]
     flags: tuple[str, ...]
     shape_key: str
+    started_unix_s: float | None = None
 
 
 @contextmanager
@@ -131,6 +134,8 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
 
     captured = model.ready(run.prepared)
     collections_before = len(collected)
+    host = HostUse.begin()
+    started = time.time()
     t0 = time.perf_counter_ns()
     prepared = model.transfer(run.prepared)
     synchronize(model.devices)
@@ -139,7 +144,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         method = stack.enter_context(attached(model, run.request, run.prepared))  # first: its code is inside the marks
         watches: list[Watch] = [stack.enter_context(probe.watch(model)) for probe in probes]
         model.announce(run.prepared)
-        tokens, T_total = _timed_generate(model, prepared, watches)
+        tokens, T_total = _timed_generate(model, prepared, watches, host)
         observed = {} if method is None else method.values(int(tokens.shape[1]))
     t2 = time.perf_counter_ns()
     on_host = tokens.cpu()
@@ -163,27 +168,41 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     if run.request.intervention is not None:
         values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))
     values["T_request"] = values["T_preprocess"] + values["T_transfer"] + T_total + values["T_detokenize"]
-    flags = ["gc_pause"] if len(collected) > collections_before else []
+    used = host.columns()
+    values.update(used)
+    flags = [*(["gc_pause"] if len(collected) > collections_before else []), *busy_flags(used, T_total)]
     for watch in watches:
         watched = watch.values(facts)
         flags += watched.pop("flags", [])
         values.update(watched)
     if "TTFT_model" in values:
         values["TTFT"] = values["T_preprocess"] + values["T_transfer"] + values["TTFT_model"]
-    return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key)
+    return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
 
 
-def _timed_generate(model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Watch]) -> tuple[Any, float]:
-    """(new tokens, T_total in ms): the clock stops when the device is idle again."""
+def _timed_generate(
+    model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Watch], host: HostUse
+) -> tuple[Any, float]:
+    """(new tokens, T_total in ms): the clock stops when the device is idle again.
+
+    A watch that sets the timeline's marks is started last and stopped first, and the clock starts with its first mark:
+    stages and whole begin together, and what other watches do at the start lies outside both.
+    """
     from vlmbench.machine.clock import synchronize
 
     criteria = [criterion for watch in watches for criterion in watch.stopping_criteria]
+    ordered = sorted(watches, key=lambda watch: hasattr(watch, "began_ns"))
     synchronize(model.devices)
-    for watch in watches:
+    host.enter()
+    for watch in ordered:
         watch.start()
-    begin = time.perf_counter_ns()
+    begin = getattr(ordered[-1], "began_ns", None) if ordered else None
+    if begin is None:
+        begin = time.perf_counter_ns()
     tokens = model.generate(prepared, criteria or None)
-    for watch in watches:
+    for watch in reversed(ordered):
         watch.stop()
     synchronize(model.devices)
-    return tokens, (time.perf_counter_ns() - begin) / 1e6
+    end = time.perf_counter_ns()
+    host.leave()
+    return tokens, (end - begin) / 1e6

@@ -59,7 +59,9 @@ class Rows:
                 mode=mode,
                 status=status,
                 session=self.store.session,
-                started_unix_s=time.time(),
+                started_unix_s=time.time()
+                if outcome is None or outcome.started_unix_s is None
+                else outcome.started_unix_s,
                 axes=series.axes,
                 values={**(outcome.values if outcome else {}), **self.stamp},
                 flags=outcome.flags if outcome else (),

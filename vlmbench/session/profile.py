@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, InputError
 from vlmbench.machine import gpu
-from vlmbench.machine.host import device_facts
+from vlmbench.machine.host import device_facts, device_state
+from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
 from vlmbench.records.files import write_json
@@ -48,7 +49,10 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         _check_alone(job)
         dataset = job.build("dataset")
         samples = dataset.open()
-        model = model or load_model(job)
+        load = look()
+        if busy := load.warning():
+            say(f"warning: {busy}")
+        model = model or load_model(job, load)
         _check_alike(job, {"device": device_facts(str(model.device)), "model": model.facts})
         series = make_series(job, samples, model)
         if job.settings.workload == "controlled" and (why := no_slope(model, series)):
@@ -61,7 +65,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
             job.write_composed()
             device = str(model.device)
             costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
-            here = provenance.collect(job.config, model_facts=model.facts, device=device, seed=job.settings.seed)
+            here = _session(job, model, load)
             here["dataset"] = {"name": dataset.name, "samples": len(samples)}
             if costs is not None and costs.peaks.peaks is not None:
                 here["device_peaks"] = asdict(costs.peaks.peaks)
@@ -80,6 +84,15 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
     status = conclude(job.outcome, states, say, untraced=untraced, again=again)
     say(f"results are in {shown(job.directory)}")
     return status
+
+
+def _session(job: Job, model: VisionLanguageModel, load: Load) -> dict[str, Any]:
+    """This process as the first session of a provenance, with how busy the host was before it began."""
+    device = str(model.device)
+    state = {**device_state(device), "host_load": load.facts()}
+    return provenance.collect(
+        job.config, model_facts=model.facts, device=device, seed=job.settings.seed, state_before=state
+    )
 
 
 def _check_alike(job: Job, session: Mapping[str, Any]) -> None:
@@ -109,21 +122,34 @@ def _check_alone(job: Job) -> None:
     say(f"latencies may be somebody else's, too: {others}")
 
 
-def load_model(job: Job) -> VisionLanguageModel:
-    """The configured model on the configured device, with a word on how long it took."""
+def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:
+    """The configured model on the configured device, with a word on how long it took.
+
+    Args:
+        job: the job.
+        host: how busy the host is; looked at now if None.
+    """
     from vlmbench.models.loading import load
 
     runtime = job.settings.runtime.options()
     began = time.monotonic()
-    if runtime.threads is not None:
-        import torch
-
-        torch.set_num_threads(runtime.threads)
+    _set_threads(job, runtime.threads, host or look())
     model: VisionLanguageModel = load(job.build("model"), runtime, seed=job.settings.seed)
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
     say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
     return model
+
+
+def _set_threads(job: Job, wanted: int | None, host: Load) -> None:
+    """Give torch as many threads as were asked for, or no more than there are free processors; says so."""
+    import torch
+
+    earlier = (provenance.read_provenance(job.directory) or {}).get("device", {}).get("threads")
+    threads, why = choose_threads(wanted, default=torch.get_num_threads(), load=host, earlier=earlier)
+    if why:
+        say(f"torch uses {why}")
+    torch.set_num_threads(threads)
 
 
 def _measure(

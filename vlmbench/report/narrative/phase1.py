@@ -11,6 +11,7 @@ from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
+from vlmbench.report.narrative.host import source_sentences
 from vlmbench.text import count, factor, ms, percent, span, tokens
 
 Summary = Mapping[str, Any]
@@ -25,6 +26,8 @@ _WRITE: Mapping[str, Callable[[float | None], str]] = {"ms": ms, "%": percent, "
 _SLOWEST: Mapping[str, str] = {
     "tokens": "The slowest run is explained by its token counts.",
     "jitter": "The slowest run is within what one repeated request shows.",
+    "host_absence": "The thread of the slowest run was on no processor for most of what it took beyond the median.",
+    "host_speed": "The slowest run is within what one repeated request shows: its thread's processor took longer.",
     "unknown": "Why the slowest run was slow is not known.",
 }
 _ODDS = {"p90": "1 in 10", "p95": "1 in 20", "p99": "1 in 100"}
@@ -111,7 +114,8 @@ def _how_bad(summary: Summary) -> list[str]:
     group = {"value": ratio["workload"], "low": ratio["workload_low"], "high": ratio["workload_high"]}
     sentences = [f"{name} of generate() is {_with_interval(group, '×')} its median."]
     sentences += _beyond_nothing(summary)
-    return sentences + _explained(summary) + _causes(summary)
+    sources = source_sentences(summary["tail"].get("variance_sources") or [])
+    return sentences + _explained(summary) + sources + _causes(summary)
 
 
 def _beyond_nothing(summary: Summary) -> list[str]:
@@ -163,6 +167,8 @@ def _causes(summary: Summary) -> list[str]:
     words = {
         "tokens": "by their token counts",
         "jitter": "within what one repeated request shows",
+        "host_absence": "their thread was on no processor",
+        "host_speed": "their thread's processor took longer, as in the repeated request",
         "unknown": "unknown",
     }
     listed = "; ".join(f"{words.get(cause, cause)} {number:,}" for cause, number in causes.items())
@@ -235,6 +241,7 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
             f"In {count(residual['sum_mismatch'], 'run')} the stages do not add up to T_total: do not use them."
         )
     sentences += [
+        *_busy_host(provenance),
         overhead_words(summary["instrument_overhead"]),
         *_drift(summary),
         *_lengths(summary, provenance),
@@ -246,6 +253,18 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     if points > 1:
         sentences.append(f"Runs of {points} sweep points are pooled here.")
     return sentences
+
+
+def _busy_host(provenance: Mapping[str, Any]) -> list[str]:
+    """That others used the processors when a session began."""
+    for session in provenance.get("sessions") or []:
+        load = (session.get("state_before") or {}).get("host_load") or {}
+        if load and load["cores"] - load["busy"] < 1:
+            return [
+                f"The host was busy when the run began: others used {load['busy']:.1f} of "
+                f"{count(load['cores'], 'processor')}, so times are longer and scatter more than on a quiet one."
+            ]
+    return []
 
 
 def _goal(residual: Mapping[str, Any]) -> list[str]:
