@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.planted import PlantedModel, request
-from vlmbench.probes.clocks import ClocksProbe, GpuState, compare
+from vlmbench.machine.gpu import GpuClocks
+from vlmbench.probes.clocks import ClocksProbe, compare
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.schema import columns_of
 
-FINE = GpuState(sm_clock_mhz=1980, memory_clock_mhz=3201, temperature_c=40, power_ns=5_000_000, thermal_ns=0)
+FINE = GpuClocks(sm_clock_mhz=1980, memory_clock_mhz=3201, temperature_c=40, power_ns=5_000_000, thermal_ns=0)
 
 
-def state(**changed: object) -> GpuState:
-    return GpuState(**{name: getattr(FINE, name) for name in FINE.__dataclass_fields__} | changed)  # type: ignore[arg-type]
+def state(**changed: object) -> GpuClocks:
+    return GpuClocks(**{name: getattr(FINE, name) for name in FINE.__dataclass_fields__} | changed)  # type: ignore[arg-type]
 
 
 def test_a_quiet_run_has_values_and_no_flags() -> None:
@@ -37,8 +38,8 @@ def test_a_drop_is_flagged_from_the_given_share_on(clock: int, flags: list[str])
 
 
 def test_a_reason_that_came_up_is_flagged_one_that_was_there_before_is_not() -> None:
-    held = state(reasons=frozenset({"sw_power_cap"}))
-    both = state(reasons=frozenset({"sw_power_cap", "hw_thermal_slowdown"}))
+    held = state(reasons=("sw_power_cap",))
+    both = state(reasons=("sw_power_cap", "hw_thermal_slowdown"))
     assert compare([FINE], [held], drop=0.05)["flags"] == ["throttled:sw_power_cap"]
     assert compare([held], [held], drop=0.05)["flags"] == []
     assert compare([held], [both], drop=0.05)["flags"] == ["throttled:hw_thermal_slowdown"]
@@ -57,7 +58,7 @@ def test_of_several_gpus_the_slowest_and_hottest_count() -> None:
 
 
 def test_what_a_gpu_does_not_tell_is_absent() -> None:
-    values = compare([GpuState()], [GpuState()], drop=0.05)
+    values = compare([GpuClocks()], [GpuClocks()], drop=0.05)
     assert values.pop("flags") == []
     assert set(values.values()) == {None}
 
@@ -81,11 +82,10 @@ def test_clocks_of_a_gpu() -> None:
         pytest.skip("needs a CUDA device")
     pytest.importorskip("pynvml")
     from vlmbench.machine.gpu import open_gpus
-    from vlmbench.probes.clocks import gpu_state
 
     torch.ones(1, device="cuda")
     (gpu,) = open_gpus([torch.device("cuda")])
-    found = gpu_state(gpu)
+    found = gpu.clocks()
     assert found.sm_clock_mhz is not None
     assert 100 < found.sm_clock_mhz < 5000
     assert found.temperature_c is not None

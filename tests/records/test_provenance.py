@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.errors import DeviceError, DirectoryConflictError, InputError
 from vlmbench.machine import gpu, installation
 from vlmbench.machine.host import device_state, slurm_ids
 from vlmbench.machine.installation import code_state, git_state, source_sha256
@@ -291,9 +291,23 @@ class Binding:
 
 
 def test_throttle_reasons_have_names() -> None:
-    assert gpu._reasons(Binding(0x4 | 0x40), "handle") == ["sw_power_cap", "hw_thermal_slowdown"]
-    assert gpu._reasons(Binding(0x1000), "handle") == ["unknown_0x1000"]
-    assert gpu._reasons(Binding(0), None) is None
+    def reasons(mask: int, handle: str | None = "handle") -> tuple[str, ...] | None:
+        return gpu.Gpu(nvml=Binding(mask), handle=handle, name="made").reasons()
+
+    assert reasons(0x4 | 0x40) == ("sw_power_cap", "hw_thermal_slowdown")
+    assert reasons(0x1000) == ("unknown_0x1000",)
+    assert reasons(0, None) is None
+
+
+def test_without_nvml_nothing_is_known_and_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise DeviceError("nvidia-ml-py is not installed")
+
+    monkeypatch.setattr(gpu, "_binding", missing)
+    found = gpu.find_gpu("cuda:0")
+    assert isinstance(found, gpu.NoGpu)
+    assert "nvidia-ml-py" in found.state()["note"]
+    assert found.facts()["power_limit_w"] is None
 
 
 def test_a_gpu_in_others_hands_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

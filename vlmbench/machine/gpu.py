@@ -1,12 +1,16 @@
-"""Facts and state of an NVIDIA GPU, from NVML where its Python binding is installed, else from torch."""
+"""NVIDIA GPUs: facts, clocks, throttling, load and energy, from NVML where it is there, else what torch knows.
+
+A :class:`Gpu` answers through NVML, which is opened once a process and stays open. Where NVML is missing (no binding, or
+no driver) a :class:`NoGpu` stands in its place: it answers every question with "unknown" and says what to install.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 _NO_NVML = "install nvidia-ml-py (pip install vlmbench-latency[gpu]) for clocks, temperature, power and throttling"
 # Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReason*).
-_REASONS = {
+_REASONS: Mapping[int, str] = {
     0x1: "gpu_idle",
     0x2: "application_clocks_setting",
     0x4: "sw_power_cap",
@@ -31,10 +35,149 @@ _REASONS = {
     0x80: "hw_power_brake",
     0x100: "display_clock_setting",
 }
+SLOWING = frozenset(_REASONS.values()) - {"gpu_idle", "application_clocks_setting", "display_clock_setting"}
+"""Reasons that hold a GPU back; idleness and chosen clocks do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuClocks:
+    """One reading of a GPU's clocks; None is what the GPU or its driver does not tell.
+
+    Args:
+        sm_clock_mhz, memory_clock_mhz, temperature_c: now.
+        reasons: names of what sets the clock now, in the order of NVML's bits.
+        power_ns, thermal_ns: time spent held back by the power limit and by heat, since the driver was loaded.
+    """
+
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    reasons: tuple[str, ...] | None = None
+    power_ns: int | None = None
+    thermal_ns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU, asked through NVML.
+
+    Args:
+        nvml: the binding, initialised.
+        handle: NVML's handle of the GPU.
+        name: as NVML writes it.
+    """
+
+    nvml: Any
+    handle: Any
+    name: str
+
+    def ask(self, call: str, *arguments: Any) -> Any:
+        """Call an NVML function for this GPU; None where GPU, driver or binding do not know the quantity."""
+        return self._call(call, self.handle, *arguments)
+
+    def _call(self, call: str, *arguments: Any) -> Any:
+        function: Callable[..., Any] | None = getattr(self.nvml, call, None)
+        if function is None:
+            return None
+        try:
+            return function(*arguments)
+        except self.nvml.NVMLError:
+            return None
+
+    def facts(self) -> dict[str, Any]:
+        """Read what stays: ``driver, power_limit_w, max_sm_clock_mhz, persistence_mode, ecc``."""
+        return {
+            "driver": _text(self._call("nvmlSystemGetDriverVersion")) or _driver_from_proc(),
+            "power_limit_w": _scaled(self.ask("nvmlDeviceGetEnforcedPowerLimit"), 1e-3),
+            "max_sm_clock_mhz": self.ask("nvmlDeviceGetMaxClockInfo", self.nvml.NVML_CLOCK_SM),
+            "persistence_mode": self.ask("nvmlDeviceGetPersistenceMode"),
+            "ecc": _first(self.ask("nvmlDeviceGetEccMode")),
+        }
+
+    def clocks(self) -> GpuClocks:
+        """Read clocks, temperature and throttling: six calls, a fraction of a millisecond."""
+        return GpuClocks(
+            sm_clock_mhz=self.ask("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM),
+            memory_clock_mhz=self.ask("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_MEM),
+            temperature_c=self.ask("nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU),
+            reasons=self.reasons(),
+            power_ns=self._held_back_ns(self.nvml.NVML_PERF_POLICY_POWER),
+            thermal_ns=self._held_back_ns(self.nvml.NVML_PERF_POLICY_THERMAL),
+        )
+
+    def reasons(self) -> tuple[str, ...] | None:
+        """Name what sets the clock now; a bit without a name is ``unknown_0x…``."""
+        mask = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if mask is None:  # drivers before 535 know it by its older name
+            mask = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        if mask is None:
+            return None
+        known = tuple(name for bit, name in _REASONS.items() if mask & bit)
+        rest = mask & ~sum(_REASONS)
+        return (*known, f"unknown_{rest:#x}") if rest else known
+
+    def _held_back_ns(self, policy: int) -> int | None:
+        found = self.ask("nvmlDeviceGetViolationStatus", policy)
+        return None if found is None else int(found.violationTime)
+
+    def state(self) -> dict[str, Any]:
+        """Read clocks, temperature, power and load, as provenance holds them before and after a session."""
+        clocks = self.clocks()
+        processes = self.ask("nvmlDeviceGetComputeRunningProcesses")
+        memory = self.ask("nvmlDeviceGetMemoryInfo")
+        return {
+            "sm_clock_mhz": clocks.sm_clock_mhz,
+            "memory_clock_mhz": clocks.memory_clock_mhz,
+            "temperature_c": clocks.temperature_c,
+            "power_w": _scaled(self.ask("nvmlDeviceGetPowerUsage"), 1e-3),
+            "throttle_reasons": None if clocks.reasons is None else list(clocks.reasons),
+            "other_processes": None if processes is None else _others([int(p.pid) for p in processes]),
+            "memory_used_bytes": None if memory is None else int(memory.used),
+        }
+
+    def energy_j(self) -> float | None:
+        """Read the total-energy counter, J since the driver was loaded; None before Volta."""
+        return _scaled(self.ask("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGpu:
+    """Stands for a GPU that NVML cannot be asked about.
+
+    Args:
+        why: what is missing, and what to do.
+    """
+
+    why: str = _NO_NVML
+
+    def facts(self) -> dict[str, Any]:
+        """Say why there are no facts; the driver's version is known without NVML."""
+        return {"driver": _driver_from_proc(), "power_limit_w": None, "note": self.why}
+
+    def state(self) -> dict[str, Any]:
+        """Say why there is no state."""
+        return {"note": self.why}
+
+
+def find_gpu(device: str) -> Gpu | NoGpu:
+    """Find a CUDA device (``cuda``, ``cuda:1``) in NVML, also behind ``CUDA_VISIBLE_DEVICES``."""
+    try:
+        nvml = _binding()
+    except DeviceError:
+        return NoGpu()
+    if (uuid := gpu_uuid(device)) is not None:
+        with suppress(DeviceError):
+            return _by_uuid(uuid)
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):  # NVML counts all GPUs, torch those that are visible
+        return NoGpu()
+    try:
+        return Gpu(nvml=nvml, handle=nvml.nvmlDeviceGetHandleByIndex(_index(device)), name=device)
+    except nvml.NVMLError:
+        return NoGpu()
 
 
 def gpu_facts(device: str) -> dict[str, Any]:
-    """``name, uuid, index, memory_bytes, capability, driver, cuda, power_limit_w, visible_gpus`` of a CUDA device."""
+    """Read ``name, uuid, index, memory_bytes, capability, driver, cuda, power_limit_w …`` of a CUDA device."""
     import torch
 
     index = _index(device)
@@ -47,46 +190,23 @@ def gpu_facts(device: str) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
-        "driver": _driver_from_proc(),
+        "driver": None,
         "power_limit_w": None,
         "visible_gpus": torch.cuda.device_count(),
     }
-    with _nvml(device) as (nvml, handle):
-        if nvml is None:
-            facts["note"] = _NO_NVML
-            return facts
-        facts["driver"] = _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion)) or facts["driver"]
-        facts["power_limit_w"] = _scaled(_ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, handle), 1e-3)
-        facts["max_sm_clock_mhz"] = _ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM)
-        facts["persistence_mode"] = _ask(nvml, nvml.nvmlDeviceGetPersistenceMode, handle)
-        facts["ecc"] = _first(_ask(nvml, nvml.nvmlDeviceGetEccMode, handle))
-    return facts
+    return facts | find_gpu(device).facts()
 
 
 def gpu_state(device: str) -> dict[str, Any]:
-    """``sm_clock_mhz, memory_clock_mhz, temperature_c, power_w, throttle_reasons, other_processes, memory_used_bytes``.
+    """Read :meth:`Gpu.state` of a CUDA device; ``note`` where NVML is not there to tell.
 
     ``other_processes`` counts compute processes on the GPU that are not this one.
     """
-    with _nvml(device) as (nvml, handle):
-        if nvml is None:
-            return {"note": _NO_NVML}
-        reasons = _reasons(nvml, handle)
-        processes = _ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle)
-        memory = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-        return {
-            "sm_clock_mhz": _ask(nvml, nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": _ask(nvml, nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-            "temperature_c": _ask(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
-            "power_w": _scaled(_ask(nvml, nvml.nvmlDeviceGetPowerUsage, handle), 1e-3),
-            "throttle_reasons": reasons,
-            "other_processes": None if processes is None else _others([int(p.pid) for p in processes]),
-            "memory_used_bytes": None if memory is None else int(memory.used),
-        }
+    return find_gpu(device).state()
 
 
 def busy_with(device: str) -> str | None:
-    """In words, who else uses a CUDA device; None when nobody does, or when NVML is not there to tell.
+    """Say who else uses a CUDA device; None when nobody does, or when NVML is not there to tell.
 
     Latencies of a shared GPU are somebody else's, too: ask before measuring.
     """
@@ -109,7 +229,7 @@ def _others(pids: list[int]) -> int:
 
 
 def gpu_uuid(device: str) -> str | None:
-    """The GPU's UUID (``GPU-…``) as NVML and Slurm write it, whatever CUDA_VISIBLE_DEVICES calls it."""
+    """Read the GPU's UUID (``GPU-…``) as NVML and Slurm write it, whatever CUDA_VISIBLE_DEVICES calls it."""
     import torch
 
     uuid = getattr(torch.cuda.get_device_properties(_index(device)), "uuid", None)
@@ -121,48 +241,6 @@ def _index(device: str) -> int:
 
     number = device.partition(":")[2]
     return int(number) if number else torch.cuda.current_device()
-
-
-@contextmanager
-def _nvml(device: str) -> Iterator[tuple[Any, Any]]:
-    """NVML and the handle of the device; (None, None) where NVML is not to be had."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # the binding is missing, or the library, or the driver: all mean the same here
-        yield None, None
-        return
-    try:
-        handle = None
-        uuid = gpu_uuid(device)
-        if uuid is not None:
-            handle = _ask(pynvml, pynvml.nvmlDeviceGetHandleByUUID, uuid)
-        if handle is None and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-            handle = _ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex, _index(device))
-        yield (None, None) if handle is None else (pynvml, handle)
-    finally:
-        with suppress(Exception):
-            pynvml.nvmlShutdown()
-
-
-def _ask(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer, or None where this GPU does not know the quantity."""
-    try:
-        return call(*arguments)
-    except nvml.NVMLError:
-        return None
-
-
-def _reasons(nvml: Any, handle: Any) -> list[str] | None:
-    call = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    call = call or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    mask = _ask(nvml, call, handle)
-    if mask is None:
-        return None
-    known = [name for bit, name in _REASONS.items() if mask & bit]
-    rest = mask & ~sum(_REASONS)
-    return [*known, f"unknown_{rest:#x}"] if rest else known
 
 
 def _scaled(value: Any, factor: float) -> float | None:
@@ -184,32 +262,7 @@ def _driver_from_proc() -> str | None:
     return None
 
 
-# The NVIDIA GPUs of a model through NVML (nvidia-ml-py), opened once a process.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """One GPU.
-
-    Args:
-        nvml: the binding, initialised.
-        handle: NVML's handle of the GPU.
-        name: as NVML writes it.
-    """
-
-    nvml: Any
-    handle: Any
-    name: str
-
-    def ask(self, call: str, *arguments: Any) -> Any:
-        """The answer of an NVML function to this GPU; None where GPU, driver or binding do not know the quantity."""
-        function: Callable[..., Any] | None = getattr(self.nvml, call, None)
-        if function is None:
-            return None
-        try:
-            return function(self.handle, *arguments)
-        except self.nvml.NVMLError:
-            return None
+# The GPUs of a model, opened once a process.
 
 
 def open_gpus(devices: Sequence[torch.device]) -> list[Gpu]:
@@ -242,10 +295,7 @@ def _indices(devices: Sequence[torch.device]) -> list[int]:
 
 
 def _open(index: int) -> Gpu:
-    import torch
-
-    uuid = f"GPU-{getattr(torch.cuda.get_device_properties(index), 'uuid', '')}".replace("GPU-GPU-", "GPU-")
-    return _by_uuid(uuid)
+    return _by_uuid(gpu_uuid(f"cuda:{index}") or f"cuda:{index}")
 
 
 @cache

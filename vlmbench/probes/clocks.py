@@ -7,43 +7,15 @@ between shows in NVML's counters of time spent throttled. On a CPU, and where NV
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from vlmbench.errors import DeviceError
-from vlmbench.machine.gpu import Gpu, gpus_of
+from vlmbench.machine.gpu import SLOWING, Gpu, GpuClocks, gpus_of
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
-
-# Those of NVML's clock event reasons (nvml.h) that hold a GPU back; idleness and chosen clocks are left out.
-_REASONS: Mapping[int, str] = {
-    0x4: "sw_power_cap",
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuState:
-    """One reading of one GPU; None is what the GPU or its driver does not tell.
-
-    Args:
-        sm_clock_mhz, memory_clock_mhz, temperature_c: now.
-        reasons: what holds the clock back now.
-        power_ns, thermal_ns: time spent held back since the driver was loaded.
-    """
-
-    sm_clock_mhz: int | None = None
-    memory_clock_mhz: int | None = None
-    temperature_c: int | None = None
-    reasons: frozenset[str] = frozenset()
-    power_ns: int | None = None
-    thermal_ns: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +60,12 @@ class _ClocksWatch:
     def __init__(self, gpus: Sequence[Gpu], drop: float) -> None:
         self.stopping_criteria: list[Any] = []
         self._gpus, self._drop, self._read_ms = gpus, drop, 0.0
-        self._after: list[GpuState] = []
+        self._after: list[GpuClocks] = []
         self._before = self._read()
 
-    def _read(self) -> list[GpuState]:
+    def _read(self) -> list[GpuClocks]:
         began = time.perf_counter_ns()
-        states = [gpu_state(gpu) for gpu in self._gpus]
+        states = [gpu.clocks() for gpu in self._gpus]
         self._read_ms += (time.perf_counter_ns() - began) / 1e6
         return states
 
@@ -112,28 +84,7 @@ class _ClocksWatch:
         return compare(self._before, self._after, drop=self._drop) | {"clocks_read_ms": self._read_ms}
 
 
-def gpu_state(gpu: Gpu) -> GpuState:
-    """One reading."""
-    nvml = gpu.nvml
-    mask = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
-    if mask is None:  # drivers before 535 know it by its older name
-        mask = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-    return GpuState(
-        sm_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        memory_clock_mhz=gpu.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        temperature_c=gpu.ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        reasons=frozenset(name for bit, name in _REASONS.items() if (mask or 0) & bit),
-        power_ns=_violation_ns(gpu, nvml.NVML_PERF_POLICY_POWER),
-        thermal_ns=_violation_ns(gpu, nvml.NVML_PERF_POLICY_THERMAL),
-    )
-
-
-def _violation_ns(gpu: Gpu, policy: int) -> int | None:
-    found = gpu.ask("nvmlDeviceGetViolationStatus", policy)
-    return None if found is None else int(found.violationTime)
-
-
-def compare(before: Sequence[GpuState], after: Sequence[GpuState], *, drop: float) -> dict[str, Any]:
+def compare(before: Sequence[GpuClocks], after: Sequence[GpuClocks], *, drop: float) -> dict[str, Any]:
     """The metrics of a run and its flags, from readings of the same GPUs before and after it.
 
     Clocks are those of the slowest GPU, temperatures of the hottest. A reason that holds at both ends held before the
@@ -152,7 +103,8 @@ def compare(before: Sequence[GpuState], after: Sequence[GpuState], *, drop: floa
     for old, new in zip(before, after, strict=True):
         if old.sm_clock_mhz and new.sm_clock_mhz is not None and new.sm_clock_mhz < (1 - drop) * old.sm_clock_mhz:
             flags.add("clock_drop")
-        flags |= {f"throttled:{reason}" for reason in new.reasons - old.reasons}
+        came_up = set(new.reasons or ()) - set(old.reasons or ())
+        flags |= {f"throttled:{reason}" for reason in came_up & SLOWING}
     flags |= {f"throttled:{kind}" for kind in ("power", "thermal") if values[f"throttled_{kind}_ms"]}
     return values | {"flags": sorted(flags)}
 

@@ -21,7 +21,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from vlmbench.errors import DeviceError
+from vlmbench.errors import DeviceError, MeasurementError
 from vlmbench.machine.gpu import Gpu, gpus_of
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import RunFacts, Watch
@@ -98,7 +98,7 @@ def _gpus_with_counter(model: VisionLanguageModel) -> list[Gpu]:
             f"the model is on {model.device}.\nLeave it out: probe=[timeline,…]"
         )
     for gpu in gpus:
-        if gpu.ask("nvmlDeviceGetTotalEnergyConsumption") is None:
+        if gpu.energy_j() is None:
             raise DeviceError(
                 f"{gpu.name} has no energy counter (Volta and newer do).\nLeave it out: probe=[timeline,…]"
             )
@@ -106,7 +106,14 @@ def _gpus_with_counter(model: VisionLanguageModel) -> list[Gpu]:
 
 
 def _sum_of(gpus: Sequence[Gpu]) -> Counter:
-    return lambda: sum(gpu.ask("nvmlDeviceGetTotalEnergyConsumption") for gpu in gpus) / 1e3
+    return lambda: sum(map(_energy_j, gpus))
+
+
+def _energy_j(gpu: Gpu) -> float:
+    energy = gpu.energy_j()
+    if energy is None:
+        raise MeasurementError(f"the energy counter of {gpu.name} does not answer any more")
+    return energy
 
 
 def measure_idle(counter: Counter, *, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Idle:
