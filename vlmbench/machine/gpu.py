@@ -1,6 +1,6 @@
 """NVIDIA GPUs: facts, clocks, throttling, load and energy, from NVML where it is there, else what torch knows.
 
-A :class:`Gpu` answers through NVML, which is opened once a process and stays open. Where NVML is missing (no binding, or
+A :class:`Gpu` answers through NVML, which is opened once a process and stays open. Where NVML is missing (no binding,
 no driver) a :class:`NoGpu` stands in its place: it answers every question with "unknown" and says what to install.
 """
 
