@@ -8,6 +8,7 @@
     │   └── DirectoryConflictError  exit 2   the run directory belongs to another configuration or another process
     ├── ModelError             exit 2   the model cannot be found, built or loaded
     │   └── AnatomyError       exit 2   its stages cannot be told apart
+    ├── EndpointError          exit 2   the server cannot be reached, refuses key, model or images, or does not stream
     ├── DeviceError            exit 2   the device is missing, too small or busy
     │   └── OutOfStepError     exit 1   one of the processes that share a model failed: the others cannot go on
     ├── UnreachablePointError       –        a sweep point the model cannot reach (its row becomes ``skipped``)
@@ -45,6 +46,10 @@ class ModelError(VlmbenchError):
 
 class AnatomyError(ModelError):
     """The stages of a model cannot be told apart; the message lists its module tree."""
+
+
+class EndpointError(VlmbenchError):
+    """The server cannot be reached, refuses the key or the model, takes no images, or does not stream."""
 
 
 class DeviceError(VlmbenchError):

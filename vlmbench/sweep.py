@@ -12,6 +12,7 @@ An axis is named after the knob that it turns:
 ``batch_size``      equal requests run as one batch
 ``processor.NAME``  call-time argument NAME of the model's processor
 ``intervention.N``  argument N of the method that is measured (:mod:`vlmbench.interventions`): keep, selector …
+``load.NAME``       of a server: concurrency (users of a closed loop), rate_per_s (arrivals of an open loop)
 =================== ==========================================================================
 """
 
@@ -29,7 +30,8 @@ from vlmbench.request import Output, Request
 
 _PROCESSOR_PREFIX = "processor."
 INTERVENTION_PREFIX = "intervention."
-NESTED = ("processor", "intervention")
+LOAD_PREFIX = "load."
+NESTED = ("processor", "intervention", "load")
 """Axes that stand below one name on the command line: ``sweep.axes.intervention.keep=[…]``."""
 _AUTO_AXIS = "vision_tokens"
 _AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
@@ -151,7 +153,7 @@ def short_range(name: str, text: str) -> dict[str, Any]:
 
 
 def _named(axes: Mapping[str, Any]) -> dict[str, Any]:
-    """Axis name to values, with those that were nested under ``processor`` or ``intervention`` by their full names."""
+    """Axis name to values, with those that were nested under one of :data:`NESTED` by their full names."""
     named: dict[str, Any] = {}
     for name, spec in axes.items():
         if name in NESTED and isinstance(spec, Mapping):
@@ -159,6 +161,16 @@ def _named(axes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             named[str(name)] = spec
     return named
+
+
+def _check_load(name: str, value: object) -> None:
+    """Concurrency is a whole number of 1 or more, a rate any number above 0."""
+    if name == "load.concurrency":
+        _whole(name, value, 1)
+    elif name != "load.rate_per_s":
+        raise ValueError(f"axis '{name}' must be load.concurrency or load.rate_per_s")
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"a value of axis '{name}' must be a number above 0 (got {value!r})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +186,12 @@ class Axis:
         if self.name in KNOBS:
             for value in self.values:
                 _whole(self.name, value, KNOBS[self.name][0])
+        elif self.name.startswith(LOAD_PREFIX):
+            for value in self.values:
+                _check_load(self.name, value)
         elif not self.name.startswith((_PROCESSOR_PREFIX, INTERVENTION_PREFIX)):
             raise ValueError(
-                f"axis '{self.name}' must be one of {', '.join(KNOBS)}, processor.NAME or intervention.NAME"
+                f"axis '{self.name}' must be one of {', '.join(KNOBS)}, processor.NAME, intervention.NAME or load.NAME"
             )
 
     @classmethod
@@ -204,9 +219,9 @@ class Axis:
 
     def apply(self, request: Request, value: Any) -> Request:
         """The request with this knob turned; a method's arguments are turned by its arm
-        (:mod:`vlmbench.runner.arms`), not here.
+        (:mod:`vlmbench.runner.arms`), and a load is no part of a request: neither is turned here.
         """
-        if self.name.startswith(INTERVENTION_PREFIX):
+        if self.name.startswith((INTERVENTION_PREFIX, LOAD_PREFIX)):
             return request
         if self.name in KNOBS:
             return KNOBS[self.name][1](request, value)

@@ -25,8 +25,9 @@ from vlmbench.engines.endpoint.driver import Role
 from vlmbench.engines.endpoint.exchange import Exchanger, Order
 from vlmbench.engines.endpoint.loop import Turns, run
 from vlmbench.engines.endpoint.prometheus import between
-from vlmbench.engines.endpoint.server import EndpointError, Server, contact, rehearse
+from vlmbench.engines.endpoint.server import Server, contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint, Load
+from vlmbench.errors import EndpointError
 from vlmbench.request import ImageSource, Output, Request, Sample
 
 _MISSING = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]

@@ -11,7 +11,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from vlmbench.cli.overrides import AXES
 from vlmbench.cli.validate import unknown_key
 from vlmbench.machine.installation import conf_dir
-from vlmbench.sweep import KNOBS
+from vlmbench.sweep import KNOBS, NESTED
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
 _OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra says these as plain ValueErrors
@@ -75,7 +75,7 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 def _no_axis(axis: str, present: list[str]) -> str:
     has = f"this sweep has {', '.join(present) or 'no axis'}"
-    if axis in KNOBS or axis == "processor":
+    if axis in KNOBS or axis in NESTED:
         return (
             f"{has}: add an axis with '+sweep.axes.{axis}=…', or replace all with 'sweep.axes={{{axis}:…}}'\n"
             'values are a list, [1,2,4], or a range in quotes, "log(64,2048,4)"'

@@ -22,7 +22,7 @@ _WITH_VALUE = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", 
 _INFO, _INFOS = {"-i", "--info"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _AXIS = re.compile(r"(?P<key>(?:\+\+)?sweep\.axes\.(?P<axis>[^=]+))=(?P<value>.*)", re.DOTALL)
 _SHORT_RANGE = re.compile(r"(\+{0,2}sweep\.axes\.[^=]+)=((?:log|linear|range|auto)\([^()\"']*\))")
-AXES = f"{', '.join(KNOBS)}, processor.NAME or intervention.NAME"
+AXES = f"{', '.join(KNOBS)}, processor.NAME, intervention.NAME or load.NAME"
 """What an axis can be, in words."""
 
 

@@ -19,7 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from vlmbench import plugins
 from vlmbench.errors import ConfigError
 from vlmbench.records.config_history import TARGET, current_target
-from vlmbench.session.settings import FiguresConfig, MeasurementConfig, OutputConfig, RunConfig, RuntimeConfig
+from vlmbench.session.settings import (
+    FiguresConfig,
+    LoadConfig,
+    MeasurementConfig,
+    OutputConfig,
+    RunConfig,
+    RuntimeConfig,
+)
 
 
 def validate(config: DictConfig) -> RunConfig:
@@ -96,6 +103,7 @@ def _appended(config: DictConfig) -> list[str]:
         ("measurement.", config.measurement, MeasurementConfig),
         ("runtime.", config.runtime, RuntimeConfig),
         ("figures.", config.figures, FiguresConfig),
+        ("load.", config.load, LoadConfig),
     ):
         known = [f.name for f in fields(kind)]
         errors += [unknown_key(where, str(key), known) for key in node if key not in known]
@@ -166,7 +174,7 @@ def _missing(config: DictConfig) -> list[str]:
 def _settings(config: DictConfig, errors: list[str]) -> RunConfig | None:
     """The typed part as dataclass instances; range errors go to ``errors``."""
     found = []
-    for key in ("output", "measurement", "runtime"):
+    for key in ("output", "measurement", "runtime", "load"):
         try:
             OmegaConf.to_object(config[key])
         except ValueError as error:

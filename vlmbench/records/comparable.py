@@ -36,9 +36,12 @@ _IDENTITY: Mapping[str, tuple[str, ...] | None] = {
     "model": ("name", "architecture", "weights", "revision", "parameters", "quantization"),
     "device": ("type", "name", "power_limit_w", "threads"),
     "runtime": None,
+    "load": None,
 }
 # The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
-_NEUTRAL = frozenset({"seed", "name", "device", "strict_device"})
+_NEUTRAL = frozenset({"seed", "name", "device", "strict_device"}) | {
+    "base_url", "api_key_env", "ca_file", "metrics_path", "timeout_s", "silence_s", "pairs",  # where a server is
+}  # fmt: skip
 # Null says that it is the default, or that there is none; elsewhere (a driver that does not tell) it says nothing.
 _NULL_IS_KNOWN = ("runtime.", "model.quantization")
 NULL = "null"

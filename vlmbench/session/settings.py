@@ -41,8 +41,27 @@ class RuntimeConfig:
     tp_plan: str | None = MISSING
     threads: int | None = MISSING
     strict_device: bool = MISSING
+    engine: str = "transformers"
+    # Of a server; what they mean stands in conf/runtime/endpoint.yaml.
+    base_url: str | None = None
+    model: str | None = None
+    dialect: str = "auto"
+    connection: str = "fresh"
+    timeout_s: float = 600.0
+    silence_s: float = 60.0
+    api_key_env: str | None = None
+    proxy: str = "environment"
+    ca_file: str | None = None
+    cache: str = "defeat"
+    metrics_path: str | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    pairs: int = 0
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        _one_of("runtime.engine", self.engine, ENGINES)
+        _at_least("runtime.pairs", self.pairs, 0)
+        _at_least("runtime.devices", self.devices, 1)
         self.options()
 
     def options(self) -> Runtime:
@@ -52,6 +71,33 @@ class RuntimeConfig:
             ValueError: a value that is not allowed.
         """
         return Runtime(**{one.name: getattr(self, one.name) for one in fields(Runtime)})
+
+
+@dataclass
+class LoadConfig:
+    """How requests are sent to a server, and what of their latency is accepted (goodput)."""
+
+    name: str = MISSING
+    concurrency: int = MISSING
+    rate_per_s: float | None = MISSING
+    arrivals: str = MISSING
+    trace_file: str | None = MISSING
+    warmup_requests: int | None = MISSING
+    max_outstanding: int = MISSING
+    retries: int = MISSING
+    ttft_limit_ms: float | None = MISSING
+    tpot_limit_ms: float | None = MISSING
+    request_limit_ms: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("load", self.name, LOADS)
+        _one_of("load.arrivals", self.arrivals, ARRIVALS)
+        for name, least in (("concurrency", 1), ("max_outstanding", 1), ("retries", 0), ("warmup_requests", 0)):
+            _at_least(f"load.{name}", getattr(self, name), least)
+        for name in ("rate_per_s", "ttft_limit_ms", "tpot_limit_ms", "request_limit_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"'load.{name}' must be above 0 (got {value:g})")
 
 
 @dataclass
@@ -114,6 +160,7 @@ class RunConfig:
     output: OutputConfig = MISSING
     measurement: MeasurementConfig = MISSING
     runtime: RuntimeConfig = MISSING
+    load: LoadConfig = MISSING
     model: Any = MISSING
     dataset: Any = MISSING
     sweep: Any = MISSING
@@ -143,4 +190,7 @@ def _at_least(name: str, value: float | None, least: float) -> None:
 TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
 REPORTS = ("phase1", "phase2", "phase3", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
+ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")
+LOADS = ("none", "closed", "open")
+ARRIVALS = ("poisson", "constant", "trace")
 WORKLOADS = ("dataset", "controlled")

@@ -17,14 +17,10 @@ from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result, speaks_
 from vlmbench.engines.endpoint.prometheus import parse
 from vlmbench.engines.endpoint.settings import Endpoint
 from vlmbench.engines.endpoint.wire import Head
-from vlmbench.errors import VlmbenchError
+from vlmbench.errors import EndpointError
 
 _SHOWN_MODELS = 8
 _LOOK_TIMEOUT_S = 20.0
-
-
-class EndpointError(VlmbenchError):
-    """The server cannot be reached, refuses the key or the model, takes no images, or does not stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ class Server:
 
     async def counters(self) -> dict[str, float] | None:
         """Its Prometheus page as numbers; None where it has none."""
-        target = self.endpoint.metrics_url
+        target = self.endpoint.metrics_path
         if target is None and not self.kind.has_metrics:
             return None
         path = target or self.client.address.root + "/metrics"
@@ -251,5 +247,3 @@ def _said(result: Result, server: Server, *, images: bool) -> EndpointError:
         advice = "is it an OpenAI-compatible chat server? look at its log"
     return EndpointError(f"a first request failed: {reason}\n{advice}")
 
-
-__all__ = ["EndpointError", "Page", "Server", "contact", "get", "rehearse", "unreachable"]

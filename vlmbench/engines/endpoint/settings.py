@@ -33,7 +33,7 @@ class Endpoint:
         proxy: ``environment`` or ``none``.
         ca_file: PEM file of the authority that signed its certificate; None for the system's own.
         cache: ``defeat`` makes every image new to the server, ``keep`` sends the data set's own bytes.
-        metrics_url: of its Prometheus page; None for the dialect's own.
+        metrics_path: of its Prometheus page; None for the dialect's own.
         extra_body: fields added to every request.
     """
 
@@ -47,7 +47,7 @@ class Endpoint:
     proxy: str = "environment"
     ca_file: str | None = None
     cache: str = "defeat"
-    metrics_url: str | None = None
+    metrics_path: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
