@@ -57,7 +57,7 @@ def test_role_and_usage_chunks_are_never_tokens() -> None:
     assert values["T_end"] == 499
     assert values["T_late"] == 1
     assert values["T_send"] == 1
-    assert (values["num_prompt_tokens"], values["num_output_tokens"], values["num_chunks"]) == (7, 3, 3)
+    assert (values["num_input_tokens"], values["num_output_tokens"], values["num_chunks"]) == (7, 3, 3)
     assert values["tokens_source"] == "one_each"
     assert (values["chunks_role"], values["chunks_usage"]) == (1, 1)
     assert flags == ()

@@ -93,7 +93,7 @@ def _check(point: Point, requests: int, tokens: int = 8) -> None:
         assert values["tokens_source"] == "server"
         assert sum(values["chunk_tokens"]) == tokens
         assert len(values["ITL"]) == tokens - values["chunk_tokens"][0]
-        assert values["num_prompt_tokens"] == values["server_prompt_n"] > VISION_TOKENS
+        assert values["num_input_tokens"] == values["server_prompt_n"] > VISION_TOKENS
         assert values["num_cached_tokens"] == 0, "the prompt cache is off"
         assert values["TTFT"] >= values["server_prompt_ms"], "the client waits for what the server does, and longer"
         assert values["T_unattributed"] == pytest.approx(values["TTFT"] - values["server_prompt_ms"])
@@ -143,7 +143,7 @@ def test_closed_loop_and_the_servers_counters(url: str) -> None:
     assert point.facts is not None
     sent = sum(point.facts.sent.values())
     assert window.deltas["llamacpp:tokens_predicted_total"] == 8 * sent
-    ours = sum(result.values["num_prompt_tokens"] for _, result in point.results)
+    ours = sum(result.values["num_input_tokens"] for _, result in point.results)
     assert window.deltas["llamacpp:prompt_tokens_total"] == ours
     assert not window.prefix_hits
 

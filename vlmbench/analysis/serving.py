@@ -42,7 +42,7 @@ COLUMNS: tuple[str, ...] = (
     "coalesced_share",
     "client_longest_turn",
     "num_output_tokens",
-    "num_prompt_tokens",
+    "num_input_tokens",
     "num_vision_tokens",
     "num_images",
     "num_cached_tokens",
@@ -270,8 +270,8 @@ def paired_differences(frame: pd.DataFrame, arms: Mapping[str, tuple[str, str, s
                 "high": found.high,
                 "pairs": len(both),
                 "note": found.note,
-                "prompt_tokens_first": _middle(sides[0], "num_prompt_tokens"),
-                "prompt_tokens_second": _middle(sides[1], "num_prompt_tokens"),
+                "prompt_tokens_first": _middle(sides[0], "num_input_tokens"),
+                "prompt_tokens_second": _middle(sides[1], "num_input_tokens"),
             }
         )
     return pd.DataFrame(made)

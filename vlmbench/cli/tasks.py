@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmbench.errors import ConfigError
 from vlmbench.session.job import Job
 from vlmbench.text import shown
 
@@ -23,6 +24,12 @@ _UNLIMITED = 10_000
 def run(job: Job) -> int:
     """Run the job's task; returns the exit status."""
     task = job.settings.task
+    if task in ("profile", "study", "anatomy"):
+        _check_engine(job)
+    if task == "profile" and job.settings.runtime.engine == "endpoint":
+        from vlmbench.session.serving import profile_endpoint
+
+        return profile_endpoint(job)
     if job.settings.dry_run and task in ("profile", "study"):
         from vlmbench.session.dry_run import dry_run
         from vlmbench.session.study import part_choices
@@ -43,6 +50,32 @@ def run(job: Job) -> int:
 
     given = job.settings.output_dir
     return grids.run(task, job.settings.runs, Path(given) if given else None)
+
+
+def _check_engine(job: Job) -> None:
+    """Refuse what the chosen engine cannot do.
+
+    Raises:
+        ConfigError: a load, a dry run, a study or an anatomy that does not go with it.
+    """
+    settings = job.settings
+    if settings.runtime.engine != "endpoint":
+        if settings.load.name != "none":
+            raise ConfigError(
+                f"load={settings.load.name} needs a server (got runtime={settings.runtime.name})\n"
+                "add runtime=endpoint runtime.base_url=http://HOST:PORT/v1 runtime.model=NAME, or leave load out"
+            )
+        return
+    if settings.dry_run:
+        raise ConfigError(
+            "'dry_run' must be false with runtime=endpoint: the server's model and hardware are not known here\n"
+            "predict the model itself: leave runtime=endpoint out, and give model=NAME target_device=NAME"
+        )
+    if settings.task != "profile":
+        raise ConfigError(
+            f"task={settings.task} needs the model in this process (got runtime=endpoint)\n"
+            "measure a server with experiment=phase1, phase2 or phase3"
+        )
 
 
 def _anatomy(job: Job) -> int:

@@ -78,7 +78,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         write_json(job.directory / "points.json", {"points": points})
         provenance.end_session(job.directory, device=device, extra=model.closing_facts)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
-            _report(job, needed=not cut_short(states, untraced))
+            write_reports(job, needed=not cut_short(states, untraced))
     if stop:
         return interrupted(job.outcome, f"interrupted; {again}", say)
     status = conclude(job.outcome, states, say, untraced=untraced, again=again)
@@ -209,7 +209,7 @@ def _note(job: Job, store: RecordStore, points: int) -> None:
     job.outcome.progress(points_done=points, rows=len(store))
 
 
-def _report(job: Job, *, needed: bool) -> None:
+def write_reports(job: Job, *, needed: bool) -> None:
     """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
 
     Args:

@@ -160,7 +160,7 @@ def row_values(
     stamps = answer.token_times_ns
     values: dict[str, Any] = {
         **_moments(answer, times, due_ns),
-        "num_prompt_tokens": _whole(answer.usage, "prompt_tokens"),
+        "num_input_tokens": _whole(answer.usage, "prompt_tokens"),
         "num_output_tokens": tokens.total,
         "num_chunks": len(stamps),
         "output_forced": forced,

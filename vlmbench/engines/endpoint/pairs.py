@@ -183,7 +183,7 @@ class Asker:
     async def _prompt_tokens(self, request: Request, name: str) -> int | None:
         short = replace(request, output=Output(max_new_tokens=1, forced=request.output.forced))
         result = await self._send(short, "length", f"{self.run_id}/length/{name}", None)
-        found = result.values.get("num_prompt_tokens")
+        found = result.values.get("num_input_tokens")
         return int(found) if result.ok and found is not None else None
 
     async def _send(self, request: Request, sample_id: str, salt: str, prefix_salt: str | None) -> Result:

@@ -246,4 +246,3 @@ def _said(result: Result, server: Server, *, images: bool) -> EndpointError:
     elif result.error_class in ("bad_stream", "no_tokens", "cut"):
         advice = "is it an OpenAI-compatible chat server? look at its log"
     return EndpointError(f"a first request failed: {reason}\n{advice}")
-

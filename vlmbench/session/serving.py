@@ -1,0 +1,341 @@
+"""One session against a server: the same directory, rows and end as any other run, without a model in this process.
+
+Torch is not imported.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.data.protocol import Samples
+from vlmbench.engines.endpoint.address import find_proxy, tls_context
+from vlmbench.engines.endpoint.arrivals import read_trace
+from vlmbench.engines.endpoint.client import Client
+from vlmbench.engines.endpoint.dialects import definitions
+from vlmbench.engines.endpoint.loop import run
+from vlmbench.engines.endpoint.server import Server, contact, rehearse
+from vlmbench.engines.endpoint.settings import Endpoint, Load
+from vlmbench.errors import ConfigError, InputError, SampleError
+from vlmbench.records import provenance
+from vlmbench.records.files import write_json
+from vlmbench.records.lock import RunLock
+from vlmbench.records.store import RecordStore
+from vlmbench.request import Output
+from vlmbench.runner.execution import collector_at_rest
+from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
+from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
+from vlmbench.session.profile import say, write_reports
+from vlmbench.session.progress import ProgressBar
+from vlmbench.session.serving_loads import Loads
+from vlmbench.session.signals import stop_on_signal
+from vlmbench.sweep import LOAD_PREFIX
+from vlmbench.text import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vlmbench.session.job import Job
+    from vlmbench.session.settings import RunConfig
+
+LOADS_FILE = "loads.json"
+_DEVICE = "cpu"  # of this process
+_TRIES = 20  # samples that are looked at for one that can be sent
+# Axes that need the model's processor in this process, and what a server has instead.
+_NOT_HERE = {
+    "vision_tokens": "resolution, image_width or images turn what the server sees",
+    "batch_size": "a server makes its own batches: sweep.axes.load.concurrency=[1,4,16] with load=closed",
+    "processor": "the server has its own processor: give its options where it is started",
+}
+
+
+def profile_endpoint(job: Job, *, again: str | None = None) -> int:
+    """Measure a server as the configuration asks, then report; returns the exit status.
+
+    Args:
+        job: the job.
+        again: how the job is continued when it is cut short; None where it is no part of another.
+
+    Raises:
+        ConfigError: a setting does not go with a server.
+        EndpointError: the server cannot be used; nothing was measured.
+    """
+    again = again or to_continue(job.directory, job.settings.output_dir)
+    endpoint, load = endpoint_of(job.settings), load_of(job.settings)
+    headers = endpoint.headers()
+    address = endpoint.address
+    client = Client(
+        address=address, tls=tls_context(address, endpoint.ca_file), proxy=find_proxy(address, endpoint.proxy)
+    )
+    with RunLock(job.directory, break_lock=job.settings.break_lock):
+        provenance.check_directory(job.directory, job.config)
+        dataset = job.build("dataset")
+        samples = dataset.open()
+        server = run(contact(endpoint, client, headers))
+        series = _series(job, samples, server, load)
+        _said_of_the_way(server)
+        with RecordStore(job.directory) as store, stop_on_signal() as stop:
+            if store.repair:
+                say(f"records repaired: {store.repair}")
+            if len(store):
+                say(f"continuing: {len(store)} rows are measured already")
+            limit = job.settings.measurement.time_limit_s
+            deadline = None if limit is None else time.monotonic() + limit
+            with ProgressBar(show=job.settings.progress, note=partial(_note, job, store)) as progress:
+                loads = Loads(
+                    server=server,
+                    load=load,
+                    store=store,
+                    run_id=uuid.uuid4().hex,
+                    seed=job.settings.seed,
+                    progress=progress,
+                    stop_requested=lambda: bool(stop) or (deadline is not None and time.monotonic() > deadline),
+                    max_errors_in_a_row=job.settings.measurement.max_errors_in_a_row,
+                )
+                _rehearse(loads, series)
+                _begin(job, server, store, dataset=dataset.name, samples=len(samples), points=len(series))
+                with collector_at_rest():
+                    states = loads.run(series)
+                    _pairs(job, loads, series)
+        _cut_by_time(states, stopped=bool(stop))
+        write_json(job.directory / "points.json", {"points": [state.report() for state in states]})
+        _write_loads(job.directory, loads)
+        provenance.end_session(job.directory, device=_DEVICE)
+        if not stop:
+            write_reports(job, needed=not cut_short(states))
+    if stop:
+        return interrupted(job.outcome, f"interrupted; {again}", say)
+    status = conclude(job.outcome, states, say, again=again)
+    say(f"results are in {shown(job.directory)}")
+    return status
+
+
+def endpoint_of(settings: RunConfig) -> Endpoint:
+    """The server that the settings name.
+
+    Raises:
+        ConfigError: its address or name is missing or wrong.
+    """
+    runtime = settings.runtime
+    for name, example in (("base_url", "http://HOST:PORT/v1"), ("model", "NAME")):
+        if not getattr(runtime, name):
+            raise ConfigError(
+                f"'runtime.{name}' must be given for runtime=endpoint (got null)\nset runtime.{name}={example}"
+            )
+    assert runtime.base_url is not None
+    assert runtime.model is not None
+    try:
+        return Endpoint(
+            base_url=runtime.base_url,
+            model=runtime.model,
+            dialect=runtime.dialect,
+            connection=runtime.connection,
+            timeout_s=runtime.timeout_s,
+            silence_s=runtime.silence_s,
+            api_key_env=runtime.api_key_env,
+            proxy=runtime.proxy,
+            ca_file=runtime.ca_file,
+            cache=runtime.cache,
+            metrics_path=runtime.metrics_path,
+            extra_body=runtime.extra_body,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_of(settings: RunConfig) -> Load:
+    """The load that the settings ask for.
+
+    Raises:
+        ConfigError: settings that contradict each other.
+    """
+    load = settings.load
+    try:
+        return Load(
+            kind=load.name,
+            concurrency=load.concurrency,
+            rate_per_s=load.rate_per_s,
+            arrivals=load.arrivals,
+            trace_file=load.trace_file,
+            warmup_requests=load.warmup_requests,
+            max_outstanding=load.max_outstanding,
+            retries=load.retries,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _series(job: Job, samples: Samples, server: Server, load: Load) -> list[Series]:
+    """The series that workload, sweep and data set make, as far as a server can be asked them.
+
+    Raises:
+        ConfigError: an axis or an output length that a server cannot be asked for.
+        InputError: the data set has no sample of the configured number, or the trace is too short.
+    """
+    settings, measurement = job.settings, job.settings.measurement
+    sweep = job.build("sweep")
+    axes = {"vision_tokens"} if sweep.auto is not None else set()
+    axes |= {axis.name for axis in sweep.parsed()} if sweep.auto is None else set()
+    _check_axes(axes, load)
+    lengths = "output_tokens" in axes or settings.output.policy == "forced"
+    if lengths and not (server.kind.forces_length or server.endpoint.extra_body):
+        raise ConfigError(
+            f"a server of dialect '{server.kind.name}' cannot be asked for an exact number of tokens\n"
+            "use output.policy=natural, or name its own field, as in +runtime.extra_body.ignore_eos=true"
+        )
+    size = measurement.image_size
+    knobs = Knobs(
+        output=Output(max_new_tokens=settings.output.tokens, forced=settings.output.policy == "forced"),
+        prompt_tokens=measurement.prompt_tokens,
+        image_size=None if size is None else (size[0], size[1]),
+        seed=settings.seed,
+    )
+    if settings.workload == "controlled":
+        if measurement.base_sample >= len(samples):
+            raise InputError(
+                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
+                f"(got {measurement.base_sample})"
+            )
+        base = samples[measurement.base_sample]
+        return sweep_series(base, knobs, sweep, stopping=job.build("measurement.stopping"), bare_every=0)
+    _check_trace(load, len(samples) * measurement.repeats)
+    return [
+        series
+        for point in sweep.points()
+        for series in dataset_series(
+            samples,
+            knobs,
+            repeats=measurement.repeats,
+            bare_every=0,
+            reference=len(samples) // 2 if measurement.reference else None,
+            point=point,
+        )
+    ]
+
+
+def _check_axes(axes: set[str], load: Load) -> None:
+    for axis in sorted(axes):
+        if (instead := _NOT_HERE.get(axis.partition(".")[0])) is not None:
+            raise ConfigError(
+                f"axis '{axis}' needs the model in this process, which runtime=endpoint has not\n{instead}"
+            )
+    for axis, kind in (("concurrency", "closed"), ("rate_per_s", "open")):
+        if LOAD_PREFIX + axis in axes and load.kind != kind:
+            raise ConfigError(
+                f"axis 'load.{axis}' is one of load={kind} (got load={load.kind})\nadd load={kind} to the command"
+            )
+
+
+def _check_trace(load: Load, requests: int) -> None:
+    if load.kind != "open" or load.arrivals != "trace" or load.trace_file is None:
+        return
+    from pathlib import Path
+
+    arrivals = len(read_trace(Path(load.trace_file)))
+    if arrivals < requests:
+        raise InputError(
+            f"'load.trace_file' has {arrivals} arrivals for {requests} requests\n"
+            f"give a longer trace, or dataset.num_samples={arrivals} measurement.reference=false"
+        )
+
+
+def _said_of_the_way(server: Server) -> None:
+    """Say what lies between this client and the server that changes latency."""
+    if server.client.proxy is not None:
+        say(f"requests go through a proxy, whose time counts ({server.client.proxy!r}; runtime.proxy=none avoids it)")
+    say(f"model '{server.endpoint.model}' on a server of dialect {server.kind.name}")
+
+
+def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
+    """Send one request before anything is measured: what is wrong with all of them is said now.
+
+    Raises:
+        EndpointError: it fails.
+        InputError: no sample can be sent.
+    """
+    first = series[0]
+    reason = ""
+    for index in range(min(first.size, _TRIES)):
+        try:
+            request = first.request(index)
+            order = loads.order(request, 0, f"rehearsal/{index}")
+        except SampleError as error:
+            reason = str(error)
+            continue
+        run(rehearse(loads.server, loads.exchanger(), order, images=bool(request.images)), loads.turns)
+        return
+    raise InputError(f"none of the first {min(first.size, _TRIES)} samples can be sent: {reason}")
+
+
+def _begin(job: Job, server: Server, store: RecordStore, *, dataset: str, samples: int, points: int) -> None:
+    """Write down what this session is; nothing of it was written before the server had answered."""
+    del store
+    job.write_composed()
+    facts: dict[str, Any] = {
+        "name": server.endpoint.model,
+        "weights": None,
+        "endpoint": dict(server.facts),
+        "server_figures": definitions(server.kind.name),
+    }
+    here = provenance.collect(job.config, model_facts=facts, device=_DEVICE, seed=job.settings.seed)
+    here["dataset"] = {"name": dataset, "samples": samples}
+    here["load"] = _plain(job.config.get("load"))
+    _, warnings = provenance.begin_session(job.directory, here, allow_unlike=job.settings.allow_unlike)
+    for warning in warnings:
+        say(f"unlike the sessions before: {warning}")
+    job.outcome.begin(points_total=points)
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    return dict(node) if isinstance(node, Mapping) else {}
+
+
+def _pairs(job: Job, loads: Loads, series: Sequence[Series]) -> None:
+    """Ask the paired requests, where some are wanted."""
+    wanted = job.settings.runtime.pairs
+    if not wanted or loads.stop_requested():
+        return
+    first = series[0]
+    for index in range(min(first.size, _TRIES)):
+        try:
+            request = first.request(index)
+            if not request.images:
+                continue
+            if left_out := loads.ask(request, wanted):
+                say(f"warning: {left_out}")
+            return
+        except SampleError:
+            continue
+    say("warning: no paired requests: none of the first samples has an image that can be read")
+
+
+def _cut_by_time(states: Sequence[SeriesState], *, stopped: bool) -> None:
+    """A series that did not end, and was not stopped by the user, met the time limit."""
+    for state in states:
+        if state.ended == "interrupted" and not stopped:
+            state.ended = "time_limit"
+
+
+def _write_loads(directory: Path, loads: Loads) -> None:
+    """``loads.json``: every load of all sessions, and what the server's figures mean."""
+    path = directory / LOADS_FILE
+    before: list[Any] = []
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8")).get("loads", [])
+        except ValueError:
+            say(f"{LOADS_FILE} of the sessions before could not be read; it begins anew")
+    content = {
+        "schema_version": 1,
+        "server_figures": definitions(loads.server.kind.name),
+        "loads": [*before, *(episode.as_dict() for episode in loads.episodes)],
+    }
+    write_json(path, content)
+
+
+def _note(job: Job, store: RecordStore, points: int) -> None:
+    job.outcome.progress(points_done=points, rows=len(store))
