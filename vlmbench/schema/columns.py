@@ -251,7 +251,6 @@ COLUMNS: tuple[Column, ...] = (
         ("connection_reused", "", "the connection had served a request before"),
         ("in_flight_at_start", "", "requests that were unanswered when this one was sent"),
         ("attempt", "", "counts the attempts of a request that is retried, from 0"),
-        ("output_forced", "", "exactly so many tokens were asked for"),
         ("finish_reason", "", "why the answer ended, as the server says it"),
         ("bytes_sent", "B", "length of the request's body"),
         ("error_class", "", "connection, tls, proxy, disconnected, silence, timeout, http, not_streaming, server_error …"),
