@@ -223,7 +223,7 @@ COLUMNS: tuple[Column, ...] = (
     *_written_by(
         "runtime endpoint",
         ("due_s", "s", "when the request should have been sent, on the machine's monotonic clock"),
-        ("T_late", "ms", "due until its first byte was handed to the system: the client's own lateness", "sent late by"),
+        ("T_late", "ms", "due until its first byte left: the client's own lateness", "sent late by"),
         ("T_connect", "ms", "opening the connection (TCP, proxy, TLS), before the request was due", "connecting"),
         ("T_send", "ms", "first until last byte of the request handed to the system", "sending"),
         ("T_headers", "ms", "due until the headers of the answer were there"),
@@ -253,7 +253,7 @@ COLUMNS: tuple[Column, ...] = (
         ("attempt", "", "counts the attempts of a request that is retried, from 0"),
         ("finish_reason", "", "why the answer ended, as the server says it"),
         ("bytes_sent", "B", "length of the request's body"),
-        ("error_class", "", "connection, tls, proxy, disconnected, silence, timeout, http, not_streaming, server_error …"),
+        ("error_class", "", "connection, tls, disconnected, silence, timeout, http, not_streaming, server_error …"),
         ("http_status", "", "of the answer"),
         ("pair_contrast", "", "which paired requests it belongs to"),
         ("pair_arm", "", "which of the two it is"),
