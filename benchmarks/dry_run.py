@@ -28,8 +28,8 @@ POINT = ("sweep.axes.vision_tokens=[256]", "+sweep.axes.prompt_tokens=[64]", "+s
 # Runs ``python -m vlmbench ARGUMENTS`` with nothing remembered and no block left out.
 IN_FULL = """
 import runpy, sys
-from vlmbench.cost.counted import count_generate
-from vlmbench.cost.preparing import Preparer
+from vlmbench.cost.flop_counting import count_generate
+from vlmbench.cost.planning import Preparer
 count_generate.__kwdefaults__["every_block"] = True
 Preparer.__init__.__kwdefaults__["kept_bytes"] = 0
 sys.argv = ["vlmbench", *sys.argv[1:]]

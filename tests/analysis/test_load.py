@@ -186,7 +186,7 @@ def test_too_many_gaps_are_sampled_by_request_without_bias(tmp_path: Path) -> No
 
 _MEASURE = """
 import resource, sys
-from vlmbench.report.summary import read_run
+from vlmbench.report.phase1_summary import read_run
 read_run(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 read_run(sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

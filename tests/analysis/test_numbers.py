@@ -8,27 +8,27 @@ from vlmbench import text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("value", "written"),
     [(0.4234, "0.423 ms"), (18.94, "18.9 ms"), (181.4, "181 ms"), (1234.5, "1,230 ms"), (9999, "10,000 ms"), (12345, "12.3 s"), (0, "0 ms"), (None, "–"), (float("nan"), "–"), (-0.05, "-0.0500 ms"), (9.996, "10.0 ms"), (99.95, "100 ms")],
 )  # fmt: skip
-def test_ms(value: float | None, text: str) -> None:
-    assert text.ms(value) == text
+def test_ms(value: float | None, written: str) -> None:
+    assert text.ms(value) == written
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("share", "written"),
     [(0.8449, "84.5 %"), (0.0005, "0.05 %"), (0, "0.00 %"), (1, "100 %"), (-0.0006, "-0.06 %"), (None, "–")],
 )
-def test_percent(share: float | None, text: str) -> None:
-    assert text.percent(share) == text
+def test_percent(share: float | None, written: str) -> None:
+    assert text.percent(share) == written
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "unit", "text"),
+    ("low", "high", "unit", "written"),
     [(165, 187, "ms", "165–187 ms"), (0.84, 0.85, "%", "84.0–85.0 %"), (-0.0006, 0.0008, "%", "-0.06 to 0.08 %"), (0.998, 1.0012, "×", "0.998–1.001×"), (11000, 12000, "ms", "11.0–12.0 s"), (None, 2, "ms", ""), (1, float("nan"), "ms", "")],
 )  # fmt: skip
-def test_span(low: float | None, high: float | None, unit: str, text: str) -> None:
-    assert text.span(low, high, unit) == text
+def test_span(low: float | None, high: float | None, unit: str, written: str) -> None:
+    assert text.span(low, high, unit) == written
 
 
 @given(st.floats(1e-6, 1e6))
@@ -37,11 +37,11 @@ def test_three_digits_stay_true(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "significant", "text"),
+    ("value", "significant", "written"),
     [(1712.3, 3, "1,710"), (1712.3, 4, "1,712"), (6.4e-5, 2, "0.000064"), (-1.26e-7, 3, "-0.000000126"), (3e-12, 3, "0"), (2.5e8, 3, "250,000,000")],
 )  # fmt: skip
-def test_numbers_are_plain(value: float, significant: int, text: str) -> None:
-    assert text.digits(value, significant) == text
+def test_numbers_are_plain(value: float, significant: int, written: str) -> None:
+    assert text.digits(value, significant) == written
 
 
 @given(st.floats(-1e12, 1e12))

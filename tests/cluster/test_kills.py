@@ -32,9 +32,9 @@ DRIVER = """
     from omegaconf import OmegaConf
     from vlmbench import config as schema, session, validate
     from vlmbench.records.outcome import OutcomeFile
-    from vlmbench.records.source import code_state
+    from vlmbench.machine.installation import code_state
     from vlmbench.records.store import RecordStore
-    from vlmbench.job import Job
+    from vlmbench.session.job import Job
 
     root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(11)
     schema.register()

@@ -155,7 +155,7 @@ def test_a_full_disk_keeps_whole_rows_only(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         from vlmbench.errors import MeasurementError
-        from vlmbench.records.record import Mode, Record, Status
+        from vlmbench.schema import Mode, Record, Status
         from vlmbench.records.store import RecordStore
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -223,7 +223,7 @@ KILL_LOOP = """
     import os, random, signal, struct, sys, time
     from pathlib import Path
     from vlmbench.records.lock import RunLock
-    from vlmbench.records.record import Mode, Record, Status
+    from vlmbench.schema import Mode, Record, Status
     from vlmbench.records.reading import iter_rows
     from vlmbench.records.store import RecordStore
     folder, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(7)
@@ -275,7 +275,7 @@ def test_writers_without_a_lock_still_write_whole_lines(tmp_path: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from vlmbench.records.record import Mode, Record, Status
+        from vlmbench.schema import Mode, Record, Status
         from vlmbench.records.store import RecordStore
         with RecordStore(Path(sys.argv[1])) as store:
             print("opened", flush=True)
