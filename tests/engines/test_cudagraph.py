@@ -16,9 +16,11 @@ from tests.engines.replaying import Replaying
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
 from tests.models.tiny_models import generate, tiny_inputs, tiny_model
+from vlmbench.engines import cudagraph
 from vlmbench.engines.capture import Recorder, Uncaptured
+from vlmbench.engines.compiling import compiled
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
-from vlmbench.errors import ModelError
+from vlmbench.errors import DeviceError, ModelError
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Prepared
 from vlmbench.models.spec import ModelSpec
@@ -300,3 +302,19 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
             loop.generate(inputs)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("name", ["llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d"])
+def test_the_decode_step_compiles_in_one_piece(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cudagraph, "compiler_for", lambda wanted, device: lambda work: compiled(work, backend="aot_eager")
+    )
+    model = loaded(name)
+    loop = loop_of(model, cache_step=32)
+    inputs = prepared(model, size=small(name), new_tokens=8)
+    assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+
+
+def test_compiling_needs_cuda() -> None:
+    with pytest.raises(DeviceError, match=r"'runtime.decode_compile' needs CUDA"):
+        loop_of(loaded("tiny"), decode_compile=True)

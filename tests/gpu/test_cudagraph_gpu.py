@@ -1,0 +1,147 @@
+"""Real CUDA graphs: tokens of eager ``generate()``, marks outside the graphs, refusals that leave the device usable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engines.test_cudagraph import narrow_molmo, small, talkative
+from tests.models.shipped import loaded as loaded_spec
+from tests.models.shipped import request, shrunken
+from tests.models.tiny_models import generate, tiny_inputs, tiny_model
+from vlmbench.engines.capture import CudaGraphs
+from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
+from vlmbench.errors import ModelError
+from vlmbench.models.anatomy.find import find_anatomy
+from vlmbench.models.protocol import Prepared
+from vlmbench.models.transformers_model import TransformersModel
+from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.request import Output
+from vlmbench.runner.execution import complete, prepare
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+NAMES = ("llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def on_gpu(name: str, **settings: Any) -> TransformersModel:
+    made = narrow_molmo(name) if name.startswith("molmo") else shrunken(name)
+    model = loaded_spec(made, device="cuda", dtype="float32", attn_implementation="sdpa")
+    talkative(model.module)
+    model.loop = GraphLoop(
+        module=model.module,
+        anatomy=model.anatomy,
+        device=model.device,
+        settings=GraphSettings(**{"cache_step": 8, **settings}),
+    )
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_those_of_eager_generate(name: str) -> None:
+    model = on_gpu(name)
+    loop, model.loop = model.loop, None
+    assert loop is not None
+    for question, tokens in (("What color is the cat?", 10), ("Where is it?", 6), ("What color is the cat?", 10)):
+        inputs = model.transfer(model.prepare(request(size=small(name), question=question, new_tokens=tokens)))
+        assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    assert loop.facts["captured"] is True
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "internvl", "smolvlm", "gemma3", "paligemma"])
+def test_tokens_of_other_architectures(name: str) -> None:
+    module = tiny_model(name)
+    talkative(module, 0.1, 2.0)
+    module = module.cuda()
+    module.generation_config.eos_token_id = None
+    inputs = {n: v.cuda() if hasattr(v, "cuda") else v for n, v in tiny_inputs(name, tiny_model(name)).items()}
+    loop = GraphLoop(module=module, anatomy=find_anatomy(module), device=torch.device("cuda"))
+    for last in (5, 77, 5):
+        inputs["input_ids"][:, -1] = last
+        asked = Prepared(inputs=inputs, count=lambda: None, output=Output(max_new_tokens=12, forced=True))
+        assert loop.generate(asked).tolist() == generate(module, inputs, 12)[:, -12:].tolist()
+
+
+def test_stages_are_seen_around_replays_and_nothing_is_captured_in_a_measured_run() -> None:
+    model = on_gpu("internvl3_8b")
+    run = prepare(model, request(size=(448, 448), new_tokens=6))
+    first = complete(model, run, [TimelineProbe()], [])
+    assert first.values["T_capture"] > 0
+    values = complete(model, run, [TimelineProbe()], []).values
+    assert "T_capture" not in values
+    parts = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+    assert all(values[name] > 0 for name in parts)
+    assert values["T_decode_forward"] > 0
+    assert len(values["ITL"]) == 5
+    assert sum(values[name] for name in parts) + values["T_residual"] == pytest.approx(values["T_total"])
+
+
+def test_a_natural_answer_ends_where_generate_ends() -> None:
+    model = on_gpu("llava_1_5_7b")
+    loop, model.loop = model.loop, None
+    assert loop is not None
+    free = model.generate(model.transfer(model.prepare(request(size=(336, 336), new_tokens=12))))
+    config = model.module.generation_config
+    config.eos_token_id = int(free[0, 6])
+    again = GraphLoop(module=model.module, anatomy=model.anatomy, device=model.device)
+    natural = model.transfer(model.prepare(request(size=(336, 336), new_tokens=12, forced=False)))
+    assert again.generate(natural).tolist() == model.generate(natural).tolist()
+
+
+def test_a_step_that_waits_is_refused_and_the_device_goes_on() -> None:
+    model = on_gpu("llava_1_5_7b")
+    head = model.module.get_submodule(model.anatomy.head[0])
+    inputs = model.transfer(model.prepare(request(size=(336, 336), new_tokens=4)))
+
+    def look(_module: Any, _inputs: Any, out: torch.Tensor) -> None:
+        assert out.sum().item() is not None
+
+    handle = head.register_forward_hook(look)
+    try:
+        with pytest.raises(ModelError, match=r"its decode step cannot be captured: .*look.* makes the host wait"):
+            model.generate(inputs)
+    finally:
+        handle.remove()
+    model.loop = None
+    assert model.generate(inputs).shape == (1, 4)
+
+
+def test_parts_of_a_capture_are_replayed_with_what_stands_between() -> None:
+    recorder = CudaGraphs(torch.device("cuda"))
+    x = torch.ones(4, device="cuda")
+    between: list[str] = []
+
+    def again(play: Any) -> None:
+        between.append("before")
+        play()
+        between.append("after")
+
+    def work() -> torch.Tensor:
+        doubled = x * 2
+        shifted = recorder.nested(lambda: doubled + 1, again) if recorder.recording else doubled + 1
+        return shifted * 10
+
+    assert recorder.obstacle(work) is None
+    play = recorder.record(work)
+    x.fill_(3.0)
+    assert play().tolist() == [70.0] * 4
+    assert between == ["before", "after"]
+
+
+def test_a_compiled_step_gives_the_same_tokens() -> None:
+    model = on_gpu("llava_1_5_7b", decode_compile=True, cache_step=1024)
+    loop, model.loop = model.loop, None
+    assert loop is not None
+    inputs = model.transfer(model.prepare(request(size=(336, 336), new_tokens=8)))
+    assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    assert loop.facts["decode"]["compiled"] == "max-autotune-no-cudagraphs"
