@@ -33,7 +33,7 @@ def test_three_sentences_of_a_study(study: Path) -> None:
     (story,) = data["stories"]
     first, tail, token = (plain(sentence) for sentence in story["detail"]["answer"])
     assert first.startswith("A request takes 622 ms (618–630), and 94.5 % (94.4–94.6) of generate() is LLM decode")
-    assert "65.0 % (64.3–65.5) of that time the device only waits" in first
+    assert "65.0 % (64.3–65.5) of generate() the device only waits" in first
     assert tail.startswith("One in twenty takes more than 786 ms (720–858)")
     assert token == "One more output token costs 20.2 ms (19.0–21.4), as much as 830 vision tokens (607–1,300)."
 
@@ -93,12 +93,51 @@ def test_rows_over_time_are_binned_and_failures_stay(tmp_path: Path) -> None:
     assert lane is not None
     assert sum(one[5] for one in lane["bins"]) == 500
     assert lane["kind"].count(5) == 1
-    assert lane["counts"] == [500, 0, 0, 0, 0, 1]
+    assert lane["counts"] == [500, 0, 0, 0, 0, 1, 0]
     assert "501 rows" in lane["said"]
     whole = lane_of(frame, limit=1000)
     assert whole is not None
     assert whole["bins"] == []
     assert len(whole["at"]) == 501
+
+
+def test_arms_of_a_comparison_are_groups_of_their_own(tmp_path: Path) -> None:
+    arms = (("none", None, "baseline"), ("keep", "keep=0.5", "method"), ("random", "keep=0.5", "control"))
+    rows = [
+        row(sample="s", repeat=i, started=1e9 + i)
+        | {"intervention": a, "intervention_arguments": b, "intervention_role": c}
+        for i in range(8)
+        for a, b, c in arms
+    ]
+    run = write(tmp_path, rows)
+    frame = load_runs(run)
+    found = requests_of(frame, run, limit=100, gaps=10)
+    assert found is not None
+    assert [(g["name"], g["n"]) for g in found["groups"]] == [
+        ("baseline", 8),
+        ("keep keep=0.5", 8),
+        ("random keep=0.5 (control)", 8),
+    ]
+    lane = lane_of(frame, limit=100)
+    assert lane is not None
+    assert lane["counts"][0] == 8
+    assert lane["counts"][6] == 16
+
+
+def test_a_server_without_stages_keeps_what_its_client_saw(tmp_path: Path) -> None:
+    """No stage is made up: times of the whole, the first token and between tokens stand as they are."""
+    rows = []
+    for i in range(30):
+        full = row(sample=f"s{i}", started=1e9 + i)
+        rows.append({k: v for k, v in full.items() if not k.startswith("T_") or k in ("T_request", "T_total")})
+    write_json(tmp_path / "summary.json", summarise(write(tmp_path, rows)))
+    detail = page_data(tmp_path)["stories"][0]["detail"]
+    requests = detail["parts"][0]["requests"]
+    assert requests["stages"] == {}
+    assert len(requests["ttft"]) == 30
+    assert all(requests["itl"])
+    assert "generate() is" not in plain(detail["answer"][0])
+    assert "no stage times" in plain(detail["stages_said"][0])
 
 
 def test_marked_runs_are_counted_once(tmp_path: Path) -> None:

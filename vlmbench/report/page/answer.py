@@ -46,7 +46,7 @@ def _how_long(part: Part) -> Sentence:
     waiting = _waiting(part)
     if waiting:
         joint = "; yet for " if waiting[0] > 0.3 else "; for "
-        pieces += [joint, *waiting[1], " of that time the device only waits for the host"]
+        pieces += [joint, *waiting[1], " of generate() the device only waits for the host"]
     return [*pieces, "."]
 
 

@@ -152,3 +152,14 @@ def rounded(value: Any, significant: int = 4) -> float | int | None:
 def rounded_list(values: Iterable[Any], significant: int = 4) -> list[float | int | None]:
     """:func:`rounded` of each."""
     return [rounded(value, significant) for value in values]
+
+
+def point_key(name: str) -> list[tuple[int, float, str]]:
+    """Orders points by their numbers, not by their digits."""
+    key: list[tuple[int, float, str]] = []
+    for piece in name.replace(",", "=").split("="):
+        try:
+            key.append((0, float(piece), ""))
+        except ValueError:
+            key.append((1, 0.0, piece))
+    return key

@@ -13,7 +13,7 @@ from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
 from vlmbench.report.page.sample import requests_of
 from vlmbench.report.page.stories import Story, stories_of
-from vlmbench.report.table_cells import slopes
+from vlmbench.report.table_cells import Grid, energy, memory, slopes
 from vlmbench.text import count
 
 MOST_BYTES = 7_500_000
@@ -101,13 +101,23 @@ def _tables(story: Story) -> list[dict[str, Any] | None]:
     part = story.main
     if part is None:
         return []
-    first: list[Callable[[Part], dict[str, Any] | None]] = [stages.stage_table]
+    first: list[Callable[[Part], dict[str, Any] | None]] = [stages.stage_table, _grid(memory), _grid(energy)]
     if part.is_phase1:
         first += [tail.percentiles, tail.slowest]
     return [
         *(make(part) for make in first),
         *(of_grid(slopes(sweep.summary)) for sweep in story.sweeps if sweep.summary.get("scaling")),
     ]
+
+
+def _grid(make: Callable[[Mapping[str, Any]], Grid]) -> Callable[[Part], dict[str, Any] | None]:
+    """A table of the terminal for the page; None where it has no rows."""
+
+    def made(part: Part) -> dict[str, Any] | None:
+        grid = make(part.summary)
+        return of_grid(grid) if grid.rows else None
+
+    return made
 
 
 def _part(part: Part, shares: int) -> dict[str, Any]:

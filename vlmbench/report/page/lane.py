@@ -13,7 +13,7 @@ from vlmbench.report.page.cells import rounded, rounded_list
 from vlmbench.report.page.sample import flag_bits
 from vlmbench.text import count
 
-KINDS = ("workload", "one request repeated", "bare", "traced", "cold, warm-up", "failed")
+KINDS = ("workload", "one request repeated", "bare", "traced", "cold, warm-up", "failed", "other arms")
 _BINS = 240
 _FLAGGED = 300
 _FAILED = ("error", "oom", "skipped")
@@ -68,6 +68,8 @@ def _kinds(frame: pd.DataFrame) -> NDArray[np.int64]:
     status, mode = frame["status"].astype(object), frame["mode"].astype(object)
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
     found[positions[frames.reference(frame).index]] = 1
+    if frames.compares(frame):
+        found[~frame["intervention"].eq(frames.BASELINE).fillna(True).to_numpy(dtype=bool)] = 6
     found[(mode == "bare").to_numpy()] = 2
     found[(mode == "trace").to_numpy()] = 3
     found[status.isin(["cold", "warmup"]).to_numpy()] = 4

@@ -67,6 +67,7 @@ class Part:
     def facts(self) -> dict[str, str]:
         """Model, device, runtime, sweep and data of the run, as the filters name them."""
         sweep = str((self.provenance.get("sweep") or {}).get("name") or "")
+        sweep = {"language_tokens": "output_tokens"}.get(sweep, sweep)  # one word for one thing
         return {
             "model": model_name(self.provenance),
             "device": device_name(self.provenance) or "device not recorded",

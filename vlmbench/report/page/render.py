@@ -71,8 +71,8 @@ _NAV = (
     ("side", "Runs"),
     ("help", "What helps"),
     ("runs", "Machine"),
-    ("words", "In words"),
     ("provenance", "Provenance"),
+    ("words", "In words"),
 )
 
 

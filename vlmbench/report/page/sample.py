@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis import frames
 from vlmbench.records.reading import iter_lines, token_gaps
-from vlmbench.report.page.cells import STAGE_CODES, rounded, rounded_list
+from vlmbench.report.page.cells import STAGE_CODES, point_key, rounded, rounded_list
 from vlmbench.text import count
 
 MOST_FLAGS = 24
@@ -84,16 +84,31 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
 def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
     """(name, row numbers): the workload and the repeated request, or one group for each point of a sweep."""
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
+    if frames.compares(frame):
+        return [(name, positions[part.index].to_numpy(np.int64)) for name, part in _arms(frame)]
     reference = frames.reference(frame)
     if len(reference):
         found = [("workload", frames.workload(frame)), ("one request repeated", reference)]
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in found if len(part)]
     good = frames.workload(frame)
-    names = [str(name) for name in pd.unique(good["point_id"].astype(object))]
+    names = sorted((str(name) for name in pd.unique(good["point_id"].astype(object))), key=point_key)
     if len(names) < 2 or len(names) > 200:  # more have no colour and no button of their own
         return [("workload", positions[good.index].to_numpy(np.int64))]
     texts = good["point_id"].astype(object).astype(str)
     return [(name, positions[good.index[texts == name]].to_numpy(np.int64)) for name in names]
+
+
+def _arms(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The measured rows of each arm of a comparison of methods, the baseline's first."""
+    measured = frames.arms(frame)
+    columns = ["intervention", "intervention_arguments", "intervention_role"]
+    texts = [measured[name].astype(object).fillna("") if name in measured else "" for name in columns]
+    keys = pd.DataFrame(dict(zip(columns, texts, strict=True)), index=measured.index)
+    found = []
+    for (method, arguments, role), part in keys.groupby(columns, sort=False):
+        name = "baseline" if method == frames.BASELINE else " ".join(filter(None, [str(method), str(arguments)]))
+        found.append((f"{name} (control)" if role == "control" else name, measured.loc[part.index]))
+    return sorted(found, key=lambda item: item[0] != "baseline")
 
 
 def flag_bits(frame: pd.DataFrame) -> tuple[list[str], Ints]:

@@ -19,6 +19,7 @@ from vlmbench.report.page.cells import (
     known,
     ms,
     ms_span,
+    point_key,
     rounded,
     share_span,
     table,
@@ -257,14 +258,3 @@ def point_medians(part: Part) -> dict[str, Any] | None:
         "names": ordered,
         "stages": {code: [rounded(grouped.at[n, name]) for n in ordered] for name, code in stages.items()},
     }
-
-
-def point_key(name: str) -> list[tuple[int, float, str]]:
-    """Orders points by their numbers, not by their digits."""
-    key: list[tuple[int, float, str]] = []
-    for piece in name.replace(",", "=").split("="):
-        try:
-            key.append((0, float(piece), ""))
-        except ValueError:
-            key.append((1, 0.0, piece))
-    return key

@@ -102,6 +102,7 @@ def _fit(fit: Scaling, values: Any) -> dict[str, Any]:
         "mid": [rounded_list([x, y], 5) for x, y in zip(fit.points["x"], fit.points["median"], strict=True)],
         "line": [rounded_list(entry, 5) for entry in zip(grid, *line, strict=True)],
         "slope": rounded_list([value, low, high], 5),
+        "also": _also(fit),
         "words": _words(fit, value, low, high),
         "measurable": bool(fit.measurable or (low is not None and high is not None and (low > 0 or high < 0))),
     }
@@ -111,8 +112,16 @@ def _words(fit: Scaling, value: float, low: float | None, high: float | None) ->
     if low is not None and high is not None and low <= 0 <= high:
         return f"no measurable cost ({ms_span(low, high)} ms)"
     unit = "request" if fit.slice.kind.name == "batch" else "token"
-    first = f"; with first-time runs {ms(fit.slope.value)}" if fit.unflagged is not None and fit.unflagged.fit else ""
-    return f"{ms(value)} ms a {unit} ({ms_span(low, high)}){first}"
+    return f"{ms(value)} ms a {unit} ({ms_span(low, high)})"
+
+
+def _also(fit: Scaling) -> str:
+    """The slope over all runs, where the line leaves some out; empty where it leaves out none."""
+    if fit.unflagged is None or fit.unflagged.fit is None:
+        return ""
+    over = f"{ms(fit.slope.value)} ms ({ms_span(fit.slope.low, fit.slope.high)})"
+    left = count(fit.unflagged.flagged, "run")
+    return f"The line leaves out {left} that did something for the first time; with them {over}."
 
 
 def said(stories: Sequence[Story]) -> list[list[Piece]]:

@@ -8,7 +8,7 @@ const STAGES = {
 };
 const BEFORE_FIRST = ["pre", "tra", "set", "vis", "pro", "fil"];
 const S = {
-  story: 0, part: 0, request: null, hidden: {}, zoom: {}, stage: "T_total", share: false, firsts: true,
+  story: 0, part: 0, request: null, group: null, hidden: {}, zoom: {}, stage: "T_total", share: false, firsts: true,
   filter: { model: "", runtime: "", device: "", sweep: "", text: "" }, shown: 24, made: 0,
 };
 let printing = false;

@@ -1,5 +1,8 @@
 // Every row of a run in the order of time, with its marks, and what the device's sensors said.
 
+const LOOKS = ["Filled dot: workload.", "Ring: one request repeated, with its running median as a line.", "Dash: bare, without marks.", "Triangle: traced.",
+  "Cross: cold and warm-up, shorter outputs.", "Red cross: failed.", "Square: methods and controls beside the baseline."];
+
 function laneControls() {
   const box = $("lanecontrols");
   if (!box) return;
@@ -39,6 +42,7 @@ function paintLane(svg, width) {
     (px, py) => draw("circle", { class: "dot", cx: px, cy: py, r: 2.6 }), (px, py) => draw("circle", { class: "ring", cx: px, cy: py, r: 2.8 }),
     (px, py) => draw("path", { d: `M${px - 3} ${py}h6`, stroke: "var(--muted)", "stroke-width": 1.5 }), (px, py) => draw("path", { d: `M${px} ${py - 3.5}l3.5 6h-7z`, fill: "none", stroke: "var(--muted)", "stroke-width": 1.3 }),
     (px, py) => draw("path", { d: `M${px - 3} ${py - 3}l6 6m0-6l-6 6`, stroke: "var(--muted)", "stroke-width": 1.2 }), (px, py) => draw("path", { d: `M${px - 4} ${py - 4}l8 8m0-8l-8 8`, stroke: "var(--bad)", "stroke-width": 2 }),
+    (px, py) => draw("rect", { x: px - 2.5, y: py - 2.5, width: 5, height: 5, fill: "none", stroke: "var(--s2)", "stroke-width": 1.4 }),
   ];
   const r = requests(), pickable = r ? new Map(r.at.map((t, i) => [`${number(t, 6)} ${r.id[i]}`, i])) : new Map();
   found.at.forEach((t, i) => {
@@ -56,7 +60,7 @@ function paintLane(svg, width) {
   let bottom = base + 28;
   for (const reading of found.readings) bottom = sensor(svg, reading, x, inside, left, right, bottom, marks);
   marks.sort((a, b) => (a.x ?? a.x1) - (b.x ?? b.x1));
-  $("lanecap").textContent = ["Filled dot: workload. Ring: one request repeated, with its running median as a line. Dash: bare, without marks. Triangle: traced. Cross: cold and warm-up, shorter outputs. Red cross: failed. Red diamond: marked.", found.said].filter(Boolean).join(" ");
+  $("lanecap").textContent = [...LOOKS.filter((_, k) => found.counts[k]), "Red diamond: marked.", found.said].filter(Boolean).join(" ");
   laneSaid(found);
   return { height: bottom + 4, marks, scale: x };
 }

@@ -11,6 +11,8 @@ function chooseStory(index) {
   $("quality").replaceChildren(...d.quality.map((q) => make("li", {}, make("span", { class: "h" }, icon(q.v), q.h), make("span", { class: "t" }, q.t), q.s)));
   $("cmd").hidden = !d.command;
   $("cmd").querySelector("code").textContent = d.command;
+  $("more").hidden = d.commands.length < 2;
+  $("more").textContent = `and ${d.commands.length - 1} more`;
   for (const slot of document.querySelectorAll("[data-slot]")) slot.replaceChildren(...d.tables.filter((t) => t.name === slot.dataset.slot).map(grid));
   for (const box of document.querySelectorAll("[data-said]")) box.replaceChildren(...(d[box.dataset.said] || []).map((line) => make("p", {}, ...rich(line))));
   if ($("causes")) {
@@ -29,6 +31,7 @@ function chooseStory(index) {
 function choosePart() {
   S.zoom = {};
   S.request = null;
+  S.group = null;
   if (requests()) S.request = atShare(0.5);
   pickControls();
   tailControls();

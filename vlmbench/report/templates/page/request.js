@@ -3,7 +3,7 @@
 function ranked() {
   const r = requests();
   if (!r) return [];
-  const shown = r.group.map((g, i) => i).filter((i) => r.ms[i] != null && !(S.hidden[`group ${r.groups[r.group[i]].name}`]));
+  const shown = r.group.map((g, i) => i).filter((i) => r.ms[i] != null && (S.group == null || r.group[i] === S.group) && !S.hidden[`group ${r.groups[r.group[i]].name}`]);
   return shown.sort((a, b) => r.ms[a] - r.ms[b]);
 }
 
@@ -15,8 +15,8 @@ function choose(index, announce = true) {
 }
 
 function atShare(share) {
-  const order = ranked().filter((i) => requests().group[i] === 0);
-  const from = order.length ? order : ranked();
+  const all = ranked(), first = part().phase1 && S.group == null ? all.filter((i) => requests().group[i] === 0) : all;
+  const from = first.length ? first : all;
   return from.length ? from[Math.min(from.length - 1, Math.round(share * (from.length - 1)))] : null;
 }
 
@@ -82,7 +82,7 @@ function paintBar(svg, width) {
     if (BEFORE_FIRST.includes(code)) first = at + ms;
     at += ms;
   }
-  svg.append(draw("text", { class: "s b", x: width, y: 13, "text-anchor": "end" }, bar.total != null ? `${bar.what === "request" ? "a request" : "generate()"}: ${number(bar.total)} ms` : `medians together: ${number(sum)} ms`));
+  svg.append(draw("text", { class: "s b", x: width, y: 13, "text-anchor": "end" }, bar.total != null ? `${bar.what === "request" ? "a request" : "generate()"}: ${number(bar.total)} ms` : `medians over all points together: ${number(sum)} ms`));
   if (hasFirst && width > 480) {
     svg.append(draw("path", { class: "whisker", d: `M${x(first)} ${top}V6` }));
     const text = `first token after ${number(bar.first[0])} ms${bar.first[1] ? ` (${bar.first[1]})` : ""}`;
@@ -109,7 +109,8 @@ function pickControls() {
   box.replaceChildren();
   $("requestblock").hidden = !r;
   if (!r) return;
-  if (detail().parts.length > 1) box.append(partSelect(), make("span", { class: "lab" }, ""));
+  if (detail().parts.length > 1) box.append(partSelect());
+  if (r.groups.length > 2) box.append(groupSelect(r));
   box.append(make("span", { class: "lab" }, "Show the"));
   const go = (share) => () => choose(atShare(share));
   for (const [name, share] of [["median", 0.5], ["P95", 0.95], ["slowest", 1], ["fastest", 0]])
@@ -119,6 +120,17 @@ function pickControls() {
     if (order.length) choose(order[order.length >> 1]);
   } }, "median of the repeated"));
   box.append(make("button", { type: "button", onclick: () => step(-1) }, "‹ faster"), make("button", { type: "button", onclick: () => step(1) }, "slower ›"));
+}
+
+// Points of a sweep, or arms of a comparison of methods.
+function groupSelect(r) {
+  const name = r.groups[0].name === "baseline" ? "arm" : "point";
+  const select = make("select", { "aria-label": name === "arm" ? "Arm" : "Point of the sweep", "data-filter": name, onchange: (event) => {
+    S.group = event.target.value === "" ? null : Number(event.target.value);
+    choose(atShare(0.5));
+  } }, make("option", { value: "" }, `all ${r.groups.length} ${name}s`));
+  r.groups.forEach((g, i) => select.append(make("option", { value: i, selected: S.group === i }, g.name.replaceAll("_", " "))));
+  return select;
 }
 
 function partSelect() {

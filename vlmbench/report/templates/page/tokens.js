@@ -31,15 +31,16 @@ function buildPanels() {
   const found = series();
   for (const id of [...charts.keys()]) if (id.startsWith("panel-")) charts.delete(id);
   box.replaceChildren();
-  for (const kind of KINDS) {
-    const shown = (found[kind] || []).filter((s) => s.panel.fits[S.stage]);
-    if (!shown.length) continue;
+  const kinds = KINDS.filter((kind) => (found[kind] || []).some((s) => s.panel.fits[S.stage]));
+  for (const kind of kinds) {
+    const shown = found[kind].filter((s) => s.panel.fits[S.stage]);
     const first = shown[0].panel, id = `panel-${kind}`, held = [...new Set(shown.map((s) => s.panel.held))];
-    const notes = [held[0] ? `Held fixed: ${held.slice(0, 2).join("; ")}.` : "", ...new Set(shown.map((s) => s.panel.said))];
+    const notes = [held[0] ? `Held fixed: ${held.slice(0, 2).join("; ")}.` : "", ...new Set(shown.map((s) => s.panel.said)),
+      ...shown.slice(0, 2).map((s) => s.panel.fits[S.stage].also && (shown.length > 1 ? `${alone(s.label)}: ${s.panel.fits[S.stage].also}` : s.panel.fits[S.stage].also))];
     if (shown.length > MOST_SERIES) notes.push(`${MOST_SERIES} of ${shown.length} runs are drawn; filter to see others.`);
     box.append(make("figure", { class: "block" }, make("h3", {}, first.x[0].toUpperCase() + first.x.slice(1)),
       make("div", { class: "chart", id, "data-label": `Time against ${first.x}` }), make("figcaption", {}, notes.filter(Boolean).join(" "))));
-    chart(id, (svg, width) => paintPanel(svg, width, shown.slice(0, MOST_SERIES), first.x), { printWidth: 332 });
+    chart(id, (svg, width) => paintPanel(svg, width, shown.slice(0, MOST_SERIES), first.x), { printWidth: kinds.length > 1 ? 332 : 690 });
     repaint(id);
   }
   if (!box.children.length) box.append(make("p", { class: "none" }, "None of the runs shown swept this."));
