@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.planted import PlantedModel, Times, request
 from vlmbench.errors import MeasurementError
 from vlmbench.machine.installation import conf_dir
-from vlmbench.probes.attribution import Segment, Work, busy_by_stage, by_stage, segments, self_times, top, union
+from vlmbench.probes.attribution import Work, busy_by_stage, by_stage, self_times, top, union
 from vlmbench.probes.kernels import KernelProbe, device_values
 from vlmbench.probes.perfetto import perfetto_trace
-from vlmbench.probes.stages import Kind, cut
+from vlmbench.probes.stages import Kind, Segment, cut, segments
 from vlmbench.probes.trace import MARK, read_trace
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.runner.plan import with_output

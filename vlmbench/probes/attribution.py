@@ -12,21 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vlmbench.errors import MeasurementError
-from vlmbench.probes.stages import Kind, Mark, vision_marks, vision_pieces
+from vlmbench.probes.stages import Segment
 
-RESIDUAL, TOTAL = "residual", "total"
-
-_FORWARD = (Kind.ENTER_LANGUAGE, Kind.ENTER_FORWARD)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A contiguous piece of one stage on the host's clock; segments of a run are in order and leave no gap."""
-
-    stage: str
-    begin: float
-    end: float
+TOTAL = "total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,39 +50,6 @@ class Busy:
     busy: float
     kernels: int
     launches: int
-
-
-def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
-    """The pieces that :func:`vlmbench.probes.stages.cut` adds up, in order, with ``residual`` after the last token.
-
-    Raises:
-        MeasurementError: START, END or a token mark is missing.
-    """
-    positions = [i for i, (kind, _) in enumerate(marks) if kind is Kind.TOKEN][:num_output_tokens]
-    if not positions or len(positions) < num_output_tokens:
-        raise MeasurementError(f"the trace saw {len(positions)} tokens where {num_output_tokens} came out")
-    if marks[0][0] is not Kind.START or marks[-1][0] is not Kind.END:
-        raise MeasurementError("the trace has no start or no end; was generate() interrupted?")
-    prefill = marks[: positions[0] + 1]
-    first, last = marks[positions[0]][1], marks[positions[-1]][1]
-    start, end = marks[0][1], marks[-1][1]
-    vision: list[Segment] = []
-    for name, begin, finish in vision_pieces(vision_marks(prefill)):
-        stage = name.removeprefix("T_")
-        if vision and vision[-1].stage == stage:
-            begin = vision.pop().begin  # noqa: PLW2901 – one piece where a stage goes on
-        vision.append(Segment(stage, begin, finish))
-    if vision:
-        setup_end, vision_end = vision[0].begin, vision[-1].end
-    else:
-        setup_end = vision_end = next((t for kind, t in prefill if kind in _FORWARD), start)
-    return [
-        Segment("setup", start, setup_end),
-        *vision,
-        Segment("LLM_prefill", vision_end, first),
-        Segment("LLM_decode", first, last),
-        Segment(RESIDUAL, last, end),
-    ]
 
 
 def stage_at(launched: float, pieces: Sequence[Segment]) -> str | None:

@@ -56,9 +56,8 @@ class ClocksProbe:
             watch.close()
 
 
-class _ClocksWatch:
+class _ClocksWatch(Watch):
     def __init__(self, gpus: Sequence[Gpu], drop: float) -> None:
-        self.stopping_criteria: list[Any] = []
         self._gpus, self._drop, self._read_ms = gpus, drop, 0.0
         self._after: list[GpuClocks] = []
         self._before = self._read()
@@ -68,12 +67,6 @@ class _ClocksWatch:
         states = [gpu.clocks() for gpu in self._gpus]
         self._read_ms += (time.perf_counter_ns() - began) / 1e6
         return states
-
-    def start(self) -> None:
-        """Nothing: asking takes time, and that must not lie between the timeline's first mark and generate()."""
-
-    def stop(self) -> None:
-        """Nothing: the device still works."""
 
     def close(self) -> None:
         self._after = self._read()

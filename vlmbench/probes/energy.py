@@ -137,7 +137,7 @@ def measure_idle(counter: Counter, *, seconds: float, clock: Callable[[], float]
     return Idle(power_w=(final - first) / (last_time - first_time), resolution_ms=median(gaps))
 
 
-class EnergyWatch:
+class EnergyWatch(Watch):
     """Reads a counter when made and when closed.
 
     Args:
@@ -150,17 +150,10 @@ class EnergyWatch:
     def __init__(
         self, counter: Counter, idle: Idle, *, gpus: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.stopping_criteria: list[Any] = []
         self._counter, self._idle, self._gpus, self._clock = counter, idle, gpus, clock
         self._energy_j = self._window_s = 0.0
         self._began = clock()
         self._before = counter()
-
-    def start(self) -> None:
-        """Nothing: reading takes time, and that must not lie between the timeline's first mark and generate()."""
-
-    def stop(self) -> None:
-        """Nothing: the device still works."""
 
     def close(self) -> None:
         """The second reading; the device is idle."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.attribution import RESIDUAL, Segment, Work, busy_by_stage, by_stage, segments, top
+from vlmbench.probes.attribution import Work, busy_by_stage, by_stage, top
 from vlmbench.probes.perfetto import write_trace
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.probes.stages import Kind
+from vlmbench.probes.stages import RESIDUAL, Kind, Segment, segments
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.probes.trace import MARK, Trace, exported_events, read_trace, without_profiler_chatter
 

@@ -34,20 +34,13 @@ class MemoryProbe:
         yield _MemoryWatch(model)
 
 
-class _MemoryWatch:
+class _MemoryWatch(Watch):
     def __init__(self, model: VisionLanguageModel) -> None:
         import torch
 
-        self.stopping_criteria: list[Any] = []
         self._devices = [d for d in model.devices if d.type == "cuda"]
         for device in self._devices:
             torch.cuda.reset_peak_memory_stats(device)
-
-    def start(self) -> None:
-        """Nothing: the peaks were reset when the probe was attached."""
-
-    def stop(self) -> None:
-        """Nothing: peaks stay until they are read."""
 
     def values(self, run: RunFacts) -> dict[str, Any]:  # noqa: ARG002 – memory does not depend on what came out
         import torch

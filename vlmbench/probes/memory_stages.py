@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmbench.models.protocol import VisionLanguageModel
-from vlmbench.probes.attribution import segments, stage_at
+from vlmbench.probes.attribution import stage_at
 from vlmbench.probes.protocol import RunFacts, Watch
-from vlmbench.probes.stages import Kind
+from vlmbench.probes.stages import Kind, segments
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.schema import TOTAL_STAGES
 

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vlmbench.probes.attribution import Segment, stage_at
-from vlmbench.probes.stages import Kind
+from vlmbench.probes.attribution import stage_at
+from vlmbench.probes.stages import Kind, Segment
 from vlmbench.probes.trace import MARK, Trace
 from vlmbench.records.files import write_whole
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,20 +27,24 @@ class RunFacts:
 
 
 class Watch(Protocol):
-    """A probe at work on one run."""
+    """A probe at work on one run. A class that inherits from it writes ``values`` and what else it needs."""
 
     @property
-    def stopping_criteria(self) -> list[Any]:
-        """Handed to ``generate()``: called once a token, after it was chosen."""
+    def stopping_criteria(self) -> Sequence[Any]:
+        """Criteria handed to ``generate()``: called once a token, after it was chosen; none unless overridden."""
+        return ()
 
     def start(self) -> None:
-        """Called right before ``generate()``; the device is idle."""
+        """Begin, right before ``generate()``; the device is idle. What takes time belongs into the constructor."""
+        return
 
     def stop(self) -> None:
-        """Called right after ``generate()`` returned, before the closing synchronisation."""
+        """End, right after ``generate()`` returned, before the closing synchronisation: the device still works."""
+        return
 
+    @abstractmethod
     def values(self, run: RunFacts) -> dict[str, Any]:
-        """Metric name to value, read once the device is idle."""
+        """Give column name to value, read once the device is idle; ``flags`` holds names of known causes."""
 
 
 class Probe(Protocol):

@@ -40,17 +40,10 @@ class RecompilesProbe:
             watch.close()
 
 
-class _RecompilesWatch:
+class _RecompilesWatch(Watch):
     def __init__(self) -> None:
-        self.stopping_criteria: list[Any] = []
         self._compiled = 0
         self._before = frames_taken_up()
-
-    def start(self) -> None:
-        """Nothing: the count was read when the probe was attached."""
-
-    def stop(self) -> None:
-        """Nothing: the count is read when the probe is detached."""
 
     def close(self) -> None:
         self._compiled = frames_taken_up() - self._before

@@ -32,12 +32,28 @@ class Kind(IntEnum):
     EXIT_METHOD = 12
 
 
-_ENTER = {Kind.ENTER_VISION: "T_vision_encoder", Kind.ENTER_PROJECTOR: "T_projector"}
+_ENTER = {Kind.ENTER_VISION: "vision_encoder", Kind.ENTER_PROJECTOR: "projector"}
 _EXIT = {Kind.EXIT_VISION, Kind.EXIT_PROJECTOR}
 _FORWARD_ENTER = {Kind.ENTER_LANGUAGE, Kind.ENTER_FORWARD}
 _FORWARD_EXIT = {Kind.EXIT_LANGUAGE, Kind.EXIT_FORWARD}
 
 Mark = tuple[Kind, float]
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A contiguous piece of one stage; the segments of a run are in order and leave no gap.
+
+    Args:
+        stage: its name (:data:`vlmbench.schema.TOTAL_STAGES`), or ``residual`` after the last token.
+        begin, end: on the clock of the marks.
+    """
+
+    stage: str
+    begin: float
+    end: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +94,7 @@ class Stages:
 
 
 def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
-    """Cut one ``generate()`` at its marks.
+    """Cut one ``generate()`` at its marks: the sums of its segments.
 
     * ``T_setup`` ends where the vision encoder (or projector) starts; without vision, where the first forward starts.
     * Time inside a projector that lies inside a tower is the projector's. Between two pieces of vision work (tiles,
@@ -93,30 +109,71 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
     Raises:
         MeasurementError: START, END or a token mark is missing.
     """
+    pieces = segments(marks, num_output_tokens=num_output_tokens)
+    times: dict[str, float] = {}
+    for piece in pieces:
+        times[piece.stage] = times.get(piece.stage, 0.0) + (piece.end - piece.begin)
+    first, last = _token_positions(marks, num_output_tokens)
+    tokens = [t for kind, t in marks[: last + 1] if kind is Kind.TOKEN]
+    forward, loop = _cut_decode(marks[first : last + 1])
+    return Stages(
+        T_setup=times.get("setup"),
+        T_vision_encoder=times.get("vision_encoder"),
+        T_projector=times.get("projector"),
+        T_LLM_prefill=times["LLM_prefill"],
+        T_LLM_decode=times["LLM_decode"],
+        T_decode_forward=forward,
+        T_decode_loop=loop,
+        TTFT_model=tokens[0] - marks[0][1],
+        ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
+        tail=times[RESIDUAL],
+    )
+
+
+def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
+    """Find the pieces that :func:`cut` adds up, in order, with ``residual`` after the last token.
+
+    Where nothing marks the end of setup there is no ``setup``: ``LLM_prefill`` begins at the start.
+
+    Args:
+        marks: in the order in which they were set, START first and END last.
+        num_output_tokens: tokens that came out; marks of further ones are ignored.
+
+    Raises:
+        MeasurementError: START, END or a token mark is missing.
+    """
     if len(marks) < 2 or marks[0][0] is not Kind.START or marks[-1][0] is not Kind.END:
         raise MeasurementError("the timeline has no start or no end; was generate() interrupted?")
-    tokens = [t for kind, t in marks if kind is Kind.TOKEN][:num_output_tokens]
-    if len(tokens) < num_output_tokens or not tokens:
+    positions = _token_positions(marks, num_output_tokens)
+    first, last = (marks[position][1] for position in positions)
+    start, end = marks[0][1], marks[-1][1]
+    prefill = marks[: positions[0] + 1]
+    vision: list[Segment] = []
+    for stage, begin, finish in _vision_pieces(_vision_marks(prefill)):
+        if vision and vision[-1].stage == stage:
+            begin = vision.pop().begin  # noqa: PLW2901 – one piece where a stage goes on
+        vision.append(Segment(stage, begin, finish))
+    entered = next((t for kind, t in prefill if kind in _FORWARD_ENTER), None)
+    setup_end = vision[0].begin if vision else entered
+    prefill_begin = vision[-1].end if vision else start if entered is None else entered
+    return [
+        *([] if setup_end is None else [Segment("setup", start, setup_end)]),
+        *vision,
+        Segment("LLM_prefill", prefill_begin, first),
+        Segment("LLM_decode", first, last),
+        Segment(RESIDUAL, last, end),
+    ]
+
+
+def _token_positions(marks: Sequence[Mark], count: int) -> tuple[int, int]:
+    """Indices of the first and of the count-th token mark."""
+    positions = [i for i, (kind, _) in enumerate(marks) if kind is Kind.TOKEN]
+    if not 1 <= count <= len(positions):
         raise MeasurementError(
-            f"the timeline saw {len(tokens)} tokens where {num_output_tokens} came out; "
+            f"the timeline saw {len(positions)} tokens where {count} came out; "
             "this model's generate() does not call stopping criteria once a token"
         )
-    first, last = _token_positions(marks, num_output_tokens)
-    prefill = _Prefill(marks[: first + 1])
-    decode = _cut_decode(marks[first : last + 1])
-    start = marks[0][1]
-    return Stages(
-        T_setup=prefill.setup,
-        T_vision_encoder=prefill.vision.get("T_vision_encoder"),
-        T_projector=prefill.vision.get("T_projector"),
-        T_LLM_prefill=prefill.prefill,
-        T_LLM_decode=tokens[-1] - tokens[0],
-        T_decode_forward=decode[0],
-        T_decode_loop=decode[1],
-        TTFT_model=tokens[0] - start,
-        ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
-        tail=marks[-1][1] - tokens[-1],
-    )
+    return positions[0], positions[count - 1]
 
 
 def method_times(marks: Sequence[Mark]) -> dict[str, float]:
@@ -134,7 +191,7 @@ def method_times(marks: Sequence[Mark]) -> dict[str, float]:
     entered: float | None = None
     for kind, at in marks:
         if kind in _ENTER:
-            inside.append(_ENTER[kind].removeprefix("T_"))
+            inside.append(_ENTER[kind])
         elif kind in _EXIT and inside:
             inside.pop()
             stage = "LLM_prefill"
@@ -150,39 +207,14 @@ def method_times(marks: Sequence[Mark]) -> dict[str, float]:
     return found
 
 
-def _token_positions(marks: Sequence[Mark], count: int) -> tuple[int, int]:
-    """Indices of the first and of the count-th token mark."""
-    positions = [i for i, (kind, _) in enumerate(marks) if kind is Kind.TOKEN]
-    return positions[0], positions[count - 1]
-
-
-class _Prefill:
-    """START … first token, cut into setup, vision work and prefill."""
-
-    def __init__(self, marks: Sequence[Mark]) -> None:
-        start, end = marks[0][1], marks[-1][1]
-        pieces = list(vision_pieces(vision_marks(marks)))
-        self.vision: dict[str, float] = {}
-        self.setup: float | None
-        for stage, begin, finish in pieces:
-            self.vision[stage] = self.vision.get(stage, 0.0) + (finish - begin)
-        if pieces:
-            self.setup = pieces[0][1] - start
-            self.prefill = end - pieces[-1][2]
-        else:
-            entered = next((t for kind, t in marks if kind in _FORWARD_ENTER), None)
-            self.setup = None if entered is None else entered - start
-            self.prefill = end - (start if entered is None else entered)
-
-
-def vision_marks(marks: Sequence[Mark]) -> list[Mark]:
+def _vision_marks(marks: Sequence[Mark]) -> list[Mark]:
     """Vision and projector marks before the language model is first entered, else all of them."""
     language = next((i for i, (kind, _) in enumerate(marks) if kind is Kind.ENTER_LANGUAGE), len(marks))
     before = [m for m in marks[:language] if m[0] in _ENTER or m[0] in _EXIT]
     return before or [m for m in marks if m[0] in _ENTER or m[0] in _EXIT]
 
 
-def vision_pieces(marks: Sequence[Mark]) -> Iterator[tuple[str, float, float]]:
+def _vision_pieces(marks: Sequence[Mark]) -> Iterator[tuple[str, float, float]]:
     """(stage, begin, end) of contiguous pieces from the first vision mark to the last."""
     stack: list[str] = []
     for (kind, begin), (following, end) in itertools.pairwise(marks):
