@@ -13,7 +13,7 @@ def write_report(kind: str, directory: Path, *, extra_figures: Sequence[str] = (
     """Write what an experiment promises: summary, phase file, figures, ``report.html`` and ``tables/``.
 
     Args:
-        kind: phase1, phase2, phase3 or none.
+        kind: phase1, phase2, phase3, interventions or none.
         directory: a run directory.
         extra_figures: entry points of ``vlmbench.figures``, drawn beside the experiment's own.
 
@@ -37,6 +37,10 @@ def write_report(kind: str, directory: Path, *, extra_figures: Sequence[str] = (
         from vlmbench.report.scaling import write_phase3
 
         text = write_phase3(directory).text
+    elif kind == "interventions":
+        from vlmbench.report.interventions import write_interventions
+
+        text = write_interventions(directory)
     else:
         return ""
     for name in extra_figures:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmbench.analysis.frames import BASELINE
 from vlmbench.records.files import strict, write_whole
 from vlmbench.records.reading import iter_lines
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
@@ -38,7 +39,7 @@ def write_phase_file(
     return write_whole(path, lambda file: _stream(file, head, results))
 
 
-def run_rows(directory: Path) -> Iterator[bytes]:
+def run_rows(directory: Path, *, arms: bool = False) -> Iterator[bytes]:
     """The results of a run directory as recorded: its measured requests, and what became of those that failed.
 
     Measured are the instrumented runs with status ``ok``. Warm-up, cold, bare and trace rows stay in
@@ -46,9 +47,15 @@ def run_rows(directory: Path) -> Iterator[bytes]:
     reported whatever the mode of the run that failed, because a bare run may come first and take the failure; but not
     one of a trace, whose request was measured all the same. There is one failure (the last) for each point, sample
     and repeat, and none that a later row made good (a run that was continued may have measured it).
+
+    Args:
+        directory: of the run.
+        arms: whether the arms of a comparison of methods count; without, only its baseline does.
     """
     kept = _failures_that_stand(directory)
     for number, (line, row) in enumerate(iter_lines(directory)):
+        if not arms and row.get("intervention", BASELINE) != BASELINE:
+            continue
         if number in kept or (row["status"] == Status.OK and row["mode"] == Mode.INSTRUMENTED):
             yield line
 

@@ -12,6 +12,7 @@ from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
 from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
+from vlmbench.report.scope_table import ARM_COLUMNS, arm_rows, scope_rows
 from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span
 
 Summary = Mapping[str, Any]
@@ -42,10 +43,14 @@ def grids(summary: Summary) -> list[Grid]:
     if name == PHASE1:
         made = [latency(summary), components(summary), parameters(summary)] if summary["distribution"] else []
         made += [memory(summary), energy(summary)]
+    elif name == "interventions":
+        made = [arms(summary)]
     elif "comparisons" in summary:
         made = [token_costs(row, number) for number, row in enumerate(summary["comparisons"])]
     else:
         made = [slopes(summary), floors(summary), memory(summary), energy(summary)]
+    if summary.get("scope"):
+        made.append(scope(summary))
     return [grid for grid in (*made, points(summary)) if grid.rows]
 
 
@@ -246,6 +251,18 @@ def token_costs(comparison: Mapping[str, Any], number: int = 0) -> Grid:
         columns=(("one more", False), *((name, True) for name in names)),
         rows=tuple(rows),
     )
+
+
+def arms(summary: Summary) -> Grid:
+    """Every arm of a comparison of methods against its baseline."""
+    rows = tuple(arm_rows(summary["arms"]))
+    return Grid(name="interventions", title="Methods beside their baseline", columns=ARM_COLUMNS, rows=rows)
+
+
+def scope(summary: Summary) -> Grid:
+    """What is inside the latencies of this run."""
+    rows = tuple(scope_rows(summary["scope"]))
+    return Grid(name="latency_scope", title="What is inside the number", columns=(("", False), ("", False)), rows=rows)
 
 
 def points(summary: Summary) -> Grid:

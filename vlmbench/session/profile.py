@@ -182,6 +182,9 @@ def _measure(
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
         states = runner.run(series)
+    if runner.arms.proofs:
+        held = read_json(job.directory / "proofs.json") or {}
+        write_json(job.directory / "proofs.json", {**held, **runner.arms.proofs})
     traces = measurement.trace_requests and any(probe.own_run for probe in probes)
     if limit is None or not traces:
         return states, set()

@@ -188,7 +188,7 @@ def _at_least(name: str, value: float | None, least: float) -> None:
 
 
 TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
-REPORTS = ("phase1", "phase2", "phase3", "none")
+REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")
 LOADS = ("none", "closed", "open")

@@ -35,6 +35,7 @@ CAPTIONS: Mapping[str, str] = {
     "at most where that is known.",
     "token_costs": "What one more token of each kind costs, and which stages it goes to.",
     "break_even": "How many tokens of one kind cost as much as one of another.",
+    "interventions": "What generate() takes in every arm, and what each arm saves of it. Grey is the model as it is.",
     "break_even_models": "Costs of tokens against each other, model by model.",
 }
 """Figure file to its words, in reading order."""

@@ -22,6 +22,7 @@ TITLES: Mapping[str, str] = {
     "phase2_scaling": "Time against token counts",
     "exp4b_language_tokens": "Time against output length",
     COMPARISON: "What tokens cost against each other",
+    "interventions": "What a method saves",
 }
 _SCALING = ("headline", "scaling", "too_few_points", "roofline", "launch_bound", "latency_model", "aa_check")
 _NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +30,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "phase2_scaling": _SCALING,
     "exp4b_language_tokens": _SCALING,
     COMPARISON: ("headline", "comparisons"),
+    "interventions": ("arms", "interventions", "skipped", "proofs", "scope"),
 }
 _STUDY = ("phase1", "phase2", "prompt_tokens", "phase3")
 _NOT_RUNS = frozenset({"figures", "tables", "traces", ".hydra", "ledger"})

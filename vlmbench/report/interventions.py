@@ -1,0 +1,124 @@
+"""What a comparison of methods leaves: summary, phase file, figures and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmbench.analysis import frames
+from vlmbench.analysis.interventions import ArmResult, Verdict, arm_results, skipped_arms
+from vlmbench.analysis.scope import latency_scope
+from vlmbench.figures.interventions import interventions_figure
+from vlmbench.figures.theme import save
+from vlmbench.records.files import strict, write_json
+from vlmbench.report.narrative.interventions import as_text, verdict
+from vlmbench.report.phase1_summary import provenance_of, read_json, records
+from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.schema import SCHEMA_VERSION
+
+EXPERIMENT, PROOFS = "interventions", "proofs.json"
+
+
+def write_interventions(directory: Path | str) -> str:
+    """Write ``summary.json``, ``interventions.json`` and ``figures/interventions*`` of a run directory.
+
+    Returns:
+        The answer in words.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+        MeasurementError: a file cannot be written.
+    """
+    directory = Path(directory)
+    frame = frames.load_runs(directory)
+    provenance = provenance_of(directory)
+    arms = arm_results(frame)
+    summary = summarise(frame, arms, provenance, read_json(directory / PROOFS) or {}, points=_points(directory))
+    write_json(directory / "summary.json", summary)
+    write_phase_file(
+        directory / f"{EXPERIMENT}.json",
+        experiment=EXPERIMENT,
+        provenance=provenance,
+        summary=summary,
+        results=run_rows(directory, arms=True),
+    )
+    draw(directory, arms, provenance)
+    return as_text(summary)
+
+
+def draw(directory: Path, arms: Sequence[ArmResult], provenance: Mapping[str, Any]) -> None:
+    """One figure a point of the sweep."""
+    points = list(dict.fromkeys(arm.point for arm in arms))
+    for number, point in enumerate(points):
+        figure = interventions_figure([arm for arm in arms if arm.point == point], provenance)
+        if figure is not None:
+            save(figure, directory / "figures", EXPERIMENT if len(points) == 1 else f"{EXPERIMENT}_{number + 1}")
+
+
+def summarise(
+    frame: pd.DataFrame,
+    arms: Sequence[ArmResult],
+    provenance: Mapping[str, Any],
+    proofs: Mapping[str, Any],
+    *,
+    points: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The findings as plain data, the content of ``summary.json``.
+
+    Args:
+        frame: all rows.
+        arms: every arm but the baselines.
+        provenance: content of ``provenance.json``.
+        proofs: content of ``proofs.json``.
+        points: how each series ended.
+    """
+    counts = frames.status_counts(frame)
+    summary: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "experiment_name": EXPERIMENT,
+        "arms": [arm.as_dict() for arm in arms],
+        "interventions": [row for arm in arms if (row := page_row(arm)) is not None],
+        "skipped": skipped_arms(frame),
+        "proofs": dict(proofs),
+        "scope": latency_scope(frame, provenance),
+        "runs": {
+            "rows": len(frame),
+            "status": frames.as_counts(counts, "status"),
+            "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
+            "failures": records(frames.failures(frame).head(20)),
+            "lines_left_out": frame.attrs.get("lines_left_out", 0),
+        },
+        "flags": frames.as_counts(frames.flag_counts(frames.arms(frame)), "flag"),
+        "stopping": list(points),
+    }
+    plain: dict[str, Any] = strict(summary)
+    return plain
+
+
+def page_row(arm: ArmResult) -> dict[str, Any] | None:
+    """An arm as the page's chart and table take it; None where generate() was not timed."""
+    total = arm.savings.get("T_total")
+    if total is None:
+        return None
+    entry = total.as_dict()
+    where = f" at {arm.point}" if arm.point else ""
+    return {
+        "arm": f"{arm.label}{where}",
+        "saved_ms": total.saved.value,
+        "low": total.saved.low,
+        "high": total.saved.high,
+        "control": arm.role == "control",
+        "predicted_ms": sum(arm.promised_ms.values()) if arm.promised_ms else None,
+        "own_ms": arm.method_ms.get("total"),
+        "kept_tokens": arm.kept,
+        "kernels": "unlike: kernel + tokens" if arm.unlike_kernels else "the baseline's",
+        "verdict": verdict(entry) if total.verdict is Verdict.NO_DIFFERENCE else str(total.verdict),
+    }
+
+
+def _points(directory: Path) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = (read_json(directory / "points.json") or {}).get("points", [])
+    return found
