@@ -105,6 +105,7 @@ class ArmResult:
         promised_ms: stage column to what FLOPs promise: the baseline's time there times the share of FLOPs saved.
         vision_tokens, kept: seen by the language model without the method, and kept (mean over layers).
         kept_by_layer: in words.
+        kernels_seen: whether the attention kernels of any tower were observed.
         unlike_kernels: towers whose attention kernels are not the baseline's.
         kernel_ms: where kernels differ and the arm was run with all tokens too: what the kernels alone save.
         tokens_equal, tokens_compared: leading tokens of the answer equal to the baseline's, median; how many there are.
@@ -126,6 +127,7 @@ class ArmResult:
     vision_tokens: float | None = None
     kept: float | None = None
     kept_by_layer: str = ""
+    kernels_seen: bool = False
     unlike_kernels: tuple[str, ...] = ()
     kernel_ms: float | None = None
     tokens_equal: float | None = None
@@ -150,7 +152,7 @@ class ArmResult:
 
 
 def arm_results(frame: pd.DataFrame) -> list[ArmResult]:
-    """Every arm but the baselines, point by point in the order of the rows; empty where no methods were compared."""
+    """Every arm but the baselines, point by point; empty where no methods were compared."""
     rows = frames.arms(frame)
     found: list[ArmResult] = []
     for point, group in _points(rows):
@@ -159,8 +161,9 @@ def arm_results(frame: pd.DataFrame) -> list[ArmResult]:
             continue
         others = group[group["intervention_role"].ne("baseline")]
         by_arm = {str(arm): part for arm, part in others.groupby("point_id", observed=True, sort=False)}
-        for part in by_arm.values():
-            found.append(_result(point, part, baseline, by_arm))
+        here = [_result(point, part, baseline, by_arm) for part in by_arm.values()]
+        # the larger shares first, a method before its controls
+        found += sorted(here, key=lambda arm: (-(arm.keep or 0.0), arm.role != "method", arm.label))
     return found
 
 
@@ -191,8 +194,9 @@ def _result(point: str, rows: pd.DataFrame, baseline: pd.DataFrame, arms: Mappin
         method_ms=_own_time(rows),
         promised_ms=_promised(rows, baseline),
         vision_tokens=_median(baseline, "num_vision_tokens"),
-        kept=_median(rows, "num_vision_tokens_kept_mean") or _median(rows, "num_vision_tokens"),
+        kept=_kept(rows, baseline),
         kept_by_layer=_text(first.get("kept_by_layer")),
+        kernels_seen=any(_text(first.get(f"attention_kernel_{tower}")) for tower in _KERNELS),
         unlike_kernels=unlike,
         kernel_ms=_kernels_alone(first, baseline, arms) if unlike else None,
         tokens_equal=equal,
@@ -219,6 +223,13 @@ def _saving(together: pd.DataFrame, metric: str) -> Saving | None:
     if not known.any():
         return None
     return Saving(metric=metric, saved=median(saved[known]), baseline_ms=float(np.median(before[known])))
+
+
+def _kept(rows: pd.DataFrame, baseline: pd.DataFrame) -> float | None:
+    """Vision tokens that the language model works on, mean over layers; None where the arm leaves them alone."""
+    observed = _median(rows, "num_vision_tokens_kept_mean")
+    seen = _median(rows, "num_vision_tokens")
+    return observed if observed is not None or seen == _median(baseline, "num_vision_tokens") else seen
 
 
 def _own_time(rows: pd.DataFrame) -> dict[str, float]:

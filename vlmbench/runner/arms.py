@@ -250,5 +250,8 @@ class Arms:
 
         short = replace(prepared, output=Output(max_new_tokens=_KERNEL_TOKENS, forced=True))
         with attached(self.model, request, short), watch_kernels(self.model) as seen:
-            answer(self.model, short, _KERNEL_TOKENS)
+            if self.model.compile:
+                answer(self.model, short, _KERNEL_TOKENS)  # uncompiled: what is compiled must not hold the watching
+            else:
+                self.model.generate(short)
         return seen[0].values()

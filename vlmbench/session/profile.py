@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, InputError
@@ -183,13 +185,18 @@ def _measure(
         )
         states = runner.run(series)
     if runner.arms.proofs:
-        held = read_json(job.directory / "proofs.json") or {}
-        write_json(job.directory / "proofs.json", {**held, **runner.arms.proofs})
+        _keep_proofs(job.directory / "proofs.json", runner.arms.proofs)
     traces = measurement.trace_requests and any(probe.own_run for probe in probes)
     if limit is None or not traces:
         return states, set()
     traced = {point for point, mode, _ in store.counts if mode == Mode.TRACE}  # failures, too, have rows
     return states, {s.series.point_id for s in states if s.measured} - traced
+
+
+def _keep_proofs(path: Path, proofs: Mapping[str, Any]) -> None:
+    """Write how methods proved themselves, beside what earlier sessions wrote."""
+    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**held, **proofs})
 
 
 def _stamp(model: VisionLanguageModel) -> dict[str, Any]:

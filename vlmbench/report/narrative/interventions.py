@@ -55,7 +55,8 @@ def _saved(arm: Mapping[str, Any]) -> Iterator[str]:
         return
     kept = _kept(arm)
     kinds = " (kernel + tokens: its attention kernels are not the baseline's)" if arm["unlike_kernels"] else ""
-    yield f"{arm['label']}{_where(arm)}{kept}: generate() is {verdict(total)}{kinds}."
+    says = "shows" if total["verdict"] == "no difference" else "has" if total["verdict"] == "too few pairs" else "is"
+    yield f"{arm['label']}{_where(arm)}{kept}: generate() {says} {verdict(total)}{kinds}."
     stages = [
         f"{name} {verdict(entry)}"
         for name, entry in arm["savings"].items()
@@ -63,8 +64,8 @@ def _saved(arm: Mapping[str, Any]) -> Iterator[str]:
     ]
     if stages:
         yield f"By stage: {'; '.join(stages)}."
-    if promised := arm["promised_ms"]:
-        yield _promise(total, sum(promised.values()))
+    if sum(arm["promised_ms"].values()):
+        yield _promise(total, sum(arm["promised_ms"].values()))
     if own := arm["method_ms"]:
         where = ", ".join(f"{ms(value)} in {stage}" for stage, value in own.items() if stage != "total")
         yield f"Its own work takes {ms(own['total'])} of that ({where}), which is inside these times."
@@ -87,8 +88,11 @@ def _kept(arm: Mapping[str, Any]) -> str:
 
 def _promise(total: Mapping[str, Any], promised: float) -> str:
     saved = total["saved_ms"]["value"]
-    ratio = f"; {percent(saved / promised)} of the promise came true" if promised > 0 and saved is not None else ""
-    return f"FLOPs promised {ms(promised)}{ratio}."
+    if promised <= 0 or saved is None:
+        return f"FLOPs promised {ms(promised)}."
+    if saved <= 0:
+        return f"FLOPs promised {ms(promised)}; none of it came true."
+    return f"FLOPs promised {ms(promised)}; {percent(saved / promised)} of it came true."
 
 
 def _length(arm: Mapping[str, Any]) -> Iterator[str]:
@@ -129,8 +133,10 @@ def _kernels(arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     unlike = {f"{arm['label']} ({', '.join(arm['unlike_kernels'])})" for arm in arms if arm["unlike_kernels"]}
     if unlike:
         yield f"Attention kernels differ from the baseline's in {'; '.join(sorted(unlike))}."
-    elif arms:
+    elif any(arm["kernels_seen"] for arm in arms):
         yield "Attention kernels are the baseline's in every arm and tower, as far as they were seen."
+    elif arms:
+        yield "No attention kernel was seen in any arm, so it is not known whether they are the baseline's."
 
 
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> Iterator[str]:

@@ -17,12 +17,13 @@ from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
 from vlmbench.report.phase1_summary import provenance_of, read_json
 
 COMPARISON = "exp5_token_comparison"
+INTERVENTIONS = "interventions"
 TITLES: Mapping[str, str] = {
     PHASE1: "Latency of a data set, part by part",
     "phase2_scaling": "Time against token counts",
     "exp4b_language_tokens": "Time against output length",
     COMPARISON: "What tokens cost against each other",
-    "interventions": "What a method saves",
+    INTERVENTIONS: "What a method saves",
 }
 _SCALING = ("headline", "scaling", "too_few_points", "roofline", "launch_bound", "latency_model", "aa_check")
 _NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "phase2_scaling": _SCALING,
     "exp4b_language_tokens": _SCALING,
     COMPARISON: ("headline", "comparisons"),
-    "interventions": ("arms", "interventions", "skipped", "proofs", "scope"),
+    INTERVENTIONS: ("arms", "interventions", "skipped", "proofs", "scope"),
 }
 _STUDY = ("phase1", "phase2", "prompt_tokens", "phase3")
 _NOT_RUNS = frozenset({"figures", "tables", "traces", ".hydra", "ledger"})

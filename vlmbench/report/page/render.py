@@ -10,10 +10,10 @@ from typing import Any
 
 from vlmbench import __version__
 from vlmbench.figures.theme import caption
-from vlmbench.report.narrative import phase1, scaling
+from vlmbench.report.narrative import interventions, phase1, scaling
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.contents import page_data
-from vlmbench.report.page.parts import COMPARISON, TITLES, Part, parts_of
+from vlmbench.report.page.parts import COMPARISON, INTERVENTIONS, TITLES, Part, parts_of
 from vlmbench.report.provenance_table import facts, software
 from vlmbench.report.table_cells import grids
 from vlmbench.report.terminal_tables import memory
@@ -130,6 +130,8 @@ def _section(part: Part) -> dict[str, Any]:
 def _answers(part: Part) -> Iterator[tuple[str, Sequence[str]]]:
     if part.is_phase1:
         yield from phase1.answers(part.summary, part.provenance)
+    elif part.experiment == INTERVENTIONS:
+        yield from interventions.answers(part.summary)
     elif part.experiment != COMPARISON:
         yield from scaling.answers(part.summary)
     else:
