@@ -30,7 +30,9 @@ DRIVER = """
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
-    from vlmbench import config as schema, session, validate
+    from vlmbench.cli import config as schema, validate
+    from vlmbench.session import profile as session
+    from vlmbench.machine.installation import conf_dir
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.machine.installation import code_state
     from vlmbench.records.store import RecordStore
@@ -38,7 +40,7 @@ DRIVER = """
 
     root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(11)
     schema.register()
-    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides=[
             "experiment=smoke", "report=none", "dataset.num_samples=20", "output.tokens=2", "measurement.warmup.max_runs=2",
             "measurement.repeats=8", "progress=false", "probe=[timeline]", "device_peaks=none"])
