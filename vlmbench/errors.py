@@ -15,11 +15,23 @@
     ├── SampleError            –        one sample cannot be used (its row becomes ``error``)
     └── MeasurementError       exit 1   the measurement itself broke
         └── StoreError         exit 1   a row cannot be kept: the disk is full or gone
+            └── RowsLostError  exit 1   the records file was removed, replaced or moved under the run
 
 A message has one or two lines: what was given, what is allowed, what to do.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: all points ok; some failed or none could be measured; refused before anything was measured; to be
+continued by the same command."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class VlmbenchError(Exception):
@@ -78,3 +90,15 @@ class MeasurementError(VlmbenchError):
 
 class StoreError(MeasurementError):
     """A row cannot be kept: the disk is full, gone or not writable; rows stored before are intact."""
+
+
+class RowsLostError(StoreError):
+    """The records file is not where it was opened; the message says where its rows are.
+
+    Args:
+        moved_to: the directory that holds the rows now; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, moved_to: Path | None = None) -> None:
+        super().__init__(message)
+        self.moved_to = moved_to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,12 @@ def nearest(given: str, allowed: Sequence[str], most: int = 3) -> str:
     """List the allowed names that are most like what was given; the first ones where none is like it."""
     near = difflib.get_close_matches(given, allowed, n=most, cutoff=0.4) or list(allowed)[:most]
     return ", ".join(near)
+
+
+def say(message: str) -> None:
+    """Write a line for the user on the error output, at once: the process may be about to end."""
+    sys.stderr.write(f"vlmbench: {message}\n")
+    sys.stderr.flush()
 
 
 def shown(path: Path) -> str:

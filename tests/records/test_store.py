@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.records import store as store_module
-from vlmbench.records.reading import RECORDS_NAME, iter_rows
-from vlmbench.records.store import TORN_NAME, KeySet, RecordStore
+from vlmbench.records.reading import RECORDS_NAME, KeySet, iter_rows
+from vlmbench.records.store import TORN_NAME, RecordStore
 from vlmbench.schema import Mode, Record, Status
 
 
@@ -349,10 +349,8 @@ def test_memory_of_the_store_is_a_few_bytes_a_row() -> None:
     assert ("vision_tokens=64", "0", 1, "bare") not in keys
 
 
-@given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 3)), max_size=40), st.integers(1, 5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_key_set_is_a_set(monkeypatch: pytest.MonkeyPatch, keys: list[tuple[str, int]], recent: int) -> None:
-    monkeypatch.setattr("vlmbench.records.store._RECENT", recent)
+@given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 3)), max_size=40))
+def test_a_key_set_is_a_set(keys: list[tuple[str, int]]) -> None:
     ours = KeySet()
     for number, key in enumerate(keys):
         ours.add(key)

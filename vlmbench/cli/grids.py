@@ -8,8 +8,9 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table, without_studies
-from vlmbench.cluster.submit import conclude, say
+from vlmbench.cluster.submit import conclude
 from vlmbench.errors import ConfigError
+from vlmbench.text import say
 
 _SHOWN = 200
 

@@ -27,18 +27,26 @@ from vlmbench.cli import config as schema
 from vlmbench.cli import hydra_errors, validate
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.overrides import arranged
-from vlmbench.errors import DirectoryConflictError, VlmbenchError
+from vlmbench.errors import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    DirectoryConflictError,
+    RowsLostError,
+    VlmbenchError,
+)
 from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
-from vlmbench.text import shown
+from vlmbench.session.signals import interrupt_on_signals
+from vlmbench.text import say, shown
 
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.session.job import Job
 
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TRACEBACK = "VLMBENCH_TRACEBACK"
 _SHOWN = 10
 _statuses: list[int] = []  # of the jobs of this process
@@ -59,7 +67,7 @@ def main() -> NoReturn:
             sys.exit(Follower(team, load).follow())
     except VlmbenchError as error:
         if os.environ["RANK"] == "0":
-            _say(str(error))
+            say(str(error))
         sys.exit(error.exit_status)
 
 
@@ -67,23 +75,24 @@ def _main() -> NoReturn:
     want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
     schema.register()
+    interrupt_on_signals()
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
         sys.argv[1:] = arranged(sys.argv[1:])
         entry()
     except KeyboardInterrupt:
         if not _stopped:  # else the job and its launcher have said so
-            _say(f"interrupted; {_onward[-1]}" if _onward else "interrupted before anything was measured")
+            say(f"interrupted; {_onward[-1]}" if _onward else "interrupted before anything was measured")
         sys.exit(INTERRUPTED)
     except (HydraException, OmegaConfBaseException, VlmbenchError) as error:
         if want_traceback:
             traceback.print_exc()
-        _say(hydra_errors.compact(error))
+        say(hydra_errors.compact(error))
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
     except (OSError, ValueError) as error:
         if want_traceback or (words := hydra_errors.before_any_run(error)) is None:
             raise
-        _say(words)
+        say(words)
         sys.exit(FAILED if _statuses else BAD_INPUT)
     sys.exit(overall(_statuses))
 
@@ -93,7 +102,7 @@ def job(config: DictConfig) -> int:
 
     The truth about its end is in the run directory (``outcome.json``); the return value repeats it.
     """
-    from vlmbench.records.outcome import OutcomeFile, State
+    from vlmbench.records.outcome import Cause, OutcomeFile, State
     from vlmbench.session import ending
     from vlmbench.session.ending import to_continue
 
@@ -106,8 +115,8 @@ def job(config: DictConfig) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
         reason = f"interrupted; {again}"
-        ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason)
-        _say(reason)
+        ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
+        say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
         if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK):
@@ -116,10 +125,12 @@ def job(config: DictConfig) -> int:
             resolved: Any = OmegaConf.to_container(config, resolve=True)
             ending.note_refusal(outcome, error, resolved)
         else:
+            if isinstance(error, RowsLostError):
+                outcome.follow(error.moved_to)  # beside the rows, wherever they are now
             ending.keep(outcome, State.FAILED, exit_status=status, error=error)
-        _say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
+        say(str(error) if isinstance(error, VlmbenchError) else f"{type(error).__name__}: {error}")
     _statuses.append(status)
-    if status == INTERRUPTED and "measurement.time_limit_s" not in (outcome.now.reason or ""):
+    if status == INTERRUPTED and outcome.now.cause != Cause.TIME_LIMIT:
         _stopped.append(outcome.directory.name)
     return status
 
@@ -136,7 +147,7 @@ def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> No
     more = f" and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""
     undone = f"not begun: {'; '.join(rest[:_SHOWN])}{more}" if rest else "all were begun"
     onward = _onward[-1] if _onward else "run the same command again to continue"
-    _say(f"the sweep ends here, {_statuses.count(OK)} of {len(jobs)} jobs ok, {undone}\n{onward}")
+    say(f"the sweep ends here, {_statuses.count(OK)} of {len(jobs)} jobs ok, {undone}\n{onward}")
 
 
 def is_stopped() -> bool:
@@ -185,10 +196,6 @@ def overall(statuses: list[int]) -> int:
     return BAD_INPUT if set(statuses) == {BAD_INPUT} else FAILED
 
 
-def _say(message: str) -> None:
-    sys.stderr.write(f"vlmbench: {message}\n")
-
-
 class Outcomes(Callback):
     """After a multirun: what became of each job, from the files they wrote, wherever they ran."""
 
@@ -211,10 +218,10 @@ class Outcomes(Callback):
         outcomes = {folder.name: outcome for folder in folders if (outcome := read_outcome(folder)) is not None}
         for name, outcome in outcomes.items():
             if outcome.exit_status != OK:
-                _say(f"{name}: {outcome.state}: {outcome.reason or 'no word from it'}")
+                say(f"{name}: {outcome.state}: {outcome.reason or 'no word from it'}")
         if not _statuses:  # the jobs ran in other processes
             _statuses[:] = [FAILED if o.exit_status is None else o.exit_status for o in outcomes.values()]
-        _say(f"{_statuses.count(OK)} of {len(_statuses)} jobs ok in {sweep_dir}")
+        say(f"{_statuses.count(OK)} of {len(_statuses)} jobs ok in {sweep_dir}")
 
 
 for _chatty in ("matplotlib", "fontTools", "huggingface_hub", "urllib3", "httpx"):

@@ -9,20 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vlmbench.errors import InputError
+from vlmbench.errors import BAD_INPUT, FAILED, INTERRUPTED, InputError
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import SUBMITTED_SOURCE
+from vlmbench.session.signals import interrupt_on_signals
 
-INTERRUPTED = 130
-_FAILED = 1
-_BAD_INPUT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +31,7 @@ def main(task_file: str) -> NoReturn:
         status = INTERRUPTED
     except InputError as error:
         sys.stderr.write(f"vlmbench: {error}\n")
-        status = _BAD_INPUT
+        status = BAD_INPUT
     sys.exit(status)
 
 
@@ -48,25 +45,20 @@ def run(task_file: Path) -> int:
     content = _read(task_file)
     directory = task_file.absolute().parents[3] / content["directory"]
     os.environ[SUBMITTED_SOURCE] = content["source_sha256"]  # compared with what runs
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, _interrupt)  # until the run sets its own: nothing is measured yet, so end at once
+    interrupt_on_signals()  # until the run sets its own: nothing is measured yet, so end at once
     began = time.monotonic()
     try:
         from vlmbench.cli.compose import run_saved
 
         status = run_saved(content["config"], directory=directory, overrides=content["overrides"])
     except Exception as error:  # the code changed while the job waited, say: the job function itself never raises
-        status = _FAILED
+        status = FAILED
         OutcomeFile(directory).end(State.FAILED, exit_status=status, error=error)
         _log.exception("the task could not be started")
     _log.info("exit status %d after %.0f s in %s", status, time.monotonic() - began, content["directory"])
     if status == INTERRUPTED:
         _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
     return status
-
-
-def _interrupt(number: int, _: Any) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _read(task_file: Path) -> dict[str, Any]:

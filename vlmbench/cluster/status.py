@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Run, Submission, Task, find_runs
-from vlmbench.errors import InputError
+from vlmbench.errors import INTERRUPTED, InputError
 from vlmbench.records.lock import is_held
 from vlmbench.records.outcome import Outcome, State, read_outcome
 
@@ -56,7 +56,6 @@ def _tail(file: Path) -> str | None:
 
 
 LOST_AFTER_S = 60.0
-_INTERRUPTED = 130
 
 
 class RunState(StrEnum):
@@ -85,6 +84,7 @@ class RunStatus:
         outcome: its own account, if it ever wrote one.
         job_id: of the scheduler.
         reason: why it waits, failed or is lost, one or two lines.
+        unanswered: whether it is unknown because the scheduler does not answer.
         left_s: estimate of the time left from the points done, else what is left of its time limit; None if unknown.
     """
 
@@ -94,6 +94,7 @@ class RunStatus:
     job_id: str | None = None
     reason: str | None = None
     left_s: float | None = None
+    unanswered: bool = False
 
     @property
     def exit_status(self) -> int:
@@ -101,9 +102,9 @@ class RunStatus:
         if self.state == RunState.DONE:
             return 0
         if self.state == RunState.INTERRUPTED:
-            return _INTERRUPTED
+            return INTERRUPTED
         own = self.outcome.exit_status if self.outcome is not None else None
-        if self.state == RunState.FAILED and own and own != _INTERRUPTED:  # else an earlier attempt's
+        if self.state == RunState.FAILED and own and own != INTERRUPTED:  # else an earlier attempt's
             return own
         return 1
 
@@ -217,7 +218,7 @@ class _Slurm:
     def judge(self, run: Run, outcome: Outcome | None, job_id: str | None) -> RunStatus:
         ours = outcome if outcome is not None and _is_of(outcome, run, job_id) else None
         job = (self.waiting or {}).get(job_id or "")
-        left_s = None
+        left_s, silent = None, False
         if ours is not None and ours.state == State.DONE:
             state, reason = RunState.DONE, None
         elif job is not None and job.state in slurm.WAITING:
@@ -226,14 +227,16 @@ class _Slurm:
             state, reason, left_s = RunState.RUNNING, None, _time_left(ours, job.left_s)
         elif ours is not None and ours.state != State.RUNNING:
             state, reason = RunState(ours.state), ours.reason
+        elif silent := self.waiting is None:
+            state, reason = RunState.UNKNOWN, "Slurm does not answer"
         else:
             state, reason = self._without_trace(run, ours, job_id)
-        return RunStatus(run=run, state=state, outcome=outcome, job_id=job_id, reason=reason, left_s=left_s)
+        return RunStatus(
+            run=run, state=state, outcome=outcome, job_id=job_id, reason=reason, left_s=left_s, unanswered=silent
+        )
 
     def _without_trace(self, run: Run, ours: Outcome | None, job_id: str | None) -> tuple[RunState, str]:
         """A job that is not in the queue and left no result."""
-        if self.waiting is None:
-            return RunState.UNKNOWN, "Slurm does not answer"
         end = self.ended.get(job_id or "")
         assert run.submission is not None
         if end is not None and end.state not in slurm.ALIVE:

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from vlmbench.machine.installation import package_dir, source_sha256
 from vlmbench.records.lock import holder_of
 from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import check_directory
+from vlmbench.text import say
 
 _log = logging.getLogger(__name__)
 _SHOWN_FAILURES = 20
@@ -121,7 +121,7 @@ def _on_their_way(sweep_dir: Path, missing: Composed) -> set[int]:
     }
     states = status_of(list(asked.values()))
     going = {RunState.QUEUED, RunState.RUNNING}
-    silent = [one for one in states if one.state == RunState.UNKNOWN and one.reason == "Slurm does not answer"]
+    silent = [one for one in states if one.unanswered]
     if silent:
         raise InputError(
             f"Slurm does not answer, so nobody knows whether {len(silent)} earlier tasks of '{sweep_dir}' still run.\n"
@@ -210,12 +210,6 @@ def say_next(sweep_dir: Path) -> None:
 
     where = shlex.quote(f"runs={sweep_dir}")
     say(f"next: python -m vlmbench experiment=status {where}   (then experiment=collect; or experiment=cancel)")
-
-
-def say(message: str) -> None:
-    """A line for the user."""
-    sys.stderr.write(f"vlmbench: {message}\n")
-    sys.stderr.flush()
 
 
 # End the runs of a grid that are queued or running, from any host.

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmbench.data.archive import read_image_file
 from vlmbench.data.options import check_num_samples, check_prompt, fill, take
-from vlmbench.errors import InputError, SampleError
+from vlmbench.errors import InputError, SampleError, first_line
 from vlmbench.request import ImageSource, Sample
 
 
@@ -89,9 +89,8 @@ class HubDataset:
                 str(folder) if folder.is_dir() else path, self.config_name, split=self.split, revision=self.revision
             )
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"data set {path}, split {self.split}, cannot be loaded: {first_line}\n"
+                f"data set {path}, split {self.split}, cannot be loaded: {first_line(error)}\n"
                 "Without network, set dataset.path to a folder written by save_to_disk where there is one (or fill the "
                 "cache there, HF_HOME, and set HF_HUB_OFFLINE=1)"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -84,7 +85,8 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     program = shutil.which("git")
     if program is None:
         return None
-    command = [program, "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    safe = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *_without_filters(program, folder)]
+    command = [program, "--no-optional-locks", *safe, "-C", str(folder), *arguments]
     try:
         done = subprocess.run(  # noqa: S603  # a fixed program, arguments from this module
             command, capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
@@ -92,6 +94,23 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+@cache
+def _without_filters(program: str, folder: Path) -> tuple[str, ...]:
+    """Options that switch off the filters (``clean``, ``smudge``, ``process``) that a checkout's configuration names:
+    git would run them, on files that their attributes choose, to find out what changed.
+    """
+    command = [program, "-C", str(folder), "config", "--null", "--name-only", "--get-regexp", r"^filter\..*$"]
+    try:
+        done = subprocess.run(  # noqa: S603  # a fixed program; asking for names runs no filter
+            command, capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    names = [name.decode("utf-8", "surrogateescape") for name in done.stdout.split(b"\0") if name]
+    values = {name: "false" if name.lower().endswith(".required") else "" for name in names}
+    return tuple(option for name, value in values.items() for option in ("-c", f"{name}={value}"))
 
 
 def conf_dir() -> Path:

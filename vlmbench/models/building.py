@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import DeviceError, ModelError
+from vlmbench.errors import DeviceError, ModelError, first_line
 from vlmbench.models.checkpoint import (
     check_folder,
     check_tensors,
@@ -77,7 +77,7 @@ def random_module(config: Any, where: Placement, *, attn_implementation: str | N
         with torch.device(where.device):
             return _from_config(config, **options).eval()
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"'{name}' does not fit on {where.device}: {_line(error)}") from error
+        raise DeviceError(f"'{name}' does not fit on {where.device}: {first_line(error)}") from error
 
 
 def _check_fits(config: Any, where: Placement, *, name: str) -> None:
@@ -110,7 +110,7 @@ def _split_random(config: Any, where: Placement, options: dict[str, Any], *, nam
     except (ValueError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise ModelError(f"'{name}' cannot be split over {where.processes} processes: {_line(error)}") from error
+        raise ModelError(f"'{name}' cannot be split over {where.processes} processes: {first_line(error)}") from error
     tensor_parallel.equalise(module)
     return module
 
@@ -176,12 +176,12 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         _check_memory(spec, where)
         module, info = transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
+        raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {first_line(error)}") from error
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(_why_not_loaded(spec, error)) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors") or type(error).__name__ == "SafetensorError":
-            which = damaged_files(_folder(spec)) or _line(error)
+            which = damaged_files(_folder(spec)) or first_line(error)
             raise ModelError(
                 f"the weights of '{spec.source}' are damaged or cut off: {which}; get them again"
             ) from error
@@ -191,7 +191,7 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         try:
             module = module.to(where.device)
         except torch.OutOfMemoryError as error:
-            raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {_line(error)}") from error
+            raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {first_line(error)}") from error
     return module.eval()
 
 
@@ -225,7 +225,7 @@ def _check_memory(spec: ModelSpec, where: Placement) -> None:
 
 
 def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
-    line = _line(error)
+    line = first_line(error)
     if spec.path is None and isinstance(error, OSError) and not hub_reachable():
         return (
             f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
@@ -290,10 +290,6 @@ def input_device(module: Any, default: torch.device) -> torch.device:
     parameter = next(embeddings.parameters(), None) if embeddings is not None else None
     device: torch.device = parameter.device if parameter is not None and parameter.device.type != "meta" else default
     return device
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
 
 
 # How the experts of a mixture run: in a loop, grouped, or batched. It decides the latency of every such model.

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError
+from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, first_line
 from vlmbench.models import building
 from vlmbench.models.building import choose_experts, count_parameters, hub_options, module_on_meta
 from vlmbench.models.parallel import tensor_parallel
@@ -88,14 +88,23 @@ def _embedding_rows(module: Any) -> int | None:
 __all__ = ["TransformersModel", "build_config", "count_parameters", "load", "module_on_meta"]
 
 
-def import_plugin(name: str | None) -> None:
-    """Import the module that registers an architecture of its own.
+def import_plugin(spec: ModelSpec) -> None:
+    """Import the module that registers an architecture of its own, where a model's YAML names one.
+
+    A module of this package may always be imported; any other runs code that the YAML's author chose, so it takes
+    ``trust_remote_code``, as Python files of a checkpoint do.
 
     Raises:
-        ModelError: it cannot be imported.
+        ModelError: it cannot be imported, or is not trusted.
     """
+    name = spec.plugin
     if name is None:
         return
+    if name.split(".")[0] != __name__.split(".")[0] and not spec.trust_remote_code:
+        raise ModelError(
+            f"'plugin' {name!r} is a Python module from elsewhere, whose code would run; "
+            "set model.trust_remote_code=true if you trust it"
+        )
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -109,7 +118,7 @@ def build_config(spec: ModelSpec) -> Any:
         ModelError: this transformers has no such architecture, or refuses an argument.
     """
     transformers = transformers_library()
-    import_plugin(spec.plugin)
+    import_plugin(spec)
     arguments = {key: _plain(value) for key, value in spec.config.items()}
     model_type = arguments.pop("model_type", None)
     try:
@@ -164,7 +173,7 @@ def load(spec: ModelSpec, runtime: Runtime | None = None, *, seed: int = 0) -> T
 
 def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> TransformersModel:
     """The model, or this process's share of it."""
-    import_plugin(spec.plugin)
+    import_plugin(spec)
     where = _placement(runtime, team)
     if team is not None:
         tensor_parallel.connect(team, where.device)
@@ -264,7 +273,7 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
     import torch
     from transformers import AutoModelForImageTextToText
 
-    import_plugin(spec.plugin)
+    import_plugin(spec)
     config, processor = _config_and_processor(spec)
     kind: torch.dtype = getattr(torch, dtype)
     auto: Any = AutoModelForImageTextToText
@@ -287,9 +296,8 @@ def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(str(spec.source), **options)
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"'{spec.source}' has no configuration that can be read ({reason}); "
+            f"'{spec.source}' has no configuration that can be read ({first_line(error)}); "
             "give a folder with config.json and the processor's files, or use model.weights=random"
         ) from error
     return config, load_processor(str(spec.source), model_type=config.model_type, options=options)

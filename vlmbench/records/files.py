@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.errors import MeasurementError
+
+NO_LINK = (
+    "is a link, and vlmbench follows none when it writes: what it points to may be another's.\n"
+    "Remove the link, or choose another directory with output_dir=DIR."
+)
+
+
+def is_link_error(error: OSError) -> bool:
+    """Whether a file was not opened because its name is a symbolic link (``O_NOFOLLOW``)."""
+    return error.errno == errno.ELOOP
+
 
 Content = str | bytes | Callable[[BinaryIO], object]
 
@@ -34,7 +46,7 @@ def write_whole(path: Path, content: Content, *, mode: int | None = None) -> Pat
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=_PART)
     except OSError as error:
         raise MeasurementError(_cannot(path, error)) from error
     try:
@@ -100,6 +112,36 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+_PART = ".part"
+_STRAY_DEPTH = 2
+
+
+def remove_stray_parts(directory: Path) -> list[Path]:
+    """Remove what writers that were killed left half-written; call it while holding the lock of ``directory``.
+
+    Folders below that have a lock of their own (the parts of a study) are left to their holders.
+
+    Returns:
+        The files that were removed.
+    """
+    removed = []
+    for folder in _folders(Path(directory), _STRAY_DEPTH):
+        for path in folder.glob(f".*{_PART}"):
+            if path.is_file() and not path.is_symlink():
+                with suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+def _folders(directory: Path, depth: int) -> Iterator[Path]:
+    yield directory
+    if depth:
+        for below in directory.iterdir():
+            if below.is_dir() and not below.is_symlink() and not (below / ".run.lock").exists():
+                yield from _folders(below, depth - 1)
 
 
 def _umask_mode() -> int:

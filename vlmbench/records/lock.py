@@ -24,6 +24,7 @@ from typing import Self
 import psutil
 
 from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.records.files import NO_LINK, is_link_error
 
 LOCK_NAME = ".run.lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -103,13 +104,15 @@ class RunLock:
             self.directory.mkdir(parents=True, exist_ok=True)
             if self.break_lock:
                 self._set_aside_held_elsewhere()
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
                 self._take()
             except BaseException:
                 self._close()
                 raise
         except OSError as error:
+            if is_link_error(error):
+                raise InputError(f"'{self.path}' {NO_LINK}") from error
             raise InputError(
                 f"cannot lock the run directory '{self.directory}': {error.strerror or error}.\n"
                 "Make it writable, or choose another directory with output_dir=DIR."
@@ -159,7 +162,7 @@ class RunLock:
     def _set_aside_held_elsewhere(self) -> None:
         """A dead host's kernel lock may stay at the lock server: such a lock file is renamed, a new one made."""
         with suppress(FileNotFoundError):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 if _flock(descriptor) is not False:
                     return

@@ -22,6 +22,7 @@ from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.redact import shareable
 
 OUTCOME_NAME = "outcome.json"
+_LAST_UNIX_S = 1e11  # the year 5138
 
 
 class State(StrEnum):
@@ -31,6 +32,14 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # by a signal or a time limit: resumable
+
+
+class Cause(StrEnum):
+    """Why a run was interrupted."""
+
+    STOPPED = "stopped"  # by a signal or Ctrl-C
+    TIME_LIMIT = "time_limit"  # its own, measurement.time_limit_s
+    REFUSED = "refused"  # it was not continued, on unlike hardware, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,8 @@ class Outcome:
         attempt: counts the processes that worked here, from 0.
         host: hash of the host's name. pid: of the process. job_id: Slurm's (``12_3`` for a task of an array).
         slurm: further ids of the job.
+        cause: why it was interrupted, for programs; None for another end.
+        before: of a run that was not continued, the reason of its end before that.
     """
 
     state: State
@@ -66,6 +77,8 @@ class Outcome:
     pid: int = 0
     job_id: str | None = None
     slurm: dict[str, str] = field(default_factory=dict)
+    cause: Cause | None = None
+    before: str | None = None
 
 
 def read_outcome(directory: Path) -> Outcome | None:
@@ -78,11 +91,30 @@ def read_outcome(directory: Path) -> Outcome | None:
     try:
         found = json.loads(path.read_bytes())
         known = {f.name for f in fields(Outcome)}  # a newer version may have written more
-        return Outcome(**{**{k: v for k, v in found.items() if k in known}, "state": State(found["state"])})
+        cause = None if found.get("cause") is None else Cause(found["cause"])
+        kept = {k: v for k, v in found.items() if k in known}
+        made = Outcome(**{**kept, "state": State(found["state"]), "cause": cause})
+        _check_types(made)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"cannot read '{path}': {error!r}; it is no outcome of vlmbench.") from error
+    return made
+
+
+def _check_types(made: Outcome) -> None:
+    for name in ("rows", "attempt", "pid", "points_done"):
+        if not isinstance(getattr(made, name), int):
+            raise TypeError(f"'{name}' must be a whole number (got {getattr(made, name)!r})")
+    for name in ("exit_status", "points_total"):
+        if not isinstance(getattr(made, name), int | None):
+            raise TypeError(f"'{name}' must be a whole number or null (got {getattr(made, name)!r})")
+    for name in ("started_unix_s", "updated_unix_s"):
+        if not isinstance(value := getattr(made, name), int | float) or not abs(value) < _LAST_UNIX_S:
+            raise TypeError(f"'{name}' must be a time (got {value!r})")
+    for name in ("reason", "traceback", "job_id", "before"):
+        if not isinstance(getattr(made, name), str | None):
+            raise TypeError(f"'{name}' must be a text or null (got {getattr(made, name)!r})")
 
 
 class OutcomeFile:
@@ -101,6 +133,21 @@ class OutcomeFile:
         self.every_s = every_s
         self.now = Outcome(state=State.RUNNING)
         self._written_s = 0.0
+        self._is_lost = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run directory went somewhere that is not known: nothing is written any more."""
+        return self._is_lost
+
+    def follow(self, directory: Path | None) -> None:
+        """The run directory was moved or removed under the run.
+
+        Args:
+            directory: where it is now; None where that is not known.
+        """
+        self._is_lost = directory is None
+        self.directory = directory or self.directory
 
     def begin(self, *, points_total: int | None = None) -> None:
         """The run starts; an earlier attempt's outcome is replaced, its number kept counting."""
@@ -125,7 +172,14 @@ class OutcomeFile:
             self._write()
 
     def end(
-        self, state: State, *, exit_status: int, reason: str | None = None, error: BaseException | None = None
+        self,
+        state: State,
+        *,
+        exit_status: int,
+        reason: str | None = None,
+        error: BaseException | None = None,
+        cause: Cause | None = None,
+        before: str | None = None,
     ) -> Outcome:
         """The run is over.
 
@@ -134,6 +188,8 @@ class OutcomeFile:
             exit_status: what the process will return.
             reason: in words; None takes the error's message.
             error: its traceback is kept.
+            cause: why it was interrupted.
+            before: of a run that was not continued, why it had ended before.
         """
         text = None if error is None else "".join(tracebacks.format_exception(error))
         if reason is None and error is not None:
@@ -142,6 +198,8 @@ class OutcomeFile:
             self.now if self.now.started_unix_s else _mine(),
             state=state,
             exit_status=exit_status,
+            cause=cause,
+            before=before,
             reason=None if reason is None else str(shareable(reason)),
             traceback=None if text is None else str(shareable(text)),
         )

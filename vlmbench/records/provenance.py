@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.machine.host import device_facts, device_state, host_facts, slurm_ids, software
@@ -43,6 +43,7 @@ IGNORED = (
 )  # fmt: skip
 SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"
 _COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too
+_PARTS = (*_COPIED, "code", "slurm")
 _SHOWN_DIFFERENCES = 8
 
 
@@ -124,11 +125,22 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read '{path}': {error}.\nChoose another directory with output_dir=DIR.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("sessions"), list):
+    if not _is_provenance(found):
         raise InputError(f"'{path}' is no provenance of vlmbench.\nChoose another directory with output_dir=DIR.")
     return found
+
+
+def _is_provenance(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it has the parts that readers rely on, each of the kind that it is."""
+    if not isinstance(found, dict) or not isinstance(sessions := found.get("sessions"), list) or not sessions:
+        return False
+    if not all(isinstance(part, dict) for part in (found.get("config", {}), *sessions)):
+        return False
+    if not all(isinstance(part.get(name, {}), dict) for part in (found, *sessions) for name in _PARTS):
+        return False
+    return all(isinstance(session.get("warnings", []), list) for session in sessions)
 
 
 def check_directory(directory: Path, config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> bool:

@@ -10,22 +10,59 @@ import gzip
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import InputError
-from vlmbench.schema import SCHEMA_VERSION
+from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 RECORDS_NAME = "records.jsonl"
 PACKED = ".gz"  # published rows are compressed
 IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
 
-# A quote inside a JSON string is escaped, so `"ITL":` is always the key itself. The list holds numbers and nulls: one
-# with anything else in it is damaged, is not taken out, and spoils its line.
-_ITL = re.compile(rb'"ITL"\s*:\s*(\[[-+.,\deEnul\s]*\])')
+# A quote inside a JSON string is escaped, so `"ITL":` is always the key itself. The list holds numbers that a clock can
+# give, and nulls: one with anything else in it is damaged, is not taken out, and spoils its line.
+_NUMBER = rb"-?(?:0|[1-9]\d{0,20})(?:\.\d+)?(?:[eE](?:-\d{1,3}|\+?[0-2]?\d))?"
+_ITEM = rb"(?>" + _NUMBER + rb"|null)"
+_ITL = re.compile(rb'"ITL"\s*:\s*(\[\s*(?:' + _ITEM + rb"(?:\s*,\s*" + _ITEM + rb")*+)?\s*\]|null)")
+_TEXTS = ("point_id", "sample_id", "mode", "status")
+_MODES, _STATUSES = frozenset(map(str, Mode)), frozenset(map(str, Status))
+_COUNTS = ("repeat", "session", "schema_version")
+_NUMBERS = ("T_", "TTFT", "num_")  # columns that hold a number or null
+_LARGEST = 1e30  # beyond what any column holds: FLOPs of a run stay below 1e20
+_LARGEST_COUNT = 2**53
 
 _log = logging.getLogger(__name__)
+
+
+class KeySet:
+    """Keys of rows (tuples of texts and whole numbers) as 64-bit hashes: some 60 bytes each, whatever their texts.
+
+    Among a million keys, the chance that any two share a hash is 3e-8.
+    """
+
+    def __init__(self) -> None:
+        self._digests: set[int] = set()
+
+    def add(self, key: tuple[object, ...]) -> None:
+        """Add a key; one that is there already changes nothing."""
+        self._digests.add(_digest(key))
+
+    def __contains__(self, key: tuple[object, ...]) -> bool:
+        """Whether the key was added."""
+        return _digest(key) in self._digests
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._digests)
+
+
+def _digest(key: tuple[object, ...]) -> int:
+    # Python's own hash() differs between processes by design; NUL cannot be part of a name
+    text = "\0".join(map(str, key))
+    return int.from_bytes(blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
 
 
 def records_path(path: Path | str) -> Path:
@@ -60,6 +97,24 @@ def iter_rows(path: Path | str, *, itl: bool = True, left_out: list[int] | None 
         yield row
 
 
+def row_key(row: Mapping[str, Any]) -> tuple[str, str, int, str]:
+    """What makes a measured row unique in a run directory: :attr:`vlmbench.schema.Record.key` of a stored row."""
+    return row["point_id"], row["sample_id"], row["repeat"], row["mode"]
+
+
+def check_schema(row: Mapping[str, Any], file: Path, number: int) -> None:
+    """Refuse a row of another schema.
+
+    Raises:
+        InputError: names the file, the line and both versions.
+    """
+    if row["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"'{file}' line {number} has schema_version {row['schema_version']}, this vlmbench reads "
+            f"{SCHEMA_VERSION}; use the version that wrote it, or measure again"
+        )
+
+
 def iter_lines(path: Path | str, *, left_out: list[int] | None = None) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """As :func:`iter_rows`, each row as it stands in the file (without the line end), and parsed without ``ITL``."""
     file = records_path(path)
@@ -75,6 +130,7 @@ def iter_lines(path: Path | str, *, left_out: list[int] | None = None) -> Iterat
 
 def _lines(stream: Iterable[bytes], file: Path, left_out: list[int]) -> Iterator[tuple[bytes, dict[str, Any]]]:
     told = 0  # a bad last line may be one that is being written: it is told once a whole row follows it
+    measured, twice = KeySet(), 0
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -82,15 +138,19 @@ def _lines(stream: Iterable[bytes], file: Path, left_out: list[int]) -> Iterator
         if row is None:
             left_out.append(number)
             continue
-        if row["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"'{file}' line {number} has schema_version {row['schema_version']}, this vlmbench reads "
-                f"{SCHEMA_VERSION}; use the version that wrote it, or measure again"
-            )
+        check_schema(row, file, number)
+        if row["status"] == Status.OK:
+            if (key := row_key(row)) in measured:  # a row is measured once: a second makes intervals too narrow
+                twice += 1
+                left_out.append(number)
+                continue
+            measured.add(key)
         if len(left_out) > told:
             _log.warning("%s: %d damaged line(s) before line %d are left out", file, len(left_out) - told, number)
             told = len(left_out)
         yield line.strip(), row
+    if twice:
+        _log.warning("%s: %d row(s) stand in it twice; the first of each counts", file, twice)
 
 
 def token_gaps(line: bytes) -> list[float | None] | None:
@@ -112,4 +172,26 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not row.keys() >= {*IDENTITY, "schema_version"}:
         return None
-    return row if isinstance(row["session"], int) and isinstance(row["schema_version"], int) else None
+    return row if _is_row(row) else None
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether names have the types and the values the range that every row of vlmbench has."""
+    if not all(isinstance(row[name], str) for name in _TEXTS) or not all(_is_count(row[name]) for name in _COUNTS):
+        return False
+    if row["mode"] not in _MODES or row["status"] not in _STATUSES or row.get("ITL") is not None:
+        return False
+    if not isinstance(row.get("flags", []), list) or not isinstance(row.get("reason"), str | None):
+        return False
+    for name, value in row.items():
+        kind = type(value)
+        if kind is float or kind is int:
+            if not -_LARGEST < value < _LARGEST:  # NaN and infinity, too
+                return False
+        elif value is not None and name.startswith(_NUMBERS):
+            return False
+    return True
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST_COUNT

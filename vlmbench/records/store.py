@@ -16,62 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, StoreError
-from vlmbench.records.files import strict, sync_folder
-from vlmbench.records.reading import IDENTITY, RECORDS_NAME, iter_rows, parse_row
+from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, RowsLostError, StoreError
+from vlmbench.records.files import NO_LINK, is_link_error, strict, sync_folder
+from vlmbench.records.reading import IDENTITY, RECORDS_NAME, KeySet, check_schema, iter_rows, parse_row, row_key
 from vlmbench.schema import Record, Status
-
-# A set of row keys in 8 bytes each.
-
-_RECENT = 65536
-
-
-class KeySet:
-    """Keys (tuples of strings and whole numbers) as 64-bit hashes: a sorted array, and a set of the newest ones.
-
-    Adding merges the newest into the array once in 65,536 additions, which takes well under 0.1 s at a million keys.
-    """
-
-    def __init__(self) -> None:
-        self._sorted: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
-        self._recent: set[int] = set()
-
-    def add(self, key: tuple[object, ...]) -> None:
-        """Add a key; one that is there already changes nothing."""
-        if key in self:
-            return
-        self._recent.add(_digest(key))
-        if len(self._recent) >= _RECENT:
-            recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
-            self._sorted = np.union1d(self._sorted, recent)
-            self._recent.clear()
-
-    def __contains__(self, key: tuple[object, ...]) -> bool:
-        """Whether the key was added."""
-        digest = _digest(key)
-        if digest in self._recent:
-            return True
-        place = int(np.searchsorted(self._sorted, np.uint64(digest)))
-        return place < len(self._sorted) and int(self._sorted[place]) == digest
-
-    def __len__(self) -> int:
-        """Number of keys."""
-        return len(self._sorted) + len(self._recent)
-
-
-def _digest(key: tuple[object, ...]) -> int:
-    # Python's own hash() differs between processes by design; NUL cannot be part of a name
-    text = "\0".join(map(str, key))
-    return int.from_bytes(blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
-
 
 TORN_NAME = "records.torn.jsonl"
 _OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *IDENTITY})
@@ -89,11 +41,13 @@ class Repair:
         cut_bytes: length of the unfinished tail that was cut off (0: none).
         offset: where the tail began, in bytes.
         damaged_lines: numbers (from 1) of lines before the tail that are no rows; they stay where they are.
+        twice: measured rows that stand in the file a second time; the first of each counts.
     """
 
     cut_bytes: int
     offset: int
     damaged_lines: tuple[int, ...] = ()
+    twice: int = 0
 
     def __str__(self) -> str:
         parts = []
@@ -102,6 +56,8 @@ class Repair:
         if self.damaged_lines:
             shown = ", ".join(map(str, self.damaged_lines[:5])) + (" …" if len(self.damaged_lines) > 5 else "")
             parts.append(f"{len(self.damaged_lines)} damaged line(s) are ignored ({shown})")
+        if self.twice:
+            parts.append(f"{self.twice} row(s) stand there twice, the first of each counts")
         return "; ".join(parts)
 
 
@@ -111,8 +67,9 @@ class RecordStore:
     Rows with the status ``ok`` are measured rows: a second one with the same key is refused. Other rows (``cold``,
     ``warmup``, ``oom``, ``error``, ``skipped``) may come again, so a resumed run can repeat what failed.
 
-    Memory: about 8 bytes a measured row (keys are kept as 64-bit hashes; among a million rows, the chance that any two
-    share one is 3e-8).
+    Before each row is written, the file must still be the one that was opened: where somebody removed, renamed or
+    replaced it, or moved its directory, the next row would go nowhere, and :class:`vlmbench.errors.RowsLostError` says
+    so instead.
 
     Args:
         directory: the run directory; made when missing.
@@ -146,7 +103,7 @@ class RecordStore:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self.path, flags, 0o666)
             try:
                 self._index()
@@ -155,6 +112,8 @@ class RecordStore:
                     self.close()
                 raise
         except OSError as error:
+            if is_link_error(error):
+                raise InputError(f"'{self.path}' {NO_LINK}") from error
             raise InputError(
                 f"cannot write records to '{self.directory}': {error.strerror or error}.\n"
                 "Make it writable, free space, or choose another directory with output_dir=DIR."
@@ -175,14 +134,16 @@ class RecordStore:
 
         Raises:
             StoreError: the file system reports only now that it could not keep rows (network disks do so).
+            RowsLostError: the file is no longer in its place.
         """
         if self._descriptor < 0:
             return
-        descriptor, self._descriptor = self._descriptor, -1
         try:
             try:
-                os.fsync(descriptor)
+                self._check_place()
+                os.fsync(self._descriptor)
             finally:
+                descriptor, self._descriptor = self._descriptor, -1
                 os.close(descriptor)
         except OSError as error:
             raise StoreError(self._cannot_append(error)) from error
@@ -227,7 +188,7 @@ class RecordStore:
         try:
             if self._good_size is not None:
                 self._cut(self._good_size)
-            start = os.fstat(self._descriptor).st_size
+            start = self._check_place().st_size
             try:
                 done = os.write(self._descriptor, line)
                 while done < len(line):  # a disk about to be full takes a part, then reports why
@@ -241,6 +202,43 @@ class RecordStore:
                 self._synced_s = now
         except OSError as error:
             raise StoreError(self._cannot_append(error)) from error
+
+    def _check_place(self) -> os.stat_result:
+        """The state of the open file, which must still stand where it was opened.
+
+        Raises:
+            RowsLostError: it does not; rows that no name leads to any more are written into a new file first.
+        """
+        mine = os.fstat(self._descriptor)
+        try:
+            there = self.path.stat(follow_symlinks=False)
+        except OSError:
+            there = None
+        if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+            return mine
+        raise self._lost(mine, replaced=there is not None)
+
+    def _lost(self, mine: os.stat_result, *, replaced: bool) -> RowsLostError:
+        what = f"'{self.path}' was {'replaced' if replaced else 'removed or moved'} while rows were written to it"
+        rest = "Do not move a run directory while it is measured; run the same command again to continue."
+        if mine.st_nlink:
+            place = _place_of(self._descriptor)
+            where = f"its rows are in '{place}'" if place else "its rows are where it was moved to"
+            return RowsLostError(f"{what}: {where}.\n{rest}", moved_to=place.parent if place else None)
+        saved = self.path.with_name(f"records.saved-{time.time_ns()}.jsonl")
+        try:
+            content = os.pread(self._descriptor, mine.st_size, 0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(saved, "wb", opener=lambda path, _: os.open(path, flags, 0o666)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            return RowsLostError(
+                f"{what}, and its {mine.st_size} bytes could not be saved: {error.strerror or error}.\n{rest}",
+                moved_to=self.directory if self.directory.is_dir() else None,
+            )
+        return RowsLostError(f"{what}; its rows were saved as '{saved}'.\n{rest}", moved_to=self.directory)
 
     def _cannot_append(self, error: OSError) -> str:
         return (
@@ -258,6 +256,7 @@ class RecordStore:
         """Read all rows once: keys, counts, the session number; then cut off what follows the last whole row."""
         position = good_end = 0
         bad: list[int] = []  # numbers of lines that are no rows
+        twice = 0
         damaged: tuple[int, ...] = ()  # those of them that a row follows
         ended = True
         with self.path.open("rb") as file:
@@ -267,23 +266,29 @@ class RecordStore:
                 if row is None:
                     bad.append(number)
                     continue
+                check_schema(row, self.path, number)
                 good_end, damaged, ended = position, tuple(bad), line.endswith(b"\n")
-                self._note(row)
+                if not self._note(row):
+                    twice += 1
         if position > good_end or not ended:
             self._refuse_if_it_grows(position)
         if position > good_end:
             self._move_tail(good_end, position - good_end)
         if not ended:  # killed between a row and its line end
             os.write(self._descriptor, b"\n")
-        if position > good_end or damaged:
-            self.repair = Repair(cut_bytes=position - good_end, offset=good_end, damaged_lines=damaged)
+        if position > good_end or damaged or twice:
+            self.repair = Repair(cut_bytes=position - good_end, offset=good_end, damaged_lines=damaged, twice=twice)
             _log.warning("%s: %s", self.path, self.repair)
 
-    def _note(self, row: Mapping[str, Any]) -> None:
+    def _note(self, row: Mapping[str, Any]) -> bool:
+        """Count a stored row; False for one that was measured before."""
         self.session = max(self.session, int(row["session"]) + 1)
-        self.counts[row["point_id"], row["mode"], row["status"]] += 1
         if row["status"] == Status.OK:
-            self._measured.add((row["point_id"], row["sample_id"], row["repeat"], row["mode"]))
+            if (key := row_key(row)) in self._measured:
+                return False
+            self._measured.add(key)
+        self.counts[row["point_id"], row["mode"], row["status"]] += 1
+        return True
 
     def _refuse_if_it_grows(self, size: int) -> None:
         """Cutting off a line that another process is still writing would take its next rows along."""
@@ -298,12 +303,22 @@ class RecordStore:
         # Copied first, cut second: a crash between the two leaves the tail in both files, never in none.
         text = os.pread(self._descriptor, min(length, _KEPT_OF_TORN_BYTES), offset).decode("utf-8", "backslashreplace")
         torn = {"cut_unix_s": time.time(), "offset": offset, "length": length, "text": text}
-        with (self.directory / TORN_NAME).open("ab") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(self.directory / TORN_NAME, "ab", opener=lambda path, _: os.open(path, flags, 0o666)) as file:
             file.write(json.dumps(torn).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.ftruncate(self._descriptor, offset)
         os.fsync(self._descriptor)
+
+
+def _place_of(descriptor: int) -> Path | None:
+    """The path that an open file has now; None where the system does not say (Linux does)."""
+    try:
+        found = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:
+        return None
+    return found if found.is_absolute() and found.exists() else None
 
 
 def _to_line(row: dict[str, Any]) -> bytes:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vlmbench.errors import SampleError
+from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.machine.suspension import Suspensions
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
+from vlmbench.records.attempts import BEGUN_NAME, MOST_DEATHS, Attempts
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.arms import Arms, settled
@@ -56,6 +58,7 @@ class Runner:
         stamp: values that every row carries (the GPU's UUID).
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
+        attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
         deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it. None for no limit.
     """
 
@@ -71,6 +74,7 @@ class Runner:
     annotate: Annotate | None = None
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
+    attempts: Attempts | None = None
     arms: Arms = field(init=False)
     _rows: Rows = field(init=False)
     _failures: Failures = field(init=False)
@@ -79,6 +83,9 @@ class Runner:
     _last_shape: str | None = field(init=False, default=None)
     _collected: list[int] = field(init=False, default_factory=list)
     _tracing: list[Probe] = field(init=False, default_factory=list)
+    _postponed: set[tuple[str, str, int]] = field(init=False, default_factory=set)
+    _at: tuple[str, str] | None = field(init=False, default=None)
+    _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
 
     def __post_init__(self) -> None:
         self.arms = Arms(model=self.model)
@@ -93,8 +100,10 @@ class Runner:
         states = [SeriesState(series=s, jobs=s.jobs(self.seed)) for s in series]
         self._rows.recall(states)
         self.progress.expect(sum(s.series.expected for s in states))
-        with collector_at_rest() as self._collected:
-            self._rounds(states)
+        with collector_at_rest() as self._collected, self._suspensions:
+            suspects = [state for state in states if state.series.axes and self._deaths(state.series.point_id)]
+            self._rounds([state for state in states if state not in suspects])
+            self._rounds(suspects)
             self._traces(states)
         for state in states:
             if state.ended is None:
@@ -123,7 +132,7 @@ class Runner:
         series = state.series
         if state.finished() or self._failures.too_large(state):
             return
-        for index, repeat in state.jobs:
+        for index, repeat in state.next_jobs():
             try:
                 request = series.request(index)
             except SampleError as error:
@@ -134,6 +143,15 @@ class Runner:
                 state.errors_in_a_row = 0  # failures of other sessions stand between these and the next
                 self.progress.advance(series.point_id)
                 continue
+            sample_id = request.sample.sample_id
+            if deaths := self._deaths(series.point_id, sample_id):
+                if deaths >= MOST_DEATHS:
+                    self._failures.caught(_died(deaths), state, sample_id, repeat, modes[0])
+                    return
+                if (job := (series.point_id, sample_id, repeat)) not in self._postponed:
+                    self._postponed.add(job)
+                    state.postponed.append((index, repeat))
+                    continue
             self._warmer.begin(states)
             self._attempt(state, request, repeat, modes)
             self.progress.advance(series.point_id)
@@ -145,6 +163,8 @@ class Runner:
         """Run one request in the given modes; whatever goes wrong becomes a row."""
         sample_id = request.sample.sample_id
         mode = modes[0]
+        self._at = (state.series.point_id, sample_id)
+        self._begin("prepare")
         try:
             request = settled(self.model, in_memory(request))
             for mode in modes:
@@ -152,14 +172,32 @@ class Runner:
             state.errors_in_a_row = 0
         except Exception as error:  # any failure of a model is a row, not the end of the night
             self._failures.caught(error, state, sample_id, repeat, mode)
+        finally:
+            self._end()
+            self._at = None
+
+    def _deaths(self, point_id: str, sample_id: str | None = None) -> int:
+        return 0 if self.attempts is None else self.attempts.deaths(point_id, sample_id)
+
+    def _begin(self, phase: str) -> None:
+        if self.attempts is not None and self._at is not None:
+            self.attempts.begin(*self._at, phase)
+
+    def _end(self) -> None:
+        if self.attempts is not None:
+            self.attempts.end()
 
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
+        suspended = self._suspensions.count()
         run = prepare(self.model, request)
         of_arm = self.arms.ready(state.series.point_id, request, run.prepared)
         if self._warmer.warm(state, request, run):
+            suspended = self._suspensions.count()
             run = prepare(self.model, request)  # the host, too, takes longer for a shape's first time
         changed = self.model.compile and self._last_shape not in (None, run.shape_key)
         outcome = self._complete(run, mode)
+        if self._suspensions.count() != suspended:  # the time in which the process was stopped is no latency
+            outcome = replace(outcome, flags=(*outcome.flags, "suspended"))
         if changed:  # the first compiled step after another shape costs more than all later ones
             outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
         if "T_capture" in outcome.values:  # warming should have seen to it
@@ -194,7 +232,11 @@ class Runner:
         self._last_shape = run.shape_key
         timed = [p for p in self.probes if not p.own_run]
         probes = {Mode.INSTRUMENTED: timed, Mode.TRACE: self._tracing}.get(mode, [])
-        return complete(self.model, run, probes, self._collected)
+        self._end()  # of preparing
+        self._begin(f"{mode} of {run.request.output.max_new_tokens} tokens")  # warm-up may ask for fewer
+        outcome = complete(self.model, run, probes, self._collected)
+        self._end()
+        return outcome
 
     def _traces(self, states: Sequence[SeriesState]) -> None:
         """The short pass of probes that need runs of their own, over the first requests that were measured."""
@@ -230,3 +272,10 @@ class Runner:
             except Exception as error:
                 self._failures.caught_aside(error, state, sample_id, Mode.TRACE)
         return True
+
+
+def _died(deaths: int) -> UnreachablePointError:
+    return UnreachablePointError(
+        f"{deaths} processes in a row died in this run without a word (out of host memory, perhaps), so it is skipped; "
+        f"remove {BEGUN_NAME} from the run directory to try it again"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from vlmbench.data.protocol import Samples
-from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
+from vlmbench.errors import ConfigError, DeviceError, first_line
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output, Request, Sample
 from vlmbench.stopping import Stopping, Verdict, judge
@@ -255,8 +255,10 @@ def vision_counts(model: VisionLanguageModel, series: Sequence[Series]) -> Fores
             break
         try:
             seen = model.prepare(request).counts
-        except (UnreachablePointError, SampleError) as error:
-            unreachable[point] = str(error)
+        except (ConfigError, DeviceError):
+            raise
+        except Exception as error:  # too little memory, say: the point gets its row when it comes, others are measured
+            unreachable[point] = first_line(error)
             continue
         counts.add(seen.num_vision_tokens or seen.num_cross_attention_tokens or 0)
     return Foreseen(counts=tuple(sorted(counts)), asked=len(settings), unreachable=unreachable)
@@ -308,6 +310,7 @@ class SeriesState:
         verdict: what the stopping rule said last.
         ended: by what; None while it goes on.
         reason: of the last failure.
+        postponed: jobs that come after all others of the series.
     """
 
     series: Series
@@ -319,6 +322,14 @@ class SeriesState:
     verdict: Verdict | None = None
     ended: str | None = None
     reason: str | None = None
+    postponed: list[tuple[int, int]] = field(default_factory=list)
+
+    def next_jobs(self) -> Iterator[tuple[int, int]]:
+        """The jobs that are still to come, those that were postponed last."""
+        while (job := next(self.jobs, None)) is not None:  # not `yield from`: whoever stops asking would end the jobs
+            yield job
+        while self.postponed:
+            yield self.postponed.pop(0)
 
     def finished(self) -> bool:
         """Whether this series is over; asks its stopping rule, where it has one."""

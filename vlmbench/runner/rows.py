@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError
+from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError, first_line
 from vlmbench.models.protocol import Target
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
@@ -94,6 +95,8 @@ class Rows:
 # What a run that failed becomes: a row with its reason, and the end of its series where that is the sense of it.
 
 _log = logging.getLogger(__name__)
+# What torch's allocator, its operators and the C++ library say on the host; none of them has a class of its own.
+_NO_HOST_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
 _OOM_POINTS = 2  # larger points of the same axes are skipped after this many
 
 
@@ -131,7 +134,7 @@ class Failures:
         """Write a failure down that says nothing about the series: it was measured, only a further look failed."""
         _raise_what_fails_every_run(error)
         memory = _is_out_of_memory(error)
-        reason = f"{_first_line(error)} ({self.model.release()})" if memory else _described(error)
+        reason = f"{first_line(error)} ({self.model.release()})" if memory else _described(error)
         status = Status.OOM if memory else Status.ERROR
         self.rows.write(state.series, sample_id, 0, mode=mode, status=status, reason=reason)
 
@@ -157,7 +160,7 @@ class Failures:
 
     def _out_of_memory(self, state: SeriesState, sample_id: str, repeat: int, error: Exception, mode: Mode) -> None:
         free = self.model.release()
-        reason = f"{_first_line(error)} ({free})"
+        reason = f"{first_line(error)} ({free})"
         self._write(state, sample_id, repeat, status=Status.OOM, reason=reason, mode=mode)
         if state.series.axes:
             self._oom.append(dict(state.series.axes))
@@ -174,8 +177,8 @@ def _described(error: Exception) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_HOST_MEMORY)

@@ -8,15 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmbench.errors import DirectoryConflictError, VlmbenchError
+from vlmbench.errors import INTERRUPTED, DirectoryConflictError, VlmbenchError
 from vlmbench.records import provenance
 from vlmbench.records.lock import RunLock
-from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
+from vlmbench.records.outcome import OUTCOME_NAME, Cause, OutcomeFile, State, read_outcome
 from vlmbench.runner.plan import SeriesState
 from vlmbench.text import shown
 
-INTERRUPTED = 130
-"""Exit status of a run that the same command continues."""
 SAME_COMMAND = "run the same command again to continue"
 _SHOWN = 10
 _SWEEP_FILE = "multirun.yaml"  # which Hydra writes into the directory of a multirun
@@ -56,7 +54,7 @@ def conclude(
         The exit status: 0 done; 1 something failed, or nothing could be measured; 130 the time limit cut it short.
     """
     if cut := cut_short(states, untraced):
-        return interrupted(outcome, f"{_cut_words(cut)}, {again}", say)
+        return interrupted(outcome, f"{_cut_words(cut)}, {again}", say, cause=Cause.TIME_LIMIT)
     failed = [s for s in states if s.failed and s.ended != "skipped"]
     reason: str | None = None
     if failed:
@@ -75,9 +73,9 @@ def cut_short(states: Sequence[SeriesState], untraced: Collection[str] = ()) -> 
     return [s for s in states if (s.ended == "time_limit" and _is_short(s)) or s.series.point_id in untraced]
 
 
-def interrupted(outcome: OutcomeFile, reason: str, say: Callable[[str], None]) -> int:
+def interrupted(outcome: OutcomeFile, reason: str, say: Callable[[str], None], *, cause: Cause = Cause.STOPPED) -> int:
     """Write down that this run can be continued; returns the exit status."""
-    outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
+    outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason, cause=cause)
     say(reason)
     return INTERRUPTED
 
@@ -102,16 +100,22 @@ def _how_far(state: SeriesState) -> str:
 
 # How a job that did not end by itself is written down: never over what is known of another run.
 
-_REFUSED, _BEFORE = "not continued: ", "before that: "
-
 
 def keep(
-    outcome: OutcomeFile, state: State, *, exit_status: int, reason: str | None = None, error: Exception | None = None
+    outcome: OutcomeFile,
+    state: State,
+    *,
+    exit_status: int,
+    reason: str | None = None,
+    error: Exception | None = None,
+    cause: Cause | None = None,
 ) -> None:
     """Write the end down, unless the directory is another run's: its outcome is not this job's to replace."""
+    if outcome.is_lost:
+        return
     if outcome.now.started_unix_s > 0 or not (outcome.directory / OUTCOME_NAME).exists():
         try:
-            outcome.end(state, exit_status=exit_status, reason=reason, error=error)
+            outcome.end(state, exit_status=exit_status, reason=reason, error=error, cause=cause)
         except VlmbenchError as disk:
             sys.stderr.write(f"vlmbench: the outcome could not be written: {disk}\n")
 
@@ -139,13 +143,16 @@ def note_refusal(outcome: OutcomeFile, error: DirectoryConflictError, config: Ma
             known = provenance.check_directory(outcome.directory, config)
             if not known or before is None or before.state == State.DONE:
                 return
-            earlier = (before.reason or "").rpartition(_BEFORE)[2]
+            earlier = before.reason if before.cause != Cause.REFUSED else before.before
             died = before.state == State.RUNNING  # its lock is free
+            told = f"\nbefore that: {earlier}" if before.state == State.FAILED else ""
             outcome.now = before
             outcome.end(
                 State.INTERRUPTED if died else before.state,
                 exit_status=INTERRUPTED if died or before.exit_status is None else before.exit_status,
-                reason=f"{_REFUSED}{error}" + (f"\n{_BEFORE}{earlier}" if before.state == State.FAILED else ""),
+                reason=f"not continued: {error}{told}",
+                cause=Cause.REFUSED,
+                before=earlier,
             )
     except VlmbenchError:
         return  # the refusal itself is said aloud

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,7 @@ from vlmbench.machine.host import device_facts, device_state
 from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
-from vlmbench.records.files import write_json
-from vlmbench.records.lock import RunLock
+from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.costs import annotator, costs_of
 from vlmbench.runner.loop import Runner
@@ -29,7 +27,7 @@ from vlmbench.session.ending import conclude, cut_short, interrupted, to_continu
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
-from vlmbench.text import shown
+from vlmbench.text import say, shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs
@@ -45,9 +43,17 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         again: how the job is continued when it is cut short; None where it is no part of another.
     """
     again = again or to_continue(job.directory, job.settings.output_dir)
-    with RunLock(job.directory, break_lock=job.settings.break_lock):
-        if provenance.check_directory(job.directory, job.config) and model is None:
-            _check_alike(job, _expected(job))
+    run = RunDirectory(
+        job.directory,
+        job.config,
+        outcome=job.outcome,
+        write_composed=job.write_composed,
+        break_lock=job.settings.break_lock,
+        allow_unlike=job.settings.allow_unlike,
+    )
+    with run:
+        if run.known and model is None:
+            run.check_alike(_expected(job))
         _check_alone(job)
         dataset = job.build("dataset")
         samples = dataset.open()
@@ -55,30 +61,21 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         if busy := load.warning():
             say(f"warning: {busy}")
         model = model or load_model(job, load)
-        _check_alike(job, {"device": device_facts(str(model.device)), "model": model.facts})
+        run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
         series = make_series(job, samples, model)
         if job.settings.workload == "controlled" and (why := no_slope(model, series)):
             say(f"warning: {why}")
-        with RecordStore(job.directory) as store, stop_on_signal() as stop:
+        with run.rows() as store, stop_on_signal() as stop:
             if store.repair:
                 say(f"records repaired: {store.repair}")
             if len(store):
                 say(f"continuing: {len(store)} rows are measured already")
-            job.write_composed()
-            device = str(model.device)
             costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
-            here = _session(job, model, load)
-            here["dataset"] = {"name": dataset.name, "samples": len(samples)}
-            if costs is not None and costs.peaks.peaks is not None:
-                here["device_peaks"] = asdict(costs.peaks.peaks)
-            _, warnings = provenance.begin_session(job.directory, here, allow_unlike=job.settings.allow_unlike)
-            for warning in warnings:
+            here = _session(job, model, load, costs, {"name": dataset.name, "samples": len(samples)})
+            for warning in run.begin(here, points_total=len(series)):
                 say(f"unlike the sessions before: {warning}")
-            job.outcome.begin(points_total=len(series))
-            states, untraced = _measure(job, model, series, store=store, stop=stop, costs=costs)
-        points = [state.report() for state in states]
-        write_json(job.directory / "points.json", {"points": points})
-        provenance.end_session(job.directory, device=device, extra=model.closing_facts)
+            states, untraced = _measure(job, model, series, run=run, store=store, stop=stop, costs=costs)
+        run.end([state.report() for state in states], device=str(model.device), extra=model.closing_facts)
         if not stop:  # a job that was told to stop has little time: the report is written when it continues
             write_reports(job, needed=not cut_short(states, untraced))
     if stop:
@@ -88,18 +85,19 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
     return status
 
 
-def _session(job: Job, model: VisionLanguageModel, load: Load) -> dict[str, Any]:
+def _session(
+    job: Job, model: VisionLanguageModel, load: Load, costs: Costs | None, dataset: Mapping[str, Any]
+) -> dict[str, Any]:
     """This process as the first session of a provenance, with how busy the host was before it began."""
     device = str(model.device)
     state = {**device_state(device), "host_load": load.facts()}
-    return provenance.collect(
+    here = provenance.collect(
         job.config, model_facts=model.facts, device=device, seed=job.settings.seed, state_before=state
     )
-
-
-def _check_alike(job: Job, session: Mapping[str, Any]) -> None:
-    """Refuse to continue what unlike hardware or another runtime began, unless ``allow_unlike`` is set."""
-    provenance.check_alike(job.directory, session, allow_unlike=job.settings.allow_unlike)
+    here["dataset"] = dict(dataset)
+    if costs is not None and costs.peaks.peaks is not None:
+        here["device_peaks"] = asdict(costs.peaks.peaks)
+    return here
 
 
 def _expected(job: Job) -> dict[str, Any]:
@@ -159,6 +157,7 @@ def _measure(
     model: VisionLanguageModel,
     series: list[Series],
     *,
+    run: RunDirectory,
     store: RecordStore,
     stop: list[str],
     costs: Costs | None,
@@ -166,13 +165,15 @@ def _measure(
     """The series as they ended, and the points whose trace the time limit left out."""
     measurement = job.settings.measurement
     limit = measurement.time_limit_s
-    note = partial(_note, job, store)
     probes = [p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)]
-    with ProgressBar(show=job.settings.progress, note=note) as progress:
+    with ProgressBar(
+        show=job.settings.progress, note=lambda points: run.note(points_done=points, rows=len(store))
+    ) as progress:
         runner = Runner(
             model=model,
             probes=probes,
             store=store,
+            attempts=run.attempts,
             warmup=_warmup(job),
             seed=job.settings.seed,
             progress=progress,
@@ -215,10 +216,6 @@ def _warmup(job: Job) -> Warmup:
     return replace(warmup, output_tokens=None, longest_first=True)
 
 
-def _note(job: Job, store: RecordStore, points: int) -> None:
-    job.outcome.progress(points_done=points, rows=len(store))
-
-
 def write_reports(job: Job, *, needed: bool) -> None:
     """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
 
@@ -235,8 +232,3 @@ def write_reports(job: Job, *, needed: bool) -> None:
             raise
         text = f"No report yet: {error}"
     sys.stdout.write(text + "\n")
-
-
-def say(message: str) -> None:
-    """A line for the user, on the error output."""
-    sys.stderr.write(f"vlmbench: {message}\n")

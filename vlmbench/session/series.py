@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import InputError, SampleError
+from vlmbench.errors import InputError, SampleError, UnreachablePointError
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.request import Output
 from vlmbench.runner.arms import arms
@@ -74,7 +74,7 @@ def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> in
     for index in range(middle, min(middle + _REFERENCE_TRIES, len(samples))):
         try:
             model.prepare(knobs.request(samples[index]))
-        except SampleError:
+        except (SampleError, UnreachablePointError, MemoryError):
             continue
         return index
     return None

@@ -1,4 +1,8 @@
-"""Signals that ask a run to stop: it finishes what it is at, and ends cleanly."""
+"""Signals that ask a run to stop.
+
+While it measures, it finishes what it is at and ends cleanly; at any other moment (loading, reporting, between two
+jobs) it is interrupted as by Ctrl-C. Either way it ends with 130, and the same command continues it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def interrupt_on_signals() -> None:
+    """Let every signal that asks to stop interrupt this process as Ctrl-C does, where it would end it without a word.
+
+    What the caller ignores (``nohup``, a shell's background job) stays ignored.
+    """
+    for number in _STOP_SIGNALS[1:]:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 @contextmanager
@@ -25,6 +43,8 @@ def stop_on_signal() -> Iterator[list[str]]:
 
     before = {}
     for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:  # nohup
+            continue
         try:
             before[number] = signal.signal(number, note)
         except ValueError:  # not the main thread: whoever owns it owns the signals

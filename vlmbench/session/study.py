@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import ConfigError, InputError
+from vlmbench.errors import INTERRUPTED, ConfigError, InputError
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
 from vlmbench.runner.plan import SLOPE, output_counts, vision_counts
-from vlmbench.session.ending import INTERRUPTED, to_continue
-from vlmbench.session.profile import load_model, profile, say
+from vlmbench.session.ending import to_continue
+from vlmbench.session.profile import load_model, profile
 from vlmbench.session.series import make_series
 from vlmbench.sweep import turns_vision
-from vlmbench.text import shown
+from vlmbench.text import say, shown
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import VisionLanguageModel
@@ -51,7 +51,7 @@ def study(job: Job) -> int:
             job.outcome.progress(points_done=number, rows=sum(p.outcome.now.rows for p in parts))
             if statuses[-1] == INTERRUPTED:
                 reason = f"{part.directory.name}: {part.outcome.now.reason}"
-                job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
+                job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason, cause=part.outcome.now.cause)
                 return INTERRUPTED
         status = _conclude(job, parts, given, statuses)
     say(f"results are in {shown(job.directory)}")

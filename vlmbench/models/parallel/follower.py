@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import VlmbenchError
-from vlmbench.models.parallel.team import GRACE_S, Team, one_line, say
+from vlmbench.models.parallel.team import GRACE_S, Team, one_line
+from vlmbench.text import say
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmbench.errors import ModelError, OutOfStepError, VlmbenchError
+from vlmbench.text import say
 
 if TYPE_CHECKING:
     import torch
@@ -345,11 +345,5 @@ def _digest(tokens: torch.Tensor) -> str:
 
 def one_line(error: BaseException) -> str:
     """The first line of an error, with its kind where it is not one of this package's."""
-    text = str(error).strip().split("\n", maxsplit=1)[0]
+    text = next(iter(str(error).strip().splitlines()), "")
     return text if isinstance(error, VlmbenchError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def say(message: str) -> None:
-    """Write to standard error at once: this process may be about to end."""
-    sys.stderr.write(f"vlmbench: {message}\n")
-    sys.stderr.flush()

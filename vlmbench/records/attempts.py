@@ -1,0 +1,118 @@
+"""Which run of which point a process is at, on disk: a process that dies without a word has named what killed it.
+
+A run that takes more memory than the host has ends its process (the kernel's SIGKILL leaves no time for a row). The
+next session finds the name of the run that was begun and never ended: its point comes last, and once two processes in
+a row have died in it, it is skipped with a row. A run that ends, however it ends, clears its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import InputError
+from vlmbench.records.files import NO_LINK, is_link_error
+
+BEGUN_NAME = "begun.json"
+MOST_DEATHS = 2
+"""So many processes in a row may die in a run before it is skipped."""
+
+Key = tuple[str, str, str]
+"""Point, sample, and the phase of its run (``prepare``, ``warmup``, ``instrumented`` …)."""
+
+
+class Attempts:
+    """The runs that were begun in a run directory; use while holding its ``RunLock``.
+
+    Writing costs some microseconds a run, outside any clock, and is not synced: a kill loses nothing, and after a
+    power cut no run is to blame.
+
+    Args:
+        directory: the run directory, which exists.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = Path(directory) / BEGUN_NAME
+        self._now: Key | None = None
+        self._deaths: Counter[Key] = Counter()
+        self._descriptor = -1
+        self._length = 0
+
+    def open(self) -> None:
+        """Read what earlier sessions left; a run that is named there as begun has taken its process with it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self.path, flags, 0o666)
+            stored = _parse(os.pread(self._descriptor, 1 << 20, 0))
+        except OSError as error:
+            if is_link_error(error):
+                raise InputError(f"'{self.path}' {NO_LINK}") from error
+            raise InputError(f"cannot write '{self.path}': {error.strerror or error}.") from error
+        for key, count in stored:
+            self._deaths[key] = count
+        os.ftruncate(self._descriptor, 0)
+        self._length = 0
+        self._write()
+
+    def close(self) -> None:
+        """Remove the file where it says nothing; a second call does nothing."""
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        if not self._deaths and self._now is None:
+            with suppress(OSError):
+                self.path.unlink()
+
+    def begin(self, point_id: str, sample_id: str, phase: str) -> None:
+        """A run begins: should the process die now, this is what it was at."""
+        self._now = (point_id, sample_id, phase)
+        self._write()
+
+    def end(self) -> None:
+        """The run that was begun last is over, and with it what was held against it."""
+        if self._now is not None:
+            self._deaths.pop(self._now, None)
+            self._now = None
+            self._write()
+
+    def deaths(self, point_id: str, sample_id: str | None = None) -> int:
+        """How many processes in a row died in a run of this point, or of one sample of it."""
+        found = (
+            n for (point, sample, _), n in self._deaths.items() if point == point_id and sample_id in (None, sample)
+        )
+        return max(found, default=0)
+
+    def _write(self) -> None:
+        if self._descriptor < 0:
+            return
+        content = {"now": self._now, "deaths": [[*key, count] for key, count in self._deaths.items()]}
+        text = json.dumps(content).encode()
+        # one write of at least the length before: a kill leaves the old text or the new one
+        os.pwrite(self._descriptor, text.ljust(self._length) + b"\n", 0)
+        self._length = max(self._length, len(text))
+
+
+def _parse(text: bytes) -> list[tuple[Key, int]]:
+    """Runs and the number of deaths in them, that of the process before included; damaged files blame nothing."""
+    try:
+        found = json.loads(text)
+        deaths: Counter[Key] = Counter({_key(entry[:3]): int(entry[3]) for entry in found["deaths"]})
+        if found["now"] is not None:
+            deaths[_key(found["now"])] += 1
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return []
+    return list(deaths.items())
+
+
+def _key(entry: Any) -> Key:
+    point, sample, phase = entry
+    return str(point), str(sample), str(phase)
