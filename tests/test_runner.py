@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ import torch
 from tests.planted import PlantedModel, Samples, SimulatedTime, Times
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.records.attempts import BEGUN_NAME, Attempts
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output, Request
 from vlmbench.runner.loop import Runner
-from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
+from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, no_slope, sweep_series, vision_counts
 from vlmbench.runner.warmup import Warmup
 from vlmbench.stopping import Stopping
 from vlmbench.sweep import Sweep
@@ -370,3 +374,118 @@ def test_memory_of_the_plan_does_not_hold_requests() -> None:
 def test_warmup_refuses(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"'{field}' must be"):
         Warmup(**{field: value})
+
+
+# ------------------------------------------------------------------------------- deaths, memory of the host, suspension
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{str(error)[-12:]}",
+)
+def test_too_little_memory_is_oom_whoever_says_so(tmp_path: Path, error: Exception) -> None:
+    def fail(request: Request) -> None:
+        if (request.vision_tokens or 0) >= 64:
+            raise error
+
+    series = sweep({"vision_tokens": [4, 64, 128, 256]}, max_samples=3, median_interval=0, noise_variation=0)
+    _, rows = measure(tmp_path, PlantedModel(FAST, fail=fail), series)
+    statuses = {(row["axis_vision_tokens"], row["status"]) for row in rows if row["status"] not in ("cold", "warmup")}
+    assert {status for tokens, status in statuses if tokens == 4} == {"ok"}
+    assert {status for tokens, status in statuses if tokens > 4} <= {"oom", "skipped"}
+    assert sum(status == "oom" for _, status in statuses) >= 2
+
+
+def begun(directory: Path, deaths: int, point: str, sample: str = "s0") -> Attempts:
+    content = {"now": None, "deaths": [[point, sample, "prepare", deaths]] if deaths else []}
+    (directory / BEGUN_NAME).write_text(json.dumps(content))
+    attempts = Attempts(directory)
+    attempts.open()
+    return attempts
+
+
+def test_a_point_in_which_a_process_died_comes_last_and_is_cleared(tmp_path: Path) -> None:
+    attempts = begun(tmp_path, 1, "vision_tokens=8")
+    series = sweep({"vision_tokens": [4, 8, 16]}, max_samples=3, median_interval=0, noise_variation=0)
+    states, rows = measure(tmp_path, PlantedModel(FAST), series, attempts=attempts)
+    points = [row["point_id"] for row in rows]
+    assert set(points[points.index("vision_tokens=8") :]) == {"vision_tokens=8"}
+    assert all(state.measured == 3 for state in states)
+    attempts.close()
+    assert not (tmp_path / BEGUN_NAME).exists()
+
+
+def test_a_point_in_which_two_processes_died_is_skipped_with_a_row(tmp_path: Path) -> None:
+    attempts = begun(tmp_path, 2, "vision_tokens=8")
+    series = sweep({"vision_tokens": [4, 8]}, max_samples=3, median_interval=0, noise_variation=0)
+    states, rows = measure(tmp_path, PlantedModel(FAST), series, attempts=attempts)
+    (skipped,) = [row for row in rows if row["point_id"] == "vision_tokens=8"]
+    assert skipped["status"] == "skipped"
+    assert "2 processes in a row died" in skipped["reason"]
+    assert BEGUN_NAME in skipped["reason"]
+    assert [state.measured for state in states] == [3, 0]
+
+
+def test_a_sample_in_which_a_process_died_comes_last_of_its_series(tmp_path: Path) -> None:
+    attempts = begun(tmp_path, 1, "dataset", "s2")
+    _, rows = measure(tmp_path, PlantedModel(FAST), dataset(5, reference=None), attempts=attempts)
+    assert {row["sample_id"] for row in rows} == {f"s{i}" for i in range(5)}
+    assert rows[-1]["sample_id"] == "s2"
+
+
+def test_what_runs_is_named_on_disk_while_it_runs(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    attempts = begun(tmp_path, 0, "")
+
+    def fail(request: Request) -> None:
+        seen.append(json.loads((tmp_path / BEGUN_NAME).read_text())["now"])
+        raise RuntimeError("no")
+
+    measure(tmp_path, PlantedModel(FAST, fail=fail), dataset(1, reference=None), attempts=attempts)
+    assert seen
+    assert all(one[:2] == ["dataset", "s0"] and one[2].startswith("instrumented of") for one in seen)
+    assert json.loads((tmp_path / BEGUN_NAME).read_text())["now"] is None
+
+
+def test_a_run_during_which_the_process_was_stopped_says_so(tmp_path: Path) -> None:
+    """SIGCONT is what a stopped process is continued by; one that was not stopped gets it without effect."""
+    runs = 0
+
+    def stop(request: Request) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 5:
+            os.kill(os.getpid(), signal.SIGCONT)
+
+    before = signal.getsignal(signal.SIGCONT)
+    series = dataset(6, reference=None, bare_every=0)
+    _, rows = measure(tmp_path, PlantedModel(FAST, fail=stop), series, warmup=Warmup(max_runs=1))
+    flagged = [row for row in rows if "suspended" in row["flags"]]
+    assert len(flagged) == 1
+    assert flagged[0]["status"] == "ok"
+    assert signal.getsignal(signal.SIGCONT) == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), ValueError("odd")])
+def test_foresight_does_not_end_a_sweep(error: Exception) -> None:
+    class Heavy(PlantedModel):
+        def prepare(self, request: Request) -> Any:
+            if (request.vision_tokens or 0) > 4:
+                raise error
+            return super().prepare(request)
+
+    series = sweep({"vision_tokens": [4, 64, 128]})
+    found = vision_counts(Heavy(FAST), series)
+    assert found.counts == (4,)
+    assert len(found.unreachable) == 2
+    assert "no slope" in str(no_slope(Heavy(FAST), series))

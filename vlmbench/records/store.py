@@ -92,6 +92,7 @@ class RecordStore:
         self._measured = KeySet()
         self._descriptor = -1
         self._synced_s = 0.0
+        self._lost: RowsLostError | None = None
         self._good_size: int | None = None  # set while a half-written line could not be cut off
 
     def __enter__(self) -> Self:
@@ -209,6 +210,8 @@ class RecordStore:
         Raises:
             RowsLostError: it does not; rows that no name leads to any more are written into a new file first.
         """
+        if self._lost is not None:
+            raise self._lost
         mine = os.fstat(self._descriptor)
         try:
             there = self.path.stat(follow_symlinks=False)
@@ -216,16 +219,17 @@ class RecordStore:
             there = None
         if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
             return mine
-        raise self._lost(mine, replaced=there is not None)
+        self._lost = self._save(mine, replaced=there is not None)
+        raise self._lost
 
-    def _lost(self, mine: os.stat_result, *, replaced: bool) -> RowsLostError:
+    def _save(self, mine: os.stat_result, *, replaced: bool) -> RowsLostError:
         what = f"'{self.path}' was {'replaced' if replaced else 'removed or moved'} while rows were written to it"
         rest = "Do not move a run directory while it is measured; run the same command again to continue."
         if mine.st_nlink:
             place = _place_of(self._descriptor)
             where = f"its rows are in '{place}'" if place else "its rows are where it was moved to"
             return RowsLostError(f"{what}: {where}.\n{rest}", moved_to=place.parent if place else None)
-        saved = self.path.with_name(f"records.saved-{time.time_ns()}.jsonl")
+        saved = self.path.with_name(f"records.saved-{time.time_ns()}.jsonl") if replaced else self.path
         try:
             content = os.pread(self._descriptor, mine.st_size, 0)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
