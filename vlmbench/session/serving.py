@@ -29,12 +29,12 @@ from vlmbench.request import Output
 from vlmbench.runner.execution import collector_at_rest
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
 from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
-from vlmbench.session.profile import say, write_reports
+from vlmbench.session.profile import write_reports
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.serving_loads import Loads
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
-from vlmbench.text import shown
+from vlmbench.text import say, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
