@@ -16,6 +16,7 @@ from vlmbench.machine.host import device_facts, device_state
 from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
+from vlmbench.records.files import write_json
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.costs import annotator, costs_of
