@@ -274,6 +274,9 @@ def test_anatomy_is_a_table_and_a_file(vlmbench: Run, tmp_path: Path) -> None:
     assert "written to out/anatomy.json" in done.stderr
     found = json.loads((tmp_path / "out" / "anatomy.json").read_text())
     assert [row["stage"] for row in found["modules"]] == ["vision_encoder", "projector", "language_model", "head"]
+    assert found["verified"] == {"agrees": True, "new_tokens": 2, "differences": [], "notes": []}
+    assert all(row["rule"].endswith(", seen running") for row in found["modules"])
+    assert "one run of an image and two new tokens confirms these stages" in done.stdout
     lines = done.stdout.splitlines()
     for row in found["modules"]:  # piped: nothing is broken or cut
         assert any(all(row[key] in line for key in ("stage", "path", "module_class", "rule")) for line in lines)

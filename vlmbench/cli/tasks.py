@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from vlmbench.text import shown
 
 if TYPE_CHECKING:
     from vlmbench.models.anatomy.find import AnatomyRow
+    from vlmbench.models.anatomy.verify import Verified
 
 
 ANATOMY_FILE = "anatomy.json"
@@ -79,18 +80,41 @@ def _check_engine(job: Job) -> None:
 
 
 def _anatomy(job: Job) -> int:
-    """Show which module is which stage, and write it to ``anatomy.json`` of the run directory."""
+    """Show which module is which stage, checked by one run, and write it to ``anatomy.json`` of the run directory."""
     from vlmbench.models.anatomy.find import anatomy_table
+    from vlmbench.models.anatomy.verify import Verified, verify
     from vlmbench.records.files import write_json
     from vlmbench.session.profile import load_model
 
     model = load_model(job)
-    name, rows, notes = str(model.facts["name"]), anatomy_table(model.module, model.anatomy), model.anatomy.notes
+    name, notes = str(model.facts["name"]), model.anatomy.notes
+    if model.facts.get("processes", 1) > 1:
+        verified = Verified(agrees=None, notes=("no run was made: several processes share the model",))
+    else:
+        verified = verify(model, model.anatomy)
+    rows = [_with_run(row, verified) for row in anatomy_table(model.module, model.anatomy)]
     content = {"schema_version": 1, "model": name, "modules": [asdict(row) for row in rows], "notes": list(notes)}
-    path = write_json(job.directory / ANATOMY_FILE, content)
-    _print_anatomy(name, rows, notes)
+    path = write_json(job.directory / ANATOMY_FILE, {**content, "verified": verified.as_dict()})
+    _print_anatomy(name, rows, [*notes, *verified.notes, *_verdict(verified)])
     sys.stderr.write(f"vlmbench: written to {shown(path)}\n")
     return 0
+
+
+def _with_run(row: AnatomyRow, verified: Verified) -> AnatomyRow:
+    """Add to the rule of a row whether the run saw the module."""
+    seen = None if verified.seen is None else dict(verified.seen.stages()).get(row.stage, ())
+    if seen is None or row.rule.endswith("seen running") or row.rule == "watching":
+        return row
+    return replace(row, rule=f"{row.rule}, {'' if row.path in seen else 'not '}seen running")
+
+
+def _verdict(verified: Verified) -> list[str]:
+    """Say whether one run confirms the stages; what to do where it does not."""
+    if verified.agrees is None:
+        return []
+    if verified.agrees:
+        return ["one run of an image and two new tokens confirms these stages"]
+    return [*verified.differences, "the rules' answer is used; settle it with model.anatomy.STAGE=[PATH,…]"]
 
 
 def _print_anatomy(name: str, rows: Sequence[AnatomyRow], notes: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
+from vlmbench.errors import AnatomyError, DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
 from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
@@ -134,10 +134,21 @@ class TransformersModel:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """Which module is which stage."""
+        """Which module is which stage: by rule, and by watching one run where the rules find no stages.
+
+        Raises:
+            AnatomyError: neither tells the stages apart, or the override does not fit the model.
+        """
         from vlmbench.models.anatomy.find import find_anatomy
 
-        return find_anatomy(self.module, self.override)
+        try:
+            return find_anatomy(self.module, self.override)
+        except AnatomyError as error:
+            if self.override or self.team is not None:  # a run of one process of several would wait for the others
+                raise
+            from vlmbench.models.anatomy.verify import find_by_running
+
+            return find_by_running(self, error)
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:

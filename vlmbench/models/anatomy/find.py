@@ -1,7 +1,8 @@
 """Which module of a vision-language model is which stage: found by rule, checked, shown as a table.
 
 :func:`find_anatomy` looks at the model only; :func:`vlmbench.models.anatomy.watch.watch_anatomy` refines its answer by
-watching one real ``generate()``. An ``override`` (three lines of YAML) settles what neither can tell.
+watching one real ``generate()``, and :mod:`vlmbench.models.anatomy.verify` asks for one where the rules fail. An
+``override`` (three lines of YAML) settles what neither can tell.
 """
 
 from __future__ import annotations
