@@ -114,19 +114,20 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     return _of_one(metric, "halves of the workload, which are different samples", "", data)
 
 
-def aa_summary(frame: pd.DataFrame) -> dict[str, Any] | None:
-    """The A/A check of ``T_total`` for JSON, and under ``by_stage`` that of each stage.
+def aa_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | None:
+    """The A/A check of a latency for JSON, and under ``by_stage`` that of each stage.
 
     A shared host slows what waits for it and leaves what the device does alone, so one verdict for the whole may speak
     against a stage whose own times repeat well.
 
     Args:
         frame: rows of records.
+        metric: column of the latency, ms.
 
     Returns:
         None where there is nothing to compare. ``stages_in_words`` names each stage with its ratio and verdict.
     """
-    whole = halves_check(frame)
+    whole = halves_check(frame, metric)
     if whole is None:
         return None
     stages = {stage: check for stage in TOTAL_PARTS[:-1] if (check := halves_check(frame, stage)) is not None}

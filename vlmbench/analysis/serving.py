@@ -72,7 +72,7 @@ class Limits:
         Args:
             frame: rows of requests.
         """
-        good = (frame["status"] == "ok").to_numpy(dtype=bool)
+        good = (frame["status"] == "ok").to_numpy(dtype=bool).copy()
         for limit, name in ((self.ttft_ms, "TTFT"), (self.tpot_ms, "TPOT"), (self.request_ms, "T_request")):
             if limit is None or name not in frame:
                 continue
@@ -197,7 +197,8 @@ def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices:
             row |= _cells("good_share", good)
             row["goodput_per_s"] = None if answers.value is None or good.value is None else answers.value * good.value
         made.append(row)
-    return pd.DataFrame(made)
+    table = pd.DataFrame(made)
+    return table.sort_values(axes, kind="stable", ignore_index=True) if axes and len(table) else table
 
 
 def _tried_again(rows: pd.DataFrame) -> NDArray[np.bool_]:

@@ -176,6 +176,8 @@ def dataset_name(provenance: Mapping[str, Any]) -> str:
 def device_name(provenance: Mapping[str, Any]) -> str:
     """What it ran on: ``NVIDIA H200``, ``2 × NVIDIA H200`` where the model is spread or split over two."""
     device, runtime = provenance.get("device") or {}, provenance.get("runtime") or {}
+    if endpoint := (provenance.get("model") or {}).get("endpoint"):
+        return f"{_text(endpoint.get('dialect'))} server"  # its hardware is not known here
     name = _text(device.get("name")) or _text(device.get("type"))
     count = max(runtime.get("devices") or 1, runtime.get("processes") or 1)
     return f"{count} × {name}" if name and count > 1 else name

@@ -10,13 +10,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlmbench.figures import components, latency, workload
+from vlmbench.figures import components, latency, serving, workload
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
-from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run
+from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run, whole_metric
 from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.serving_summary import Serving, read_serving, summarise_serving
 
 PHASE_FILE = f"{EXPERIMENT}.json"
 
@@ -48,6 +49,9 @@ def write_phase1(directory: Path | str) -> Phase1Report:
     directory = Path(directory)
     run = read_run(directory)
     summary = summarise_run(run)
+    server = read_serving(directory, run.provenance)
+    if server is not None:
+        summary = {**summary, "serving": summarise_serving(server)}
     files = [
         write_json(directory / "summary.json", summary),
         write_phase_file(
@@ -58,7 +62,7 @@ def write_phase1(directory: Path | str) -> Phase1Report:
             results=run_rows(directory),
         ),
     ]
-    for name, figure in figures(run):
+    for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
         files += save(figure, directory / "figures", name)
     return Phase1Report(
         summary=summary,
@@ -70,13 +74,14 @@ def write_phase1(directory: Path | str) -> Phase1Report:
 def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of all figures that the run has data for, drawn one at a time."""
     frame, provenance = run.frame, run.provenance
+    metric = whole_metric(frame)
     drawings: dict[str, Callable[..., Figure | None]] = {
         "latency_distribution": latency.latency_distribution,
         "request_distribution": partial(latency.latency_distribution, metric="T_request"),
         "ttft_itl": lambda frame, provenance: latency.ttft_and_itl(frame, run.gaps, provenance),
-        "latency_vs_tokens": workload.latency_vs_tokens,
-        "variance_split": workload.variance_bars,
-        "over_time": workload.over_time,
+        "latency_vs_tokens": partial(workload.latency_vs_tokens, metric=metric),
+        "variance_split": partial(workload.variance_bars, metric=metric),
+        "over_time": partial(workload.over_time, metric=metric),
         "components_pie": components.component_pies,
         "components_bars": components.component_bars,
         "launch_bound": launch_bound_figure,
@@ -84,5 +89,14 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
     }
     for name, draw in drawings.items():
         figure = draw(frame, provenance)
+        if figure is not None:
+            yield name, figure
+
+
+def serving_figures(server: Serving) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of what a server gave under its loads; none with fewer than two loads."""
+    drawings = {"pareto": serving.pareto_figure, "ttft_throughput": serving.ttft_figure}
+    for name, draw in drawings.items():
+        figure = draw(server.table, server.provenance)
         if figure is not None:
             yield name, figure

@@ -162,14 +162,15 @@ def summarise_run(run: Run) -> dict[str, Any]:
     )
     components = breakdown.component_table(frame)
     parameters = breakdown.parameter_table(run.provenance)
-    ratios = distribution.tail_ratios(frame)
+    metric = whole_metric(frame)
+    ratios = distribution.tail_ratios(frame, metric)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": EXPERIMENT,
         "headline": _headline(latency, ratios, components),
         "runs": _runs(frame),
         "distribution": _distribution(latency),
-        "tail": _tail(frame, ratios),
+        "tail": _tail(frame, ratios, metric),
         "components": records(components),
         "launch_bound": launch_bound_with_sentences(frame, device_type(run.provenance)),
         "cost": _cost(run),
@@ -177,7 +178,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
         "residual": breakdown.residual_summary(frame),
         "instrument_overhead": overhead_summary(frame),
-        "aa_check": aa_summary(frame),
+        "aa_check": aa_summary(frame, metric),
         "tokens": {name: _spread(frames.values(frames.workload(frame), name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),
         "memory": {name: _spread(frames.values(frames.measured(frame), name)) for name in MEMORY},
@@ -238,12 +239,21 @@ def _cost(run: Run) -> dict[str, Any]:
     }
 
 
-def _tail(frame: pd.DataFrame, ratios: pd.DataFrame) -> dict[str, Any]:
-    slow = tail.slow_requests(frame)
+def whole_metric(frame: pd.DataFrame) -> str:
+    """Name the latency whose tail is explained: of ``generate()``, or of the request where that is all that was seen.
+
+    Args:
+        frame: rows of a run.
+    """
+    return "T_request" if np.isnan(frames.values(frames.measured(frame), "T_total")).all() else "T_total"
+
+
+def _tail(frame: pd.DataFrame, ratios: pd.DataFrame, metric: str) -> dict[str, Any]:
+    slow = tail.slow_requests(frame, metric)
     return {
-        "metric": "T_total",
+        "metric": metric,
         "ratios_to_median": records(ratios),
-        "variance_split": records(tail.variance_split(frame)),
+        "variance_split": records(tail.variance_split(frame, metric)),
         "variance_sources": records(variance_sources(frame)),
         "slow_runs": slow.attrs.get("slow_runs", 0),
         "causes": tail.cause_counts(slow),

@@ -119,7 +119,9 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
             *(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences),
         ]
     if summary["distribution"]:
-        parts += [Text(""), latency(summary), components(summary)]
+        parts += [Text(""), latency(summary)]
+        if summary["components"]:
+            parts.append(components(summary))
         if sizes := parameters(summary):
             parts.append(sizes)
     parts += [table_of(grid) for grid in (table_cells.memory(summary), table_cells.energy(summary)) if grid.rows]

@@ -67,6 +67,7 @@ class ReplayServer:
         api_key: that it wants; None for none.
         keep_alive: connections may be used again.
         drop_every: every n-th request on a used connection is dropped without an answer; 0 for none.
+        fail_from: from this request on (counted from 1) all get HTTP 503; 0 for never.
         tls: its certificate; None for plain HTTP.
         vision_tokens: that an image counts.
     """
@@ -81,6 +82,7 @@ class ReplayServer:
     api_key: str | None = None
     keep_alive: bool = True
     drop_every: int = 0
+    fail_from: int = 0
     tls: ssl.SSLContext | None = None
     vision_tokens: int = 100
     log: list[Sent] = field(init=False, default_factory=list)
@@ -202,6 +204,8 @@ class ReplayServer:
         sent = Sent(model=model, received_ns=time.monotonic_ns(), images=_images(asked), body=asked)
         self._first_ns = self._first_ns or sent.received_ns
         self.log.append(sent)
+        if self.fail_from and len(self.log) >= self.fail_from:
+            script = SCRIPTS["loading"]
         if script.status != 200:
             await _send_json(writer, script.status, {"error": {"message": script.message, "code": script.status}})
             return True

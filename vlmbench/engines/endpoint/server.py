@@ -205,8 +205,10 @@ def unreachable(error: ExchangeError, endpoint: Endpoint) -> EndpointError:
         "proxy": "set runtime.proxy=none, or add the server to no_proxy",
         "tls": "give the authority's certificate with runtime.ca_file=FILE, or correct the name in runtime.base_url",
     }.get(error.kind, "look at the server's log; is runtime.base_url that of an OpenAI-compatible server?")
-    if error.kind == "tls" and "wrong version" in str(error).lower():
-        advice = "the server speaks plain HTTP there: runtime.base_url=http://…"
+    if error.kind == "connection" and secure and "does not answer" in str(error):
+        advice = "is the server up, and does it speak TLS there? else runtime.base_url=http://…"
+    if error.kind == "tls" and "no common TLS" in str(error):
+        advice = "does the server speak plain HTTP there? runtime.base_url=http://…"
     elif error.kind in ("disconnected", "not_http") and not secure:
         advice = "does the server want TLS? runtime.base_url=https://…; else look at its log"
     return EndpointError(f"{error}\n{advice}")

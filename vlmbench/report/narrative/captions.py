@@ -22,6 +22,8 @@ CAPTIONS: Mapping[str, str] = {
     "ttft_itl": "When the first token is ready, and how long each later one takes.",
     "latency_vs_tokens": "Latency against what a request holds: vision, prompt and output tokens.",
     "variance_split": "How much of the spread of the latency token counts explain, and how much is left.",
+    "pareto": "Tokens a second for each user against tokens a second of a device, one point a load.",
+    "ttft_throughput": "How much later the first token comes as the server gives more answers a second.",
     "over_time": "Latency in the order measured. A slope or a step is drift of the machine, not of the model.",
     "components_pie": "Which part eats the time, and which part holds the parameters.",
     "components_bars": "The same as bars, and in milliseconds for usual, slow and repeated requests.",

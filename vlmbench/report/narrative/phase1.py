@@ -11,6 +11,7 @@ from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
+from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.host import source_sentences
 from vlmbench.text import count, factor, ms, percent, span, tokens
 
@@ -37,13 +38,14 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
     """(question, sentences) of the three questions, of energy where it was measured, then what limits the answers."""
     if not summary["headline"]["latency_metric"]:
         return [(HOW_LONG, ["Nothing could be measured.", *_failures(summary)])]
-    energy = summary.get("energy")
+    energy, server = summary.get("energy"), summary.get("serving")
     return [
         (HOW_LONG, _how_long(summary)),
         (HOW_BAD, _how_bad(summary)),
-        (WHICH_PART, [*_which_part(summary), *_device(summary, provenance)]),
+        *(serving.answers(server) if server else []),
+        (WHICH_PART, [serving.NOT_SEEN] if server else [*_which_part(summary), *_device(summary, provenance)]),
         *([(HOW_MUCH_ENERGY, energy["words"])] if energy else []),
-        (HOW_SURE, _how_sure(summary, provenance)),
+        (HOW_SURE, [*(serving.doubts(server) if server else []), *_how_sure(summary, provenance)]),
     ]
 
 
@@ -103,7 +105,7 @@ def _tokens_in_time(summary: Summary) -> list[str]:
 def _how_bad(summary: Summary) -> list[str]:
     ratio = summary["headline"]["tail_ratio"]
     if not ratio:
-        whole = summary["distribution"].get("T_total", {}).get("workload")
+        whole = summary["distribution"].get(summary["tail"].get("metric", "T_total"), {}).get("workload")
         if not whole:
             return ["generate() was not timed on its own."]
         return [
@@ -112,10 +114,14 @@ def _how_bad(summary: Summary) -> list[str]:
         ]
     name = str(ratio["quantile"]).upper()
     group = {"value": ratio["workload"], "low": ratio["workload_low"], "high": ratio["workload_high"]}
-    sentences = [f"{name} of generate() is {_with_interval(group, '×')} its median."]
+    sentences = [f"{name} of {_what(summary)} is {_with_interval(group, '×')} its median."]
     sentences += _beyond_nothing(summary)
     sources = source_sentences(summary["tail"].get("variance_sources") or [])
     return sentences + _explained(summary) + sources + _causes(summary)
+
+
+def _what(summary: Summary) -> str:
+    return "a request" if summary["tail"].get("metric") == "T_request" else "generate()"
 
 
 def _beyond_nothing(summary: Summary) -> list[str]:
@@ -146,7 +152,11 @@ def _explained(summary: Summary) -> list[str]:
     parts = [f"{tokens(r['source'])} {percent(r['share'])} ({span(r['low'], r['high'], '%')})" for r in named]
     rest = split["rest"]
     constant = [tokens(s) for s, r in split.items() if s.startswith("num_") and r["low"] is None]
-    text = "Of the variance of T_total, linear effects explain: " + "; ".join(parts) if parts else ""
+    text = (
+        f"Of the variance of {summary['tail'].get('metric', 'T_total')}, linear effects explain: " + "; ".join(parts)
+        if parts
+        else ""
+    )
     same = f" ({' and '.join(constant)} never varied)" if constant else ""
     left = f"{percent(rest['share'])} ({span(rest['low'], rest['high'], '%')}) is left: jitter, and what is not linear"
     return [f"{text}{same}; {left}." if text else f"No token count varied{same}, so all variance is jitter."]
@@ -242,7 +252,7 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
         )
     sentences += [
         *_busy_host(provenance),
-        overhead_words(summary["instrument_overhead"]),
+        *([] if summary.get("serving") else [overhead_words(summary["instrument_overhead"])]),
         *_drift(summary),
         *_lengths(summary, provenance),
         *_failures(summary),

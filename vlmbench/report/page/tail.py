@@ -96,6 +96,7 @@ def _factors(row: Mapping[str, Any], name: str) -> str:
 def causes(part: Part) -> list[dict[str, Any]]:
     """What makes requests slow, in three columns: the workload, marks, what is left (``h``, ``t``, ``s``)."""
     tail = part.summary.get("tail") or {}
+    what = "a request" if tail.get("metric") == "T_request" else "generate()"
     split = {row["source"]: row for row in tail.get("variance_split") or []}
     if not split:
         return []
@@ -112,7 +113,7 @@ def causes(part: Part) -> list[dict[str, Any]]:
             {
                 "h": "The workload",
                 "t": percent(top["share"]),
-                "s": f"of the variance of generate() follows {tokens(top['source'])}, the most of any count. "
+                "s": f"of the variance of {what} follows {tokens(top['source'])}, the most of any count. "
                 f"All: {listed}.{same}",
             }
         )
@@ -160,11 +161,12 @@ def slowest(part: Part) -> dict[str, Any] | None:
     found = (part.summary.get("tail") or {}).get("slow_requests") or []
     if not found:
         return None
+    metric = str((part.summary.get("tail") or {}).get("metric") or "T_total")
     words = {"unknown": "not known", "jitter": "within what one repeated request shows", "tokens": "its token counts"}
     lines = [
         [
             cell(str(row["sample_id"]), pick=str(row["sample_id"])),
-            cell(ms(row["T_total"])),
+            cell(ms(row[metric])),
             cell(ms(row.get("over_median"))),
             cell(
                 " / ".join(
@@ -177,7 +179,7 @@ def slowest(part: Part) -> dict[str, Any] | None:
     ]
     columns = (
         ("Request", False),
-        ("generate(), ms", True),
+        ("Request, ms" if metric == "T_request" else "generate(), ms", True),
         ("Over the median, ms", True),
         ("Vision / prompt / output tokens", False),
         ("Cause", False),

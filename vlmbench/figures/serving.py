@@ -1,0 +1,132 @@
+"""What a server gives under load: tokens a second per device against per user, first token against throughput.
+
+Each function draws on the axes that it is given, so that figures of several runs can stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vlmbench.analysis.serving import frontier
+from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, theme
+
+_ROOM = 1.12
+_LEAST_POINTS = 2  # one load is no curve
+
+
+def point_label(row: Mapping[str, Any]) -> str:
+    """What distinguishes a load from the others: ``4 users``, ``2.5 a second``, other axes by name."""
+    parts = []
+    for name, value in row.items():
+        if not str(name).startswith("axis_") or value is None or value != value:  # noqa: PLR0124  NaN
+            continue
+        axis = str(name).removeprefix("axis_")
+        number = f"{value:g}" if isinstance(value, int | float) else str(value)
+        words = {
+            "load.concurrency": f"{number} user{'' if value == 1 else 's'}",
+            "load.rate_per_s": f"{number} a second",
+        }
+        parts.append(words.get(axis, f"{axis}={number}"))
+    return ", ".join(parts)
+
+
+def draw_pareto(axes: Axes, table: pd.DataFrame) -> Axes:
+    """Draw tokens a second per device against tokens a second per user, intervals on both axes, and the frontier.
+
+    Args:
+        axes: to draw on.
+        table: of :func:`vlmbench.analysis.serving.serving_table`.
+    """
+    x, y = "tokens_per_s_user", "tokens_per_s_device"
+    rows = table.dropna(subset=[x, y])
+    _with_intervals(axes, rows, x, y)
+    best = rows[frontier(rows)].sort_values(x)
+    if len(best) > 1:
+        axes.plot(best[x], best[y], color=DATASET_COLOUR, linewidth=1.2, label="frontier")
+    axes.set_xlabel("tokens a second per user (1000 / median time per output token)")
+    axes.set_ylabel("tokens a second per device")
+    _room(axes)
+    return axes
+
+
+def draw_ttft_throughput(axes: Axes, table: pd.DataFrame) -> Axes:
+    """Draw the median time to first token against answers a second, with intervals on both axes.
+
+    Args:
+        axes: to draw on.
+        table: of :func:`vlmbench.analysis.serving.serving_table`.
+    """
+    x, y = "requests_per_s", "TTFT_p50"
+    rows = table.dropna(subset=[x, y]).sort_values(x)
+    _with_intervals(axes, rows, x, y)
+    axes.set_xlabel("answers a second")
+    axes.set_ylabel("time to first token, median (ms)")
+    _room(axes)
+    return axes
+
+
+def pareto_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
+    """Make the Pareto figure of a run; None with fewer than two loads that have both values."""
+    return _figure(table, provenance, "What each user gets against what the device gives", draw_pareto)
+
+
+def ttft_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
+    """Make the figure of TTFT against throughput; None with fewer than two loads that have both values."""
+    return _figure(table, provenance, "First token against throughput", draw_ttft_throughput)
+
+
+def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw: Any) -> Figure | None:
+    names = ["requests_per_s", "TTFT_p50"] if draw is draw_ttft_throughput else ["tokens_per_s_user", "tokens_per_s"]
+    if not len(table) or len(table.dropna(subset=names)) < _LEAST_POINTS:
+        return None
+    note = "Bars: 95 % intervals; rates from blocks of time, medians from order statistics."
+    with theme():
+        figure = new_figure(title, caption(provenance, n=int(table["requests"].sum()), note=note))
+        draw(figure.add_subplot(), table)
+    return figure
+
+
+def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """Points with their intervals on both axes and their labels."""
+    axes.errorbar(
+        rows[x].to_numpy(dtype=np.float64),
+        rows[y].to_numpy(dtype=np.float64),
+        xerr=_reach(rows, x),
+        yerr=_reach(rows, y),
+        fmt="o",
+        color=DATASET_COLOUR,
+        ecolor=MUTED,
+        elinewidth=1.0,
+        capsize=2.0,
+    )
+    for row in rows.to_dict("records"):
+        axes.annotate(
+            point_label({str(k): v for k, v in row.items()}),
+            (row[x], row[y]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+        )
+
+
+def _room(axes: Axes) -> None:
+    """Both axes from 0, with room for labels at the far ends."""
+    axes.set_xlim(0, _ROOM * axes.get_xlim()[1])
+    axes.set_ylim(0, _ROOM * axes.get_ylim()[1])
+
+
+def _reach(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Distance of both interval ends from the values, shape (2, rows); 0 where there is no interval."""
+    value, low, high = (
+        rows[n].to_numpy(dtype=np.float64, na_value=np.nan) for n in (name, f"{name}_low", f"{name}_high")
+    )
+    reach: NDArray[np.float64] = np.nan_to_num(np.stack([value - low, high - value]))
+    return reach

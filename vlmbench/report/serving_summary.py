@@ -1,0 +1,157 @@
+"""What a run against a server found beyond latency, as plain data: ``serving`` in ``summary.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.quantiles import median
+from vlmbench.analysis.serving import (
+    COLUMNS,
+    Limits,
+    client_in_the_way,
+    paired_differences,
+    requests_of,
+    saturated,
+    serving_table,
+)
+from vlmbench.engines.endpoint.dialects import definitions
+from vlmbench.engines.endpoint.pairs import CONTRASTS
+from vlmbench.records.files import strict
+
+_LOADS = "loads.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A run against a server, read once for numbers and figures.
+
+    Args:
+        frame: its rows, with the columns of an endpoint.
+        table: one row a load.
+        loads: what ``loads.json`` holds.
+        provenance: of the run.
+    """
+
+    frame: pd.DataFrame
+    table: pd.DataFrame
+    loads: Sequence[Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+
+def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | None:
+    """Read a run against a server; None for a run of a model in this process.
+
+    Args:
+        directory: of the run.
+        provenance: content of its ``provenance.json``.
+
+    Raises:
+        InputError: no records, or files that cannot be read.
+    """
+    endpoint = (provenance.get("model") or {}).get("endpoint")
+    if not isinstance(endpoint, Mapping):
+        return None
+    config = provenance.get("config") or {}
+    load, runtime = config.get("load") or {}, config.get("runtime") or {}
+    figures = tuple(definitions(str(endpoint.get("dialect"))))
+    axes = (f"axis_{name}" for name in ("load.concurrency", "load.rate_per_s"))
+    frame = load_runs(directory, tuple(dict.fromkeys((*COLUMNS, *figures, *axes))))
+    path = directory / _LOADS
+    loads = json.loads(path.read_text(encoding="utf-8")).get("loads", []) if path.is_file() else []
+    limits = Limits(
+        ttft_ms=load.get("ttft_limit_ms"), tpot_ms=load.get("tpot_limit_ms"), request_ms=load.get("request_limit_ms")
+    )
+    table = serving_table(frame, limits=limits, devices=int(runtime.get("devices") or 1))
+    return Serving(frame=frame, table=table, loads=loads, provenance=provenance)
+
+
+def summarise_serving(found: Serving) -> dict[str, Any]:
+    """Say what a server gave.
+
+    Args:
+        found: a run that was read.
+
+    Returns:
+        ``server`` (dialect, version), ``load``, ``limits``, ``points`` (one a load: rates, goodput, errors, flags,
+        whether the client was in its own way, whether the server kept up), ``server_figures`` (name → median with
+        interval, unit and meaning there), ``pairs`` (differences of runs, never stages).
+    """
+    config = found.provenance.get("config") or {}
+    load = config.get("load") or {}
+    endpoint = (found.provenance.get("model") or {}).get("endpoint") or {}
+    summary = {
+        "server": {name: endpoint.get(name) for name in ("dialect", "version", "connection", "cache", "through_proxy")},
+        "load": {name: load.get(name) for name in ("name", "concurrency", "rate_per_s", "arrivals")},
+        "limits": {name: load.get(f"{name}_limit_ms") for name in ("ttft", "tpot", "request")},
+        "devices": (config.get("runtime") or {}).get("devices"),
+        "points": [_point(found, row) for row in found.table.astype(object).to_dict("records")],
+        "server_figures": _server_figures(found),
+        "pairs": _pairs(found.frame),
+    }
+    plain: dict[str, Any] = strict(summary)
+    return plain
+
+
+def _point(found: Serving, row: Mapping[Any, Any]) -> dict[str, Any]:
+    point = str(row["point_id"])
+    rows = requests_of(found.frame)
+    rows = rows[rows["point_id"].astype(str) == point]
+    loads = [load for load in found.loads if load.get("point_id") == point]
+    errors: dict[str, int] = {}
+    if "error_class" in rows:
+        failed = rows[rows["status"] == "error"]["error_class"].astype(object).dropna()
+        errors = {str(kind): int(count) for kind, count in failed.value_counts().items()}
+    open_loop = any((load.get("load") or {}).get("kind") == "open" for load in loads)
+    return {
+        **{str(name): None if value is None or value != value else value for name, value in row.items()},  # noqa: PLR0124  NaN
+        "errors_by_class": errors,
+        "client_in_the_way": client_in_the_way(rows, loads),
+        "saturated": saturated(found.frame, point) if open_loop else None,
+        "flags": sorted({flag for load in loads for flag in load.get("flags", [])}),
+        "client_cpu_share": _share(loads),
+        "sent_late_p99_ms": _upper(rows, "T_late"),
+    }
+
+
+def _share(loads: Sequence[Mapping[str, Any]]) -> float | None:
+    wall = sum(float(load.get("wall_s") or 0) for load in loads)
+    return sum(float(load.get("cpu_s") or 0) for load in loads) / wall if wall else None
+
+
+def _upper(rows: pd.DataFrame, name: str) -> float | None:
+    values = rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = values[~np.isnan(values)]
+    return float(np.quantile(values, 0.99)) if len(values) else None
+
+
+def _server_figures(found: Serving) -> dict[str, Any]:
+    """Medians of the server's own figures, beside what it means by them."""
+    rows = requests_of(found.frame)
+    rows = rows[rows["status"] == "ok"]
+    dialect = str(((found.provenance.get("model") or {}).get("endpoint") or {}).get("dialect"))
+    made: dict[str, Any] = {}
+    meanings = {**definitions(dialect), "T_unattributed": "ms: TTFT minus what the server says it spent until then"}
+    for name, meaning in meanings.items():
+        if name not in rows or rows[name].isna().all():
+            continue
+        unit, _, words = meaning.partition(": ")
+        values = rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        made[name] = {**median(values).as_dict(), "unit": unit, "meaning": words}
+    return made
+
+
+def _pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    questions = {c.name: c.question for c in CONTRASTS}
+    table = paired_differences(frame, {c.name: (*c.arms, c.metric) for c in CONTRASTS})
+    return [
+        {**{str(k): v for k, v in row.items()}, "question": questions[str(row["contrast"])]}
+        for row in table.astype(object).to_dict("records")
+    ]
