@@ -45,6 +45,10 @@ def run(job: Job) -> int:
         from vlmbench.session.study import study
 
         return study(job)
+    if task == "first_steps":
+        from vlmbench.session.first_steps import first_steps
+
+        return first_steps(job)
     if task == "anatomy":
         return _anatomy(job)
     from vlmbench.cli import grids

@@ -52,6 +52,7 @@ def software() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()).strip() or None,
         "packages": versions,
+        "cudnn": _cudnn(),
         "settings": {name: os.environ[name] for name in _SETTINGS if _PLAIN.fullmatch(os.environ.get(name, ""))},
     }
 
@@ -109,6 +110,13 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def _cudnn() -> str | None:
+    """Version of cuDNN that torch runs with; None where it has none, or is not loaded."""
+    torch = sys.modules.get("torch")
+    version = torch.backends.cudnn.version() if torch is not None and torch.cuda.is_available() else None
+    return None if version is None else str(version)
 
 
 def _torch_threads() -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, first_line
+from vlmbench.models.attention import Attention, as_transformers_takes_it
 from vlmbench.models.checkpoint import (
     check_folder,
     check_tensors,
@@ -56,7 +57,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def random_module(config: Any, where: Placement, *, attn_implementation: str | None, seed: int, name: str) -> Any:
+def random_module(config: Any, where: Placement, *, attn_implementation: Attention, seed: int, name: str) -> Any:
     """A model with seeded random parameters, made on the device itself.
 
     Raises:
@@ -67,7 +68,10 @@ def random_module(config: Any, where: Placement, *, attn_implementation: str | N
 
     _check_fits(config, where, name=name)
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"dtype": where.dtype, "attn_implementation": attn_implementation}
+    options: dict[str, Any] = {
+        "dtype": where.dtype,
+        "attn_implementation": as_transformers_takes_it(attn_implementation),
+    }
     try:
         if where.tp_plan is not None:
             return _split_random(config, where, options, name=name)
@@ -149,7 +153,7 @@ def _quantization_config(kind: str | None) -> Any:
     return transformers.TorchAoConfig(weight_only)
 
 
-def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation: str | None) -> Any:
+def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation: Attention) -> Any:
     """A checkpoint from the hub or a local folder; safetensors only, every tensor accounted for.
 
     Raises:
@@ -162,7 +166,7 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         check_folder(Path(spec.path))
     options: dict[str, Any] = {
         "dtype": where.dtype,
-        "attn_implementation": attn_implementation,
+        "attn_implementation": as_transformers_takes_it(attn_implementation),
         "use_safetensors": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # so that all wrongly shaped tensors are named; they are refused below

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, first_line
 from vlmbench.models import building
+from vlmbench.models.attention import allow_backends
 from vlmbench.models.building import choose_experts, count_parameters, hub_options, module_on_meta
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
@@ -177,6 +178,7 @@ def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> Tr
     where = _placement(runtime, team)
     if team is not None:
         tensor_parallel.connect(team, where.device)
+    allow_backends(runtime.sdpa_backends)
     make = _random if spec.weights == "random" else _pretrained
     module, processor, build_s = make(spec, runtime, where, seed)
     choose_experts(module, runtime.experts_implementation, name=spec.name)

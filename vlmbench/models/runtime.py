@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from vlmbench.models.attention import SDPA_BACKENDS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -16,7 +19,10 @@ class Runtime:
     Args:
         device: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` …; None leaves it to transformers.
+        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` …, or one for each part of the configuration, as
+            transformers takes it: ``{text_config: sdpa, vision_config: eager}``; None leaves it to transformers.
+        sdpa_backends: kernels that torch may choose from for ``sdpa``: ``flash``, ``efficient``, ``math``, ``cudnn``;
+            None leaves the choice to torch.
         experts_implementation: of a mixture of experts: ``eager``, ``grouped_mm``, ``batched_mm`` …; None leaves it to
             transformers.
         cache_implementation: ``static`` …; None for transformers' default, a dynamic cache.
@@ -29,7 +35,8 @@ class Runtime:
 
     device: str = "auto"
     dtype: str = "auto"
-    attn_implementation: str | None = None
+    attn_implementation: str | Mapping[str, str] | None = None
+    sdpa_backends: tuple[str, ...] | None = None
     experts_implementation: str | None = None
     cache_implementation: str | None = None
     compile: bool = False
@@ -42,6 +49,14 @@ class Runtime:
         if self.device.partition(":")[0] not in DEVICES:
             raise ValueError(f"'runtime.device' must be one of {', '.join(DEVICES)} or cuda:N (got {self.device!r})")
         _one_of("dtype", self.dtype, DTYPES)
+        _check_attention(self.attn_implementation)
+        if self.sdpa_backends is not None:
+            if not self.sdpa_backends:
+                raise ValueError(
+                    f"'runtime.sdpa_backends' must name one of {', '.join(SDPA_BACKENDS)} or be null (got [])"
+                )
+            for name in self.sdpa_backends:
+                _one_of("sdpa_backends", name, SDPA_BACKENDS)
         if self.experts_implementation is not None:
             _one_of("experts_implementation", self.experts_implementation, EXPERTS)
         if self.tp_plan not in (None, "auto"):
@@ -57,3 +72,13 @@ class Runtime:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"'runtime.{name}' must be one of {', '.join(allowed)} (got {value!r})")
+
+
+def _check_attention(wanted: object) -> None:
+    if wanted is None or isinstance(wanted, str):
+        return
+    if not isinstance(wanted, Mapping) or not all(isinstance(x, str) for pair in wanted.items() for x in pair):
+        raise ValueError(
+            "'runtime.attn_implementation' must be a name, null, or names by part of the configuration, "
+            f"{{text_config: sdpa, vision_config: eager}} (got {wanted!r})"
+        )

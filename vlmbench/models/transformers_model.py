@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import AnatomyError, DeviceError, ModelError, SampleError, UnreachablePointError, VlmbenchError
+from vlmbench.models.attention import allowed_backends, attention_by_tower
 from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
@@ -155,7 +156,12 @@ class TransformersModel:
         """Weights with revision or seed, dtype, attention kernel, parameters by stage, processor, number of devices."""
         from vlmbench.models.anatomy.find import stage_parameters
 
-        facts = {**self.provenance, "parameters": stage_parameters(self.module, self.anatomy)}
+        facts = {
+            **self.provenance,
+            "attention_by_tower": attention_by_tower(self.module, self.anatomy),
+            "sdpa_backends": allowed_backends(),
+            "parameters": stage_parameters(self.module, self.anatomy),
+        }
         if self.team is None:
             return {**facts, "devices": len(self.devices)}
         share = round(split_share(self.module), 4)

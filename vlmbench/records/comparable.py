@@ -24,6 +24,8 @@ _COMPARED: tuple[tuple[tuple[str, str], tuple[str, str] | None], ...] = (
     (("model", "quantization"), None),
     (("model", "dtype"), ("runtime", "dtype")),
     (("model", "attention"), ("runtime", "attention")),
+    (("model", "attention_by_tower"), ("runtime", "attention_by_tower")),
+    (("model", "sdpa_backends"), ("runtime", "sdpa_backends")),
     (("model", "experts_implementation"), ("runtime", "experts_implementation")),
     (("model", "experts_implementation_decode"), ("runtime", "experts_implementation_decode")),
     (("model", "processes"), ("runtime", "processes")),
@@ -34,7 +36,8 @@ _JOINT = " + "
 # What runs must have in common, by part of a provenance; None: everything in it.
 _IDENTITY: Mapping[str, tuple[str, ...] | None] = {
     "model": ("name", "architecture", "weights", "revision", "parameters", "quantization"),
-    "device": ("type", "name", "power_limit_w", "threads"),
+    "device": ("type", "name", "power_limit_w", "threads", "driver"),
+    "software": ("torch", "cudnn"),
     "runtime": None,
     "load": None,
 }
@@ -47,6 +50,8 @@ _NULL_IS_KNOWN = ("runtime.", "model.quantization")
 NULL = "null"
 # What was asked for tells nothing where what came of it is known.
 _CAME_OF: Mapping[str, str] = {"runtime.attn_implementation": "runtime.attention", "runtime.threads": "device.threads"}
+# Settings by part of a model, told tower by tower once it is loaded.
+_BY_TOWER = "runtime.attn_implementation."
 
 
 def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,9 +64,13 @@ def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     provenance = with_mixture_named(provenance)
     for part, names in _IDENTITY.items():
         section = provenance.get(part)
+        if part == "software" and isinstance(section, Mapping):
+            section = {**section, "torch": (section.get("packages") or {}).get("torch")}
         if isinstance(section, Mapping):
             chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
             found.update(_flat({name: section[name] for name in chosen}, part))
+    if "runtime.attention" in found:
+        found = {name: value for name, value in found.items() if not name.startswith(_BY_TOWER)}
     for asked, came in _CAME_OF.items():
         if came in found:
             found.pop(asked, None)
@@ -144,6 +153,8 @@ def with_mixture_named(provenance: Mapping[str, Any]) -> dict[str, Any]:
 def _value(session: Mapping[str, Any], path: tuple[str, str]) -> Any:
     section = session.get(path[0])
     value = section.get(path[1]) if isinstance(section, Mapping) else None
+    if isinstance(value, Mapping):
+        value = "; ".join(f"{name} {item}" for name, item in sorted(value.items())) or None
     return _plain(value) if isinstance(value, str | int | float) else None
 
 

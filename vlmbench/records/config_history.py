@@ -50,6 +50,7 @@ ADDED: dict[str, Any] = {
         "extra_body": {},
         "pairs": 0,
         "devices": 1,
+        "sdpa_backends": None,
     },
 }
 # The same for keys that are gone, each leaf the value that they had where they changed nothing.

@@ -277,7 +277,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for label, path in (
         ("GPU", ("device", "uuid")), ("driver", ("device", "driver")), ("host", ("host", "host")),
         ("CPU", ("host", "cpu")), ("Python", ("software", "python")), ("torch", ("software", "packages", "torch")),
-        ("transformers", ("software", "packages", "transformers")),
+        ("transformers", ("software", "packages", "transformers")), ("cuDNN", ("software", "cudnn")),
     ):  # fmt: skip
         old, new = _at(before, path), _at(now, path)
         if old != new:
@@ -322,6 +322,7 @@ def _name(config: Mapping[str, Any], key: str) -> str | None:
 def _runtime_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the model says it really runs with, over what was asked for."""
     names = {"dtype": "dtype", "attention": "attention", "attn_implementation": "attention"}
-    names |= {name: name for name in ("experts_implementation", "experts_implementation_decode")}
+    names |= {name: name for name in ("experts_implementation", "experts_implementation_decode", "sdpa_backends")}
     shown = {shown: str(facts[name]) for name, shown in names.items() if facts.get(name) is not None}
-    return shown | {key: facts[key] for key in ("processes", "devices") if facts.get(key) is not None}
+    kept = ("processes", "devices", "attention_by_tower")
+    return shown | {key: facts[key] for key in kept if facts.get(key) is not None}

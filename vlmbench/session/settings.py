@@ -33,7 +33,8 @@ class RuntimeConfig:
     name: str = MISSING
     device: str = MISSING
     dtype: str = MISSING
-    attn_implementation: str | None = MISSING
+    attn_implementation: Any = MISSING
+    sdpa_backends: list[str] | None = None
     experts_implementation: str | None = MISSING
     cache_implementation: str | None = MISSING
     compile: bool = MISSING
@@ -70,7 +71,9 @@ class RuntimeConfig:
         Raises:
             ValueError: a value that is not allowed.
         """
-        return Runtime(**{one.name: getattr(self, one.name) for one in fields(Runtime)})
+        given = {one.name: getattr(self, one.name) for one in fields(Runtime)}
+        backends = given["sdpa_backends"]
+        return Runtime(**given | {"sdpa_backends": None if backends is None else tuple(backends)})
 
 
 @dataclass
@@ -187,7 +190,7 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
 
 
-TASKS = ("profile", "study", "anatomy", "status", "collect", "cancel")
+TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel")
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")

@@ -1,0 +1,55 @@
+"""What a fresh process pays, arm by arm: the first time at each shape above the later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlmbench.analysis.first_steps import PREFILL, STEP, VISION
+from vlmbench.figures.theme import caption, new_figure, plain_log_ticks, theme
+
+_PANELS = {STEP: "Tokens in the cache", VISION: "Patches of the image", PREFILL: "Positions of the input"}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> Figure | None:
+    """One panel a kind of first time; an arm's first times as points, its later ones as dashes.
+
+    Args:
+        tables: arm to its table, of :func:`vlmbench.analysis.first_steps.first_times`.
+        provenance: of one of the arms.
+
+    Returns:
+        The figure; None where no shape was met twice.
+    """
+    kinds = [kind for kind in _PANELS if any((table["what"] == kind).any() for table in tables.values())]
+    if not kinds:
+        return None
+    with theme():
+        figure = new_figure(
+            "What a fresh process pays for each new shape",
+            caption(
+                provenance,
+                note="Points: the first time at a shape (open: in the first run of the process). "
+                "Dashes: the median of later times.",
+            ),
+            width=4.2 * len(kinds),
+            height=4.6,
+        )
+        panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+        for axes, kind in zip(panels, kinds, strict=True):
+            for colour, (arm, table) in zip(_COLOURS, tables.items(), strict=False):
+                rows = table[table["what"] == kind].sort_values("at")
+                began = rows["began"].astype(bool)
+                axes.plot(rows["at"], rows["later_ms"], color=colour, linestyle="none", marker="_", markersize=7)
+                axes.scatter(rows["at"][~began], rows["first_ms"][~began], color=colour, s=14, label=arm)
+                axes.scatter(rows["at"][began], rows["first_ms"][began], edgecolors=colour, facecolors="none", s=14)
+            axes.set(title=kind.capitalize(), xlabel=_PANELS[kind], ylabel="Time (ms)")
+            axes.set_yscale("log")
+            plain_log_ticks(axes.yaxis)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    return figure
