@@ -31,30 +31,36 @@ def run(job: Job) -> int:
         from vlmbench.session.serving import profile_endpoint
 
         return profile_endpoint(job)
-    if job.settings.dry_run and task in ("profile", "study"):
-        from vlmbench.session.dry_run import dry_run
-        from vlmbench.session.study import part_choices
-
-        parts = [job.part(name, choices) for name, choices in part_choices(job).items()] or [job]
-        return max(dry_run(part) for part in parts)
-    if task == "profile":
-        from vlmbench.session.profile import profile
-
-        return profile(job)
-    if task == "study":
-        from vlmbench.session.study import study
-
-        return study(job)
-    if task == "first_steps":
-        from vlmbench.session.first_steps import first_steps
-
-        return first_steps(job)
+    if task in ("profile", "study", "first_steps"):
+        return _dry_run(job) if job.settings.dry_run else _measure(job)
     if task == "anatomy":
         return _anatomy(job)
     from vlmbench.cli import grids
 
     given = job.settings.output_dir
     return grids.run(task, job.settings.runs, Path(given) if given else None)
+
+
+def _dry_run(job: Job) -> int:
+    from vlmbench.session.dry_run import dry_run
+    from vlmbench.session.study import part_choices
+
+    parts = part_choices(job) if job.settings.task == "study" else {}
+    return max(dry_run(part) for part in [job.part(name, choices) for name, choices in parts.items()] or [job])
+
+
+def _measure(job: Job) -> int:
+    if job.settings.task == "study":
+        from vlmbench.session.study import study
+
+        return study(job)
+    if job.settings.task == "first_steps":
+        from vlmbench.session.first_steps import first_steps
+
+        return first_steps(job)
+    from vlmbench.session.profile import profile
+
+    return profile(job)
 
 
 def _check_engine(job: Job) -> None:
