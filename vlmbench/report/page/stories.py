@@ -54,6 +54,7 @@ def stories_of(parts: Sequence[Part]) -> list[Story]:
                 _compared(found, row)
         else:
             _home(found, part).parts.append(part)
+    found.sort(key=lambda story: not any(part.is_phase1 for part in story.parts))  # the page opens with a data set
     for story, label in zip(found, _labels(found), strict=True):
         story.label = label
     return found
