@@ -144,3 +144,16 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "–": "--", "²": "$^2$", "µ": r"$\mu$",
+    }
+)  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX shows it: special characters escaped."""
+    return text.translate(_LATEX)

@@ -23,7 +23,14 @@ _UNLIMITED = 10_000
 
 
 def run(job: Job) -> int:
-    """Run the job's task; returns the exit status."""
+    """Run the job's task, its figures in the style that was asked for; returns the exit status."""
+    from vlmbench.figures.style import drawn_as
+
+    with drawn_as(job.settings.figures.chosen()):
+        return _run(job)
+
+
+def _run(job: Job) -> int:
     task = job.settings.task
     if task in ("profile", "study", "anatomy"):
         _check_engine(job)

@@ -17,6 +17,7 @@ from vlmbench.analysis.frames import reference, sample_codes, values, workload
 from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.distributions import box_words, draw_box
 from vlmbench.figures.panels import output_tokens, sentences
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, theme
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import amount, ms, percent, plain
@@ -76,7 +77,7 @@ def _pie(axes: Axes, parts: Parts, middle: str, title: str) -> None:
         counterclock=False,
         wedgeprops={"width": 0.42, "edgecolor": "white", "linewidth": 1},
     )
-    axes.text(0, 0, middle, ha="center", va="center", fontsize=10)
+    axes.text(0, 0, middle, ha="center", va="center", fontsize=pt(10))
     axes.set_title(title)
     axes.legend(
         handles=[
@@ -168,12 +169,12 @@ def _stacked(axes: Axes, bars: Sequence[tuple[str, Parts]], words: Any) -> None:
             )
             if length / longest >= _INSIDE:
                 axes.text(
-                    left + length / 2, row, words(length), ha="center", va="center", fontsize=8,
+                    left + length / 2, row, words(length), ha="center", va="center", fontsize=pt(8),
                     color=_readable(component_colour(name)),
                 )  # fmt: skip
             left += length
         if words is ms:
-            axes.annotate(ms(left), (left, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(ms(left), (left, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=pt(8))
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")

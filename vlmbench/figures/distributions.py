@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.quantiles import Estimate, needed
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED
 from vlmbench.text import count, ms, plain, span
 
@@ -30,7 +31,7 @@ def draw_ecdf(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate], 
     for q, estimate in zip(QUANTILES, estimates, strict=True):
         if estimate.value is None:
             continue
-        axes.plot(estimate.value, q, "o", color=colour, markersize=4.5, markeredgecolor="white", zorder=3)
+        axes.plot(estimate.value, q, "o", color=colour, markersize=pt(4.5), markeredgecolor="white", zorder=3)
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [q, q], color=colour, linewidth=3.5, alpha=0.55, zorder=2)
 
@@ -84,7 +85,7 @@ def quantile_table(axes: Axes, rows: Sequence[tuple[str, str, Sequence[Estimate]
         edges="horizontal",
     )
     table.auto_set_font_size(False)
-    table.set_fontsize(8)
+    table.set_fontsize(pt(8))
     for (line, column), cell in table.get_celld().items():
         cell.set_edgecolor("#DDDDDD")
         colour = rows[line - 1][1] if line else MUTED
@@ -148,11 +149,11 @@ def draw_box(axes: Axes, row: int, time: NDArray[np.float64], colour: str, n: in
         height = 0.56 if q is not None else 0.36
         # The edge keeps a box visible that is narrower than a line.
         axes.barh(row, third - first, left=first, height=height, color=colour, edgecolor=colour, linewidth=2, zorder=3)
-    axes.plot(np.median(time), row, "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
+    axes.plot(np.median(time), row, "o", color="white", markeredgecolor=INK, markersize=pt(5), zorder=4)
     ordered = np.sort(beside)  # thinned where they are many, the extremes always kept
     picked = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_POINTS)).astype(int))
     level = row if q is not None else row + 0.36
     axes.plot(
-        ordered[picked], np.full(len(picked), level), ".", color=colour, markersize=4, alpha=0.6, markeredgewidth=0,
+        ordered[picked], np.full(len(picked), level), ".", color=colour, markersize=pt(4), alpha=0.6, markeredgewidth=0,
         rasterized=True,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, save, theme
 from vlmbench.schema import label_of
 from vlmbench.text import plain
@@ -127,7 +128,7 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str) -> None:
         medians = _quantiles(rows, name)
         x = medians.index.to_numpy(dtype=float)
         axes.fill_between(x, medians["low"], medians["high"], color=SERIES[number], alpha=0.15, linewidth=0)
-        axes.plot(x, medians["median"], "o-", color=SERIES[number], label=str(group), markersize=4)
+        axes.plot(x, medians["median"], "o-", color=SERIES[number], label=str(group), markersize=pt(4))
     axes.set_xlabel(label_of(name).capitalize())
     axes.set_ylabel("T_total (ms)")
     for axis in (axes.xaxis, axes.yaxis):

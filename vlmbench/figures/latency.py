@@ -17,6 +17,7 @@ from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values,
 from vlmbench.analysis.quantiles import Estimate, finite, quantiles
 from vlmbench.figures.distributions import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
 from vlmbench.figures.panels import output_tokens, sentences
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import (
     COMPONENT_COLOURS,
     DATASET_COLOUR,
@@ -68,8 +69,12 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
             height=6.6,
         )
         grid = figure.add_gridspec(2, len(groups))
-        for column, ((name, data, _, colour), estimates) in enumerate(zip(groups, found, strict=True)):
-            _histogram(figure.add_subplot(grid[0, column]), finite(data), estimates, colour, name)
+        above = [figure.add_subplot(grid[0, column]) for column in range(len(groups))]
+        for axes, (name, data, _, colour), estimates in zip(above, groups, found, strict=True):
+            _histogram(axes, finite(data), estimates, colour, name)
+        ends = np.array([axes.get_xlim() for axes in above])
+        for axes in above:  # the widths are to be compared
+            axes.set_xlim(ends[:, 0].min(), ends[:, 1].max())
         below = figure.add_subplot(grid[1, :])
         for (name, data, _, colour), estimates in zip(groups, found, strict=True):
             draw_ecdf(below, finite(data), estimates, colour, f"{name} (n = {len(finite(data)):,})")
@@ -100,7 +105,7 @@ def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate],
         axes.plot([estimate.value] * 2, [0, height], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [height] * 2, color=INK, linewidth=3, solid_capstyle="butt")
-        axes.plot(estimate.value, height, "o", color=INK, markersize=4, markeredgecolor="white")
+        axes.plot(estimate.value, height, "o", color=INK, markersize=pt(4), markeredgecolor="white")
         # Always right of the interval, so that each label stands beside its own; the axis is widened to hold it.
         last = estimate.high or estimate.value
         low, high = axes.get_xlim()
@@ -111,7 +116,7 @@ def _histogram(axes: Axes, data: NDArray[np.float64], estimates: list[Estimate],
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=pt(8),
             bbox=_PAPER,
         )
     axes.set(title=f"{name} (n = {len(data):,})", xlabel="Latency (ms)", ylabel="Runs")

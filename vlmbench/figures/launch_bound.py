@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from vlmbench.analysis.frames import measured
 from vlmbench.analysis.launch_bound import launch_table, untraced_runs
 from vlmbench.figures.panels import output_tokens, sentences
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
 from vlmbench.text import count, factor, ms, percent, span
 
@@ -122,7 +123,7 @@ def _bars(times: Axes, shares: Axes, row: int, entry: Mapping[Any, Any]) -> None
         axes.barh(row, elapsed / scale, height=0.62, color=_GAP, edgecolor=MUTED, hatch="////", linewidth=0)
         axes.barh(row, busy / scale, height=0.62, color=colour)
     times.annotate(
-        ms(elapsed), (max(busy, elapsed), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        ms(elapsed), (max(busy, elapsed), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=pt(8)
     )
     inside = span(entry["launch_bound_low"], entry["launch_bound_high"], "%")
     # Beside the axis: on it, the words would cover the end of a bar.
@@ -133,7 +134,7 @@ def _bars(times: Axes, shares: Axes, row: int, entry: Mapping[Any, Any]) -> None
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
+        fontsize=pt(8),
         color=INK,
         annotation_clip=False,
     )

@@ -14,6 +14,7 @@ from vlmbench.analysis.frames import values
 from vlmbench.analysis.quantiles import finite, median, needed
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import COUNTED, TOKEN_KINDS, X_LABELS, Slice, held
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
 from vlmbench.text import count, digits, ms, plain
 
@@ -93,15 +94,19 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     axes.plot(grid, mean, color=colour)
     ends = points[["low", "high"]].to_numpy(dtype=float)
     if runs:
-        axes.plot(x, time, ".", color=colour, alpha=0.4, markersize=3.5, markeredgewidth=0, rasterized=True, zorder=1.5)
+        axes.plot(
+            x, time, ".", color=colour, alpha=0.4, markersize=pt(3.5), markeredgewidth=0, rasterized=True, zorder=1.5
+        )
         found = [median(time[x == count]) for count in points["x"]]
         ends = np.array([[math.nan if e is None else e for e in (f.low, f.high)] for f in found])
     axes.vlines(points["x"], ends[:, 0], ends[:, 1], color=colour, linewidth=1.4, alpha=0.9)
     hollow = points["x"].isin(scaling.held_out)
     for part, face in ((points[~hollow], colour), (points[hollow], "white")):
-        axes.plot(part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=5, markeredgewidth=1.2)
+        axes.plot(
+            part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=pt(5), markeredgewidth=1.2
+        )
     axes.set_title(stage_label(scaling.stage), loc="left", pad=24)
-    axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=7.5, color=MUTED)
+    axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=pt(7.5), color=MUTED)
     axes.set_ylabel("ms")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axis in (axes.xaxis, axes.yaxis):
@@ -111,7 +116,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     above = time > _readable_limits(axes, scaling, time if runs else None)
     if runs and above.any():
         axes.plot(
-            x[above], np.full(int(above.sum()), 0.985), "^", color=colour, markersize=4.5, clip_on=False,
+            x[above], np.full(int(above.sum()), 0.985), "^", color=colour, markersize=pt(4.5), clip_on=False,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     return time[above] if runs else time.iloc[:0]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmbench.figures.panels import stage_colour, stage_label
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure, plain_log_ticks
 from vlmbench.machine.peaks import DevicePeaks
 
@@ -77,12 +78,12 @@ def _draw_roof(axes: Axes, table: pd.DataFrame, peaks: DevicePeaks) -> None:
         xytext=(-4, 5),
         textcoords="offset points",
         ha="right",
-        fontsize=8.5,
+        fontsize=pt(8.5),
     )
     axes.annotate(
         f"memory: {si(peaks.bytes_per_s)}B/s",
         (low * 2, low * 2 * peaks.bytes_per_s),
         xytext=(12, -4),
         textcoords="offset points",
-        fontsize=8.5,
+        fontsize=pt(8.5),
     )

@@ -26,6 +26,7 @@ from vlmbench.figures.panels import (
     stage_colour,
     stage_label,
 )
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import MUTED, SERIES, add_caption, caption, new_figure, plain_log_ticks
 from vlmbench.text import digits, plain
 
@@ -146,7 +147,7 @@ def _flops_text(part: FlopsFit) -> str:
 
 def _flops_title(axes: Axes, title: str, text: str) -> None:
     axes.set_title(title, loc="left", pad=24)
-    axes.text(0, 1.02, text, transform=axes.transAxes, va="bottom", fontsize=7.5, color=MUTED)
+    axes.text(0, 1.02, text, transform=axes.transAxes, va="bottom", fontsize=pt(7.5), color=MUTED)
 
 
 def _draw_flops(axes: Axes, part: FlopsFit, colour: str) -> None:

@@ -22,6 +22,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
@@ -32,9 +33,11 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from vlmbench.errors import ConfigError
+from vlmbench.figures.style import pt, style
 from vlmbench.records.files import write_whole
 from vlmbench.schema import MODEL_PARTS, STAGES
-from vlmbench.text import plain
+from vlmbench.text import latex, plain
 
 COMPONENT_COLOURS: Mapping[str, str] = {
     **{stage.column: stage.colour for stage in STAGES},
@@ -55,6 +58,15 @@ SERIES: tuple[str, ...] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 
 DATASET_COLOUR, REFERENCE_COLOUR = SERIES[0], SERIES[1]
 """Requests of a data set; one identical request repeated."""
+
+_words: WeakKeyDictionary[Figure, list[str]] = WeakKeyDictionary()
+"""Figure to its title and captions, in the figure or not."""
+
+_SIZES = (
+    "font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize",
+    "lines.linewidth", "lines.markersize", "axes.linewidth", "grid.linewidth", "xtick.major.size", "ytick.major.size",
+    "xtick.major.width", "ytick.major.width", "patch.linewidth",
+)  # fmt: skip
 
 _LETTERS_AN_INCH = 16  # of a caption; 8 points of DejaVu Sans
 DPI = 200
@@ -80,6 +92,8 @@ _STYLE: Mapping[str, Any] = {
     "axes.prop_cycle": rcsetup.cycler(color=list(SERIES)),
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -109,7 +123,30 @@ def theme() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
+        chosen = style()
+        if chosen.scale != 1:
+            params: Any = mpl.rcParams
+            params.update({name: pt(float(params[name])) for name in _SIZES})
+        if chosen.stylesheet:
+            use_stylesheet(chosen.stylesheet)
         yield
+
+
+def use_stylesheet(name: str) -> None:
+    """Apply a matplotlib style on top of this one.
+
+    Raises:
+        ConfigError: there is no such style, or it cannot be read.
+    """
+    from matplotlib import style as styles
+
+    try:
+        styles.use(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"'figures.stylesheet' must be a matplotlib style file or the name of a style (got {name!r})\n"
+            f"matplotlib says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def component_colour(component: str) -> str:
@@ -127,9 +164,12 @@ def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height
 
     Call it inside :func:`theme`.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure = Figure(figsize=style().size(width, height), layout="constrained")
+    pad = 0.06 if style().name == "page" else 0.03
+    figure.get_layout_engine().set(w_pad=pad, h_pad=pad)  # type: ignore[union-attr, call-arg]
+    _words[figure] = [title]
+    if style().title_inside:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=pt(12), fontweight="bold", color=INK)
     if caption_text:
         add_caption(figure, caption_text)
     return figure
@@ -137,8 +177,10 @@ def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height
 
 def add_caption(figure: Figure, text: str) -> None:
     """Put a caption below a figure that was made without one, because it says what was drawn meanwhile."""
-    letters = int(figure.get_figwidth() * _LETTERS_AN_INCH)
-    figure.supxlabel(_wrapped(text, letters), x=0.01, ha="left", fontsize=8, color=MUTED)
+    _words.setdefault(figure, [""]).append(text)
+    if style().caption_inside:
+        letters = int(figure.get_figwidth() * _LETTERS_AN_INCH / style().scale)
+        figure.supxlabel(_wrapped(text, letters), x=0.01, ha="left", fontsize=pt(8), color=MUTED)
 
 
 def _wrapped(text: str, letters: int) -> str:
@@ -205,11 +247,13 @@ def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = 
     return f"{line}\n{note}" if note else line
 
 
-def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple[Path, Path]:
+def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple[Path, ...]:
     """Write ``name.png`` and ``name.pdf`` into ``directory`` (made if missing); readers never see half a file.
 
+    Where the style keeps the caption out of the figure, ``name.txt`` and ``name.tex`` hold it.
+
     Returns:
-        The two paths.
+        The paths.
     """
     layout, old_dpi = figure.get_layout_engine(), figure.dpi
     paths = directory / f"{name}.png", directory / f"{name}.pdf"
@@ -227,7 +271,19 @@ def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple
     finally:
         figure.dpi = old_dpi
         figure.set_layout_engine(layout)
-    return paths
+    return (*paths, *_captions(figure, directory / name))
+
+
+def _captions(figure: Figure, stem: Path) -> list[Path]:
+    """The caption as plain text and for LaTeX, where the figure does not hold it."""
+    title, *rest = [
+        ". ".join(line.strip().rstrip(".") for line in text.split("\n")) for text in _words.get(figure, [""])
+    ]
+    if style().caption_inside or not (title or rest):
+        return []
+    text = ". ".join(part.rstrip(".") for part in (title, *rest) if part) + "."
+    tex = f"\\caption{{{latex(text)}}}\n\\label{{fig:{stem.name}}}\n"
+    return [write_whole(stem.with_suffix(".txt"), text + "\n"), write_whole(stem.with_suffix(".tex"), tex)]
 
 
 # Ticks of logarithmic axes: plain numbers, as many as have room beside each other.

@@ -16,6 +16,7 @@ from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.analysis.token_costs import Comparison
 from vlmbench.figures.panels import about, stage_colour, stage_label
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
 from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, plain, span
@@ -73,19 +74,21 @@ def _draw_costs(axes: Axes, comparison: Comparison, kinds: Sequence[str]) -> Non
         colour, at, inside = KIND_COLOURS[kind], cost.value, f"({interval(cost.low, cost.high)})"
         if cost.low > 0:
             axes.hlines(place, cost.low, cost.high, color=colour, linewidth=2.2)
-            axes.plot(at, place, "o", color=colour, markersize=7, markeredgecolor="white")
+            axes.plot(at, place, "o", color=colour, markersize=pt(7), markeredgecolor="white")
             text = f"{digits(at)} ms {inside}"
         elif cost.high > 0:
             at = cost.high  # from the left edge up to the most that the data allow
             axes.hlines(place, low / margin, at, color=colour, linewidth=2.2, linestyle=(0, (2, 2)))
-            axes.plot(at, place, "|", color=colour, markersize=12, markeredgewidth=2.2)
+            axes.plot(at, place, "|", color=colour, markersize=pt(12), markeredgewidth=2.2)
             text = f"not told from 0, at most {digits(at, 2)} ms"
         else:
             at, text = low, f"below 0: {digits(at)} ms {inside}"
         _draw_unflagged(axes, place, comparison, kind)
         # Above its point, towards the middle of the panel, where there is room for it.
         side = "left" if math.log(at / low) < math.log(high / low) / 2 else "right"
-        axes.annotate(text, (at, place), xytext=(0, 10), textcoords="offset points", va="bottom", ha=side, fontsize=8.5)
+        axes.annotate(
+            text, (at, place), xytext=(0, 10), textcoords="offset points", va="bottom", ha=side, fontsize=pt(8.5)
+        )
     axes.set_xscale("log")
     axes.set_xlim(low / margin, high * margin)
     axes.xaxis.set_major_locator(LogLocator(numticks=7))
@@ -104,7 +107,7 @@ def _draw_unflagged(axes: Axes, place: float, comparison: Comparison, kind: str)
         return
     below, colour = place - 0.16, KIND_COLOURS[kind]
     axes.hlines(below, cost.low, cost.high, color=colour, linewidth=1.2)
-    axes.plot(cost.value, below, "o", color=colour, markersize=6, markerfacecolor="white")
+    axes.plot(cost.value, below, "o", color=colour, markersize=pt(6), markerfacecolor="white")
 
 
 def _shares(comparison: Comparison, kind: str) -> list[tuple[str, Estimate]]:
@@ -121,13 +124,13 @@ def _draw_shares(axes: Axes, shares: Mapping[str, list[tuple[str, Estimate]]]) -
     names: list[str] = []
     for kind, found in shares.items():
         axes.text(
-            0, len(names), f"One more {KINDS[kind].unit}", va="center", fontsize=8.5, fontweight="bold",
+            0, len(names), f"One more {KINDS[kind].unit}", va="center", fontsize=pt(8.5), fontweight="bold",
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
         names.append("")
         if not found:
             axes.text(
-                0, len(names), "no measurable cost", va="center", fontsize=8.5, color=MUTED,
+                0, len(names), "no measurable cost", va="center", fontsize=pt(8.5), color=MUTED,
                 transform=axes.get_yaxis_transform(),
             )  # fmt: skip
             names.append("")
@@ -161,7 +164,7 @@ def _share_row(axes: Axes, place: int, stage: str, share: Estimate) -> None:
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
+        fontsize=pt(8),
         annotation_clip=False,
     )
 

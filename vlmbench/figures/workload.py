@@ -17,6 +17,7 @@ from vlmbench.analysis.quantiles import finite
 from vlmbench.analysis.tail import PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS, say
 from vlmbench.figures.panels import sentences
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
 from vlmbench.text import percent, plain, tokens
 
@@ -39,15 +40,19 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
         note = "r: linear correlation."
         if len(work) > _MOST_POINTS:
             note += " Shade: number of runs, log scale; crosses: flagged runs."
+        shown = _varying(work)
+        note += "".join(
+            f" {tokens(n).capitalize()}{_relation(values(work, n), time)}." for n in PREDICTORS if n not in shown
+        )
         figure = new_figure(
             f"{WORDS.get(metric, metric).partition(' (')[0]} against token counts",
             caption(provenance, n=len(finite(time)), unit="runs", note=note),
-            width=10.0,
+            width=10.0 if len(shown) > 1 else 6.0,
             height=4.2,
         )
-        panels = figure.subplots(1, len(PREDICTORS), sharey=True)
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         flagged = (work["flags"].astype(object).fillna("") != "").to_numpy(dtype=bool)
-        for axes, name in zip(panels, PREDICTORS, strict=True):
+        for axes, name in zip(panels, shown, strict=True):
             number = values(work, name)
             axes.set_xlabel(tokens(name).capitalize() + " per request")
             axes.set_title(f"{tokens(name).capitalize()}{_relation(number, time)}")
@@ -58,6 +63,12 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
         if handles:
             figure.legend(handles, labels, loc="outside right upper")
     return figure
+
+
+def _varying(work: pd.DataFrame) -> list[str]:
+    """The counts that differ between requests; all of them where none does, or where there are too few requests."""
+    found = [name for name in PREDICTORS if len(np.unique(finite(values(work, name)))) > 1]
+    return found or list(PREDICTORS)
 
 
 def _relation(number: NDArray[np.float64], time: NDArray[np.float64]) -> str:
@@ -128,7 +139,9 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
                 axes.plot(ends, [place] * 2, color=INK, linewidth=2)
             words = row["note"] if row["note"].startswith("the same") else percent(row["share"])
             edge = max([row["share"], *ends])
-            axes.annotate(words, (edge, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axes.annotate(
+                words, (edge, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=pt(8.5)
+            )
         axes.set_yticks(range(len(split)), [names.get(s, tokens(s).capitalize()) for s in split["source"]])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -221,7 +234,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
         for name, table, colour in series:
             shown = table.iloc[:: max(1, len(table) // _MOST_POINTS)]
             axes.plot(
-                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, markersize=5,
+                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, markersize=pt(5),
                 alpha=0.35 if len(table) > _WINDOW * 20 else 0.6,
                 markeredgewidth=0, rasterized=True,
             )  # fmt: skip

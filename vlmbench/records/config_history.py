@@ -18,7 +18,7 @@ from typing import Any
 
 # Nested as in conf/, each leaf the value with which nothing changes: {"measurement": {"clients": 1}, "engine": None}.
 ADDED: dict[str, Any] = {
-    "figures": {"extra": []},
+    "figures": {"extra": [], "style": "page", "width": None, "font_size": None, "stylesheet": None},
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"controls": True},
     "load": {

@@ -8,14 +8,9 @@ from vlmbench.records.files import write_whole
 from vlmbench.report.page.parts import parts_of
 from vlmbench.report.table_cells import Grid, grids
 from vlmbench.report.templating import environment
+from vlmbench.text import latex
 
 FOLDER = "tables"
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "–": "--", "²": "$^2$", "µ": r"$\mu$",
-    }
-)  # fmt: skip
 
 
 def write_tables(directory: Path | str) -> list[Path]:
@@ -46,7 +41,7 @@ def write_tables(directory: Path | str) -> list[Path]:
 def tex(text: str) -> str:
     """Text as LaTeX shows it: special characters escaped, leading blanks as indentation."""
     blanks = len(text) - len(text.lstrip(" "))
-    return (r"\quad " if blanks else "") + text.strip().translate(_LATEX)
+    return (r"\quad " if blanks else "") + latex(text.strip())
 
 
 def markdown(grid: Grid) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vlmbench.figures.style import FigureStyle
 from vlmbench.models.runtime import Runtime
 
 MISSING: Any = "???"  # what OmegaConf calls a value that must be given
@@ -133,9 +134,25 @@ class MeasurementConfig:
 
 @dataclass
 class FiguresConfig:
-    """Which figures are drawn beside those of the experiment: names of entry points of ``vlmbench.figures``."""
+    """How figures are drawn, and which ones beside those of the experiment (entry points of ``vlmbench.figures``)."""
 
     extra: list[str] = field(default_factory=list)
+    style: str = "page"
+    width: float | None = None
+    font_size: float | None = None
+    stylesheet: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.style != MISSING:
+            self.chosen()
+
+    def chosen(self) -> FigureStyle:
+        """The style that these settings ask for.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        return FigureStyle(name=self.style, width_in=self.width, font_pt=self.font_size, stylesheet=self.stylesheet)
 
 
 @dataclass

@@ -190,7 +190,11 @@ def _where(part: Part) -> Sentence:
     if largest is None:
         return ["The runs carry no stage times."]
     name = STAGE_LABELS.get(largest["component"], largest["component"])
-    pieces: Sentence = [f"Over all points of the sweep of {part.facts['sweep']} ", bold(percent(largest["share"])), f" of generate() is {name}"]
+    pieces: Sentence = [
+        f"Over all points of the sweep of {part.facts['sweep']} ",
+        bold(percent(largest["share"])),
+        f" of generate() is {name}",
+    ]
     if waiting:
         pieces += [", and for ", *waiting[1], " of the time the device only waits for the host"]
     return [*pieces, "."]

@@ -1,0 +1,103 @@
+"""For what figures are drawn: a page, a paper, a talk. Imports no matplotlib, so that a command can choose early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmbench.errors import ConfigError
+
+STYLES: tuple[str, ...] = ("page", "paper", "talk")
+COLUMN_IN, TEXT_IN = 3.3, 7.0
+"""Width of one column and of two of a paper, inches."""
+
+BASE_PT = 9.5  # of a figure for the page; sizes in drawing code are meant beside it
+_FONT_PT: Mapping[str, float] = {"page": BASE_PT, "paper": 7.0, "talk": 14.0}
+_NARROW_IN = 6.6  # a figure for the page that is no wider has one panel, and fits a column
+_TALK_IN = 10.0
+_WORDS_IN = 0.9  # height that title and caption take on a page
+_LEAST_IN = 1.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureStyle:
+    """How figures are drawn.
+
+    Args:
+        name: ``page`` (title and caption inside), ``paper`` (both beside the figure as ``.txt`` and ``.tex``, one or
+            two columns wide), ``talk`` (large letters, title inside, caption beside).
+        width_in: width of every figure in inches; None: as wide as its style says.
+        font_pt: size of labels in points; None: 9.5, 7 and 14.
+        stylesheet: a matplotlib style file, or the name of one of its styles, applied last; None for none.
+    """
+
+    name: str = "page"
+    width_in: float | None = None
+    font_pt: float | None = None
+    stylesheet: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in STYLES:
+            raise ConfigError(f"'figures.style' must be one of {', '.join(STYLES)} (got {self.name!r})")
+        for name, value, low, high in (("width", self.width_in, 1.5, 40.0), ("font_size", self.font_pt, 3.0, 60.0)):
+            if value is not None and not low <= value <= high:
+                unit = "inches" if name == "width" else "points"
+                raise ConfigError(f"'figures.{name}' must be null or {low:g} to {high:g} {unit} (got {value!r})")
+        if self.stylesheet and ("/" in self.stylesheet or self.stylesheet.endswith(".mplstyle")):
+            path = Path(self.stylesheet)
+            if not path.is_file():
+                raise ConfigError(
+                    f"'figures.stylesheet' names no file (got {self.stylesheet!r})\n"
+                    "give the path of a matplotlib style file, or the name of one of its styles"
+                )
+
+    @property
+    def scale(self) -> float:
+        """What sizes of letters and marks are multiplied by."""
+        return (self.font_pt or _FONT_PT[self.name]) / BASE_PT
+
+    @property
+    def title_inside(self) -> bool:
+        """Whether the title stands in the figure."""
+        return self.name != "paper"
+
+    @property
+    def caption_inside(self) -> bool:
+        """Whether the caption stands in the figure; otherwise it is written beside it."""
+        return self.name == "page"
+
+    def size(self, width: float, height: float) -> tuple[float, float]:
+        """Width and height in inches of a figure that is ``width`` × ``height`` on a page."""
+        if self.name == "page":
+            return (width, height) if self.width_in is None else (self.width_in, height)
+        target = self.width_in or (_TALK_IN if self.name == "talk" else COLUMN_IN if width <= _NARROW_IN else TEXT_IN)
+        drawn = (height - _WORDS_IN) * target / width
+        least = _LEAST_IN * self.scale * BASE_PT / _FONT_PT["paper"]
+        return target, max(drawn, least) + (0.5 if self.title_inside else 0.0)
+
+
+_PAGE = FigureStyle()
+_style: ContextVar[FigureStyle] = ContextVar("figure_style")
+
+
+def style() -> FigureStyle:
+    """The style that is chosen now."""
+    return _style.get(_PAGE)
+
+
+@contextmanager
+def drawn_as(chosen: FigureStyle) -> Iterator[None]:
+    """Draw and save all figures inside in a style."""
+    token = _style.set(chosen)
+    try:
+        yield
+    finally:
+        _style.reset(token)
+
+
+def pt(size: float) -> float:
+    """A size of letters or marks as the chosen style has it, points."""
+    return size * style().scale
