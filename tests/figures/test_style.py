@@ -61,6 +61,7 @@ def test_the_caption_lies_beside_the_figure_as_text_and_latex(tmp_path: Path) ->
 def test_a_page_leaves_no_captions_beside(tmp_path: Path) -> None:
     with theme():
         figure = new_figure("A title", "a caption")
+        figure.subplots().plot([1, 2], [3, 4])
         assert [path.suffix for path in save(figure, tmp_path, "a")] == [".png", ".pdf"]
 
 
@@ -83,7 +84,7 @@ def test_a_stylesheet_of_ones_own_comes_last(tmp_path: Path) -> None:
         assert mpl.rcParams["axes.labelsize"] == 5
     with (
         drawn_as(FigureStyle(stylesheet="no-such-style")),
-        pytest.raises(ConfigError, match="figures.stylesheet"),
+        pytest.raises(ConfigError, match=r"figures\.stylesheet"),
         theme(),
     ):
         pass
