@@ -2,7 +2,7 @@
 
 For each architecture a tiny random model makes one real ``generate()`` on the CPU; its stages are found by the static
 rules, by watching that run with the rules' answer as a start, and by watching alone, and compared with a reviewed table
-(tests/models/expected_stages.yaml) and with what must hold for any model (tests/models/stage_checks.py).
+(vlmbench/testing/expected_stages.yaml) and with what must hold for any model (vlmbench/testing/stage_checks.py).
 
     python scripts/coverage_models.py [NAME …] [--limit-s 600] [--output docs/models.md]
 
@@ -31,8 +31,8 @@ INTRODUCTION = """\
 Written by `scripts/coverage_models.py` (`make coverage-models`); not edited by hand.
 
 Every architecture of `MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES` is built tiny with random weights
-(`vlmbench/models/shrink.py`), given one image and a short text, and run through one real `generate()` of {tokens}
-tokens. "Right" means: the stages equal the table in `tests/models/expected_stages.yaml`, which was drafted from watched
+(`vlmbench/testing/shrink.py`), given one image and a short text, and run through one real `generate()` of {tokens}
+tokens. "Right" means: the stages equal the table in `vlmbench/testing/expected_stages.yaml`, drafted from watched
 runs and reviewed entry by entry against module trees and, where a layout is unusual, the model's code. "Nothing
 violated" means: every module named was called through its `forward`, vision and projector before the language model,
 the language model once for the prefill and once for each further token, no module that ran with more than 2 % of the
@@ -66,11 +66,11 @@ ABSENT = {
 
 def measure(name: str) -> dict[str, Any]:
     """Everything that is reported of one architecture."""
-    from tests.models import stage_checks, tiny_models
     from vlmbench.errors import AnatomyError
     from vlmbench.models.anatomy.find import find_anatomy
     from vlmbench.models.anatomy.watch import record_calls, watch_anatomy
     from vlmbench.models.protocol import Anatomy
+    from vlmbench.testing import stage_checks, tiny_models
 
     started = time.perf_counter()
     expected = stage_checks.expected_stages().get(name)
@@ -109,7 +109,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def _shown(anatomy: Any) -> dict[str, Any]:
-    from tests.models import stage_checks
+    from vlmbench.testing import stage_checks
 
     general = {stage: list(dict.fromkeys(_starred(paths))) for stage, paths in anatomy.stages()}
     assert {stage: set(paths) for stage, paths in general.items()} == stage_checks.general(anatomy)
@@ -275,7 +275,7 @@ def main() -> int:
         work()
         return 0
     sys.path.insert(0, str(ROOT))
-    from tests.models.tiny_models import ARCHITECTURES
+    from vlmbench.testing.tiny_models import ARCHITECTURES
 
     if unknown := set(options.names) - set(ARCHITECTURES):
         parser.error(f"unknown architecture {', '.join(sorted(unknown))}; known: {', '.join(ARCHITECTURES)}")

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import vlmbench
-from tests.planted import PlantedModel, Times, request
 from tests.probes.fake_cuda import FakeCuda, OnFakeCuda
 from tests.test_runner import dataset, measure
 from vlmbench.probes.clocks import ClocksProbe
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import collector_at_rest, complete, in_memory, prepare
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 QUICK = Times(*[0.0] * 9)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.planted import PlantedModel, Times, request
 from tests.test_runner import dataset, measure
 from vlmbench.machine import host_use
 from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 QUICK = Times(*[0.0] * 9)
 NAMES = {

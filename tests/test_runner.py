@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.planted import PlantedModel, Samples, SimulatedTime, Times
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.attempts import BEGUN_NAME, Attempts
@@ -25,6 +24,7 @@ from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, no_
 from vlmbench.runner.warmup import Warmup
 from vlmbench.stopping import Stopping
 from vlmbench.sweep import Sweep
+from vlmbench.testing.planted import PlantedModel, Samples, SimulatedTime, Times
 
 FAST = Times(setup=0.05, vision=0.2, projector=0.1, prefill=0.2, decode=0.05, loop=0.02, tail=0.01, preprocess=0.02)
 KNOBS = Knobs(output=Output(max_new_tokens=3, forced=True))

@@ -148,10 +148,10 @@ def test_foresight_looks_no_further_than_three_counts() -> None:
         looked.append(request.vision_tokens)
         return SimpleNamespace(counts=SimpleNamespace(num_vision_tokens=request.vision_tokens))
 
-    from tests.planted import request
     from vlmbench.request import Output
     from vlmbench.runner.plan import Knobs, sweep_series
     from vlmbench.stopping import Stopping
+    from vlmbench.testing.planted import request
 
     knobs, stopping = Knobs(output=Output(max_new_tokens=2, forced=True)), Stopping()
     series = sweep_series(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planted import request
 from vlmbench.sweep import Axis, Sweep, shuffled, spaced
+from vlmbench.testing.planted import request
 
 
 def test_points_are_the_product_in_grid_order() -> None:

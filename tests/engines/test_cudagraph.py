@@ -15,7 +15,6 @@ import torch
 from tests.engines.replaying import Replaying
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
-from tests.models.tiny_models import generate, tiny_inputs, tiny_model
 from vlmbench.engines import cudagraph
 from vlmbench.engines.capture import Recorder, Uncaptured
 from vlmbench.engines.compiling import compiled
@@ -26,6 +25,7 @@ from vlmbench.models.protocol import Prepared
 from vlmbench.models.spec import ModelSpec
 from vlmbench.models.transformers_model import TransformersModel
 from vlmbench.request import Output
+from vlmbench.testing.tiny_models import generate, tiny_inputs, tiny_model
 
 SHIPPED = ("llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d", "molmoe_1b")  # with their processors
 TINY = (

@@ -10,7 +10,6 @@ import torch
 from tests.engines.test_cudagraph import narrow_molmo, small, talkative
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken
-from tests.models.tiny_models import generate, tiny_inputs, tiny_model
 from vlmbench.engines.capture import CudaGraphs
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.errors import ModelError
@@ -20,6 +19,7 @@ from vlmbench.models.transformers_model import TransformersModel
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.request import Output
 from vlmbench.runner.execution import complete, prepare
+from vlmbench.testing.tiny_models import generate, tiny_inputs, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests import planted
-from tests.planted import PlantedModel, Samples, SimulatedTime, Times
 from tests.test_runner import Silent
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.interventions import ArmResult, Verdict, arm_results, skipped_arms
@@ -30,6 +28,8 @@ from vlmbench.runner.plan import Knobs, sweep_series
 from vlmbench.runner.warmup import Warmup
 from vlmbench.stopping import Stopping
 from vlmbench.sweep import Sweep
+from vlmbench.testing import planted
+from vlmbench.testing.planted import PlantedModel, Samples, SimulatedTime, Times
 
 TIMES = Times(setup=1.0, vision=8.0, projector=2.0, prefill=20.0, decode=2.0, loop=0.5, tail=0.01, preprocess=0.5)
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.models import tiny_models
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.models.token_counts import ImageMarks
 from vlmbench.request import Output, TokenCounts
+from vlmbench.testing import tiny_models
 
 LAYERS = 6
 

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tests.models.tiny_models import full_config
 from vlmbench.errors import AnatomyError
 from vlmbench.models.anatomy.find import anatomy_table, find_anatomy, module_tree, stage_parameters
 from vlmbench.models.protocol import Anatomy
+from vlmbench.testing.tiny_models import full_config
 
 QWEN_MERGERS = (*(f"model.visual.deepstack_merger_list.{i}" for i in range(3)), "model.visual.merger")
 BASIC = ("model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head")

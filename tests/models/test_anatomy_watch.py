@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models import stage_checks, tiny_models
 from vlmbench.errors import AnatomyError
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.anatomy.watch import record_calls, watch_anatomy
 from vlmbench.models.protocol import Anatomy
+from vlmbench.testing import stage_checks, tiny_models
 
 NEW_TOKENS = 3
 # One of each kind of layout.

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, Gemma3Config, LlavaConfig, Qwen2_5_VLConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from vlmbench.models.shrink import shrink_config
-from vlmbench.models.shrink_layers import _layers_to_keep, _split
+from vlmbench.testing.shrink import shrink_config
+from vlmbench.testing.shrink_layers import _layers_to_keep, _split
 
 QWEN_7B = {
     "text_config": {

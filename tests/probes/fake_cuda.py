@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.planted import PlantedModel
 from vlmbench.machine.clock import Clock, EventClock
+from vlmbench.testing.planted import PlantedModel
 
 
 @dataclass

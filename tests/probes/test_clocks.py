@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import PlantedModel, request
 from vlmbench.machine.gpu import GpuClocks
 from vlmbench.probes.clocks import ClocksProbe, compare
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.schema import columns_of
+from vlmbench.testing.planted import PlantedModel, request
 
 FINE = GpuClocks(sm_clock_mhz=1980, memory_clock_mhz=3201, temperature_c=40, power_ns=5_000_000, thermal_ns=0)
 

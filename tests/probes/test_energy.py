@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planted import PlantedModel, request
 from vlmbench.errors import DeviceError
 from vlmbench.machine import gpu
 from vlmbench.probes.energy import EnergyProbe, EnergyWatch, Idle, measure_idle
 from vlmbench.probes.protocol import RunFacts
 from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.testing.planted import PlantedModel, request
 
 
 class Board:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planted import PlantedModel, Times, request
 from vlmbench.errors import MeasurementError
 from vlmbench.machine.installation import conf_dir
 from vlmbench.probes.attribution import Work, busy_by_stage, by_stage, self_times, top, union
@@ -23,6 +22,7 @@ from vlmbench.probes.trace import MARK, read_trace
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.runner.plan import with_output
 from vlmbench.schema import TOTAL_STAGES
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 PIECES = [
     Segment("setup", 0, 10),

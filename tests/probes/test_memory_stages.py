@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planted import PlantedModel, Times, request
 from tests.probes.test_kernels import load_tiny, tiny_request
 from vlmbench.probes.memory import MemoryProbe
 from vlmbench.probes.memory_stages import Allocator, MemoryStagesProbe, stage_peaks
@@ -18,6 +17,7 @@ from vlmbench.probes.stages import Kind
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.schema import TOTAL_STAGES, columns_of
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 QUICK = Times(*[0.0] * 9)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.planted import PlantedModel, Times, request
 from tests.probes.test_kernels import tiny_request
 from vlmbench.probes.recompiles import RecompilesProbe, frames_taken_up
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 QUICK = Times(*[0.0] * 9)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import PlantedModel, SimulatedTime, Times, request
 from vlmbench.probes.memory import MemoryProbe
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.runner.execution import complete, in_memory, prepare
+from vlmbench.testing.planted import PlantedModel, SimulatedTime, Times, request
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def _widths(model: nn.Module, anatomy: Anatomy, by_path: Mapping[str, list[Call]
     """The last connector gives the width that the language model reads."""
     if not anatomy.projector:
         return
-    text = model.get_submodule(anatomy.language_model[-1])
+    text: Any = model.get_submodule(anatomy.language_model[-1])
     width = text.get_input_embeddings().weight.shape[-1] if hasattr(text, "get_input_embeddings") else None
     last = max((by_path[path][0] for path in anatomy.projector), key=lambda call: call.leave)
     if width and last.outputs and width not in [shape[-1] for shape in last.outputs]:

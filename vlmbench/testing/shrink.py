@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.models.shrink_layers import cut_layers, fit_rope, is_int, layer_overrides, names_layers, renumber_features
+from vlmbench.testing.shrink_layers import (
+    cut_layers,
+    fit_rope,
+    is_int,
+    layer_overrides,
+    names_layers,
+    renumber_features,
+)
 
 TEXT_WIDTH = 64
 VISION_WIDTH = 32

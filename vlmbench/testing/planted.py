@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 
 from vlmbench.errors import SampleError
 from vlmbench.machine.clock import Clock, HostClock
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.request import ImageSource, Output, Request, Sample, TokenCounts
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class SimulatedTime:
@@ -29,10 +31,12 @@ class SimulatedTime:
         self.now_ns = 1_000_000_000
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Replace the clock of ``time.perf_counter_ns`` and the planted waits, until the test ends."""
         monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now_ns)
         monkeypatch.setattr(sys.modules[__name__], "wait", self.advance)
 
     def advance(self, ms: float) -> None:
+        """Let time pass."""
         self.now_ns += round(ms * 1e6)
 
 
@@ -44,6 +48,8 @@ def wait(ms: float) -> None:
 
 
 class Waiting(torch.nn.Module):
+    """Waits for ``ms``, with another module inside where one is given."""
+
     def __init__(self, ms: float, inner: torch.nn.Module | None = None) -> None:
         super().__init__()
         self.ms = ms
@@ -51,6 +57,7 @@ class Waiting(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Any = None) -> Any:
+        """Wait, call the inner module, and give back what came in."""
         wait(self.ms)
         if self.inner is not None:
             self.inner(x)
@@ -66,6 +73,7 @@ class Decoder(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self) -> None:
+        """Wait for the prefill, or for one step."""
         wait(self.decode_ms if self.calls else self.prefill_ms)
         self.calls += 1
 
@@ -88,6 +96,8 @@ class Times:
 
 
 class Network(torch.nn.Module):
+    """A tower, a projector and a decoder that wait, and a ``generate()`` like transformers'."""
+
     def __init__(self, times: Times, *, inside: bool = False, tiles: int = 1, vision: bool = True) -> None:
         super().__init__()
         self.times, self.tiles, self.runs, self.has_vision = times, tiles, 0, vision
@@ -98,9 +108,11 @@ class Network(torch.nn.Module):
         self.inside = inside
 
     def forward(self) -> None:
+        """Run the decoder once."""
         self.language()
 
     def generate(self, steps: int, criteria: list[Any], extra_prefill_ms: float = 0.0) -> torch.Tensor:
+        """Run vision, prefill and ``steps`` tokens; criteria are called once a token."""
         self.language.calls = 0
         wait(self.times.setup)
         if self.has_vision:
@@ -147,35 +159,43 @@ class PlantedModel:
 
     @property
     def device(self) -> torch.device:
+        """The CPU."""
         return torch.device("cpu")
 
     @property
     def devices(self) -> list[torch.device]:
+        """The CPU alone."""
         return [self.device]
 
     @cached_property
     def clock(self) -> Clock:
+        """The host's clock."""
         return HostClock()
 
     @property
     def compile(self) -> bool:
+        """Whether it says of itself that it compiles."""
         return self.compiles
 
     @property
     def anatomy(self) -> Anatomy:
+        """The planted stages."""
         return self._anatomy
 
     @property
     def facts(self) -> Mapping[str, Any]:
+        """Name, weights and a number of parameters."""
         return {"name": "planted", "weights": "random", "parameters": {"total": 4}}
 
     def resolve(self, request: Request) -> Request:
+        """Wait for a search at the first request of a target."""
         if request.vision_tokens not in self.resolved:
             self.resolved.add(request.vision_tokens)
             wait(self.times.search)
         return request
 
     def prepare(self, request: Request) -> Prepared:
+        """Wait for the host's part, and count the tokens."""
         self.prepared += 1
         self.resolve(request)
         wait(self.times.preprocess)
@@ -187,28 +207,34 @@ class PlantedModel:
         inputs = {"input_ids": torch.zeros(1, tokens + 4, dtype=torch.long), "request": request}
         return Prepared(inputs=inputs, count=lambda: counts, output=request.output)
 
-    def ready(self, prepared: Prepared) -> Mapping[str, Any]:
+    def ready(self, prepared: Prepared) -> Mapping[str, Any]:  # noqa: ARG002 – the protocol's
+        """Capture nothing."""
         return {}
 
     @property
     def closing_facts(self) -> Mapping[str, Any]:
+        """Nothing."""
         return {}
 
     def transfer(self, prepared: Prepared) -> Prepared:
+        """Give the inputs back as they are."""
         return prepared
 
     def announce(self, prepared: Prepared) -> None:
-        pass
+        """Do nothing: no other process shares the model."""
 
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
+        """Run the network, or fail as planted."""
         self.fail(prepared.inputs["request"])
         extra = self.times.per_image_token * prepared.counts.num_vision_tokens
         return self.module.generate(prepared.output.max_new_tokens, stopping_criteria or [], extra)
 
     def release(self) -> str:
+        """Give nothing back."""
         return "host memory"
 
     def detokenize(self, tokens: torch.Tensor) -> list[str]:
+        """One letter a token."""
         return ["x" * tokens.shape[1]]
 
 
@@ -228,4 +254,5 @@ class Samples:
 
 
 def request(tokens: int = 4) -> Request:
+    """Make a request of one image and so many forced tokens."""
     return Request(sample=Samples(1)[0], output=Output(max_new_tokens=tokens, forced=True))

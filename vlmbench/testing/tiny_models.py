@@ -1,6 +1,6 @@
 """Tiny random models of every image-text-to-text architecture of transformers, with inputs for one ``generate()``.
 
-Configurations come from the classes' defaults through :func:`vlmbench.models.shrink.shrink_config`; ``COMPLETE`` fills
+Configurations come from the classes' defaults through :func:`vlmbench.testing.shrink.shrink_config`; ``COMPLETE`` fills
 what a class leaves open (a few defaults build no model at all). Inputs need no processor: pixels are random, the number
 of image positions is asked of the model's own ``get_image_features``, and the layouts that no rule covers have a
 function of their own below.
@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from vlmbench.models.shrink import shrink_config
+from vlmbench.testing.shrink import shrink_config
 
 ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 VOCAB = 1024
@@ -176,14 +175,15 @@ def tiny_config(name: str) -> Any:
     return config
 
 
-def tiny_model(name: str) -> nn.Module:
+def tiny_model(name: str) -> Any:
     """The tiny model with seeded random weights, float32, on the CPU, in eval mode."""
     torch.manual_seed(0)
     config = tiny_config(name)
-    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config).eval()
+    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    return model_class(config).eval()
 
 
-def tiny_inputs(name: str, model: nn.Module) -> dict[str, Any]:
+def tiny_inputs(name: str, model: Any) -> dict[str, Any]:
     """Keyword arguments of ``generate`` for one image and a short text."""
     torch.manual_seed(1)
     if name in INPUTS:
@@ -191,11 +191,12 @@ def tiny_inputs(name: str, model: nn.Module) -> dict[str, Any]:
     return generic_inputs(model)
 
 
-def generate(model: nn.Module, inputs: dict[str, Any], new_tokens: int = 4) -> torch.Tensor:
+def generate(model: Any, inputs: dict[str, Any], new_tokens: int = 4) -> torch.Tensor:
     """One greedy ``generate()`` of exactly ``new_tokens`` tokens."""
     with torch.no_grad():
-        answer = model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-    return getattr(answer, "sequences", answer)
+        answer: Any = model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+    tokens: torch.Tensor = getattr(answer, "sequences", answer)
+    return tokens
 
 
 # ------------------------------------------------------------------------------------------- generic
@@ -215,7 +216,7 @@ def image_token(config: Any) -> int:
     raise LookupError("no image token in the configuration")
 
 
-def generic_inputs(model: nn.Module) -> dict[str, Any]:
+def generic_inputs(model: Any) -> dict[str, Any]:
     """Pixels in the first layout that ``get_image_features`` takes, and as many image tokens as it answers features."""
     errors = []
     for pixels in pixel_layouts(model):
@@ -230,7 +231,7 @@ def generic_inputs(model: nn.Module) -> dict[str, Any]:
     raise LookupError("no pixel layout fits:\n" + "\n".join(errors))
 
 
-def with_text(model: nn.Module, pixels: dict[str, Any], count: int) -> dict[str, Any]:
+def with_text(model: Any, pixels: dict[str, Any], count: int) -> dict[str, Any]:
     """Pixels plus ``input_ids`` with ``count`` image tokens, the mask and the token types that the model asks for."""
     text = text_ids()
     ids = torch.cat([text[:2], torch.full((count,), image_token(model.config)), text[2:]])[None]
@@ -242,7 +243,7 @@ def with_text(model: nn.Module, pixels: dict[str, Any], count: int) -> dict[str,
     return inputs
 
 
-def feature_count(model: nn.Module, pixels: dict[str, Any]) -> int:
+def feature_count(model: Any, pixels: dict[str, Any]) -> int:
     """How many positions the model makes of these pixels."""
     owner = model.base_model if hasattr(model.base_model, "get_image_features") else model
     if not hasattr(owner, "get_image_features"):
@@ -263,7 +264,7 @@ def _setting(config: Any, name: str) -> Any:
     return getattr(config, name) if hasattr(config, name) else getattr(vision_config(config), name)
 
 
-def pixel_layouts(model: nn.Module) -> Iterator[dict[str, Any]]:
+def pixel_layouts(model: Any) -> Iterator[dict[str, Any]]:
     """Layouts in use: patches with a grid; whole images; tiles of images."""
     vision = vision_config(model.config)
     arguments = set(inspect.signature(type(model).forward).parameters)
@@ -282,6 +283,7 @@ def pixel_layouts(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def grid_layouts(vision: Any) -> Iterator[dict[str, Any]]:
+    """Give the ways in which towers of patches take one image."""
     patch = getattr(vision, "patch_size", 14)
     frames = getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
     grid = torch.tensor([[1, 8, 8]])
@@ -316,22 +318,22 @@ def _text(count: int = TEXT_TOKENS) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _image(model: nn.Module) -> torch.Tensor:
+def _image(model: Any) -> torch.Tensor:
     size = image_size(vision_config(model.config))
     return torch.randn(1, 3, size, size)
 
 
-def _counted(make: Callable[[nn.Module], dict[str, Any]]) -> Callable[[nn.Module], dict[str, Any]]:
+def _counted(make: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Inputs of an architecture whose pixel layout is its own but whose image tokens are counted as usual."""
 
-    def inputs(model: nn.Module) -> dict[str, Any]:
+    def inputs(model: Any) -> dict[str, Any]:
         pixels = make(model)
         return with_text(model, pixels, feature_count(model, pixels))
 
     return inputs
 
 
-def _queries(model: nn.Module, pixels: dict[str, Any]) -> dict[str, Any]:
+def _queries(model: Any, pixels: dict[str, Any]) -> dict[str, Any]:
     """Q-former models: as many image tokens as queries; the question goes to the Q-former as well."""
     config = model.config
     token = getattr(config, "image_token_index", None) or config.video_token_index
@@ -339,7 +341,7 @@ def _queries(model: nn.Module, pixels: dict[str, Any]) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
 
 
-def _instruct(model: nn.Module, frames: int | None = None) -> dict[str, Any]:
+def _instruct(model: Any, frames: int | None = None) -> dict[str, Any]:
     question = text_ids()[None]
     pixels = {
         "pixel_values": _image(model),
@@ -351,7 +353,7 @@ def _instruct(model: nn.Module, frames: int | None = None) -> dict[str, Any]:
     return _queries(model, pixels)
 
 
-def _kosmos2(model: nn.Module) -> dict[str, Any]:
+def _kosmos2(model: Any) -> dict[str, Any]:
     count = model.config.latent_query_num
     ids = text_ids(count + TEXT_TOKENS)[None]
     mask = torch.zeros_like(ids)
@@ -364,12 +366,12 @@ def _kosmos2(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _flattened(model: nn.Module) -> torch.Tensor:
+def _flattened(model: Any) -> torch.Tensor:
     rows = torch.stack([torch.arange(16) // 4 + 1, torch.arange(16) % 4 + 1], dim=-1).float()
     return torch.cat([rows, torch.randn(16, model.config.vision_config.patch_embed_hidden_size)], dim=-1)[None]
 
 
-def _placed_patches(width: Callable[[Any], int]) -> Callable[[nn.Module], dict[str, Any]]:
+def _placed_patches(width: Callable[[Any], int]) -> Callable[[Any], dict[str, Any]]:
     """36 patches with their (x, y) places; ``width`` gives a patch's length from the vision configuration."""
     return _counted(
         lambda m: {
@@ -379,18 +381,18 @@ def _placed_patches(width: Callable[[Any], int]) -> Callable[[nn.Module], dict[s
     )
 
 
-def _minicpm(model: nn.Module) -> dict[str, Any]:
+def _minicpm(model: Any) -> dict[str, Any]:
     patch = model.config.vision_config.patch_size
     return {"pixel_values": torch.randn(1, 3, patch, patch * 64), "target_sizes": torch.tensor([[8, 8]])}
 
 
-def _kosmos25(model: nn.Module) -> dict[str, Any]:
+def _kosmos25(model: Any) -> dict[str, Any]:
     inputs = _kosmos2(model)
     inputs.pop("pixel_values")
     return inputs | {"flattened_patches": _flattened(model), "width": torch.tensor([64]), "height": torch.tensor([64])}
 
 
-def _mllama(model: nn.Module) -> dict[str, Any]:
+def _mllama(model: Any) -> dict[str, Any]:
     vision = model.config.vision_config
     tiles, size = vision.max_num_tiles, vision.image_size
     ids = torch.cat([torch.tensor([image_token(model.config)]), text_ids()])[None]
@@ -404,7 +406,7 @@ def _mllama(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _molmo2(model: nn.Module) -> dict[str, Any]:
+def _molmo2(model: Any) -> dict[str, Any]:
     vision = model.config.vision_config
     patches = model.config.vision_config.image_num_pos if hasattr(vision, "image_num_pos") else 27 * 27
     pooled = 14 * 14
@@ -416,7 +418,7 @@ def _molmo2(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _fuyu(model: nn.Module) -> dict[str, Any]:
+def _fuyu(model: Any) -> dict[str, Any]:
     patch = model.config.patch_size
     count = 12
     names = inspect.signature(type(model).forward).parameters
@@ -424,7 +426,7 @@ def _fuyu(model: nn.Module) -> dict[str, Any]:
     return with_text(model, {name: torch.randn(1, count, 3 * patch * patch)}, count)
 
 
-def _video_llava(model: nn.Module) -> dict[str, Any]:
+def _video_llava(model: Any) -> dict[str, Any]:
     names = inspect.signature(type(model).forward).parameters
     pixels = "pixel_values" if "pixel_values" in names else "pixel_values_images"
     patches = (image_size(model.config.vision_config) // model.config.vision_config.patch_size) ** 2
@@ -432,13 +434,13 @@ def _video_llava(model: nn.Module) -> dict[str, Any]:
     return with_text(model, {pixels: _image(model)}, patches + (not skipped))
 
 
-INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
+INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "blip": lambda m: {"pixel_values": _image(m), **_text()},
     "blip-2": lambda m: _queries(m, {"pixel_values": _image(m)}),
     "deepseek_vl_hybrid": _counted(
         lambda m: {"pixel_values": _image(m), "high_res_pixel_values": torch.randn(1, 3, 1024, 1024)}
     ),
-    "evolla": lambda m: {
+    "evolla": lambda _: {
         **_text(),
         "protein_input_ids": text_ids()[None] % 30,
         "protein_attention_mask": torch.ones(1, 8),
@@ -448,9 +450,9 @@ INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "gemma4": _placed_patches(lambda v: 3 * v.patch_size**2),
     "gemma4_unified": _placed_patches(lambda v: 3 * v.model_patch_size**2),
     "git": lambda m: {"pixel_values": _image(m), **_text()},
-    "gemma3n": _counted(lambda m: {"pixel_values": torch.rand(1, 3, 768, 768)}),
+    "gemma3n": _counted(lambda _: {"pixel_values": torch.rand(1, 3, 768, 768)}),
     "granite4_vision": _counted(
-        lambda m: {"pixel_values": torch.rand(1, 2, 3, 224, 224), "image_sizes": torch.tensor([[224, 224]])}
+        lambda _: {"pixel_values": torch.rand(1, 2, 3, 224, 224), "image_sizes": torch.tensor([[224, 224]])}
     ),
     "granite_docling": _counted(
         lambda m: {"pixel_values": _image(m)[None], "pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)}
@@ -461,9 +463,9 @@ INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
         **_text(),
     },
     "inkling2": _counted(
-        lambda m: {"pixel_values": torch.rand(16, 40, 40, 3), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+        lambda _: {"pixel_values": torch.rand(16, 40, 40, 3), "image_grid_thw": torch.tensor([[1, 4, 4]])}
     ),
-    "inkling_mm_model": _counted(lambda m: {"pixel_values": torch.rand(16, 2, 40, 40, 3)}),
+    "inkling_mm_model": _counted(lambda _: {"pixel_values": torch.rand(16, 2, 40, 40, 3)}),
     "instructblip": _instruct,
     "instructblipvideo": lambda m: _instruct(m, frames=1),
     "kosmos-2": _kosmos2,
@@ -478,7 +480,7 @@ INPUTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "minicpm_ocr": _counted(_minicpm),
     "minicpmv4_6": _counted(_minicpm),
     "minicpmv4_7": _counted(_minicpm),
-    "mistral4": lambda m: _text(),
+    "mistral4": lambda _: _text(),
     "mllama": _mllama,
     "molmo2": _counted(_molmo2),
     "nemotron_h_omni": _counted(
