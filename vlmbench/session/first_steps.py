@@ -7,12 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import ConfigError
+from vlmbench.errors import INTERRUPTED, ConfigError
 from vlmbench.records.outcome import State
 from vlmbench.report.first_steps import write_first_steps
-from vlmbench.session.ending import INTERRUPTED
-from vlmbench.session.profile import say
-from vlmbench.text import shown
+from vlmbench.text import say, shown
 
 if TYPE_CHECKING:
     from vlmbench.session.job import Job
