@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,18 @@ def nearest(given: str, allowed: Sequence[str], most: int = 3) -> str:
     """List the allowed names that are most like what was given; the first ones where none is like it."""
     near = difflib.get_close_matches(given, allowed, n=most, cutoff=0.4) or list(allowed)[:most]
     return ", ".join(near)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, with one kind of error for all that can be wrong with it.
+
+    Raises:
+        ValueError: it is no JSON, not UTF-8, nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def say(message: str) -> None:

@@ -14,7 +14,6 @@ decoding step, per step and token of cached context. :mod:`vlmbench.analysis.lat
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.errors import InputError
 from vlmbench.schema import TOTAL_PARTS
+from vlmbench.text import parse_json
 
 Array = NDArray[np.float64]
 MODEL_SCHEMA_VERSION = 1
@@ -183,7 +183,7 @@ class LatencyModel:
             InputError: missing, torn, or of another schema.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_text(encoding="utf-8"))
             if content["schema_version"] != MODEL_SCHEMA_VERSION or content["kind"] != "latency_model":
                 raise KeyError("schema_version")
             stages = {

@@ -23,6 +23,7 @@ from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences, identity, with_mixture_named
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.schema import SCHEMA_VERSION
+from vlmbench.text import parse_json
 
 # Phase files of the study before this one: top-level ``results`` rows with ``T_total`` and token counts, in ms.
 
@@ -218,8 +219,10 @@ def _read_json(file: Path) -> Any:
     if not text.strip():
         raise InputError(f"'{file}' is empty; the run that should have written it did not finish")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise InputError(f"'{file}' is not JSON that can be read: {error}") from None
         raise InputError(
             f"'{file}' is torn or not JSON (line {error.lineno}, column {error.colno}: {error.msg}).\n"
             f"If its run directory still holds {RECORDS_NAME}, give the directory; else measure again."

@@ -6,7 +6,6 @@ a job waits changes nothing; code is read when the job starts, and a change is r
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import SUBMITTED_SOURCE
 from vlmbench.session.signals import interrupt_on_signals
+from vlmbench.text import parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def run(task_file: Path) -> int:
 
 def _read(task_file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(task_file.read_bytes())
+        found = parse_json(task_file.read_bytes())
         if not {"directory", "config", "overrides", "source_sha256"} <= found.keys():
             raise ValueError("parts are missing")
     except (OSError, ValueError, AttributeError) as error:

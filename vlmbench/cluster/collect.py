@@ -18,8 +18,17 @@ from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.comparable import identity, varying, with_mixture_named
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.provenance import read_provenance
-from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row, without_token_gaps
-from vlmbench.schema import Mode, Status
+from vlmbench.records.reading import (
+    LARGEST,
+    MODES,
+    NUMBERS,
+    RECORDS_NAME,
+    STATUSES,
+    iter_rows,
+    parse_row,
+    without_token_gaps,
+)
+from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +98,7 @@ _log = logging.getLogger(__name__)
 TABLE_NAME, SUMMARY_NAME = "collected.parquet", "collected.json"
 _LEFT_OUT = ("schema_version", "ITL")  # lists of token gaps stay in the runs' own files
 _MEASURED = (Status.OK, Status.OOM, Status.ERROR, Status.SKIPPED)
+_TEXTS, _COUNTS = ("point_id", "sample_id", "mode", "status"), ("repeat", "session", "schema_version")
 _DICTIONARY = ("point_id", "sample_id", "mode", "status", "reason", "flags")
 
 
@@ -191,7 +201,10 @@ def _tables(found: Sequence[RunStatus]) -> Iterator[tuple[RunStatus, pa.Table]]:
 def read_table(file: Path) -> pa.Table:
     """The rows of a records file as an Arrow table; an unfinished last line is passed over, ``ITL`` is left out."""
     pa, _ = _pyarrow()
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read records '{file}': {error.strerror or error}.") from error
     end = content.rfind(b"\n") + 1
     if parse_row(content[end:]) is not None:  # whole but for its line end
         end = len(content)
@@ -204,7 +217,43 @@ def read_table(file: Path) -> pa.Table:
     except pa.ArrowInvalid as error:
         _log.warning("%s is read line by line: %s", file, error)
         rows = _line_by_line(file, pa)
+    if not (_has_row_types(rows, pa) and _has_row_values(rows, pa)):  # one rule for all readers: the slow one decides
+        rows = _line_by_line(file, pa)
     return rows.drop_columns([name for name in _LEFT_OUT if name in rows.column_names])
+
+
+def _has_row_types(rows: pa.Table, pa: Any) -> bool:
+    """Whether columns have the types that every row of vlmbench has (:func:`vlmbench.records.reading.parse_row`)."""
+    types = {field.name: field.type for field in rows.schema}
+    numbers = [kind for name, kind in types.items() if name.startswith(NUMBERS)]
+    return (
+        types.keys() >= {*_TEXTS, *_COUNTS}
+        and all(pa.types.is_string(types[name]) for name in _TEXTS)
+        and all(pa.types.is_int64(types[name]) for name in _COUNTS)
+        and all(pa.types.is_integer(k) or pa.types.is_floating(k) or pa.types.is_null(k) for k in numbers)
+    )
+
+
+def _has_row_values(rows: pa.Table, pa: Any) -> bool:
+    """Whether all values are within their range, of this schema, and no measured row stands there twice."""
+    import pyarrow.compute as pc
+
+    def ends(name: str) -> list[Any]:
+        return [end for end in pc.min_max(rows[name]).as_py().values() if end is not None]
+
+    floats = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
+    measured = rows.filter(pc.equal(rows["status"], str(Status.OK)))
+    once = measured.group_by(["point_id", "sample_id", "repeat", "mode"]).aggregate([])
+    return bool(
+        not any(rows[name].null_count for name in (*_TEXTS, *_COUNTS))
+        and min(ends("repeat"), default=0) >= 0
+        and set(ends("schema_version")) <= {SCHEMA_VERSION}
+        and set(rows["mode"].unique().to_pylist()) <= MODES
+        and set(rows["status"].unique().to_pylist()) <= STATUSES
+        and all(-LARGEST < end < LARGEST for name in floats for end in ends(name))
+        and not any(pc.any(pc.is_nan(rows[name])).as_py() for name in floats)
+        and once.num_rows == measured.num_rows
+    )
 
 
 def _line_by_line(file: Path, pa: Any) -> pa.Table:

@@ -28,6 +28,7 @@ from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.files import write_json
 from vlmbench.records.outcome import OUTCOME_NAME
 from vlmbench.records.reading import RECORDS_NAME
+from vlmbench.text import parse_json, say
 
 FOLDER = ".vlmbench"
 SUBMISSION_NAME = "submission.json"
@@ -194,8 +195,12 @@ def check_path(path: Path) -> None:
         )
 
 
-def read_submissions(sweep_dir: Path) -> list[Submission]:
+def read_submissions(sweep_dir: Path, *, damaged: list[str] | None = None) -> list[Submission]:
     """All submissions of a sweep directory, the oldest first.
+
+    Args:
+        sweep_dir: of the sweep.
+        damaged: gets what is wrong with those that cannot be read; None raises it.
 
     Raises:
         InputError: one cannot be read.
@@ -203,12 +208,33 @@ def read_submissions(sweep_dir: Path) -> list[Submission]:
     found = []
     for path in (sweep_dir / FOLDER).glob(f"*/{SUBMISSION_NAME}"):
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             tasks = tuple(Task(**{**t, "overrides": tuple(t["overrides"])}) for t in content.pop("tasks"))
-            found.append(Submission(sweep_dir=sweep_dir, name=path.parent.name, tasks=tasks, **content))
+            submission = Submission(sweep_dir=sweep_dir, name=path.parent.name, tasks=tasks, **content)
+            _check(submission)
+            found.append(submission)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"cannot read '{path}': {error!r}.") from error
+            told = f"cannot read '{path}': {error!r}."
+            if damaged is None:
+                raise InputError(told) from error
+            damaged.append(told)
     return sorted(found, key=lambda s: (s.submitted_unix_s, s.name))
+
+
+def _check(submission: Submission) -> None:
+    """Refuse a submission file that no launcher wrote: wrong types, or a run directory outside the sweep's."""
+    if not isinstance(submission.submitted_unix_s, int | float) or not isinstance(submission.settings, Mapping):
+        raise TypeError("'submitted_unix_s' must be a number and 'settings' a mapping")
+    if not all(isinstance(text, str) for text in (submission.cluster, submission.job_name)):
+        raise TypeError("'cluster' and 'job_name' must be texts")
+    for task in submission.tasks:
+        if type(task.index) is not int or not isinstance(task.job_id, str | None):
+            raise TypeError(f"a task's 'index' must be a whole number and its 'job_id' a text (got {task})")
+        if not isinstance(task.directory, str) or not all(isinstance(one, str) for one in task.overrides):
+            raise TypeError(f"a task's 'directory' and 'overrides' must be texts (got {task})")
+        place = Path(task.directory)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"a task's 'directory' must lie below the sweep's (got {task.directory!r})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,23 +259,26 @@ class Run:
 def find_runs(root: Path) -> list[Run]:
     """All runs at and below a directory: submitted ones, and directories that hold an outcome or records.
 
-    A study is followed by its parts.
+    A study is followed by its parts. A submission that cannot be read is named aloud, and the other runs are given.
 
     Raises:
         InputError: there is no such directory, or no run in it.
     """
     root = Path(root)
+    damaged: list[str] = []
     if not root.is_dir():
         raise InputError(f"'{root}' is no directory. runs=DIR names a run or sweep directory, or one that holds some.")
     runs: dict[Path, Run] = {}
     for folder in _folders(root, _SEARCH_DEPTH):
         if (folder / FOLDER).is_dir():
-            for submission in read_submissions(folder):
+            for submission in read_submissions(folder, damaged=damaged):
                 for task in submission.tasks:
                     directory = submission.run_dir(task)
                     runs[directory] = Run(directory=directory, task=task, submission=submission)
         if folder not in runs and ((folder / OUTCOME_NAME).exists() or (folder / RECORDS_NAME).exists()):
             runs[folder] = Run(directory=folder, study=_study(runs.get(folder.parent)))
+    for told in damaged:
+        say(f"{told} Its runs are shown as far as they left files.")
     if not runs:
         raise InputError(f"'{root}' holds no runs. runs=DIR names a run or sweep directory, or one that holds some.")
     return sorted(runs.values(), key=lambda run: _natural(run.directory))

@@ -115,6 +115,7 @@ def _outcome(directory: Path) -> State | None:
 
 
 def _on_their_way(sweep_dir: Path, missing: Composed) -> set[int]:
+    read_submissions(sweep_dir)  # one that cannot be read may have jobs in the queue: nothing is submitted then
     runs = _runs(sweep_dir)
     asked = {
         index: runs[sweep_dir / t.directory] for index, (t, _) in missing.items() if sweep_dir / t.directory in runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from vlmbench.data.archive import is_unsafe, read_image_file
 from vlmbench.data.options import check_num_samples, check_prompt, fill, take
 from vlmbench.errors import InputError
 from vlmbench.request import ImageSource, Sample
+from vlmbench.text import parse_json
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -109,8 +109,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     where = f"line {number} of {path}"
                     try:
-                        yield where, json.loads(line)
-                    except (json.JSONDecodeError, RecursionError) as error:
+                        yield where, parse_json(line)
+                    except ValueError as error:
                         raise InputError(f"{where} is malformed JSON: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as UTF-8 JSONL or CSV: {error}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import re
 import shlex
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ModelError
+from vlmbench.text import parse_json
 
 # Hashes of a checkpoint's files, where something says what they should be. Standard library only.
 
@@ -119,7 +119,7 @@ def _is_released_molmo(folder: Path) -> bool:
     if not file.is_file():
         return (folder / "config.yaml").is_file() and (folder / "model.pt").is_file()
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = parse_json(file.read_text(encoding="utf-8"))
     except (ValueError, OSError):
         return False  # transformers says what is wrong with it
     return isinstance(stored, dict) and stored.get("model_type") == "molmo" and "text_config" not in stored

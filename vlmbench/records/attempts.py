@@ -16,6 +16,7 @@ from typing import Any
 
 from vlmbench.errors import InputError
 from vlmbench.records.files import NO_LINK, is_link_error
+from vlmbench.text import parse_json
 
 BEGUN_NAME = "begun.json"
 MOST_DEATHS = 2
@@ -104,11 +105,11 @@ class Attempts:
 def _parse(text: bytes) -> list[tuple[Key, int]]:
     """Runs and the number of deaths in them, that of the process before included; damaged files blame nothing."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
         deaths: Counter[Key] = Counter({_key(entry[:3]): int(entry[3]) for entry in found["deaths"]})
         if found["now"] is not None:
             deaths[_key(found["now"])] += 1
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError):
         return []
     return list(deaths.items())
 

@@ -25,6 +25,7 @@ import psutil
 
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.files import NO_LINK, is_link_error
+from vlmbench.text import parse_json
 
 LOCK_NAME = ".run.lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -198,7 +199,7 @@ def _flock(descriptor: int) -> bool | None:
 def _read_holder(descriptor: int) -> Holder | None:
     """Who is named in the lock file; None when nobody is, or the name is not whole."""
     try:
-        return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
+        return Holder(**parse_json(os.pread(descriptor, 4096, 0)))
     except (ValueError, TypeError):
         return None
 

@@ -6,7 +6,6 @@ any host that sees the directory.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback as tracebacks
@@ -20,6 +19,7 @@ from vlmbench.machine.host import host_hash, slurm_ids
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.redact import shareable
+from vlmbench.text import parse_json
 
 OUTCOME_NAME = "outcome.json"
 _LAST_UNIX_S = 1e11  # the year 5138
@@ -89,7 +89,7 @@ def read_outcome(directory: Path) -> Outcome | None:
     """
     path = Path(directory) / OUTCOME_NAME
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
         known = {f.name for f in fields(Outcome)}  # a newer version may have written more
         cause = None if found.get("cause") is None else Cause(found["cause"])
         kept = {k: v for k, v in found.items() if k in known}
@@ -97,7 +97,7 @@ def read_outcome(directory: Path) -> Outcome | None:
         _check_types(made)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"cannot read '{path}': {error!r}; it is no outcome of vlmbench.") from error
     return made
 

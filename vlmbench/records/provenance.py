@@ -33,6 +33,7 @@ from vlmbench.records.config_history import as_stored, flat
 from vlmbench.records.files import strict, write_json
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.records.redact import shareable, shareable_command
+from vlmbench.text import parse_json
 
 PROVENANCE_NAME = "provenance.json"
 # Settings that change what is shown, where it is put or how long it may take, not what one run measures.
@@ -122,10 +123,10 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
     """
     path = Path(directory) / PROVENANCE_NAME
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read '{path}': {error}.\nChoose another directory with output_dir=DIR.") from error
     if not _is_provenance(found):
         raise InputError(f"'{path}' is no provenance of vlmbench.\nChoose another directory with output_dir=DIR.")

@@ -28,10 +28,10 @@ _NUMBER = rb"-?(?:0|[1-9]\d{0,20})(?:\.\d+)?(?:[eE](?:-\d{1,3}|\+?[0-2]?\d))?"
 _ITEM = rb"(?>" + _NUMBER + rb"|null)"
 _ITL = re.compile(rb'"ITL"\s*:\s*(\[\s*(?:' + _ITEM + rb"(?:\s*,\s*" + _ITEM + rb")*+)?\s*\]|null)")
 _TEXTS = ("point_id", "sample_id", "mode", "status")
-_MODES, _STATUSES = frozenset(map(str, Mode)), frozenset(map(str, Status))
+MODES, STATUSES = frozenset(map(str, Mode)), frozenset(map(str, Status))
 _COUNTS = ("repeat", "session", "schema_version")
-_NUMBERS = ("T_", "TTFT", "num_")  # columns that hold a number or null
-_LARGEST = 1e30  # beyond what any column holds: FLOPs of a run stay below 1e20
+NUMBERS = ("T_", "TTFT", "num_")  # columns that hold a number or null
+LARGEST = 1e30  # beyond what any column holds: FLOPs of a run stay below 1e20
 _LARGEST_COUNT = 2**53
 
 _log = logging.getLogger(__name__)
@@ -179,16 +179,16 @@ def _is_row(row: Mapping[str, Any]) -> bool:
     """Whether names have the types and the values the range that every row of vlmbench has."""
     if not all(isinstance(row[name], str) for name in _TEXTS) or not all(_is_count(row[name]) for name in _COUNTS):
         return False
-    if row["mode"] not in _MODES or row["status"] not in _STATUSES or row.get("ITL") is not None:
+    if row["mode"] not in MODES or row["status"] not in STATUSES or row.get("ITL") is not None:
         return False
     if not isinstance(row.get("flags", []), list) or not isinstance(row.get("reason"), str | None):
         return False
     for name, value in row.items():
         kind = type(value)
         if kind is float or kind is int:
-            if not -_LARGEST < value < _LARGEST:  # NaN and infinity, too
+            if not -LARGEST < value < LARGEST:  # NaN and infinity, too
                 return False
-        elif value is not None and name.startswith(_NUMBERS):
+        elif value is not None and name.startswith(NUMBERS):
             return False
     return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL_PARTS
+from vlmbench.text import parse_json
 
 EXPERIMENT = "phase1_dataset_profiling"
 
@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from vlmbench.session.ending import conclude, cut_short, interrupted, to_continu
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
-from vlmbench.text import say, shown
+from vlmbench.text import parse_json, say, shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs
@@ -197,7 +196,7 @@ def _measure(
 
 def _keep_proofs(path: Path, proofs: Mapping[str, Any]) -> None:
     """Write how methods proved themselves, beside what earlier sessions wrote."""
-    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    held = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_json(path, {**held, **proofs})
 
 

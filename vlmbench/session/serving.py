@@ -5,7 +5,6 @@ Torch is not imported.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from vlmbench.session.progress import ProgressBar
 from vlmbench.session.serving_loads import Loads
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
-from vlmbench.text import say, shown
+from vlmbench.text import parse_json, say, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,7 +326,7 @@ def _write_loads(directory: Path, loads: Loads) -> None:
     before: list[Any] = []
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8")).get("loads", [])
+            before = parse_json(path.read_text(encoding="utf-8")).get("loads", [])
         except ValueError:
             say(f"{LOADS_FILE} of the sessions before could not be read; it begins anew")
     content = {

@@ -6,13 +6,13 @@ Three notations exist: ``config.json`` of the hub's 7B models (``hidden_size``, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ModelError
 from vlmbench.models.molmo.configuration import MolmoConfig
+from vlmbench.text import parse_json
 
 # Names in allenai/molmo's notation -> names in the hub's.
 _NAMES = {
@@ -52,7 +52,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
     hub, original = folder / "config.json", folder / "config.yaml"
     try:
         if hub.is_file():
-            raw = json.loads(hub.read_text(encoding="utf-8"))
+            raw = parse_json(hub.read_text(encoding="utf-8"))
         elif original.is_file():
             import yaml
 

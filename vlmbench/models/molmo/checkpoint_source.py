@@ -6,7 +6,6 @@ touched, so a file is mapped anew after :data:`REMAP_BYTES`.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from vlmbench.errors import ModelError
+from vlmbench.text import parse_json
 
 REMAP_BYTES = 1 << 30
 _CANDIDATES = (
@@ -167,7 +167,7 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
     if found.suffix != ".json":
         return {found: None}
     try:
-        weight_map: dict[str, str] = json.loads(found.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = parse_json(found.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"'{found}' is not an index of weights: {error!r}") from error
     files: dict[Path, set[str] | None] = {}
