@@ -65,7 +65,8 @@ def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     for part, names in _IDENTITY.items():
         section = provenance.get(part)
         if part == "software" and isinstance(section, Mapping):
-            section = {**section, "torch": (section.get("packages") or {}).get("torch")}
+            packages = section.get("packages")
+            section = {**section, "torch": packages.get("torch") if isinstance(packages, Mapping) else None}
         if isinstance(section, Mapping):
             chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
             found.update(_flat({name: section[name] for name in chosen}, part))

@@ -1,0 +1,385 @@
+"""Kill real runs at random moments, continue them, and count what was lost, doubled or torn.
+
+    python scripts/kills.py DIR --kills 300 [--minutes 60] [--seed 0] [--kinds phase1 phase2 study multirun report]
+
+Each attempt is a whole command line on the tiny model (compose, load, measure, report) in a fork of this process, which
+has imported everything once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT
+or SIGHUP, which must end with 130. Every row that a store acknowledges goes through a pipe to this process. After each
+kill all JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that was
+ever acknowledged, each once, and the keys of an uninterrupted run of its kind.
+
+The state is kept in DIR/kills.json: the same command goes on where it was. Exit status 1 if anything was lost, doubled,
+torn or unexpected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+
+_SMALL = (
+    "runtime.device=cpu", "runtime.threads=1", "progress=false", "output.tokens=2", "measurement.warmup.max_runs=2",
+    "measurement.stopping.min_samples=3", "measurement.stopping.max_samples=3", "measurement.stopping.min_time_s=0",
+    "dataset.num_samples=6", "device_peaks=none", "probe=[timeline]",
+)  # fmt: skip
+_VISION, _OUTPUT = "sweep.axes.vision_tokens=[16,64,144]", "sweep.axes.output_tokens=[4,8,16]"
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "phase1": ("experiment=phase1", *_SMALL, "measurement.repeats=4", "report=none"),
+    "phase2": ("experiment=phase2", *_SMALL, _VISION),
+    "study": ("experiment=all", *_SMALL),
+    "multirun": ("-m", "experiment=phase1", *_SMALL, "report=none", "seed=0,1,2"),
+    "report": ("experiment=phase1", *_SMALL),
+}
+_SIGNALS = (signal.SIGKILL,) * 9 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LONGEST_S = 600.0
+Key = tuple[str, str, str, int, str]  # directory, point, sample, repeat, mode
+
+
+@dataclass
+class Attempt:
+    """What came of one attempt.
+
+    Args:
+        status: exit status, or minus the signal that ended it.
+        acknowledged: rows that the store said it holds.
+        seconds: how long it took.
+        reporting: whether it had begun to report.
+    """
+
+    status: int
+    acknowledged: set[Key]
+    seconds: float
+    reporting: bool
+
+
+@dataclass
+class State:
+    """What is known so far; stored in ``kills.json``."""
+
+    kills: int = 0
+    attempts: int = 0
+    by_kind: Counter[str] = field(default_factory=Counter)
+    by_signal: Counter[str] = field(default_factory=Counter)
+    finished: int = 0
+    rows: int = 0
+    lost: int = 0
+    doubled: int = 0
+    torn: int = 0
+    skipped_after_deaths: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """All of it in a line."""
+        return (
+            f"{self.kills} kills ({', '.join(f'{n} {k}' for k, n in sorted(self.by_kind.items()))}; "
+            f"{', '.join(f'{n} {k}' for k, n in sorted(self.by_signal.items()))}) in {self.attempts} attempts, "
+            f"{self.finished} runs came to their end with {self.rows} measured rows: lost {self.lost}, "
+            f"doubled {self.doubled}, torn {self.torn}, points skipped after deaths {self.skipped_after_deaths}, "
+            f"problems {len(self.problems)}"
+        )
+
+
+def main() -> int:
+    """Kill until enough were killed or the time is over; returns the exit status."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
+    options = parser.parse_args()
+    root = options.directory.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    state, until = _stored(root), time.monotonic() + 60 * options.minutes
+    _import_everything()
+    kinds = [Kind(root, name, random.Random(f"{options.seed} {name} {state.attempts}")) for name in options.kinds]
+    turn = 0
+    while state.kills < options.kills and time.monotonic() < until and len(state.problems) < 20:
+        kinds[turn % len(kinds)].step(state)
+        turn += 1
+        _store(root, state)
+        if turn % 10 == 0:
+            print(state.line(), flush=True)
+    for kind in kinds:  # what is under way comes to its end
+        if time.monotonic() < until + 300:
+            kind.finish(state)
+            _store(root, state)
+    print(state.line())
+    for problem in state.problems:
+        print(f"  {problem}")
+    return int(bool(state.lost or state.doubled or state.torn or state.problems))
+
+
+class Kind:
+    """Runs of one kind, one after the other: each is killed until an attempt is faster than its kill.
+
+    Args:
+        root: of all kinds.
+        name: of this one.
+        rng: decides when and how.
+    """
+
+    def __init__(self, root: Path, name: str, rng: random.Random) -> None:
+        self.folder, self.name, self.rng = root / name, name, rng
+        self.folder.mkdir(exist_ok=True)
+        whole = self.folder / "whole"
+        began = time.monotonic()
+        if not (whole / "took.json").exists():
+            shutil.rmtree(whole, ignore_errors=True)
+            done = attempt(self.name, whole, None, None)
+            if done.status != 0:
+                raise SystemExit(f"an uninterrupted run of {name} ended with {done.status}; see {whole}")
+            (whole / "took.json").write_text(json.dumps({"seconds": time.monotonic() - began}))
+        self.expected = set(_stored_keys(whole))
+        self.seconds = float(json.loads((whole / "took.json").read_text())["seconds"])
+
+    @property
+    def current(self) -> Path:
+        """The run under way."""
+        numbers = [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
+        last = max(numbers, default=-1)
+        return self.folder / str(last if last >= 0 and not (self.folder / str(last) / "checked").exists() else last + 1)
+
+    def step(self, state: State) -> None:
+        """One attempt on the run under way, killed at a random moment."""
+        number = self.rng.choice(_SIGNALS)
+        self._attempt(state, number, self._moment())
+
+    def finish(self, state: State) -> None:
+        """Let the run under way come to its end."""
+        if self.current.exists():
+            self._attempt(state, None, None)
+
+    def _moment(self) -> float:
+        """Seconds after the first row (negative: after the start), of a length that some runs outlive."""
+        if self.name == "report":
+            return self.rng.uniform(0, 0.7 * self.seconds)  # after the report began
+        return self.rng.uniform(-0.5, 0.8) * self.seconds
+
+    def _attempt(self, state: State, number: signal.Signals | None, moment: float | None) -> None:
+        run = self.current
+        done = attempt(self.name, run, number, moment)
+        state.attempts += 1
+        self._remember(run, done.acknowledged)
+        self._check_files(run, state)
+        died = done.status < 0
+        if number is not None and (died or done.status == 130):
+            state.kills += 1
+            state.by_kind[self.name] += 1
+            state.by_signal[number.name] += 1
+        if died and number is not signal.SIGKILL:
+            state.problems.append(f"{run}: {number and number.name} ended it with {done.status}, not with 130")
+        if done.status == 0:
+            self._check_end(run, state)
+        elif not died and done.status != 130:
+            state.problems.append(f"{run}: exit status {done.status} after {number and number.name}")
+            (run / "checked").touch()
+
+    def _remember(self, run: Path, acknowledged: set[Key]) -> None:
+        run.mkdir(exist_ok=True)
+        with (self.folder / f"{run.name}.acknowledged").open("a") as file:
+            file.writelines(json.dumps(key) + "\n" for key in sorted(acknowledged))
+
+    def _check_files(self, run: Path, state: State) -> None:
+        """After a kill, every file is the old one or the new one."""
+        for path in run.rglob("*.json"):
+            if path.name.endswith(".part") or path.name == "begun.json":
+                continue
+            try:
+                json.loads(path.read_bytes())
+            except ValueError as error:
+                state.torn += 1
+                state.problems.append(f"{path}: {error}")
+
+    def _check_end(self, run: Path, state: State) -> None:
+        text = (self.folder / f"{run.name}.acknowledged").read_text()
+        acknowledged = {tuple(json.loads(line)) for line in text.splitlines()}
+        keys = Counter(_stored_keys(run))
+        skipped = _skipped(run)
+        expected = {key for key in self.expected if (key[0], key[1]) not in skipped}
+        lost = (acknowledged | expected) - set(keys)
+        state.lost += len(lost)
+        state.doubled += sum(count - 1 for count in keys.values())
+        state.rows += len(keys)
+        state.finished += 1
+        state.skipped_after_deaths += len(skipped)
+        if lost:
+            state.problems.append(f"{run}: lost {sorted(lost)[:3]}")
+        for path in run.rglob("records.jsonl"):
+            bad = [n for n, line in enumerate(path.read_bytes().splitlines(), 1) if not line.startswith(b'{"')]
+            state.torn += len(bad)
+        for path in run.rglob("outcome.json"):
+            if json.loads(path.read_bytes())["state"] != "done":
+                state.problems.append(f"{path}: not done at exit status 0")
+        if left := [str(path) for path in run.rglob(".*.part")]:
+            state.problems.append(f"{run}: half-written files stay: {left[:3]}")
+        (run / "checked").touch()
+
+
+def attempt(name: str, run: Path, number: signal.Signals | None, moment: float | None) -> Attempt:
+    """Run a command line in a fork, and send it a signal.
+
+    Args:
+        name: which command.
+        run: its output directory.
+        number: the signal; None for none.
+        moment: seconds after the first row (of ``report``: after the report began); negative: after the start.
+    """
+    began = time.monotonic()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(name, run, writer)
+    os.close(writer)
+    seen, acknowledged, reporting, buffer = 0.0, set[Key](), False, b""
+    sent = False
+    os.set_blocking(reader, False)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(reader, 1 << 16)
+            if not data:
+                break
+            buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            if line == b"report":
+                reporting = True
+            else:
+                acknowledged.add(tuple(json.loads(line)))
+            if not seen and (reporting or name != "report"):
+                seen = time.monotonic()
+        now = time.monotonic()
+        if number is not None and moment is not None and not sent:
+            due = now - began >= -moment if moment < 0 else bool(seen) and now - seen >= moment
+            if due:
+                os.kill(child, number)
+                sent = True
+        if now - began > _LONGEST_S:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    os.close(reader)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Attempt(status=status, acknowledged=acknowledged, seconds=time.monotonic() - began, reporting=reporting)
+
+
+def _child(name: str, run: Path, writer: int) -> None:
+    """The command line, in the fork; never returns."""
+    status = 99
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["vlmbench", *COMMANDS[name], f"output_dir={run}"]
+        log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _tell(run, writer)
+        from vlmbench.cli.main import main as command_line
+
+        command_line()
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 98
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _tell(run: Path, writer: int) -> None:
+    """Let the store say which rows it holds, and the report that it begins."""
+    import vlmbench.report
+    from vlmbench.records.store import RecordStore
+
+    append, report = RecordStore.append, vlmbench.report.write_report
+
+    def told(self: RecordStore, record: Any) -> None:
+        append(self, record)
+        if record.status == "ok":
+            name = self.directory.name if self.directory.resolve() != run.resolve() else ""
+            key = [name, record.point_id, record.sample_id, record.repeat, str(record.mode)]
+            os.write(writer, json.dumps(key).encode() + b"\n")
+
+    def reporting(*arguments: Any, **named: Any) -> Any:
+        os.write(writer, b"report\n")
+        return report(*arguments, **named)
+
+    RecordStore.append = told  # type: ignore[method-assign]
+    vlmbench.report.write_report = reporting
+
+
+def _stored_keys(run: Path) -> Iterator[Key]:
+    """Keys of all measured rows below a run, twice where they are there twice; names of runs left out at the top."""
+    for path in sorted(run.rglob("records.jsonl")):
+        name = path.parent.name if path.parent != run else ""
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            if row["status"] == "ok":
+                yield (name, row["point_id"], row["sample_id"], row["repeat"], row["mode"])
+
+
+def _skipped(run: Path) -> set[tuple[str, str]]:
+    """(directory, point) of points that were given up because processes died in them."""
+    found = set()
+    for path in run.rglob("records.jsonl"):
+        name = path.parent.name if path.parent != run else ""
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            if row["status"] == "skipped" and "processes in a row died" in str(row["reason"]):
+                found.add((name, row["point_id"]))
+    return found
+
+
+def _import_everything() -> None:
+    """What a run imports, once; forks share it. Nothing is computed: threads would not survive a fork."""
+    import matplotlib as mpl
+    import torch
+
+    mpl.use("Agg")
+    torch.set_num_threads(1)
+    import transformers
+
+    import vlmbench.cli.main
+    import vlmbench.cli.tasks
+    import vlmbench.figures.theme
+    import vlmbench.models.loading
+    import vlmbench.report.phase1
+    import vlmbench.report.scaling
+    import vlmbench.session.profile
+    import vlmbench.session.study
+
+    _ = transformers.AutoModelForImageTextToText, vlmbench
+
+
+def _stored(root: Path) -> State:
+    path = root / "kills.json"
+    if not path.exists():
+        return State()
+    kept = json.loads(path.read_text())
+    kept["by_kind"], kept["by_signal"] = Counter(kept["by_kind"]), Counter(kept["by_signal"])
+    return State(**kept)
+
+
+def _store(root: Path, state: State) -> None:
+    (root / "kills.part").write_text(json.dumps(vars(state), indent=1))
+    (root / "kills.part").replace(root / "kills.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A signal that asks to stop ends a command with 130 and a directory that can be continued, wherever it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmbench.session.signals import interrupt_on_signals, stop_on_signal
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "experiment=smoke", "output.tokens=1", "measurement.image_size=[56,56]", "runtime.threads=1", "device_peaks=none",
+    "dataset.num_samples=2", "measurement.warmup.max_runs=1", "progress=false", "probe=[timeline]",
+)  # fmt: skip
+# The command line, with a signal to itself at a place: before a function does its work, or after it.
+DRIVER = """
+import importlib, os, signal, sys
+place, number, when, *sys.argv[1:] = sys.argv[1:]
+module, _, name = place.rpartition(".")
+module = importlib.import_module(module)
+original = getattr(module, name)
+def wrapped(*arguments, **named):
+    if when == "before": os.kill(os.getpid(), int(number))
+    found = original(*arguments, **named)
+    if when == "after": os.kill(os.getpid(), int(number))
+    return found
+setattr(module, name, wrapped)
+from vlmbench.cli.main import main
+main()
+"""
+
+
+def ended(place: str, number: signal.Signals, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DRIVER, place, str(int(number)), when, *arguments],
+        capture_output=True, text=True, check=False, env=environment, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("vlmbench.session.profile.load_model", signal.SIGTERM),
+        ("vlmbench.session.profile.make_series", signal.SIGHUP),
+        ("vlmbench.report.write_report", signal.SIGTERM),
+        ("vlmbench.report.write_report", signal.SIGUSR1),
+    ],
+)
+def test_a_command_that_is_told_to_stop_can_be_continued(tmp_path: Path, place: str, number: signal.Signals) -> None:
+    done = ended(place, number, "before", *SMALL, f"output_dir={tmp_path / 'run'}")
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert "run the same command again to continue" in done.stderr
+    outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
+    assert (outcome["state"], outcome["exit_status"], outcome["cause"]) == ("interrupted", 130, "stopped")
+
+
+def test_a_multirun_that_is_told_to_stop_between_two_jobs_ends(tmp_path: Path) -> None:
+    place = "vlmbench.session.profile.profile"
+    done = ended(
+        place, signal.SIGTERM, "after", "-m", *SMALL, "report=none", "seed=1,2", f"output_dir={tmp_path / 'm'}"
+    )
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert "to continue" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "m").glob("*/records.jsonl"))) == 1, "the second job was not begun"
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    """``nohup``: the hang-up of a terminal is no reason to stop."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        interrupt_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop == []
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop == ["SIGTERM"], "while it measures, a run finishes what it is at"
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
