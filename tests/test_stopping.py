@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlmbench.stopping import Stopping, judge, median_reach, noise_variation
+from vlmbench.analysis.dependence import dependence
+from vlmbench.stopping import Stopping, judge, median_reach, noise_variation, worth
 
 RULE = Stopping(min_samples=10, min_time_s=0.5, max_samples=100, max_time_s=60)
 
@@ -20,9 +21,10 @@ def noisy(n: int, spread: float, mean: float = 100.0) -> list[float]:
 
 
 def test_steady_times_stop_by_the_interval_of_the_median() -> None:
-    verdict = judge(noisy(12, 0.001), RULE)
+    verdict = judge(noisy(25, 0.001), RULE)
     assert verdict.criterion == "median_interval"
     assert [u.partition(" ")[0] for u in verdict.unmet] == ["noise_variation"]
+    assert verdict.missing_s == 0
 
 
 def test_too_few_or_too_short_goes_on() -> None:
@@ -32,15 +34,66 @@ def test_too_few_or_too_short_goes_on() -> None:
     assert any(u.startswith("min_time_s (0.01 of 0.5)") for u in short.unmet)
 
 
-def test_wild_but_stable_noise_stops_by_its_own_variation() -> None:
-    assert judge(noisy(90, 0.2), RULE).criterion == "noise_stable"
+def test_steady_noise_alone_ends_nothing() -> None:
+    """Noise of 20 % that never changes leaves a median unknown to ± 8 %."""
+    verdict = judge(noisy(90, 0.2), RULE)
+    assert verdict.criterion is None
+    assert not any(
+        unmet.startswith("noise_variation") for unmet in judge(noisy(95, 0.2), Stopping(noise_variation=1)).unmet
+    )
 
 
-def test_the_wall_and_the_count_end_everything() -> None:
+def test_steady_noise_ends_a_point_whose_median_is_known_to_five_per_cent() -> None:
+    verdict = judge(noisy(90, 0.08), Stopping(noise_variation=0.5, min_time_s=0))
+    assert verdict.criterion == "noise_stable"
+    assert verdict.reach is not None
+    assert 0.01 < verdict.reach <= 0.05
+
+
+def test_windows_that_share_no_run_see_noise_that_nested_ones_do_not() -> None:
+    quiet, loud = noisy(40, 0.01), noisy(40, 0.2)
+    assert (noise_variation(quiet + loud) or 0) > 0.5
+
+
+def test_the_count_ends_everything_and_the_wall_what_has_its_least_runs() -> None:
     rule = Stopping(median_interval=0, noise_variation=0, max_samples=50, max_time_s=1)
     assert judge(noisy(49, 0.2, mean=1.0), rule).criterion is None
     assert judge(noisy(50, 0.2, mean=1.0), rule).criterion == "max_samples"
     assert judge(noisy(11, 0.2), rule).criterion == "max_time"
+    long = Stopping(median_interval=0, noise_variation=0, min_samples=10, max_time_s=30)
+    assert judge([10_000.0 + i for i in range(9)], long).criterion is None, "the longest points carry the slope"
+    assert judge([10_000.0 + i for i in range(10)], long).criterion == "max_time"
+
+
+def test_runs_that_resemble_each_other_do_not_end_a_point_early() -> None:
+    rng, series = random.Random(3), [0.0]
+    for _ in range(59):
+        series.append(0.8 * series[-1] + 0.6 * rng.gauss(0, 1))
+    times = [100 * (1 + 0.012 * value) for value in series]
+    shuffled = rng.sample(times, len(times))
+    rule = Stopping(noise_variation=0, min_time_s=0)
+    assert judge(shuffled, rule).criterion == "median_interval"
+    verdict = judge(times, rule)
+    assert verdict.criterion is None
+    assert verdict.effective_n < 20
+    assert verdict.lag1 > 0.5
+
+
+def test_what_the_goal_would_have_cost_is_known() -> None:
+    verdict = judge(noisy(60, 0.1), RULE)
+    assert verdict.reach is not None
+    # four times the runs for half the interval
+    assert verdict.missing_s == pytest.approx(sum(noisy(60, 0.1)) / 1e3 * ((verdict.reach / 0.01) ** 2 - 1))
+    assert judge(noisy(60, 0.001), RULE).missing_s == 0
+    assert judge([100.0] * 3, RULE).missing_s is None
+
+
+@given(st.lists(st.floats(1, 100), min_size=1, max_size=80))
+def test_plain_floats_and_arrays_agree_on_what_runs_are_worth(values: list[float]) -> None:
+    lag1, effective = worth(values)
+    known = dependence(values)
+    assert lag1 == pytest.approx(known.lag1, abs=1e-6)
+    assert effective == pytest.approx(known.effective_n, rel=1e-6)
 
 
 @given(st.integers(6, 300))

@@ -1,10 +1,22 @@
-"""When enough was measured: criteria beside the measurement, not inside it. Standard library only."""
+"""When enough was measured: criteria beside the measurement, not inside it. Standard library only.
+
+A point may end when the 95 % interval of its median, for the number of independent runs that its runs are worth, is
+within the goal. That the noise is steady is no reason by itself: noise that is large and steady leaves the median
+unknown. The arithmetic is that of :mod:`vlmbench.analysis.dependence` for a single series, in plain floats, because it
+runs after every repeat; a test holds the two against each other.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+NOISE_REACH = 0.05
+"""Steady noise may end a point only where the median is known to ± this share."""
+_WINDOWS = 5
+_LEAST_LAG = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +24,14 @@ class Stopping:
     """How long a point is measured.
 
     Args:
-        min_samples: at least this many runs.
+        min_samples: at least this many runs, however long they take.
         min_time_s: and at least this much measured time, s.
         max_samples: never more runs than this.
-        max_time_s: never more measured time than this at one point, s (the wall limit).
-        median_interval: stop when the 95 % interval of the median is within ± this share of the median.
-        noise_variation: or when the noise (standard deviation over mean) itself varies by less than this share.
+        max_time_s: no more measured time than this at one point, s (the wall limit), once it has ``min_samples``.
+        median_interval: stop when the 95 % interval of the median, with the dependence of runs in it, is within ± this
+            share of the median.
+        noise_variation: or when the noise (standard deviation over mean) varies by less than this share between five
+            windows that share no run, and the interval of the median is within ±5 % too.
     """
 
     min_samples: int = 10
@@ -39,10 +53,24 @@ class Stopping:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Why a point may stop, and what was not met; ``criterion`` is None while it must go on."""
+    """Why a point may stop, what was not met, and how well its median is known.
+
+    Args:
+        criterion: what ended it; None while it must go on.
+        unmet: criteria that are not met, with where they stand.
+        reach: how far the interval of the median reaches, as a share of it; None where there is no interval yet.
+        lag1: autocorrelation of neighbouring runs.
+        effective_n: independent runs that the runs are worth.
+        missing_s: measured time, s, that the goal of ``median_interval`` would still take, by the precision reached;
+            0 where it is met, None where that cannot be told.
+    """
 
     criterion: str | None
     unmet: tuple[str, ...]
+    reach: float | None = None
+    lag1: float = 0.0
+    effective_n: float = 0.0
+    missing_s: float | None = None
 
 
 def judge(times_ms: list[float], rule: Stopping) -> Verdict:
@@ -53,10 +81,11 @@ def judge(times_ms: list[float], rule: Stopping) -> Verdict:
         unmet.append(f"min_samples ({n} of {rule.min_samples})")
     if total_s < rule.min_time_s:
         unmet.append(f"min_time_s ({total_s:.2f} of {rule.min_time_s:g})")
-    off = median_reach(times_ms)
-    precise = off is not None and off <= rule.median_interval
+    lag1, effective = worth(times_ms)
+    reach = median_reach(times_ms, effective)
+    precise = reach is not None and reach <= rule.median_interval
     if not precise:
-        shown = "no interval yet" if off is None else f"±{100 * off:.2f} %"
+        shown = "no interval yet" if reach is None else f"±{100 * reach:.2f} %"
         unmet.append(f"median_interval ({shown} of ±{100 * rule.median_interval:g} %)")
     variation = noise_variation(times_ms)
     stable = variation is not None and variation < rule.noise_variation
@@ -67,25 +96,107 @@ def judge(times_ms: list[float], rule: Stopping) -> Verdict:
     criterion = None
     if enough and precise:
         criterion = "median_interval"
-    elif enough and stable:
+    elif enough and stable and reach is not None and reach <= NOISE_REACH:
         criterion = "noise_stable"
     elif n >= rule.max_samples:
         criterion = "max_samples"
-    elif total_s >= rule.max_time_s and n >= 2:
+    elif total_s >= rule.max_time_s and n >= rule.min_samples:
         criterion = "max_time"
-    return Verdict(criterion=criterion, unmet=tuple(unmet))
+    return Verdict(
+        criterion=criterion,
+        unmet=tuple(unmet),
+        reach=reach,
+        lag1=lag1,
+        effective_n=effective,
+        missing_s=missing_s(total_s, reach, rule.median_interval),
+    )
 
 
-def median_reach(values: list[float], confidence: float = 0.95) -> float | None:
-    """How far the order-statistic interval of the median reaches from it, to the farther side, as a share of it.
+def missing_s(total_s: float, reach: float | None, goal: float) -> float | None:
+    """Measured time, s, that an interval of ± ``goal`` would still take: it narrows with the root of the time measured.
 
-    The interval lies between the k-th smallest and the k-th largest value, k the largest rank for which
-    P(Binomial(n, 1/2) < k) ≤ (1 − confidence) / 2. None below 6 values at 95 %.
+    Args:
+        total_s: time measured so far, s.
+        reach: of the interval, as a share of the median; None where there is none.
+        goal: reach that is aimed at.
+
+    Returns:
+        0 where the goal is met; None where that cannot be told.
+    """
+    if reach is None or goal <= 0:
+        return None
+    return total_s * ((reach / goal) ** 2 - 1) if reach > goal else 0.0
+
+
+def worth(values: Sequence[float]) -> tuple[float, float]:
+    """Autocorrelation of neighbours, and independent values that the values are worth, in the order measured.
+
+    Returns:
+        As :func:`vlmbench.analysis.dependence.dependence` gives them.
     """
     n = len(values)
+    if n < _LEAST_LAG:
+        return 0.0, float(n)
+    ordered = sorted(values)
+    low, high = (_at(ordered, share * (n - 1)) for share in (0.1, 0.9))
+    pulled = [min(max(v, low), high) for v in values]
+    mean = math.fsum(pulled) / n
+    centred = [v - mean for v in pulled]
+    scale = math.fsum(v * v for v in centred)
+    if scale <= n * (1e-12 * max(map(abs, pulled))) ** 2:
+        return 0.0, float(n)
+    known: list[float] = [1.0]
+
+    def lag(k: int) -> float:
+        while len(known) <= k:
+            j = len(known)
+            known.append(math.fsum(a * b for a, b in zip(centred, centred[j:], strict=False)) / scale)
+        return known[k]
+
+    first = (n * lag(1) + 1) / max(n - 3, 1)
+    bounded = min(max(first, 0.0), 0.99)
+    total = _sum_while_positive(lag, n, 0.0)
+    for _ in range(2):
+        total = _sum_while_positive(lag, n, min(total, n / 4) / n)
+    inflation = min(max((1 + bounded) / (1 - bounded), total, 1.0), float(n))
+    return first, n / inflation
+
+
+def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:
+    """1 + 2 × the sum of autocorrelations up to where pairs of neighbours stop being positive, falling all the way."""
+    total, least = 0.0, math.inf
+    for k in range(0, n // 2 * 2, 2):
+        pair = (lag(k) + raised * (1 - k / n) if k else 1.0) + lag(k + 1) + raised * (1 - (k + 1) / n)
+        if pair <= 0:
+            break
+        least = min(least, pair)
+        total += least
+    return max(2 * total - 1, 0.2)
+
+
+def _at(ordered: Sequence[float], place: float) -> float:
+    """A sorted value at a place (from 0) that need be no whole number."""
+    below = min(max(math.floor(place), 0), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def median_reach(values: list[float], effective: float | None = None, confidence: float = 0.95) -> float | None:
+    """How far the order-statistic interval of the median reaches from it, to the farther side, as a share of it.
+
+    Of m independent values the interval lies between the k-th smallest and the k-th largest, k the largest rank for
+    which P(Binomial(m, 1/2) < k) ≤ (1 − confidence) / 2. None below 6 of them at 95 %.
+
+    Args:
+        values: in any order.
+        effective: independent values that they are worth; None: all of them.
+        confidence: of the interval.
+    """
+    n = len(values)
+    m = n if effective is None else min(math.floor(effective + 1e-9), n)
     limit, tail, k = (1 - confidence) / 2, 0.0, 0
-    while k < n:
-        tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+    while k < m:
+        tail += math.exp(math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1) - m * math.log(2))
         if tail > limit:
             break
         k += 1
@@ -93,22 +204,23 @@ def median_reach(values: list[float], confidence: float = 0.95) -> float | None:
         return None
     ordered = sorted(values)
     middle = statistics.median(ordered)
-    return max(ordered[n - k] - middle, middle - ordered[k - 1]) / middle
+    place = k / (m + 1) * (n + 1) - 1
+    return max(_at(ordered, n - 1 - place) - middle, middle - _at(ordered, place)) / middle
 
 
-def noise_variation(values: list[float], window: int = 10) -> float | None:
-    """How much the noise estimate still moves: its own standard deviation over its mean, over the last ``window`` runs.
-
-    The noise estimate after i runs is their relative standard deviation. None with fewer than ``window`` + 5 values.
+def noise_variation(values: list[float]) -> float | None:
+    """How much the noise differs from window to window: the spread of the relative standard deviations of five
+    windows of equal length that share no run, over their mean. None with fewer than three runs a window.
     """
-    if len(values) < window + 5:
+    length = len(values) // _WINDOWS
+    if length < 3:
         return None
-    noise = [_relative_deviation(values[:i]) for i in range(len(values) - window + 1, len(values) + 1)]
+    noise = [_relative_deviation(values[i * length : (i + 1) * length]) for i in range(_WINDOWS)]
     return _relative_deviation(noise)
 
 
 def _relative_deviation(values: list[float]) -> float:
-    """Standard deviation over mean; plain floats, because this runs after every repeat."""
+    """Standard deviation over mean."""
     mean = math.fsum(values) / len(values)
     if mean == 0:
         return 0.0

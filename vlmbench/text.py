@@ -114,6 +114,27 @@ def count(number: int | float, one: str, many: str | None = None) -> str:
     return f"{number:,.0f} {one if number == 1 else many or one + 's'}"
 
 
+def lasting(seconds: float) -> str:
+    """A duration as people say it: ``40 seconds``, ``14 minutes``, ``2.5 hours``, ``3.1 days``."""
+    for unit, scale in (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * scale:
+            shown = f"{seconds / scale:.1f}".removesuffix(".0") if seconds < 10 * scale else f"{seconds / scale:,.0f}"
+            return f"{shown} {unit}{'' if shown == '1' else 's'}"
+    return count(round(seconds) or 1, "second")
+
+
+def worth(n: int, effective: float | None) -> str:
+    """`` worth 44`` for runs that are not independent: to put behind ``200 runs,``; empty where n says it all.
+
+    Args:
+        n: runs.
+        effective: independent ones that they are worth; None where that is not known.
+    """
+    if effective is None or round(effective) >= n:
+        return ""
+    return f", worth {effective:,.0f}" if effective >= 1 else ", worth less than one"
+
+
 def amount(number: int) -> str:
     """A large count, such as of parameters: ``6.95 B``, ``303 M``, ``88.2 k``."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

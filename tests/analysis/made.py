@@ -10,6 +10,8 @@ from typing import Any
 
 from vlmbench.schema import Mode, Record, Status
 
+_ORDER = 0  # of the lengths: one in which neighbours do not resemble each other by chance
+
 PROVENANCE: dict[str, Any] = {
     "model": {
         "name": "planted-vlm",
@@ -100,9 +102,11 @@ def write(directory: Path, rows: Iterable[dict[str, Any]], provenance: dict[str,
 def usual(samples: int = 400, repeats: int = 400, seed: int = 1) -> Iterable[dict[str, Any]]:
     """A run as it comes out: cold and warm-up rows, a repeated request, a data set, bare runs, an error, a trace row.
 
-    Output tokens from 2 to 33 at 10 ms a gap decide almost everything; every 100th sample has a pause of 500 ms.
+    Output tokens from 2 to 33, in random order, at 10 ms a gap decide almost everything; every 100th sample has a pause
+    of 500 ms.
     """
     noise = random.Random(seed)
+    lengths = random.Random(_ORDER).sample([1 + i % 32 for i in range(samples)], samples)
     yield row("reference", "ref", status=Status.COLD, setup=9000.0)
     yield row("reference", "ref", status=Status.WARMUP, setup=900.0)
     for i in range(repeats):
@@ -110,7 +114,7 @@ def usual(samples: int = 400, repeats: int = 400, seed: int = 1) -> Iterable[dic
             gaps = [10.0 + noise.gauss(0, 0.05) for _ in range(15)]
             yield row("reference", "ref", repeat=i, mode=mode, gaps=gaps, started=2.0 * i)
     for i in range(samples):
-        gaps = [10.0 + noise.gauss(0, 0.05) for _ in range(1 + i % 32)]
+        gaps = [10.0 + noise.gauss(0, 0.05) for _ in range(lengths[i])]
         pause = i % 100 == 50
         yield row(
             "dataset", f"s{i}", gaps=gaps, started=2.0 * i + 1, prefill=20.0 + (500.0 if pause else 0.0),

@@ -29,24 +29,28 @@ def test_known_quantiles(tmp_path: Path) -> None:
     for name, value in (("p50", 510.5), ("p90", 910.1), ("p95", 960.05), ("p99", 1000.01)):
         assert found[name] == pytest.approx(value, rel=1e-6)
         assert found[f"{name}_low"] < value < found[f"{name}_high"]
-    # ranks of the binomial for n = 1000: P50 between the 469th and the 532nd value
-    assert (found["p50_low"], found["p50_high"]) == (479, 542)
+    # ranks of the binomial for n = 1000: P50 between the 469th and the 532nd value, and a little wider, for that the
+    # runs are independent is not known beforehand
+    assert found["p50_low"] == pytest.approx(479, abs=12)
+    assert found["p50_high"] == pytest.approx(542, abs=12)
+    assert 700 < found["effective_n"] <= 1000
     assert not np.isnan(found["p99_low"])
 
 
 def test_too_few_runs_give_no_upper_quantile(tmp_path: Path) -> None:
-    found = one(latency_table(load_runs(write(tmp_path, [row(sample=f"s{i}") for i in range(40)]))), metric="T_total")
+    found = one(latency_table(load_runs(write(tmp_path, [row(sample=f"s{i}") for i in range(50)]))), metric="T_total")
     assert found["p90"] is not None
     assert found["p99"] is None or np.isnan(found["p99"])
-    assert found["p99_note"] == "n too small: 40 of 368"
+    assert found["p99_note"] == "n too small: 50 of 368"
 
 
 def test_repeats_of_samples_are_clusters(tmp_path: Path) -> None:
-    made = [row(sample=f"s{i}", repeat=r, prefill=20.0 + i, gaps=[]) for i in range(40) for r in range(10)]
+    order = random.Random(1).sample(range(160), 160)
+    made = [row(sample=f"s{i}", repeat=r, prefill=20.0 + i, gaps=[]) for i in order for r in range(10)]
     found = one(latency_table(load_runs(write(tmp_path, made))), metric="T_total")
-    assert (found["n"], found["samples"]) == (400, 40)
-    assert found["p90"] == pytest.approx(65, abs=0.5)
-    assert "n too small" in found["p99_note"], "400 runs of 40 samples are worth 40"
+    assert (found["n"], found["samples"]) == (1600, 160)
+    assert found["p90"] == pytest.approx(173, abs=0.5)
+    assert "n too small" in found["p99_note"], "1,600 runs of 160 samples are worth 160"
 
 
 def test_tail_of_the_workload_over_the_tail_of_nothing(tmp_path: Path) -> None:
@@ -68,10 +72,10 @@ def test_without_reference_nothing_is_beyond(tmp_path: Path) -> None:
 
 def test_gaps_of_requests(tmp_path: Path) -> None:
     noise = random.Random(4)
-    made = [row(sample=f"s{i}", gaps=[noise.gauss(10, 1) for _ in range(20)]) for i in range(200)]
+    made = [row(sample=f"s{i}", gaps=[noise.gauss(10, 1) for _ in range(20)]) for i in range(400)]
     write(tmp_path, made)
     found = one(gap_table(load_token_gaps(tmp_path)), metric="ITL")
-    assert (found["n"], found["samples"]) == (4000, 200)
+    assert (found["n"], found["samples"]) == (8000, 400)
     assert found["p50"] == pytest.approx(10, abs=0.1)
     assert found["p99"] == pytest.approx(12.33, abs=0.3)
     assert found["p99_low"] < found["p99"] < found["p99_high"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,21 @@ def test_busy_is_traced_elapsed_is_untraced_and_decode_is_scaled(tmp_path: Path)
 
 
 def test_the_interval_is_that_of_the_elapsed_median(tmp_path: Path) -> None:
-    rows = [row(repeat=i, prefill=18.0 + i * 0.1) for i in range(41)]
-    table = launch_table(loaded(tmp_path, [*rows, trace()])).set_index("stage")
+    order = random.Random(0).sample(range(41), 41)
+    rows = [row(repeat=i, prefill=18.0 + step * 0.1) for i, step in enumerate(order)]
+    table = launch_table(loaded(tmp_path, [*rows, *(trace() for _ in range(5))])).set_index("stage")
     prefill = table.loc["LLM_prefill"]
     assert prefill["launch_bound"] == pytest.approx(1 - 15 / 20)
+    # busy times that do not differ add nothing to the error of the elapsed one
     assert prefill["launch_bound_low"] == pytest.approx(1 - 15 / prefill["elapsed_low"])
     assert prefill["launch_bound_low"] < prefill["launch_bound"] < prefill["launch_bound_high"]
+
+
+def test_two_traces_say_nothing_of_how_busy_times_differ(tmp_path: Path) -> None:
+    rows = [row(repeat=i, prefill=18.0 + i % 5) for i in range(41)]
+    table = launch_table(loaded(tmp_path, [*rows, trace(), trace()])).set_index("stage")
+    assert table.loc["LLM_prefill", "launch_bound"] == pytest.approx(1 - 15 / 20)
+    assert table.loc["LLM_prefill", "launch_bound_low"] is None
 
 
 def test_a_trace_is_paired_with_its_own_sample(tmp_path: Path) -> None:
@@ -69,7 +79,7 @@ def test_a_trace_is_paired_with_its_own_sample(tmp_path: Path) -> None:
 
 
 def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Path) -> None:
-    alike = [row(sample=f"s{i}", prefill=20.0 + i) for i in range(7)]
+    alike = [row(sample=f"s{i}", prefill=20.0 + 4 * i % 7) for i in range(7)]
     others = [
         row(sample="longer", gaps=[10.0] * 9, prefill=500.0),
         row(sample="more text", tokens=(576, 21), prefill=500.0),

@@ -97,7 +97,7 @@ def test_few_runs_a_point_are_drawn_themselves(tmp_path: Path) -> None:
     assert "dots: runs; points: their medians with 95 % intervals" in caption_of(figure)
     (bars,) = [c for c in axes.collections if isinstance(c, LineCollection)]
     last = fits[0].slice.rows.query("num_output_tokens == 128")["T_total"].sort_values().to_numpy()
-    assert bars.get_segments()[-1][:, 1] == pytest.approx([last[1], last[8]]), "ranks 2 and 9 of 10"
+    assert bars.get_segments()[-1][:, 1] == pytest.approx([last[1], last[8]], rel=1e-3), "near ranks 2 and 9 of 10"
 
 
 def test_many_runs_a_point_are_drawn_as_their_spread(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_phase2_says_it_in_words(written: Written) -> None:
         "(host-bound)",
         "times its floor",
         "left out of the fit",
-        "clean",
+        "no drift beyond 0.",
         "1 row skipped: 1,024 at most.",
     ):
         assert said in text, said

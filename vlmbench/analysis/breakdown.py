@@ -17,7 +17,7 @@ PARAMETER_PARTS: tuple[str, ...] = (*(part.name for part in MODEL_PARTS), "other
 
 _COLUMNS = [
     "component", "part_of", "n", "median", "median_low", "median_high", "mean",
-    "share", "share_low", "share_high", "share_of_request",
+    "share", "share_low", "share_high", "share_of_request", "lag1", "effective_n",
 ]  # fmt: skip
 
 
@@ -31,9 +31,10 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row for each component that some run has: ``component``; ``part_of`` (``T_total``, ``T_LLM_decode`` or
         ``T_request``); ``n`` runs; ``median`` with interval and ``mean`` in ms; ``share`` of ``part_of`` with
-        interval: sum over sum, so the shares of one whole add up to 1; ``share_of_request``. A stage that a model does
-        not have (a text-only request's vision encoder) has no row; where only some runs have it, runs without it
-        count as 0 ms in shares and are left out of median and mean.
+        interval: sum over sum, so the shares of one whole add up to 1; ``share_of_request``; ``lag1`` and
+        ``effective_n``: autocorrelation of the share's errors and the independent runs they are worth. A stage that a
+        model does not have (a text-only request's vision encoder) has no row; where only some runs have it, runs
+        without it count as 0 ms in shares and are left out of median and mean.
     """
     rows = workload(frame)
     codes = sample_codes(rows)
@@ -50,7 +51,7 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
             middle = median(time, clusters=codes)
             row: tuple[Any, ...] = (name, whole, int((~np.isnan(time)).sum()), middle.value, middle.low, middle.high)
             row += (float(np.nanmean(time)), share.value, share.low, share.high)
-            row += (ratio_of_sums(spent, values(rows, "T_request")).value,)
+            row += (ratio_of_sums(spent, values(rows, "T_request")).value, share.lag1, share.effective_n)
             table.append(row)
     return pd.DataFrame(table, columns=_COLUMNS)
 

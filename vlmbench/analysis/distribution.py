@@ -33,7 +33,9 @@ def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[A
         "min": float(good.min()) if len(good) else None,
         "max": float(good.max()) if len(good) else None,
     }
-    for q, found in zip(QUANTILES, quantiles(data, QUANTILES, clusters=clusters), strict=True):
+    estimates = quantiles(data, QUANTILES, clusters=clusters)
+    row |= {"lag1": estimates[0].lag1, "effective_n": estimates[0].effective_n}
+    for q, found in zip(QUANTILES, estimates, strict=True):
         name = quantile_name(q)
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_note": found.note}
     return row
@@ -48,9 +50,10 @@ def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd
 
     Returns:
         One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``
-        runs of so many ``samples``, ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``, ``pQ_high``,
-        ``pQ_note`` for P50, P90, P95, P99 (None and a note where n is too small). Runs of one sample count as one
-        cluster.
+        runs of so many ``samples``, ``lag1`` (autocorrelation of neighbours) and ``effective_n`` (independent runs, or
+        samples, that they are worth at the median), ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``,
+        ``pQ_high``, ``pQ_note`` for P50, P90, P95, P99 (None and a note where n is too small). Runs of one sample
+        count as one cluster.
     """
     rows = []
     for group, part, clusters in _groups(frame):

@@ -1,28 +1,28 @@
-"""The A/A check: the same requests, first half of their repeats against the second. Anything but 1 is drift."""
+"""The A/A check: the same requests, first half of their repeats against the second. Anything but 1 is drift.
+
+Runs are compared within their requests and in the order measured, with the dependence of runs next to each other in the
+error (:mod:`vlmbench.analysis.shift`): a machine that is slow for a while and then fast again does not drift. That no
+drift was found says only that there is none beyond what the interval leaves possible, and the words say how much that
+is. Verdicts on stages are corrected for their number (Holm).
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from vlmbench.analysis.dependence import Estimate, holm
 from vlmbench.analysis.frames import workload
-from vlmbench.analysis.quantiles import ratio_of_medians
-from vlmbench.analysis.regression import t_quantile
+from vlmbench.analysis.shift import BLIND, Shift, shift_in_time
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.schema import TOTAL_PARTS
-from vlmbench.text import count
+from vlmbench.text import count, percent, worth
 
 MIN_REPEATS = 4
-TOLERANCE = 0.01
-"""A drift smaller than this matters to no conclusion, even where it can be told from none."""
-_BLIND = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,59 +32,97 @@ class HalvesCheck:
     Args:
         metric: name of the time (``T_total`` …).
         basis: what was compared.
-        ratio: second half over first half; over several requests the geometric mean.
-        low, high: its 95 % interval; nan where there are too few to give one.
-        requests: how many requests had enough repeats.
+        shift: the comparison.
+        p_value: of no drift; corrected for the number of stages where this is one of several.
         worst, worst_ratio: the request that is furthest from 1.
     """
 
     metric: str
     basis: str
-    ratio: float
-    low: float
-    high: float
-    requests: int
+    shift: Shift
+    p_value: float
     worst: str
     worst_ratio: float
 
     @property
+    def estimate(self) -> Estimate:
+        """Second half over first half (weighted alike over requests), its 95 % interval and the runs behind it."""
+        return self.shift.estimate
+
+    @property
+    def ratio(self) -> float:
+        """Second half over first half; nan where there is nothing to compare."""
+        return math.nan if self.estimate.value is None else self.estimate.value
+
+    @property
+    def requests(self) -> int:
+        """How many requests were compared with themselves."""
+        return self.shift.requests
+
+    @property
     def verdict(self) -> str:
-        """``clean``, ``drift``, or ``too noisy`` where the halves could differ by more than 5 % without being seen."""
-        if not self.low <= 1 <= self.high and abs(self.ratio - 1) > TOLERANCE and math.isfinite(self.low):
+        """``clean`` (no drift beyond :meth:`beyond`), ``drift``, or ``too noisy`` where the halves could differ by more
+        than 5 % without being seen, or the runs are worth too few independent ones.
+        """
+        if self.shift.differs(self.p_value):
             return "drift"
-        known = math.isfinite(self.low) and max(1 - self.low, self.high - 1) <= _BLIND
-        return "clean" if known else "too noisy"
+        return "clean" if self.shift.beyond() <= BLIND else "too noisy"
+
+    def beyond(self) -> str:
+        """``no drift beyond 1.8 %``: how large a drift the interval leaves possible."""
+        return f"no drift beyond {percent(self.shift.beyond(), 2)}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "verdict": self.verdict, "words": self.words()}
+        found = self.estimate
+        return {
+            "metric": self.metric,
+            "basis": self.basis,
+            "ratio": found.value,
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,
+            "lag1": found.lag1,
+            "effective_n": found.effective_n,
+            "p_value": None if math.isnan(self.p_value) else self.p_value,
+            "no_drift_beyond": None if found.low is None else self.shift.beyond(),
+            "requests": self.requests,
+            "worst": self.worst,
+            "worst_ratio": self.worst_ratio,
+            "verdict": self.verdict,
+            "words": self.words(),
+        }
 
     def short(self) -> str:
         """Ratio, interval and verdict."""
-        inside = f" ({self.low:.3f} to {self.high:.3f})" if math.isfinite(self.low) else ""
-        return f"{self.ratio:.3f}{inside} {self.verdict}"
+        low, high = self.estimate.low, self.estimate.high
+        inside = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+        said = self.beyond() if self.verdict == "clean" else self.verdict
+        return f"{self.ratio:.3f}{inside} {said}"
 
     def words(self) -> str:
         """One sentence."""
-        inside = f"95 % interval {self.low:.4f} to {self.high:.4f}; " if math.isfinite(self.low) else ""
-        text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({inside}{self.basis})"
+        low, high = self.estimate.low, self.estimate.high
+        inside = "" if low is None or high is None else f"95 % interval {low:.4f} to {high:.4f}; "
+        basis = f"{self.basis}{worth(self.estimate.n, self.estimate.effective_n)}"
+        text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({inside}{basis})"
         if self.verdict == "clean":
-            return f"{text}: clean"
+            return f"{text}: {self.beyond()}"
         where = f", worst at {self.worst} ({self.worst_ratio:.3f})" if self.requests > 1 else ""
         if self.verdict == "drift":
             return (
                 f"{text}: DRIFT{where}. The machine changed or is shared: lock its clocks or take it for yourself, "
                 "then measure again before trusting differences of this size"
             )
-        return f"{text}: too noisy to tell{where}; more repeats or a machine of your own would"
+        why = f" ({self.estimate.note})" if self.estimate.note else ""
+        return f"{text}: too noisy to tell{why}{where}; more repeats or a machine of your own would"
 
 
 def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | None:
     """Compare the halves of the repeats of every request that was measured at least four times.
 
-    Several such requests give the geometric mean of their ratios with Student's interval; a single one (phase 1's
-    repeated request) the ratio of its halves' medians with an interval from order statistics. Where nothing at all was
-    repeated, the halves of the workload are compared, which are different samples: the basis says so.
+    Where nothing at all was repeated, the halves of the workload are compared, which are different samples: the basis
+    says so.
 
     Args:
         frame: rows of records; rows that were not measured are left out.
@@ -96,26 +134,28 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     rows = timing_rows(frame)
     if metric not in rows or "point_id" not in rows:
         return None
-    rows = _in_time(rows[rows[metric].notna()])
+    rows = _in_time(rows[rows[metric] > 0])
     names = [c for c in ("point_id", "sample_id") if c in rows]
     repeats = rows.groupby(names, observed=True)[metric].transform("size")
-    series = _repeats(rows[repeats >= MIN_REPEATS], names, metric)
-    if len(series) > 1:
-        return _of_many(metric, series)
-    if series:
-        ((name, data),) = series.items()
-        return _of_one(metric, f"{count(len(data), 'run')} of one request", name, data)
+    repeated = rows[repeats >= MIN_REPEATS]
+    if len(repeated):
+        requests = int(repeated.groupby(names, observed=True).ngroups)
+        basis = f"{count(len(repeated), 'run')} of one request"
+        if requests > 1:
+            basis = f"the {len(repeated):,} repeats of {count(requests, 'request')}"
+        return _check(metric, basis, _halves(repeated, names, metric))
     if rows.empty or repeats.max() > 1 or not {"mode", "sample_id"} <= set(rows):
         return None
     work = workload(rows)
     if len(work) < 2 or work["point_id"].nunique() > 1:
         return None
-    data = work[metric].to_numpy(dtype=float)
-    return _of_one(metric, "halves of the workload, which are different samples", "", data)
+    return _check(
+        metric, "halves of the workload, which are different samples", _halves(work, ["point_id"], metric), named=False
+    )
 
 
 def aa_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | None:
-    """The A/A check of a latency for JSON, and under ``by_stage`` that of each stage.
+    """The A/A check of a latency for JSON, and under ``by_stage`` that of each stage, corrected for their number.
 
     A shared host slows what waits for it and leaves what the device does alone, so one verdict for the whole may speak
     against a stage whose own times repeat well.
@@ -131,6 +171,9 @@ def aa_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] |
     if whole is None:
         return None
     stages = {stage: check for stage in TOTAL_PARTS[:-1] if (check := halves_check(frame, stage)) is not None}
+    # The whole is one of the questions, though its own verdict is that of the check alone.
+    corrected = holm([*(check.p_value for check in stages.values()), whole.p_value])[: len(stages)]
+    stages = {name: replace(check, p_value=p) for (name, check), p in zip(stages.items(), corrected, strict=True)}
     words = "; ".join(f"{stage} {check.short()}" for stage, check in stages.items())
     return {
         **whole.as_dict(),
@@ -144,46 +187,45 @@ def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(order, kind="stable") if order else rows
 
 
-def _repeats(rows: pd.DataFrame, names: list[str], metric: str) -> dict[str, NDArray[np.float64]]:
-    """Request to its times, in order of time."""
-    groups = rows.groupby(names, observed=True, sort=True)[metric]
-    found = {tuple(map(str, key)): part.to_numpy(dtype=float) for key, part in groups}
-    samples = Counter(key[0] for key in found)
-    # A sweep's point has one sample, and its own name is enough.
-    return {key[0] if samples[key[0]] == 1 else " ".join(key): data for key, data in found.items()}
+def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
+    """Rows of the first and the last half of each request's repeats (of an odd number the middle one belongs to
+    neither), in the order measured: ``request``, ``time``, ``later``.
+    """
+    groups = rows.groupby(names, observed=True, sort=True)
+    place, size = groups.cumcount().to_numpy(), groups[metric].transform("size").to_numpy()
+    half = size // 2
+    found: pd.DataFrame = pd.DataFrame(
+        {
+            "request": groups.ngroup().to_numpy(),
+            "name": rows[names].astype(str).agg(" ".join, axis=1).to_numpy(),
+            "point": rows[names[0]].astype(str).to_numpy(),
+            "time": rows[metric].to_numpy(dtype=float),
+            "later": place >= size - half,
+        }
+    )
+    kept: pd.DataFrame = found[(place < half) | (place >= size - half)]
+    return kept
 
 
-def _of_many(metric: str, series: Mapping[str, NDArray[np.float64]]) -> HalvesCheck | None:
-    ratios: dict[str, float] = {}
-    for name, data in series.items():
-        first, second = (float(np.median(half)) for half in (data[: len(data) // 2], data[-(len(data) // 2) :]))
-        if first > 0 and second > 0:
-            ratios[name] = second / first
-    if not ratios:
+def _check(metric: str, basis: str, halves: pd.DataFrame, *, named: bool = True) -> HalvesCheck | None:
+    shift = shift_in_time(halves["time"], halves["later"], halves["request"])
+    if shift.estimate.value is None:
         return None
-    logs = np.log(list(ratios.values()))
-    centre, number = float(logs.mean()), len(logs)
-    half_width = t_quantile(number - 1) * float(logs.std(ddof=1)) / math.sqrt(number) if number > 1 else math.nan
-    worst = max(ratios, key=lambda name: abs(math.log(ratios[name])))
+    medians = halves.groupby(["request", "later"])["time"].median().unstack("later")
+    ratios = medians[True] / medians[False]
+    worst = ratios.index[int(np.argmax(np.abs(np.log(ratios.to_numpy()))))]
     return HalvesCheck(
         metric=metric,
-        basis=f"the repeats of {count(number, 'request')}",
-        ratio=math.exp(centre),
-        low=math.exp(centre - half_width),
-        high=math.exp(centre + half_width),
-        requests=number,
-        worst=worst,
-        worst_ratio=ratios[worst],
+        basis=basis,
+        shift=shift,
+        p_value=shift.p_value,
+        worst=_name(halves, worst) if named else "",
+        worst_ratio=float(ratios[worst]),
     )
 
 
-def _of_one(metric: str, basis: str, name: str, data: NDArray[np.float64]) -> HalvesCheck | None:
-    half = len(data) // 2
-    found = ratio_of_medians(data[-half:], data[:half])
-    if found.value is None:
-        return None
-    low, high = (math.nan if end is None else end for end in (found.low, found.high))
-    return HalvesCheck(
-        metric=metric, basis=basis, ratio=found.value, low=low, high=high, requests=1, worst=name,
-        worst_ratio=found.value,
-    )  # fmt: skip
+def _name(halves: pd.DataFrame, request: Any) -> str:
+    """The point and sample of a request; of a sweep's point, which has one sample, the point alone."""
+    row = halves[halves["request"] == request].iloc[0]
+    alone = halves.loc[halves["point"] == row["point"], "request"].nunique() == 1
+    return str(row["point"] if alone else row["name"])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median
-from vlmbench.text import count, digits, span
+from vlmbench.text import count, digits, span, worth
 
 COLUMNS: tuple[str, ...] = (
     "energy_gross_j",
@@ -114,7 +114,8 @@ def _pooled(found: Mapping[str, Any]) -> list[str]:
         return [f"A run takes {_joules(found['gross_per_run_j'])} at the median, with what an idle GPU takes in it."]
     request, token = found["per_request_j"], found["per_output_token_j"]
     return [
-        f"A request takes {_joules(request)} at the median of {count(found['runs'], 'run')}, {digits(request['mean'])} "
+        f"A request takes {_joules(request)} at the median of {count(found['runs'], 'run')}"
+        f"{worth(request['n'], request.get('effective_n'))}, {digits(request['mean'])} "
         f"J on average; an output token {_joules(token)}, {digits(token['mean'])} J on average."
     ]
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from vlmbench.analysis.frames import measured, values
 from vlmbench.analysis.quantiles import median
+from vlmbench.analysis.regression import t_quantile
 from vlmbench.schema import TOTAL_STAGES
 
 STAGES: tuple[str, ...] = (*TOTAL_STAGES, "total")
@@ -34,6 +35,9 @@ COLUMNS: tuple[str, ...] = (
     "num_vision_patches",
 )
 """What :func:`vlmbench.analysis.frames.load_runs` must read for this module."""
+
+LEAST_TRACES = 3
+"""Traces without which the busy time has no error, and the share no interval."""
 
 HOST_BOUND, DEVICE_BOUND = 0.5, 0.2
 """A stage is called host-bound from this share of waiting on, device-bound up to that one, mixed between them."""
@@ -57,8 +61,9 @@ def launch_table(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a stage and one for ``total``: ``n`` traced requests; ``busy_ms``, ``elapsed_ms`` (untraced median,
         with interval), ``elapsed_traced_ms``: means over them, decode scaled to the untraced length;
-        ``launch_bound``: 1 - Σ busy / Σ elapsed, its interval from that of the elapsed medians (None where n does not
-        allow one); ``kernels`` and ``launches`` of a request; ``verdict``: host-bound, mixed or device-bound;
+        ``launch_bound``: 1 - Σ busy / Σ elapsed, its interval from the error of the elapsed medians and that of the
+        busy times (None below three traces, and where the elapsed medians have none); ``kernels`` and ``launches`` of
+        a request; ``verdict``: host-bound, mixed or device-bound;
         ``traces`` (the same as ``n``), ``untraced_runs`` that elapsed times come from, in all, and ``traced_steps`` of
         the ``steps`` of a request that decoding took (means over the traces); ``untraced_fewest``: runs behind the
         elapsed time of the trace that has fewest; ``scaled_most``: ``steps`` over ``traced_steps`` of the trace where
@@ -156,6 +161,7 @@ def _stage(stage: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     behind = [entry.pop("runs") for entry in entries]
     mean = {name: float(np.mean([entry[name] for entry in entries])) for name in entries[0]}
     share = 1 - mean["busy"] / mean["elapsed"]
+    low, high = _share_ends(entries, mean)
     return {
         "stage": stage,
         "n": len(entries),
@@ -165,8 +171,8 @@ def _stage(stage: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         "elapsed_high": _known(mean["high"]),
         "elapsed_traced_ms": mean["traced"],
         "launch_bound": share,
-        "launch_bound_low": _known(1 - mean["busy"] / mean["low"]),
-        "launch_bound_high": _known(1 - mean["busy"] / mean["high"]),
+        "launch_bound_low": low,
+        "launch_bound_high": high,
         "kernels": _known(mean["kernels"]),
         "launches": _known(mean["launches"]),
         "verdict": "host-bound" if share >= HOST_BOUND else "device-bound" if share <= DEVICE_BOUND else "mixed",
@@ -177,6 +183,24 @@ def _stage(stage: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         "steps": _known(mean["steps"]),
         "scaled_most": _known(max(entry["steps"] / entry["traced_steps"] for entry in entries)),
     }
+
+
+def _share_ends(entries: list[dict[str, Any]], mean: Mapping[str, float]) -> tuple[float | None, float | None]:
+    """Ends of the interval of 1 - busy / elapsed: the error of the busy time and that of the elapsed one, squared and
+    added on the logarithmic scale. None below three traces, or where the elapsed time has no interval.
+
+    The busy time's error is the ratio estimator's over the traces, with Student's t: it holds how busy times differ
+    from trace to trace (clocks, power) and how the traced requests differ in their share.
+    """
+    number, ratio = len(entries), mean["busy"] / mean["elapsed"]
+    if number < LEAST_TRACES or not mean["busy"] > 0 or not mean["low"] > 0:
+        return None, None
+    errors = np.array([entry["busy"] - ratio * entry["elapsed"] for entry in entries])
+    spread = float(np.sqrt(np.square(errors).sum() / (number - 1) / number))
+    of_busy = t_quantile(number - 1) * spread / mean["busy"]
+    up = float(np.hypot(of_busy, np.log(mean["elapsed"] / mean["low"])))
+    down = float(np.hypot(of_busy, np.log(mean["high"] / mean["elapsed"])))
+    return 1 - ratio * float(np.exp(up)), 1 - ratio * float(np.exp(-down))
 
 
 def _known(value: float) -> float | None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from vlmbench.analysis.frames import FIRST_TIME, measured
-from vlmbench.analysis.quantiles import Estimate, median
-from vlmbench.text import count, percent, span
+from vlmbench.analysis.quantiles import Estimate, Shortfall, median
+from vlmbench.text import count, percent, span, worth
 
 _PAIR = ["point_id", "sample_id", "repeat", "session"]
 
@@ -65,11 +66,9 @@ def _estimate(pairs: pd.DataFrame) -> Estimate:
     found = median(alike["ratio"].to_numpy())
     if found.value is None:
         note = "no pair of runs that did alike work" if len(pairs) else "no bare runs to compare with"
-        return Estimate(value=None, n=0, n_needed=found.n_needed, note=note)
-    shifted = [None if end is None else end - 1 for end in (found.low, found.high)]
-    return Estimate(
-        value=found.value - 1, low=shifted[0], high=shifted[1], n=found.n, n_needed=found.n_needed, note=found.note
-    )
+        return Estimate(value=None, n=0, n_needed=found.n_needed, shortfall=Shortfall.NOTHING_TO_COMPARE, detail=note)
+    low, high = (None if end is None else end - 1 for end in (found.low, found.high))
+    return replace(found, value=found.value - 1, low=low, high=high)
 
 
 def overhead_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any]:
@@ -100,6 +99,6 @@ def overhead_words(found: Mapping[str, Any]) -> str:
     if found["value"] is None:
         return f"What watching itself costs is not known: {missing or 'no bare runs'}."
     inside = span(found["low"], found["high"], "%")
-    pairs = count(found["n"], "pair")
-    text = f"Watching costs {percent(found['value'])}{f' ({inside})' if inside else ''}, from {pairs} of runs"
+    pairs = f"{count(found['n'], 'pair')} of runs{worth(found['n'], found.get('effective_n'))}"
+    text = f"Watching costs {percent(found['value'])}{f' ({inside})' if inside else ''}, from {pairs}"
     return f"{text}; {missing}." if missing else f"{text}."

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from vlmbench.analysis.curve_shape import design, fit_forms, held_out_check, point_table
 from vlmbench.analysis.frames import FIRST_TIME
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
+from vlmbench.analysis.robust_fit import Missed, missed_medians, robust_fit
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, plain, whole
@@ -106,6 +107,8 @@ class Scaling:
         held_out_error: median relative error at the points left out of a fit on every other point (best form).
         held_out: counts of the points that were left out.
         median_slope: slope of a line through the medians of the points, ms per token: what outliers cannot move.
+        robust: the straight line with each point's outliers pulled in.
+        missed: how many of the points' medians the best form passes by.
         unflagged: the line without the rows that did something for the first time; None where there are none.
         points: x, the mean, median and (5 %, 95 %) of y of each point, for figures and tables.
     """
@@ -121,6 +124,8 @@ class Scaling:
     held_out_error: float
     held_out: tuple[float, ...]
     median_slope: Estimate
+    robust: Fit
+    missed: Missed
     unflagged: Unflagged | None
     points: pd.DataFrame
 
@@ -128,6 +133,11 @@ class Scaling:
     def slope(self) -> Estimate:
         """ms per token over the whole range (straight line)."""
         return self.linear.estimate([0.0, 1.0])
+
+    @property
+    def robust_slope(self) -> Estimate:
+        """ms per token with outliers pulled in (straight line)."""
+        return self.robust.estimate([0.0, 1.0])
 
     @property
     def intercept(self) -> Estimate:
@@ -189,6 +199,13 @@ class Scaling:
             "interval_by": slope.method,
             "slope_hc3_low": hc3.low,
             "slope_hc3_high": hc3.high,
+            "effective_rows": self.linear.effective,
+            "slope_robust_ms": self.robust_slope.value,
+            "slope_robust_low": self.robust_slope.low,
+            "slope_robust_high": self.robust_slope.high,
+            "medians_missed": self.missed.missed,
+            "medians_with_interval": self.missed.points,
+            "missed_words": self.missed.words(),
             "slope_of_medians_ms": self.median_slope.value,
             "slope_of_medians_low": self.median_slope.low,
             "slope_of_medians_high": self.median_slope.high,
@@ -244,10 +261,13 @@ def describe(scaling: Scaling) -> str:
             f"{text}; slow runs hide it: the medians change by {digits(middle.value)} ms per {unit} "
             f"({interval(middle.low, middle.high)})"
         )
+    robust, missed = scaling.robust_slope, scaling.missed.words()
     text = (
         f"{scaling.stage}: {digits(slope.value, 4)} ms per {unit} (95 % interval "
-        f"{interval(slope.low, slope.high, 4)}) from {span}{without}{',' if not without else ';'} "
+        f"{interval(slope.low, slope.high, 4)}; with outliers pulled in {digits(robust.value, 4)}, "
+        f"{interval(robust.low, robust.high, 4)}) from {span}{without}{',' if not without else ';'} "
         f"R² {scaling.linear.r2:.4f}, held-out error {percent(scaling.held_out_error)}"
+        f"{f'; the fit {missed}' if missed else ''}"
     )
     if scaling.shape == "linear":
         change = abs(slope.value) * (scaling.high - scaling.low) / abs(float(scaling.points["mean"].mean()))
@@ -280,6 +300,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
     line = design(grid, "linear") @ fits["linear"].coefficients
     best = design(grid, shape, knot) @ fits[shape].coefficients
     error, held_out = held_out_check(points, shape)
+    at_points = design(points["x"], shape, knot) @ fits[shape].coefficients
     medians = least_squares(design(points["x"], "linear"), points["median"], points["x"])
     return Scaling(
         slice=part,
@@ -293,6 +314,8 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
         held_out_error=error,
         held_out=held_out,
         median_slope=medians.estimate([0.0, 1.0]),
+        robust=robust_fit(x, y, clusters),
+        missed=missed_medians(x, y, points, at_points),
         unflagged=without_first_times(flags, x, y, clusters),
         points=points,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from vlmbench.analysis.quantiles import CONFIDENCE, Estimate, median, quantile
+from vlmbench.analysis.quantiles import CONFIDENCE, Estimate, Shortfall, median, quantile
 
 BLOCKS = 10
 _CPU_LIMIT = 0.8  # of one core: one thread does all
@@ -148,7 +148,7 @@ def _mean(blocks: Sequence[float]) -> Estimate:
     """Mean of block rates with Student's interval; none below three blocks."""
     n = len(blocks)
     if n < 3:
-        return Estimate(value=None, n=n, n_needed=3, note="too short for a rate")
+        return Estimate(value=None, n=n, n_needed=3, shortfall=Shortfall.TOO_FEW_RUNS, detail="too short for a rate")
     value = math.fsum(blocks) / n
     spread = float(np.std(blocks, ddof=1)) / math.sqrt(n)
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread
@@ -159,7 +159,7 @@ def _mean(blocks: Sequence[float]) -> Estimate:
 def share_within(good: int, n: int) -> Estimate:
     """A share with Wilson's interval."""
     if not n:
-        return Estimate(value=None, n=0, n_needed=1, note="n too small: 0 of 1")
+        return Estimate(value=None, n=0, n_needed=1, shortfall=Shortfall.TOO_FEW_RUNS)
     found = stats.binomtest(good, n).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(value=good / n, low=float(found.low), high=float(found.high), n=n, n_needed=1)
 
@@ -216,7 +216,7 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
     def times(value: float | None) -> float | None:
         return None if value is None else value * factor
 
-    return Estimate(value=times(e.value), low=times(e.low), high=times(e.high), n=e.n, n_needed=e.n_needed, note=e.note)
+    return replace(e, value=times(e.value), low=times(e.low), high=times(e.high))
 
 
 def _inverse(e: Estimate) -> Estimate:
@@ -225,7 +225,7 @@ def _inverse(e: Estimate) -> Estimate:
     def over(value: float | None) -> float | None:
         return 1e3 / value if value else None
 
-    return Estimate(value=over(e.value), low=over(e.high), high=over(e.low), n=e.n, n_needed=e.n_needed, note=e.note)
+    return replace(e, value=over(e.value), low=over(e.high), high=over(e.low))
 
 
 def frontier(table: pd.DataFrame, x: str = "tokens_per_s_user", y: str = "tokens_per_s_device") -> NDArray[np.bool_]:

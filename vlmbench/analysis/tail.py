@@ -61,6 +61,7 @@ def shares(row: Mapping[str, Any]) -> str:
 
 PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
+LEAST_SAMPLES = 10  # an adjusted R² of three predictors needs some to spare
 _BLOCKS, _DRAWS = 1000, 500
 
 
@@ -76,14 +77,16 @@ def _design(rows: pd.DataFrame, metric: str) -> tuple[NDArray[np.float64], list[
     return table, [present[i] for i in varying], good
 
 
-def _explained(moments: NDArray[np.float64], subset: tuple[int, ...]) -> float:
-    """R² of least squares on the columns ``subset``, from the centred moment matrix whose last column is the time."""
+def _explained(moments: NDArray[np.float64], subset: tuple[int, ...], samples: int) -> float:
+    """Adjusted R² of least squares on the columns ``subset``, from the centred moment matrix whose last column is the
+    time. Adjusted, because a column without any effect has an R² above 0; its adjusted R² is 0 on average.
+    """
     variance = moments[-1, -1]
     if not subset or variance <= 0:
         return 0.0
     cross = moments[list(subset), -1]
     weights = np.linalg.lstsq(moments[np.ix_(subset, subset)], cross, rcond=None)[0]
-    return float(weights @ cross / variance)
+    return 1 - (1 - float(weights @ cross / variance)) * (samples - 1) / (samples - len(subset) - 1)
 
 
 def _centred(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +95,7 @@ def _centred(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _shapley(moments: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def _shapley(moments: NDArray[np.float64], count: int, samples: int) -> NDArray[np.float64]:
     """Each predictor's share of the variance, averaged over all orders of entering; shape (count,)."""
     shares = np.zeros(count)
     for player in range(count):
@@ -100,7 +103,7 @@ def _shapley(moments: NDArray[np.float64], count: int) -> NDArray[np.float64]:
         for size in range(count):
             weight = factorial(size) * factorial(count - size - 1) / factorial(count)
             for coalition in combinations(others, size):
-                gain = _explained(moments, (*coalition, player)) - _explained(moments, coalition)
+                gain = _explained(moments, (*coalition, player), samples) - _explained(moments, coalition, samples)
                 shares[player] += weight * gain
     return shares
 
@@ -108,9 +111,10 @@ def _shapley(moments: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 def variance_split(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) -> pd.DataFrame:
     """The variance of a time over the workload: what each kind of token explains, and what is left.
 
-    Method: ordinary least squares of the time on the observed token counts; R² is divided among the counts by
+    Method: ordinary least squares of the time on the observed token counts; adjusted R² is divided among the counts by
     Shapley's value (the average over all orders in which they can enter: Lindeman, Merenda and Gold 1980), because
-    counts that go together have no share of their own. The rest is what no linear effect of token counts explains:
+    counts that go together have no share of their own. A count that has no effect gets 0 on average, and so may get a
+    little less. The rest is what no linear effect of token counts explains:
     jitter of the system, and effects that are not linear. Intervals: bootstrap of samples (of up to 1,000 random
     groups of samples when there are more).
 
@@ -118,13 +122,13 @@ def variance_split(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) 
         Rows ``num_vision_tokens``, ``num_prompt_tokens``, ``num_output_tokens``, ``rest`` with ``share``, ``low``,
         ``high`` and ``note`` (a count that never varied explains nothing); then ``reference_jitter``: variance of the
         repeated single request over that of the workload, not a part of the sum but what the rest should be compared
-        with. Empty below 20 runs or when the time never varied.
+        with. Empty below 20 runs of 10 samples, or when the time never varied.
     """
     columns = ["source", "share", "low", "high", "note"]
     rows = workload(frame)
     table, names, good = _design(rows, metric)
     time = table[:, -1]
-    if len(table) < LEAST_RUNS or np.ptp(time) == 0:
+    if len(table) < LEAST_RUNS or np.ptp(time) == 0 or len(np.unique(sample_codes(rows)[good])) < LEAST_SAMPLES:
         return pd.DataFrame(columns=columns)
     scaled = _scaled(table)
     shares, draws = _bootstrap_split(scaled, sample_codes(rows)[good], len(names), seed)
@@ -157,12 +161,13 @@ def _bootstrap_split(
     order = np.argsort(block_of, kind="stable")
     edges = np.searchsorted(block_of[order], np.arange(blocks + 1))
     sums = np.stack([table[order[a:b]].T @ table[order[a:b]] for a, b in pairwise(edges)])
-    shares = _shapley(_centred(sums.sum(axis=0)), count)
+    shares = _shapley(_centred(sums.sum(axis=0)), count, kinds)
     draws = np.empty((_DRAWS, count))
     for row in range(_DRAWS):
         times = np.bincount(random.integers(0, blocks, blocks), minlength=blocks)
-        draws[row] = _shapley(_centred(np.tensordot(times, sums, axes=1)), count)
-    return shares, draws
+        draws[row] = _shapley(_centred(np.tensordot(times, sums, axes=1)), count, kinds)
+    # Resampling adds chance to the chance that is there: only how far the draws spread is used, not where they lie.
+    return shares, draws - draws.mean(axis=0) + shares
 
 
 def _split_row(

@@ -81,7 +81,7 @@ def checks(
 
 
 def aa_words(found: Mapping[str, HalvesCheck | None]) -> str:
-    """``A/A of T_total: phase 2 drift 1.050, phase 3 clean …``: one line; empty where nobody looked."""
+    """``A/A of T_total: phase 2 drift 1.050, phase 3 no drift beyond 1.8 % …``: one line; empty where nobody looked."""
     if not found:
         return ""
     said = ", ".join(f"{name} {_verdict(check)}".strip() for name, check in found.items())
@@ -92,7 +92,7 @@ def aa_words(found: Mapping[str, HalvesCheck | None]) -> str:
 def _verdict(check: HalvesCheck | None) -> str:
     if check is None:
         return "not repeated often enough to tell"
-    return {"clean": "clean", "drift": f"drift {check.ratio:.3f}"}.get(check.verdict, "too noisy to tell")
+    return {"clean": check.beyond(), "drift": f"drift {check.ratio:.3f}"}.get(check.verdict, "too noisy to tell")
 
 
 _HOW: Mapping[str, str] = {

@@ -61,10 +61,16 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
         return None
     found = [quantiles(data, QUANTILES, clusters=codes) for _, data, codes, _ in groups]
     with theme():
-        note = "Bars: 95 % intervals, order statistics. Percentiles that n does not allow are left out."
+        note = "Bars: 95 % intervals, dependence of runs included. Percentiles that n does not allow are left out."
         figure = new_figure(
             WORDS.get(metric, metric),
-            caption(provenance, n=len(finite(groups[0][1])), unit="runs", note=note),
+            caption(
+                provenance,
+                n=len(finite(groups[0][1])),
+                unit="runs",
+                effective=found[0][0].effective_n,
+                note=note,
+            ),
             width=9.0,
             height=6.6,
         )
@@ -150,10 +156,16 @@ def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, 
     with theme():
         note = "Markers and table: P50, P90, P95, P99 where n allows, with 95 % intervals"
         if between:
-            note += "; of gaps by resampling whole requests"
+            note += "; those of gaps count whole requests, not tokens"
         figure = new_figure(
             "Time to first token, and between tokens",
-            caption(provenance, n=len(work), unit="runs", note=sentences(note, output_tokens(work))),
+            caption(
+                provenance,
+                n=len(work),
+                unit="runs",
+                effective=found[lines[0][0]][0].effective_n,
+                note=sentences(note, output_tokens(work)),
+            ),
             width=9.5,
             height=4.6 + 0.26 + 0.36 * len(rows),
         )

@@ -55,7 +55,7 @@ def slope_unit(scaling: Scaling) -> str:
 
 
 def slope_text(scaling: Scaling) -> str:
-    """What a panel says about its fit, two short lines."""
+    """What a panel says about its fit, two or three short lines."""
     slope, unit = scaling.slope, slope_unit(scaling)
     if not scaling.measurable:
         middle = scaling.median_slope
@@ -65,7 +65,13 @@ def slope_text(scaling: Scaling) -> str:
         return f"no measurable dependence\n(|slope| ≤ {digits(max(abs(slope.low), abs(slope.high)), 2)} {unit})"
     shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {plain(scaling.knot)}"}[scaling.shape]
     cost = plus_minus(slope.value, (slope.high - slope.low) / 2)
-    return f"{cost} {unit}{shape}\nR² {scaling.linear.r2:.3f}, held-out error {scaling.held_out_error:.1%}"
+    middle, missed = scaling.robust_slope, scaling.missed
+    robust = f"outliers pulled in: {plus_minus(middle.value, (middle.high - middle.low) / 2)}"
+    # A line that passes by most of its medians is not drawn without saying so.
+    checked = f"held-out {scaling.held_out_error:.1%}"
+    if missed.most:
+        checked = f"misses {missed.missed} of {missed.points} medians"
+    return f"{cost} {unit}{shape}\n{robust}\nR² {scaling.linear.r2:.3f}, {checked}"
 
 
 def shows_runs(scalings: Sequence[Scaling]) -> bool:
@@ -105,7 +111,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
         axes.plot(
             part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=pt(5), markeredgewidth=1.2
         )
-    axes.set_title(stage_label(scaling.stage), loc="left", pad=24)
+    axes.set_title(stage_label(scaling.stage), loc="left", pad=pt(34))
     axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=pt(7.5), color=MUTED)
     axes.set_ylabel("ms")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -60,7 +60,7 @@ def scaling_figure(
     first = scalings[0]
     rows = -(-len(scalings) // columns)
     width = {1: 5.6, 2: 8.0}.get(columns, 3.3 * columns)
-    figure = new_figure(title, "", width=width, height=1.0 + 2.75 * rows + (0.8 if rows == 1 else 0))
+    figure = new_figure(title, "", width=width, height=1.0 + 2.9 * rows + (0.8 if rows == 1 else 0))
     panels = figure.subplots(rows, columns, squeeze=False).flat
     runs, above = shows_runs(scalings), {}
     for number, axes in enumerate(panels):
@@ -70,11 +70,15 @@ def scaling_figure(
         else:
             axes.set_visible(False)
     note = "\n".join(
-        words for words in (about(first.slice), note, reading(runs, above), _first_times(scalings)) if words
+        words
+        for words in (about(first.slice), note, reading(runs, above), _first_times(scalings), _missed(scalings))
+        if words
     )
     per_point = f"{int(first.points['n'].min()):,} to {int(first.points['n'].max()):,} each"
     unit = f"runs at {len(first.points)} points, {per_point}"
-    add_caption(figure, caption(provenance, n=first.linear.rows, unit=unit, note=note))
+    add_caption(
+        figure, caption(provenance, n=first.linear.rows, unit=unit, effective=first.linear.effective, note=note)
+    )
     return figure
 
 
@@ -82,6 +86,12 @@ def _first_times(scalings: Sequence[Scaling]) -> str:
     """What the slope of the total is without runs that did something for the first time; empty without such runs."""
     found = [(s, s.unflagged) for s in scalings if s.stage == "T_total" and s.unflagged is not None]
     return f"{stage_label('T_total')}, {slope_unit(found[0][0])} {found[0][1].words()}" if found else ""
+
+
+def _missed(scalings: Sequence[Scaling]) -> str:
+    """Which fits pass by most of the medians that they are drawn through, and why; empty where none does."""
+    said = [f"{stage_label(s.stage)} {s.missed.words()}" for s in scalings if s.measurable and s.missed.most]
+    return f"the fit of {'; of '.join(said)}" if said else ""
 
 
 def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str) -> Figure:

@@ -37,7 +37,7 @@ from vlmbench.errors import ConfigError
 from vlmbench.figures.style import pt, style
 from vlmbench.records.files import write_whole
 from vlmbench.schema import MODEL_PARTS, STAGES
-from vlmbench.text import latex, plain
+from vlmbench.text import latex, plain, worth
 
 COMPONENT_COLOURS: Mapping[str, str] = {
     **{stage.column: stage.colour for stage in STAGES},
@@ -225,13 +225,21 @@ def device_name(provenance: Mapping[str, Any]) -> str:
     return f"{count} × {name}" if name and count > 1 else name
 
 
-def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = "requests", note: str = "") -> str:
+def caption(
+    provenance: Mapping[str, Any],
+    *,
+    n: int | None = None,
+    unit: str = "requests",
+    effective: float | None = None,
+    note: str = "",
+) -> str:
     """The line under a figure: model, weights if random, device, dtype, runtime, data set, n.
 
     Args:
         provenance: content of ``provenance.json``; what it lacks is left out.
         n: how many independent observations the figure shows.
         unit: what n counts.
+        effective: independent observations that the n are worth; None where that was not looked for.
         note: anything else a reader must know; stands on a line of its own.
     """
     runtime = provenance.get("runtime") or {}
@@ -241,7 +249,7 @@ def caption(provenance: Mapping[str, Any], *, n: int | None = None, unit: str = 
         _text(runtime.get("dtype")).removeprefix("torch."),
         runtime_name(provenance),
         dataset_name(provenance),
-        f"n = {n:,} {unit}" if n is not None else "",
+        f"n = {n:,} {unit}{worth(n, effective)}" if n is not None else "",
     ]
     line = " · ".join(part for part in parts if part)
     return f"{line}\n{note}" if note else line

@@ -21,6 +21,7 @@ from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.host import COLUMNS as HOST_USE
 from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.overhead import overhead_summary
+from vlmbench.analysis.precision import precision_summary
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
@@ -143,7 +144,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``,
         ``memory_by_stage`` (peaks of each stage, from runs of their own on CUDA), ``flags``,
         ``energy`` (per request and per output token; None where it was not measured), ``stopping`` (what
-        ended each point, from ``points.json``). Quantities are ms, shares between 0 and 1; what n does not allow is
+        ended each point, from ``points.json``), ``precision`` (how well each point's median is known).
+        Quantities are ms, shares between 0 and 1; what n does not allow is
         None with a note.
     """
     frame = run.frame
@@ -185,6 +187,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "memory_by_stage": records(memory_by_stage(frame)),
         "flags": frames.as_counts(frames.flag_counts(frames.measured(frame)), "flag"),
         "energy": energy_summary(frame, run.provenance),
+        "precision": precision_summary(frame, metric),
         "stopping": list(run.points),
     }
     found: dict[str, Any] = strict(summary)
@@ -211,7 +214,9 @@ def _runs(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _quantiles(row: Mapping[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = {name: row[name] for name in ("n", "samples", "mean", "std", "min", "max")}
+    entry: dict[str, Any] = {
+        name: row[name] for name in ("n", "samples", "lag1", "effective_n", "mean", "std", "min", "max")
+    }
     for name in map(distribution.quantile_name, distribution.QUANTILES):
         entry[name] = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
         if row[f"{name}_note"]:

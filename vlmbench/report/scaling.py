@@ -22,6 +22,7 @@ from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.launch_bound import launch_by_point
 from vlmbench.analysis.overhead import overhead_summary
+from vlmbench.analysis.precision import precision_summary
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
 from vlmbench.errors import InputError
@@ -48,6 +49,11 @@ _HEADLINE = (
     "slope_ms",
     "slope_low",
     "slope_high",
+    "slope_robust_ms",
+    "slope_robust_low",
+    "slope_robust_high",
+    "missed_words",
+    "effective_rows",
     "r2",
     "held_out_error",
     "shape",
@@ -171,7 +177,8 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         ``roofline``, ``launch_bound`` (share of each stage that the device waits for the host; also by point),
         ``latency_model`` (held-out error), ``aa_check``, ``instrument_overhead``,
         ``memory_by_stage`` (peaks, from runs of their own on CUDA), ``energy`` (of each point; None where it was not
-        measured), ``runs`` (status counts, failures), ``stopping``.
+        measured), ``runs`` (status counts, failures), ``stopping``, ``precision`` (how well each point's median is
+        known).
     """
     frame = found.frame
     totals = [s for s in found.scalings if s.stage == "T_total"]
@@ -210,6 +217,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         "memory_by_stage": records(memory_by_stage(frame)),
         "flags": frames.as_counts(frames.flag_counts(frames.measured(frame)), "flag"),
         "energy": energy_summary(frame, found.provenance, pooled=False),
+        "precision": precision_summary(frame),
         "stopping": list(points),
     }
     plain: dict[str, Any] = strict(summary)

@@ -62,9 +62,18 @@ def latency(summary: Summary) -> Grid:
             cells = [quantile_cell(entry[name]) for name in ("p50", "p90", "p95", "p99")]
             label = metric if group == next(iter(groups)) else ""
             runs = "workload" if group == "workload" else "repeated"
-            rows.append((label, runs, f"{entry['n']:,}", *cells, _bare(entry["mean"])))
-    columns = (("", False), ("runs", False), *((name, True) for name in ("n", "P50", "P90", "P95", "P99", "mean")))
-    return Grid(name="latency", title="Latency, ms [95 % interval]", columns=columns, rows=tuple(rows))
+            of_runs = (f"{entry['n']:,}", *_dependence(entry))
+            rows.append((label, runs, *of_runs, *cells, _bare(entry["mean"])))
+    names = ("n", "lag-1", "worth", "P50", "P90", "P95", "P99", "mean")
+    columns = (("", False), ("runs", False), *((name, True) for name in names))
+    title = "Latency, ms [95 % interval] (worth: independent runs, or requests, that the n are worth)"
+    return Grid(name="latency", title=title, columns=columns, rows=tuple(rows))
+
+
+def _dependence(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Autocorrelation of neighbours, and independent runs that the runs are worth; summaries of old have neither."""
+    lag1, effective = entry.get("lag1"), entry.get("effective_n")
+    return DASH if lag1 is None else f"{lag1:.2f}", DASH if effective is None else f"{effective:,.0f}"
 
 
 def components(summary: Summary) -> Grid:
@@ -172,6 +181,7 @@ def slopes(summary: Summary) -> Grid:
             component_label(entry["stage"]) if entry["stage"] != "T_total" else "generate()",
             digits(entry["slope_ms"], 4),
             interval(entry["slope_low"], entry["slope_high"]),
+            _pulled_in(entry),
             *([_unflagged(entry)] if flagged else []),
             DASH if entry["r2"] is None else f"{entry['r2']:.3f}",
             percent(entry["held_out_error"]),
@@ -180,7 +190,14 @@ def slopes(summary: Summary) -> Grid:
         )
         for entry in summary["scaling"]
     )
-    names = ("slope", "95 % interval", *(["without first-time rows"] if flagged else []), "R²", "held-out error")
+    names = (
+        "slope",
+        "95 % interval",
+        "outliers pulled in",
+        *(["without first-time rows"] if flagged else []),
+        "R²",
+        "held-out error",
+    )
     columns = (("one more", False), ("stage", False), *((name, True) for name in names))
     columns += (("shape", False), ("held fixed", False))
     units = dict.fromkeys(
@@ -188,6 +205,15 @@ def slopes(summary: Summary) -> Grid:
     )
     title = f"What one more {' or '.join(units) or 'token'} costs, ms"
     return Grid(name="slopes", title=title, columns=columns, rows=rows)
+
+
+def _pulled_in(entry: Mapping[str, Any]) -> str:
+    """The outlier-proof slope, with a mark where the line misses most of its points' medians."""
+    if entry.get("slope_robust_ms") is None:
+        return DASH
+    inside = interval(entry["slope_robust_low"], entry["slope_robust_high"])
+    missed = f"; misses {entry['medians_missed']} of {entry['medians_with_interval']} medians"
+    return f"{digits(entry['slope_robust_ms'])} ({inside}){missed if entry['missed_words'] else ''}"
 
 
 def _unflagged(entry: Mapping[str, Any]) -> str:
@@ -266,18 +292,31 @@ def scope(summary: Summary) -> Grid:
 
 
 def points(summary: Summary) -> Grid:
-    """How many runs each point has, and which criterion ended it."""
+    """How many runs each point has and what they are worth, how well its median is known, and what ended it."""
+    known = {entry["point_id"]: entry for entry in (summary.get("precision") or {}).get("points", [])}
     rows = tuple(
         (
             str(point.get("point_id", "")),
             f"{point.get('measured', 0):,}",
+            *_known(known.get(str(point.get("point_id", "")), {})),
             str(point.get("ended_by") or "").replace("_", " "),
             ", ".join(map(str, point.get("unmet") or [])) or DASH,
         )
         for point in summary.get("stopping") or []
     )
-    columns = (("point", False), ("measured", True), ("ended by", False), ("unmet", False))
-    return Grid(name="points", title="What ended each point", columns=columns, rows=rows)
+    names = ("measured", "lag-1", "worth", "median ±", "to ±1 %, s")
+    columns = (("point", False), *((name, True) for name in names), ("ended by", False), ("unmet", False))
+    return Grid(name="points", title="How well each point is known, and what ended it", columns=columns, rows=rows)
+
+
+def _known(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What a point's runs are worth, how far the interval of its median reaches, and seconds that the goal lacks."""
+    reach, missing = entry.get("reach"), entry.get("missing_s")
+    return (
+        *_dependence(entry),
+        percent(reach, 2),
+        DASH if missing is None else f"{missing:,.0f}",
+    )
 
 
 def _bare(value: float | None) -> str:

@@ -347,5 +347,9 @@ class SeriesState:
             "failed": self.failed,
             "ended_by": self.ended,
             "unmet": list(self.verdict.unmet) if self.verdict else [],
+            "median_reach": self.verdict.reach if self.verdict else None,
+            "lag1": self.verdict.lag1 if self.verdict else None,
+            "effective_n": self.verdict.effective_n if self.verdict else None,
+            "missing_s": self.verdict.missing_s if self.verdict else None,
             "reason": self.reason,
         }

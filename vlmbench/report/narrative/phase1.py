@@ -13,7 +13,7 @@ from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.host import source_sentences
-from vlmbench.text import count, factor, ms, percent, span, tokens
+from vlmbench.text import count, factor, ms, percent, span, tokens, worth
 
 Summary = Mapping[str, Any]
 
@@ -68,11 +68,17 @@ def _quantile(summary: Summary, metric: str, name: str, group: str = "workload")
     return entry if entry and entry["value"] is not None else None
 
 
+def _runs(whole: Mapping[str, Any]) -> str:
+    """``200 runs, worth 44 independent ones``."""
+    said = worth(whole["samples"], whole.get("effective_n"))
+    return f"{count(whole['n'], 'run')}{said}{' independent ones' if said else ''}"
+
+
 def _how_long(summary: Summary) -> list[str]:
     metric = summary["headline"]["latency_metric"]
     whole = summary["distribution"][metric]["workload"]
     what = "A request, from image and text to text," if metric == "T_request" else "One generate() call"
-    sentences = [f"{what} takes {_with_interval(whole['p50'])} at the median of {count(whole['n'], 'run')}."]
+    sentences = [f"{what} takes {_with_interval(whole['p50'])} at the median of {_runs(whole)}."]
     upper = [
         f"{_ODDS[name]} takes more than {_with_interval(entry)}"
         for name in ("p90", "p99")
@@ -84,7 +90,7 @@ def _how_long(summary: Summary) -> list[str]:
     else:
         sentences.append(f"The mean is {ms(whole['mean'])}, the slowest took {ms(whole['max'])}.")
     if short:
-        needs = ", ".join(f"{name} ({whole[name.lower()]['note'].removeprefix('n too small: ')})" for name in short)
+        needs = ", ".join(f"{name} ({whole[name.lower()]['note'].partition(': ')[2]})" for name in short)
         sentences.append(f"Too few runs for {needs}: no value is given.")
     sentences += _tokens_in_time(summary)
     return sentences
@@ -149,7 +155,7 @@ def _explained(summary: Summary) -> list[str]:
         return []
     named = [row for source, row in split.items() if source.startswith("num_") and row["low"] is not None]
     named.sort(key=lambda row: -row["share"])
-    parts = [f"{tokens(r['source'])} {percent(r['share'])} ({span(r['low'], r['high'], '%')})" for r in named]
+    parts = [f"{tokens(r['source'])} {_share(r)}" for r in named]
     rest = split["rest"]
     constant = [tokens(s) for s, r in split.items() if s.startswith("num_") and r["low"] is None]
     text = (
@@ -160,6 +166,12 @@ def _explained(summary: Summary) -> list[str]:
     same = f" ({' and '.join(constant)} never varied)" if constant else ""
     left = f"{percent(rest['share'])} ({span(rest['low'], rest['high'], '%')}) is left: jitter, and what is not linear"
     return [f"{text}{same}; {left}." if text else f"No token count varied{same}, so all variance is jitter."]
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """A share of the variance; adjusted for chance, it may come out a little below 0 where there is no effect."""
+    inside = span(row["low"], row["high"], "%")
+    return f"{percent(row['share'])} ({inside}{', not told from none' if row['low'] <= 0 else ''})"
 
 
 def _causes(summary: Summary) -> list[str]:
@@ -253,6 +265,7 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     sentences += [
         *_busy_host(provenance),
         *([] if summary.get("serving") else [overhead_words(summary["instrument_overhead"])]),
+        *_precision(summary),
         *_drift(summary),
         *_lengths(summary, provenance),
         *_failures(summary),
@@ -286,6 +299,12 @@ def _goal(residual: Mapping[str, Any]) -> list[str]:
         f"median ({percent(LONG_GOAL)} from {LONG} tokens on, {percent(SHORT_GOAL)} below): "
         f"{'met' if residual['goal_met'] else 'missed'}."
     ]
+
+
+def _precision(summary: Summary) -> list[str]:
+    """How well the medians are known; a summary of an earlier version does not say."""
+    said = (summary.get("precision") or {}).get("words")
+    return [said] if said else []
 
 
 def _drift(summary: Summary) -> list[str]:

@@ -128,6 +128,8 @@ def _trust(summary: Summary) -> Iterator[str]:
         yield f"{summary['aa_check']['words']}."
         if summary["aa_check"]["verdict"] != "clean":
             yield f"{summary['aa_check']['stages_in_words']}."
+    if said := (summary.get("precision") or {}).get("words"):
+        yield said
     yield overhead_words(summary["instrument_overhead"])
     failures = summary["runs"]["failures"]
     yield from (f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in failures[:5])

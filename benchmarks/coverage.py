@@ -1,0 +1,589 @@
+"""Do the printed intervals hold what they promise when runs resemble the run before them?
+
+    python benchmarks/coverage.py                  # every table; some minutes on one core
+    python benchmarks/coverage.py --trials 200     # quicker and coarser
+    python benchmarks/coverage.py --only median share
+
+Simulated runs have a known truth. ``before`` is the method that takes runs as independent (a small copy of it is kept
+below), ``after`` what vlmbench prints. A cell shows the share of simulations whose 95 % interval holds the truth (or
+that raise an alarm where there is nothing), and after it, where not all were given an interval, the share that was.
+
+Noise: ``lognormal`` (5 %); ``heavy``: 3 % of these runs are slowed by a factor of 1.1 + 0.3 × Pareto(2.5). Columns:
+autocorrelation ρ of neighbouring runs (AR(1)), and ``blocks``: half of the variance is the machine's state, which
+changes every ten runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from vlmbench.analysis.dependence import holm
+from vlmbench.analysis.launch_bound import launch_table
+from vlmbench.analysis.quantiles import median, quantiles, ratio_of_quantiles, ratio_of_sums
+from vlmbench.analysis.regression import Fit, fieller, least_squares
+from vlmbench.analysis.shift import TOLERANCE, shift_between, shift_in_time
+from vlmbench.analysis.tail import variance_split
+
+Array = NDArray[np.float64]
+SIGMA = 0.05
+TAILS = ("lognormal", "heavy")
+COLUMNS: tuple[float | str, ...] = (0.0, 0.3, 0.5, 0.8, "blocks")
+BLOCK = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a table.
+
+    Args:
+        table: ``coverage``, ``alarms``, ``power``.
+        row: what was asked, with n and tail.
+        column: autocorrelation or ``blocks``.
+        before, after: share that held the truth, or that raised an alarm; nan where nothing was answered.
+        answered: share that was given an interval by the method of ``after``.
+    """
+
+    table: str
+    row: str
+    column: float | str
+    before: float
+    after: float
+    answered: float = 1.0
+
+
+class Plan(NamedTuple):
+    """What every question is asked with: simulations a cell, random numbers, columns, counts of runs."""
+
+    trials: int
+    random: np.random.Generator
+    columns: Sequence[float | str]
+    counts: Sequence[int]
+
+
+# Simulated runs
+
+
+def machine(random: np.random.Generator, n: int, column: float | str) -> Array:
+    """The machine's state at each run, standard normal."""
+    noise = random.standard_normal(n)
+    if column == "blocks":
+        states = random.standard_normal(n // BLOCK + 2)
+        place = (np.arange(n) + random.integers(BLOCK)) // BLOCK
+        return np.asarray(math.sqrt(0.5) * states[place] + math.sqrt(0.5) * noise)
+    rho = float(column)
+    series = np.empty(n)
+    series[0] = noise[0]
+    step = math.sqrt(1 - rho**2)
+    for i in range(1, n):
+        series[i] = rho * series[i - 1] + step * noise[i]
+    return series
+
+
+def runs(random: np.random.Generator, n: int, column: float | str, tail: str, sigma: float = SIGMA) -> Array:
+    """Times of n runs of one request, median 1 without the tail."""
+    found = np.exp(sigma * machine(random, n, column))
+    if tail == "heavy":
+        slow = 1.1 + 0.3 * (1 + random.pareto(2.5, n))
+        found = np.where(random.random(n) < 0.03, found * slow, found)
+    return np.asarray(found)
+
+
+@cache
+def truth(tail: str) -> tuple[Array, float]:
+    """Many independent runs, sorted, and their mean."""
+    many = np.sort(runs(np.random.default_rng(1), 1_000_000, 0.0, tail))
+    return many, float(many.mean())
+
+
+def true_quantile(tail: str, q: float) -> float:
+    """Of independent runs."""
+    return float(np.quantile(truth(tail)[0], q))
+
+
+# The method before: every run is independent. Kept for the comparison.
+
+
+def old_ends(values: Array, q: float) -> tuple[float, float] | None:
+    """Order statistics of n independent values."""
+    n = len(values)
+    if n < math.log(0.025) / math.log(max(q, 1 - q)):
+        return None
+    low, high = int(stats.binom.ppf(0.025, n, q)), int(stats.binom.isf(0.025, n, q)) + 1
+    ordered = np.sort(values)
+    return (float(ordered[low - 1]), float(ordered[high - 1])) if low >= 1 and high <= n else None
+
+
+def old_share(part: Array, whole: Array) -> tuple[float, float]:
+    """Ratio of sums with independent errors."""
+    share, n = part.sum() / whole.sum(), len(part)
+    spread = math.sqrt(n / (n - 1) * float(np.square(part - share * whole).sum())) / whole.sum()
+    stretch = math.exp(float(stats.t.ppf(0.975, n - 1)) * spread / share)
+    return share / stretch, share * stretch
+
+
+def old_ratio(values: Array, q: float, random: np.random.Generator) -> tuple[float, float]:
+    """Bootstrap of the quantile over the median."""
+    drawn = random.choice(values, (300, len(values)))
+    upper, middle = np.quantile(drawn, (q, 0.5), axis=1)
+    low, high = np.quantile(upper / middle, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def old_halves(first: Array, second: Array) -> bool:
+    """Whether the intervals of two medians, squared and added, exclude a ratio of 1."""
+    a, b = old_ends(first, 0.5), old_ends(second, 0.5)
+    if a is None or b is None:
+        return False
+    base, top = float(np.median(first)), float(np.median(second))
+    down = math.hypot(math.log(top / b[0]), math.log(a[1] / base))
+    up = math.hypot(math.log(b[1] / top), math.log(base / a[0]))
+    ratio = top / base
+    return not ratio * math.exp(-down) <= 1 <= ratio * math.exp(up) and abs(ratio - 1) > TOLERANCE
+
+
+def old_sweep(times: Array, later: NDArray[np.bool_], codes: NDArray[np.int64]) -> bool:
+    """Student's t over the points' ratios of medians."""
+    kinds = int(codes.max()) + 1
+    logs = np.array(
+        [
+            math.log(np.median(times[later & (codes == k)]) / np.median(times[~later & (codes == k)]))
+            for k in range(kinds)
+        ]
+    )
+    reach = float(stats.t.ppf(0.975, kinds - 1)) * logs.std(ddof=1) / math.sqrt(kinds)
+    return bool(abs(logs.mean()) > reach and abs(math.exp(logs.mean()) - 1) > TOLERANCE)
+
+
+def old_slope(fit: Fit) -> tuple[float, float]:
+    """The wider of HC3 and the point jackknife."""
+    found = [fit.estimate([0, 1], method=name) for name in ("HC3", "point jackknife")]
+    widest = max(found, key=lambda one: one.high - one.value)
+    return widest.low, widest.high
+
+
+# Coverage
+
+
+def counted(table: str, row: str, column: float | str, old: Sequence[bool | None], new: Sequence[bool | None]) -> Cell:
+    """A cell from one truth value a trial; None where no interval was given."""
+    before, after = ([hit for hit in side if hit is not None] for side in (old, new))
+    return Cell(
+        table=table,
+        row=row,
+        column=column,
+        before=float(np.mean(before)) if before else math.nan,
+        after=float(np.mean(after)) if after else math.nan,
+        answered=len(after) / len(new),
+    )
+
+
+def holds(ends: tuple[float | None, float | None] | None, value: float) -> bool | None:
+    """Whether an interval holds a value; None without an interval."""
+    if ends is None or ends[0] is None or ends[1] is None:
+        return None
+    return ends[0] <= value <= ends[1]
+
+
+def of_quantiles(plan: Plan) -> Iterator[Cell]:
+    """Median, P90, P95, P99 of one request repeated."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in counts:
+            qs = [q for q in (0.5, 0.9, 0.95, 0.99) if n >= math.log(0.025) / math.log(q)]
+            for column in columns:
+                old: dict[float, list[bool | None]] = {q: [] for q in qs}
+                new: dict[float, list[bool | None]] = {q: [] for q in qs}
+                for _ in range(trials):
+                    times = runs(random, n, column, tail)
+                    for q, found in zip(qs, quantiles(times, qs), strict=True):
+                        value = true_quantile(tail, q)
+                        old[q].append(holds(old_ends(times, q), value))
+                        new[q].append(holds((found.low, found.high), value))
+                for q in qs:
+                    yield counted("coverage", f"P{100 * q:g}, n {n}, {tail}", column, old[q], new[q])
+
+
+def of_ratios(plan: Plan) -> Iterator[Cell]:
+    """P90 over the median."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        value = true_quantile(tail, 0.9) / true_quantile(tail, 0.5)
+        for n in (n for n in counts if n >= 100):
+            for column in columns:
+                old, new = [], []
+                for _ in range(trials):
+                    times = runs(random, n, column, tail)
+                    found = ratio_of_quantiles(times, 0.9)
+                    old.append(holds(old_ratio(times, 0.9, random), value))
+                    new.append(holds((found.low, found.high), value))
+                yield counted("coverage", f"P90/P50, n {n}, {tail}", column, old, new)
+
+
+def of_shares(plan: Plan) -> Iterator[Cell]:
+    """The share of one stage (30 %) whose noise is its own."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in counts:
+            for column in columns:
+                old, new = [], []
+                for _ in range(trials):
+                    part = 30 * runs(random, n, column, tail)
+                    whole = part + 70 * runs(random, n, column, tail)
+                    found = ratio_of_sums(part, whole)
+                    old.append(holds(old_share(part, whole), 0.3))
+                    new.append(holds((found.low, found.high), 0.3))
+                yield counted("coverage", f"share, n {n}, {tail}", column, old, new)
+
+
+def of_gaps(plan: Plan) -> Iterator[Cell]:
+    """Quantiles of the gaps between 32 tokens: ``between`` is the requests' part of their variance."""
+    trials, random, columns, counts = plan
+    sigma, tokens = 0.1, 32
+    for between in (0.2, 0.8):
+        many = np.exp(sigma * random.standard_normal(2_000_000))
+        many = np.where(random.random(len(many)) < 0.01, 1.8 * many, many)
+        for n in counts:
+            qs = [q for q in (0.5, 0.9, 0.95, 0.99) if n >= math.log(0.025) / math.log(q)]
+            codes = np.repeat(np.arange(n), tokens)
+            values = {q: float(np.quantile(many, q)) for q in qs}
+            for column in columns:
+                old: dict[float, list[bool | None]] = {q: [] for q in qs}
+                new: dict[float, list[bool | None]] = {q: [] for q in qs}
+                for _ in range(max(trials // 3, 1)):
+                    state = math.sqrt(between) * machine(random, n, column)[codes]
+                    gaps = np.exp(sigma * (state + math.sqrt(1 - between) * random.standard_normal(len(codes))))
+                    gaps = np.where(random.random(len(gaps)) < 0.01, 1.8 * gaps, gaps)
+                    picked = gaps.reshape(n, tokens)[random.integers(n, size=(80, n))].reshape(80, -1)
+                    drawn = np.quantile(picked, qs, axis=1) if n <= 100 else None
+                    for place, (q, found) in enumerate(zip(qs, quantiles(gaps, qs, clusters=codes), strict=True)):
+                        if drawn is not None:
+                            ends = np.quantile(drawn[place], (0.025, 0.975))
+                            old[q].append(holds((float(ends[0]), float(ends[1])), values[q]))
+                        new[q].append(holds((found.low, found.high), values[q]))
+                for q in qs:
+                    row = f"ITL P{100 * q:g}, {n} requests, between {between:g}"
+                    yield counted("coverage", row, column, old[q], new[q])
+
+
+SWEEPS = {
+    "576 … 3,456 vision tokens": (576, 1152, 1728, 2304, 2880, 3456),
+    "8 … 256 output tokens": (8, 16, 32, 64, 128, 256),
+}
+
+
+def swept(
+    random: np.random.Generator, points: Sequence[int], repeats: int, column: float | str, tail: str
+) -> tuple[Array, Array]:
+    """Counts and times of an interleaved sweep: 20 ms and half a millisecond a token."""
+    order = np.concatenate([random.permutation(len(points)) for _ in range(repeats)])
+    x = np.asarray(points, dtype=float)[order]
+    return x, (20 + 0.5 * x) * runs(random, len(x), column, tail)
+
+
+def of_slopes(plan: Plan) -> Iterator[Cell]:
+    """Slopes of six-point sweeps on raw runs."""
+    trials, random, columns, counts = plan
+    for name, points in SWEEPS.items():
+        for tail in TAILS:
+            value = 0.5 * truth(tail)[1]
+            for repeats in (5, 15) if len(counts) > 1 else (15,):
+                for column in columns:
+                    old, new = [], []
+                    for _ in range(max(trials // 2, 1)):
+                        x, y = swept(random, points, repeats, column, tail)
+                        fit = least_squares(np.column_stack([np.ones_like(x), x]), y, x)
+                        slope = fit.estimate([0, 1])
+                        old.append(holds(old_slope(fit), value))
+                        new.append(holds((slope.low, slope.high), value))
+                    yield counted("coverage", f"slope, {name} × {repeats}, {tail}", column, old, new)
+
+
+def of_slope_ratios(plan: Plan) -> Iterator[Cell]:
+    """Fieller's ratio of the slopes of two sweeps."""
+    trials, random, columns, _ = plan
+    for tail in TAILS:
+        for column in columns:
+            old, new = [], []
+            for _ in range(max(trials // 2, 1)):
+                fits = []
+                for points in SWEEPS.values():
+                    x, y = swept(random, points, 10, column, tail)
+                    fits.append(least_squares(np.column_stack([np.ones_like(x), x]), y, x))
+                both = [fit.estimate([0, 1]) for fit in fits]
+                plain = [
+                    max((fit.estimate([0, 1], method=m) for m in ("HC3", "point jackknife")), key=lambda e: e.high)
+                    for fit in fits
+                ]
+                found, without = fieller(both[1], both[0]), fieller(plain[1], plain[0])
+                new.append(holds((found.low, found.high), 1.0))
+                old.append(holds((without.low, without.high), 1.0))
+            yield counted("coverage", f"ratio of two slopes, {tail}", column, old, new)
+
+
+def of_launch(plan: Plan) -> Iterator[Cell]:
+    """Share of waiting (65 %) from few traces beside 200 untraced runs."""
+    trials, random, columns, counts = plan
+    n = 200 if len(counts) > 1 else 100
+    for traces in (1, 3, 5, 10) if len(counts) > 1 else (3,):
+        for busy in (0.005, 0.02, 0.05):
+            for column in columns:
+                old, new = [], []
+                for _ in range(max(trials // 4, 1)):
+                    times = 100 * runs(random, n, column, "lognormal")
+                    worked = 35 * np.exp(busy * random.standard_normal(traces))
+                    ends = old_ends(times, 0.5)
+                    assert ends is not None
+                    old.append(holds((1 - worked.mean() / ends[0], 1 - worked.mean() / ends[1]), 0.65))
+                    row = launch_table(traced(times, worked)).iloc[0]
+                    low, high = row["launch_bound_low"], row["launch_bound_high"]
+                    new.append(None if pd.isna(low) or pd.isna(high) else holds((low, high), 0.65))
+                yield counted("coverage", f"launch bound, {traces} traces, busy ± {100 * busy:g} %", column, old, new)
+
+
+def traced(times: Array, worked: Array) -> pd.DataFrame:
+    """Rows of one request: untraced runs and traces of their busy time."""
+    n, k = len(times), len(worked)
+    return pd.DataFrame(
+        {
+            "status": "ok",
+            "mode": ["instrumented"] * n + ["trace"] * k,
+            "point_id": "p",
+            "sample_id": "s",
+            "T_total": np.concatenate([times, np.full(k, 120.0)]),
+            "busy_total": np.concatenate([np.full(n, np.nan), worked]),
+            "num_output_tokens": 1.0,
+        }
+    )
+
+
+def of_pairs(plan: Plan) -> Iterator[Cell]:
+    """The instrument's own cost: bare and instrumented runs in turn, 0.2 % slower, position effect 2 %."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in (n for n in counts if n >= 100):
+            for column in columns:
+                old, new = [], []
+                for _ in range(trials):
+                    times = runs(random, 2 * n, column, tail).reshape(n, 2)
+                    turn = np.arange(n) % 2
+                    times[np.arange(n), 1] *= 1.02
+                    ratio = 1.002 * times[np.arange(n), turn] / times[np.arange(n), 1 - turn]
+                    found = median(ratio)
+                    old.append(holds(old_ends(ratio, 0.5), 1.002))
+                    new.append(holds((found.low, found.high), 1.002))
+                yield counted("coverage", f"paired overhead, {n} pairs, {tail}", column, old, new)
+
+
+def of_split(plan: Plan) -> Iterator[Cell]:
+    """Prompt tokens without any effect beside vision tokens with one: is their share told from none?"""
+    trials, random, columns, counts = plan
+    for n in (n for n in counts if n >= 20):
+        for column in columns:
+            old, new = [], []
+            for _ in range(max(trials // 10, 1)):
+                vision, prompt = random.integers(100, 1000, n).astype(float), random.integers(5, 60, n).astype(float)
+                frame = pd.DataFrame(
+                    {
+                        "status": "ok", "mode": "instrumented", "point_id": "dataset",
+                        "sample_id": [f"s{i}" for i in range(n)],
+                        "T_total": (100 + 0.01 * vision) * runs(random, n, column, "lognormal"),
+                        "num_vision_tokens": vision, "num_prompt_tokens": prompt,
+                    }
+                )  # fmt: skip
+                row = variance_split(frame).set_index("source").loc["num_prompt_tokens"]
+                new.append(bool(row["low"] > 0))
+                old.append(True)  # a share of R² is never below 0, and no resampling of it either
+            yield counted("alarms", f"tail split: share of what has no effect, n {n}", column, old, new)
+
+
+# Alarms and power
+
+
+def of_halves(plan: Plan) -> Iterator[Cell]:
+    """A/A of one request: first half against second, nothing planted; and a real drift of 5 %."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in counts:
+            later = np.arange(n) >= n // 2
+            for column in columns:
+                for table, factor in (("alarms", 1.0), ("power", 1.05)):
+                    if table == "power" and n < 100:
+                        continue
+                    old, new = [], []
+                    for _ in range(trials):
+                        times = runs(random, n, column, tail) * np.where(later, factor, 1.0)
+                        old.append(old_halves(times[~later], times[later]))
+                        new.append(shift_in_time(times, later, np.zeros(n)).differs())
+                    yield counted(table, f"A/A, one request, n {n}, {tail}", column, old, new)
+
+
+def of_sweeps(plan: Plan) -> Iterator[Cell]:
+    """A/A of interleaved sweeps of two and of six points."""
+    trials, random, columns, counts = plan
+    sizes = ((2, 10), (2, 50), (6, 6), (6, 10), (6, 30)) if len(counts) > 1 else ((6, 10),)
+    for tail in TAILS:
+        for points, repeats in sizes:
+            for column in columns:
+                old, new = [], []
+                for _ in range(trials):
+                    codes = np.concatenate([random.permutation(points) for _ in range(repeats)])
+                    later = np.repeat(np.arange(repeats) >= repeats // 2, points)
+                    times = (1.0 + codes) * runs(random, len(codes), column, tail)
+                    old.append(old_sweep(times, later, codes))
+                    new.append(shift_in_time(times, later, codes).differs())
+                yield counted("alarms", f"A/A, sweep of {points} points × {repeats}, {tail}", column, old, new)
+
+
+PARTS = (1.0, 8.0, 1.0, 20.0, 70.0)
+
+
+def of_family(plan: Plan) -> Iterator[Cell]:
+    """A/A of the whole and five stages: does any raise an alarm? Half of a stage's variance is the machine's."""
+    trials, random, columns, counts = plan
+    for n in counts:
+        later = np.arange(n) >= n // 2
+        for column in columns:
+            old, new = [], []
+            for _ in range(max(trials // 2, 1)):
+                stages = staged(random, n, column)
+                whole = stages.sum(axis=0)
+                old.append(any(old_halves(t[~later], t[later]) for t in (whole, *stages)))
+                found = [shift_in_time(t, later, np.zeros(n)) for t in stages]
+                corrected = holm([shift.p_value for shift in found])
+                alarms = [s.differs(p) for s, p in zip(found, corrected, strict=True)]
+                new.append(any(alarms) or shift_in_time(whole, later, np.zeros(n)).differs())
+            yield counted("alarms", f"A/A, whole and five stages, n {n}", column, old, new)
+
+
+def staged(random: np.random.Generator, n: int, column: float | str) -> Array:
+    """Times of five stages, shape (5, n)."""
+    common = machine(random, n, column)
+    return np.stack([part * np.exp(SIGMA * math.sqrt(0.5) * (common + machine(random, n, column))) for part in PARTS])
+
+
+def of_comparisons(plan: Plan) -> Iterator[Cell]:
+    """Two runs: of one request, of a data set request by request, of all stages; and a real change of 5 %."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in counts:
+            for column in columns:
+                for table, factor in (("alarms", 1.0), ("power", 1.05)):
+                    if table == "power" and n < 100:
+                        continue
+                    old, new, paired = [], [], []
+                    for _ in range(trials):
+                        first, second = (runs(random, n, column, tail) for _ in range(2))
+                        size, names = np.exp(random.standard_normal(n)), np.arange(n)
+                        old.append(old_halves(first, factor * second))
+                        new.append(shift_between(first, names * 0, factor * second, names * 0).differs())
+                        paired.append(shift_between(size * first, names, factor * size * second, names).differs())
+                    yield counted(table, f"two runs of one request, n {n} each, {tail}", column, old, new)
+                    yield counted(table, f"two runs of {n} requests, {tail}", column, [None], paired)
+    for n in counts:
+        for column in columns:
+            old, new = [], []
+            for _ in range(max(trials // 2, 1)):
+                first, second = staged(random, n, column), staged(random, n, column)
+                pairs = [*zip(first, second, strict=True), (first.sum(axis=0), second.sum(axis=0))]
+                old.append(any(old_halves(a, b) for a, b in pairs))
+                found = [shift_between(a, np.zeros(n), b, np.zeros(n)) for a, b in pairs]
+                corrected = holm([shift.p_value for shift in found])
+                new.append(any(s.differs(p) for s, p in zip(found, corrected, strict=True)))
+            yield counted("alarms", f"two runs, whole and five stages, n {n} each", column, old, new)
+
+
+QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
+    "quantiles": of_quantiles,
+    "ratios": of_ratios,
+    "shares": of_shares,
+    "gaps": of_gaps,
+    "slopes": of_slopes,
+    "slope_ratios": of_slope_ratios,
+    "launch": of_launch,
+    "pairs": of_pairs,
+    "halves": of_halves,
+    "sweeps": of_sweeps,
+    "family": of_family,
+    "comparisons": of_comparisons,
+    "split": of_split,
+}
+TITLES = {
+    "coverage": "Share of 95 % intervals that hold the truth: before → after (share that was given an interval)",
+    "alarms": "Alarms where there is nothing (nominal at most 0.05): before → after",
+    "power": "A real change of 5 % found: before → after",
+}
+
+
+def simulate(
+    trials: int,
+    only: Sequence[str] = tuple(QUESTIONS),
+    columns: Sequence[float | str] = COLUMNS,
+    counts: Sequence[int] = (20, 100, 400),
+) -> list[Cell]:
+    """All cells of the chosen questions; the same for the same arguments."""
+    return [
+        cell
+        for number, (name, question) in enumerate(QUESTIONS.items())
+        if name in only
+        for cell in question(Plan(trials, np.random.default_rng(100 + number), columns, counts))
+    ]
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    """One table for coverage, one for alarms, one for power."""
+    said = []
+    for table, title in TITLES.items():
+        here = [cell for cell in cells if cell.table == table]
+        if not here:
+            continue
+        columns = list(dict.fromkeys(cell.column for cell in here))
+        heads = [column if isinstance(column, str) else f"ρ {column:g}" for column in columns]
+        said += ["", f"**{title}**", "", f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+        for row in dict.fromkeys(cell.row for cell in here):
+            by_column = {cell.column: _shown(cell) for cell in here if cell.row == row}
+            said.append(f"| {row} | {' | '.join(by_column.get(column, '') for column in columns)} |")
+        said += ["", _worst(table, here)]
+    return "\n".join(said).strip()
+
+
+def _shown(cell: Cell) -> str:
+    before = "–" if math.isnan(cell.before) else f"{cell.before:.2f}"
+    after = "–" if math.isnan(cell.after) else f"{cell.after:.2f}"
+    return f"{before} → {after}" + (f" ({cell.answered:.2f})" if cell.answered < 0.995 else "")
+
+
+def _worst(table: str, cells: Sequence[Cell]) -> str:
+    """What the table says in one line; coverage over cells where at least half were given an interval."""
+    kept = [c for c in cells if c.answered >= 0.5] if table == "coverage" else list(cells)
+    after, before = (
+        [getattr(c, side) for c in kept if not math.isnan(getattr(c, side))] for side in ("after", "before")
+    )
+    middle = f"{np.mean(before):.3f} → {np.mean(after):.3f}"
+    ends = f"{min(before):.2f}–{max(before):.2f} → {min(after):.2f}–{max(after):.2f}"
+    return f"Mean {middle}, range {ends}, {len(kept)} cells."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=600, help="simulations a cell (fewer where one is dear)")
+    parser.add_argument("--only", nargs="+", default=list(QUESTIONS), choices=list(QUESTIONS), metavar="QUESTION")
+    chosen = parser.parse_args(arguments)
+    started = time.process_time()
+    print(as_markdown(simulate(chosen.trials, chosen.only)))
+    print(f"\n{chosen.trials} trials a cell, {time.process_time() - started:.0f} s of processor time.")
+
+
+if __name__ == "__main__":
+    main()

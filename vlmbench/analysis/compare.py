@@ -1,0 +1,206 @@
+"""Two runs of the same requests: which stage became faster or slower, by how much, and how sure that is.
+
+Times are compared request by request with the dependence of runs in the error (:mod:`vlmbench.analysis.shift`); the
+p-values of all times that are compared are corrected for their number (Holm), so that of twenty pairs of equal runs one
+at most shows any difference. Two runs are two processes, often on two days: what differs between their provenances must
+be said beside this, and what a restart alone changes is in the difference and not in the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis.dependence import Estimate, Shortfall, holm
+from vlmbench.analysis.frames import values, workload
+from vlmbench.analysis.shift import BLIND, Shift, shift_between
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
+from vlmbench.text import count, digits, percent, span, worth
+
+METRICS: tuple[str, ...] = (
+    "T_request", "T_total", "TTFT", "TTFT_model", *TOTAL_PARTS[:-1], *DECODE_PARTS, *HOST_PARTS,
+)  # fmt: skip
+"""Times that are compared where both runs have them, the whole first."""
+
+
+class Change(StrEnum):
+    """What a comparison says of one time."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NONE_BEYOND = "no difference beyond"
+    TOO_NOISY = "too noisy to tell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageChange:
+    """One time of the candidate over that of the baseline.
+
+    Args:
+        metric: name of the time.
+        shift: ratio with its interval and p-value.
+        p_value: corrected for the number of times compared.
+        baseline_ms, candidate_ms: medians over the runs of the requests that both have.
+    """
+
+    metric: str
+    shift: Shift
+    p_value: float
+    baseline_ms: float
+    candidate_ms: float
+
+    @property
+    def ratio(self) -> Estimate:
+        """Candidate over baseline, with its 95 % interval and what the runs are worth."""
+        return self.shift.estimate
+
+    @property
+    def change(self) -> Change:
+        """The verdict."""
+        if self.shift.differs(self.p_value):
+            return Change.FASTER if (self.ratio.value or 1.0) < 1 else Change.SLOWER
+        return Change.NONE_BEYOND if self.shift.beyond() <= BLIND else Change.TOO_NOISY
+
+    def verdict(self) -> str:
+        """The verdict in words: ``no difference beyond 1.8 %``."""
+        if self.change is Change.NONE_BEYOND:
+            return f"{self.change.value} {percent(self.shift.beyond(), 2)}"
+        if self.change is Change.TOO_NOISY and self.ratio.note:
+            return f"{self.change.value} ({self.ratio.note})"
+        return self.change.value
+
+    def words(self) -> str:
+        """One sentence without its full stop."""
+        inside = span(self.ratio.low, self.ratio.high, "×")
+        ratio = "" if self.ratio.value is None else f": {digits(self.ratio.value)}×{f' ({inside})' if inside else ''}"
+        return f"{self.metric} {self.verdict()}{ratio}{worth(self.ratio.n, self.ratio.effective_n)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "metric": self.metric,
+            "change": self.change.name.lower(),
+            "verdict": self.verdict(),
+            "ratio": self.ratio.as_dict(),
+            "no_difference_beyond": None if self.ratio.low is None else self.shift.beyond(),
+            "p_value": None if np.isnan(self.p_value) else self.p_value,
+            "requests": self.shift.requests,
+            "baseline_ms": self.baseline_ms,
+            "candidate_ms": self.candidate_ms,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All times that two runs have in common.
+
+    Args:
+        changes: metric to its verdict, the whole first.
+        requests: requests that both runs measured.
+        only_baseline, only_candidate: requests that one run alone measured; they are left out.
+    """
+
+    changes: Mapping[str, StageChange]
+    requests: int
+    only_baseline: int
+    only_candidate: int
+
+    def words(self) -> list[str]:
+        """What it says, a sentence each."""
+        if not self.changes:
+            return ["Nothing to compare: the two runs have no request in common that both measured."]
+        left_out = self.only_baseline + self.only_candidate
+        said = [
+            f"{count(self.requests, 'request')} that both runs measured"
+            f"{f'; {left_out:,} that one alone measured are left out' if left_out else ''}."
+        ]
+        return [*said, *(f"{change.words()}." for change in self.changes.values())]
+
+    def table(self) -> pd.DataFrame:
+        """One row a time: ``metric``, ``verdict``, ``baseline_ms``, ``candidate_ms``, ``ratio``, ``low``, ``high``,
+        ``n``, ``effective_n``, ``p_value``.
+        """
+        return pd.DataFrame(
+            [
+                {
+                    "metric": one.metric,
+                    "verdict": one.verdict(),
+                    "baseline_ms": one.baseline_ms,
+                    "candidate_ms": one.candidate_ms,
+                    "ratio": one.ratio.value,
+                    "low": one.ratio.low,
+                    "high": one.ratio.high,
+                    "n": one.ratio.n,
+                    "effective_n": one.ratio.effective_n,
+                    "p_value": one.p_value,
+                }
+                for one in self.changes.values()
+            ]
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "requests": self.requests,
+            "only_baseline": self.only_baseline,
+            "only_candidate": self.only_candidate,
+            "changes": [change.as_dict() for change in self.changes.values()],
+            "words": self.words(),
+        }
+
+
+def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Comparison:
+    """Compare two runs time by time.
+
+    A request is a sample at a point of a sweep; requests that only one run measured are left out and counted. A single
+    request that each run repeated is compared where there is nothing else.
+
+    Args:
+        baseline, candidate: rows of a run each (:func:`vlmbench.analysis.frames.load_runs`).
+        metrics: names of times; those that a run lacks are left out.
+    """
+    sides = [_in_time(rows) for rows in (baseline, candidate)]
+    names = [_requests(rows) for rows in sides]
+    alike = set(names[0]) & set(names[1])
+    if not alike:
+        alone = [len(set(side)) for side in names]
+        return Comparison(changes={}, requests=0, only_baseline=alone[0], only_candidate=alone[1])
+    kept = [np.array([name in alike for name in side], dtype=np.bool_) for side in names]
+    found: dict[str, tuple[Shift, float, float]] = {}
+    for metric in metrics:
+        times = [values(rows, metric)[keep] for rows, keep in zip(sides, kept, strict=True)]
+        if any(np.isnan(side).all() for side in times):
+            continue
+        requests = [np.asarray(side)[keep] for side, keep in zip(names, kept, strict=True)]
+        shift = shift_between(times[0], requests[0], times[1], requests[1])
+        if shift.estimate.shortfall is Shortfall.NOTHING_TO_COMPARE:
+            continue
+        found[metric] = (shift, float(np.nanmedian(times[0])), float(np.nanmedian(times[1])))
+    corrected = holm([shift.p_value for shift, _, _ in found.values()])
+    return Comparison(
+        changes={
+            metric: StageChange(metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after)
+            for (metric, (shift, before, after)), p in zip(found.items(), corrected, strict=True)
+        },
+        requests=len(alike),
+        only_baseline=len(set(names[0]) - alike),
+        only_candidate=len(set(names[1]) - alike),
+    )
+
+
+def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
+    """The workload in the order measured; the repeated single request where there is none."""
+    found = workload(rows)
+    if not len(found):
+        found = rows[(rows["status"] == "ok") & (rows["mode"] == "instrumented")]
+    order = [c for c in ("started_unix_s", "repeat") if c in found]
+    return found.sort_values(order, kind="stable") if order else found
+
+
+def _requests(rows: pd.DataFrame) -> list[str]:
+    return [f"{point}\n{sample}" for point, sample in zip(rows["point_id"], rows["sample_id"], strict=True)]
