@@ -42,8 +42,11 @@ class Downsample:
         if self.keep == 1:
             return request
         count = request.vision_tokens
-        if count is None:
-            count = model.prepare(request).counts.num_vision_tokens
+        if count is None:  # asked once: this runs before every run of the arm
+            look = (self.name, request.sample.sample_id, request.num_images, request.image_size)
+            count = model.remember(
+                (*look, repr(request.processor_kwargs)), lambda: model.prepare(request).counts.num_vision_tokens
+            )
         if not count:
             raise UnreachablePointError(f"{self.name} needs a request with an image among its text")
         target = max(1, round(self.keep * count))
