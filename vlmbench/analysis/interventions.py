@@ -109,10 +109,10 @@ class ArmResult:
         unlike_kernels: towers whose attention kernels are not the baseline's.
         kernel_ms: where kernels differ and the arm was run with all tokens too: what the kernels alone save.
         tokens_equal, tokens_compared: leading tokens of the answer equal to the baseline's, median; how many there are.
-        controls: controls of the same share that are as fast, the fastest first.
+        controls: controls of the same share that are as fast, the fastest first; None where that cannot be told.
         drowned_after: output tokens from which on the saving is below 5 % of ``T_total`` (value, low, high); None where
-            it never is, or where nothing is saved.
-        even_after: output tokens from which on the arm is slower in all, because each of its steps is; None: never.
+            it never is, or where nothing is surely saved.
+        even_after: output tokens from which on the arm is slower in all, because its decode surely is; None: never.
     """
 
     point: str
@@ -132,7 +132,7 @@ class ArmResult:
     kernel_ms: float | None = None
     tokens_equal: float | None = None
     tokens_compared: int = 0
-    controls: tuple[str, ...] = ()
+    controls: tuple[str, ...] | None = ()
     drowned_after: tuple[float, float | None, float | None] | None = None
     even_after: float | None = None
 
@@ -261,20 +261,24 @@ def _kernels_alone(first: pd.Series, baseline: pd.DataFrame, arms: Mapping[str, 
     return None
 
 
-def _as_fast(rows: pd.DataFrame, keep: float | None, arms: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """Controls of the same share whose requests take no longer, as far as can be told; the fastest first."""
+def _as_fast(rows: pd.DataFrame, keep: float | None, arms: Mapping[str, pd.DataFrame]) -> tuple[str, ...] | None:
+    """Controls of the same share whose requests take no longer, as far as can be told; the fastest first.
+
+    None where a control was run, but in too few pairs to tell.
+    """
     found: list[tuple[float, str]] = []
+    open_ones = 0
     for control in arms.values():
         first = control.iloc[0]
         if first["intervention_role"] != "control" or keep is None or first.get("intervention_keep") != keep:
             continue
         saving = _saving(_paired(rows, control), "T_request")  # what the control saves beside the method
-        if saving is None or saving.saved.value is None:
-            continue
-        if saving.verdict in (Verdict.FASTER, Verdict.NO_DIFFERENCE):
+        if saving is None or saving.verdict is Verdict.TOO_FEW:
+            open_ones += 1
+        elif saving.verdict in (Verdict.FASTER, Verdict.NO_DIFFERENCE):
             name = "random tokens" if "selector=random" in _text(first["intervention_arguments"]) else "a smaller image"
-            found.append((-saving.saved.value, name))
-    return tuple(name for _, name in sorted(found))
+            found.append((-(saving.saved.value or 0.0), name))
+    return None if open_ones and not found else tuple(name for _, name in sorted(found))
 
 
 def _equal_tokens(together: pd.DataFrame) -> tuple[float | None, int]:
@@ -310,8 +314,10 @@ def _break_even(
         return over / slope + 1 if over > 0 and slope > 0 else None
 
     head = first_0 - first
-    even = head / -gain + 1 if head > 0 and gain < 0 else None
-    value = drowned(head)
+    total, decode = savings.get("T_total"), savings.get("T_LLM_decode")
+    slower = decode is not None and decode.verdict is Verdict.SLOWER
+    even = head / -gain + 1 if head > 0 and gain < 0 and slower else None
+    value = drowned(head) if total is not None and total.verdict is Verdict.FASTER else None
     prefill = savings.get("T_LLM_prefill")
     if value is None or prefill is None or prefill.saved.low is None or prefill.saved.value is None:
         return (None if value is None else (value, None, None)), even

@@ -88,7 +88,7 @@ def _kept(arm: Mapping[str, Any]) -> str:
 
 def _promise(total: Mapping[str, Any], promised: float) -> str:
     saved = total["saved_ms"]["value"]
-    if promised <= 0 or saved is None:
+    if promised <= 0 or saved is None or total["verdict"] in ("too few pairs", "no difference"):
         return f"FLOPs promised {ms(promised)}."
     if saved <= 0:
         return f"FLOPs promised {ms(promised)}; none of it came true."
@@ -108,6 +108,8 @@ def _controls(arm: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> str 
     beside = [a for a in arms if a["role"] == "control" and a["keep"] == arm["keep"] and a["point"] == arm["point"]]
     if not beside:
         return None
+    if arm["controls"] is None:
+        return f"{arm['label']}{_where(arm)}: too few pairs to tell whether a control is as fast."
     if arm["controls"]:
         first, *others = arm["controls"]
         also = f", and so are {', '.join(others)}" if others else ""
