@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from vlmbench.testing.scripts import FRAMINGS, SCRIPTS, Script, Step, script_nam
 _LINE_LIMIT = 1 << 26
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 422: "Unprocessable Entity"}
 _WORD = " tok"
+_WHOLE: Mapping[str, Any] = {"id": "replay", "object": "chat.completion.chunk"}
 
 
 @dataclass(kw_only=True)
@@ -192,7 +194,13 @@ class ReplayServer:
             await _send(writer, 200, "text/plain; version=0.0.4", text.encode())
         elif target.endswith("/replay/log"):
             log = [
-                {"model": s.model, "received_ns": s.received_ns, "turn_ns": s.turn_ns, "steps": s.steps}
+                {
+                    "user": s.body.get("user"),
+                    "model": s.model,
+                    "received_ns": s.received_ns,
+                    "turn_ns": s.turn_ns,
+                    "steps": s.steps,
+                }
                 for s in self.log
             ]
             await _send_json(writer, 200, log)
@@ -220,14 +228,15 @@ class ReplayServer:
 
     async def _replay(self, writer: asyncio.StreamWriter, script: Script, asked: dict[str, Any], sent: Sent) -> bool:
         total = _asked_tokens(script, asked)
-        steps = script.steps(total)
+        steps = _stream(script, total, self.framing)
         if not script.stream or not asked.get("stream"):
-            await sleep_until(sent.turn_ns + round(steps[-1].at_ms * 1e6))
+            await sleep_until(sent.turn_ns + round(steps[-1][0].at_ms * 1e6))
             await _send_json(writer, 200, _whole(sent.model, total, _usage(self, sent, total)))
             return True
         writer.write(_stream_head(self.framing, keep=self.keep_alive and self.framing == "chunked"))
-        shift_ns = counted = 0
-        for step in steps:
+        shift_ns = 0
+        for step, made in steps:
+            data = made
             planned = sent.turn_ns + round(step.at_ms * 1e6) + shift_ns
             await sleep_until(planned)
             waited = await self._past_stall(planned)
@@ -238,13 +247,16 @@ class ReplayServer:
             if step.kind == "hang":
                 await self._stop.wait()
                 return False
-            counted += step.tokens if step.kind in ("content", "reasoning") else 0
-            data = self._chunk(step, script, sent, counted, total)
-            writer.write(_framed(data, self.framing))
+            if step.kind == "usage":
+                data = _framed(self._last(sent, total), self.framing)
+            elif step.kind == "finish" and script.usage == "finish":
+                data = _framed(_finish(script, _usage(self, sent, total)), self.framing)
+            writer.write(data)
             sent.steps.append((step.kind, planned, time.monotonic_ns()))
             if step.kind == "error":
                 return False
-            await writer.drain()
+            if writer.transport.get_write_buffer_size():
+                await writer.drain()
         if self.framing == "chunked":
             writer.write(b"0\r\n\r\n")
             await writer.drain()
@@ -262,33 +274,10 @@ class ReplayServer:
         await sleep_until(end)
         return end - now
 
-    def _chunk(self, step: Step, script: Script, sent: Sent, counted: int, total: int) -> bytes:
-        """The data of one event."""
-        if step.kind == "done":
-            return b"data: [DONE]\n\n"
-        usage = _usage(self, sent, total)
-        whole: dict[str, Any] = {"id": "replay", "object": "chat.completion.chunk", "model": sent.model}
-        text = _WORD * step.tokens + "." * script.padding
-        delta: dict[str, Any] = {
-            "role": {"role": "assistant", "content": ""},
-            "content": {"content": text},
-            "reasoning": {"reasoning_content": text},
-        }.get(step.kind, {})
-        choice = {"index": 0, "delta": delta, "finish_reason": None}
-        if step.kind == "progress":
-            whole["prompt_progress"] = {"total": 100, "processed": 50}
-            choice["delta"] = {"role": "assistant", "content": None}
-        elif step.kind == "finish":
-            choice["finish_reason"] = "stop" if script.eos else "length"
-            whole |= {"usage": usage} if script.usage == "finish" else {}
-        elif step.kind == "error":
-            return _event({"error": {"message": script.message, "code": 500}})
-        if step.kind == "usage":
-            timings = _timings(sent, total) if self.dialect == "llamacpp" else {}
-            return _event({**whole, "choices": [], "usage": usage, **timings})
-        if script.usage == "each" and counted:
-            whole["usage"] = {"prompt_tokens": 1, "completion_tokens": counted}
-        return _event({**whole, "choices": [choice]})
+    def _last(self, sent: Sent, total: int) -> bytes:
+        """The chunk of token counts, with the figures that the server gives of itself."""
+        timings = _timings(sent, total) if self.dialect == "llamacpp" else {}
+        return _event({**_WHOLE, "choices": [], "usage": _usage(self, sent, total), **timings})
 
     def _count(self, sent: Sent, script: Script, asked: Mapping[str, Any]) -> None:
         """The server's own counters, as vLLM names them."""
@@ -303,6 +292,46 @@ class ReplayServer:
                 changes |= {f"vllm:{name}_sum": value, f"vllm:{name}_count": 1.0}
         for name, value in changes.items():
             self.counters[name] = self.counters.get(name, 0.0) + value
+
+
+@lru_cache(maxsize=64)
+def _stream(script: Script, total: int, framing: str) -> list[tuple[Step, bytes]]:
+    """The steps of a script with the bytes that each sends, made once: a server must not be late by making them."""
+    made, counted = [], 0
+    for step in script.steps(total):
+        counted += step.tokens if step.kind in ("content", "reasoning") else 0
+        made.append((step, _framed(_chunk(step, script, counted), framing)))
+    return made
+
+
+def _chunk(step: Step, script: Script, counted: int) -> bytes:
+    """The data of one event, but for those that hold figures of the request."""
+    if step.kind == "done":
+        return b"data: [DONE]\n\n"
+    if step.kind == "error":
+        return _event({"error": {"message": script.message, "code": 500}})
+    if step.kind == "finish":
+        return _finish(script, None)
+    text = _WORD * step.tokens + "." * script.padding
+    deltas: dict[str, dict[str, Any]] = {
+        "role": {"role": "assistant", "content": ""},
+        "content": {"content": text},
+        "reasoning": {"reasoning_content": text},
+        "progress": {"role": "assistant", "content": None},
+    }
+    delta = deltas.get(step.kind, {})
+    whole: dict[str, Any] = {**_WHOLE, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    if step.kind == "progress":
+        whole["prompt_progress"] = {"total": 100, "processed": 50}
+    if script.usage == "each" and counted:
+        whole["usage"] = {"prompt_tokens": 1, "completion_tokens": counted}
+    return _event(whole)
+
+
+def _finish(script: Script, usage: Mapping[str, Any] | None) -> bytes:
+    choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "stop" if script.eos else "length"}
+    whole: dict[str, Any] = {**_WHOLE, "choices": [choice]}
+    return _event(whole | {"usage": usage} if usage else whole)
 
 
 def _asked_tokens(script: Script, asked: Mapping[str, Any]) -> int:
