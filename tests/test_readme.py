@@ -11,6 +11,7 @@ import pytest
 from omegaconf import DictConfig
 
 from vlmbench.cli import validate
+from vlmbench.cli.overrides import arranged
 from vlmbench.machine.installation import conf_dir
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def test_each_command_composes(compose: Callable[..., DictConfig], page: str, wo
         if "/" not in key and "," in value and not value.startswith(("[", "'", '"', "{")):
             value = value.split(",")[0]  # one job of a multirun
         overrides.append(f"{key}={value}")
-    validate.validate(compose(*overrides))
+    validate.validate(compose(*arranged(overrides)))
 
 
 def test_there_are_commands_to_check() -> None:

@@ -22,7 +22,7 @@ from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.errors import ConfigError, InputError, SampleError
 from vlmbench.records import provenance
 from vlmbench.records.files import write_json
-from vlmbench.records.lock import RunLock
+from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output
 from vlmbench.runner.execution import collector_at_rest
@@ -71,21 +71,28 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
     client = Client(
         address=address, tls=tls_context(address, endpoint.ca_file), proxy=find_proxy(address, endpoint.proxy)
     )
-    with RunLock(job.directory, break_lock=job.settings.break_lock):
-        provenance.check_directory(job.directory, job.config)
+    directory = RunDirectory(
+        job.directory,
+        job.config,
+        outcome=job.outcome,
+        write_composed=job.write_composed,
+        break_lock=job.settings.break_lock,
+        allow_unlike=job.settings.allow_unlike,
+    )
+    with directory:
         dataset = job.build("dataset")
         samples = dataset.open()
         server = run(contact(endpoint, client, headers))
         series = _series(job, samples, server, load)
         _said_of_the_way(server)
-        with RecordStore(job.directory) as store, stop_on_signal() as stop:
+        with directory.rows() as store, stop_on_signal() as stop:
             if store.repair:
                 say(f"records repaired: {store.repair}")
             if len(store):
                 say(f"continuing: {len(store)} rows are measured already")
             limit = job.settings.measurement.time_limit_s
             deadline = None if limit is None else time.monotonic() + limit
-            with ProgressBar(show=job.settings.progress, note=partial(_note, job, store)) as progress:
+            with ProgressBar(show=job.settings.progress, note=partial(_note, directory, store)) as progress:
                 loads = Loads(
                     server=server,
                     load=load,
@@ -97,14 +104,15 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
                     max_errors_in_a_row=job.settings.measurement.max_errors_in_a_row,
                 )
                 _rehearse(loads, series)
-                _begin(job, server, store, dataset=dataset.name, samples=len(samples), points=len(series))
+                here = _session(job, server, {"name": dataset.name, "samples": len(samples)})
+                for warning in directory.begin(here, points_total=len(series)):
+                    say(f"unlike the sessions before: {warning}")
                 with collector_at_rest():
                     states = loads.run(series)
                     _pairs(job, loads, series)
         _cut_by_time(states, stopped=bool(stop))
-        write_json(job.directory / "points.json", {"points": [state.report() for state in states]})
         _write_loads(job.directory, loads)
-        provenance.end_session(job.directory, device=_DEVICE)
+        directory.end([state.report() for state in states], device=_DEVICE)
         if not stop:
             write_reports(job, needed=not cut_short(states))
     if stop:
@@ -271,10 +279,8 @@ def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
     raise InputError(f"none of the first {min(first.size, _TRIES)} samples can be sent: {reason}")
 
 
-def _begin(job: Job, server: Server, store: RecordStore, *, dataset: str, samples: int, points: int) -> None:
-    """Write down what this session is; nothing of it was written before the server had answered."""
-    del store
-    job.write_composed()
+def _session(job: Job, server: Server, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """This process as the first session of a provenance; what stands for the model is what the server says."""
     facts: dict[str, Any] = {
         "name": server.endpoint.model,
         "weights": None,
@@ -282,12 +288,7 @@ def _begin(job: Job, server: Server, store: RecordStore, *, dataset: str, sample
         "server_figures": definitions(server.kind.name),
     }
     here = provenance.collect(job.config, model_facts=facts, device=_DEVICE, seed=job.settings.seed)
-    here["dataset"] = {"name": dataset, "samples": samples}
-    here["load"] = _plain(job.config.get("load"))
-    _, warnings = provenance.begin_session(job.directory, here, allow_unlike=job.settings.allow_unlike)
-    for warning in warnings:
-        say(f"unlike the sessions before: {warning}")
-    job.outcome.begin(points_total=points)
+    return {**here, "dataset": dict(dataset), "load": _plain(job.config.get("load"))}
 
 
 def _plain(node: Any) -> dict[str, Any]:
@@ -337,5 +338,5 @@ def _write_loads(directory: Path, loads: Loads) -> None:
     write_json(path, content)
 
 
-def _note(job: Job, store: RecordStore, points: int) -> None:
-    job.outcome.progress(points_done=points, rows=len(store))
+def _note(directory: RunDirectory, store: RecordStore, points: int) -> None:
+    directory.note(points_done=points, rows=len(store))
