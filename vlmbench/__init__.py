@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmbench.api.measuring import measure
     from vlmbench.api.models import anatomy, load
-    from vlmbench.api.run import Run, read, summary
+    from vlmbench.api.run import Run, compare, read, summary
     from vlmbench.api.watching import WatchedRun, watch
 
 __version__ = "0.1.0"
-__all__ = ["Run", "WatchedRun", "anatomy", "load", "measure", "read", "summary", "watch"]
+__all__ = ["Run", "WatchedRun", "anatomy", "compare", "load", "measure", "read", "summary", "watch"]
 
 _PLACES = {
     "Run": "run",
     "WatchedRun": "watching",
     "anatomy": "models",
+    "compare": "run",
     "load": "models",
     "measure": "measuring",
     "read": "run",

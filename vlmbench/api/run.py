@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from vlmbench.analysis.compare import Comparison
     from vlmbench.report.phase1_summary import Run as Phase1Run
 
 Which = Literal["measured", "all"]
@@ -206,6 +207,24 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
 
 def _rows_in(place: Path) -> bool:
     return (place / RECORDS_NAME).is_file() or (place / f"{RECORDS_NAME}.gz").is_file()
+
+
+def compare(baseline: Run | Path | str, candidate: Run | Path | str) -> Comparison:
+    """Compare two runs of the same requests, time by time: faster, slower, no difference beyond x %, too noisy to tell.
+
+    Args:
+        baseline, candidate: runs, or the directories where their rows lie.
+
+    Returns:
+        ``changes`` by metric, ``table()``, ``words()``, ``as_dict()``.
+
+    Raises:
+        InputError: a directory holds no rows, or rows of another schema version.
+    """
+    from vlmbench.analysis.compare import compare as of_frames
+
+    sides = [side if isinstance(side, Run) else read(side) for side in (baseline, candidate)]
+    return of_frames(sides[0].rows, sides[1].rows)
 
 
 def summary(frame: pd.DataFrame) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""What a series is worth, on series whose dependence is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vlmbench.analysis.dependence import (
+    Estimate,
+    Shortfall,
+    at_quantile,
+    autocorrelations,
+    dependence,
+    fewest,
+    holm,
+    inflation,
+    long_run,
+    pulled_in,
+)
+
+
+def series(n: int, rho: float, seed: int = 0) -> NDArray[np.float64]:
+    random, found = np.random.default_rng(seed), np.empty(n)
+    found[0] = random.standard_normal()
+    for i in range(1, n):
+        found[i] = rho * found[i - 1] + math.sqrt(1 - rho**2) * random.standard_normal()
+    return found
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.5, 0.8])
+def test_the_inflation_of_a_known_series(rho: float) -> None:
+    known = float(inflation(pulled_in(series(50_000, rho))))
+    assert known == pytest.approx((1 + rho) / (1 - rho), rel=0.12)
+
+
+def test_slow_drift_under_noise_is_seen_where_neighbours_alone_do_not_show_it() -> None:
+    random = np.random.default_rng(4)
+    states = np.repeat(random.standard_normal(200), 20) + random.standard_normal(4000)
+    known = dependence(states)
+    assert known.lag1 == pytest.approx(0.47, abs=0.08)
+    # true inflation: half of the variance is the same for 20 runs: 1 + 0.5 × 19
+    assert 4000 / known.effective_n == pytest.approx(10.5, rel=0.35)
+
+
+def test_independent_and_constant_values_are_worth_themselves() -> None:
+    assert dependence(series(2000, 0.0)).effective_n > 1700
+    assert dependence([3.0] * 50).effective_n == pytest.approx(50)
+    assert dependence([]).n == 0
+
+
+def test_outliers_do_not_hide_the_dependence_of_the_body() -> None:
+    calm = series(400, 0.8)
+    spiked = np.where(np.random.default_rng(1).random(400) < 0.05, calm + 50, calm)
+    assert autocorrelations(spiked)[1] < 0.1
+    assert dependence(spiked).effective_n < 150
+
+
+def test_many_series_at_once_are_the_same_as_one_by_one() -> None:
+    many = np.stack([series(60, 0.5, seed) for seed in range(5)])
+    assert inflation(many) == pytest.approx([float(inflation(one)) for one in many])
+
+
+def test_the_tail_depends_less_on_the_run_before_than_the_body() -> None:
+    values = [float(at_quantile(q, 9.0)) for q in (0.5, 0.9, 0.95, 0.99)]
+    assert values[0] == 9
+    assert values == sorted(values, reverse=True)
+    assert at_quantile(0.99, 1.0) == pytest.approx(1)
+    # simulated: shares above the 90 % quantile of a long AR(1) series
+    above = (series(400_000, 0.8, 3) > 1.2816).astype(float)
+    assert float(at_quantile(0.9, 9.0)) == pytest.approx(float(inflation(above)), rel=0.15)
+
+
+def test_spikes_add_to_the_variance_without_its_inflation() -> None:
+    body = 0.05 * series(5000, 0.8)
+    spikes = np.where(np.random.default_rng(2).random(5000) < 0.01, 1.0, 0.0)
+    errors = body + spikes
+    variance, effective = long_run(errors - errors.mean())
+    assert float(variance) == pytest.approx(9 * 0.0025 + 0.0099, rel=0.3)
+    assert 5000 / 9 < float(effective) < 5000
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(after >= before for before, after in zip(p_values, corrected, strict=True))
+    assert max(corrected) <= 1
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [corrected[i] for i in order] == sorted(corrected)
+
+
+def test_holm_of_a_textbook_case() -> None:
+    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+
+
+def test_an_estimate_says_what_it_lacks() -> None:
+    short = Estimate(value=1.0, n=21, n_needed=6, effective_n=4.2, lag1=0.7, shortfall=Shortfall.TOO_FEW_INDEPENDENT)
+    assert short.note == "too few independent runs: 21 are worth 4 of 6"
+    assert short.as_dict()["shortfall"] == "too_few_independent"
+    with pytest.raises(ValueError, match="'low' and 'high' must both be given"):
+        Estimate(value=1.0, low=0.5)
+    assert fewest(0.5) == pytest.approx(5.32, abs=0.01)
