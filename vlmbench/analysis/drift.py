@@ -208,7 +208,7 @@ def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
 
 
 def _check(metric: str, basis: str, halves: pd.DataFrame, *, named: bool = True) -> HalvesCheck | None:
-    shift = shift_in_time(halves["time"], halves["later"], halves["request"])
+    shift = shift_in_time(halves["time"], halves["later"], halves["request"], clip=named)
     if shift.estimate.value is None:
         return None
     medians = halves.groupby(["request", "later"])["time"].median().unstack("later")

@@ -66,7 +66,8 @@ def precision_words(found: Mapping[str, Any]) -> str:
     text += " (95 %)"
     short = [p for p in known if p["missing_s"]]
     if short:
-        at = "" if len(points) == 1 else f" at the {count(len(short), 'point')} that lack it"
+        lack = "lacks" if len(short) == 1 else "lack"
+        at = "" if len(points) == 1 else f" at the {count(len(short), 'point')} that {lack} it"
         more = lasting(sum(p["missing_s"] for p in short))
         text += f"; ±{goal}{at} would have taken another {more} of measured time"
     if unknown:

@@ -51,6 +51,7 @@ class Missed:
         above: those of the missed where it lies above.
         furthest: largest distance between curve and median at a missed point, as a share of the median.
         lifted: largest excess of a point's mean over its median at a missed point, as a share of the median.
+        tilted: whether the same line with outliers pulled in passes through most of the medians.
     """
 
     points: int
@@ -58,6 +59,7 @@ class Missed:
     above: int
     furthest: float
     lifted: float
+    tilted: bool = False
 
     @property
     def most(self) -> bool:
@@ -69,6 +71,8 @@ class Missed:
         if not self.most:
             return ""
         text = f"misses the medians of {self.missed} of {count(self.points, 'point')} by up to {percent(self.furthest)}"
+        if self.tilted:
+            return f"{text}: slow runs tilt it, with outliers pulled in it passes through most"
         if self.above * 2 > self.missed and self.lifted * 2 > self.furthest:
             return f"{text}: it follows means, which slow runs lift by up to {percent(self.lifted)}"
         return f"{text}: the points do not lie on a curve of this form"

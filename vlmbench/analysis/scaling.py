@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -300,6 +300,7 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
     line = design(grid, "linear") @ fits["linear"].coefficients
     best = design(grid, shape, knot) @ fits[shape].coefficients
     error, held_out = held_out_check(points, shape)
+    robust = robust_fit(x, y, clusters)
     at_points = design(points["x"], shape, knot) @ fits[shape].coefficients
     medians = least_squares(design(points["x"], "linear"), points["median"], points["x"])
     return Scaling(
@@ -314,11 +315,20 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
         held_out_error=error,
         held_out=held_out,
         median_slope=medians.estimate([0.0, 1.0]),
-        robust=robust_fit(x, y, clusters),
-        missed=missed_medians(x, y, points, at_points),
+        robust=robust,
+        missed=_missed(x, y, points, at_points, robust if shape == "linear" else None),
         unflagged=without_first_times(flags, x, y, clusters),
         points=points,
     )
+
+
+def _missed(x: Array, y: Array, points: pd.DataFrame, at_points: Array, robust: Fit | None) -> Missed:
+    """How the fit passes by the medians, and whether the outlier-proof line, where it has the same form, does too."""
+    found = missed_medians(x, y, points, at_points)
+    if robust is None or not found.most:
+        return found
+    other = missed_medians(x, y, points, design(points["x"], "linear") @ robust.coefficients)
+    return replace(found, tilted=not other.most)
 
 
 def scalings(

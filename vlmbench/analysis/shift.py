@@ -66,13 +66,15 @@ class Shift:
         return p < 1 - CONFIDENCE and self.estimate.value is not None and abs(self.estimate.value - 1) > TOLERANCE
 
 
-def shift_in_time(times: ArrayLike, second: ArrayLike, requests: ArrayLike) -> Shift:
+def shift_in_time(times: ArrayLike, second: ArrayLike, requests: ArrayLike, *, clip: bool = True) -> Shift:
     """Compare two parts of one series.
 
     Args:
         times: positive, in the order measured, shape (n,).
         second: whether a run belongs to the second part, shape (n,); as many runs of a request in either.
         requests: code of the request of each run, shape (n,).
+        clip: whether deviations are clipped. Not where runs of one code are different requests: their times may lie in
+            heaps, whose median jumps from one to the other, and plain means of logarithms are compared.
     """
     logs, later, codes = _checked(times, second, requests)
     n, kinds = len(logs), int(codes.max()) + 1 if len(codes) else 0
@@ -80,9 +82,9 @@ def shift_in_time(times: ArrayLike, second: ArrayLike, requests: ArrayLike) -> S
         return _nothing(n, kinds)
     rest = logs - _medians(logs, codes, kinds)[codes]
     middles = np.where(later, np.median(rest[later]), np.median(rest[~later]))
-    clip, inside = _clip(rest - middles)
-    means = np.where(later, clip[later].mean(), clip[~later].mean())
-    errors = clip - means
+    kept, inside = _clip(rest - middles) if clip else (rest - middles, 1.0)
+    means = np.where(later, kept[later].mean(), kept[~later].mean())
+    errors = kept - means
     difference = float((middles + means)[later][0] - (middles + means)[~later][0])
     noise = _Noise.of(errors, removed=2, fitted=kinds + 1, inside=inside)
     share = 1 / float(later.sum()) + 1 / float((~later).sum())
