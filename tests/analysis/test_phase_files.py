@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase, write_run
-from vlmbench.analysis.results import merge_like, pair, read_phase_file, read_results, remarks, rows_of_both
+from vlmbench.analysis.results import merge_like, pair, read_phase_file, read_results, rows_of_both
 from vlmbench.errors import InputError
-from vlmbench.records.comparable import differences
+from vlmbench.records.comparable import differences, remarks
 
 ROWS = sweep("vision_tokens", VISION, repeats=2)
 

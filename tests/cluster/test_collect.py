@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.cluster.collect import collect, is_complete, read_table, settings, unlike
+from vlmbench.cluster.collect import collect, is_complete, read_table
 from vlmbench.errors import InputError
 from vlmbench.figures.grid_overview import _groups
+from vlmbench.records.comparable import apart, unlike_runs
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
 from vlmbench.records.provenance import collect as provenance
@@ -109,11 +110,11 @@ def test_models_differ_by_nature() -> None:
         {"model.name": name, "model.parameters": number, "runtime.dtype": "float32", "device.threads": 2}
         for name, number in (("a", 1), ("b", 2))
     ]
-    assert unlike(runs) == {}
+    assert unlike_runs(runs) == {}
     again = {**runs[0], "model.parameters": 3, "device.threads": 4}
-    assert unlike([*runs, again]) == {"device.threads": ["2", "4"], "model.parameters": ["1", "3"]}
+    assert unlike_runs([*runs, again]) == {"device.threads": ["2", "4"], "model.parameters": ["1", "3"]}
     names = [("a",), ("b",), ("a",)]
-    assert settings(names, [*runs, again]) == [
+    assert apart(names, [*runs, again]) == [
         "model parameters 1, device threads 2", "", "model parameters 3, device threads 4",
     ]  # fmt: skip
 

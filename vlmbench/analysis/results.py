@@ -275,31 +275,6 @@ def _frame(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-# Whether two sets of results may be compared: same model, hardware, dtype and runtime.
-
-_NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
-
-
-def _at(tree: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
-
-
-def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Differences that do not forbid a comparison, and what could not be checked."""
-    said: list[str] = []
-    for path in _NOTED:
-        ours, theirs = _at(a, path), _at(b, path)
-        if ours is not None and theirs is not None and ours != theirs:
-            said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
-    left, right = identity(a), identity(b)
-    needed = ("model.name", "device.name", "runtime.dtype")
-    if unknown := [name for name in needed if name not in left or name not in right]:
-        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
-    return said
-
-
 def merge_like(sets: Sequence[ResultSet]) -> list[ResultSet]:
     """Sets of equal identity made one (the jobs of a multirun that share a model), others kept apart, order kept."""
     groups: list[list[ResultSet]] = []

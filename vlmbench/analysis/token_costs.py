@@ -14,11 +14,11 @@ import pandas as pd
 
 from vlmbench.analysis.drift import HalvesCheck, halves_check
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
-from vlmbench.analysis.results import ResultSet, merge_like, pair, read_results, remarks
+from vlmbench.analysis.results import ResultSet, merge_like, pair, read_results
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
-from vlmbench.records.comparable import differences
+from vlmbench.records.comparable import differences, remarks
 from vlmbench.records.redact import shareable
 from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, whole

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table, without_studies
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.comparable import identity, varying, with_mixture_named
+from vlmbench.records.comparable import COLUMNS, apart, identity, unlike_runs, with_mixture_named
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import (
@@ -37,62 +37,6 @@ if TYPE_CHECKING:
 # What the runs of a grid differ in: what a reader must be told, and what keeps two runs out of one line of a figure.
 
 Identity = Mapping[str, Any]
-
-COLUMNS: Mapping[str, str] = {
-    "model": "model.name",
-    "weights": "model.weights",
-    "dtype": "runtime.dtype",
-    "device": "device.name",
-}
-"""Columns of the table that say a part of a run's identity."""
-# Models differ in these by nature; only between runs of one model do they speak against a comparison.
-_OF_A_MODEL = ("model.architecture", "model.parameters", "model.revision", "runtime.experts_implementation")
-
-
-def unlike(identities: Sequence[Identity]) -> dict[str, list[str]]:
-    """What runs differ in that no comparison of their latencies may pass over, with the values, sorted.
-
-    A grid over models is no mistake: the model's name is left out. Names are those of the table's columns where there
-    is one (``dtype``, ``device``), else with their part (``runtime.compile``).
-    """
-    found = {name: values for name, values in varying(identities).items() if not name.startswith(_OF_A_MODEL)}
-    by_model: dict[Any, list[Identity]] = {}
-    for one in identities:
-        by_model.setdefault(one.get("model.name"), []).append(one)
-    for same in by_model.values():
-        for name, values in varying(same).items():
-            if name.startswith(_OF_A_MODEL):
-                found[name] = list(dict.fromkeys([*found.get(name, []), *values]))
-    found.pop("model.name", None)
-    columns = {name: column for column, name in COLUMNS.items()}
-    return {columns.get(name, name): sorted(map(str, values)) for name, values in found.items()}
-
-
-def settings(labels: Sequence[tuple[str | None, ...]], identities: Sequence[Identity]) -> list[str]:
-    """What sets each run apart from the runs that are called the same: ``cache_implementation static, compile True``.
-
-    Args:
-        labels: what each run is called (model, runtime, dtype, device …).
-        identities: of each run.
-
-    Returns:
-        A text a run; empty where all runs of its label are alike.
-    """
-    alike: dict[tuple[str | None, ...], list[int]] = {}
-    for number, label in enumerate(labels):
-        alike.setdefault(label, []).append(number)
-    said = [""] * len(labels)
-    for numbers in alike.values():
-        names = varying([identities[i] for i in numbers])
-        for i in numbers:
-            told = (f"{_short(name)} {identities[i][name]}" for name in names if name in identities[i])
-            said[i] = ", ".join(told)
-    return said
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("runtime.").replace("device.", "device ").replace("model.", "model ").replace("_", " ")
-
 
 _log = logging.getLogger(__name__)
 TABLE_NAME, SUMMARY_NAME = "collected.parquet", "collected.json"
@@ -156,7 +100,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         "states": dict(counts(without_studies(found))),
         "runs_in_table": len(tables),
         "failed_rows": rows - _count(whole, "status", Status.OK),
-        "unlike": unlike(identities),
+        "unlike": unlike_runs(identities),
         "runs": table(found, root),
     }
     drawn: tuple[Path, ...] = ()
@@ -302,10 +246,10 @@ def _with_facts(
     facts = [_facts(found) for found in provenances]
     identities = [identity(found) for found in provenances]
     labels = [tuple(told[name] for name in ("runtime", *COLUMNS)) for told in facts]
-    apart = settings(labels, identities)
+    texts = apart(labels, identities)
     made = [
         _told(rows, one, {**told, "settings": text}, root)
-        for (one, rows), told, text in zip(measured, facts, apart, strict=True)
+        for (one, rows), told, text in zip(measured, facts, texts, strict=True)
     ]
     return made, identities
 

@@ -12,35 +12,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Where a session has it, where the top of a provenance has it (None: nowhere else).
-_COMPARED: tuple[tuple[tuple[str, str], tuple[str, str] | None], ...] = (
-    (("device", "type"), None),
-    (("device", "name"), None),
-    (("device", "power_limit_w"), None),
-    (("device", "threads"), None),
-    (("model", "architecture"), None),
-    (("model", "weights"), None),
-    (("model", "revision"), None),
-    (("model", "quantization"), None),
-    (("model", "dtype"), ("runtime", "dtype")),
-    (("model", "attention"), ("runtime", "attention")),
-    (("model", "attention_by_tower"), ("runtime", "attention_by_tower")),
-    (("model", "sdpa_backends"), ("runtime", "sdpa_backends")),
-    (("model", "experts_implementation"), ("runtime", "experts_implementation")),
-    (("model", "experts_implementation_decode"), ("runtime", "experts_implementation_decode")),
-    (("model", "processes"), ("runtime", "processes")),
-    (("model", "devices"), ("runtime", "devices")),
+# What must agree. First where the top of a provenance has it (``part.*``: everything in that part), then where a
+# session has it, or None where sessions of one directory may differ in it: those of another driver are warned of.
+CHECKED: tuple[tuple[str, str | None], ...] = (
+    ("device.type", "device.type"),
+    ("device.name", "device.name"),
+    ("device.power_limit_w", "device.power_limit_w"),
+    ("device.threads", "device.threads"),
+    ("device.driver", None),
+    ("model.name", None),
+    ("model.architecture", "model.architecture"),
+    ("model.weights", "model.weights"),
+    ("model.revision", "model.revision"),
+    ("model.parameters", None),
+    ("model.quantization", "model.quantization"),
+    ("software.torch", None),
+    ("software.cudnn", None),
+    ("runtime.dtype", "model.dtype"),
+    ("runtime.attention", "model.attention"),
+    ("runtime.attention_by_tower", "model.attention_by_tower"),
+    ("runtime.sdpa_backends", "model.sdpa_backends"),
+    ("runtime.experts_implementation", "model.experts_implementation"),
+    ("runtime.experts_implementation_decode", "model.experts_implementation_decode"),
+    ("runtime.processes", "model.processes"),
+    ("runtime.devices", "model.devices"),
+    ("runtime.*", None),
+    ("load.*", None),
 )
+"""The one notion of comparable: of sessions that continue a run, of runs in a comparison, of runs in a grid's table."""
 _JOINT = " + "
 
-# What runs must have in common, by part of a provenance; None: everything in it.
-_IDENTITY: Mapping[str, tuple[str, ...] | None] = {
-    "model": ("name", "architecture", "weights", "revision", "parameters", "quantization"),
-    "device": ("type", "name", "power_limit_w", "threads", "driver"),
-    "software": ("torch", "cudnn"),
-    "runtime": None,
-    "load": None,
-}
 # The device itself is compared under ``device``; how it was asked for (``auto``, ``cuda:1``) makes no difference.
 _NEUTRAL = frozenset({"seed", "name", "device", "strict_device"}) | {
     "base_url", "api_key_env", "ca_file", "metrics_path", "timeout_s", "silence_s", "pairs",  # where a server is
@@ -62,13 +63,14 @@ def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     provenance = with_mixture_named(provenance)
-    for part, names in _IDENTITY.items():
+    for part, names in _parts().items():
         section = provenance.get(part)
         if part == "software" and isinstance(section, Mapping):
             packages = section.get("packages")
             section = {**section, "torch": packages.get("torch") if isinstance(packages, Mapping) else None}
         if isinstance(section, Mapping):
-            chosen = (n for n in section if n not in _NEUTRAL) if names is None else (n for n in names if n in section)
+            whole = "*" in names
+            chosen = (n for n in section if n not in _NEUTRAL) if whole else (n for n in names if n in section)
             found.update(_flat({name: section[name] for name in chosen}, part))
     if "runtime.attention" in found:
         found = {name: value for name, value in found.items() if not name.startswith(_BY_TOWER)}
@@ -88,6 +90,29 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {left[name]} against {right[name]}" for name in left if name in right and left[name] != right[name]
     ]
+
+
+_NOTED = (("device", "uuid"), ("software", "packages", "torch"), ("software", "packages", "transformers"))
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Differences that do not forbid a comparison, and what could not be checked."""
+    said: list[str] = []
+    for path in _NOTED:
+        ours, theirs = _at(a, path), _at(b, path)
+        if ours is not None and theirs is not None and ours != theirs:
+            said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
+    left, right = identity(a), identity(b)
+    needed = ("model.name", "device.name", "runtime.dtype")
+    if unknown := [name for name in needed if name not in left or name not in right]:
+        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
+    return said
 
 
 def varying(identities: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -110,6 +135,64 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, NULL
 
 
+# Runs of a grid: what no comparison may pass over, and what sets apart those that are called the same.
+
+COLUMNS: Mapping[str, str] = {
+    "model": "model.name",
+    "weights": "model.weights",
+    "dtype": "runtime.dtype",
+    "device": "device.name",
+}
+"""Columns of a grid's table that say a part of a run's identity."""
+# Models differ in these by nature; only between runs of one model do they speak against a comparison.
+_OF_A_MODEL = ("model.architecture", "model.parameters", "model.revision", "runtime.experts_implementation")
+
+
+def unlike_runs(identities: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What runs differ in that no comparison of their latencies may pass over, with the values, sorted.
+
+    A grid over models is no mistake: the model's name is left out. Names are those of the table's columns where there
+    is one (``dtype``, ``device``), else with their part (``runtime.compile``).
+    """
+    found = {name: values for name, values in varying(identities).items() if not name.startswith(_OF_A_MODEL)}
+    by_model: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in identities:
+        by_model.setdefault(one.get("model.name"), []).append(one)
+    for same in by_model.values():
+        for name, values in varying(same).items():
+            if name.startswith(_OF_A_MODEL):
+                found[name] = list(dict.fromkeys([*found.get(name, []), *values]))
+    found.pop("model.name", None)
+    columns = {name: column for column, name in COLUMNS.items()}
+    return {columns.get(name, name): sorted(map(str, values)) for name, values in found.items()}
+
+
+def apart(labels: Sequence[tuple[str | None, ...]], identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each run apart from the runs that are called the same: ``cache_implementation static, compile True``.
+
+    Args:
+        labels: what each run is called (model, runtime, dtype, device …).
+        identities: of each run.
+
+    Returns:
+        A text a run; empty where all runs of its label are alike.
+    """
+    alike: dict[tuple[str | None, ...], list[int]] = {}
+    for number, label in enumerate(labels):
+        alike.setdefault(label, []).append(number)
+    said = [""] * len(labels)
+    for numbers in alike.values():
+        names = varying([identities[i] for i in numbers])
+        for i in numbers:
+            told = (f"{_short(name)} {identities[i][name]}" for name in names if name in identities[i])
+            said[i] = ", ".join(told)
+    return said
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("runtime.").replace("device.", "device ").replace("model.", "model ").replace("_", " ")
+
+
 def unlike(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """What differs between sessions: a name (``device.name``, ``runtime.dtype``) to its values, in their order.
 
@@ -117,10 +200,10 @@ def unlike(sessions: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     GPU of the same kind, another host, and other versions of driver or packages are none either: those are warned of.
     """
     found: dict[str, list[Any]] = {}
-    for path, shown in _COMPARED:
-        values = [value for session in sessions if (value := _value(session, path)) is not None]
+    for name, place in CHECKED:
+        values = [value for session in sessions if place and (value := _value(session, place)) is not None]
         if len(different := list(dict.fromkeys(values))) > 1:
-            found[".".join(shown or path)] = different
+            found[name] = different
     return found
 
 
@@ -141,19 +224,29 @@ def with_mixture_named(provenance: Mapping[str, Any]) -> dict[str, Any]:
     if not found:
         return dict(provenance)
     whole = {**provenance, "unlike": unlike_words(found)}
-    for path, shown in _COMPARED:
-        values = found.get(".".join(shown or path), [])
-        if not values or not all(isinstance(value, str) for value in values):
+    for checked, place in CHECKED:
+        values = found.get(checked, [])
+        if place is None or not values or not all(isinstance(value, str) for value in values):
             continue
-        for part, name in (path, shown or path):
+        for part, name in ((one.split(".", 1)) for one in (place, checked)):
             if isinstance(section := whole.get(part), Mapping) and name in section:
                 whole[part] = {**section, name: _JOINT.join(values)}
     return whole
 
 
-def _value(session: Mapping[str, Any], path: tuple[str, str]) -> Any:
-    section = session.get(path[0])
-    value = section.get(path[1]) if isinstance(section, Mapping) else None
+def _parts() -> dict[str, list[str]]:
+    """Part of a provenance to the names in it that must agree (``*``: all)."""
+    found: dict[str, list[str]] = {}
+    for checked, _ in CHECKED:
+        part, name = checked.split(".", 1)
+        found.setdefault(part, []).append(name)
+    return found
+
+
+def _value(session: Mapping[str, Any], place: str) -> Any:
+    part, name = place.split(".", 1)
+    section = session.get(part)
+    value = section.get(name) if isinstance(section, Mapping) else None
     if isinstance(value, Mapping):
         value = "; ".join(f"{name} {item}" for name, item in sorted(value.items())) or None
     return _plain(value) if isinstance(value, str | int | float) else None

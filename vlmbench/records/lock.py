@@ -4,6 +4,10 @@ The lock is the kernel's (``flock``): it falls with its holder, however that one
 continued at once. Beside it the lock file names the holder. On network file systems whose locks do not reach other
 hosts the name decides: a holder on another host is believed alive unless it is an earlier life of the same Slurm job,
 or the user breaks the lock on purpose.
+
+The package ``filelock`` was tried in its place. It takes the same ``flock``, but falls back to a lock file only where
+the file system answers ENOSYS; where a network mount answers ENOLCK or EOPNOTSUPP it raises, so two runs there could
+not be told apart. It also names no holder, so neither a requeued Slurm job nor ``break_lock`` could be served.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def _hidden(entry: Mapping[str, Any]) -> bool:
     """Whether a slope that the main fit cannot tell from 0 is there in the medians, or without flagged rows."""
     low, high = entry.get("slope_unflagged_low"), entry.get("slope_unflagged_high")
     told = low is not None and high is not None and (low > 0 or high < 0)
-    return told or "slow runs hide it" in entry["words"]
+    low, high = entry["slope_of_medians_low"], entry["slope_of_medians_high"]
+    return told or (low is not None and high is not None and (low > 0 or high < 0))
 
 
 def _verdicts(summary: Summary) -> Iterator[str]:
