@@ -15,9 +15,10 @@ from vlmbench.api.models import adopt, lent
 from vlmbench.api.requests import samples_of
 from vlmbench.api.run import WHICH, Run, Which
 from vlmbench.api.shipped import choice, component, defaults
-from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.provenance import begin_session, check_directory, collect, end_session
-from vlmbench.records.store import RecordStore
+from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError
+from vlmbench.records.outcome import State
+from vlmbench.records.provenance import collect
+from vlmbench.records.run_directory import RunDirectory
 from vlmbench.request import Output
 from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vlmbench.models.transformers_model import TransformersModel
     from vlmbench.probes.protocol import Probe
     from vlmbench.runner.loop import Progress
+    from vlmbench.runner.plan import SeriesState
 
 POLICIES = ("forced", "natural")
 PROBES = ("timeline", "memory", "clocks", "recompiles", "kernels", "memory_stages")
@@ -181,25 +183,20 @@ def _measure_into(
     progress: Progress | None,
 ) -> None:
     """Rows, provenance and ``points.json`` of a run directory; continues one that was begun with the same settings."""
-    from vlmbench.records.files import write_json
-    from vlmbench.records.lock import RunLock
     from vlmbench.runner.costs import annotator, costs_of
     from vlmbench.runner.loop import Runner
 
-    measurement = settings["measurement"]
-    place.mkdir(parents=True, exist_ok=True)
-    with RunLock(place):
-        check_directory(place, settings)
+    measurement, device = settings["measurement"], str(target.device)
+    with RunDirectory(place, settings) as run:
         series = _series(target, samples, settings)
         built = [_probe(probe, place) for probe in probes]
         counted = costs_of(target, "table") if measurement["costs"] else None
-        with RecordStore(place) as store:
-            device = str(target.device)
+        with run.rows() as store:
             here = collect(settings, model_facts=target.facts, device=device, seed=settings["seed"])
             here["dataset"] = {"name": "requests", "samples": len(samples)}
             if counted is not None and counted.peaks.peaks is not None:
                 here["device_peaks"] = asdict(counted.peaks.peaks)
-            begin_session(place, here)
+            run.begin(here, points_total=len(series))
             runner = Runner(
                 model=target,
                 probes=[probe for probe in built if probe.applies(target)],
@@ -210,13 +207,27 @@ def _measure_into(
                 trace_requests=measurement["trace_requests"],
                 annotate=None if counted is None else annotator(counted),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,
+                attempts=run.attempts,
             )
             states = runner.run(series)
-        write_json(place / "points.json", {"points": [state.report() for state in states]})
-        end_session(place, device=device)
+        run.end([state.report() for state in states], device=device, extra=target.closing_facts)
+        _conclude(run, states)
     if not any(state.measured for state in states):
         reasons = "; ".join(dict.fromkeys(state.reason or "no time" for state in states))
         raise InputError(f"no request could be measured: {reasons}")
+
+
+def _conclude(run: RunDirectory, states: Sequence[SeriesState]) -> None:
+    """The outcome as the command line gives it: done, failed, or interrupted with what is left."""
+    done = sum(state.ended not in ("time_limit", "interrupted") for state in states)
+    if done < len(states):
+        reason = f"{len(states) - done} of {len(states)} points were cut short by time_limit_s"
+        run.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason)
+    elif any(state.failed or not state.measured for state in states):
+        reason = next((state.reason for state in states if state.reason), "nothing was measured")
+        run.outcome.end(State.FAILED, exit_status=FAILED, reason=reason)
+    else:
+        run.outcome.end(State.DONE, exit_status=OK)
 
 
 def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, Any]) -> list[Series]:
