@@ -16,6 +16,34 @@ from omegaconf import DictConfig
 from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
 
+# `make quick`: rooms whose tests need neither a model nor a process, without the few that take longer than seconds.
+QUICK = (
+    "analysis", "data", "probes", "records", "test_architecture.py", "test_arguments.py", "test_schema.py",
+    "test_stopping.py", "test_sweep.py",
+)  # fmt: skip
+LONG = frozenset(
+    (
+        "test_phase_1_shows_it_everywhere", "test_clustered_intervals_cover_where_independent_ones_fail",
+        "test_table_headline_and_page_show_both", "test_a_slope_that_first_runs_hide_is_shown",
+        "test_a_sweep_has_it_point_by_point", "test_a_straight_line_is_seldom_called_bent",
+        "test_nothing_grows_with_the_number_of_samples", "test_a_real_trace_of_the_planted_model",
+        "test_every_key_of_a_run_is_a_known_column", "test_two_hundred_and_fifty_kills_lose_nothing_and_double_nothing",
+        "test_every_byte_offset_is_repaired", "test_any_tail_is_repaired",
+        "test_memory_of_the_store_is_a_few_bytes_a_row",
+    )
+)  # fmt: skip
+_ELSEWHERE = ("slow", "gpu", "network", "slurm", "server", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` runs."""
+    tests = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        long = getattr(item, "originalname", item.name) in LONG
+        if place in QUICK and not long and not any(item.get_closest_marker(name) for name in _ELSEWHERE):
+            item.add_marker(pytest.mark.quick)
+
 
 @pytest.fixture
 def compose() -> Iterator[Callable[..., DictConfig]]:
