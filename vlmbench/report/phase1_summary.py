@@ -81,6 +81,7 @@ def read_run(directory: Path | str) -> Run:
     """
     directory = Path(directory)
     frame = load_runs(directory, COLUMNS)
+    frame = frame[~frame["point_id"].astype(str).str.startswith("paired,")]  # runs that are compared, not pooled
     return Run(
         frame=frame,
         gaps=load_token_gaps(directory, point_ids=_points(frames.workload(frame))),

@@ -19,7 +19,7 @@ from vlmbench.errors import SampleError
 from vlmbench.request import Output, Request
 
 SMALL, LARGE = (224, 224), (896, 896)
-_TRIES, _CLOSE = 6, 0.01  # to find a text as long as an image's prompt, to within this share
+_TRIES, _CLOSE = 8, 0.05  # to find a text as long as an image's prompt, to within this share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +152,19 @@ class Asker:
         target = await self._prompt_tokens(base, "image")
         if target is None:
             return None
-        words, best = target, None
-        for attempt in range(_TRIES):
-            found = await self._prompt_tokens(replace(base, num_images=0, prompt_tokens=words), f"text{attempt}")
+        seen: dict[int, int] = {}
+        words = target
+        while len(seen) < _TRIES and words not in seen:
+            found = await self._prompt_tokens(replace(base, num_images=0, prompt_tokens=words), "text")
             if found is None:
                 return None
-            if best is None or abs(found - target) < abs(best[1] - target):
-                best = (words, found, target)
+            seen[words] = found
             if found == target:
                 break
-            step = target - found
-            words = words + step if words + step > 0 else 1
-        return best if best is not None and abs(best[1] - target) <= max(1, _CLOSE * target) else None
+            words = _next_words(seen, words, target)
+        nearest = min(seen, key=lambda w: abs(seen[w] - target))
+        best = (nearest, seen[nearest], target)
+        return best if abs(best[1] - target) <= max(2, _CLOSE * target) else None
 
     async def send(self, half: Half, base: Request, words: int | None) -> Result:
         """Send one half and wait for its answer."""
@@ -209,6 +210,18 @@ class Asker:
         except ExchangeError as error:
             return self.exchanger.not_sent(order, time.monotonic_ns(), error.kind, str(error))
         return await self.exchanger.send(order, payload, connection, time.monotonic_ns())
+
+
+def _next_words(seen: dict[int, int], words: int, target: int) -> int:
+    """The next number of words to try: along the line through the nearest two tries, or one token a word at first."""
+    nearest = sorted(seen, key=lambda w: abs(seen[w] - target))[:2]
+    slope = 1.0
+    if len(nearest) == 2 and seen[nearest[0]] != seen[nearest[1]]:
+        slope = (seen[nearest[0]] - seen[nearest[1]]) / (nearest[0] - nearest[1])
+    elif len(nearest) == 1:
+        slope = seen[words] / words  # the template's own tokens count in: too many words rather than too few
+    found = nearest[0] + round((target - seen[nearest[0]]) / slope)
+    return found if found >= 1 else 1
 
 
 async def ask_pairs(

@@ -311,7 +311,8 @@ def _drift(summary: Summary) -> list[str]:
     check = summary["aa_check"]
     if not check:
         return []
-    return [f"{check['words']}.", *([f"{check['stages_in_words']}."] if check["verdict"] != "clean" else [])]
+    stages = check["stages_in_words"] if check["verdict"] != "clean" else ""
+    return [f"{check['words']}.", *([f"{stages}."] if stages else [])]
 
 
 def _lengths(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:

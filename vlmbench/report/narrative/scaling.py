@@ -127,8 +127,9 @@ def model_words(model: Mapping[str, Any]) -> str:
 def _trust(summary: Summary) -> Iterator[str]:
     if summary["aa_check"]:
         yield f"{summary['aa_check']['words']}."
-        if summary["aa_check"]["verdict"] != "clean":
-            yield f"{summary['aa_check']['stages_in_words']}."
+        stages = summary["aa_check"]["stages_in_words"]
+        if summary["aa_check"]["verdict"] != "clean" and stages:
+            yield f"{stages}."
     if said := (summary.get("precision") or {}).get("words"):
         yield said
     yield overhead_words(summary["instrument_overhead"])

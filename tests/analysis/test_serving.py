@@ -1,0 +1,176 @@
+"""What a server gives under load: known answers on planted rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vlmbench.analysis.serving import (
+    Limits,
+    client_in_the_way,
+    frontier,
+    paired_differences,
+    rates,
+    requests_of,
+    saturated,
+    serving_table,
+    share_within,
+)
+from vlmbench.figures.serving import pareto_figure, point_label, ttft_figure
+
+
+def _rows(
+    users: int, *, count: int = 400, gap_s: float = 0.1, ttft: float = 50.0, tpot: float = 10.0
+) -> list[dict[str, Any]]:
+    """Requests due every ``gap_s``, each of 11 tokens."""
+    return [
+        {
+            "point_id": f"dataset,load.concurrency={users}",
+            "axis_load.concurrency": users,
+            "sample_id": str(i),
+            "repeat": 0,
+            "mode": "instrumented",
+            "status": "ok",
+            "session": 0,
+            "flags": "",
+            "attempt": 0,
+            "due_s": 1000 + i * gap_s,
+            "TTFT": ttft,
+            "TPOT": tpot,
+            "T_request": ttft + 10 * tpot,
+            "T_end": ttft + 10 * tpot,
+            "T_late": 0.1,
+            "num_output_tokens": 11,
+            "num_input_tokens": 20,
+            "in_flight_at_start": users - 1,
+            "coalesced_share": 0.0,
+        }
+        for i in range(count)
+    ]
+
+
+def test_rates_are_those_of_the_plan() -> None:
+    frame = pd.DataFrame(_rows(4))
+    answers, tokens = rates(frame, "dataset,load.concurrency=4")
+    assert answers.value == pytest.approx(10, rel=0.02)
+    assert tokens.value == pytest.approx(110, rel=0.02)
+    for estimate in (answers, tokens):
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low <= estimate.value <= estimate.high  # type: ignore[operator]
+
+
+def test_warm_up_and_fillers_count_in_rates_and_nowhere_else() -> None:
+    rows = _rows(4)
+    for row in rows[:100] + rows[300:]:
+        row["status"] = "warmup"
+    frame = pd.DataFrame(rows)
+    assert len(requests_of(frame)) == 200
+    answers, _ = rates(frame, "dataset,load.concurrency=4")
+    assert answers.value == pytest.approx(10, rel=0.02)
+    assert serving_table(frame)["requests"].tolist() == [200]
+
+
+def test_too_short_for_a_rate() -> None:
+    answers, _ = rates(pd.DataFrame(_rows(1, count=1)), "dataset,load.concurrency=1")
+    assert answers.value is None
+
+
+def test_goodput_under_limits() -> None:
+    rows = _rows(4)
+    for row in rows[:40]:
+        row["TTFT"] = 500.0
+    rows[50]["status"], rows[50]["TTFT"] = "error", None
+    table = serving_table(pd.DataFrame(rows), limits=Limits(ttft_ms=100), devices=2)
+    (row,) = table.to_dict("records")
+    assert row["good_share"] == pytest.approx(359 / 400)
+    assert row["goodput_per_s"] == pytest.approx(row["requests_per_s"] * 359 / 400)
+    assert row["errors"] == 1
+    assert row["tokens_per_s_device"] == pytest.approx(row["tokens_per_s"] / 2)
+    assert row["tokens_per_s_user"] == pytest.approx(100)
+
+
+def test_an_answer_of_one_token_keeps_a_limit_on_later_tokens() -> None:
+    rows = _rows(1, count=2)
+    rows[0]["TPOT"] = None
+    assert Limits(tpot_ms=5).held(pd.DataFrame(rows)).tolist() == [True, False]
+    assert not Limits()
+
+
+def test_a_retry_counts_once() -> None:
+    rows = _rows(1, count=100)
+    rows.append({**rows[0], "status": "error", "attempt": 0})
+    rows[0]["attempt"] = 1
+    table = serving_table(pd.DataFrame(rows), limits=Limits(ttft_ms=100))
+    assert table["good_share"].tolist() == [1.0]
+    assert table["errors"].tolist() == [1]
+
+
+def test_share_has_wilsons_interval() -> None:
+    found = share_within(50, 100)
+    assert (found.low, found.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert share_within(0, 0).value is None
+
+
+def test_the_frontier() -> None:
+    table = pd.DataFrame({"tokens_per_s_user": [100, 80, 60, 70, np.nan], "tokens_per_s_device": [10, 40, 90, 30, 99]})
+    assert frontier(table).tolist() == [True, True, True, False, False]
+
+
+def test_paired_differences_are_of_runs() -> None:
+    rows = []
+    for number in range(20):
+        for arm, ttft in (("image", 80.0 + number), ("text", 50.0 + number)):
+            rows.append(
+                {
+                    "point_id": f"paired,contrast=image_text,arm={arm}",
+                    "status": "ok",
+                    "session": 0,
+                    "pair_contrast": "image_text",
+                    "pair_arm": arm,
+                    "pair_number": number,
+                    "TTFT": ttft,
+                    "num_input_tokens": 100,
+                }
+            )
+    del rows[-1]  # a pair without its other half does not count
+    table = paired_differences(
+        pd.DataFrame(rows), {"image_text": ("image", "text", "TTFT"), "absent": ("a", "b", "TTFT")}
+    )
+    (row,) = table.to_dict("records")
+    assert (row["difference"], row["pairs"]) == (30.0, 19)
+    assert row["prompt_tokens_first"] == 100
+    assert requests_of(pd.DataFrame(rows)).empty
+
+
+def test_a_client_that_is_in_the_way_is_named() -> None:
+    good = pd.DataFrame(_rows(4))
+    assert client_in_the_way(good, [{"cpu_s": 1.0, "wall_s": 10.0}]) == []
+    assert "busy 90%" in client_in_the_way(good, [{"cpu_s": 9.0, "wall_s": 10.0}])[0]
+    late = good.assign(T_late=20.0)
+    assert "left up to 20.0 ms late" in client_in_the_way(late, [])[0]
+    assert "out of one read" in client_in_the_way(good.assign(coalesced_share=0.2), [])[0]
+
+
+def test_a_server_that_cannot_keep_up_is_named() -> None:
+    rows = _rows(1)
+    assert saturated(pd.DataFrame(rows), rows[0]["point_id"]) is None
+    for i, row in enumerate(rows):
+        row["in_flight_at_start"] = i // 4
+    assert "cannot keep up" in str(saturated(pd.DataFrame(rows), rows[0]["point_id"]))
+
+
+def test_figures_need_two_loads() -> None:
+    one = serving_table(pd.DataFrame(_rows(1)))
+    assert pareto_figure(one, {}) is None
+    assert ttft_figure(one, {}) is None
+    two = serving_table(pd.DataFrame([*_rows(1), *_rows(4, gap_s=0.03, tpot=15)]))
+    assert two["axis_load.concurrency"].tolist() == [1, 4]
+    for figure in (pareto_figure(two, {}), ttft_figure(two, {})):
+        assert figure is not None
+        assert len(figure.axes) == 1
+        assert {text.get_text() for text in figure.axes[0].texts} == {"1 user", "4 users"}
+    assert point_label({"axis_load.rate_per_s": 2.5, "axis_images": 2}) == "2.5 a second, images=2"
