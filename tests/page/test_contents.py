@@ -221,13 +221,22 @@ def test_single_samples_and_nothing_measured_are_said(tmp_path: Path) -> None:
 def test_effective_n_is_shown_where_the_summary_has_it(tmp_path: Path) -> None:
     summary = summarise(write(tmp_path, usual(60, 40)))
     write_json(tmp_path / "summary.json", summary)
-    assert "Independent runs" not in [q["h"] for q in page_data(tmp_path)["stories"][0]["detail"]["quality"]]
     entry = summary["distribution"]["T_request"]["workload"]
+    entry.pop("effective_n", None)
+    write_json(tmp_path / "summary.json", summary)
+    assert "Independent runs" not in [q["h"] for q in page_data(tmp_path)["stories"][0]["detail"]["quality"]]
     entry |= {"effective_n": 21.4, "lag1": 0.47}
     write_json(tmp_path / "summary.json", summary)
     (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Independent runs"]
     assert cell["t"] == "60 count as 21"
     assert "lag-1 0.47" in cell["s"]
+    summary["stopping"] = [{"point_id": "dataset", "measured": 60, "ended_by": "all_measured", "unmet": []}]
+    summary["precision"] = {
+        "points": [{"point_id": "dataset", "reach": 0.021}, {"point_id": "reference", "reach": None}]
+    }
+    write_json(tmp_path / "summary.json", summary)
+    (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Stopping rules"]
+    assert cell["s"].endswith("Medians are known to ±2.1 % or better.")
 
 
 def test_interventions_and_comparisons_where_a_summary_has_them(tmp_path: Path) -> None:

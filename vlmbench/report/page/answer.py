@@ -75,7 +75,10 @@ def _waiting(part: Part) -> tuple[float, list[Piece]] | None:
     value = found.get("launch_bound")
     if value is None:
         return None
-    return float(value), [bold(percent(value)), *ci(share_span(found.get("low"), found.get("high")))]
+    inside = (
+        share_span(found.get("low"), found.get("high")) or f"no interval: {count(found.get('traces') or 0, 'trace')}"
+    )
+    return float(value), [bold(percent(value)), *ci(inside)]
 
 
 def _tail(part: Part) -> Sentence:

@@ -160,12 +160,19 @@ def _stopping(story: Story) -> Cell:
             "good",
             "Stopping rules",
             f"{count(len(points), 'point')}, all met",
-            "Each point ended by its own rule or with all requests measured.",
+            f"Each point ended by its own rule or with all requests measured.{_known_to(story)}",
         )
     reached = _reached(unmet)
     said = f"They stopped before their median was known to the precision asked for{reached}." if unmet else ""
     said += f" {count(len(failed), 'point')} had failures." if failed else ""
     return _cell("warn", "Stopping rules", f"unmet at {len(unmet):,} of {count(len(points), 'point')}", said.strip())
+
+
+def _known_to(story: Story) -> str:
+    """How well the medians are known, where the summaries say."""
+    points = [point for part in story.parts for point in (part.summary.get("precision") or {}).get("points") or []]
+    reach = [float(point["reach"]) for point in points if point.get("reach") is not None]
+    return f" Medians are known to ±{percent(max(reach), 2)} or better." if reach else ""
 
 
 def _reached(unmet: list[Mapping[str, Any]]) -> str:
