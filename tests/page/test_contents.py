@@ -104,7 +104,7 @@ def test_rows_over_time_are_binned_and_failures_stay(tmp_path: Path) -> None:
 def test_arms_of_a_comparison_are_groups_of_their_own(tmp_path: Path) -> None:
     arms = (("none", None, "baseline"), ("keep", "keep=0.5", "method"), ("random", "keep=0.5", "control"))
     rows = [
-        row(sample="s", repeat=i, started=1e9 + i)
+        row(f"dataset,method={a}", "s", repeat=i, started=1e9 + i)
         | {"intervention": a, "intervention_arguments": b, "intervention_role": c}
         for i in range(8)
         for a, b, c in arms
