@@ -13,10 +13,11 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report.page import write_page
+from vlmbench.report.page.answer import saved
 from vlmbench.report.page.cells import plain, rounded
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.lane import lane_of
-from vlmbench.report.page.parts import parts_of
+from vlmbench.report.page.parts import Part, parts_of
 from vlmbench.report.page.quality import command, flag_name
 from vlmbench.report.page.sample import requests_of
 from vlmbench.report.page.stories import stories_of
@@ -264,6 +265,19 @@ def test_interventions_and_comparisons_where_a_summary_has_them(tmp_path: Path) 
     text = write_page(tmp_path).read_text(encoding="utf-8")
     assert "What would help?" in text
     assert "random half (control)" in text
+
+
+def test_the_first_screen_of_a_comparison_of_methods_names_method_and_control(tmp_path: Path) -> None:
+    rows = [
+        {"arm": "keep half", "saved_ms": 7.1, "low": 4.9, "high": 9.3, "verdict": "faster"},
+        {"arm": "keep most", "saved_ms": 1.0, "low": -1.0, "high": 3.0},
+        {"arm": "random half", "saved_ms": 7.4, "low": 5.2, "high": 9.5, "control": True},
+    ]
+    part = Part(name=".", directory=tmp_path, summary={"experiment_name": "interventions", "interventions": rows})
+    method, control = (plain(sentence) for sentence in saved(part))
+    assert method == "Most is saved by keep half: 7.10 ms (4.90–9.30) of generate(), faster."
+    assert control.startswith("Of the controls, which cost no thought, by random half: 7.40 ms (5.20–9.50)")
+    assert saved(Part(name=".", directory=tmp_path, summary={})) == []
 
 
 def test_a_command_is_quoted_for_a_shell(tmp_path: Path) -> None:

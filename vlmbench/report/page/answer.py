@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmbench.analysis.slices import KINDS
-from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, ci, ms, ms_span, share_span
-from vlmbench.report.page.parts import Part
+from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, ci, known, ms, ms_span, share_span
+from vlmbench.report.page.parts import INTERVENTIONS, Part
 from vlmbench.report.page.stories import Story
 from vlmbench.text import count, digits, percent, span
 
@@ -20,11 +20,32 @@ def sentences(story: Story) -> list[Sentence]:
     if part is None:
         drift: Sentence = [str(story.comparison.get("aa_words") or "")]
         return [_costs(story), *([drift] if drift[0] else [])]
+    if part.experiment == INTERVENTIONS:
+        return [*saved(part), _where(part)]
     if not part.is_phase1:
         return [_costs(story), _where(part), _swept_trust(part)]
     if not (part.summary.get("headline") or {}).get("latency_metric"):
         return [["Nothing could be measured."], *_reasons(part)]
     return [_how_long(part), _tail(part), _costs(story)]
+
+
+def saved(part: Part) -> list[Sentence]:
+    """What the best method saves, and the best control beside it; nothing where no arm was timed."""
+    rows = [row for row in part.summary.get("interventions") or [] if known(row.get("saved_ms"))]
+    found: list[Sentence] = []
+    for control, words in ((False, "Most is saved by "), (True, "Of the controls, which cost no thought, by ")):
+        best = max((r for r in rows if bool(r.get("control")) == control), key=lambda r: r["saved_ms"], default=None)
+        if best:
+            inside = ms_span(best.get("low"), best.get("high"))
+            piece = [
+                words,
+                bold(str(best.get("arm", ""))),
+                f": {ms(best['saved_ms'])} ms",
+                *ci(inside),
+                " of generate()",
+            ]
+            found.append([*piece, f", {best['verdict']}." if best.get("verdict") else "."])
+    return found
 
 
 def _reasons(part: Part) -> list[Sentence]:
@@ -194,13 +215,19 @@ def _where(part: Part) -> Sentence:
         return ["The runs carry no stage times."]
     name = STAGE_LABELS.get(largest["component"], largest["component"])
     pieces: Sentence = [
-        f"Over all points of the sweep of {part.facts['sweep']} ",
+        _over(part),
         bold(percent(largest["share"])),
         f" of generate() is {name}",
     ]
     if waiting:
         pieces += [", and for ", *waiting[1], " of the time the device only waits for the host"]
     return [*pieces, "."]
+
+
+def _over(part: Part) -> str:
+    if part.experiment == INTERVENTIONS:
+        return "Of the baseline "
+    return f"Over all points of the sweep of {part.facts['sweep']} "
 
 
 def _swept_trust(part: Part) -> Sentence:
