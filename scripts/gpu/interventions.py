@@ -46,7 +46,22 @@ class Part:
     words: tuple[str, ...]
 
 
-def parts(model: str | None, device: str, *, narrow: bool) -> list[Part]:
+@dataclass(frozen=True)
+class Size:
+    """How much each part measures.
+
+    Args:
+        keeps: shares of vision tokens.
+        runs: of each arm.
+        tokens: of each answer.
+    """
+
+    keeps: str = KEEPS
+    runs: int = 40
+    tokens: int = 16
+
+
+def parts(model: str | None, device: str, *, size: Size) -> list[Part]:
     """All parts, or those of one other model (``tiny``) on another device."""
     found = []
     chosen = MODELS if model is None else {model: model}
@@ -55,23 +70,21 @@ def parts(model: str | None, device: str, *, narrow: bool) -> list[Part]:
             for method, words in METHODS.items():
                 if runtime == "cudagraph" and method in IN_LAYER:
                     continue
-                found.append(Part(f"{short}_{method}_{runtime}", tuple(_words(name, runtime, words, device, narrow))))
+                found.append(Part(f"{short}_{method}_{runtime}", tuple(_words(name, runtime, words, device, size))))
     return found
 
 
-def _words(model: str, runtime: str, method: list[str], device: str, narrow: bool) -> list[str]:
-    keeps = "[1,0.5]" if narrow else KEEPS
-    runs = 3 if narrow else 40
+def _words(model: str, runtime: str, method: list[str], device: str, size: Size) -> list[str]:
     words = [
         "experiment=interventions",
         f"model={model}",
         f"runtime={runtime}",
         f"runtime.device={device}",
         *method,
-        f"sweep.axes.intervention.keep={keeps}",
-        f"measurement.stopping.min_samples={runs}",
-        f"measurement.stopping.max_samples={runs}",
-        f"output.tokens={4 if narrow else 32}",
+        f"sweep.axes.intervention.keep={size.keeps}",
+        f"measurement.stopping.min_samples={size.runs}",
+        f"measurement.stopping.max_samples={size.runs}",
+        f"output.tokens={size.tokens}",
         "progress=false",
     ]
     if model == "tiny":
@@ -105,10 +118,14 @@ def main() -> None:
     parser.add_argument("--model", help="another model, such as tiny, instead of the two 7B")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--narrow", action="store_true", help="two shares, three runs, four tokens")
+    parser.add_argument("--keeps", default=KEEPS, help="shares of vision tokens")
+    parser.add_argument("--runs", type=int, default=40, help="of each arm")
+    parser.add_argument("--tokens", type=int, default=16, help="of each answer")
     parser.add_argument("--limit-s", type=float, default=480.0, help="of one part; it continues when run again")
     parser.add_argument("--list", action="store_true", help="show the commands and end")
     args = parser.parse_args()
-    found = parts(args.model, args.device, narrow=args.narrow)
+    wanted = Size(keeps=args.keeps, runs=args.runs, tokens=args.tokens)
+    found = parts(args.model, args.device, size=Size("[1,0.5]", 3, 4) if args.narrow else wanted)
     if unknown := sorted(set(args.names) - {part.name for part in found}):
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(part.name for part in found)}")
     chosen = [part for part in found if not args.names or part.name in args.names]

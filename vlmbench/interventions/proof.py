@@ -31,14 +31,15 @@ class Proof:
     """What was compared, over the first tokens of one answer.
 
     Args:
-        keep_one_equal: everything kept gives the baseline's tokens, bit by bit.
+        keep_one_equal: everything kept gives the baseline's tokens, and its logits up to the number format's rounding.
         tokens_equal: leading tokens of the method that equal the masked reference's.
         tokens: that were compared.
         error: largest difference of logits between method and reference, as far as their tokens agree.
         noise: the same between the baseline and the reference with nothing masked: rounding alone.
         effect: the same between the method and the baseline's first step: what dropping does.
         scale: the logits' largest absolute value.
-        restored: after detaching, the baseline's answer is the same again, bit by bit.
+        rounding: of the model's number format, as a share of ``scale``.
+        restored: after detaching, the baseline's answer is the same again.
         kept_by_layer: observed on the cache.
     """
 
@@ -49,13 +50,14 @@ class Proof:
     noise: float
     effect: float
     scale: float
+    rounding: float
     restored: bool
     kept_by_layer: str
 
     @property
     def tolerance(self) -> float:
         """The difference that rounding explains."""
-        return max(_ROUNDING * self.scale, _TIMES_NOISE * self.noise)
+        return max(self.rounding * self.scale, _TIMES_NOISE * self.noise)
 
     @property
     def weak(self) -> bool:
@@ -91,9 +93,10 @@ class Answer:
     tokens: torch.Tensor
     logits: torch.Tensor
 
-    def same(self, other: Answer) -> bool:
-        """Whether two answers are equal bit by bit."""
-        return bool((self.tokens == other.tokens).all()) and bool((self.logits == other.logits).all())
+    def same(self, other: Answer, within: float = 0.0) -> bool:
+        """Whether two answers have equal tokens, and logits that differ by no more than ``within``."""
+        equal = bool((self.tokens == other.tokens).all())
+        return equal and float((self.logits - other.logits).abs().max()) <= within
 
 
 def prove(model: Any, intervention: KeepsTokens, prepared: Prepared, *, tokens: int = TOKENS) -> Proof:
@@ -118,15 +121,17 @@ def prove(model: Any, intervention: KeepsTokens, prepared: Prepared, *, tokens: 
         reference = answer(model, prepared, tokens)
     with masked_reference(layers, [None] * len(layers), length=length):
         unmasked = answer(model, prepared, tokens)
+    rounding, scale = _rounding(model.module), float(baseline.logits.abs().max())
     return Proof(
-        keep_one_equal=whole.same(baseline),
+        keep_one_equal=whole.same(baseline, within=rounding * scale),
         tokens_equal=_leading(arm, reference),
         tokens=tokens,
         error=_difference(arm, reference),
         noise=_difference(baseline, unmasked),
         effect=float((arm.logits[0] - baseline.logits[0]).abs().max()),
-        scale=float(baseline.logits.abs().max()),
-        restored=again.same(baseline),
+        scale=scale,
+        rounding=rounding,
+        restored=again.same(baseline, within=rounding * scale),
         kept_by_layer=observed,
     )
 
@@ -159,6 +164,13 @@ def answer(model: Any, prepared: Prepared, tokens: int) -> Answer:
         )
     logits = torch.stack([step[0].float() for step in produced.logits])
     return Answer(tokens=produced.sequences[0, -tokens:].clone(), logits=logits)
+
+
+def _rounding(module: Any) -> float:
+    """What the model's number format rounds, as a share of the largest logit: twice its step, 1e-4 at least."""
+    import torch
+
+    return max(_ROUNDING, 2 * torch.finfo(next(module.parameters()).dtype).eps)
 
 
 def _with(

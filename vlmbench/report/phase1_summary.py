@@ -22,6 +22,7 @@ from vlmbench.analysis.host import COLUMNS as HOST_USE
 from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
+from vlmbench.analysis.scope import latency_scope
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
@@ -170,6 +171,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": EXPERIMENT,
+        "scope": latency_scope(frame, run.provenance),
         "headline": _headline(latency, ratios, components),
         "runs": _runs(frame),
         "distribution": _distribution(latency),

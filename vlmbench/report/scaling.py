@@ -24,6 +24,7 @@ from vlmbench.analysis.launch_bound import launch_by_point
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
 from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
+from vlmbench.analysis.scope import latency_scope
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
 from vlmbench.errors import InputError
 from vlmbench.figures import roofline, scaling
@@ -197,6 +198,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": experiment,
+        "scope": latency_scope(frame, found.provenance),
         "headline": headline,
         "runs": {
             "rows": len(frame),
