@@ -49,7 +49,7 @@ def grids(summary: Summary) -> list[Grid]:
         made = [token_costs(row, number) for number, row in enumerate(summary["comparisons"])]
     else:
         made = [slopes(summary), floors(summary), memory(summary), energy(summary)]
-    if summary.get("scope"):
+    if (summary.get("scope") or {}).get("runs"):
         made.append(scope(summary))
     return [grid for grid in (*made, points(summary)) if grid.rows]
 

@@ -125,8 +125,8 @@ def _proofs(proofs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for label, proof in proofs.items():
         weak = ". The proof is weak: dropping changes no more than rounding does" if proof["weak"] else ""
         yield (
-            f"{label} proved itself before it was measured: everything kept gives the baseline's tokens, and its logits "
-            f"are those of a reference that masks what it drops (they differ by {digits(proof['error'])}, rounding "
+            f"{label} proved itself before it was measured: everything kept gives the baseline's tokens, and its "
+            f"logits those of a reference that masks what it drops (they differ by {digits(proof['error'])}, rounding "
             f"explains {digits(proof['tolerance'])}, dropping changes {digits(proof['effect'])}); kept by layer: "
             f"{proof['kept_by_layer']}{weak}."
         )
