@@ -28,9 +28,7 @@ METHODS = {
     "encoder": ["intervention=visionzip"],
     "norm": ["intervention=keep_after_projector", "intervention.selector=norm"],
 }
-RUNTIMES = ("eager", "cudagraph")
-IN_LAYER = frozenset({"fastv"})
-"""Methods that need caches of unequal length, which the captured decode does not have."""
+RUNTIMES = ("eager",)  # an engine that replays what it captured refuses these methods
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,8 @@ def parts(model: str | None, device: str, *, size: Size) -> list[Part]:
     found = []
     chosen = MODELS if model is None else {model: model}
     for short, name in chosen.items():
-        for runtime in RUNTIMES if device == "cuda" else ("eager",):
+        for runtime in RUNTIMES:
             for method, words in METHODS.items():
-                if runtime == "cudagraph" and method in IN_LAYER:
-                    continue
                 found.append(Part(f"{short}_{method}_{runtime}", tuple(_words(name, runtime, words, device, size))))
     return found
 

@@ -27,6 +27,7 @@ def language_model(model: Any, *, method: str) -> nn.Module:
         raise UnreachablePointError(f"{method}: {architecture} has {len(paths)} language models; one is needed")
     if getattr(model, "team", None) is not None:
         raise UnreachablePointError(f"{method} runs in one process; this model is split over several (runtime.tp_plan)")
+    refuse_captured(model, method=method)
     body: nn.Module = model.module.get_submodule(paths[0])
     config: Any = getattr(body, "config", model.module.config)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -38,6 +39,19 @@ def language_model(model: Any, *, method: str) -> nn.Module:
     if any("index" in kind or "sparse" in kind for kind in kinds):
         raise UnreachablePointError(f"{method}: {architecture} chooses keys itself (sparse layers): not supported")
     return body
+
+
+def refuse_captured(model: Any, *, method: str) -> None:
+    """Refuse a model whose steps are replays of what was captured: they would go on without the method.
+
+    Raises:
+        UnreachablePointError: the engine captures the model.
+    """
+    if getattr(model, "loop", None) is not None:
+        raise UnreachablePointError(
+            f"{method}: this engine replays the model as it was captured, without the method; use runtime=eager "
+            "(a smaller image, intervention=downsample, can be measured here)"
+        )
 
 
 def decoder_layers(body: nn.Module, *, method: str) -> list[nn.Module]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from vlmbench.errors import UnreachablePointError
+from vlmbench.interventions.language import refuse_captured
 from vlmbench.interventions.protocol import Untouched
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LowPrecision(Untouched):
     def __init__(self, model: Any, spec: Quantized) -> None:
         if model.compile:
             raise UnreachablePointError(f"{spec.name}: the compiled decode holds the weights it was made with")
+        refuse_captured(model, method=spec.name)
         self._model, self._spec = model, spec
         made = _COPIES.setdefault(model.module, {})
         self._swaps: list[Swap] = []
