@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 
@@ -21,11 +20,6 @@ class ImageSource:
     name: str
     read: Callable[[], bytes]
     size: tuple[int, int] | None = None
-
-    @classmethod
-    def from_path(cls, path: Path) -> ImageSource:
-        """An image file, opened at :meth:`read` time."""
-        return cls(name=str(path), read=path.read_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

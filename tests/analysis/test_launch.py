@@ -15,7 +15,9 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.launch_bound import COLUMNS, launch_by_point, launch_table, top_kernels
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.records.reading import iter_rows
+from vlmbench.report import terminal_tables
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
+from vlmbench.report.phase1_summary import summarise
 from vlmbench.schema import Mode
 
 # Untraced: 1 + 8 + 1 + 20 + 3 × 10 = 60 ms. Traced: twice as slow, and only 2 of 3 decode steps.
@@ -186,6 +188,14 @@ def test_top_kernels_are_means_over_traced_runs(tmp_path: Path) -> None:
         ["LLM_decode", "gemm", 15.0, 2.0],
     ]
     assert not len(top_kernels([]))
+
+
+def test_the_longest_kernels_are_shown(tmp_path: Path) -> None:
+    summary = summarise(write(tmp_path / "traced", [row(), row(repeat=1), trace()]))
+    assert {entry["stage"] for entry in summary["top_kernels"]} == set(TOP)
+    shown = " ".join(terminal_tables.as_text(terminal_tables.phase1(summary, PROVENANCE)).split())
+    assert "Longest device kernels of a traced request, by stage" in shown
+    assert summarise(write(tmp_path / "plain", [row()]))["top_kernels"] == []
 
 
 def test_the_figure_has_a_bar_a_stage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.analysis.swept import ENCODER_TOKEN, OUTPUT, PREFILL_TOKEN, PROMPT, STEP, VISION, frame_of, one_stage, sweep
 from vlmbench.analysis.flops_latency import flops_latency
-from vlmbench.analysis.scaling import Scaling, describe, scaling_table, scalings
+from vlmbench.analysis.scaling import Scaling, describe, scalings
 from vlmbench.analysis.slices import KINDS, slices
 
 X = tuple(round(v) for v in np.linspace(64, 1024, 12))
@@ -181,7 +181,7 @@ def test_cross_attention_and_resamplers_find_their_own_count() -> None:
 
 def test_categories_of_the_loader_are_understood() -> None:
     frame = frame_of(sweep("vision_tokens", VISION)).astype(dict.fromkeys(("point_id", "status", "mode"), "category"))
-    assert len(scaling_table(scalings(frame))) >= 5
+    assert len(scalings(frame)) >= 5
 
 
 def test_prompt_sweep() -> None:

@@ -7,10 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.cost.dims import config_of, counts_of, every_model, one_of_each_family
+from tests.cost.inputs import count_of, synthetic_inputs
 from vlmbench.cost.decoder_formula import ClosedForm
-from vlmbench.cost.flop_counting import count_generate
+from vlmbench.cost.flop_counting import count_generate, text_inputs
 from vlmbench.cost.flop_sharing import Counter
-from vlmbench.cost.inputs import synthetic_inputs, text_inputs
 from vlmbench.cost.stage_costs import ClosedFormError, agreement, disagreements
 from vlmbench.models.weightless import ghost_of_config
 from vlmbench.request import TokenCounts
@@ -106,7 +106,7 @@ def test_count_equals_closed_form(name, layers):
 def test_counter_agrees_with_closed_form(name, tokens, output):
     config = config_of(name, layers=7)  # seven: of Gemma's, six have a window and one has not
     counts = dataclasses.replace(counts_of(name), num_input_tokens=tokens)
-    counted = Counter.of_config(config).count_of(counts, output, batch_size=2)
+    counted = count_of(Counter.of_config(config), config, counts, output, batch_size=2)
     closed = ClosedForm.of(config).flops(counts, output, batch_size=2)
     assert not disagreements(agreement(counted, closed), tolerance=1e-5)
     assert counted.llm_decode == closed.llm_decode
@@ -126,10 +126,10 @@ def test_counter_counts_each_image_shape_once(monkeypatch):
     monkeypatch.setattr(module, "count_generate", watched)
     config = config_of("llava-1.5-7b", layers=3)
     counter = Counter.of_config(config)
-    first = counter.count_of(LLAVA, 4)
+    first = count_of(counter, config, LLAVA, 4)
     after_first = len(runs)
     for output in (1, 2, 77):
-        counter.count_of(LLAVA, output)
+        count_of(counter, config, LLAVA, output)
     assert len(runs) == after_first
     assert counter.notes == []
     assert first == ClosedForm.of(config).flops(LLAVA, 4)

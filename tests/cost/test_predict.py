@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cost.dims import config_of, counts_of
-from vlmbench.cost.inputs import synthetic_inputs
+from tests.cost.inputs import synthetic_inputs
 from vlmbench.cost.prediction import Overheads, Predictor, wall_s
 from vlmbench.cost.run_costs import Costs
 from vlmbench.cost.stage_costs import ClosedFormError

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.cost.dims import config_of, counts_of, one_of_each_family
-from vlmbench.cost.flop_counting import count_generate
-from vlmbench.cost.inputs import synthetic_inputs, text_inputs
+from tests.cost.inputs import synthetic_inputs
+from vlmbench.cost.flop_counting import count_generate, text_inputs
 from vlmbench.cost.repeated_blocks import NotAlike, repeated_once
 from vlmbench.models.weightless import ghost_of_config
 

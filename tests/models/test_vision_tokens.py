@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.models.shipped import processor_only, request
 from vlmbench.errors import UnreachablePointError
-from vlmbench.models.vision.target_settings import TOLERANCE, reach_vision_tokens, reachable_vision_tokens
+from vlmbench.models.vision.target_settings import TOLERANCE, candidates_of, reach_vision_tokens
 
 # Some processors of transformers still treat tensors as arrays the old way; 5.17 renames an argument of Mllama.
 pytestmark = [
@@ -147,10 +147,13 @@ def test_pan_and_scan():
 
 
 def test_reachable_counts(tiny, llava):
-    counts = reachable_vision_tokens(tiny, request())
+    def reachable(model):
+        return sorted({way.tokens for way in candidates_of(model, request()).ways})
+
+    counts = reachable(tiny)
     assert counts == sorted(set(counts))
     assert {4, 64, 391, 1024} <= set(counts)
-    assert reachable_vision_tokens(llava, request()) == [576]
+    assert reachable(llava) == [576]
 
 
 def test_prompt_and_vision_targets_go_together(tiny):

@@ -344,8 +344,3 @@ def scalings(
     stages = tuple(stages)
     found = (fit_scaling(part, stage) for kind in kinds for part in slices(frame, KINDS[kind]) for stage in stages)
     return [scaling for scaling in found if scaling is not None]
-
-
-def scaling_table(fits: Iterable[Scaling]) -> pd.DataFrame:
-    """One row a fit, columns of :meth:`Scaling.as_row`."""
-    return pd.DataFrame([fit.as_row() for fit in fits])

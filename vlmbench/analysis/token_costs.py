@@ -358,20 +358,3 @@ def compare_paths(phase2: Path | str, phase3: Path | str, *, allow_unlike: bool 
     """
     left, right = merge_like(read_results(phase2)), merge_like(read_results(phase3))
     return [compare(a, b) for a, b in pair(left, right, allow_unlike=allow_unlike)]
-
-
-def cost_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row a model and kind of token: ``model``, ``kind``, ``cost_ms``, ``low``, ``high``."""
-    return pd.DataFrame(
-        [
-            {
-                "model": str((c.provenance.get("model") or {}).get("name", "")),
-                "kind": kind,
-                "cost_ms": cost.cost.value,
-                "low": cost.cost.low,
-                "high": cost.cost.high,
-            }
-            for c in comparisons
-            for kind, cost in c.costs.items()
-        ]
-    )

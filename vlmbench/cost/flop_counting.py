@@ -26,6 +26,14 @@ from vlmbench.models.protocol import Anatomy
 from vlmbench.models.weightless import Ghost, GhostError, ghost_inputs
 
 
+def text_inputs(config: Any, tokens: int) -> dict[str, Any]:
+    """Make a prompt of ``tokens`` ordinary tokens, shape (1, tokens)."""
+    special = {v for n, v in vars(config).items() if n.endswith(("token_id", "token_index")) and isinstance(v, int)}
+    ordinary = next(i for i in range(3, 1000) if i not in special)
+    ids = torch.full((1, tokens), ordinary, dtype=torch.long, device="cpu")
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateFlops:
     """What one counted ``generate()`` did.

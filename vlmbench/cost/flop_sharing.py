@@ -17,13 +17,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vlmbench.cost.flop_counting import GenerateFlops, count_generate
-from vlmbench.cost.inputs import synthetic_inputs, text_inputs
+from vlmbench.cost.flop_counting import GenerateFlops, count_generate, text_inputs
 from vlmbench.cost.stage_costs import StageFlops
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy
 from vlmbench.models.weightless import GhostError, ghost_of_config
-from vlmbench.request import TokenCounts
 
 _SHORT, _LONG = 8, 16  # tokens of the texts that are counted
 _STEPS = 2  # decode steps counted: two make a line
@@ -82,37 +80,6 @@ class Counter:
         if key not in self._vision:
             self._vision[key] = self._run(inputs, vision_only=True)
         return self._from_lengths(self._vision[key], rows, length, output_tokens)
-
-    def count_of(
-        self,
-        counts: TokenCounts,
-        output_tokens: int,
-        *,
-        batch_size: int = 1,
-        grids: Sequence[tuple[int, int]] | None = None,
-    ) -> StageFlops:
-        """FLOPs of a batch of equal requests known by their counts only, with images made up to fit them.
-
-        Raises:
-            ClosedFormError: a family for which no inputs can be made (see :mod:`vlmbench.cost.inputs`).
-            GhostError: the model cannot run without weights.
-        """
-        config = self._config
-        images = synthetic_inputs(config, counts, grids=grids)
-        if self._lengths_suffice(images):
-            vision = self.count(images, output_tokens=1)
-            lengths = self._from_lengths(None, 1, counts.num_input_tokens, output_tokens)
-            row = StageFlops(
-                vision_encoder=vision.vision_encoder,
-                projector=vision.projector,
-                llm_prefill=lengths.llm_prefill,
-                llm_decode=lengths.llm_decode,
-                head=lengths.head,
-            )
-            return row * batch_size
-        missing = counts.num_input_tokens - images["input_ids"].shape[1]
-        inputs = synthetic_inputs(config, counts, grids=grids, padding=8 + missing)
-        return self.count(inputs, output_tokens=output_tokens) * batch_size
 
     def _run(self, inputs: Mapping[str, Any], *, new_tokens: int = 1, vision_only: bool = False) -> GenerateFlops:
         return count_generate(self.model, inputs, new_tokens=new_tokens, anatomy=self.anatomy, vision_only=vision_only)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.bytes import Parameters
-from vlmbench.cost.flop_counting import count_generate
+from vlmbench.cost.flop_counting import count_generate, text_inputs
 from vlmbench.cost.flop_sharing import Counter
-from vlmbench.cost.inputs import text_inputs
 from vlmbench.cost.prediction import Overheads, Prediction, Predictor
 from vlmbench.cost.run_costs import TOLERANCE, grids_of
 from vlmbench.machine.peaks import PeaksAnswer

@@ -137,11 +137,6 @@ class Predictor:
         self._memory = memory_bytes
         self._overheads = overheads or Overheads()
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-        return self._bytes.kv_per_token()
-
     def predict(
         self,
         counts: TokenCounts,

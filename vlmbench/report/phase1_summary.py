@@ -26,6 +26,7 @@ from vlmbench.analysis.scope import latency_scope
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
+from vlmbench.records.reading import iter_rows
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL_PARTS
 from vlmbench.text import parse_json
@@ -65,13 +66,14 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, read once for numbers, figures and words: its rows, token gaps, provenance and how its points ended."""
+    """A run, read once: its rows, token gaps, provenance, how its points ended, and its longest kernels by stage."""
 
     frame: pd.DataFrame
     gaps: TokenGaps
     reference_gaps: TokenGaps
     provenance: Mapping[str, Any] = field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
+    kernels: Sequence[Mapping[str, Any]] = ()
 
 
 def read_run(directory: Path | str) -> Run:
@@ -89,6 +91,7 @@ def read_run(directory: Path | str) -> Run:
         reference_gaps=load_token_gaps(directory, point_ids=_points(frames.reference(frame)), cluster="run"),
         provenance=provenance_of(directory),
         points=(read_json(directory / "points.json") or {}).get("points", []),
+        kernels=_top_kernels(directory, frame),
     )
 
 
@@ -141,9 +144,10 @@ def summarise_run(run: Run) -> dict[str, Any]:
     Returns:
         ``headline`` (the few numbers that answer the three questions), ``runs`` (status counts, failures),
         ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
-        ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``cost`` (FLOPs,
-        floor, time over floor and verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``,
-        ``instrument_overhead``, ``aa_check``, ``tokens``, ``itl_count``, ``memory``,
+        ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``top_kernels`` (the
+        five longest of each stage, from the same), ``cost`` (FLOPs, floor, time over floor, shares of the peaks and
+        verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``, ``instrument_overhead``,
+        ``aa_check``, ``tokens``, ``itl_count``, ``memory``,
         ``memory_by_stage`` (peaks of each stage, from runs of their own on CUDA), ``flags``,
         ``energy`` (per request and per output token; None where it was not measured), ``stopping`` (what
         ended each point, from ``points.json``), ``precision`` (how well each point's median is known).
@@ -178,6 +182,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "tail": _tail(frame, ratios, metric),
         "components": records(components),
         "launch_bound": launch_bound_with_sentences(frame, device_type(run.provenance)),
+        "top_kernels": list(run.kernels),
         "cost": _cost(run),
         "parameters": records(parameters),
         "time_and_parameters": records(breakdown.time_and_parameters(components, parameters)),
@@ -195,6 +200,13 @@ def summarise_run(run: Run) -> dict[str, Any]:
     }
     found: dict[str, Any] = strict(summary)
     return found
+
+
+def _top_kernels(directory: Path, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The longest kernels (on a CPU: operators) of each stage, from traced runs; empty without any."""
+    if not len(frames.measured(frame, "trace")):
+        return []  # the nested lists are read from the file, row by row: not for nothing
+    return records(launch_bound.top_kernels(iter_rows(directory, itl=False), count=5))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def grids(summary: Summary) -> list[Grid]:
     name = summary.get("experiment_name")
     if name == PHASE1:
         made = [latency(summary), components(summary), parameters(summary)] if summary["distribution"] else []
-        made += [memory(summary), energy(summary)]
+        made += [memory(summary), energy(summary), kernels(summary)]
     elif name == "interventions":
         made = [arms(summary)]
     elif "comparisons" in summary:
@@ -253,6 +253,18 @@ def of_peak(row: Mapping[str, Any]) -> str:
     name = "mbu" if row.get("component") == "T_LLM_decode" else "mfu"
     share = row.get(name)
     return DASH if share is None or math.isnan(share) else f"{name.upper()} {percent(share, 2)}"
+
+
+def kernels(summary: Summary) -> Grid:
+    """The longest kernels of each stage, from traced runs; no rows without any."""
+    found = summary.get("top_kernels") or []
+    rows = tuple(
+        (component_label(f"T_{row['stage']}"), str(row["name"]), digits(row["calls"]), digits(row["ms"]))
+        for row in found
+    )
+    kind = found[0]["of"] if found else "kernels"
+    columns = (("stage", False), ("name", False), ("calls", True), ("ms", True))
+    return Grid(name="kernels", title=f"Longest {kind} of a traced request, by stage", columns=columns, rows=rows)
 
 
 def _by_number(row: Mapping[str, Any]) -> tuple[int, list[str | float]]:

@@ -124,7 +124,8 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
             parts.append(components(summary))
         if sizes := parameters(summary):
             parts.append(sizes)
-    parts += [table_of(grid) for grid in (table_cells.memory(summary), table_cells.energy(summary)) if grid.rows]
+    shown = (table_cells.memory(summary), table_cells.energy(summary), table_cells.kernels(summary))
+    parts += [table_of(grid) for grid in shown if grid.rows]
     parts += [Text(line) for line in (memory(summary), *flag_sentence(summary["flags"])) if line]
     return Group(*parts)
 

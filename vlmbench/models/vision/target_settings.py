@@ -35,11 +35,6 @@ def candidates_of(model: Processes, request: Request) -> Candidates:
     return found
 
 
-def reachable_vision_tokens(model: Processes, request: Request) -> list[int]:
-    """Counts that one image of moderate shape can make under some setting, as predicted, in ascending order."""
-    return sorted({way.tokens for way in candidates_of(model, request).ways})
-
-
 def reach_vision_tokens(
     model: Processes, target: int, request: Request, *, tolerance: float = TOLERANCE
 ) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Inputs of the right shapes for a model, made from token counts alone: what a processor would have handed over.
 
-Pixels have shapes only (``meta``); ids and grids are real. Used where a prediction has counts but no image. With a
-prepared request at hand, count that instead: it is exact for every architecture.
+Pixels have shapes only (``meta``); ids and grids are real. An independent way to the inputs
+that a processor makes, to hold counts against closed forms.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from vlmbench.cost.stage_costs import ClosedFormError
+from vlmbench.cost.flop_counting import text_inputs
+from vlmbench.cost.flop_sharing import Counter
+from vlmbench.cost.stage_costs import ClosedFormError, StageFlops
 from vlmbench.cost.vision_families import vision_of
 from vlmbench.cost.vision_formula import Vision
 from vlmbench.request import TokenCounts
@@ -23,12 +25,13 @@ FAMILIES = (
 )
 
 
-def text_inputs(config: Any, tokens: int) -> dict[str, Any]:
-    """A prompt of ``tokens`` ordinary tokens, shape (1, tokens)."""
-    special = {v for n, v in vars(config).items() if n.endswith(("token_id", "token_index")) and isinstance(v, int)}
-    ordinary = next(i for i in range(3, 1000) if i not in special)
-    ids = torch.full((1, tokens), ordinary, dtype=torch.long, device="cpu")
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def count_of(
+    counter: Counter, config: Any, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1
+) -> StageFlops:
+    """FLOPs of a batch of equal requests known by their counts only, with images made up to fit them."""
+    missing = counts.num_input_tokens - synthetic_inputs(config, counts)["input_ids"].shape[1]
+    inputs = synthetic_inputs(config, counts, padding=8 + missing)
+    return counter.count(inputs, output_tokens=output_tokens) * batch_size
 
 
 def synthetic_inputs(
