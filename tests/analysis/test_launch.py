@@ -59,7 +59,7 @@ def test_busy_is_traced_elapsed_is_untraced_and_decode_is_scaled(tmp_path: Path)
 def test_the_interval_is_that_of_the_elapsed_median(tmp_path: Path) -> None:
     order = random.Random(0).sample(range(41), 41)
     rows = [row(repeat=i, prefill=18.0 + step * 0.1) for i, step in enumerate(order)]
-    table = launch_table(loaded(tmp_path, [*rows, *(trace() for _ in range(5))])).set_index("stage")
+    table = launch_table(loaded(tmp_path, [*rows, *(trace(repeat=i) for i in range(5))])).set_index("stage")
     prefill = table.loc["LLM_prefill"]
     assert prefill["launch_bound"] == pytest.approx(1 - 15 / 20)
     # busy times that do not differ add nothing to the error of the elapsed one
@@ -69,7 +69,7 @@ def test_the_interval_is_that_of_the_elapsed_median(tmp_path: Path) -> None:
 
 def test_two_traces_say_nothing_of_how_busy_times_differ(tmp_path: Path) -> None:
     rows = [row(repeat=i, prefill=18.0 + i % 5) for i in range(41)]
-    table = launch_table(loaded(tmp_path, [*rows, trace(), trace()])).set_index("stage")
+    table = launch_table(loaded(tmp_path, [*rows, trace(), trace(repeat=1)])).set_index("stage")
     assert table.loc["LLM_prefill", "launch_bound"] == pytest.approx(1 - 15 / 20)
     assert table.loc["LLM_prefill", "launch_bound_low"] is None
 
