@@ -47,7 +47,7 @@ DRIVER = """
     make = lambda folder: Job(
         settings=validate.validate(config), config=OmegaConf.to_container(config, resolve=True), overrides=[],
         directory=folder, outcome=OutcomeFile(folder, every_s=0.05),
-        build=lambda key: validate.build(OmegaConf.select(config, key)), part=None)
+        build=lambda key: validate.build(OmegaConf.select(config, key)), part=None, write_composed=lambda: None)
     model = session.load_model(make(root))
     append = RecordStore.append
     pipe = -1
