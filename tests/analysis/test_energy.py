@@ -72,7 +72,8 @@ def test_rows_below_the_resolution_are_counted_and_said(tmp_path: Path) -> None:
     found = energy_summary(load_runs(write(tmp_path, rows), COLUMNS), PROVENANCE)
     assert found is not None
     assert (found["below_resolution"], found["negative"]) == (3, 3)
-    assert found["words"][-1].startswith("3 of 8 runs are shorter than a step of the energy counter (100 ms)")
+    assert found["words"][-1].startswith("3 of 8 runs met no step of the energy counter (100 ms)")
+    assert found["words"][-2] == "Withheld: 3 runs took less than an idle GPU."
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_absent_stages_are_none_not_zero() -> None:
     assert (stages.T_setup, stages.T_LLM_prefill) == (2, 6)
 
 
-def test_marks_of_discarded_tokens_fall_into_the_tail() -> None:
+def test_marks_of_discarded_tokens_are_an_undone_step() -> None:
     marks = [
         *STANDARD[:-1],
         (Kind.ENTER_FORWARD, 52.0),
@@ -114,7 +114,8 @@ def test_marks_of_discarded_tokens_fall_into_the_tail() -> None:
     ]
     stages = cut(marks, num_output_tokens=3)
     assert stages.T_LLM_decode == 16
-    assert stages.tail == 10
+    assert stages.tail == 1
+    assert stages.undone == 9
 
 
 @pytest.mark.parametrize("count", [0, 4])

@@ -73,6 +73,7 @@ def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     stages = {name: values(rows, name) for name in (*TOTAL_PARTS[:-1], *DECODE_PARTS)}
     negative = {name: int((time < 0).sum()) for name, time in stages.items()}
     parts = np.nansum([stages[name] for name in TOTAL_PARTS[:-1]], axis=0) + residual
+    parts = parts + np.nan_to_num(values(rows, "T_undone_step"))
     middle, lengths = median(share, clusters=sample_codes(rows)), values(rows, "num_output_tokens")
     length = None if np.isnan(lengths).all() else float(np.nanmedian(lengths))
     goal = None if length is None else LONG_GOAL if length >= LONG else SHORT_GOAL

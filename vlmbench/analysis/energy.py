@@ -1,8 +1,9 @@
 """What a request and an output token cost in energy, from the runs that the energy probe watched.
 
-The counter behind it is brought up to date only every so often (``energy_resolution_ms``): one run's figure is
-uncertain by one such step's worth, and a run shorter than a step says nothing by itself. Nothing is lost between steps,
-so the mean over many runs is right all the same and stands beside the median.
+The counter behind it is brought up to date only every so often (``energy_resolution_ms``): each run is
+read at a step of the counter on either side, and a run that met no step (``energy_below_resolution``) says nothing by
+itself. Runs whose energy cannot be right (below idle, or unlike the integral of sampled power by more than 5 %) are
+withheld from every figure, and counted.
 """
 
 from __future__ import annotations
@@ -80,11 +81,13 @@ def _counted(rows: pd.DataFrame) -> dict[str, int]:
         "runs": len(rows),
         "below_resolution": int(sum("energy_below_resolution" in names for names in flags)),
         "negative": int(sum("negative_energy" in names for names in flags)),
+        "unverified": int(sum("energy_unverified" in names for names in flags)),
     }
 
 
 def _estimates(rows: pd.DataFrame) -> dict[str, Any]:
     found = {}
+    rows = rows[~rows["flags"].astype(str).str.contains("negative_energy|energy_unverified")]
     # Runs of one sample are one cluster; where there is one sample alone, its runs are what is looked at.
     codes = sample_codes(rows) if rows["sample_id"].nunique() > 1 else None
     for name, metric in _SHOWN.items():
@@ -147,10 +150,20 @@ def _subtracted(found: Mapping[str, Any]) -> str:
 
 
 def _doubts(found: Mapping[str, Any]) -> list[str]:
+    withheld = [
+        f"{count(number, 'run')} {why}"
+        for number, why in (
+            (found["negative"], "took less than an idle GPU"),
+            (found["unverified"], "differ from the integral of sampled power by more than 5 %"),
+        )
+        if number
+    ]
+    said = [f"Withheld: {', '.join(withheld)}."] if withheld else []
     if not found["below_resolution"]:
-        return []
+        return said
     step = f" ({digits(found['resolution_ms'])} ms)" if found["resolution_ms"] else ""
     return [
-        f"{found['below_resolution']:,} of {count(found['runs'], 'run')} are shorter than a step of the energy counter"
-        f"{step}: one by one they say nothing, and their median little; the mean holds."
+        *said,
+        f"{found['below_resolution']:,} of {count(found['runs'], 'run')} met no step of the energy counter"
+        f"{step} on one side or both: their figures are too low.",
     ]

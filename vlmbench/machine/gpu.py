@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,9 @@ class GpuClocks:
     reasons: tuple[str, ...] | None = None
     power_ns: int | None = None
     thermal_ns: int | None = None
+
+
+_LEAST_SAMPLES = 20  # fewer say nothing of an integral
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,20 @@ class Gpu:
         known = tuple(name for bit, name in _REASONS.items() if mask & bit)
         rest = mask & ~sum(_REASONS)
         return (*known, f"unknown_{rest:#x}") if rest else known
+
+    def sampled_energy_j(self, seconds: float) -> float | None:
+        """Integrate the power that the driver sampled in the last so many seconds, J; None without samples."""
+        kind = getattr(self.nvml, "NVML_TOTAL_POWER_SAMPLES", None)
+        if kind is None:
+            return None
+        began_us = int((time.time() - seconds) * 1e6)
+        found = self.ask("nvmlDeviceGetSamples", kind, began_us)
+        samples = [] if found is None else [(s.timeStamp, s.sampleValue.uiVal) for s in found[1] if s.timeStamp]
+        if len(samples) < _LEAST_SAMPLES:
+            return None
+        (first, _), (last, _) = samples[0], samples[-1]
+        area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))  # µs × mW
+        return area * 1e-9 / ((last - first) * 1e-6) * seconds if last > first else None
 
     def _held_back_ns(self, policy: int) -> int | None:
         found = self.ask("nvmlDeviceGetViolationStatus", policy)

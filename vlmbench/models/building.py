@@ -268,24 +268,37 @@ def commit_of(spec: ModelSpec) -> str | None:
     return None if folder is None else commit_of_folder(folder, from_cache=spec.path is None)
 
 
-def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> None:
-    """Special ids for ``generate``, and sampling off: greedy search is what is measured.
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-    A checkpoint's own ids stay (``keep_ids``); random weights get the tokenizer's, not the defaults of a class.
+
+def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> dict[str, Any]:
+    """Give ``generate`` settings of our own: greedy search, and token ids.
+
+    Nothing else of a checkpoint's generation settings stays: a static cache, a penalty on repetitions, a time limit or
+    chunked prefill would each change what is measured, without a word.
+
+    Args:
+        module: whose ``generation_config`` is replaced.
+        tokenizer: whose ids are taken where the settings have none.
+        keep_ids: whether a checkpoint's own ids stay; random weights get the tokenizer's, not the defaults of a class.
+
+    Returns:
+        What the settings held besides ids, for the provenance.
     """
-    config = module.generation_config
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if not keep_ids or getattr(config, name, None) is None:
-            setattr(config, name, getattr(tokenizer, name, None))
-    if config.pad_token_id is None and config.eos_token_id is not None:
-        eos = config.eos_token_id
-        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-    config.do_sample = False
-    config.num_beams = 1
-    for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):
-        if hasattr(config, name):
-            setattr(config, name, None)
-    config.max_length = None
+    given = module.generation_config
+    ids = {}
+    for name in _IDS:
+        own = getattr(given, name, None) if keep_ids else None
+        ids[name] = own if own is not None else getattr(tokenizer, name, None)
+    eos = ids["eos_token_id"]
+    if ids["pad_token_id"] is None and eos is not None:
+        ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
+    if keep_ids and getattr(given, "decoder_start_token_id", None) is not None:
+        ids["decoder_start_token_id"] = given.decoder_start_token_id
+    found = {k: v for k, v in given.to_diff_dict().items() if k not in (*_IDS, "transformers_version")}
+    module.generation_config = transformers_library().GenerationConfig(do_sample=False, num_beams=1, **ids)
+    module.generation_config.max_length = None  # each request says how long its answer is
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def input_device(module: Any, default: torch.device) -> torch.device:

@@ -182,8 +182,10 @@ def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> Tr
     make = _random if spec.weights == "random" else _pretrained
     module, processor, build_s = make(spec, runtime, where, seed)
     choose_experts(module, runtime.experts_implementation, name=spec.name)
-    building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
+    given = building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
     facts = _provenance(spec, module, processor, where.dtype, seed)
+    if given and spec.weights == "pretrained":
+        facts["generation_config_not_used"] = given
     model = replace(
         TransformersModel.of(
             module, processor, name=spec.name, anatomy=spec.anatomy, prompt=spec.processor, device=where.device

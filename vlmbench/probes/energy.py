@@ -1,14 +1,17 @@
 """The energy of a run, from the GPUs' own counters, with the power of an idle GPU subtracted and shown.
 
 NVML counts the energy of a board since its driver was loaded, in mJ, but brings the count up to date only every
-20–100 ms. One run's figure is therefore uncertain by one such step's worth; runs shorter than a step say nothing one
-by one and are flagged. Nothing is lost between steps, so means over many runs are right all the same.
+20–100 ms. A reading between two steps is stale: before a run it lacks idle time, after it busy time, so that the mean
+of many such readings is too low by (busy power - idle power) × step / 2 a run. Both readings therefore wait for a step
+of the counter, at which it is exact: the first for one before the run, the second for the next one after it. What the
+idle GPU takes in between is subtracted. The waiting lies outside every clock.
 
 Where several processes share a model (tensor parallel), the first one reads the counters of all their GPUs: NVML sees
 every GPU of the host, whatever a process was given. A GPU on another host it does not see: then the probe refuses, for
 a sum over some of the GPUs would be no energy of the run.
 
-The counters are read when the probe is attached and when it is detached: just outside the timed region, device idle.
+The counters are read when the probe is attached and when it is detached: outside the timed region, device idle. From
+3 s on, the energy is checked against the integral of the power that the driver sampled itself.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ class EnergyProbe:
         key = " ".join(map(str, [*model.devices, *(model.facts.get("other_gpus") or ())]))
         if key not in self._idle:
             self._idle[key] = measure_idle(counter, seconds=self.idle_s)
-        watch = EnergyWatch(counter, self._idle[key], gpus=len(gpus))
+        watch = EnergyWatch(counter, self._idle[key], gpus=len(gpus), integral=_integral_of(gpus))
         try:
             yield watch
         finally:
@@ -116,6 +119,15 @@ def _energy_j(gpu: Gpu) -> float:
     return energy
 
 
+def _integral_of(gpus: Sequence[Gpu]) -> Integral:
+    def integral(seconds: float) -> float | None:
+        found = [gpu.sampled_energy_j(seconds) for gpu in gpus]
+        known = [energy for energy in found if energy is not None]
+        return sum(known) if len(known) == len(found) else None
+
+    return integral
+
+
 def measure_idle(counter: Counter, *, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Idle:
     """Watch a counter for ``seconds``, up to four times as long until it has stepped twice.
 
@@ -137,46 +149,82 @@ def measure_idle(counter: Counter, *, seconds: float, clock: Callable[[], float]
     return Idle(power_w=(final - first) / (last_time - first_time), resolution_ms=median(gaps))
 
 
+Integral = Callable[[float], float | None]
+"""Energy of the last so many seconds by sampled power, J; None where power is not sampled."""
+_CHECKED_FROM_S = 3.0  # the driver averages power over up to a second
+_AGREEMENT = 0.05
+_PATIENCE = 4  # times the counter's step, then the reading is taken as it is
+_POLL_S = 0.0005
+
+
 class EnergyWatch(Watch):
-    """Reads a counter when made and when closed.
+    """Reads a counter at one of its steps before a run, and at the next one after it.
 
     Args:
         counter: J.
         idle: what it shows while nothing runs.
         gpus: how many GPUs it sums.
         clock: s.
+        sleep: waits, s.
+        integral: what sampled power says; None where it says nothing.
     """
 
     def __init__(
-        self, counter: Counter, idle: Idle, *, gpus: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        counter: Counter,
+        idle: Idle,
+        *,
+        gpus: int,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] | None = None,
+        integral: Integral | None = None,
     ) -> None:
         self._counter, self._idle, self._gpus, self._clock = counter, idle, gpus, clock
-        self._energy_j = self._window_s = 0.0
-        self._began = clock()
-        self._before = counter()
+        self._sleep = sleep or time.sleep
+        self._integral, self._integral_j = integral, None
+        self._rise_j = self._window_s = 0.0
+        self._before, self._began, self._aligned = self._at_step()
+
+    def _at_step(self) -> tuple[float, float, bool]:
+        """(J, s, whether the counter had just stepped)."""
+        last, now = self._counter(), self._clock()
+        if self._idle.resolution_ms is None:
+            return last, now, False
+        limit = now + _PATIENCE * self._idle.resolution_ms / 1e3
+        while self._clock() < limit:
+            if (value := self._counter()) != last:
+                return value, self._clock(), True
+            self._sleep(_POLL_S)
+        return last, self._clock(), False
 
     def close(self) -> None:
         """The second reading; the device is idle."""
-        self._energy_j = self._counter() - self._before
-        self._window_s = self._clock() - self._began
+        after, ended, aligned = self._at_step()
+        self._rise_j, self._window_s = after - self._before, ended - self._began
+        self._aligned = self._aligned and aligned
+        if self._integral is not None and self._window_s >= _CHECKED_FROM_S:
+            self._integral_j = self._integral(self._window_s)
 
     def values(self, run: RunFacts) -> dict[str, Any]:
-        """Gross and net energy; without a known idle power there is no net."""
+        """Gross and net energy of the run; without a known idle power the gross one of the window between readings."""
         values: dict[str, Any] = {
-            "energy_gross_j": self._energy_j,
+            "energy_gross_j": self._rise_j,
             "energy_window_ms": 1e3 * self._window_s,
+            "energy_integral_j": self._integral_j,
             "idle_power_w": self._idle.power_w,
             "energy_resolution_ms": self._idle.resolution_ms,
             "energy_gpus": self._gpus,
         }
-        flags = []
+        flags = [] if self._aligned else ["energy_below_resolution"]
         if self._idle.power_w is not None:
-            net = self._energy_j - self._idle.power_w * self._window_s
+            net = self._rise_j - self._idle.power_w * self._window_s
             values["energy_j"] = net
+            values["energy_gross_j"] = net + self._idle.power_w * run.T_total / 1e3
             values["energy_per_request_j"] = net / run.batch_size
             values["energy_per_output_token_j"] = net / (run.batch_size * run.num_output_tokens)
             if net < 0:
                 flags.append("negative_energy")
-        if self._idle.resolution_ms is None or 1e3 * self._window_s < self._idle.resolution_ms:
-            flags.append("energy_below_resolution")
+        by_power = self._integral_j
+        if by_power is not None and abs(by_power - self._rise_j) > _AGREEMENT * by_power:
+            flags.append("energy_unverified")
         return values | {"flags": flags}

@@ -61,6 +61,9 @@ class Stages:
     """Times in ms; a stage that the model or the request does not have is None, never 0. ``T_setup`` is None where
     nothing marks its end (text only, and no marks on forwards: a compiled run); ``T_LLM_prefill`` holds it then.
 
+    ``undone`` is the time of decode steps after the last token that came out, whose results were thrown away (a stop
+    flag that is read one step late); None where there was none. It is no part of ``tail``.
+
     ``tail`` is the time between the last token and the return of ``generate()``: it belongs to no stage and is part
     of ``T_residual``.
     """
@@ -75,6 +78,7 @@ class Stages:
     TTFT_model: float
     ITL: tuple[float, ...]
     tail: float
+    undone: float | None = None
 
     @property
     def named(self) -> float:
@@ -116,6 +120,8 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
     first, last = _token_positions(marks, num_output_tokens)
     tokens = [t for kind, t in marks[: last + 1] if kind is Kind.TOKEN]
     forward, loop = _cut_decode(marks[first : last + 1])
+    undone_end = _end_of_undone(marks[last + 1 :])
+    undone = None if undone_end is None else undone_end - tokens[-1]
     return Stages(
         T_setup=times.get("setup"),
         T_vision_encoder=times.get("vision_encoder"),
@@ -126,7 +132,8 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
         T_decode_loop=loop,
         TTFT_model=tokens[0] - marks[0][1],
         ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
-        tail=times[RESIDUAL],
+        tail=times[RESIDUAL] - (undone or 0.0),
+        undone=undone,
     )
 
 
@@ -163,6 +170,11 @@ def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
         Segment("LLM_decode", first, last),
         Segment(RESIDUAL, last, end),
     ]
+
+
+def _end_of_undone(marks: Sequence[Mark]) -> float | None:
+    """When the last forward or token after the last token that came out was over; None where there was none."""
+    return max((t for kind, t in marks if kind in _FORWARD_EXIT or kind is Kind.TOKEN), default=None)
 
 
 def _token_positions(marks: Sequence[Mark], count: int) -> tuple[int, int]:

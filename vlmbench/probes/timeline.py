@@ -194,11 +194,14 @@ class TimelineWatch:
         stages = self._cut(self._clock.read(), run)
         values = _columns(stages)
         values["ITL"] = [round(x, 6) for x in stages.ITL]
-        values["T_residual"] = run.T_total - stages.named
+        values["T_residual"] = run.T_total - stages.named - (stages.undone or 0.0)
         values.update(self._own_work())
         if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():
             values.update({f"host_{name}": value for name, value in _columns(self._cut(host, run)).items()})
         flags = [f"negative_{name}" for name in stages.negative()]
+        if stages.undone is not None:
+            values["T_undone_step"] = stages.undone
+            flags.append("undone_step")
         if abs(values["T_residual"]) > self._probe.residual_goal * run.T_total:
             flags.append("residual_above_goal")
         values["flags"] = flags

@@ -48,6 +48,7 @@ MEMORY: tuple[str, ...] = ("peak_memory_allocated_bytes", "peak_memory_reserved_
 COLUMNS: tuple[str, ...] = (
     *distribution.LATENCIES,
     *TOTAL_PARTS,
+    "T_undone_step",
     *DECODE_PARTS,
     *HOST_PARTS,
     *COUNTS,

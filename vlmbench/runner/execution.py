@@ -12,9 +12,10 @@ from typing import Any
 from vlmbench.errors import SampleError
 from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
-from vlmbench.probes.protocol import Probe, RunFacts, Watch
+from vlmbench.probes.protocol import Probe, RunFacts
 from vlmbench.request import ImageSource, Request
 from vlmbench.runner.arms import attached
+from vlmbench.runner.watching import Attached, watching
 
 _IDS = 64  # tokens of an arm's answer that a row keeps, to count where it differs from the baseline's
 
@@ -142,7 +143,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     t1 = time.perf_counter_ns()
     with ExitStack() as stack:
         method = stack.enter_context(attached(model, run.request, run.prepared))  # first: its code is inside the marks
-        watches: list[Watch] = [stack.enter_context(probe.watch(model)) for probe in probes]
+        watches = stack.enter_context(watching(model, probes))
         model.announce(run.prepared)
         tokens, T_total = _timed_generate(model, prepared, watches, host)
         observed = {} if method is None else method.values(int(tokens.shape[1]))
@@ -171,17 +172,19 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     used = host.columns()
     values.update(used)
     flags = [*(["gc_pause"] if len(collected) > collections_before else []), *busy_flags(used, T_total)]
+    if run.request.output.forced and facts.num_output_tokens < run.request.output.max_new_tokens:
+        flags.append("short_output")
     for watch in watches:
-        watched = watch.values(facts)
-        flags += watched.pop("flags", [])
-        values.update(watched)
+        watch.read(facts)
+        flags += watch.values.pop("flags", [])
+        values.update(watch.values)
     if "TTFT_model" in values:
         values["TTFT"] = values["T_preprocess"] + values["T_transfer"] + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
 
 
 def _timed_generate(
-    model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Watch], host: HostUse
+    model: VisionLanguageModel, prepared: Prepared, watches: Sequence[Attached], host: HostUse
 ) -> tuple[Any, float]:
     """(new tokens, T_total in ms): the clock stops when the device is idle again.
 
@@ -191,12 +194,12 @@ def _timed_generate(
     from vlmbench.machine.clock import synchronize
 
     criteria = [criterion for watch in watches for criterion in watch.stopping_criteria]
-    ordered = sorted(watches, key=lambda watch: hasattr(watch, "began_ns"))
+    ordered = sorted(watches, key=lambda watch: watch.sets_marks)
     synchronize(model.devices)
     host.enter()
     for watch in ordered:
         watch.start()
-    begin = getattr(ordered[-1], "began_ns", None) if ordered else None
+    begin = ordered[-1].began_ns if ordered else None
     if begin is None:
         begin = time.perf_counter_ns()
     tokens = model.generate(prepared, criteria or None)

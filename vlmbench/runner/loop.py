@@ -18,6 +18,7 @@ from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.arms import Arms, settled
 from vlmbench.runner.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
+from vlmbench.runner.guards import check_inputs
 from vlmbench.runner.plan import Series, SeriesState, with_output
 from vlmbench.runner.rows import Failures, Rows
 from vlmbench.runner.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
@@ -190,6 +191,7 @@ class Runner:
     def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
         suspended = self._suspensions.count()
         run = prepare(self.model, request)
+        flags = check_inputs(self.model, run, swept=bool(state.series.axes))
         of_arm = self.arms.ready(state.series.point_id, request, run.prepared)
         if self._warmer.warm(state, request, run):
             suspended = self._suspensions.count()
@@ -198,6 +200,7 @@ class Runner:
         outcome = self._complete(run, mode)
         if self._suspensions.count() != suspended:  # the time in which the process was stopped is no latency
             outcome = replace(outcome, flags=(*outcome.flags, "suspended"))
+        outcome = replace(outcome, flags=(*outcome.flags, *flags))
         if changed:  # the first compiled step after another shape costs more than all later ones
             outcome = replace(outcome, flags=(*outcome.flags, "shape_changed"))
         if "T_capture" in outcome.values:  # warming should have seen to it

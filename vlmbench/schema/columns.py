@@ -134,6 +134,7 @@ COLUMNS: tuple[Column, ...] = (
     *_times(_TIMELINE, (*_MARKED, "residual")),
     *_written_by(
         _TIMELINE,
+        ("T_undone_step", "ms", "decode steps after the last token, thrown away (a stop flag read a step late)"),
         ("TTFT_model", "ms", "generate() entered → first token ready", "time to first token in generate()"),
         ("ITL", "ms", "list: time between consecutive tokens, T − 1 values for T tokens", "time between tokens"),
         ("host_TTFT_model", "ms", "TTFT_model by the host's marks, on a GPU"),
@@ -188,7 +189,8 @@ COLUMNS: tuple[Column, ...] = (
         ("energy_gross_j", "J", "energy of one run, all GPUs, idle power included"),
         ("energy_per_request_j", "J", "energy_j over the rows of the batch"),
         ("energy_per_output_token_j", "J", "energy_j over all output tokens of the batch"),
-        ("energy_window_ms", "ms", "time between the two readings; T_total and a little more"),
+        ("energy_window_ms", "ms", "time between the two readings, each at a step of the counter"),
+        ("energy_integral_j", "J", "energy within that window by sampled power, idle included; from 3 s on"),
         ("idle_power_w", "W", "power of the idle GPUs with the model loaded, subtracted in energy_j"),
         ("energy_resolution_ms", "ms", "how often the counter is brought up to date"),
         ("energy_gpus", "", "GPUs whose energy is summed"),

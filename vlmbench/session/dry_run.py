@@ -15,6 +15,7 @@ from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
 from vlmbench.models.vision.candidates import seen_tokens
 from vlmbench.records.files import write_json
+from vlmbench.runner.guards import beyond_positions, positions_of
 from vlmbench.runner.plan import Series, no_slope
 from vlmbench.text import shown
 
@@ -141,7 +142,10 @@ def _line(planner: Planner, series: Series) -> Line:
     predictions, reason = [], None
     for number in range(count):
         try:
-            predictions.append(planner.plan(series.request(number * series.size // count)))
+            request = series.request(number * series.size // count)
+            predictions.append(planner.plan(request))
+            longer = beyond_positions(positions_of(planner.model), planner.counts(request), request)
+            reason = longer or reason
         except (UnreachablePointError, SampleError) as error:
             reason = str(error)
     bare = series.expected // series.bare_every if series.bare_every else 0

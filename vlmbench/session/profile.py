@@ -19,6 +19,7 @@ from vlmbench.records.files import write_json
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.costs import annotator, costs_of
+from vlmbench.runner.guards import much_larger
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
@@ -65,6 +66,8 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         series = make_series(job, samples, model)
         if job.settings.workload == "controlled" and (why := no_slope(model, series)):
             say(f"warning: {why}")
+        if large := much_larger(model, series):
+            say(f"warning: {large}")
         with run.rows() as store, stop_on_signal() as stop:
             if store.repair:
                 say(f"records repaired: {store.repair}")

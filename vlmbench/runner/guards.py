@@ -1,0 +1,105 @@
+"""What is looked at before a request is run: images that the model does not see, positions that it does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.models.protocol import Target, VisionLanguageModel
+from vlmbench.request import Request, TokenCounts
+from vlmbench.runner.execution import PreparedRun
+from vlmbench.runner.plan import Series
+
+BEYOND = "beyond_positions"
+MUCH_LARGER = 20.0
+"""A point whose predicted work is so many times the median point's is warned of."""
+_STEP_TOKENS = 100  # a decode step costs about as much as that many tokens of a prefill: it reads all weights for one
+
+
+def check_inputs(model: VisionLanguageModel, run: PreparedRun, *, swept: bool) -> tuple[str, ...]:
+    """Refuse or flag a request whose latency would not be what its row says.
+
+    Args:
+        model: that will run it.
+        run: its inputs.
+        swept: whether it stands for a point of a sweep, which is skipped where a request of a data set is flagged.
+
+    Returns:
+        Flags: ``beyond_positions`` for a request longer than the positions that the model was made for.
+
+    Raises:
+        SampleError: images were given and the model sees none of them.
+        UnreachablePointError: a point of a sweep lies beyond the model's positions.
+    """
+    counts = run.prepared.counts
+    if run.request.images and not counts.num_vision_tokens and not counts.num_cross_attention_tokens:
+        raise SampleError(
+            f"{len(run.request.images)} image(s) were given and the language model sees no vision token: the prompt "
+            "holds no place for them, so this would be the latency of a text"
+        )
+    longer = beyond_positions(positions_of(model), counts, run.request)
+    if longer is None:
+        return ()
+    if swept:
+        raise UnreachablePointError(longer)
+    return (BEYOND,)
+
+
+def beyond_positions(positions: int | None, counts: TokenCounts, request: Request) -> str | None:
+    """Say in words that a request and its answer are longer than a model's positions; None where they are not."""
+    asked = counts.num_input_tokens + request.output.max_new_tokens
+    if positions is None or asked <= positions:
+        return None
+    return (
+        f"{counts.num_input_tokens:,} input and {request.output.max_new_tokens:,} output tokens are more than the "
+        f"{positions:,} positions that the model was made for"
+    )
+
+
+def positions_of(model: Any) -> int | None:
+    """Positions of the language model, from its configuration; None where it names none."""
+    config = getattr(getattr(model, "module", None), "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def much_larger(model: Target, series: Sequence[Series]) -> str | None:
+    """Warn of a point that will cost far more than the others, before it eats the night.
+
+    The work of a point is predicted from its token counts and the model's parameters: 2 FLOPs a parameter and token,
+    a decode step as much as 100 tokens.
+
+    Args:
+        model: loaded.
+        series: of a sweep.
+    """
+    parameters = model.facts.get("parameters") or {}
+    work: dict[str, float] = {}
+    for one in series:
+        if not one.axes:
+            continue
+        try:
+            request = model.resolve(one.request(0))
+            counts = model.prepare(request).counts
+        except Exception:  # noqa: S112  # it gets its row when it is run
+            continue
+        work[one.point_id] = _work(parameters, counts, request)
+    if len(work) < 3 or not (middle := median(work.values())):
+        return None
+    point, most = max(work.items(), key=lambda item: item[1])
+    if most < MUCH_LARGER * middle:
+        return None
+    return (
+        f"the point {point} will take about {most / middle:,.0f} times the work of the median point; "
+        "dry_run=true predicts its time, measurement.time_limit_s bounds the whole run"
+    )
+
+
+def _work(parameters: Any, counts: TokenCounts, request: Request) -> float:
+    language = float(parameters.get("language_model") or 1)
+    vision = float(parameters.get("vision_encoder") or 0)
+    tokens = counts.num_input_tokens + _STEP_TOKENS * request.output.max_new_tokens
+    return request.batch_size * (language * tokens + vision * (counts.num_vision_patches or 0))
