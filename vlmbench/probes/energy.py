@@ -181,7 +181,8 @@ class EnergyWatch(Watch):
     ) -> None:
         self._counter, self._idle, self._gpus, self._clock = counter, idle, gpus, clock
         self._sleep = sleep or time.sleep
-        self._integral, self._integral_j = integral, None
+        self._integral = integral
+        self._integral_j: float | None = None
         self._rise_j = self._window_s = 0.0
         self._before, self._began, self._aligned = self._at_step()
 

@@ -60,7 +60,7 @@ def beyond_positions(positions: int | None, counts: TokenCounts, request: Reques
 
 def positions_of(model: Any) -> int | None:
     """Positions of the language model, from its configuration; None where it names none."""
-    config = getattr(getattr(model, "module", None), "config", None)
+    config: Any = getattr(getattr(model, "module", None), "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
     found = getattr(text, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
