@@ -46,7 +46,7 @@ class Attached:
     @property
     def stopping_criteria(self) -> list[Any]:
         """Those of its watch."""
-        return [] if self.watch is None else self.watch.stopping_criteria
+        return [] if self.watch is None else list(self.watch.stopping_criteria)
 
     def enter(self) -> None:
         """Attach; a probe that cannot work on this device or with this configuration is refused, not flagged."""
