@@ -31,14 +31,23 @@ def intensity(frame: pd.DataFrame, stage: str) -> Array:
 
 
 def mfu(frame: pd.DataFrame, stage: str, peaks: DevicePeaks) -> Array:
-    """Compute the achieved share of the peak compute rate, shape (rows,).
+    """Compute the achieved share of the peak compute rate, by the FLOPs that are needed, shape (rows,).
 
     Args:
         frame: rows of records.
         stage: suffix of ``flops_*``.
         peaks: of the device, in the dtype of the run.
     """
-    return _over(values(frame, f"flops_{stage}") / peaks.flops_per_s * 1e3, values(frame, TIME_OF_COST[stage]))
+    return _over(needed(frame, stage) / peaks.flops_per_s * 1e3, values(frame, TIME_OF_COST[stage]))
+
+
+def needed(frame: pd.DataFrame, stage: str) -> Array:
+    """Read the FLOPs that a stage cannot leave out, shape (rows,): all of them where rows say nothing less.
+
+    Causal attention needs half of its square; rows of release 0.1 have the whole only.
+    """
+    full, least = values(frame, f"flops_{stage}"), values(frame, f"flops_{stage}_needed")
+    return np.where(np.isnan(least), full, least)
 
 
 def mbu(frame: pd.DataFrame, stage: str, peaks: DevicePeaks) -> Array:
@@ -79,8 +88,8 @@ def with_derived(
 
 
 def _verdicts(frame: pd.DataFrame, stage: str, peaks: DevicePeaks, busy: float | None) -> list[str | None]:
-    names = (f"flops_{stage}", f"bytes_{stage}", TIME_OF_COST[stage])
-    columns = zip(*(values(frame, name) for name in names), strict=True)
+    moved_and_time = (values(frame, name) for name in (f"bytes_{stage}", TIME_OF_COST[stage]))
+    columns = zip(needed(frame, stage), *moved_and_time, strict=True)
     return [
         None
         if np.isnan([flops, moved, time]).any()

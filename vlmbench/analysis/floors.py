@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.derived import mbu, mfu
+from vlmbench.analysis.derived import mbu, mfu, needed
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.launch_bound import launch_by_point, launch_table
 from vlmbench.analysis.quantiles import median
@@ -132,6 +132,7 @@ def _launch_bound(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 COLUMNS: tuple[str, ...] = (
     *(f"{kind}_{stage}" for kind in ("flops", "bytes", "floor_ms") for stage in (*STAGE_COSTS.values(), "total")),
+    "flops_llm_prefill_needed",
     *(f"{kind}_{stage}" for kind in ("mfu", "mbu") for stage in STAGE_COSTS.values()),
 )
 """What :func:`vlmbench.analysis.frames.load_runs` must read here beside stage times; shares: of old rows only."""
@@ -176,7 +177,7 @@ def floor_table(frame: pd.DataFrame, peaks: DevicePeaks | None = None) -> pd.Dat
             compute, bandwidth = (_median(share(rows, suffix, peaks)) for share in (mfu, mbu))
             share = waiting.get(component)
             verdict = stage_roofline(
-                suffix, round(flops), round(moved), peaks,
+                suffix, round(_median(needed(rows, suffix)) or flops), round(moved), peaks,
                 measured_ms=middle, busy_share=None if share is None else 1 - share,
             ).verdict  # fmt: skip
         number = int((~np.isnan(time)).sum())

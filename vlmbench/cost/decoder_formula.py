@@ -9,7 +9,7 @@ them; a decode step attends to ``min(L, window)`` keys, because the cache of a w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmbench.cost.stage_costs import ClosedFormError, StageFlops
@@ -127,6 +127,15 @@ class Decoder:
         if cross_tokens:
             flops += self.cross_layers * (2 * cross_tokens * self.key_value + 4 * tokens * cross_tokens * width)
         return flops
+
+    def masked(self, tokens: int) -> int:
+        """FLOPs of self-attention on ``tokens`` input tokens that a causal mask (and a window) makes needless.
+
+        Of the T² pairs that :meth:`prefill` counts, T (T + 1) / 2 are needed, in a window of w fewer. Where image
+        tokens see each other both ways more are: what is left is a bound all the same.
+        """
+        needed = self.keys(0) + self.keys_of_decode(0, tokens + 1)
+        return 4 * self.heads * self.head_dim * (self.self_layers * tokens * tokens - needed)
 
     def keys(self, length: int) -> int:
         """Keys that one decode step reads, summed over the self-attention layers, at a context of ``length``."""
@@ -293,6 +302,16 @@ class ClosedForm:
             return cls(decoder=decoder, vision=vision_of(config)), ""
         except ClosedFormError as error:
             return cls(decoder=decoder, vision=None), str(error)
+
+    def needed(self, flops: StageFlops, counts: TokenCounts, *, batch_size: int = 1) -> StageFlops:
+        """FLOPs that cannot be left out: the causal half of the prefill's attention, all else in full.
+
+        Args:
+            flops: of a batch, attention counted in full.
+            counts: of one row.
+            batch_size: rows.
+        """
+        return replace(flops, llm_prefill=flops.llm_prefill - batch_size * self.decoder.masked(counts.num_input_tokens))
 
     def flops(
         self,

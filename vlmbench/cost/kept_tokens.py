@@ -69,7 +69,7 @@ def under_method(
 
 
 def _is_of_language(name: str) -> bool:
-    return any(
+    return name == "flops_llm_prefill_needed" or any(
         name in (f"{kind}_{stage}", f"{kind}_total") for kind in _OF_LANGUAGE for stage in (*_LANGUAGE, "LLM_prefill")
     )
 

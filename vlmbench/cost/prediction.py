@@ -162,7 +162,8 @@ class Predictor:
         flops = counted or self.closed.flops(counts, output_tokens, batch_size=batch_size, grids=grids)
         moved = self._bytes.stages(counts, output_tokens, batch_size=batch_size)
         memory = self._bytes.memory_need(counts, output_tokens, batch_size=batch_size)
-        lines = rooflines(flops, moved, self._peaks) if self._peaks is not None else {}
+        needed = self.closed.needed(flops, counts, batch_size=batch_size)
+        lines = rooflines(needed, moved, self._peaks) if self._peaks is not None else {}
         return Prediction(
             counts=counts,
             output_tokens=output_tokens,

@@ -83,7 +83,9 @@ class Costs:
 
         Returns:
             ``flops_<stage>``, ``flops_total`` (counted; closed where it could not be counted), the same with
-            ``_closed``, ``flops_note``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``.
+            ``_closed``, ``flops_note``, ``bytes_<stage>``, ``floor_ms_<stage>``, ``floor_ms_total``;
+            ``flops_llm_prefill_needed``, the causal half,
+            from which the prefill's floor is.
         """
         notes: list[str] = []
         counted = self._count(inputs, output_tokens, notes)
@@ -149,10 +151,12 @@ class Costs:
 
     def _floors(self, flops: StageFlops, counts: TokenCounts, *, output_tokens: int, batch_size: int) -> dict[str, Any]:
         moved = self._byte_counts().stages(counts, output_tokens, batch_size=batch_size)
-        row: dict[str, Any] = dict(moved.columns())
+        assert self.closed is not None
+        needed = self.closed.needed(flops, counts, batch_size=batch_size)
+        row: dict[str, Any] = {**moved.columns(), "flops_llm_prefill_needed": needed.llm_prefill}
         if self.peaks.peaks is None:
             return row
-        lines = rooflines(flops, moved, self.peaks.peaks)
+        lines = rooflines(needed, moved, self.peaks.peaks)
         row.update({f"floor_ms_{stage}": line.floor_ms for stage, line in lines.items()})
         row["floor_ms_total"] = floor_total_ms(lines)
         return row

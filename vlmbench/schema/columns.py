@@ -263,12 +263,15 @@ COLUMNS: tuple[Column, ...] = (
         ("pair_first", "", "it was sent before the other"),
         ("server_*", "ms", "a figure of the server under its own name; what it means there stands in loads.json"),
     ),
+    *_written_by(
+        _COSTS, ("flops_llm_prefill_needed", "FLOP", "of flops_llm_prefill, what a causal kernel needs; for its floor")
+    ),
     *_written_by(_COSTS, ("flops_note", "", "how counted and closed FLOPs agree, and what could not be counted")),
     *_by_stage(
         _COSTS,
         COST_STAGES,
         ("intensity_<stage>", "FLOP/B", "flops over bytes; computed when read (vlmbench.analysis.derived)"),
-        ("mfu_<stage>", "", "flops over time and peak rate; computed when read"),
+        ("mfu_<stage>", "", "needed flops over time and peak rate; computed when read"),
         ("mbu_<stage>", "", "bytes over time and peak bandwidth; computed when read"),
         ("over_floor_<stage>", "", "time over floor_ms; computed when read"),
         ("verdict_<stage>", "", "what bounds the stage; computed when read, with the traced runs' busy time"),

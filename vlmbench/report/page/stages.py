@@ -70,9 +70,9 @@ def costs(part: Part) -> dict[str, dict[str, Any]]:
         seconds = float(row.get("time_ms") or 0) / 1e3
         if peaks is None or not seconds:
             continue
-        if known(row.get("flops")):
+        if known(row.get("flops")) and not known(row.get("mfu")):
             row["mfu"] = row["flops"] / seconds / peaks.flops_per_s
-        if known(row.get("bytes")):
+        if known(row.get("bytes")) and not known(row.get("mbu")):
             row["mbu"] = row["bytes"] / seconds / peaks.bytes_per_s
     return found
 
