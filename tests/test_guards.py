@@ -15,7 +15,6 @@ from transformers import GenerationConfig
 
 from tests.models.shipped import loaded, spec
 from tests.models.shipped import request as one_request
-from tests.planted import PlantedModel, Times, request
 from tests.test_runner import dataset, measure, sweep
 from vlmbench.errors import DeviceError
 from vlmbench.models.building import set_generation
@@ -27,6 +26,7 @@ from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.request import Output, Request, TokenCounts
 from vlmbench.runner.execution import complete, in_memory, prepare
 from vlmbench.runner.guards import much_larger
+from vlmbench.testing.planted import PlantedModel, Times, request
 
 QUICK = Times(*[0.0] * 9)
 
