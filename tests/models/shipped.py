@@ -97,6 +97,7 @@ def processor_only(name: str) -> Any:
     import torch
 
     from vlmbench.models import loading
+    from vlmbench.models.inputs import Prompter
     from vlmbench.models.processors import build_processor
     from vlmbench.models.token_counts import ImageMarks
     from vlmbench.models.transformers_model import TransformersModel
@@ -115,7 +116,11 @@ def processor_only(name: str) -> Any:
         device=torch.device("cpu"),
         dtype=torch.float32,
         processor=processor,
-        prompter=loading._prompter(model, processor),
+        prompter=Prompter.of(
+            processor,
+            prompt_format=model.processor.get("prompt_format"),
+            image_placeholder=model.processor.get("image_placeholder"),
+        ),
         marks=ImageMarks.from_config(config, image_token_id=index),
     )
 
