@@ -17,7 +17,6 @@ All in ms (processor time in us), median, 99th percentile and largest. A crowded
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import subprocess
@@ -37,7 +36,6 @@ from vlmbench.runner.execution import collector_at_rest
 
 TTFT_MS, ITL_MS, TOKENS = 200.0, 20.0, 32
 MODEL = f"counted,ttft_ms={TTFT_MS},itl_ms={ITL_MS},tokens={TOKENS}"
-SLOW_TURN_MS = 1.0
 
 
 @contextmanager
@@ -141,7 +139,6 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=None, help="of each load; default: 20, or four a stream")
     given = parser.parse_args()
     with replay() as url:
-        asyncio.run(asyncio.sleep(0))  # the first loop of a process imports
         for streams in given.streams:
             requests = given.requests or max(20, 4 * streams)
             results, facts, log = measure(url, streams, requests)

@@ -104,20 +104,6 @@ class Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a user accepts of a request, ms; a request within all limits counts towards goodput. None is no limit."""
-
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    request_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("ttft_ms", "tpot_ms", "request_ms"):
-            if getattr(self, name) is not None:
-                _positive(f"load.{name}", getattr(self, name))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Load:
     """How requests are sent.
 
