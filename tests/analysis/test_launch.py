@@ -101,7 +101,8 @@ def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:
     summary = launch_bound_with_sentences(loaded(tmp_path, rows))
     names = ("traces", "untraced_runs", "untraced_fewest", "traced_steps", "steps", "scaled_most")
     assert [summary[name] for name in names] == [1, 1, 1, 2, 30, 15]
-    first, _, scaling, how = summary["sentences"]
+    first, _, scaling, how, few = summary["sentences"]
+    assert few.startswith("Its interval needs 3 traces at least")
     # busy: 25.6 ms traced, 4 ms of them for 2 decode steps: 21.6 + 30 × 2
     assert first.startswith("The device is busy 81.6 ms (1 trace, decoding scaled 15.0×) of the 330 ms")
     assert "(1 untraced run): " in first
@@ -125,7 +126,7 @@ def test_a_whole_trace_is_not_called_scaled(tmp_path: Path) -> None:
     )
     assert "scaled" not in " ".join(summary["sentences"])
     assert "(2 untraced runs)" in summary["sentences"][0]
-    assert summary["sentences"][-1].startswith("Elapsed time is from untraced runs of the same shape")
+    assert summary["sentences"][-2].startswith("Elapsed time is from untraced runs of the same shape")
 
 
 def test_points_keep_apart(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_the_summary_says_it_in_words(tmp_path: Path) -> None:
     assert summary["requests"] == 1
     assert summary["launch_bound"] == pytest.approx(0.54)
     assert summary["tracing_factor"] == pytest.approx(2)
-    first, second, third, fourth = summary["sentences"]
+    first, second, third, fourth, _ = summary["sentences"]
     assert first == (
         "The device is busy 27.6 ms (1 trace, decoding scaled 1.50×) of the 60.0 ms that generate() takes (1 untraced "
         "run): 54.0 % is waiting for the host."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vlmbench.analysis.launch_bound import launch_bound_summary, looked_for_kernels
+from vlmbench.analysis.launch_bound import LEAST_TRACES, launch_bound_summary, looked_for_kernels
 from vlmbench.schema import STAGES
 from vlmbench.text import count, digits, factor, ms, percent, plain, span
 
@@ -79,7 +79,13 @@ def sentences(whole: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> 
             f"Elapsed time of {which} is from one untraced run, and no other run has its shape: it may be far from "
             f"typical (tracing stretches generate() to {slower})."
         )
-    return [*found, how]
+    few = []
+    if traces < LEAST_TRACES:
+        few.append(
+            f"Its interval needs {LEAST_TRACES} traces at least, better five (measurement.trace_requests=5): "
+            f"{count(traces, 'trace')} {'does' if traces == 1 else 'do'} not say how busy times differ."
+        )
+    return [*found, how, *few]
 
 
 def _scaling(whole: Mapping[str, Any]) -> tuple[str, str]:
