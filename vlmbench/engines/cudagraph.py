@@ -26,9 +26,13 @@ from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
 from vlmbench.engines.static_cache import window_for, windows
+from vlmbench.errors import DeviceError
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Anatomy, Prepared
+    from vlmbench.models.runtime import Runtime
+    from vlmbench.models.spec import ModelSpec
+    from vlmbench.models.transformers_model import TransformersModel
     from vlmbench.request import Output
 
 _HANDED_APART = frozenset({"input_ids", "attention_mask", "position_ids"})
@@ -316,6 +320,27 @@ class GraphLoop:
             },
             "cache_bytes": sum(state.cache.nbytes for state in self._states.values()),
         }
+
+
+def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], seed: int) -> TransformersModel:
+    """Load a model that answers by a captured loop; see :data:`vlmbench.engines.choice.Engine`.
+
+    Raises:
+        ModelError: this model cannot be captured; the reason is named.
+        DeviceError: it does not lie on one device, or must be compiled without CUDA.
+    """
+    from vlmbench.models.loading import load
+
+    model = load(spec, runtime, seed=seed)
+    if len(model.devices) > 1:
+        raise DeviceError(f"runtime=cudagraph needs the whole model on one device (got {len(model.devices)})")
+    chosen = GraphSettings(
+        cache_step=settings["cache_step"],
+        capture=tuple(settings["capture"]),
+        decode_compile=settings["decode_compile"],
+    )
+    model.loop = GraphLoop(module=model.module, anatomy=model.anatomy, device=model.device, settings=chosen)
+    return model
 
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -77,6 +77,8 @@ def identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     for asked, came in _CAME_OF.items():
         if came in found:
             found.pop(asked, None)
+    if any(name.startswith("runtime.") for name in found):
+        found.setdefault("runtime.engine", "transformers")  # older runs know no other
     if found.get("runtime.cache_implementation") == NULL:
         found["runtime.cache_implementation"] = "static" if found.get("runtime.compile") is True else "dynamic"
     return found

@@ -36,6 +36,9 @@ ADDED: dict[str, Any] = {
     },
     "runtime": {
         "engine": "transformers",
+        "cache_step": 256,
+        "capture": ["vision_encoder", "projector", "language_model"],
+        "decode_compile": False,
         "base_url": None,
         "model": None,
         "dialect": "auto",

@@ -133,7 +133,6 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     """
     from vlmbench.machine.clock import synchronize
 
-    captured = model.ready(run.prepared)
     collections_before = len(collected)
     host = HostUse.begin()
     started = time.time()
@@ -143,6 +142,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     t1 = time.perf_counter_ns()
     with ExitStack() as stack:
         method = stack.enter_context(attached(model, run.request, run.prepared))  # first: its code is inside the marks
+        captured = model.ready(run.prepared)  # with the method, before hooks and clocks
         watches = stack.enter_context(watching(model, probes))
         model.announce(run.prepared)
         tokens, T_total = _timed_generate(model, prepared, watches, host)

@@ -94,6 +94,7 @@ COLUMNS: tuple[Column, ...] = (
         ("started_unix_s", "s", "wall clock when the run began (or its row was made, where none did), since the epoch"),
         ("flags", "", "known causes of an odd value, and goals that the run missed"),
         ("reason", "", "why the status is not ok"),
+        ("runtime", "", "name of the runtime that measured it"),
         ("gpu_uuid", "", "the GPUs that held the model, joined by commas"),
         ("gc", "", "what became of Python's garbage collector during the run: frozen"),
         ("axis_batch_size", "", "target of the sweep's axis batch_size", "batch size"),

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.engines.choice import engine
 from vlmbench.errors import DeviceError, InputError
 from vlmbench.machine import gpu
 from vlmbench.machine.host import device_facts, device_state
@@ -132,12 +133,11 @@ def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:
         job: the job.
         host: how busy the host is; looked at now if None.
     """
-    from vlmbench.models.loading import load
-
-    runtime = job.settings.runtime.options()
+    chosen = job.settings.runtime
+    runtime = chosen.options()
     began = time.monotonic()
     _set_threads(job, runtime.threads, host or look())
-    model: VisionLanguageModel = load(job.build("model"), runtime, seed=job.settings.seed)
+    model = engine(chosen.engine)(job.build("model"), runtime, asdict(chosen), job.settings.seed)
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
     say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
@@ -182,7 +182,7 @@ def _measure(
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
-            stamp=_stamp(model),
+            stamp={"runtime": job.settings.runtime.name, **_stamp(model)},
             annotate=annotator(costs) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
@@ -214,7 +214,7 @@ def _warmup(job: Job) -> Warmup:
     """As configured; what depends on the length of the cache is warmed to the full length, the longest first."""
     warmup: Warmup = job.build("measurement.warmup")
     runtime = job.settings.runtime
-    if not runtime.compile and runtime.cache_implementation != "static":
+    if runtime.engine == "transformers" and not runtime.compile and runtime.cache_implementation != "static":
         return warmup
     return replace(warmup, output_tokens=None, longest_first=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vlmbench import plugins
 from vlmbench.figures.style import FigureStyle
 from vlmbench.models.runtime import Runtime
 
@@ -44,6 +45,10 @@ class RuntimeConfig:
     threads: int | None = MISSING
     strict_device: bool = MISSING
     engine: str = "transformers"
+    # Of a loop of our own; what they mean stands in conf/runtime/cudagraph.yaml.
+    cache_step: int = 256
+    capture: list[str] = field(default_factory=lambda: ["vision_encoder", "projector", "language_model"])
+    decode_compile: bool = False
     # Of a server; what they mean stands in conf/runtime/endpoint.yaml.
     base_url: str | None = None
     model: str | None = None
@@ -61,10 +66,29 @@ class RuntimeConfig:
     devices: int = 1
 
     def __post_init__(self) -> None:
-        _one_of("runtime.engine", self.engine, ENGINES)
+        _check_engine(self.engine)
+        _at_least("runtime.cache_step", self.cache_step, 1)
+        for stage in self.capture:
+            _one_of("runtime.capture", stage, CAPTURED)
+        if self.engine == "cudagraph":
+            self._check_captured()
+        elif self.decode_compile:
+            raise ValueError(f"'runtime.decode_compile' must be false with engine {self.engine} (got true)")
         _at_least("runtime.pairs", self.pairs, 0)
         _at_least("runtime.devices", self.devices, 1)
         self.options()
+
+    def _check_captured(self) -> None:
+        """Refuse what a captured loop cannot have.
+
+        Raises:
+            ValueError: a model that is spread or split, or transformers' own cache or compiling.
+        """
+        for name in ("device_map", "tp_plan", "cache_implementation"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"'runtime.{name}' must be null with runtime=cudagraph (got {value})")
+        if self.compile:
+            raise ValueError("'runtime.compile' must be false with runtime=cudagraph (runtime.decode_compile compiles)")
 
     def options(self) -> Runtime:
         """How the model is loaded and run: everything but the name of this choice.
@@ -202,6 +226,16 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"'{name}' must be one of {', '.join(allowed)} (got {value!r})")
 
 
+def _check_engine(name: str) -> None:
+    """Refuse an engine that is neither ours nor an installed plug-in's.
+
+    Raises:
+        ValueError: with the engines that there are.
+    """
+    if name not in ENGINES:
+        _one_of("runtime.engine", name, (*ENGINES, *sorted(plugins.installed("vlmbench.engines"))))
+
+
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
@@ -211,6 +245,7 @@ TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "can
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")
+CAPTURED = ("vision_encoder", "projector", "language_model")
 LOADS = ("none", "closed", "open")
 ARRIVALS = ("poisson", "constant", "trace")
 WORKLOADS = ("dataset", "controlled")
