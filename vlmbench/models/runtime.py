@@ -29,8 +29,8 @@ class Runtime:
         compile: let ``generate`` compile the decode step (CUDA; implies a static cache).
         device_map: ``auto`` spreads the model over all GPUs (needs accelerate).
         tp_plan: ``auto`` splits every layer over the processes of ``torchrun`` (needs accelerate).
-        threads: of torch on the host; None leaves torch its choice, of which the command line takes no more than there are
-            free processors.
+        threads: of torch on the host; None leaves torch its choice, and the command line no more of them than
+            there are free processors.
         strict_device: refuse a GPU that other processes use.
     """
 
