@@ -460,9 +460,10 @@ def of_family(plan: Plan) -> Iterator[Cell]:
                 whole = stages.sum(axis=0)
                 old.append(any(old_halves(t[~later], t[later]) for t in (whole, *stages)))
                 found = [shift_in_time(t, later, np.zeros(n)) for t in stages]
-                corrected = holm([shift.p_value for shift in found])
+                of_whole = shift_in_time(whole, later, np.zeros(n))
+                corrected = holm([*(shift.p_value for shift in found), of_whole.p_value])[: len(found)]
                 alarms = [s.differs(p) for s, p in zip(found, corrected, strict=True)]
-                new.append(any(alarms) or shift_in_time(whole, later, np.zeros(n)).differs())
+                new.append(any(alarms) or of_whole.differs())
             yield counted("alarms", f"A/A, whole and five stages, n {n}", column, old, new)
 
 
