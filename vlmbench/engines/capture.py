@@ -94,8 +94,10 @@ class CudaGraphs:
             for _ in range(_WARM_UP_RUNS):
                 work()
             before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("error")
             try:
+                with warnings.catch_warnings():  # a prototype, says torch once; as an error that would leave it on
+                    warnings.simplefilter("ignore")
+                    torch.cuda.set_sync_debug_mode("error")
                 work()
             except RuntimeError as error:
                 if "synchroniz" not in str(error):
