@@ -89,7 +89,7 @@ class State:
             f"{self.kills} kills ({', '.join(f'{n} {k}' for k, n in sorted(self.by_kind.items()))}; "
             f"{', '.join(f'{n} {k}' for k, n in sorted(self.by_signal.items()))}) in {self.attempts} attempts, "
             f"{self.finished} runs came to their end with {self.rows} measured rows: lost {self.lost}, "
-            f"doubled {self.doubled}, torn {self.torn}, points skipped after deaths {self.skipped_after_deaths}, "
+            f"doubled {self.doubled}, torn {self.torn}, requests skipped after deaths {self.skipped_after_deaths}, "
             f"problems {len(self.problems)}"
         )
 
@@ -211,7 +211,7 @@ class Kind:
         acknowledged = {tuple(json.loads(line)) for line in text.splitlines()}
         keys = Counter(_stored_keys(run))
         skipped = _skipped(run)
-        expected = {key for key in self.expected if (key[0], key[1]) not in skipped}
+        expected = {key for key in self.expected if key[:3] not in skipped}
         lost = (acknowledged | expected) - set(keys)
         state.lost += len(lost)
         state.doubled += sum(count - 1 for count in keys.values())
@@ -335,15 +335,15 @@ def _stored_keys(run: Path) -> Iterator[Key]:
                 yield (name, row["point_id"], row["sample_id"], row["repeat"], row["mode"])
 
 
-def _skipped(run: Path) -> set[tuple[str, str]]:
-    """(directory, point) of points that were given up because processes died in them."""
+def _skipped(run: Path) -> set[tuple[str, str, str]]:
+    """(directory, point, sample) of requests that were given up because processes died in them."""
     found = set()
     for path in run.rglob("records.jsonl"):
         name = path.parent.name if path.parent != run else ""
         for line in path.read_bytes().splitlines():
             row = json.loads(line)
             if row["status"] == "skipped" and "processes in a row died" in str(row["reason"]):
-                found.add((name, row["point_id"]))
+                found.add((name, row["point_id"], row["sample_id"]))
     return found
 
 

@@ -16,12 +16,14 @@ import torch
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.attempts import BEGUN_NAME, Attempts
+from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output, Request
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, no_slope, sweep_series, vision_counts
 from vlmbench.runner.warmup import Warmup
+from vlmbench.session.ending import conclude
 from vlmbench.stopping import Stopping
 from vlmbench.sweep import Sweep
 from vlmbench.testing.planted import PlantedModel, Samples, SimulatedTime, Times
@@ -441,6 +443,41 @@ def test_a_sample_in_which_a_process_died_comes_last_of_its_series(tmp_path: Pat
     _, rows = measure(tmp_path, PlantedModel(FAST), dataset(5, reference=None), attempts=attempts)
     assert {row["sample_id"] for row in rows} == {f"s{i}" for i in range(5)}
     assert rows[-1]["sample_id"] == "s2"
+
+
+@pytest.mark.parametrize("point", ["dataset", "reference"])
+def test_a_request_in_which_two_processes_died_leaves_one_row_and_the_others_go_on(tmp_path: Path, point: str) -> None:
+    attempts = begun(tmp_path, 2, point, "s0")
+    states, rows = measure(tmp_path, PlantedModel(FAST), dataset(3, repeats=4, reference=0), attempts=attempts)
+    (skipped,) = [row for row in rows if row["status"] == "skipped"]
+    assert (skipped["point_id"], skipped["sample_id"]) == (point, "s0")
+    by_name = {state.series.point_id: state for state in states}
+    assert [state.failed for state in states] == [0, 0]
+    if point == "dataset":
+        assert (by_name["dataset"].measured, by_name["dataset"].left_out, by_name["dataset"].ended) == (
+            8, 4, "all_measured",
+        )  # fmt: skip
+        assert by_name["reference"].measured == 12
+    else:
+        assert (by_name["reference"].measured, by_name["reference"].ended) == (0, "skipped")
+        assert by_name["dataset"].measured == 12
+    outcome = OutcomeFile(tmp_path)
+    outcome.begin()
+    said: list[str] = []
+    assert conclude(outcome, states, said.append) == 0
+    assert "2 processes in a row died" in said[-1]
+
+
+def test_a_kill_from_outside_is_not_held_against_a_request_that_was_measured(tmp_path: Path) -> None:
+    measure(tmp_path, PlantedModel(FAST), dataset(2, reference=None))
+    for _ in range(3):
+        content = {"now": ["dataset", "s0", "prepare"], "deaths": [], "oom_kills": None}
+        (tmp_path / BEGUN_NAME).write_text(json.dumps(content))
+        attempts = Attempts(tmp_path)
+        with RecordStore(tmp_path) as store:
+            attempts.open(store.has_run_of)
+        assert attempts.deaths("dataset") == 0
+        attempts.close()
 
 
 def test_what_runs_is_named_on_disk_while_it_runs(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vlmbench.errors import DirectoryConflictError, InputError, RowsLostError
+from vlmbench.machine.host import OomKills, _count_of_kills, oom_kills
 from vlmbench.records.attempts import BEGUN_NAME, Attempts
 from vlmbench.records.files import remove_stray_parts
 from vlmbench.records.lock import LOCK_NAME, RunLock
@@ -143,6 +145,37 @@ def test_two_deaths_in_a_row_are_counted_and_an_end_clears_them(tmp_path: Path) 
     assert attempts.deaths("large") == 0
     attempts.close()
     assert not (tmp_path / BEGUN_NAME).exists()
+
+
+def test_a_death_is_held_against_a_run_only_where_nothing_speaks_for_it(tmp_path: Path) -> None:
+    """A kill from outside leaves the same trace as the kernel's for memory."""
+    kills = OomKills(group="one", count=3)
+
+    def dies(now: OomKills | None, *, stored: bool, then: OomKills | None) -> int:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        attempts = Attempts(folder, memory_kills=lambda: now)
+        attempts.open()
+        attempts.begin("p", "s", "bare")
+        os.close(attempts._descriptor)  # as a kill does
+        attempts = Attempts(folder, memory_kills=lambda: then)
+        attempts.open(lambda point, sample: stored and (point, sample) == ("p", "s"))
+        return attempts.deaths("p", "s")
+
+    assert dies(None, stored=False, then=None) == 1
+    assert dies(None, stored=True, then=None) == 0
+    assert dies(kills, stored=True, then=kills) == 0
+    assert dies(kills, stored=True, then=replace(kills, count=4)) == 1
+    assert dies(kills, stored=True, then=OomKills(group="another", count=9)) == 0
+    assert dies(kills, stored=False, then=kills) == 1
+
+
+def test_the_kernels_count_of_kills_is_read(tmp_path: Path) -> None:
+    assert _count_of_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n") == 2
+    with pytest.raises(ValueError, match="oom_kill"):
+        _count_of_kills("oom 3\n")
+    found = oom_kills()
+    assert found is None or found.count >= 0
 
 
 def test_a_clean_end_blames_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -102,6 +103,39 @@ def device_state(device: str) -> dict[str, Any]:
     if device.partition(":")[0] == "cuda":
         state.update(gpu_state(device))
     return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class OomKills:
+    """How many processes of a control group the kernel has killed for memory.
+
+    Args:
+        group: tells groups of all hosts and boots apart; counts of different groups are not comparable.
+        count: ``oom_kill`` of its ``memory.events``.
+    """
+
+    group: str
+    count: int
+
+
+def oom_kills() -> OomKills | None:
+    """Kills for memory in this process's control group so far; None where the system does not tell (cgroup v2 does)."""
+    with suppress(OSError, ValueError):
+        own = next(iter(re.findall(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)), "")
+        root = Path("/sys/fs/cgroup")
+        for folder in (root / own, root):
+            if (file := folder / "memory.events").is_file():
+                boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+                return OomKills(group=f"{boot}/{folder.stat().st_ino}", count=_count_of_kills(file.read_text()))
+    return None
+
+
+def _count_of_kills(events: str) -> int:
+    """The number behind ``oom_kill`` in the text of ``memory.events`` (ValueError where there is none)."""
+    found = re.search(r"^oom_kill (\d+)$", events, re.MULTILINE)
+    if found is None:
+        raise ValueError("no 'oom_kill' in memory.events")
+    return int(found[1])
 
 
 def _cpu_model() -> str:

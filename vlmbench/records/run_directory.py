@@ -112,7 +112,7 @@ class RunDirectory:
             RowsLostError: at its end, the file is no longer in its place.
         """
         with RecordStore(self.path) as store:
-            self.attempts.open()
+            self.attempts.open(store.has_run_of)
             yield store
 
     def begin(self, session: Mapping[str, Any], *, points_total: int) -> list[str]:

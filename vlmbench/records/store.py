@@ -90,6 +90,7 @@ class RecordStore:
         self.repair: Repair | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self._measured = KeySet()
+        self._requests = KeySet()
         self._descriptor = -1
         self._synced_s = 0.0
         self._lost: RowsLostError | None = None
@@ -153,6 +154,10 @@ class RecordStore:
         """Whether the row with this key (``Record.key``) was measured, in this session or an earlier one."""
         return isinstance(key, tuple) and key in self._measured
 
+    def has_run_of(self, point_id: str, sample_id: str) -> bool:
+        """Whether any run of this request was measured, in this session or an earlier one, however it was watched."""
+        return (point_id, sample_id) in self._requests
+
     def __len__(self) -> int:
         """Number of measured rows."""
         return len(self._measured)
@@ -181,6 +186,7 @@ class RecordStore:
         self._write(_to_line(record.to_row()))
         if measured:
             self._measured.add(record.key)
+            self._requests.add((record.point_id, record.sample_id))
         self.counts[record.point_id, str(record.mode), str(record.status)] += 1
 
     def _write(self, line: bytes) -> None:
@@ -291,6 +297,7 @@ class RecordStore:
             if (key := row_key(row)) in self._measured:
                 return False
             self._measured.add(key)
+            self._requests.add((row["point_id"], row["sample_id"]))
         self.counts[row["point_id"], row["mode"], row["status"]] += 1
         return True
 

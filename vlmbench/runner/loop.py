@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.errors import SampleError
 from vlmbench.machine.suspension import Suspensions
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
@@ -85,6 +85,7 @@ class Runner:
     _collected: list[int] = field(init=False, default_factory=list)
     _tracing: list[Probe] = field(init=False, default_factory=list)
     _postponed: set[tuple[str, str, int]] = field(init=False, default_factory=set)
+    _left_out: set[tuple[str, str]] = field(init=False, default_factory=set)
     _at: tuple[str, str] | None = field(init=False, default=None)
     _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
 
@@ -147,8 +148,10 @@ class Runner:
             sample_id = request.sample.sample_id
             if deaths := self._deaths(series.point_id, sample_id):
                 if deaths >= MOST_DEATHS:
-                    self._failures.caught(_died(deaths), state, sample_id, repeat, modes[0])
-                    return
+                    self._leave_out(state, sample_id, repeat, modes[0], _died(deaths))
+                    if state.ended is not None:
+                        return
+                    continue
                 if (job := (series.point_id, sample_id, repeat)) not in self._postponed:
                     self._postponed.add(job)
                     state.postponed.append((index, repeat))
@@ -159,6 +162,19 @@ class Runner:
             state.finished()
             return
         state.ended = state.ended or "all_measured"
+
+    def _leave_out(self, state: SeriesState, sample_id: str, repeat: int, mode: Mode, reason: str) -> None:
+        """Pass over a run of a request in which processes died: one row a request; a series of one request ends."""
+        series = state.series
+        request = (series.point_id, sample_id)
+        if request not in self._left_out:
+            self._left_out.add(request)
+            self._rows.write(series, sample_id, repeat, mode=mode, status=Status.SKIPPED, reason=reason)
+        state.left_out += 1
+        state.reason = reason
+        if series.size == 1:
+            state.ended = "skipped"
+        self.progress.advance(series.point_id)
 
     def _attempt(self, state: SeriesState, request: Request, repeat: int, modes: Sequence[Mode]) -> None:
         """Run one request in the given modes; whatever goes wrong becomes a row."""
@@ -277,8 +293,8 @@ class Runner:
         return True
 
 
-def _died(deaths: int) -> UnreachablePointError:
-    return UnreachablePointError(
+def _died(deaths: int) -> str:
+    return (
         f"{deaths} processes in a row died in this run without a word (out of host memory, perhaps), so it is skipped; "
         f"remove {BEGUN_NAME} from the run directory to try it again"
     )

@@ -311,6 +311,7 @@ class SeriesState:
         ended: by what; None while it goes on.
         reason: of the last failure.
         postponed: jobs that come after all others of the series.
+        left_out: runs that were not tried, because processes died in their request.
     """
 
     series: Series
@@ -323,6 +324,7 @@ class SeriesState:
     ended: str | None = None
     reason: str | None = None
     postponed: list[tuple[int, int]] = field(default_factory=list)
+    left_out: int = 0
 
     def next_jobs(self) -> Iterator[tuple[int, int]]:
         """The jobs that are still to come, those that were postponed last."""

@@ -63,6 +63,8 @@ def conclude(
         reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:_SHOWN])
     if reason is not None:
         say(reason)
+    elif left_out := [s for s in states if s.left_out]:
+        say("; ".join(f"{s.series.point_id}: left out ({s.reason})" for s in left_out[:_SHOWN]))
     status = 0 if reason is None else 1
     outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
     return status
@@ -82,7 +84,7 @@ def interrupted(outcome: OutcomeFile, reason: str, say: Callable[[str], None], *
 
 def _is_short(state: SeriesState) -> bool:
     """Whether a series that met the time limit lacks runs: its stopping rule is unmet, or not each request was run."""
-    return state.series.stopping is not None or state.measured + state.failed < state.series.expected
+    return state.series.stopping is not None or state.measured + state.failed + state.left_out < state.series.expected
 
 
 def _cut_words(cut: Sequence[SeriesState]) -> str:
