@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from submitit.slurm.slurm import _make_sbatch_string
 
+from vlmbench.cli import grids
 from vlmbench.cli.grids import after_multirun
 from vlmbench.cluster import slurm
 from vlmbench.cluster import status as status_module
@@ -253,13 +255,71 @@ def test_slurms_word_on_a_failed_job_is_followed_by_its_own(tmp_path: Path, monk
     found = submitted(tmp_path, 1, age_s=1000)
     ended(tmp_path / "0_run", State.INTERRUPTED, 130, "5_0")
     says(monkeypatch, {}, {"7_0": "FAILED"})
-    (found.folder / "logs" / "7_0_0_log.err").write_text(
+    (found.folder / "logs" / "7_0_0_log.out").write_text(
         "vlmbench: refused\nINFO vlmbench.cli.node: exit status 2 after 3 s in 0_run\n"
+        "srun: error: n1: task 0: Exited with exit code 2\n"
     )
     (one,) = status(tmp_path)
     assert one.state == RunState.FAILED
     assert one.reason is not None
     assert one.reason.endswith(": refused")
+
+
+LOADING = "vlmbench: loading\n"
+OVER_130 = "vlmbench: interrupted\nINFO vlmbench.cli.node: exit status 130 after 3 s in 0_run\n"
+NO_PYTHON = "slurmstepd: error: execve(): /opt/python: No such file or directory\n"
+EXITED = "srun: error: n1: task 0: Exited with exit code 2\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (NO_PYTHON + EXITED, "execve(): /opt/python: No such file or directory"),
+        ("execve(): /opt/python: No such file or directory\n", "execve(): /opt/python: No such file or directory"),
+        (LOADING + "srun: error: n1: task 0: Killed\n", "n1: task 0: Killed"),
+        (LOADING + "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***\n", None),
+        (LOADING + EXITED, None),
+        (OVER_130 + LOADING + NO_PYTHON + EXITED, "execve(): /opt/python: No such file or directory"),
+        (NO_PYTHON + EXITED + OVER_130, "interrupted"),
+        (
+            "slurm_script: line 9: /no/setup: No such file or directory\n",
+            "line 9: /no/setup: No such file or directory",
+        ),
+    ],
+)
+def test_what_ended_a_task_is_read_from_its_log(log: str, words: str | None) -> None:
+    assert status_module.last_words(log) == words
+
+
+def test_the_log_is_where_submitit_lets_slurm_write_it(tmp_path: Path) -> None:
+    """Slurm itself is asked in tests/slurm; this is the script that it would get."""
+    script = _make_sbatch_string("true", tmp_path, map_count=3, stderr_to_stdout=True)
+    assert "%A_%a_0_log.out" in script
+    assert "_log.err" not in script
+    found = submitted(tmp_path / "sweep", 1)
+    (found.folder / "logs" / "7_0_0_log.out").write_text("there")
+    assert status_module.log_of(found, found.tasks[0], "7_0") == "there"
+    assert status_module.log_of(found, found.tasks[0], "7_1") is None
+
+
+def test_done_is_done_whichever_submission_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two submits at once: one task of each pair is refused by the lock, the other one measures."""
+    submitted(tmp_path, 2, age_s=1000)
+    for i in range(2):
+        ended(tmp_path / f"{i}_run", State.DONE, 0, f"6_{i}")
+    says(monkeypatch, {"7_1": "PENDING"}, {"7_0": "FAILED"})
+    found = status(tmp_path)
+    assert [str(one.state) for one in found] == ["done", "done"]
+    assert overall(found) == 0
+    assert grids.run("status", str(tmp_path)) == 0
+
+
+def test_a_look_at_runs_that_failed_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path / "0_run", State.DONE, 0)
+    assert grids.run("status", str(tmp_path)) == 0
+    ended(tmp_path / "1_run", State.FAILED, 2, reason="out of luck")
+    assert grids.run("status", str(tmp_path)) == 1
+    assert "out of luck" in capsys.readouterr().out
 
 
 def test_a_study_is_followed_by_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

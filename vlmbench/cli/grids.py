@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
-from vlmbench.cluster.status import OVER, RunStatus, counts, overall, status, table, without_studies
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, table, without_studies
 from vlmbench.cluster.submit import conclude
-from vlmbench.errors import ConfigError
+from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 
 _SHOWN = 200
@@ -42,7 +42,7 @@ def run(task: str, runs: str | None, output_dir: Path | None = None) -> int:
 def _status(root: Path) -> int:
     found = status(root)
     print_table(found, root)
-    return 0
+    return FAILED if any(one.state == RunState.FAILED for one in found) else OK
 
 
 def _collect(root: Path, output_dir: Path | None) -> int:

@@ -19,20 +19,22 @@ from vlmbench.records.outcome import Outcome, State, read_outcome
 # What a task said last in its log: all that is left of one that was refused, for its directory is another run's.
 
 _TAIL_BYTES = 1 << 16
-_OVER = re.compile(r"^INFO \S+: exit status \d+ ", re.MULTILINE)  # of vlmbench.cli.node
+_OVER = re.compile(r"^INFO \S+: exit status \d+ .*$", re.MULTILINE)  # of vlmbench.cli.node
 _SAID = re.compile(r"^vlmbench: (?P<text>.*(?:\n(?!vlmbench: |[A-Z]+ [\w.]+: ).+)?)", re.MULTILINE)
+# What ends a task that never came to speak: Slurm's own errors, and those of the script around the task.
+_SLURM_SAID = re.compile(
+    r"^(?:(?:slurmstepd|srun|slurmd)\S*: (?:error|fatal): |\S*slurm_script: )(?P<text>.+)|^(?P<exec>execve\(\): .+)",
+    re.MULTILINE,
+)
+_SAYS_NOTHING = re.compile(r"\*\*\*|Exited with exit code|[Tt]erminating|First task exited|Job step aborted")
 
 
 def log_of(submission: Submission, task: Task, job_id: str | None) -> str | None:
     """The end of a task's log; None where it left none."""
     folder = submission.folder / "logs"
-    files = [folder / f"{task.index}.log"]
-    if submission.cluster == "slurm":
-        files = sorted(folder.glob(f"{job_id}_*.err")) if job_id else []
-    for file in reversed(files):
-        if (text := _tail(file)) is not None:
-            return text
-    return None
+    if submission.cluster != "slurm":
+        return _tail(folder / f"{task.index}.log")
+    return _tail(folder / f"{job_id}_0_log.out") if job_id else None  # submitit's name; standard error goes there, too
 
 
 def is_over(log: str) -> bool:
@@ -41,9 +43,23 @@ def is_over(log: str) -> bool:
 
 
 def last_words(log: str) -> str | None:
-    """The last message to the user, two lines at most; None if there is none."""
-    said = [match["text"].strip() for match in _SAID.finditer(log)]
-    return said[-1] if said else None
+    """Why the last attempt in a log ended, two lines at most; None if it does not say.
+
+    An attempt that came to its end said so to the user last; of one that did not, only Slurm's errors tell.
+    """
+    *ended, rest = _OVER.split(log)  # a requeued task goes on in the same file
+    if said := _slurms_words(rest):
+        return said
+    if not ended:
+        return None
+    own = [match["text"].strip() for match in _SAID.finditer(ended[-1])]
+    return own[-1] if own else _slurms_words(ended[-1])
+
+
+def _slurms_words(text: str) -> str | None:
+    said = [(match["exec"] or match["text"]).strip() for match in _SLURM_SAID.finditer(text)]
+    telling = [line for line in said if not _SAYS_NOTHING.search(line)]
+    return telling[-1] if telling else None
 
 
 def _tail(file: Path) -> str | None:
@@ -123,7 +139,7 @@ def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> lis
     outcomes = [_outcome(run) for run in runs]
     ids = [_job_id(run) for run in runs]
     on_slurm = [i for i, run in enumerate(runs) if run.submission and run.submission.cluster == "slurm"]
-    open_ones = [i for i in on_slurm if not _is_final(outcomes[i], runs[i], ids[i])]
+    open_ones = [i for i in on_slurm if not _is_final(outcomes[i])]
     waiting: dict[str, slurm.JobState] | None = {}
     ended: dict[str, slurm.JobState] = {}
     if open_ones:
@@ -178,9 +194,9 @@ def _job_id(run: Run) -> str | None:
     return run.task.job_id if run.task else None
 
 
-def _is_final(outcome: Outcome | str | None, run: Run, job_id: str | None) -> bool:
-    """Whether the run's own account is the last word, so that nobody else need be asked."""
-    return isinstance(outcome, Outcome) and outcome.state == State.DONE and _is_of(outcome, run, job_id)
+def _is_final(outcome: Outcome | str | None) -> bool:
+    """Whether the run's own account is the last word, whichever of several submissions measured it."""
+    return isinstance(outcome, Outcome) and outcome.state == State.DONE
 
 
 def _is_of(outcome: Outcome, run: Run, job_id: str | None) -> bool:
@@ -219,7 +235,7 @@ class _Slurm:
         ours = outcome if outcome is not None and _is_of(outcome, run, job_id) else None
         job = (self.waiting or {}).get(job_id or "")
         left_s, silent = None, False
-        if ours is not None and ours.state == State.DONE:
+        if _is_final(outcome):
             state, reason = RunState.DONE, None
         elif job is not None and job.state in slurm.WAITING:
             state, reason = RunState.QUEUED, job.reason
@@ -242,7 +258,7 @@ class _Slurm:
         if end is not None and end.state not in slurm.ALIVE:
             state, reason = _by_accounts(end)
             log = log_of(run.submission, run.task, job_id) if run.task is not None else None
-            said = last_words(log) if log is not None and is_over(log) else None
+            said = last_words(log) if log is not None else None
             return state, f"{reason}: {said}" if said else reason
         last_sign = max(run.submission.submitted_unix_s, ours.updated_unix_s if ours else 0.0)
         if time.time() - last_sign < self.lost_after_s:
