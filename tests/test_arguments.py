@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from vlmbench.cli import validate
-from vlmbench.cli.overrides import arranged
+from vlmbench.cli.argument_order import arranged
 from vlmbench.errors import ConfigError
 from vlmbench.sweep import spaced
 

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig
 
 from vlmbench.cli import validate
-from vlmbench.cli.overrides import arranged
+from vlmbench.cli.argument_order import arranged
 from vlmbench.machine.installation import conf_dir
 
 ROOT = Path(__file__).parents[1]

@@ -21,23 +21,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Run", "WatchedRun", "anatomy", "compare", "load", "measure", "read", "summary", "watch"]
 
-_PLACES = {
-    "Run": "run",
-    "WatchedRun": "watching",
-    "anatomy": "models",
-    "compare": "run",
-    "load": "models",
-    "measure": "measuring",
-    "read": "run",
-    "summary": "run",
-    "watch": "watching",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: ``--help`` of the command line must not wait for pandas."""
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"vlmbench.api.{_PLACES[name]}"), name)
+    from vlmbench.api import PLACES
+
+    if name in PLACES:
+        return getattr(importlib.import_module(f"vlmbench.api.{PLACES[name]}"), name)
     raise AttributeError(f"module 'vlmbench' has no attribute {name!r}")
 
 

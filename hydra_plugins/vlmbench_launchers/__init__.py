@@ -110,8 +110,8 @@ class SlurmLauncher(_GridLauncher):
 
     def _launch(self, sweep_dir: Path, composed: Any) -> Any:
         from vlmbench.cli.node import main as run_task
+        from vlmbench.cluster.launch import launch_on_slurm
         from vlmbench.cluster.settings import SlurmSettings, parse
-        from vlmbench.cluster.submit import launch_on_slurm
 
         return launch_on_slurm(sweep_dir, composed, parse(SlurmSettings, self.params), run_task)
 

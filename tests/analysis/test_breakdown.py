@@ -8,7 +8,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, row, write
 from vlmbench.analysis.breakdown import component_table, parameter_table, residual_summary, time_and_parameters
 from vlmbench.analysis.frames import load_runs
-from vlmbench.report.narrative.phase1 import HOW_SURE, answers
+from vlmbench.report.narrative.latency import HOW_SURE, answers
 from vlmbench.report.phase1_summary import summarise
 from vlmbench.schema import Status
 

@@ -14,7 +14,7 @@ from scipy.stats import fisher_exact
 from tests.analysis.made import row, write
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.tail import cause_counts, flag_causes, shares, slow_requests
-from vlmbench.report.narrative.phase1 import HOW_BAD, answers
+from vlmbench.report.narrative.latency import HOW_BAD, answers
 from vlmbench.report.phase1_summary import summarise
 
 

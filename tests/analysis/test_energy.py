@@ -13,7 +13,7 @@ from tests.analysis.swept import OUTPUT, sweep, write_run
 from vlmbench.analysis.energy import COLUMNS, energy_summary
 from vlmbench.analysis.frames import load_runs
 from vlmbench.report import table_cells, terminal_tables
-from vlmbench.report.narrative.phase1 import HOW_MUCH_ENERGY, answers
+from vlmbench.report.narrative.latency import HOW_MUCH_ENERGY, answers
 from vlmbench.report.page import write_page
 from vlmbench.report.phase1 import write_phase1
 from vlmbench.report.phase1_summary import summarise

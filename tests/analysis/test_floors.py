@@ -15,7 +15,7 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.theme import COMPONENT_LABELS
 from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.report import terminal_tables
-from vlmbench.report.narrative.phase1 import WHICH_PART, answers
+from vlmbench.report.narrative.latency import WHICH_PART, answers
 from vlmbench.report.phase1_summary import summarise
 
 # 1 TFLOP/s and 1 TB/s: 1 GFLOP or 1 GB takes 1 ms.

@@ -19,8 +19,8 @@ from vlmbench.cli.grids import after_multirun
 from vlmbench.cluster import slurm
 from vlmbench.cluster import status as status_module
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
+from vlmbench.cluster.launch import conclude, to_do
 from vlmbench.cluster.status import RunState, overall, status, table
-from vlmbench.cluster.submit import conclude, to_do
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect

@@ -14,9 +14,9 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report.page import write_page
-from vlmbench.report.page.answer import saved
 from vlmbench.report.page.cells import plain, rounded
 from vlmbench.report.page.contents import page_data
+from vlmbench.report.page.first_screen import saved
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
 from vlmbench.report.page.quality import command, flag_name

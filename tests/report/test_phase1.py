@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, row, usual, write
 from vlmbench.errors import InputError
 from vlmbench.report import terminal_tables
-from vlmbench.report.narrative.phase1 import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
+from vlmbench.report.narrative.latency import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
 from vlmbench.report.phase1 import EXPERIMENT, PHASE_FILE, figures, write_phase1
 from vlmbench.report.phase1_summary import read_run, summarise
 from vlmbench.report.phase_file import run_rows, write_phase_file

@@ -15,8 +15,8 @@ import pytest
 from tests.slurm.conftest import Cluster, Vlmbench, kill, pictures, states, until
 from vlmbench.cluster.collect import collect
 from vlmbench.cluster.grid import FOLDER, read_submissions
+from vlmbench.cluster.launch import cancel
 from vlmbench.cluster.status import OVER, RunState, overall, status
-from vlmbench.cluster.submit import cancel
 from vlmbench.records.lock import holder_of
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import iter_rows

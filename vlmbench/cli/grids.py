@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, table, without_studies
-from vlmbench.cluster.submit import conclude
+from vlmbench.cluster.launch import conclude
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 
@@ -64,7 +64,7 @@ def _collect(root: Path, output_dir: Path | None) -> int:
 
 
 def _cancel(root: Path) -> int:
-    from vlmbench.cluster.submit import cancel
+    from vlmbench.cluster.launch import cancel
 
     going = cancel(root)
     say(f"{len(going)} tasks were told to stop" if going else "nothing is queued or running")

@@ -8,7 +8,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from vlmbench.cli.overrides import AXES
+from vlmbench.cli.argument_order import AXES
 from vlmbench.cli.validate import unknown_key
 from vlmbench.machine.installation import conf_dir
 from vlmbench.sweep import KNOBS, NESTED

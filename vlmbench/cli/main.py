@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
 from vlmbench.cli import hydra_errors, validate
+from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
-from vlmbench.cli.overrides import arranged
 from vlmbench.errors import (
     BAD_INPUT,
     FAILED,

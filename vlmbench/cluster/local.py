@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vlmbench.cluster.grid import Submission, Task, new_submission, read_submissions
+from vlmbench.cluster.launch import Composed, contents_of, now, say_next, to_do
 from vlmbench.cluster.settings import LocalSettings
 from vlmbench.cluster.status import RunStatus
-from vlmbench.cluster.submit import Composed, contents_of, now, say_next, to_do
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.lock import RunLock
 from vlmbench.text import say

@@ -9,7 +9,7 @@ study of thousands of figures keeps none of them in memory. A figure function ha
         ...
     save(fig, directory, "what_it_shows")
 
-A component has one colour in every figure, that of :mod:`vlmbench.schema.stages`.
+A component has one colour in every figure, that of :mod:`vlmbench.schema.stage_table`.
 """
 
 from __future__ import annotations

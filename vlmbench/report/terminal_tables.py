@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vlmbench.figures.theme import caption, component_colour
 from vlmbench.report import table_cells
-from vlmbench.report.narrative.phase1 import answers, flag_sentence
+from vlmbench.report.narrative.latency import answers, flag_sentence
 from vlmbench.text import DASH, amount, digits, percent
 
 _BAR_CELLS = 9  # more would cut the table of components at 120 columns

@@ -2,7 +2,7 @@
 
 from vlmbench.schema.columns import COLUMNS, Column, column_of, columns_of, label_of
 from vlmbench.schema.record import SCHEMA_VERSION, Mode, Record, Status
-from vlmbench.schema.stages import (
+from vlmbench.schema.stage_table import (
     COST_STAGES,
     DECODE_PARTS,
     HOST_PARTS,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from vlmbench.schema.stages import COST_STAGES, STAGES, TOTAL_STAGES
+from vlmbench.schema.stage_table import COST_STAGES, STAGES, TOTAL_STAGES
 
 _HOLE = "<stage>"
 _BUSY = (*TOTAL_STAGES, "residual", "total")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmbench.report.page import answer, compared, overview, quality, stages, tail, tokens
+from vlmbench.report.page import compared, first_screen, overview, quality, stages, tail, tokens
 from vlmbench.report.page.cells import of_grid, plain
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
@@ -80,8 +80,8 @@ def _detail(story: Story, shares: int) -> dict[str, Any]:
     """A story with all that its sections show."""
     part = story.main
     return {
-        "answer": answer.sentences(story),
-        "short": " ".join(plain(sentence) for sentence in answer.sentences(story)[:1]),
+        "answer": first_screen.sentences(story),
+        "short": " ".join(plain(sentence) for sentence in first_screen.sentences(story)[:1]),
         "facts": quality.facts(story),
         "quality": quality.quality(story),
         "command": quality.command(part),

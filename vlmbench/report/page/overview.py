@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.report.page.answer import slope
 from vlmbench.report.page.cells import (
     STAGE_CODES,
     STAGE_LABELS,
@@ -19,6 +18,7 @@ from vlmbench.report.page.cells import (
     share_span,
     table,
 )
+from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stages import components
 from vlmbench.report.page.stories import Story

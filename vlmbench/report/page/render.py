@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmbench import __version__
 from vlmbench.figures.theme import caption
-from vlmbench.report.narrative import interventions, phase1, scaling
+from vlmbench.report.narrative import interventions, latency, scaling
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.parts import COMPARISON, INTERVENTIONS, TITLES, Part, parts_of
@@ -123,13 +123,13 @@ def _section(part: Part) -> dict[str, Any]:
         else "; ".join(caption(row["provenance"]) for row in summary.get("comparisons") or []),
         "answers": list(_answers(part)),
         "tables": [of_grid(grid) for grid in grids(summary) if grid.name not in _SHOWN_ELSEWHERE],
-        "lines": [line for line in (*lines, *phase1.flag_sentence(summary.get("flags") or {})) if line],
+        "lines": [line for line in (*lines, *latency.flag_sentence(summary.get("flags") or {})) if line],
     }
 
 
 def _answers(part: Part) -> Iterator[tuple[str, Sequence[str]]]:
     if part.is_phase1:
-        yield from phase1.answers(part.summary, part.provenance)
+        yield from latency.answers(part.summary, part.provenance)
     elif part.experiment == INTERVENTIONS:
         yield from interventions.answers(part.summary)
     elif part.experiment != COMPARISON:

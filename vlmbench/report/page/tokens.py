@@ -11,7 +11,6 @@ import pandas as pd
 from vlmbench.analysis import frames
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, X_LABELS, held_fixed, slices
-from vlmbench.report.page.answer import slope
 from vlmbench.report.page.cells import (
     Piece,
     bold,
@@ -22,6 +21,7 @@ from vlmbench.report.page.cells import (
     rounded,
     rounded_list,
 )
+from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stories import Story
 from vlmbench.text import count, digits, percent
