@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, table, without_studies
 from vlmbench.cluster.launch import conclude
+from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, table, without_studies
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 
