@@ -76,6 +76,28 @@ def test_a_sweep_that_fits_no_part_alone_is_refused(overrides: list[str], axes: 
         part_choices(job_of(*overrides, axes=axes))
 
 
+@pytest.mark.parametrize("override", ["parts.phase2=[sweep=resolution]", "~parts.phase3", "parts={}"])
+def test_parts_are_not_changed_by_an_override(override: str) -> None:
+    with pytest.raises(ConfigError, match="would change the parts of this study") as refused:
+        part_choices(job_of("experiment=all", override))
+    assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("parts.phase2=['experiment=phase2','sweep=resolution']", "would change the parts of this study"),
+        ("++parts.phase2=['experiment=nope']", "part 'phase2' cannot be composed: 'nope' must be one of"),
+    ],
+)
+def test_a_part_that_cannot_be_is_bad_input(vlmbench: Vlmbench, tmp_path: Path, override: str, words: str) -> None:
+    done = vlmbench("experiment=all", override, "output_dir=out", "runtime.device=cpu", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert words in lines[0]
+
+
 def test_a_sweep_of_a_part_that_is_not_there_is_refused() -> None:
     parts = {name: PARTS[name] for name in ("phase2", "phase3")}
     with pytest.raises(ConfigError, match=r"\(phase2, phase3\)"):

@@ -32,6 +32,7 @@ from vlmbench.errors import (
     FAILED,
     INTERRUPTED,
     OK,
+    ConfigError,
     DirectoryConflictError,
     RowsLostError,
     VlmbenchError,
@@ -170,7 +171,13 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
     def part(name: str, choices: list[str]) -> Job:
         chosen = {choice.partition("=")[0] for choice in choices} | {"output_dir", "hydra/launcher"}
         mine = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in chosen]
-        composed = hydra.compose(config_name="config", overrides=[*choices, *mine])
+        try:
+            composed = hydra.compose(config_name="config", overrides=[*choices, *mine])
+        except (HydraException, OmegaConfBaseException) as error:
+            words = " ".join(hydra_errors.compact(error).splitlines())
+            raise ConfigError(
+                f"part '{name}' cannot be composed: {words}\nIt is made of {' '.join([*choices, *mine])}"
+            ) from error
         return _job(composed, [*choices, *mine], OutcomeFile(outcome.directory / name))
 
     settings = validate.validate(config)

@@ -82,10 +82,17 @@ def part_choices(job: Job) -> dict[str, list[str]]:
     """Name of each part to the choices that make it; ``sweep=NAME`` replaces the sweep of the part that it fits.
 
     Raises:
-        ConfigError: it fits none, or single axes were given.
+        ConfigError: it fits none, or single axes were given; or a part was changed by an override.
     """
     parts = {name: list(choices) for name, choices in job.settings.parts.items()}
-    given = [o for o in job.overrides if o.lstrip("+~").partition("=")[0].partition(".")[0] == "sweep"]
+    if changed := [o for o in job.overrides if _key(o).partition(".")[0] == "parts" and not o.startswith("+")]:
+        raise ConfigError(
+            f"'{' '.join(changed)}' would change the parts of this study ({', '.join(parts)}), which are fixed; "
+            "sweep=NAME replaces the sweep of the part that it fits.\n"
+            "Measure another by itself, then compare: experiment=phase2 sweep=… output_dir=DIR, and "
+            "experiment=token_comparison phase2_results=DIR"
+        )
+    given = [o for o in job.overrides if _key(o).partition(".")[0] == "sweep"]
     if not given or not parts:
         return parts
     kinds = {_part_of(name) for name in job.build("sweep").axes}
@@ -99,6 +106,11 @@ def part_choices(job: Job) -> dict[str, list[str]]:
         )
     parts[part] = [*(choice for choice in parts[part] if not choice.startswith("sweep=")), given[-1]]
     return parts
+
+
+def _key(override: str) -> str:
+    """What an override changes."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _part_of(axis: str) -> str:
