@@ -3,6 +3,8 @@
 On top stand the stages as the host went through them, one slice a token, and for each device the stretch in which it
 ran each stage's kernels; below are the profiler's own tracks: host operators, launch calls, streams. Every kernel
 carries its stage in ``args.stage``.
+
+Not ``record_function`` spans: whether the profiler draws their device tracks as well has not been looked at on a GPU.
 """
 
 from __future__ import annotations

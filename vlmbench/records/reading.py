@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeySet:
-    """Keys of rows (tuples of texts and whole numbers) as 64-bit hashes: some 60 bytes each, whatever their texts.
+    """Keys of rows (tuples of texts and whole numbers) as 64-bit hashes: 60 to 90 bytes each, whatever their texts.
 
     Among a million keys, the chance that any two share a hash is 3e-8.
     """
