@@ -40,6 +40,15 @@ parameters is left out, no parameter is counted twice. The static rules were tun
 expect less, and look at the anatomy table first. `fast_vlm`, `gemma3n` and `perception_lm` have towers from the `timm`
 package and run only where it is installed; a named `timm` tower is not shrunk.
 
+Molmo 1 is not among them: transformers has no such architecture, and `vlmbench/models/molmo/` brings it. Checkpoints
+in the hub's layouts (MolmoE-1B, 7B-O, 7B-D, 72B; safetensors) load from the folder as downloaded, through
+transformers' own conversion mapping (`vlmbench/models/molmo/released.py`); `tests/models/molmo/test_molmo_released.py`
+compares every tensor with the converter's, on tiny checkpoints of all three decoders (transformers 5.17.0 and 5.23.0).
+The converter (`python -m vlmbench.models.molmo.convert SRC DST`) is needed for allenai/molmo's own layout
+(`config.yaml`, `model.pt`, stacked experts), for `pytorch_model.bin`, and before `model.quantization` or
+`runtime.tp_plan`: transformers cuts a weight for its process before the mapping's operation splits it, and the
+operations are not tried with quantisers.
+
 {summary}
 
 `.*` stands for the indices of a list of modules. Where a stage is absent the last column says why. "Inside" is the

@@ -17,6 +17,8 @@ from vlmbench.models.checkpoint import (
     check_tensors,
     commit_of_folder,
     damaged_files,
+    is_released_molmo,
+    needs_converter,
     released_molmo_on_hub,
     uneven_stacks,
 )
@@ -164,6 +166,8 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
 
     if spec.path is not None:
         check_folder(Path(spec.path))
+    if as_released(spec) and (spec.quantization is not None or where.tp_plan is not None):
+        raise needs_converter(Path(str(spec.path)), "which is neither quantised nor split while it is loaded as it is")
     options: dict[str, Any] = {
         "dtype": where.dtype,
         "attn_implementation": as_transformers_takes_it(attn_implementation),
@@ -178,7 +182,7 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         del options["quantization_config"]
     try:
         _check_memory(spec, where)
-        module, info = transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
+        module, info = _from_pretrained(spec, options)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {first_line(error)}") from error
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
@@ -197,6 +201,27 @@ def pretrained_module(spec: ModelSpec, where: Placement, *, attn_implementation:
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"'{spec.source}' does not fit on {where.device}: {first_line(error)}") from error
     return module.eval()
+
+
+def as_released(spec: ModelSpec) -> bool:
+    """Tell whether ``path`` is a folder of Molmo 1 as released, which has a layout of its own."""
+    return spec.path is not None and is_released_molmo(Path(spec.path))
+
+
+def read_config(spec: ModelSpec) -> Any:
+    """Read the configuration of a checkpoint; that of a released Molmo 1 is translated."""
+    if as_released(spec):
+        released: Any = importlib.import_module("vlmbench.models.molmo.released")
+        return released.read_released(Path(str(spec.path)))[0]
+    return transformers_library().AutoConfig.from_pretrained(str(spec.source), **hub_options(spec))
+
+
+def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> Any:
+    """(module, what was missing, surplus or wrongly shaped)."""
+    if as_released(spec):
+        released: Any = importlib.import_module("vlmbench.models.molmo.released")
+        return released.load_released(Path(str(spec.path)), **options)
+    return transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
 
 
 def _placement_options(where: Placement) -> dict[str, Any]:
@@ -224,8 +249,7 @@ def _check_memory(spec: ModelSpec, where: Placement) -> None:
     """Refuse a checkpoint too large for the device before reading it (not when quantised, nor with code of its own)."""
     if spec.quantization is not None or spec.trust_remote_code:
         return
-    config = transformers_library().AutoConfig.from_pretrained(str(spec.source), **hub_options(spec))
-    _check_fits(config, where, name=str(spec.source))
+    _check_fits(read_config(spec), where, name=str(spec.source))
 
 
 def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:

@@ -93,17 +93,13 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be a checkpoint, before transformers looks for it on the hub.
 
     Raises:
-        ModelError: no folder, no configuration, no weights, Molmo 1 as released, or hashes other than ``SHA256SUMS``
-            lists.
+        ModelError: no folder, no configuration, no weights, Molmo 1 in a layout that needs the converter, or hashes
+            other than ``SHA256SUMS`` lists.
     """
     if not folder.is_dir():
         raise ModelError(f"model folder '{folder}' does not exist; give a folder with config.json and *.safetensors")
-    if _is_released_molmo(folder):
-        made = f"{folder.resolve()}-converted"
-        raise ModelError(
-            f"'{folder}' is a released Molmo 1 checkpoint; convert it once: "
-            f"{_CONVERTER} {shlex.quote(str(folder))} {shlex.quote(made)} — then model.path={shlex.quote(made)}"
-        )
+    if is_released_molmo(folder) and not ((folder / "config.json").is_file() and any(folder.glob("*.safetensors"))):
+        raise needs_converter(folder, "without safetensors")
     if not (folder / "config.json").is_file():
         raise ModelError(f"model folder '{folder}' has no config.json")
     if not any(folder.glob("*.safetensors")):
@@ -113,8 +109,25 @@ def check_folder(folder: Path) -> None:
     check_hashes(folder, listed_hashes(folder))
 
 
-def _is_released_molmo(folder: Path) -> bool:
-    """The hub's layout (config.json without nested configurations) or allenai/molmo's own (config.yaml, model.pt)."""
+def needs_converter(folder: Path, why: str) -> ModelError:
+    """Say of Molmo 1 as released which commands make a folder that loads.
+
+    Args:
+        folder: of the released checkpoint.
+        why: what keeps it from being loaded as it is, in a few words behind "checkpoint".
+    """
+    made = f"{folder.resolve()}-converted"
+    return ModelError(
+        f"'{folder}' is a released Molmo 1 checkpoint {why}; convert it once: "
+        f"{_CONVERTER} {shlex.quote(str(folder))} {shlex.quote(made)} — then model.path={shlex.quote(made)}"
+    )
+
+
+def is_released_molmo(folder: Path) -> bool:
+    """Tell whether a folder holds Molmo 1 as released.
+
+    That is the hub's layout (config.json without nested configurations) or allenai/molmo's own (config.yaml, model.pt).
+    """
     file = folder / "config.json"
     if not file.is_file():
         return (folder / "config.yaml").is_file() and (folder / "model.pt").is_file()
@@ -128,8 +141,8 @@ def _is_released_molmo(folder: Path) -> bool:
 def released_molmo_on_hub(hub_id: str) -> str:
     """What to do where a hub id turned out to be Molmo 1 as released."""
     return (
-        f"'{hub_id}' holds Molmo 1 as released, which is converted once: hf download {hub_id} --local-dir SRC; "
-        f"{_CONVERTER} SRC DST; then model.path=DST"
+        f"'{hub_id}' holds Molmo 1 as released, which is loaded from a folder: hf download {hub_id} --local-dir SRC; "
+        f"then model.path=SRC (with quantization or tp_plan: {_CONVERTER} SRC DST; model.path=DST)"
     )
 
 

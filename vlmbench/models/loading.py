@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, first_line
 from vlmbench.models import building
 from vlmbench.models.attention import allow_backends
-from vlmbench.models.building import choose_experts, count_parameters, hub_options, module_on_meta
+from vlmbench.models.building import choose_experts, count_parameters, module_on_meta
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
 from vlmbench.models.processors import build_processor, load_processor
@@ -234,8 +234,15 @@ def _pretrained(spec: ModelSpec, runtime: Runtime, where: Placement, _: int) -> 
     began = time.monotonic()
     module = building.pretrained_module(spec, where, attn_implementation=runtime.attn_implementation)
     build_s = _elapsed_s(began, where.device)
-    options = building.hub_options(spec)
-    return module, load_processor(str(spec.source), model_type=module.config.model_type, options=options), build_s
+    return module, _processor_of(spec, module.config.model_type), build_s
+
+
+def _processor_of(spec: ModelSpec, model_type: str) -> Any:
+    """The processor of a checkpoint; a released Molmo 1 has the tokenizer only, the rest is ours."""
+    if building.as_released(spec):
+        released: Any = importlib.import_module("vlmbench.models.molmo.released")
+        return released.read_released(Path(str(spec.path)))[1]
+    return load_processor(str(spec.source), model_type=model_type, options=building.hub_options(spec))
 
 
 def _elapsed_s(began: float, device: torch.device) -> float:
@@ -290,18 +297,15 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
 
 def _config_and_processor(spec: ModelSpec) -> tuple[Any, Any]:
     """From the YAML, or with ``weights=pretrained`` from the checkpoint, whose weights need not be there."""
-    from transformers import AutoConfig
-
     if spec.weights == "random":
         config = build_config(spec)
         size = config.get_text_config(decoder=True).vocab_size
         return config, build_processor(dict(spec.processor), model_type=config.model_type, vocab_size=size)
-    options = hub_options(spec)
     try:
-        config = AutoConfig.from_pretrained(str(spec.source), **options)
+        config = building.read_config(spec)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"'{spec.source}' has no configuration that can be read ({first_line(error)}); "
             "give a folder with config.json and the processor's files, or use model.weights=random"
         ) from error
-    return config, load_processor(str(spec.source), model_type=config.model_type, options=options)
+    return config, _processor_of(spec, config.model_type)

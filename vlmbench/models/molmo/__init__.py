@@ -1,7 +1,7 @@
 """Molmo 1 (``allenai/MolmoE-1B-0924``, ``Molmo-7B-O``, ``Molmo-7B-D``, ``Molmo-72B``), native to transformers 5.
 
-Importing this package makes the Auto classes know the model type ``molmo``; a released checkpoint is first converted:
-``python -m vlmbench.models.molmo.convert SRC DST``.
+Importing this package makes the Auto classes know the model type ``molmo``. A released checkpoint of the hub is loaded
+by :mod:`vlmbench.models.molmo.released`, or converted first: ``python -m vlmbench.models.molmo.convert SRC DST``.
 """
 
 # transformers' annotations are incomplete and differ between the versions supported here.

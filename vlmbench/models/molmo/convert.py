@@ -1,5 +1,7 @@
 """Converts a released Molmo checkpoint: ``python -m vlmbench.models.molmo.convert SRC DST``.
 
+A folder of the hub with safetensors is loaded without this step, see :mod:`vlmbench.models.molmo.released`.
+
 Every tensor is checked by name and shape, and every file whose hash is known (``SHA256SUMS``, or what the hub gave when
 it was downloaded) by that, before anything is written; then tensors are read, rearranged and written one
 shard at a time, so that memory holds a shard, not the checkpoint. ``DST`` appears when it is complete.
@@ -63,11 +65,11 @@ def convert_checkpoint(
         raise ModelError(f"'{destination}' exists and is not an empty folder; name another, or remove it")
     raw = read_released_config(source)
     tensors = TensorSource(source)
-    processor = _processor(tokenizer or source)
-    config = convert_config(raw, _special_ids(processor))
+    processor = processor_of(tokenizer or source)
+    config = convert_config(raw, special_ids(processor))
     plan = make_plan(config, detect_layout(tensors.shapes))
     plan.check(tensors)
-    _check_tokenizer(processor, config)
+    check_tokenizer(processor, config)
     check_hashes(source, {**downloaded_hashes(source), **listed_hashes(source)})
     sizes = {target.name: _size(target, tensors, dtype) for target in plan.targets}
     _check_room(destination, sum(sizes.values()))
@@ -82,7 +84,7 @@ def convert_checkpoint(
         config.architectures = ["MolmoForConditionalGeneration"]
         config.dtype = found
         config.save_pretrained(partial)
-        _generation_config(config).save_pretrained(partial)
+        generation_config(config).save_pretrained(partial)
         processor.save_pretrained(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,8 +95,12 @@ def convert_checkpoint(
     return config
 
 
-def _processor(folder: Path) -> MolmoProcessor:
-    """The processor around the checkpoint's tokenizer."""
+def processor_of(folder: Path) -> MolmoProcessor:
+    """Build the processor around the tokenizer of a released checkpoint.
+
+    Raises:
+        ModelError: there is no tokenizer.json, it cannot be read, or it is not Molmo's.
+    """
     from transformers import PreTrainedTokenizerFast
 
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
@@ -120,8 +126,8 @@ def _text_of(token: Any) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
 
 
-def _special_ids(processor: MolmoProcessor) -> dict[str, int | None]:
-    """Ids that the configuration repeats from the tokenizer."""
+def special_ids(processor: MolmoProcessor) -> dict[str, int | None]:
+    """List the ids that the configuration repeats from the tokenizer."""
     ids = processor.image_ids
     return {
         "image_token_id": ids.patch,
@@ -134,16 +140,22 @@ def _special_ids(processor: MolmoProcessor) -> dict[str, int | None]:
     }
 
 
-def _check_tokenizer(processor: MolmoProcessor, config: MolmoConfig) -> None:
+def check_tokenizer(processor: MolmoProcessor, config: MolmoConfig) -> None:
+    """Refuse a tokenizer with ids that the model has no row for.
+
+    Raises:
+        ModelError: says the id and the rows.
+    """
     rows = config.text_config.vocab_size + config.additional_vocab_size
-    largest = max(value for value in _special_ids(processor).values() if value is not None)
+    largest = max(value for value in special_ids(processor).values() if value is not None)
     if largest >= rows:
         raise ModelError(
             f"the tokenizer has the id {largest}, but the model's table only {rows} rows: they are of different models"
         )
 
 
-def _generation_config(config: MolmoConfig) -> Any:
+def generation_config(config: MolmoConfig) -> Any:
+    """Make the generation settings of a checkpoint: its token ids and nothing else."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
