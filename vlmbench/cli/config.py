@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from vlmbench.records.files import write_whole
+from vlmbench.records.redact import without_secrets
 from vlmbench.session.settings import RunConfig
 
 
@@ -48,7 +49,7 @@ def register() -> None:
 
 
 def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Write ``.hydra/`` as Hydra itself would; called once the directory is known to be this run's.
+    """Write ``.hydra/`` as Hydra itself would, secrets hidden; called once the directory is this run's.
 
     Args:
         directory: of the run.
@@ -56,5 +57,8 @@ def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequen
         overrides: what the user wrote on the command line.
     """
     folder = directory / ".hydra"
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-    write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+    shown = [
+        f"{key}{equals}{without_secrets(value, key)}" for key, equals, value in (o.partition("=") for o in overrides)
+    ]
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_secrets(dict(config)))))
+    write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(shown)))

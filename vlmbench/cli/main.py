@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -40,6 +41,7 @@ from vlmbench.errors import (
 from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
+from vlmbench.records.redact import also_secret
 from vlmbench.session.signals import interrupt_on_signals
 from vlmbench.text import say, shown
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 _TRACEBACK = "VLMBENCH_TRACEBACK"
 _SHOWN = 10
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)")
 _statuses: list[int] = []  # of the jobs of this process
 _stopped: list[str] = []  # jobs of this process that the user stopped
 _onward: list[str] = []  # how the multirun of this process is continued
@@ -182,6 +185,8 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
 
     settings = validate.validate(config)
     resolved: Any = OmegaConf.to_container(config, resolve=True)
+    for name in _ENVIRONMENT.findall(str(OmegaConf.to_container(config, resolve=False))):
+        also_secret(os.environ.get(name, ""))
     return Job(
         settings=settings,
         config=resolved,
