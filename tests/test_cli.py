@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,8 +169,10 @@ def stopped(tmp_path: Path, *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "vlmbench", *arguments]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Tests that were put into the background hand on an ignored SIGINT, which is heeded as such.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )  # fmt: skip
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if any('"ok"' in records.read_text() for records in tmp_path.rglob("records.jsonl")):

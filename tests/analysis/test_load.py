@@ -129,7 +129,7 @@ def test_missing_and_empty_are_named(tmp_path: Path) -> None:
 
 
 def test_mixed_column_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, [row() | {"x": 1.0}, row() | {"x": "one"}])
+    write(tmp_path, [row() | {"x": 1.0}, row(sample="another") | {"x": "one"}])
     with pytest.raises(InputError, match="'x' holds numbers in some rows and texts in others"):
         load_runs(tmp_path)
 

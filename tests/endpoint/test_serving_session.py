@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,11 @@ def test_a_run_that_is_stopped_goes_on(server: ReplayServer, without_torch: Path
     command = _command(
         server, "counted", directory, "dataset.num_samples=12", "measurement.reference=false", "load.warmup_requests=0"
     )
-    with subprocess.Popen(command, env=_environment(without_torch), stderr=subprocess.PIPE, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background hand on an ignored one
+    with subprocess.Popen(
+        command, env=_environment(without_torch), stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed,  # noqa: PLW1509
+    ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
         records = directory / "records.jsonl"
         while time.monotonic() < deadline and not (records.is_file() and records.read_text().count("\n") >= 3):

@@ -95,4 +95,4 @@ def test_torch_cudnn_driver_and_kernels_make_runs_unlike(change: dict[str, objec
 
 def test_what_was_asked_for_by_part_is_not_compared_where_what_came_of_it_is_known() -> None:
     asked = {"runtime": {"attn_implementation": {"text_config": "sdpa"}, "attention": "sdpa"}}
-    assert identity(asked) == {"runtime.attention": "sdpa"}
+    assert identity(asked) == {"runtime.attention": "sdpa", "runtime.engine": "transformers"}

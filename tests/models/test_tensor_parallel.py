@@ -158,7 +158,7 @@ def test_the_time_limit_of_the_first_process_ends_all(torchrun, tmp_path):
 FAIL = """
 import os, sys
 from transformers.generation.utils import GenerationMixin
-from vlmbench import cli
+from vlmbench.cli.main import main
 rank = sys.argv.pop(1)
 whole, calls = GenerationMixin.generate, []
 def generate(self, *arguments, **options):
@@ -167,7 +167,7 @@ def generate(self, *arguments, **options):
         raise MemoryError("planted")
     return whole(self, *arguments, **options)
 GenerationMixin.generate = generate
-cli.main()
+main()
 """
 
 

@@ -260,6 +260,8 @@ def _told(rows: pa.Table, one: RunStatus, facts: Mapping[str, str | None], root:
     if one.run.task is not None or one.run.study is not None:
         told["overrides"] = " ".join(one.run.overrides)
     for position, (name, value) in enumerate(told.items()):
+        if name in rows.column_names:  # rows name their runtime themselves; the provenance speaks for the whole run
+            rows = rows.drop_columns([name])
         column = pa.repeat(pa.scalar(value, pa.string()), rows.num_rows).dictionary_encode()
         rows = rows.add_column(position, name, column)
     return rows
