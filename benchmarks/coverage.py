@@ -28,9 +28,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from vlmbench.analysis.dependence import holm
+from vlmbench.analysis.estimate import holm
 from vlmbench.analysis.launch_bound import launch_table
-from vlmbench.analysis.quantiles import median, quantiles, ratio_of_quantiles, ratio_of_sums
+from vlmbench.analysis.quantiles import median, quantiles
+from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
 from vlmbench.analysis.shift import TOLERANCE, shift_between, shift_in_time
 from vlmbench.analysis.tail import variance_split

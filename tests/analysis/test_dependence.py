@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vlmbench.analysis.dependence import (
-    Estimate,
-    Shortfall,
-    at_quantile,
-    autocorrelations,
-    dependence,
-    fewest,
-    holm,
-    inflation,
-    long_run,
-    pulled_in,
-)
+from vlmbench.analysis.dependence import at_quantile, autocorrelations, dependence, inflation, long_run, pulled_in
+from vlmbench.analysis.estimate import Estimate, Shortfall, holm
+from vlmbench.analysis.quantiles import fewest
 
 
 def series(n: int, rho: float, seed: int = 0) -> NDArray[np.float64]:

@@ -8,17 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlmbench.analysis.dependence import quantile_ends
-from vlmbench.analysis.quantiles import (
-    median,
-    needed,
-    quantile,
-    quantile_draws,
-    quantiles,
-    ratio_of_medians,
-    ratio_of_quantiles,
-    ratio_of_sums,
-)
+from vlmbench.analysis.quantiles import median, needed, quantile, quantile_draws, quantile_ends, quantiles
+from vlmbench.analysis.ratios import ratio_of_medians, ratio_of_quantiles, ratio_of_sums
 
 TIMES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=300)
 Q = st.floats(0.01, 0.99)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from vlmbench.analysis import frames
 from vlmbench.analysis.frames import sample_codes, values, workload
-from vlmbench.analysis.quantiles import median, ratio_of_sums
+from vlmbench.analysis.quantiles import median
+from vlmbench.analysis.ratios import ratio_of_sums
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, MODEL_PARTS, TOTAL_PARTS
 
 PARAMETER_PARTS: tuple[str, ...] = (*(part.name for part in MODEL_PARTS), "other")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.dependence import Estimate, Shortfall, holm
+from vlmbench.analysis.estimate import Estimate, Shortfall, holm
 from vlmbench.analysis.frames import values, workload
 from vlmbench.analysis.shift import BLIND, Shift, shift_between
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS

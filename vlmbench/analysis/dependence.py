@@ -1,4 +1,4 @@
-"""How many independent runs a series of runs is worth, and the intervals that follow from it.
+"""How many independent runs a series of dependent runs is worth: effective n.
 
 Runs of one process are not independent: clocks, heat and neighbours change slowly, so that a run resembles the one
 before it. An interval for n independent runs is then too short. Everything here takes values in the order measured and
@@ -22,19 +22,17 @@ All functions work on the last axis, so many series of equal length are done at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
-Array = NDArray[np.float64]
+from vlmbench.analysis.estimate import CONFIDENCE, Array
 
-CONFIDENCE = 0.95
+FAR = 0.95
+"""Beyond this quantile the dependence of the body says little about the tail."""
 PULLED_IN = 0.1
 """Share of values at either end that are pulled in before autocorrelations are taken."""
 LEAST_SUM = 6.0
@@ -42,68 +40,6 @@ LEAST_SUM = 6.0
 many."""
 _LEAST_LAG = 5  # values below which no autocorrelation is looked for
 _MOST_LAG_ONE = 0.99
-
-
-class Shortfall(StrEnum):
-    """Why an estimate has no interval, or no value."""
-
-    NO_VALUES = "no values"
-    TOO_FEW_RUNS = "n too small"
-    TOO_FEW_INDEPENDENT = "too few independent runs"
-    NOTHING_TO_COMPARE = "nothing to compare"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value with its interval and the runs behind it.
-
-    Args:
-        value: the estimate; None where there is none to give (``shortfall`` says why).
-        low, high: ends of the two-sided 95 % interval; None where the runs do not allow one.
-        n: observations behind it (clusters, where observations come in clusters).
-        n_needed: the fewest independent ones for an interval with two ends.
-        lag1: autocorrelation of neighbouring runs; None where it was not looked for.
-        effective_n: how many independent observations the n are worth; None where that was not looked for.
-        shortfall: why there is no interval; None where there is one.
-        detail: what was short, for a note; empty where ``shortfall`` and the counts say it.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    n_needed: int | None = None
-    lag1: float | None = None
-    effective_n: float | None = None
-    shortfall: Shortfall | None = None
-    detail: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.low is None) != (self.high is None):
-            raise ValueError(f"'low' and 'high' must both be given or both be None (got {self.low} and {self.high})")
-        if self.n < 0:
-            raise ValueError(f"'n' must be 0 or more (got {self.n})")
-
-    @property
-    def note(self) -> str:
-        """Why there is no interval, in words: ``n too small: 20 of 36``; empty where there is one."""
-        if self.detail:
-            return self.detail
-        if self.shortfall is Shortfall.TOO_FEW_RUNS:
-            return f"{self.shortfall.value}: {self.n} of {self.n_needed}"
-        if self.shortfall is Shortfall.TOO_FEW_INDEPENDENT:
-            worth = math.floor(self.effective_n or 0)
-            return f"{self.shortfall.value}: {self.n} are worth {worth} of {self.n_needed}"
-        return "" if self.shortfall is None else self.shortfall.value
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: value, low, high, n, lag1, effective_n, and why there is no interval, where there is none."""
-        entry: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-        if self.effective_n is not None:
-            entry |= {"lag1": self.lag1, "effective_n": self.effective_n}
-        if self.shortfall is not None:
-            entry |= {"n_needed": self.n_needed, "note": self.note, "shortfall": self.shortfall.name.lower()}
-        return entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,26 +141,6 @@ def _sum_while_positive(known: Array) -> Array:
     return np.maximum(total, 0.2)
 
 
-# Quantiles
-
-
-def needed(q: float, confidence: float = CONFIDENCE) -> int:
-    """The fewest independent observations whose extremes enclose the q-quantile with ``confidence``, half each tail.
-
-    All n lie below the quantile with probability qⁿ, all above with (1-q)ⁿ; both must be at most half of what is left:
-    n ≥ ln((1-confidence)/2) / ln(max(q, 1-q)). At 95 %: 36 for P90, 72 for P95, 368 for P99, 3,688 for P99.9.
-    """
-    return math.ceil(fewest(q, confidence))
-
-
-def fewest(q: float, confidence: float = CONFIDENCE) -> float:
-    """:func:`needed` before it is rounded up: 5.32 for the median."""
-    for name, value in (("q", q), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"'{name}' must lie between 0 and 1 (got {value})")
-    return math.log((1 - confidence) / 2) / math.log(max(q, 1 - q))
-
-
 def at_quantile(q: float, inflated: ArrayLike) -> Array:
     """The inflation for a share of values above the q-quantile, from that of the values.
 
@@ -253,51 +169,17 @@ def _tail_inflation(q: float) -> tuple[Array, Array]:
     return grid, 1 + 2 * np.interp(np.arcsin(np.minimum(powers, 0.9999)), angles, together).sum(axis=1)
 
 
-def quantile_ends(ordered: Array, q: float, effective: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Ends of the interval of a quantile from order statistics of that many independent observations.
+def tail_inflation(series: Array, q: float, inflated: ArrayLike) -> Array:
+    """The inflation at one quantile of series (…, n), from that of their values.
 
-    The count of m independent observations at or below the true quantile is Binomial(m, q). With real ranks l and u
-    (the binomial tail as an incomplete beta function) the interval goes from the l/(m+1) to the u/(m+1) quantile of
-    the observations there are.
-
-    Args:
-        ordered: sorted ascending, shape (…, n).
-        q: between 0 and 1.
-        effective: independent observations they are worth, at most n; shape (…).
-
-    Returns:
-        Low and high ends, and whether the observations allow both; each of shape (…).
+    Beyond P95 it is the mean of the one that follows from the body and the one seen in the tail: independent spikes
+    are a tail that knows nothing of the body.
     """
-    n = ordered.shape[-1]
-    m = np.clip(np.asarray(effective, dtype=np.float64), 1e-3, n)
-    half = (1 - CONFIDENCE) / 2
-    low, high = _rank(m, q, 1 - half), _rank(m, q, half)
-    # The needed count itself gives rank 1 up to rounding.
-    enough = (low >= 1 - 1e-6) & (high <= m + 1e-6)
-    return _at_rank(ordered, low / (m + 1)), _at_rank(ordered, high / (m + 1)), enough
-
-
-def _rank(m: Array, q: float, tail: float) -> Array:
-    """The real rank l with P(Binomial(m, q) ≥ l) = ``tail``."""
-    low, high = np.full_like(m, 1e-9), m + 1 - 1e-9
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = special.betainc(middle, m - middle + 1, q) > tail
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.asarray((low + high) / 2)
-
-
-def _at_rank(ordered: Array, share: Array) -> Array:
-    n = ordered.shape[-1]
-    place = np.clip(share * (n + 1) - 1, 0, n - 1)
-    below = np.floor(place).astype(np.int64)
-    above = np.minimum(below + 1, n - 1)
-    weight = place - below
-    first, second = (np.take_along_axis(ordered, p[..., None], -1)[..., 0] for p in (below, above))
-    return np.asarray(first + weight * (second - first), dtype=np.float64)
-
-
-# Sums
+    expected = at_quantile(q, inflated)
+    if q <= FAR:
+        return expected
+    beyond = (series > np.quantile(series, q, axis=-1, keepdims=True)).astype(np.float64)
+    return np.asarray((expected + np.minimum(inflation(beyond), expected)) / 2, dtype=np.float64)
 
 
 def long_run(errors: Array, removed: int = 1) -> tuple[Array, Array]:
@@ -330,19 +212,3 @@ def t_reach(effective: ArrayLike, level: float = CONFIDENCE) -> Array:
     """
     freedom = np.maximum(np.asarray(effective, dtype=np.float64) / 2 - 1, 1.0)
     return np.asarray(stats.t.ppf(0.5 + level / 2, freedom), dtype=np.float64)
-
-
-# Several questions at once
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down rule (Scandinavian J. Statistics 6, 65, 1979); nan stay
-    nan and do not count.
-    """
-    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
-    found = [math.nan] * len(p_values)
-    most = 0.0
-    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
-        most = max(most, min(1.0, (len(known) - rank) * p_values[i]))
-        found[i] = most
-    return found

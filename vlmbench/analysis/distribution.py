@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
-from vlmbench.analysis.quantiles import Estimate, finite, quantile_draws, quantiles, ratio_of_quantiles
+from vlmbench.analysis.quantiles import finite, quantile_draws, quantiles
+from vlmbench.analysis.ratios import ratio_of_quantiles
 
 QUANTILES: tuple[float, ...] = (0.50, 0.90, 0.95, 0.99)
 LATENCIES: tuple[str, ...] = ("T_request", "T_total", "TTFT", "TTFT_model", "T_LLM_decode")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.dependence import Estimate, holm
+from vlmbench.analysis.estimate import Estimate, holm
 from vlmbench.analysis.frames import workload
 from vlmbench.analysis.shift import BLIND, Shift, shift_in_time
 from vlmbench.analysis.slices import timing_rows

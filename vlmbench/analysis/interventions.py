@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis import frames
-from vlmbench.analysis.quantiles import Estimate, median
+from vlmbench.analysis.estimate import Estimate
+from vlmbench.analysis.quantiles import median
 from vlmbench.schema import COST_STAGES, TIME_OF_COST
 
 METRICS = (

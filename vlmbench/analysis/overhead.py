@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from vlmbench.analysis.estimate import Estimate, Shortfall
 from vlmbench.analysis.frames import FIRST_TIME, measured
-from vlmbench.analysis.quantiles import Estimate, Shortfall, median
+from vlmbench.analysis.quantiles import median
 from vlmbench.text import count, percent, span, worth
 
 _PAIR = ["point_id", "sample_id", "repeat", "session"]

@@ -1,4 +1,4 @@
-"""Quantiles and shares with intervals that assume no distribution, and no independence of the runs.
+"""Quantiles (percentiles) with intervals that assume no distribution, and no independence of the runs.
 
 * One observation a request: order-statistic intervals. The count of independent observations at or below the true
   q-quantile is Binomial(n, q), whatever the distribution (H. A. David, H. N. Nagaraja, Order Statistics, 3rd ed.,
@@ -13,34 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from vlmbench.analysis.dependence import (
-    CONFIDENCE,
-    LEAST_SUM,
-    Array,
-    Estimate,
-    Shortfall,
-    at_quantile,
-    dependence,
-    fewest,
-    inflation,
-    long_run,
-    needed,
-    quantile_ends,
-    t_reach,
-)
-
-__all__ = [
-    "CONFIDENCE", "Estimate", "Shortfall", "finite", "median", "needed", "quantile", "quantile_draws", "quantiles",
-    "ratio_of_medians", "ratio_of_quantiles", "ratio_of_sums",
-]  # fmt: skip
-
-_FAR = 0.95
-"""Beyond this quantile the dependence of the body says little about the tail."""
+from vlmbench.analysis.dependence import FAR, at_quantile, dependence, inflation, t_reach, tail_inflation
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 
 def finite(values: ArrayLike) -> NDArray[np.float64]:
@@ -65,7 +45,7 @@ def quantiles(values: ArrayLike, qs: Sequence[float], *, clusters: ArrayLike | N
     """Several quantiles; see :func:`quantile`."""
     for q in qs:
         fewest(q)  # a q that is none is refused before anything else
-    data, codes = _prepared(values, clusters)
+    data, codes = with_codes(values, clusters)
     if not len(data):
         return [_too_small(data, q, _Worth(n=0, lag1=None, clusters=0.0, observations=0.0)) for q in qs]
     ordered = np.sort(data)
@@ -77,7 +57,7 @@ def median(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Estimate:
     return quantile(values, 0.5, clusters=clusters)
 
 
-def _prepared(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Array, NDArray[np.int64] | None]:
+def with_codes(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Array, NDArray[np.int64] | None]:
     """Values without NaN, and codes of clusters in the order in which they first come; None if none comes twice."""
     array = np.asarray(values, dtype=np.float64).ravel()
     good = ~np.isnan(array)
@@ -122,19 +102,6 @@ def _worth(data: Array, codes: NDArray[np.int64] | None, qs: Sequence[float]) ->
     return found
 
 
-def tail_inflation(series: Array, q: float, inflated: ArrayLike) -> Array:
-    """The inflation at one quantile of series (…, n), from that of their values.
-
-    Beyond P95 it is the mean of the one that follows from the body and the one seen in the tail: independent spikes
-    are a tail that knows nothing of the body.
-    """
-    expected = at_quantile(q, inflated)
-    if q <= _FAR:
-        return expected
-    beyond = (series > np.quantile(series, q, axis=-1, keepdims=True)).astype(np.float64)
-    return np.asarray((expected + np.minimum(inflation(beyond), expected)) / 2, dtype=np.float64)
-
-
 def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float]) -> list[_Worth]:
     n, kinds = len(data), int(codes.max()) + 1
     sizes = np.bincount(codes, minlength=kinds).astype(np.float64)
@@ -155,7 +122,7 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
             in_time = whole / design
         else:
             own = float(inflation(sums))
-            in_time = own if q > _FAR else max(own, float(at_quantile(q, body)))
+            in_time = own if q > FAR else max(own, float(at_quantile(q, body)))
             whole = design * in_time
         clusters = kinds / in_time
         few = float(t_reach(2 * clusters) / t_reach(np.inf)) ** 2
@@ -203,6 +170,67 @@ def _too_small(ordered: Array, q: float, worth: _Worth) -> Estimate:
     )
 
 
+def needed(q: float, confidence: float = CONFIDENCE) -> int:
+    """The fewest independent observations whose extremes enclose the q-quantile with ``confidence``, half each tail.
+
+    All n lie below the quantile with probability qⁿ, all above with (1-q)ⁿ; both must be at most half of what is left:
+    n ≥ ln((1-confidence)/2) / ln(max(q, 1-q)). At 95 %: 36 for P90, 72 for P95, 368 for P99, 3,688 for P99.9.
+    """
+    return math.ceil(fewest(q, confidence))
+
+
+def fewest(q: float, confidence: float = CONFIDENCE) -> float:
+    """:func:`needed` before it is rounded up: 5.32 for the median."""
+    for name, value in (("q", q), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"'{name}' must lie between 0 and 1 (got {value})")
+    return math.log((1 - confidence) / 2) / math.log(max(q, 1 - q))
+
+
+def quantile_ends(ordered: Array, q: float, effective: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Ends of the interval of a quantile from order statistics of that many independent observations.
+
+    The count of m independent observations at or below the true quantile is Binomial(m, q). With real ranks l and u
+    (the binomial tail as an incomplete beta function) the interval goes from the l/(m+1) to the u/(m+1) quantile of
+    the observations there are.
+
+    Args:
+        ordered: sorted ascending, shape (…, n).
+        q: between 0 and 1.
+        effective: independent observations they are worth, at most n; shape (…).
+
+    Returns:
+        Low and high ends, and whether the observations allow both; each of shape (…).
+    """
+    n = ordered.shape[-1]
+    m = np.clip(np.asarray(effective, dtype=np.float64), 1e-3, n)
+    half = (1 - CONFIDENCE) / 2
+    low, high = _rank(m, q, 1 - half), _rank(m, q, half)
+    # The needed count itself gives rank 1 up to rounding.
+    enough = (low >= 1 - 1e-6) & (high <= m + 1e-6)
+    return _at_rank(ordered, low / (m + 1)), _at_rank(ordered, high / (m + 1)), enough
+
+
+def _rank(m: Array, q: float, tail: float) -> Array:
+    """The real rank l with P(Binomial(m, q) ≥ l) = ``tail``."""
+    low, high = np.full_like(m, 1e-9), m + 1 - 1e-9
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = special.betainc(middle, m - middle + 1, q) > tail
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.asarray((low + high) / 2)
+
+
+def _at_rank(ordered: Array, share: Array) -> Array:
+    n = ordered.shape[-1]
+    place = np.clip(share * (n + 1) - 1, 0, n - 1)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, n - 1)
+    weight = place - below
+    first, second = (np.take_along_axis(ordered, p[..., None], -1)[..., 0] for p in (below, above))
+    return np.asarray(first + weight * (second - first), dtype=np.float64)
+
+
 def quantile_draws(
     values: ArrayLike, qs: Sequence[float], *, clusters: ArrayLike | None = None, draws: int = 1000, seed: int = 0
 ) -> Array:
@@ -212,7 +240,7 @@ def quantile_draws(
     of sums of exponential ones: a draw costs the same for any m, and m need be no whole number. All are drawn for the m
     of the first quantile; the others are then moved from their estimate as far as their own m says.
     """
-    data, codes = _prepared(values, clusters)
+    data, codes = with_codes(values, clusters)
     ordered, n = np.sort(data), len(data)
     worth = _worth(data, codes, qs)
     m = min(worth[0].observations, float(n))
@@ -229,88 +257,3 @@ def quantile_draws(
         stretch = math.sqrt(max(m / worth[column].observations, 1.0))
         found[:, column] = middle + stretch * (found[:, column] - middle)
     return found
-
-
-def ratio_of_quantiles(
-    values: ArrayLike, upper: float, lower: float = 0.5, *, clusters: ArrayLike | None = None, seed: int = 0
-) -> Estimate:
-    """The tail ratio, P99/P50 for instance, with its bootstrap interval; ``n too small`` as for the upper quantile."""
-    top, base = quantiles(values, (upper, lower), clusters=clusters)
-    if top.value is None:
-        return top
-    if not base.value or base.value < 0:
-        short, why = Shortfall.NOTHING_TO_COMPARE, "no positive median"
-        return replace(top, value=None, low=None, high=None, shortfall=short, detail=why)
-    drawn = quantile_draws(values, (upper, lower), clusters=clusters, seed=seed)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return replace(top, value=top.value / base.value, low=float(low), high=float(high))
-
-
-def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | None = None) -> Estimate:
-    """The share that ``part`` has of ``whole`` over all observations: sum by sum, so that shares of parts add up.
-
-    The interval is the ratio estimator's (linearised, with Student's t; W. G. Cochran, Sampling Techniques, 3rd ed.,
-    section 6.5), over clusters where there are some, with the dependence of runs next to each other in it.
-    """
-    top, base = np.asarray(part, np.float64).ravel(), np.asarray(whole, np.float64).ravel()
-    good = ~(np.isnan(top) | np.isnan(base))
-    labels = None if clusters is None else np.asarray(clusters).ravel()[good]
-    top, base = top[good], base[good]
-    least = math.ceil(LEAST_SUM)
-    if not len(top) or base.sum() == 0:
-        return Estimate(value=None, n=len(top), n_needed=least, shortfall=Shortfall.TOO_FEW_RUNS)
-    share = float(top.sum() / base.sum())
-    errors = top - share * base
-    spread, effective, n = _spread_of_sum(errors, None if labels is None else _prepared(top, labels)[1])
-    lag1 = dependence(errors).lag1
-    if effective < LEAST_SUM:
-        short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
-        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
-    reach = float(t_reach(effective)) * spread / abs(float(base.sum()))
-    if share > 0 and not (top < 0).any():
-        # A share of times cannot be negative: the interval is made on the logarithmic scale.
-        low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
-    else:
-        low, high = share - reach, share + reach
-    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
-
-
-def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[float, float, int]:
-    """Standard deviation of the sum of errors, the effective number of its terms, and their count."""
-    n = len(errors)
-    if n < 2:
-        return math.nan, float(n), n
-    if codes is None:
-        variance, effective = long_run(errors)
-        return math.sqrt(n * float(variance)), float(effective), n
-    kinds = int(codes.max()) + 1
-    if kinds < 2:
-        return math.nan, 1.0, kinds
-    sums = np.bincount(codes, weights=errors, minlength=kinds).astype(np.float64)
-    if not (np.diff(codes) < 0).any():
-        variance, effective = long_run(sums)
-        return math.sqrt(kinds * float(variance)), float(effective), kinds
-    of_clusters = kinds / (kinds - 1) * float(np.square(sums).sum())
-    in_time, effective = long_run(errors)
-    alone = n / (n - 1) * float(np.square(errors).sum())
-    whole = max(of_clusters + n * float(in_time) - alone, of_clusters)
-    return math.sqrt(whole), kinds * of_clusters / whole if whole > 0 else float(kinds), kinds
-
-
-def ratio_of_medians(second: ArrayLike, first: ArrayLike) -> Estimate:
-    """Median of ``second`` over median of ``first``, two groups of positive values measured apart.
-
-    The interval joins the two order-statistic intervals on the logarithmic scale (square and add: G. Y. Zou,
-    A. Donner, Statistics in Medicine 27, 2008), so it assumes no distribution either.
-    """
-    top, base = median(second), median(first)
-    weaker = min(top, base, key=lambda one: one.effective_n or 0.0)
-    found = replace(weaker, n=min(top.n, base.n), value=None, low=None, high=None)
-    if not top.value or not base.value:
-        return replace(found, shortfall=Shortfall.TOO_FEW_RUNS)
-    ratio = top.value / base.value
-    if not (top.low and top.high and base.low and base.high):
-        return replace(found, value=ratio, shortfall=weaker.shortfall or Shortfall.TOO_FEW_INDEPENDENT)
-    down = math.hypot(math.log(top.value / top.low), math.log(base.high / base.value))
-    up = math.hypot(math.log(top.high / top.value), math.log(base.value / base.low))
-    return replace(found, value=ratio, low=ratio * math.exp(-down), high=ratio * math.exp(up))

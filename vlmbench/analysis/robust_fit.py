@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.curve_shape import design
-from vlmbench.analysis.dependence import Array
+from vlmbench.analysis.estimate import Array
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.regression import Fit, least_squares
 from vlmbench.text import count, percent

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from vlmbench.analysis.quantiles import CONFIDENCE, Estimate, Shortfall, median, quantile
+from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
+from vlmbench.analysis.quantiles import median, quantile
 
 BLOCKS = 10
 _CPU_LIMIT = 0.8  # of one core: one thread does all

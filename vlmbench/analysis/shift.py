@@ -18,15 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vlmbench.analysis.dependence import (
-    CONFIDENCE,
-    Array,
-    Estimate,
-    Shortfall,
-    autocorrelations,
-    inflation,
-    unbiased,
-)
+from vlmbench.analysis.dependence import autocorrelations, inflation, unbiased
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 LEAST_EFFECTIVE = 10
 """Independent runs that a difference needs: with fewer, how many they are worth is itself a guess."""

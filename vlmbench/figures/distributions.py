@@ -11,7 +11,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
-from vlmbench.analysis.quantiles import Estimate, needed
+from vlmbench.analysis.estimate import Estimate
+from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.style import pt
 from vlmbench.figures.theme import INK, MUTED
 from vlmbench.text import count, ms, plain, span

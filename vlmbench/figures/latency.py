@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
+from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
-from vlmbench.analysis.quantiles import Estimate, finite, quantiles
+from vlmbench.analysis.quantiles import finite, quantiles
 from vlmbench.figures.distributions import draw_ecdf, finish_ecdf, plain_ticks, quantile_table
 from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.style import pt

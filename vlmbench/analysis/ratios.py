@@ -1,0 +1,98 @@
+"""Ratios of quantiles and medians, and shares of sums, with their intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, t_reach
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
+from vlmbench.analysis.quantiles import median, quantile_draws, quantiles, with_codes
+
+
+def ratio_of_quantiles(
+    values: ArrayLike, upper: float, lower: float = 0.5, *, clusters: ArrayLike | None = None, seed: int = 0
+) -> Estimate:
+    """The tail ratio, P99/P50 for instance, with its bootstrap interval; ``n too small`` as for the upper quantile."""
+    top, base = quantiles(values, (upper, lower), clusters=clusters)
+    if top.value is None:
+        return top
+    if not base.value or base.value < 0:
+        short, why = Shortfall.NOTHING_TO_COMPARE, "no positive median"
+        return replace(top, value=None, low=None, high=None, shortfall=short, detail=why)
+    drawn = quantile_draws(values, (upper, lower), clusters=clusters, seed=seed)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return replace(top, value=top.value / base.value, low=float(low), high=float(high))
+
+
+def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | None = None) -> Estimate:
+    """The share that ``part`` has of ``whole`` over all observations: sum by sum, so that shares of parts add up.
+
+    The interval is the ratio estimator's (linearised, with Student's t; W. G. Cochran, Sampling Techniques, 3rd ed.,
+    section 6.5), over clusters where there are some, with the dependence of runs next to each other in it.
+    """
+    top, base = np.asarray(part, np.float64).ravel(), np.asarray(whole, np.float64).ravel()
+    good = ~(np.isnan(top) | np.isnan(base))
+    labels = None if clusters is None else np.asarray(clusters).ravel()[good]
+    top, base = top[good], base[good]
+    least = math.ceil(LEAST_SUM)
+    if not len(top) or base.sum() == 0:
+        return Estimate(value=None, n=len(top), n_needed=least, shortfall=Shortfall.TOO_FEW_RUNS)
+    share = float(top.sum() / base.sum())
+    errors = top - share * base
+    spread, effective, n = _spread_of_sum(errors, None if labels is None else with_codes(top, labels)[1])
+    lag1 = dependence(errors).lag1
+    if effective < LEAST_SUM:
+        short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
+        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
+    reach = float(t_reach(effective)) * spread / abs(float(base.sum()))
+    if share > 0 and not (top < 0).any():
+        # A share of times cannot be negative: the interval is made on the logarithmic scale.
+        low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
+    else:
+        low, high = share - reach, share + reach
+    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
+
+
+def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[float, float, int]:
+    """Standard deviation of the sum of errors, the effective number of its terms, and their count."""
+    n = len(errors)
+    if n < 2:
+        return math.nan, float(n), n
+    if codes is None:
+        variance, effective = long_run(errors)
+        return math.sqrt(n * float(variance)), float(effective), n
+    kinds = int(codes.max()) + 1
+    if kinds < 2:
+        return math.nan, 1.0, kinds
+    sums = np.bincount(codes, weights=errors, minlength=kinds).astype(np.float64)
+    if not (np.diff(codes) < 0).any():
+        variance, effective = long_run(sums)
+        return math.sqrt(kinds * float(variance)), float(effective), kinds
+    of_clusters = kinds / (kinds - 1) * float(np.square(sums).sum())
+    in_time, effective = long_run(errors)
+    alone = n / (n - 1) * float(np.square(errors).sum())
+    whole = max(of_clusters + n * float(in_time) - alone, of_clusters)
+    return math.sqrt(whole), kinds * of_clusters / whole if whole > 0 else float(kinds), kinds
+
+
+def ratio_of_medians(second: ArrayLike, first: ArrayLike) -> Estimate:
+    """Median of ``second`` over median of ``first``, two groups of positive values measured apart.
+
+    The interval joins the two order-statistic intervals on the logarithmic scale (square and add: G. Y. Zou,
+    A. Donner, Statistics in Medicine 27, 2008), so it assumes no distribution either.
+    """
+    top, base = median(second), median(first)
+    weaker = min(top, base, key=lambda one: one.effective_n or 0.0)
+    found = replace(weaker, n=min(top.n, base.n), value=None, low=None, high=None)
+    if not top.value or not base.value:
+        return replace(found, shortfall=Shortfall.TOO_FEW_RUNS)
+    ratio = top.value / base.value
+    if not (top.low and top.high and base.low and base.high):
+        return replace(found, value=ratio, shortfall=weaker.shortfall or Shortfall.TOO_FEW_INDEPENDENT)
+    down = math.hypot(math.log(top.value / top.low), math.log(base.high / base.value))
+    up = math.hypot(math.log(top.high / top.value), math.log(base.value / base.low))
+    return replace(found, value=ratio, low=ratio * math.exp(-down), high=ratio * math.exp(up))
