@@ -68,6 +68,7 @@ def test_it_is_left_out_where_nothing_is_compiled() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # advice of torch's compiler (TF32, an empty graph), as errors
 def test_the_compiled_decode_of_a_real_model() -> None:
     """Where transformers compiles: the first answer compiles, the same request then does not."""
     if not torch.cuda.is_available():
