@@ -21,10 +21,10 @@ from tests.analysis.swept import (
 )
 from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.regression import Estimate, fieller
-from vlmbench.analysis.results import ResultSet
+from vlmbench.analysis.results import ResultSet, merge_like, pair, read_results
 from vlmbench.analysis.scaling import fit_scaling
 from vlmbench.analysis.slices import KINDS, slices
-from vlmbench.analysis.token_costs import compare, compare_paths, token_cost
+from vlmbench.analysis.token_costs import Comparison, compare, token_cost
 from vlmbench.errors import InputError
 from vlmbench.machine.peaks import DevicePeaks
 
@@ -33,6 +33,10 @@ VISION_COST = ENCODER_TOKEN + PREFILL_TOKEN
 
 def result(rows: list[dict[str, object]], name: str = "run") -> ResultSet:
     return ResultSet(path=Path(name), frame=frame_of(rows), provenance=PROVENANCE)
+
+
+def compare_paths(phase2: Path, phase3: Path) -> list[Comparison]:
+    return [compare(a, b) for a, b in pair(merge_like(read_results(phase2)), merge_like(read_results(phase3)))]
 
 
 P2 = result(sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1), "p2")

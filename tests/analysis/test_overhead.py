@@ -7,7 +7,7 @@ import pytest
 
 from tests.analysis.made import row, write
 from vlmbench.analysis.frames import load_runs
-from vlmbench.analysis.overhead import instrument_overhead, overhead_summary, paired_ratios
+from vlmbench.analysis.overhead import overhead_summary, paired_ratios
 from vlmbench.schema import Mode, Status
 
 
@@ -20,13 +20,11 @@ def pairs(n: int, overhead: float, *, drift: float = 0.0):
 
 
 def test_planted_overhead_survives_drift(tmp_path: Path) -> None:
-    found = instrument_overhead(load_runs(write(tmp_path, pairs(100, 0.01, drift=5.0))))
-    assert found.value == pytest.approx(0.01, abs=1e-5)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= 0.01 + 1e-5
-    assert found.high >= 0.01 - 1e-5
-    assert found.n == 100
+    found = overhead_summary(load_runs(write(tmp_path, pairs(100, 0.01, drift=5.0))))
+    assert found["value"] == pytest.approx(0.01, abs=1e-5)
+    assert found["low"] <= 0.01 + 1e-5
+    assert found["high"] >= 0.01 - 1e-5
+    assert found["n"] == 100
 
 
 def test_pairs_are_of_one_point_sample_and_repeat(tmp_path: Path) -> None:
@@ -44,15 +42,15 @@ def test_pairs_are_of_one_point_sample_and_repeat(tmp_path: Path) -> None:
 
 
 def test_no_bare_runs(tmp_path: Path) -> None:
-    found = instrument_overhead(load_runs(write(tmp_path, [row()])))
-    assert found.value is None
-    assert found.note == "no bare runs to compare with"
+    found = overhead_summary(load_runs(write(tmp_path, [row()])))
+    assert found["value"] is None
+    assert found["note"] == "no bare runs to compare with"
 
 
 def test_few_pairs_have_no_interval(tmp_path: Path) -> None:
-    found = instrument_overhead(load_runs(write(tmp_path, pairs(5, 0.01))))
-    assert found.value == pytest.approx(0.01, abs=1e-5)
-    assert (found.low, found.high, found.note) == (None, None, "n too small: 5 of 6")
+    found = overhead_summary(load_runs(write(tmp_path, pairs(5, 0.01))))
+    assert found["value"] == pytest.approx(0.01, abs=1e-5)
+    assert (found["low"], found["high"], found["note"]) == (None, None, "n too small: 5 of 6")
 
 
 def test_halves_of_two_sessions_are_no_pair(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vlmbench.analysis.quantiles import median, needed, quantile, quantile_draws, quantile_ends, quantiles
-from vlmbench.analysis.ratios import ratio_of_medians, ratio_of_quantiles, ratio_of_sums
+from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 
 TIMES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=300)
 Q = st.floats(0.01, 0.99)
@@ -198,15 +198,6 @@ def test_ratio_of_sums_counts_clusters() -> None:
     assert tied.n == 20
     assert free.n == 200
     assert (tied.high or 0) - (tied.low or 0) > 2 * ((free.high or 0) - (free.low or 0))
-
-
-def test_ratio_of_medians_covers_the_truth() -> None:
-    random = np.random.default_rng(11)
-    hits = 0
-    for _ in range(1000):
-        found = ratio_of_medians(1.1 * random.lognormal(0, 0.3, 30), random.lognormal(0, 0.3, 40))
-        hits += found.low is None or found.high is None or found.low <= 1.1 <= found.high
-    assert hits >= 925
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [5.0], [5.0] * 5])

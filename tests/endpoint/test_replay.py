@@ -257,4 +257,3 @@ def test_scripts_are_named_and_changed_by_the_model() -> None:
     with pytest.raises(ValueError, match="'tokens' must be 1 or more"):
         Script(tokens=0)
     assert [s.kind for s in Script(tokens=1, role_ms=None).steps()] == ["content", "finish", "usage", "done"]
-    assert Script(ttft_ms=10, itl_ms=2, tokens=3).service_ms == 14

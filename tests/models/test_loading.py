@@ -193,7 +193,6 @@ def test_images_are_read_outside_and_decoded_inside(tiny):
 
 def test_image_size_and_number_of_images(tiny):
     prepared = tiny.prepare(request(image_size=(56, 84), num_images=3))
-    assert prepared.decoded_pixels == ((56, 84),) * 3
     assert prepared.counts.num_vision_tokens == 3 * 6
 
 

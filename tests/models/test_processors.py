@@ -58,7 +58,6 @@ def test_a_640x480_image(family):
     counts = prepared.counts
     expected = spec(name).vision_tokens_640x480
     assert expected is None or counts.num_vision_tokens == expected
-    assert prepared.decoded_pixels == ((640, 480),)
     assert counts.num_images == 1
     assert counts.num_prompt_tokens in (6, 7)  # five words and a question mark; a leading space may stand alone
     assert counts.num_input_tokens >= counts.num_vision_tokens + counts.num_prompt_tokens

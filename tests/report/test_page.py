@@ -17,7 +17,6 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report import write_pages, write_report
-from vlmbench.report.narrative.captions import figure_files
 from vlmbench.report.page import write_page
 from vlmbench.report.paper_tables import markdown, tex, write_tables
 from vlmbench.report.phase1_summary import summarise
@@ -175,19 +174,6 @@ def test_without_jinja2_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_report_of_no_kind(tmp_path: Path) -> None:
     assert write_report("none", tmp_path) == ""
-
-
-def test_captions_follow_the_reading_order(tmp_path: Path) -> None:
-    folder = tmp_path / "figures"
-    folder.mkdir()
-    for name in ("token_costs_llava", "own_drawing", "over_time", "latency_distribution"):
-        (folder / f"{name}.png").touch()
-    found = figure_files(tmp_path, folder)
-    assert [Path(file.png).stem for file in found] == [
-        "latency_distribution", "over_time", "token_costs_llava", "own_drawing",
-    ]  # fmt: skip
-    assert found[2].words.endswith("(llava).")
-    assert found[0].pdf == ""
 
 
 def test_cells_are_escaped() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, row, usual, write
 from vlmbench.errors import InputError
 from vlmbench.report import terminal_tables
-from vlmbench.report.narrative.latency import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers, as_lines
+from vlmbench.report.narrative.latency import HOW_BAD, HOW_LONG, HOW_SURE, WHICH_PART, answers
 from vlmbench.report.phase1 import EXPERIMENT, PHASE_FILE, figures, write_phase1
 from vlmbench.report.phase1_summary import read_run, summarise
 from vlmbench.report.phase_file import run_rows, write_phase_file
@@ -30,6 +30,10 @@ def strict_json(path: Path) -> Any:
 def phase_file(directory: Path, provenance: dict[str, Any], summary: dict[str, Any]) -> Path:
     path, rows = directory / PHASE_FILE, run_rows(directory)
     return write_phase_file(path, experiment=EXPERIMENT, provenance=provenance, summary=summary, results=rows)
+
+
+def text_of(summary: dict[str, Any], provenance: dict[str, Any]) -> str:
+    return "\n".join(sentence for _, said in answers(summary, provenance) for sentence in said)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +97,8 @@ def test_words_answer_the_three_questions_with_intervals(summary: dict[str, Any]
     assert "no stage came out negative" in sure
     assert "Weights are random" in sure
     assert "1 row error: cannot identify image file." in sure
-    assert "None" not in "\n".join(as_lines(summary, PROVENANCE))
-    assert "nan" not in "\n".join(as_lines(summary, PROVENANCE)).lower()
+    assert "None" not in text_of(summary, PROVENANCE)
+    assert "nan" not in text_of(summary, PROVENANCE).lower()
 
 
 def test_tables_as_plain_text(summary: dict[str, Any]) -> None:
@@ -199,7 +203,7 @@ def test_degenerate_runs_have_a_true_summary(tmp_path: Path, case: str) -> None:
 
 def test_words_of_degenerate_runs(tmp_path: Path) -> None:
     def text(case: str) -> str:
-        return " ".join(as_lines(summarise(write(tmp_path / case, DEGENERATE[case])), {}))
+        return text_of(summarise(write(tmp_path / case, DEGENERATE[case])), {})
 
     assert "Nothing could be measured." in text("all errors")
     assert "3 rows error: no image." in text("all errors")

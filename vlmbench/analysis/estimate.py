@@ -19,7 +19,6 @@ CONFIDENCE = 0.95
 class Shortfall(StrEnum):
     """Why an estimate has no interval, or no value."""
 
-    NO_VALUES = "no values"
     TOO_FEW_RUNS = "n too small"
     TOO_FEW_INDEPENDENT = "too few independent runs"
     NOTHING_TO_COMPARE = "nothing to compare"

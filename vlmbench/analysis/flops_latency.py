@@ -83,17 +83,22 @@ class FlopsLatency:
     together: Fit | None
     pearson_together: float
 
-    def ratio(self, over: str = "output", under: str = "vision") -> Ratio | None:
-        """How much dearer a TFLOP is in one scaling than in the other; None unless both were measured."""
-        if over not in self.parts or under not in self.parts:
-            return None
-        return fieller(self.parts[over].cost, self.parts[under].cost)
+    @property
+    def has_both(self) -> bool:
+        """Whether output tokens and vision tokens were swept."""
+        return {"output", "vision"} <= self.parts.keys()
 
-    def same_flops(self, over: str = "output", under: str = "vision") -> list[tuple[float, Ratio]]:
+    def ratio(self) -> Ratio | None:
+        """How much dearer a TFLOP is by output tokens than by vision tokens; None unless both were measured."""
+        if not self.has_both:
+            return None
+        return fieller(self.parts["output"].cost, self.parts["vision"].cost)
+
+    def same_flops(self) -> list[tuple[float, Ratio]]:
         """(TFLOP, time ratio) at both ends of the range of FLOPs that the two scalings share; empty without one."""
-        if over not in self.parts or under not in self.parts:
+        if not self.has_both:
             return []
-        a, b = self.parts[over], self.parts[under]
+        a, b = self.parts["output"], self.parts["vision"]
         low, high = max(a.flops.min(), b.flops.min()), min(a.flops.max(), b.flops.max())
         if not low < high:
             return []

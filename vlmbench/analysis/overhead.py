@@ -54,15 +54,8 @@ def _first_time(flags: Any) -> frozenset[str]:
     return FIRST_TIME & frozenset(flags.split()) if isinstance(flags, str) else frozenset()
 
 
-def instrument_overhead(frame: pd.DataFrame, metric: str = "T_total") -> Estimate:
-    """Median of the paired ratios minus 1, with its order-statistic interval: 0.002 is 0.2 % slower with marks on.
-
-    Pairs whose halves did unlike work (see the module) are left out.
-    """
-    return _estimate(paired_ratios(frame, metric))
-
-
 def _estimate(pairs: pd.DataFrame) -> Estimate:
+    """Median of the paired ratios minus 1: 0.002 is 0.2 % slower with marks on; pairs of unlike work are left out."""
     alike = pairs[pairs["unlike"] == ""]
     found = median(alike["ratio"].to_numpy())
     if found.value is None:
@@ -72,14 +65,14 @@ def _estimate(pairs: pd.DataFrame) -> Estimate:
     return replace(found, value=found.value - 1, low=low, high=high)
 
 
-def overhead_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any]:
+def overhead_summary(frame: pd.DataFrame) -> dict[str, Any]:
     """What the summary says of the instrument's own cost.
 
     Returns:
-        The entries of :func:`instrument_overhead` (``value``, ``low``, ``high``, ``n`` …); ``pairs_left_out``: how
-        many, because their halves did unlike work, and ``left_out_by_flag``: flag to pairs; ``words``: a sentence.
+        ``value`` (median of instrumented over bare, minus 1), ``low``, ``high``, ``n`` …; ``pairs_left_out``: how many,
+        because their halves did unlike work, and ``left_out_by_flag``: flag to pairs; ``words``: a sentence.
     """
-    pairs = paired_ratios(frame, metric)
+    pairs = paired_ratios(frame)
     left_out = [names.split() for names in pairs["unlike"] if names]
     by_flag = Counter(name for names in left_out for name in names)
     found = {

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, t_reach
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
-from vlmbench.analysis.quantiles import median, quantile_draws, quantiles, with_codes
+from vlmbench.analysis.quantiles import quantile_draws, quantiles, with_codes
 
 
 def ratio_of_quantiles(
@@ -77,22 +77,3 @@ def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[floa
     alone = n / (n - 1) * float(np.square(errors).sum())
     whole = max(of_clusters + n * float(in_time) - alone, of_clusters)
     return math.sqrt(whole), kinds * of_clusters / whole if whole > 0 else float(kinds), kinds
-
-
-def ratio_of_medians(second: ArrayLike, first: ArrayLike) -> Estimate:
-    """Median of ``second`` over median of ``first``, two groups of positive values measured apart.
-
-    The interval joins the two order-statistic intervals on the logarithmic scale (square and add: G. Y. Zou,
-    A. Donner, Statistics in Medicine 27, 2008), so it assumes no distribution either.
-    """
-    top, base = median(second), median(first)
-    weaker = min(top, base, key=lambda one: one.effective_n or 0.0)
-    found = replace(weaker, n=min(top.n, base.n), value=None, low=None, high=None)
-    if not top.value or not base.value:
-        return replace(found, shortfall=Shortfall.TOO_FEW_RUNS)
-    ratio = top.value / base.value
-    if not (top.low and top.high and base.low and base.high):
-        return replace(found, value=ratio, shortfall=weaker.shortfall or Shortfall.TOO_FEW_INDEPENDENT)
-    down = math.hypot(math.log(top.value / top.low), math.log(base.high / base.value))
-    up = math.hypot(math.log(top.high / top.value), math.log(base.value / base.low))
-    return replace(found, value=ratio, low=ratio * math.exp(-down), high=ratio * math.exp(up))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from vlmbench.analysis.drift import HalvesCheck, halves_check
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
-from vlmbench.analysis.results import ResultSet, merge_like, pair, read_results
+from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, TOKEN_KINDS, slices, timing_rows
 from vlmbench.errors import InputError
@@ -348,13 +348,3 @@ def _too_few(one: ResultSet, kind: str) -> str:
         f"needs {MIN_POINTS}, with everything else held fixed.\n"
         f"Measure more points, for example: python -m vlmbench {_HOW[kind]}"
     )
-
-
-def compare_paths(phase2: Path | str, phase3: Path | str, *, allow_unlike: bool = False) -> list[Comparison]:
-    """Read and compare: run directories, phase files or multirun directories; one comparison a model and device.
-
-    Raises:
-        InputError: something cannot be read, the sides are unlike, or points are too few.
-    """
-    left, right = merge_like(read_results(phase2)), merge_like(read_results(phase3))
-    return [compare(a, b) for a, b in pair(left, right, allow_unlike=allow_unlike)]

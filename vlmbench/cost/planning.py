@@ -74,8 +74,7 @@ class Preparer:
             num_images=len(images),
             num_prompt_tokens=self._lengths[text, len(images)],
         )
-        sizes = tuple(image.size for image in images)
-        return Prepared(inputs=inputs, count=lambda: counts, output=request.output, decoded_pixels=sizes)
+        return Prepared(inputs=inputs, count=lambda: counts, output=request.output)
 
     def _images(self, request: Request) -> list[Any]:
         """The decoded pictures of a request: those of a sample at one size are the same every time."""

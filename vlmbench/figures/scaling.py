@@ -46,7 +46,7 @@ FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "o
 
 
 def scaling_figure(
-    scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str, columns: int = 2, note: str = ""
+    scalings: Sequence[Scaling], provenance: Mapping[str, Any], *, title: str, columns: int = 2
 ) -> Figure:
     """One panel a stage, all of one kind of token.
 
@@ -55,7 +55,6 @@ def scaling_figure(
         provenance: of the run, for the caption.
         title: above the figure.
         columns: panels side by side.
-        note: a further line of the caption.
     """
     first = scalings[0]
     rows = -(-len(scalings) // columns)
@@ -71,7 +70,7 @@ def scaling_figure(
             axes.set_visible(False)
     note = "\n".join(
         words
-        for words in (about(first.slice), note, reading(runs, above), _first_times(scalings), _missed(scalings))
+        for words in (about(first.slice), reading(runs, above), _first_times(scalings), _missed(scalings))
         if words
     )
     per_point = f"{int(first.points['n'].min()):,} to {int(first.points['n'].max()):,} each"
@@ -120,7 +119,7 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
     return figure
 
 
-def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, time: str = "T_total") -> Figure:
+def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> Figure:
     """Time against FLOPs: one panel a scaling, and all of them together on logarithmic axes."""
     names = list(found.parts)
     count = len(names) + (len(names) > 1)
@@ -139,7 +138,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any], *, 
     for axes, name in zip(panels, names, strict=False):
         _draw_flops(axes, found.parts[name], FLOPS_COLOURS[name])
         _flops_title(axes, NAMES[name].capitalize(), _flops_text(found.parts[name]))
-        axes.set(xlabel="TFLOP per request", ylabel=f"{time} (ms)")
+        axes.set(xlabel="TFLOP per request", ylabel="T_total (ms)")
         axes.set_ylim(bottom=0)
         # A small model's TFLOPs have many digits: few ticks, and none longer than need be.
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -180,7 +179,7 @@ def _draw_together(axes: Axes, found: FlopsLatency, time: str) -> None:
             linewidth=0,
             label=NAMES[name],
         )
-    axes.set(xscale="log", yscale="log", xlabel="TFLOP per request", ylabel=f"{time} (ms)")
+    axes.set(xscale="log", yscale="log", xlabel="TFLOP per request", ylabel="T_total (ms)")
     assert found.together is not None
     for axis in (axes.xaxis, axes.yaxis):
         plain_log_ticks(axis)

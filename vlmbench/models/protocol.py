@@ -53,13 +53,11 @@ class Prepared:
         count: observes the token counts of one row on the inputs; the instrument's own work, so not done while a
             clock runs.
         output: how long the answer may be.
-        decoded_pixels: (width, height) of each decoded image as it reached the processor.
     """
 
     inputs: dict[str, Any]
     count: Callable[[], TokenCounts]
     output: Output
-    decoded_pixels: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def counts(self) -> TokenCounts:

@@ -250,8 +250,7 @@ class TransformersModel:
                 num_prompt_tokens=self.prompter.text_tokens(text, num_images=len(images)),
             )
 
-        sizes = tuple(image.size for image in images)
-        return Prepared(inputs=inputs, count=count, output=request.output, decoded_pixels=sizes)
+        return Prepared(inputs=inputs, count=count, output=request.output)
 
     def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
         """The processor's own call, on ``batch_size`` copies of decoded images and a rendered prompt.

@@ -71,7 +71,6 @@ def collect(
     model_facts: Mapping[str, Any],
     device: str,
     seed: int,
-    ignore: Sequence[str] = IGNORED,
     state_before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about this process, as the first session of a provenance (see the shape above).
@@ -81,7 +80,6 @@ def collect(
         model_facts: ``VisionLanguageModel.facts``.
         device: ``cpu``, ``cuda:0`` …; for CUDA, torch must be initialised there.
         seed: of the run.
-        ignore: see :func:`fingerprint`.
         state_before: a snapshot taken earlier; None takes one now.
     """
     code = code_state()
@@ -103,8 +101,8 @@ def collect(
     }
     return {
         "schema_version": 1,
-        "fingerprint": fingerprint(config, ignore=ignore),
-        "ignored": list(ignore),
+        "fingerprint": fingerprint(config, ignore=IGNORED),
+        "ignored": list(IGNORED),
         "config": shareable(strict(config)),
         "seed": seed,
         "runtime": {**_node(config, "runtime"), **_runtime_facts(model_facts)},
@@ -144,7 +142,7 @@ def _is_provenance(found: Any) -> TypeGuard[dict[str, Any]]:
     return all(isinstance(session.get("warnings", []), list) for session in sessions)
 
 
-def check_directory(directory: Path, config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> bool:
+def check_directory(directory: Path, config: Mapping[str, Any]) -> bool:
     """Whether the directory holds an earlier session of this very configuration; False when nothing is in its way.
 
     Cheap, and to be asked before a model is loaded.
@@ -165,7 +163,7 @@ def check_directory(directory: Path, config: Mapping[str, Any], *, ignore: Seque
                 "Choose another directory with output_dir=DIR."
             )
         return False
-    check_same(existing, config, directory=directory, ignore=ignore)
+    check_same(existing, config, directory=directory)
     return True
 
 

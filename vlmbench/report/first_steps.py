@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -91,8 +90,3 @@ def _table(summaries: Mapping[str, list[dict[str, Any]]]) -> Table:
                     factor(row["ratio"]), ms(row["extra_ms"]), ms(row["process_ms"]),
                 )  # fmt: skip
     return table
-
-
-def tables_of(arms: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
-    """Read the first times of each arm, for a notebook."""
-    return {arm: first_times(_first_session(path)) for arm, path in arms.items()}

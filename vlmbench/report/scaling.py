@@ -278,7 +278,6 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
 
 
 PHASE2_EXPERIMENT = "phase2_scaling"
-PHASE2_FILE = f"{PHASE2_EXPERIMENT}.json"
 
 
 def write_phase2(directory: Path | str) -> ScalingReport:
@@ -295,7 +294,6 @@ def write_phase2(directory: Path | str) -> ScalingReport:
 
 
 PHASE3_EXPERIMENT = "exp4b_language_tokens"
-PHASE3_FILE = f"{PHASE3_EXPERIMENT}.json"
 
 
 def write_phase3(directory: Path | str) -> ScalingReport:

@@ -80,11 +80,6 @@ class Script:
             if getattr(self, name) < 1:
                 raise ValueError(f"'{name}' must be 1 or more (got {getattr(self, name)})")
 
-    @property
-    def service_ms(self) -> float:
-        """How long the answer lasts, from its turn to its end."""
-        return self.steps()[-1].at_ms
-
     def steps(self, tokens: int | None = None) -> list[Step]:
         """Everything that is sent, in order.
 

@@ -28,12 +28,6 @@ VOCAB = 1024
 TEXT_TOKENS = 8
 
 # Why an architecture has no timeline of an image-text generate() at all.
-NOT_A_VLM = {
-    "evolla": "reads proteins, not images",
-    "mistral4": "a text-only model",
-    "pi0": "makes robot actions with sample_actions(), has no generate()",
-}
-
 MROPE: dict[str, Any] = {"text_config.rope_parameters.mrope_section": [4, 6, 6]}
 OMNI: dict[str, Any] = {"vision_start_token_id": 901, "vision_end_token_id": 902, "audio_start_token_id": 903}
 CHAMELEON_VOCAB = {"<image>": 900} | {

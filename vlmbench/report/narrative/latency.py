@@ -10,7 +10,7 @@ from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.tail import shares
-from vlmbench.figures.theme import COMPONENT_LABELS, caption, component_label
+from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.host import source_sentences
 from vlmbench.text import count, factor, ms, percent, span, tokens, worth
@@ -49,22 +49,14 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
     ]
 
 
-def as_lines(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
-    """The answers as lines of plain text, the line that names model, device and runtime first."""
-    lines = [caption(provenance)]
-    for question, sentences in answers(summary, provenance):
-        lines += ["", question, *(f"  {sentence}" for sentence in sentences)]
-    return lines
-
-
 def _with_interval(entry: Mapping[str, Any], unit: str = "ms") -> str:
     shown = _WRITE[unit](entry["value"])
     inside = span(entry.get("low"), entry.get("high"), unit)
     return f"{shown} ({inside})" if inside else f"{shown} (no interval: {entry.get('note') or 'n too small'})"
 
 
-def _quantile(summary: Summary, metric: str, name: str, group: str = "workload") -> Mapping[str, Any] | None:
-    entry = summary["distribution"].get(metric, {}).get(group, {}).get(name)
+def _quantile(summary: Summary, metric: str, name: str) -> Mapping[str, Any] | None:
+    entry = summary["distribution"].get(metric, {}).get("workload", {}).get(name)
     return entry if entry and entry["value"] is not None else None
 
 
