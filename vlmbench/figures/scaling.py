@@ -145,7 +145,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if len(names) > 1:
-        _draw_together(panels[count - 1], found, time)
+        _draw_together(panels[count - 1], found)
     return figure
 
 
@@ -167,7 +167,7 @@ def _draw_flops(axes: Axes, part: FlopsFit, colour: str) -> None:
     axes.plot(grid, mean, color=colour)
 
 
-def _draw_together(axes: Axes, found: FlopsLatency, time: str) -> None:
+def _draw_together(axes: Axes, found: FlopsLatency) -> None:
     for name, part in found.parts.items():
         sns.scatterplot(
             x=part.flops,
