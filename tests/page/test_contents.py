@@ -13,8 +13,9 @@ from tests.page import published
 from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
+from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.page import write_page
-from vlmbench.report.page.cells import plain, rounded
+from vlmbench.report.page.cells import rounded
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.first_screen import saved
 from vlmbench.report.page.lane import lane_of

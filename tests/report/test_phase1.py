@@ -83,7 +83,7 @@ def test_words_answer_the_three_questions_with_intervals(summary: dict[str, Any]
     long, bad, part, sure = (" ".join(sentences) for sentences in said.values())
     assert "at the median of 400 runs" in long
     assert "1 in 100 takes more than" in long
-    assert "One identical request, repeated 400 times, has a tail too" in bad
+    assert "one identical request, repeated 400 times, has a tail too: P99 is " in bad
     assert "gc_pause 4" in bad
     assert part.startswith("LLM decode: 8")
     share = next(c for c in summary["components"] if c["component"] == "T_LLM_decode")
@@ -207,7 +207,7 @@ def test_words_of_degenerate_runs(tmp_path: Path) -> None:
 
     assert "Nothing could be measured." in text("all errors")
     assert "3 rows error: no image." in text("all errors")
-    assert "no interval: n too small: 1 of 6" in text("one row")
+    assert "no interval: 1 of 6 requests that it needs" in text("one row")
     assert "Too few runs for P90 (1 of 36)" in text("one row")
     assert "no single request was repeated" in text("no reference")
     assert "no bare runs" in text("no reference")

@@ -23,6 +23,11 @@ def quantile_name(q: float) -> str:
     return f"p{q * 100:g}"
 
 
+def quantile_of(name: str) -> float:
+    """The quantile that :func:`quantile_name` names."""
+    return float(name.removeprefix("p")) / 100
+
+
 def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[Any] | None) -> dict[str, Any]:
     good = finite(data)
     row: dict[str, Any] = {
@@ -40,6 +45,8 @@ def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[A
     for q, found in zip(QUANTILES, estimates, strict=True):
         name = quantile_name(q)
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_note": found.note}
+        row[f"{name}_shortfall"] = found.shortfall.key if found.shortfall else None
+        row[f"{name}_effective_n"] = found.effective_n
     return row
 
 
@@ -54,8 +61,8 @@ def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd
         One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``
         runs of so many ``samples``, ``lag1`` (autocorrelation of neighbours) and ``effective_n`` (independent runs, or
         samples, that they are worth at the median), ``mean``, ``std``, ``min``, ``max``, then ``pQ``, ``pQ_low``,
-        ``pQ_high``, ``pQ_note`` for P50, P90, P95, P99 (None and a note where n is too small). Runs of one sample
-        count as one cluster.
+        ``pQ_high``, ``pQ_note``, ``pQ_shortfall`` (a name of ``Shortfall``) and ``pQ_effective_n`` for P50, P90, P95,
+        P99 (None and a note where n is too small). Runs of one sample count as one cluster.
     """
     rows = []
     for group, part, clusters in _groups(frame):

@@ -23,6 +23,11 @@ class Shortfall(StrEnum):
     TOO_FEW_INDEPENDENT = "too few independent runs"
     NOTHING_TO_COMPARE = "nothing to compare"
 
+    @property
+    def key(self) -> str:
+        """Its name in JSON: ``too_few_runs``."""
+        return self.name.lower()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -73,7 +78,7 @@ class Estimate:
         if self.effective_n is not None:
             entry |= {"lag1": self.lag1, "effective_n": self.effective_n}
         if self.shortfall is not None:
-            entry |= {"n_needed": self.n_needed, "note": self.note, "shortfall": self.shortfall.name.lower()}
+            entry |= {"n_needed": self.n_needed, "note": self.note, "shortfall": self.shortfall.key}
         return entry
 
 

@@ -22,6 +22,7 @@ from vlmbench.analysis.host import COLUMNS as HOST_USE
 from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
+from vlmbench.analysis.quantiles import needed
 from vlmbench.analysis.scope import latency_scope
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
@@ -236,7 +237,13 @@ def _quantiles(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in map(distribution.quantile_name, distribution.QUANTILES):
         entry[name] = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
         if row[f"{name}_note"]:
-            entry[name]["note"] = row[f"{name}_note"]
+            entry[name] |= {
+                "note": row[f"{name}_note"],
+                "shortfall": row[f"{name}_shortfall"],
+                "n": row["samples"],
+                "n_needed": needed(distribution.quantile_of(name)),
+                "effective_n": row[f"{name}_effective_n"],
+            }
     return entry
 
 

@@ -13,6 +13,8 @@ from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.host import source_sentences
+from vlmbench.report.narrative.pieces import plain
+from vlmbench.report.narrative.tail import lacks, needs, shortage, tail_sentence
 from vlmbench.text import count, factor, ms, percent, span, tokens, worth
 
 Summary = Mapping[str, Any]
@@ -52,7 +54,7 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
 def _with_interval(entry: Mapping[str, Any], unit: str = "ms") -> str:
     shown = _WRITE[unit](entry["value"])
     inside = span(entry.get("low"), entry.get("high"), unit)
-    return f"{shown} ({inside})" if inside else f"{shown} (no interval: {entry.get('note') or 'n too small'})"
+    return f"{shown} ({inside})" if inside else f"{shown} (no interval: {lacks(entry)})"
 
 
 def _quantile(summary: Summary, metric: str, name: str) -> Mapping[str, Any] | None:
@@ -82,8 +84,8 @@ def _how_long(summary: Summary) -> list[str]:
     else:
         sentences.append(f"The mean is {ms(whole['mean'])}, the slowest took {ms(whole['max'])}.")
     if short:
-        needs = ", ".join(f"{name} ({whole[name.lower()]['note'].partition(': ')[2]})" for name in short)
-        sentences.append(f"Too few runs for {needs}: no value is given.")
+        counted = ((name, shortage(whole[name.lower()]) or needs(name.lower())) for name in short)
+        sentences.append(f"Too few runs for {', '.join(f'{n} ({c})' for n, c in counted)}: no value is given.")
     sentences += _tokens_in_time(summary)
     return sentences
 
@@ -101,44 +103,11 @@ def _tokens_in_time(summary: Summary) -> list[str]:
 
 
 def _how_bad(summary: Summary) -> list[str]:
-    ratio = summary["headline"]["tail_ratio"]
-    if not ratio:
-        whole = summary["distribution"].get(summary["tail"].get("metric", "T_total"), {}).get("workload")
-        if not whole:
-            return ["generate() was not timed on its own."]
-        return [
-            f"Too few runs to say: P90 needs {whole['p90'].get('note', '36').rpartition(' ')[2]}. "
-            f"The slowest of {count(whole['n'], 'run')} took {ms(whole['max'])}."
-        ]
-    name = str(ratio["quantile"]).upper()
-    group = {"value": ratio["workload"], "low": ratio["workload_low"], "high": ratio["workload_high"]}
-    sentences = [f"{name} of {_what(summary)} is {_with_interval(group, '×')} its median."]
-    sentences += _beyond_nothing(summary)
+    sentences = [plain(tail_sentence(summary))]
+    if not summary["headline"]["tail_ratio"]:
+        return sentences
     sources = source_sentences(summary["tail"].get("variance_sources") or [])
     return sentences + _explained(summary) + sources + _causes(summary)
-
-
-def _what(summary: Summary) -> str:
-    return "a request" if summary["tail"].get("metric") == "T_request" else "generate()"
-
-
-def _beyond_nothing(summary: Summary) -> list[str]:
-    """The highest quantile that both the workload and the repeated request allow."""
-    both = [row for row in summary["tail"]["ratios_to_median"] if row["beyond"] is not None]
-    runs = summary["runs"]["reference_runs"]
-    if not both:
-        why = "too few repeats of one request" if runs else "no single request was repeated"
-        return [f"How much of that belongs to the workload is not known: {why}."]
-    row = both[-1]
-    name = str(row["quantile"]).upper()
-    own = {"value": row["reference"], "low": row["reference_low"], "high": row["reference_high"]}
-    beyond = {"value": row["beyond"], "low": row["beyond_low"], "high": row["beyond_high"]}
-    text = (
-        f"One identical request, repeated {count(runs, 'time')}, has a tail too: {name} is {_with_interval(own, '×')}"
-    )
-    if row["beyond_low"] > 1:
-        return [f"{text} its median. What exceeds that, {_with_interval(beyond, '×')}, belongs to the workload."]
-    return [f"{text} its median, so no tail of the workload's own can be told from the system's."]
 
 
 def _explained(summary: Summary) -> list[str]:

@@ -11,11 +11,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from vlmbench.report.narrative.tail import needs
 from vlmbench.report.table_cells import Grid
 from vlmbench.text import DASH, digits, span
-
-Piece = str | dict[str, Any]
-"""A text, or one with a look: ``{"b": bold}``, ``{"ci": interval}``."""
 
 STAGE_CODES: Mapping[str, str] = {
     "T_preprocess": "pre",
@@ -80,21 +78,6 @@ def signed(text: str) -> str:
     return text.replace("-", "−")
 
 
-def ci(text: str) -> list[Piece]:
-    """An interval in brackets as a piece that may not break; nothing for an empty text."""
-    return [" ", {"ci": f"({text})"}] if text else []
-
-
-def bold(text: str) -> Piece:
-    """A number that the sentence is about."""
-    return {"b": text}
-
-
-def plain(pieces: Iterable[Piece]) -> str:
-    """Pieces as one text, for labels and tests."""
-    return "".join(p if isinstance(p, str) else str(next(iter(p.values()))) for p in pieces)
-
-
 def cell(text: str, **more: Any) -> dict[str, Any]:
     """A cell.
 
@@ -105,6 +88,13 @@ def cell(text: str, **more: Any) -> dict[str, Any]:
             ``pick`` (index of a request that a click chooses).
     """
     return {"t": text, **{name: value for name, value in more.items() if value not in (None, "")}}
+
+
+def quantile_cell(entry: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """A percentile with its interval, or how many requests it needs."""
+    if not entry or entry.get("value") is None:
+        return cell(DASH, sub=needs(name) if entry and entry.get("note") else "")
+    return cell(ms(entry["value"]), sub=ms_span(entry.get("low"), entry.get("high")))
 
 
 def table(

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, cell, known, ms, ms_span, rounded, table
+from vlmbench.report.narrative.pieces import Piece, bold
+from vlmbench.report.page.cells import STAGE_LABELS, cell, known, ms, ms_span, rounded, table
 from vlmbench.report.page.parts import Part
 from vlmbench.text import DASH, digits
 

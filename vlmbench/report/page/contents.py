@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.page import compared, first_screen, overview, quality, stages, tail, tokens
-from vlmbench.report.page.cells import of_grid, plain
+from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
 from vlmbench.report.page.sample import requests_of

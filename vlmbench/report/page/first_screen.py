@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmbench.analysis.slices import KINDS
-from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, ci, known, ms, ms_span, share_span
+from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
+from vlmbench.report.narrative.tail import lacks, tail_sentence, whose_tail
+from vlmbench.report.page.cells import STAGE_LABELS, known, ms, ms_span, share_span
 from vlmbench.report.page.parts import INTERVENTIONS, Part
 from vlmbench.report.page.stories import Story
 from vlmbench.text import count, digits, percent, span
-
-Sentence = list[Piece]
 
 
 def sentences(story: Story) -> list[Sentence]:
@@ -75,13 +75,7 @@ def _quantile_ci(entry: Mapping[str, Any]) -> list[Piece]:
     inside = ms_span(entry.get("low"), entry.get("high"))
     if inside:
         return ci(inside)
-    return [" ", {"ci": f"(no interval: {needs(entry.get('note'))})"}]
-
-
-def needs(note: Any, unit: str = "requests") -> str:
-    """``n too small: 4 of 6`` in plain words: ``4 of 6 requests that it needs``."""
-    text = str(note or "").removeprefix("n too small: ")
-    return f"{text} {unit} that it needs" if " of " in text else text or "too few runs"
+    return [" ", {"ci": f"(no interval: {lacks(entry)})"}]
 
 
 def _largest(part: Part) -> Mapping[str, Any] | None:
@@ -104,41 +98,13 @@ def _waiting(part: Part) -> tuple[float, list[Piece]] | None:
 
 def _tail(part: Part) -> Sentence:
     summary = part.summary
-    metric = summary["headline"]["latency_metric"]
-    entry = summary["distribution"][metric]["workload"]
-    name, words = next(
-        ((q, w) for q, w in (("p95", "One in twenty"), ("p90", "One in ten")) if entry[q]["value"] is not None),
-        (None, ""),
-    )
+    entry = summary["distribution"][summary["headline"]["latency_metric"]]["workload"]
+    told = (("p95", "One in twenty"), ("p90", "One in ten"))
+    name, words = next(((q, w) for q, w in told if entry[q]["value"] is not None), (None, ""))
     if name is None:
-        return [
-            "The tail cannot be told: the slowest of ",
-            count(entry["n"], "request"),
-            " took ",
-            bold(f"{ms(entry['max'])} ms"),
-            f", and P90 has only {needs(entry['p90'].get('note'))}.",
-        ]
+        return tail_sentence(summary)
     pieces: Sentence = [f"{words} takes more than ", bold(f"{ms(entry[name]['value'])} ms"), *_quantile_ci(entry[name])]
-    return [*pieces, *_whose(part, name), "."]
-
-
-def _whose(part: Part, name: str) -> list[Piece]:
-    """Whether that tail belongs to the workload or to the machine."""
-    ratios = part.summary["tail"]["ratios_to_median"]
-    row = next((r for r in ratios if r["quantile"] == name and r["beyond"] is not None), None)
-    if row is None:
-        repeated = part.summary["runs"].get("reference_runs")
-        why = "too few repeats of one request" if repeated else "no single request was repeated"
-        return [f"; how much of that is the machine’s is not known ({why})"]
-    if row["beyond_low"] > 1:
-        inside = f"{digits(row['beyond_low'])}–{digits(row['beyond_high'])}"
-        return [
-            "; of that, a factor of ",
-            bold(digits(row["beyond"])),
-            *ci(inside),
-            " is beyond what one repeated request shows",
-        ]
-    return ["; one request repeated has such a tail too, so it cannot be told from the machine’s"]
+    return [*pieces, "; ", *whose_tail(summary), "."]
 
 
 def _costs(story: Story) -> Sentence:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmbench.report.narrative.pieces import Piece, bold
 from vlmbench.report.page.cells import (
     STAGE_CODES,
     STAGE_LABELS,
-    Piece,
-    bold,
     cell,
     known,
     ms,
     ms_span,
+    quantile_cell,
     rounded,
     share_span,
     table,
@@ -92,20 +92,16 @@ def _line(story: Story) -> list[dict[str, Any]]:
     return [
         head,
         cell(f"{n:,}"),
-        *(_time(found) for found in (whole.get("p50"), whole.get("p95"), first.get("p50"), gap.get("p50"))),
+        *(
+            quantile_cell(of.get(name), name)
+            for of, name in ((whole, "p50"), (whole, "p95"), (first, "p50"), (gap, "p50"))
+        ),
         _largest(part),
         cell(percent(waits.get("launch_bound")), sub=share_span(waits.get("low"), waits.get("high")))
         if known(waits.get("launch_bound"))
         else cell(DASH),
         *tokens,
     ]
-
-
-def _time(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not found or found.get("value") is None:
-        note = str((found or {}).get("note") or "")
-        return cell(DASH, sub=f"needs {note.rpartition(' of ')[2]}" if " of " in note else "")
-    return cell(ms(found["value"]), sub=ms_span(found.get("low"), found.get("high")))
 
 
 def _largest(part: Part) -> dict[str, Any]:

@@ -9,13 +9,11 @@ from vlmbench.analysis import frames
 from vlmbench.analysis.breakdown import component_table
 from vlmbench.analysis.floors import peaks_of, short_verdict
 from vlmbench.figures.roofline import si
+from vlmbench.report.narrative.pieces import Piece, bold, ci
 from vlmbench.report.page.cells import (
     STAGE_CODES,
     STAGE_LABELS,
-    Piece,
-    bold,
     cell,
-    ci,
     known,
     ms,
     ms_span,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmbench.report.page.cells import STAGE_LABELS, Piece, bold, cell, ci, known, ms, ms_span, share_span, table
+from vlmbench.report.narrative.pieces import Sentence
+from vlmbench.report.narrative.tail import tail_sentence
+from vlmbench.report.page.cells import STAGE_LABELS, cell, known, ms, quantile_cell, share_span, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
-from vlmbench.text import DASH, count, digits, percent, tokens
+from vlmbench.text import DASH, count, percent, tokens
 
 _QUANTILES = ("p50", "p90", "p95", "p99")
 _TIMES = ("T_request", "T_total", "TTFT", "ITL")  # those of the stages stand in the stage table
@@ -22,7 +24,7 @@ def percentiles(part: Part) -> dict[str, Any] | None:
     for metric in shown:
         for group, entry in distribution[metric].items():
             runs = "workload" if group == "workload" else "repeated"
-            quantiles = [_quantile(entry.get(name) or {}) for name in _QUANTILES]
+            quantiles = [quantile_cell(entry.get(name), name) for name in _QUANTILES]
             lines.append(
                 [cell(f"{STAGE_LABELS.get(metric, metric)}, {runs}"), _n(entry), *quantiles, cell(ms(entry["max"]))]
             )
@@ -46,51 +48,9 @@ def _n(entry: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _quantile(entry: Mapping[str, Any]) -> dict[str, Any]:
-    if entry.get("value") is None:
-        note = str(entry.get("note") or "")
-        return cell(DASH, sub=f"needs {note.rpartition(' of ')[2]}" if " of " in note else "")
-    return cell(ms(entry["value"]), sub=ms_span(entry.get("low"), entry.get("high")))
-
-
-def said(part: Part) -> list[list[Piece]]:
+def said(part: Part) -> list[Sentence]:
     """What the section says beside its charts."""
-    ratio = (part.summary.get("headline") or {}).get("tail_ratio")
-    if not ratio:
-        return [["Too few runs to tell: P90 needs 36 requests, P95 72, P99 368."]]
-    name = str(ratio["quantile"]).upper()
-    lines: list[list[Piece]] = [
-        [
-            bold(f"{name} is {digits(ratio['workload'])} × the median"),
-            *ci(_factors(ratio, "workload")),
-            " of generate() over the workload.",
-        ]
-    ]
-    if ratio.get("reference") is None:
-        lines.append(["No single request was repeated often enough, so the machine’s own tail is not known."])
-    else:
-        lines.append(
-            ["One request repeated: ", bold(f"{digits(ratio['reference'])} ×"), *ci(_factors(ratio, "reference")), "."]
-        )
-        if ratio.get("beyond_low") is not None and ratio["beyond_low"] > 1:
-            lines.append(
-                [
-                    "What exceeds that, a factor of ",
-                    bold(digits(ratio["beyond"])),
-                    *ci(_factors(ratio, "beyond")),
-                    ", belongs to the workload.",
-                ]
-            )
-        else:
-            lines.append(["No tail of the workload’s own can be told from the machine’s."])
-    return lines
-
-
-def _factors(row: Mapping[str, Any], name: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return (
-        f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else ""
-    )
+    return [tail_sentence(part.summary)]
 
 
 def causes(part: Part) -> list[dict[str, Any]]:

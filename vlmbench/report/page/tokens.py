@@ -11,16 +11,8 @@ import pandas as pd
 from vlmbench.analysis import frames
 from vlmbench.analysis.scaling import Scaling, fit_scaling
 from vlmbench.analysis.slices import KINDS, X_LABELS, held_fixed, slices
-from vlmbench.report.page.cells import (
-    Piece,
-    bold,
-    ci,
-    known,
-    ms,
-    ms_span,
-    rounded,
-    rounded_list,
-)
+from vlmbench.report.narrative.pieces import Piece, bold, ci
+from vlmbench.report.page.cells import known, ms, ms_span, rounded, rounded_list
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stories import Story

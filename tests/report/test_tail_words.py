@@ -1,0 +1,49 @@
+"""The one sentence on the tail, as the terminal and every place of the page have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vlmbench.report.narrative.pieces import plain
+from vlmbench.report.narrative.tail import lacks, needs, shortage, tail_sentence
+
+LEAD = "P99 of generate() is 3.00× (2.50–3.50×) its median; "
+REPEATED = "one identical request, repeated 60 times, has a tail too: P95 is 1.500× (1.200–1.800×) its median"
+
+
+def summary(beyond_low: float | None, reference_runs: int = 60) -> dict[str, Any]:
+    row = {"quantile": "p95", "workload": 3.0, "beyond": 2.0 if beyond_low else None, "beyond_low": beyond_low}
+    row |= {"beyond_high": 2.5, "reference": 1.5, "reference_low": 1.2, "reference_high": 1.8}
+    ratio = {"quantile": "p99", "workload": 3.0, "workload_low": 2.5, "workload_high": 3.5}
+    tail = {"metric": "T_total", "ratios_to_median": [row]}
+    return {"headline": {"tail_ratio": ratio}, "tail": tail, "runs": {"reference_runs": reference_runs}}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (summary(1.6), f"{LEAD}{REPEATED}; what exceeds that, 2.00× (1.600–2.50×), belongs to the workload."),
+        (summary(0.9), f"{LEAD}{REPEATED}, so no tail of the workload's own can be told from the machine's."),
+        (
+            summary(None),
+            f"{LEAD}how much of that belongs to the workload is not known: too few repeats of one request.",
+        ),
+        (
+            summary(None, 0),
+            f"{LEAD}how much of that belongs to the workload is not known: no single request was repeated.",
+        ),
+    ],
+)
+def test_whose_the_tail_is(found: dict[str, Any], said: str) -> None:
+    assert plain(tail_sentence(found)) == said
+
+
+def test_what_a_percentile_lacks_is_told_from_fields() -> None:
+    few = {"n": 4, "n_needed": 36, "shortfall": "too_few_runs", "note": "any words"}
+    dependent = {"n": 50, "n_needed": 36, "shortfall": "too_few_independent", "effective_n": 12.7}
+    assert shortage(few) == "4 of 36"
+    assert lacks(dependent) == "50, worth 12, of 36 requests that it needs"
+    assert lacks({"note": "n too small: 4 of 36"}) == "n too small: 4 of 36", "a summary of an earlier version"
+    assert (needs("p90"), needs("p99")) == ("needs 36", "needs 368")

@@ -1,0 +1,90 @@
+"""The tail in words, for the terminal and every place of the page: how far it reaches, whose it is, what it lacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vlmbench.analysis.distribution import quantile_of
+from vlmbench.analysis.estimate import Shortfall
+from vlmbench.analysis.quantiles import needed
+from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
+from vlmbench.text import count, factor, ms, span
+
+Summary = Mapping[str, Any]
+
+
+def whole(summary: Summary) -> str:
+    """What the time is of whose tail is told: ``a request``, or ``generate()``."""
+    return "a request" if summary["tail"].get("metric") == "T_request" else "generate()"
+
+
+def tail_sentence(summary: Summary) -> Sentence:
+    """How many times its median the tail is, and whether it belongs to the workload or to the machine."""
+    ratio = summary["headline"]["tail_ratio"]
+    if not ratio:
+        return _untold(summary)
+    lead = f"{str(ratio['quantile']).upper()} of {whole(summary)} is "
+    return [lead, *_times_median(ratio, "workload"), "; ", *whose_tail(summary), "."]
+
+
+def whose_tail(summary: Summary) -> list[Piece]:
+    """The clause that says what of the tail is the workload's own: one repeated request has a tail, too.
+
+    It is told at the highest percentile for which both have runs enough.
+    """
+    both = [row for row in summary["tail"]["ratios_to_median"] if row["beyond"] is not None]
+    repeats = summary["runs"].get("reference_runs")
+    if not both:
+        why = "too few repeats of one request" if repeats else "no single request was repeated"
+        return [f"how much of that belongs to the workload is not known: {why}"]
+    row = both[-1]
+    name = str(row["quantile"]).upper()
+    repeated: list[Piece] = [
+        f"one identical request, repeated {count(repeats, 'time')}, has a tail too: {name} is ",
+        *_times_median(row, "reference"),
+    ]
+    if row["beyond_low"] <= 1:
+        return [*repeated, ", so no tail of the workload's own can be told from the machine's"]
+    beyond = [bold(factor(row["beyond"])), *ci(span(row["beyond_low"], row["beyond_high"], "×"))]
+    return [*repeated, "; what exceeds that, ", *beyond, ", belongs to the workload"]
+
+
+def _times_median(row: Mapping[str, Any], group: str) -> list[Piece]:
+    inside = span(row.get(f"{group}_low"), row.get(f"{group}_high"), "×")
+    return [bold(factor(row[group])), *ci(inside), " its median"]
+
+
+def _untold(summary: Summary) -> Sentence:
+    entry = summary["distribution"].get(summary["tail"].get("metric", "T_total"), {}).get("workload")
+    if not entry:
+        return ["generate() was not timed on its own."]
+    slowest = f"The tail cannot be told: the slowest of {count(entry['n'], 'request')} took "
+    return [slowest, bold(ms(entry["max"])), f", and P90 has only {lacks(entry['p90'])}."]
+
+
+def shortage(entry: Mapping[str, Any]) -> str:
+    """What an estimate has of what it needs: ``4 of 6``, ``50, worth 12, of 36``; empty where a summary of an earlier
+    version does not count it.
+    """
+    least = entry.get("n_needed")
+    if least is None or entry.get("shortfall") not in _COUNTED:
+        return ""
+    if entry["shortfall"] == Shortfall.TOO_FEW_RUNS.key:
+        return f"{entry['n']:,} of {least:,}"
+    return f"{entry['n']:,}, worth {math.floor(entry.get('effective_n') or 0):,}, of {least:,}"
+
+
+_COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
+
+
+def lacks(entry: Mapping[str, Any]) -> str:
+    """Why an estimate has no interval: ``4 of 6 requests that it needs``."""
+    counted = shortage(entry)
+    return f"{counted} requests that it needs" if counted else str(entry.get("note") or "too few runs")
+
+
+def needs(name: str) -> str:
+    """How many requests a percentile needs: ``needs 36`` for ``p90``."""
+    return f"needs {needed(quantile_of(name)):,}"
