@@ -17,10 +17,13 @@ from submitit.slurm.slurm import _make_sbatch_string
 from vlmbench.cli import grids
 from vlmbench.cli.grids import after_multirun
 from vlmbench.cluster import slurm
-from vlmbench.cluster import status as status_module
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
-from vlmbench.cluster.launch import conclude, to_do
-from vlmbench.cluster.status import RunState, overall, status, table
+from vlmbench.cluster.last_words import last_words, log_of
+from vlmbench.cluster.launch import conclude
+from vlmbench.cluster.states import OVER, RunState, overall, time_left
+from vlmbench.cluster.status import status
+from vlmbench.cluster.table import table
+from vlmbench.cluster.to_do import to_do
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect
@@ -203,9 +206,9 @@ def test_the_last_lines_name_what_failed(tmp_path: Path, capsys: pytest.CaptureF
 def test_time_left_is_estimated_from_points(tmp_path: Path) -> None:
     ended(tmp_path, State.DONE, 0)
     outcome = replace(read_outcome(tmp_path), points_done=2, points_total=6, started_unix_s=100.0, updated_unix_s=150.0)
-    assert status_module._time_left(outcome, None) == 100.0
-    assert status_module._time_left(outcome, 30.0) == 30.0
-    assert status_module._time_left(None, None) is None
+    assert time_left(outcome, None) == 100.0
+    assert time_left(outcome, 30.0) == 30.0
+    assert time_left(None, None) is None
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_a_slurm_that_is_not_there_is_silent(monkeypatch: pytest.MonkeyPatch) ->
         slurm.queue()
     assert slurm.accounting(["1_0"]) == {}
     assert slurm.max_array_size() == 1000
-    assert RunState.LOST in status_module.OVER
+    assert RunState.LOST in OVER
 
 
 def test_a_task_refused_after_an_interruption_says_why(tmp_path: Path) -> None:
@@ -288,7 +291,7 @@ EXITED = "srun: error: n1: task 0: Exited with exit code 2\n"
     ],
 )
 def test_what_ended_a_task_is_read_from_its_log(log: str, words: str | None) -> None:
-    assert status_module.last_words(log) == words
+    assert last_words(log) == words
 
 
 def test_the_log_is_where_submitit_lets_slurm_write_it(tmp_path: Path) -> None:
@@ -298,8 +301,8 @@ def test_the_log_is_where_submitit_lets_slurm_write_it(tmp_path: Path) -> None:
     assert "_log.err" not in script
     found = submitted(tmp_path / "sweep", 1)
     (found.folder / "logs" / "7_0_0_log.out").write_text("there")
-    assert status_module.log_of(found, found.tasks[0], "7_0") == "there"
-    assert status_module.log_of(found, found.tasks[0], "7_1") is None
+    assert log_of(found, found.tasks[0], "7_0") == "there"
+    assert log_of(found, found.tasks[0], "7_1") is None
 
 
 def test_done_is_done_whichever_submission_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

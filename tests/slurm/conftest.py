@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
-from vlmbench.cluster.status import RunStatus, status
+from vlmbench.cluster.states import RunStatus
+from vlmbench.cluster.status import status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +77,10 @@ class Vlmbench:
         self.parents.append(parent)
         return parent
 
+    def said(self) -> str:
+        """What the parents that were started said."""
+        return (self.folder / "parent.log").read_text()
+
 
 @pytest.fixture
 def vlmbench(tmp_path: Path, slurm_cluster: Cluster) -> Iterator[Vlmbench]:
@@ -108,3 +114,11 @@ def states(folder: Path) -> dict[str, RunStatus]:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP holds a process; False once it is gone."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False

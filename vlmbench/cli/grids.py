@@ -8,7 +8,9 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.launch import conclude
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, table, without_studies
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall, without_studies
+from vlmbench.cluster.status import status
+from vlmbench.cluster.table import table
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 
@@ -42,7 +44,7 @@ def run(task: str, runs: str | None, output_dir: Path | None = None) -> int:
 def _status(root: Path) -> int:
     found = status(root)
     print_table(found, root)
-    return FAILED if any(one.state == RunState.FAILED for one in found) else OK
+    return FAILED if any(one.state in (RunState.FAILED, RunState.LOST) for one in found) else OK
 
 
 def _collect(root: Path, output_dir: Path | None) -> int:
@@ -93,9 +95,9 @@ def print_table(found: Sequence[RunStatus], root: Path) -> None:
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("run", "state", "job", "progress", "left", "reason"):
-        shown.add_column(name, overflow="fold")
-    colours = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
+    for name in ("run", "state", "job", "progress", "sign", "left", "reason"):
+        shown.add_column({"sign": "last sign"}.get(name, name), overflow="fold")
+    colours = {"done": "green", "failed": "red", "lost": "red", "running": "cyan", "suspended": "yellow"}
     for row in table(found, root)[:_SHOWN]:
         colour = colours.get(row["state"], "")
         values = [value.replace("[", r"\[") for value in row.values()]

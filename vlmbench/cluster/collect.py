@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, status, table, without_studies
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, without_studies
+from vlmbench.cluster.status import status
+from vlmbench.cluster.table import table
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.comparable import COLUMNS, apart, identity, unlike_runs, with_mixture_named
 from vlmbench.records.files import write_json, write_whole

@@ -242,12 +242,14 @@ class Run:
     """A run directory, and how it was last submitted (None: it ran without a launcher of this project).
 
     A study's parts are runs of their own, in directories below the study's; ``study`` is the study they belong to.
+    ``earlier`` are the jobs of Slurm that it was submitted as before, the newest first: one of them may still be alive.
     """
 
     directory: Path
     task: Task | None = None
     submission: Submission | None = None
     study: Run | None = None
+    earlier: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -274,7 +276,8 @@ def find_runs(root: Path) -> list[Run]:
             for submission in read_submissions(folder, damaged=damaged):
                 for task in submission.tasks:
                     directory = submission.run_dir(task)
-                    runs[directory] = Run(directory=directory, task=task, submission=submission)
+                    earlier = _jobs(runs.get(directory))
+                    runs[directory] = Run(directory=directory, task=task, submission=submission, earlier=earlier)
         if folder not in runs and ((folder / OUTCOME_NAME).exists() or (folder / RECORDS_NAME).exists()):
             runs[folder] = Run(directory=folder, study=_study(runs.get(folder.parent)))
     for told in damaged:
@@ -282,6 +285,14 @@ def find_runs(root: Path) -> list[Run]:
     if not runs:
         raise InputError(f"'{root}' holds no runs. runs=DIR names a run or sweep directory, or one that holds some.")
     return sorted(runs.values(), key=lambda run: _natural(run.directory))
+
+
+def _jobs(run: Run | None) -> tuple[str, ...]:
+    """The jobs of Slurm that a run was submitted as so far, the newest first."""
+    if run is None or run.submission is None or run.task is None:
+        return ()
+    newest = run.task.job_id if run.submission.cluster == "slurm" else None
+    return (*([newest] if newest else []), *run.earlier)
 
 
 def _study(above: Run | None) -> Run | None:

@@ -7,27 +7,24 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from vlmbench.cluster import slurm
-from vlmbench.cluster.grid import Run, Submission, Task, find_runs, new_submission, read_submissions, task_content
+from vlmbench.cluster.grid import Submission, new_submission, read_submissions
 from vlmbench.cluster.settings import SlurmSettings
-from vlmbench.cluster.status import OVER, RunState, RunStatus, counts, overall, status, status_of, table
-from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
-from vlmbench.machine.installation import package_dir, source_sha256
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall
+from vlmbench.cluster.status import status, status_of
+from vlmbench.cluster.table import table
+from vlmbench.cluster.to_do import Composed, contents_of, runs_of, submitting, to_do
+from vlmbench.errors import ConfigError
 from vlmbench.records.lock import holder_of
-from vlmbench.records.outcome import State, read_outcome
-from vlmbench.records.provenance import check_directory
 from vlmbench.text import say
 
 _log = logging.getLogger(__name__)
 _SHOWN_FAILURES = 20
-
-Composed = Mapping[int, tuple[Task, Mapping[str, Any]]]
 
 
 def launch_on_slurm(
@@ -42,25 +39,14 @@ def launch_on_slurm(
         run_task: what a node calls with the path of its task file; found by its name there.
 
     Raises:
-        DirectoryConflictError: a run directory belongs to another configuration; nothing was submitted.
+        DirectoryConflictError: a run directory belongs to another configuration, or another process is submitting to
+            this sweep directory; nothing was submitted.
         ConfigError: Slurm refuses the jobs.
         KeyboardInterrupt: while waiting; the jobs go on.
     """
     wanted = [sweep_dir / task.directory for task, _ in composed.values()]
-    missing = to_do(sweep_dir, composed)
-    if missing:
-        contents = contents_of(missing, requeues=settings.requeues, grace_s=settings.grace_s)
-        submission = new_submission(
-            sweep_dir, cluster="slurm", job_name=settings.job_name, tasks=contents, settings=asdict(settings)
-        )
-        try:
-            submission = slurm.submit(submission, settings, run_task)
-        except ConfigError:
-            _forget_if_nothing_was_submitted(submission)
-            raise
-        say(f"submitted {len(missing)} of {len(composed)} tasks as {', '.join(arrays(submission))}")
-    else:
-        say(f"nothing to submit: all {len(composed)} tasks are done or on their way")
+    with submitting(sweep_dir):
+        _submit_missing(sweep_dir, composed, settings, run_task)
     if settings.detach:
         say_next(sweep_dir)
         return now(wanted, sweep_dir, settings.lost_after_s)
@@ -72,90 +58,29 @@ def launch_on_slurm(
         raise
 
 
+def _submit_missing(
+    sweep_dir: Path, composed: Composed, settings: SlurmSettings, run_task: Callable[[str], None]
+) -> None:
+    missing = to_do(sweep_dir, composed)
+    if not missing:
+        say(f"nothing to submit: all {len(composed)} tasks are done or on their way")
+        return
+    contents = contents_of(missing, requeues=settings.requeues, grace_s=settings.grace_s)
+    submission = new_submission(
+        sweep_dir, cluster="slurm", job_name=settings.job_name, tasks=contents, settings=asdict(settings)
+    )
+    try:
+        submission = slurm.submit(submission, settings, run_task)
+    except ConfigError:
+        _forget_if_nothing_was_submitted(submission)
+        raise
+    say(f"submitted {len(missing)} of {len(composed)} tasks as {', '.join(arrays(submission))}")
+
+
 def _forget_if_nothing_was_submitted(submission: Submission) -> None:
     kept = [s for s in read_submissions(submission.sweep_dir) if s.name == submission.name]
     if kept and not arrays(kept[0]):
         shutil.rmtree(submission.folder, ignore_errors=True)
-
-
-def to_do(sweep_dir: Path, composed: Composed) -> dict[int, tuple[Task, Mapping[str, Any]]]:
-    """The tasks that are to be submitted: not done with this very configuration, not queued and not running.
-
-    Raises:
-        DirectoryConflictError: one message for all directories that belong to another configuration.
-    """
-    conflicts, missing = [], {}
-    for index, (task, config) in composed.items():
-        directory = sweep_dir / task.directory
-        try:
-            known = check_directory(directory, config)
-        except InputError as error:
-            conflicts.append(str(error).splitlines()[0])
-            continue
-        outcome = _outcome(directory)
-        if not (known and outcome == State.DONE):
-            missing[index] = (task, config)
-    if conflicts:
-        more = f"\n… and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-        raise DirectoryConflictError(
-            "\n".join(conflicts[:5]) + more + "\nNothing was submitted; choose another output_dir."
-        )
-    alive = _on_their_way(sweep_dir, missing)
-    if alive:
-        say(f"{len(alive)} tasks are queued or running already")
-    return {index: one for index, one in missing.items() if index not in alive}
-
-
-def _outcome(directory: Path) -> State | None:
-    try:
-        found = read_outcome(directory)
-    except InputError:
-        return None
-    return found.state if found else None
-
-
-def _on_their_way(sweep_dir: Path, missing: Composed) -> set[int]:
-    read_submissions(sweep_dir)  # one that cannot be read may have jobs in the queue: nothing is submitted then
-    runs = _runs(sweep_dir)
-    asked = {
-        index: runs[sweep_dir / t.directory] for index, (t, _) in missing.items() if sweep_dir / t.directory in runs
-    }
-    states = status_of(list(asked.values()))
-    going = {RunState.QUEUED, RunState.RUNNING}
-    silent = [one for one in states if one.unanswered]
-    if silent:
-        raise InputError(
-            f"Slurm does not answer, so nobody knows whether {len(silent)} earlier tasks of '{sweep_dir}' still run.\n"
-            "Nothing was submitted; try again when `squeue` answers."
-        )
-    return {index for index, one in zip(asked, states, strict=True) if one.state in going}
-
-
-def _runs(sweep_dir: Path) -> dict[Path, Run]:
-    try:
-        return {run.directory: run for run in find_runs(sweep_dir)}
-    except InputError:
-        return {}
-
-
-def contents_of(tasks: Composed, *, requeues: int, grace_s: float) -> dict[int, tuple[Task, dict[str, Any]]]:
-    """Index to the task and what its task file holds."""
-    source = source_sha256(package_dir())
-    return {
-        index: (
-            task,
-            task_content(
-                index=index,
-                directory=task.directory,
-                overrides=list(task.overrides),
-                config=dict(config),
-                requeues=requeues,
-                grace_s=grace_s,
-                source_sha256=source,
-            ),
-        )
-        for index, (task, config) in tasks.items()
-    }
 
 
 def arrays(submission: Submission) -> list[str]:
@@ -165,13 +90,13 @@ def arrays(submission: Submission) -> list[str]:
 
 def now(wanted: list[Path], sweep_dir: Path, lost_after_s: float) -> list[RunStatus]:
     """The state of these run directories."""
-    runs = _runs(sweep_dir)
+    runs = runs_of(sweep_dir)
     return status_of([runs[path] for path in wanted if path in runs], lost_after_s=lost_after_s)
 
 
 def wait(wanted: list[Path], sweep_dir: Path, *, poll_s: float, lost_after_s: float) -> list[RunStatus]:
     """Until every task is over or lost; says what changes."""
-    runs = _runs(sweep_dir)
+    runs = runs_of(sweep_dir)
     pending = [runs[path] for path in wanted if path in runs]
     over: dict[Path, RunStatus] = {}
     told = ""
@@ -215,7 +140,7 @@ def say_next(sweep_dir: Path) -> None:
 
 # End the runs of a grid that are queued or running, from any host.
 
-_GOING = frozenset({RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN})
+_GOING = frozenset({RunState.QUEUED, RunState.RUNNING, RunState.SUSPENDED, RunState.UNKNOWN})
 
 
 def cancel(runs: Path) -> list[RunStatus]:

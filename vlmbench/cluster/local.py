@@ -8,43 +8,54 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vlmbench.cluster.grid import Submission, Task, new_submission, read_submissions
-from vlmbench.cluster.launch import Composed, contents_of, now, say_next, to_do
+from vlmbench.cluster.launch import now, say_next
 from vlmbench.cluster.settings import LocalSettings
-from vlmbench.cluster.status import RunStatus
-from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.lock import RunLock
+from vlmbench.cluster.states import RunStatus
+from vlmbench.cluster.to_do import Composed, contents_of, submitting, to_do
+from vlmbench.errors import ConfigError, InputError, MeasurementError
+from vlmbench.records.lock import RunLock, is_held
 from vlmbench.text import say
 
 CANCELLED, OVER = "cancelled", "over"
+_TAKES_OVER_S = 120  # so long the process of a detached launcher may take to start
 
 
 def launch_here(sweep_dir: Path, composed: Composed, settings: LocalSettings) -> list[RunStatus]:
     """Run what is missing on this machine; returns the state of every task.
 
     Raises:
-        DirectoryConflictError: a run directory belongs to another configuration; nothing was started.
+        DirectoryConflictError: a run directory belongs to another configuration, or another process is submitting to
+            this sweep directory; nothing was started.
         ConfigError: a task wants more GPUs than there are.
         KeyboardInterrupt: after the running tasks have saved and ended.
     """
     wanted = [sweep_dir / task.directory for task, _ in composed.values()]
-    missing = to_do(sweep_dir, composed)
     slots(settings)  # refuses what cannot be before anything is written
-    if not missing:
-        say(f"nothing to start: all {len(composed)} tasks are done or running")
-        return now(wanted, sweep_dir, lost_after_s=0)
-    contents = contents_of(missing, requeues=0, grace_s=0)
-    submission = new_submission(sweep_dir, cluster="local", job_name="local", tasks=contents, settings=asdict(settings))
-    if settings.detach:
-        _supervise_apart(submission)
-        say(f"{len(missing)} of {len(composed)} tasks run on this machine")
-        say_next(sweep_dir)
-    else:
-        supervise(submission, settings)
-    return now(wanted, sweep_dir, lost_after_s=60 if settings.detach else 0)
+    with ExitStack() as held:
+        with submitting(sweep_dir):  # until a launcher holds the submission: from then on its tasks are on their way
+            missing = to_do(sweep_dir, composed)
+            if not missing:
+                say(f"nothing to start: all {len(composed)} tasks are done or running")
+                return now(wanted, sweep_dir, lost_after_s=0)
+            contents = contents_of(missing, requeues=0, grace_s=0)
+            submission = new_submission(
+                sweep_dir, cluster="local", job_name="local", tasks=contents, settings=asdict(settings)
+            )
+            if settings.detach:
+                _supervise_apart(submission)
+            else:
+                held.enter_context(RunLock(submission.folder))
+        if settings.detach:
+            say(f"{len(missing)} of {len(composed)} tasks run on this machine")
+            say_next(sweep_dir)
+        else:
+            supervise(submission, settings)
+    return now(wanted, sweep_dir, lost_after_s=0)
 
 
 def gpus() -> list[str]:
@@ -119,40 +130,53 @@ class _Pool:
 
 
 def supervise(submission: Submission, settings: LocalSettings) -> None:
-    """Run all tasks of a submission, a slot each; ends when none is left or the grid was cancelled."""
+    """Run all tasks of a submission, a slot each, while holding its lock.
+
+    Ends when none is left or the grid was cancelled.
+    """
     pool = _Pool(submission=submission, free=slots(settings))
     waiting = deque(submission.tasks)
-    with RunLock(submission.folder):
-        try:
-            while waiting or pool.running:
-                if (submission.folder / CANCELLED).exists():
-                    waiting.clear()
-                while waiting and pool.free:
-                    pool.start(waiting.popleft())
-                time.sleep(settings.poll_s)
-                pool.reap()
-        except BaseException:
-            say("stopping: running tasks finish their current repeat")
-            pool.stop(settings.stop_s)
-            raise
-        finally:
-            (submission.folder / OVER).touch()
+    try:
+        while waiting or pool.running:
+            if (submission.folder / CANCELLED).exists():
+                waiting.clear()
+            while waiting and pool.free:
+                pool.start(waiting.popleft())
+            time.sleep(settings.poll_s)
+            pool.reap()
+    except BaseException:
+        say("stopping: running tasks finish their current repeat")
+        pool.stop(settings.stop_s)
+        raise
+    finally:
+        (submission.folder / OVER).touch()
 
 
 def _supervise_apart(submission: Submission) -> None:
-    """The same in a process that outlives this one."""
-    with (submission.folder / "logs" / "launcher.log").open("ab") as log:
-        subprocess.Popen(  # noqa: S603  # this interpreter
+    """The same in a process that outlives this one; returns once that one holds the submission.
+
+    Raises:
+        MeasurementError: it does not.
+    """
+    path = submission.folder / "logs" / "launcher.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603  # this interpreter
             [sys.executable, "-m", "vlmbench.cluster.local", str(submission.sweep_dir.absolute()), submission.name],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    deadline = time.monotonic() + _TAKES_OVER_S
+    while not (is_held(submission.folder) or (submission.folder / OVER).exists()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise MeasurementError(f"the process that was to run these tasks did not start; its words are in '{path}'.")
+        time.sleep(0.1)
 
 
 def _main(sweep_dir: str, name: str) -> None:
     found = [s for s in read_submissions(Path(sweep_dir)) if s.name == name]
     if not found:
         raise InputError(f"there is no submission '{name}' in '{sweep_dir}'")
-    supervise(found[0], LocalSettings(**found[0].settings))
+    with RunLock(found[0].folder):
+        supervise(found[0], LocalSettings(**found[0].settings))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
 
+STOPPED = frozenset({"SUSPENDED", "STOPPED"})
+
 
 class SlurmSilentError(Exception):
     """Slurm did not answer: nothing is known about its jobs for now."""

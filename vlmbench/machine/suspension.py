@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+import psutil
 
 _SLEPT_S = 0.05  # the two clocks are read one after the other
 
@@ -47,6 +52,33 @@ class Suspensions:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._continued += 1
+
+
+def held_still_by(pid: int, groups: Path = Path("/sys/fs/cgroup")) -> str | None:
+    """What holds a process of this host still now: ``SIGSTOP``, ``a frozen control group``; None where it may run.
+
+    Args:
+        pid: of the process.
+        groups: where control groups are mounted.
+    """
+    with suppress(psutil.Error):
+        if psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return "SIGSTOP"
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+        for controllers, place in re.findall(r"^\d+:([^:]*):/?(.*)$", text, re.MULTILINE):
+            if _is_frozen(groups, controllers, place):
+                return "a frozen control group"
+    return None
+
+
+def _is_frozen(groups: Path, controllers: str, place: str) -> bool:
+    """Whether a control group is frozen: version 2 (no name of a controller), else the freezer of version 1."""
+    if not controllers:
+        files = [root / place / "cgroup.events" for root in (groups, groups / "unified")]
+        return any(re.search(r"^frozen 1$", f.read_text(), re.MULTILINE) for f in files if f.is_file())
+    file = groups / "freezer" / place / "freezer.state"
+    return "freezer" in controllers.split(",") and file.is_file() and file.read_text().strip() == "FROZEN"
 
 
 def _offset_s() -> float:
