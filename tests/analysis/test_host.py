@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.tail import slow_requests
+from vlmbench.analysis.variance import variance_parts, variance_sources
 from vlmbench.report.narrative.host import source_sentences
 
 
@@ -81,6 +81,69 @@ def test_predictors_without_effect_get_nothing(noise: Any) -> None:
     many = [shares(variance_sources(frame(**columns, sm_clock_after_mhz=1980 + noise(40))))["device"] for _ in range(5)]
     assert max(many) < 0.02
     assert min(many) == 0
+
+
+def test_each_shape_of_a_request_has_its_own_mean(noise: Any) -> None:
+    """A prompt of an odd number of tokens takes longer: no line through token counts sees that."""
+    prompt = np.tile([20.0, 21.0, 22.0, 23.0], 100)
+    cpu = 600 + 20 * (prompt % 2) + noise(5)
+    table = variance_sources(frame(T_total=cpu + 1, thread_cpu_ms=cpu, num_prompt_tokens=prompt))
+    assert shares(table)["workload"] == pytest.approx(100 / 125, abs=0.03)
+    (sentence,) = source_sentences(table.to_dict("records"))
+    assert "The shape of the request (its token counts) explains" in sentence
+    nothing = variance_sources(frame(T_total=600 + noise(5), thread_cpu_ms=600 + noise(5), num_prompt_tokens=prompt))
+    assert shares(nothing)["workload"] == pytest.approx(0, abs=0.02)
+
+
+def test_with_traces_each_stage_is_the_devices_or_the_hosts(noise: Any) -> None:
+    setup, prefill = 20 + noise(3), 40 + noise(4)
+    stages = {"T_setup": setup, "T_LLM_prefill": prefill, "T_residual": np.zeros(400)}
+    rows = frame(T_total=setup + prefill, thread_cpu_ms=setup + prefill, gpu_uuid="GPU-1", **stages)
+    traced = frame(
+        3, mode="trace", gpu_uuid="GPU-1", T_total=60.0, T_setup=20.0, T_LLM_prefill=40.0, busy_setup=0.5,
+        busy_LLM_prefill=39.0, busy_total=39.5,
+    )  # fmt: skip
+    table = variance_sources(pd.concat([rows, traced]))
+    found = shares(table)
+    assert set(found) == {"workload", "device", "host", "host_or_device"}
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["host"] == pytest.approx(9 / 25, abs=0.05)
+    assert found["device"] == pytest.approx(16 / 25, abs=0.05)
+    (sentence,) = source_sentences(table.to_dict("records"))
+    assert "where the device waits for the host (Setup)" in sentence
+
+
+def test_parts_share_the_variance_of_their_sum(noise: Any) -> None:
+    host, model = 10 + noise(9), 70 + noise(3)
+    table = variance_parts(frame(T_request=host + model, T_preprocess=host, T_total=model), "T_request",
+                           ("T_total", "T_preprocess", "T_transfer"))  # fmt: skip
+    assert table["part"].tolist() == ["T_preprocess", "T_total"]
+    assert table["share"].sum() == pytest.approx(1)
+    assert table["share"][0] == pytest.approx(0.9, abs=0.03)
+    assert table["low"][0] < 0.9 < table["high"][0]
+
+
+def test_the_interval_of_a_share_holds_it() -> None:
+    """Runs that depend on each other: the planted share lies within its interval about as often as said."""
+    random, held, trials = np.random.default_rng(11), 0, 60
+    for _ in range(trials):
+        steps = random.standard_normal((400, 2)) @ np.diag([3.0, 4.0])
+        for i in range(1, 400):
+            steps[i] = 0.5 * steps[i - 1] + 0.866 * steps[i]
+        one, two = steps.T
+        table = variance_parts(frame(T_total=one + two + 90, T_setup=one, T_LLM_decode=two), "T_total",
+                               ("T_setup", "T_LLM_decode")).set_index("part")  # fmt: skip
+        held += table["low"]["T_setup"] <= 9 / 25 <= table["high"]["T_setup"]
+    assert held >= 0.85 * trials
+
+
+def test_a_slow_run_is_placed_in_the_stage_that_took_longer(noise: Any) -> None:
+    setup, decode = 2 + noise(0.01), 60 + noise(0.01)
+    decode[17] += 30
+    rows = frame(T_total=setup + decode, T_setup=setup, T_LLM_decode=decode)
+    slow = slow_requests(rows, q=0.999)
+    assert slow[["sample_id", "cause", "place"]].values.tolist() == [["s17", "unknown", "T_LLM_decode"]]
+    assert slow.attrs["places"] == {"T_LLM_decode": 1}
 
 
 def test_rows_without_processor_time_say_nothing(noise: Any) -> None:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
-from vlmbench.analysis.host import ABSENCE, SPEED, time_is_host
+from vlmbench.analysis.host import time_is_host
 from vlmbench.analysis.quantiles import quantile
+from vlmbench.analysis.variance import ABSENCE, SPEED, Shape
+from vlmbench.schema import HOST_PARTS, TOTAL, TOTAL_PARTS
 
 # Which flags of runs are a cause of their being slow: those that slow runs carry clearly more often than the rest.
 
@@ -63,6 +65,7 @@ PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_ou
 LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
 LEAST_SAMPLES = 10  # an adjusted R² of three predictors needs some to spare
 _BLOCKS, _DRAWS = 1000, 500
+_OTHERS = 3  # runs of a shape whose mean predicts another one
 
 
 def _design(rows: pd.DataFrame, metric: str) -> tuple[NDArray[np.float64], list[str], NDArray[np.bool_]]:
@@ -181,12 +184,23 @@ def _split_row(
 
 
 def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """What the token counts alone predict, ms, shape (rows,); the mean where nothing varies, NaN where data lack."""
+    """What the token counts alone predict, ms, shape (rows,); the mean where nothing varies, NaN where data lack.
+
+    The mean of the *other* runs of the same shape where there are three and shapes come again often enough
+    (:class:`vlmbench.analysis.variance.Shape`), else least squares on the counts.
+    """
     table, _, good = _design(rows, metric)
     found = np.full(len(rows), np.nan)
-    if len(table):
-        weights = np.linalg.lstsq(table[:, :-1], table[:, -1], rcond=None)[0]
-        found[good] = table[:, :-1] @ weights
+    if not len(table):
+        return found
+    time = table[:, -1]
+    fitted = table[:, :-1] @ np.linalg.lstsq(table[:, :-1], time, rcond=None)[0]
+    groups = Shape.of(rows[good]).groups
+    if groups is not None:
+        others = np.bincount(groups)[groups] - 1
+        means = (np.bincount(groups, time)[groups] - time) / np.maximum(others, 1)
+        fitted = np.where(others >= _OTHERS, means, fitted)
+    found[good] = fitted
     return found
 
 
@@ -201,18 +215,21 @@ def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99,
     ``unknown``.
 
     Returns:
-        ``sample_id``, ``repeat``, the metric, ``over_median`` (ms), ``from_tokens`` (ms of it that the least-squares
-        fit on token counts gives), the token counts, ``flags``, ``cause``; at most ``most`` rows. Of all slow runs:
-        ``attrs["slow_runs"]`` is their count, ``attrs["causes"]`` how many have each cause, ``attrs["flags"]`` the
-        rows of that table of flags. With fewer runs than the quantile needs, the slowest ones all the same.
+        ``sample_id``, ``repeat``, the metric, ``over_median`` (ms), ``from_tokens`` (ms of it that the other runs of
+        its shape, or else the least-squares fit on token counts, give), the token counts, ``flags``, ``cause``, and
+        ``place``: the column of the stage in which at least half of what it took beyond the median lies, which is
+        where, not why. At most ``most`` rows. Of all slow runs: ``attrs["slow_runs"]`` is their count,
+        ``attrs["causes"]`` how many have each cause, ``attrs["places"]`` where those of unknown cause lie,
+        ``attrs["flags"]`` the rows of that table of flags. With fewer runs than the quantile needs, the slowest ones
+        all the same.
     """
     rows = workload(frame)
     time = values(rows, metric)
     counts = [name for name in PREDICTORS if name in rows]
-    columns = ["sample_id", "repeat", metric, "over_median", "from_tokens", *counts, "flags", "cause"]
+    columns = ["sample_id", "repeat", metric, "over_median", "from_tokens", *counts, "flags", "cause", "place"]
     if np.isnan(time).all():
         found = pd.DataFrame(columns=columns)
-        found.attrs |= {"slow_runs": 0, "causes": {}, "flags": []}
+        found.attrs |= {"slow_runs": 0, "causes": {}, "places": {}, "flags": []}
         return found
     middle, limit = np.nanquantile(time, (0.5, q))
     fitted = _predicted(rows, metric)
@@ -229,13 +246,16 @@ def slow_requests(frame: pd.DataFrame, metric: str = "T_total", q: float = 0.99,
     )
     jitter = _jitter_limit(frame, metric)
     away, busy = _beyond_median(rows, metric, slow)
+    found["place"] = _places(rows, metric, slow)
     host = time_is_host(frame)
     found["cause"] = [
         _cause({**row, "away": away[i], "busy": busy[i] if host else np.nan}, named, jitter)
         for i, row in enumerate(found.to_dict("records"))
     ]
     shown = found[columns].head(most).reset_index(drop=True)
-    shown.attrs |= {"slow_runs": len(slow), "causes": _counted(found["cause"]), "flags": of_flags.to_dict("records")}
+    places = _counted(found.loc[(found["cause"] == "unknown") & (found["place"] != ""), "place"])
+    shown.attrs |= {"slow_runs": len(slow), "causes": _counted(found["cause"]), "places": places}
+    shown.attrs["flags"] = of_flags.to_dict("records")
     return shown
 
 
@@ -272,6 +292,19 @@ def _cause(row: Mapping[Any, Any], named: Collection[str], jitter: float | None)
     if jitter is not None and beyond - (0.0 if np.isnan(explained) else explained) <= jitter:
         return SPEED if row["busy"] >= beyond / 2 > 0 else "jitter"
     return "unknown"
+
+
+def _places(rows: pd.DataFrame, metric: str, chosen: NDArray[np.int64]) -> list[str]:
+    """For each chosen run the stage that took at least half of what it took beyond the median; else nothing."""
+    beyond = (values(rows, metric) - np.nanmedian(values(rows, metric)))[chosen]
+    found = [""] * len(chosen)
+    for name in TOTAL_PARTS if metric == TOTAL else (TOTAL, *HOST_PARTS):
+        times = values(rows, name)
+        if np.isnan(times).all():
+            continue
+        here = ((times - np.nanmedian(times))[chosen] >= beyond / 2) & (beyond > 0)
+        found = [name if is_here else before for is_here, before in zip(here, found, strict=True)]
+    return found
 
 
 def _counted(causes: pd.Series) -> dict[str, int]:

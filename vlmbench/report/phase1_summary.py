@@ -18,18 +18,18 @@ from vlmbench.analysis.energy import COLUMNS as ENERGY
 from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
-from vlmbench.analysis.host import COLUMNS as HOST_USE
-from vlmbench.analysis.host import variance_sources
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
 from vlmbench.analysis.quantiles import needed
 from vlmbench.analysis.scope import latency_scope
+from vlmbench.analysis.variance import COLUMNS as HOST_USE
+from vlmbench.analysis.variance import variance_parts, variance_sources
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
 from vlmbench.records.reading import iter_rows
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
-from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL_PARTS
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL, TOTAL_PARTS
 from vlmbench.text import parse_json
 
 EXPERIMENT = "phase1_dataset_profiling"
@@ -283,10 +283,22 @@ def _tail(frame: pd.DataFrame, ratios: pd.DataFrame, metric: str) -> dict[str, A
         "ratios_to_median": records(ratios),
         "variance_split": records(tail.variance_split(frame, metric)),
         "variance_sources": records(variance_sources(frame)),
+        "variance_parts": records(variance_parts(frame, "T_total", TOTAL_PARTS)),
+        "request": _request_tail(frame),
         "slow_runs": slow.attrs.get("slow_runs", 0),
         "causes": tail.cause_counts(slow),
+        "places": slow.attrs["places"],
         "flags": slow.attrs["flags"],
         "slow_requests": records(slow),
+    }
+
+
+def _request_tail(frame: pd.DataFrame) -> dict[str, Any]:
+    """How bad the tail of whole requests is, and which of their parts it lies in."""
+    ratios = [row for row in records(distribution.tail_ratios(frame, "T_request")) if row["workload"] is not None]
+    return {
+        "ratio": ratios[-1] if ratios else None,
+        "variance_parts": records(variance_parts(frame, "T_request", (TOTAL, *HOST_PARTS))),
     }
 
 

@@ -12,7 +12,7 @@ from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
-from vlmbench.report.narrative.host import source_sentences
+from vlmbench.report.narrative.host import part_sentences, source_sentences
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import lacks, needs, shortage, tail_sentence
 from vlmbench.text import count, factor, ms, percent, span, tokens, worth
@@ -107,7 +107,7 @@ def _how_bad(summary: Summary) -> list[str]:
     if not summary["headline"]["tail_ratio"]:
         return sentences
     sources = source_sentences(summary["tail"].get("variance_sources") or [])
-    return sentences + _explained(summary) + sources + _causes(summary)
+    return sentences + part_sentences(summary["tail"]) + _explained(summary) + sources + _causes(summary)
 
 
 def _explained(summary: Summary) -> list[str]:
@@ -144,9 +144,11 @@ def _causes(summary: Summary) -> list[str]:
     numbers = {row["flag"]: shares(row) for row in flags if row["cause"]}
     if slow == 1:
         cause = next(iter(causes))
+        place = next(iter(summary["tail"].get("places") or {}), "")
         carried = "; ".join(f"{name} ({numbers[name]})" for name in cause.split() if name in numbers)
         sentence = f"The slowest run carries the flag {carried}."
-        return [_SLOWEST.get(cause, sentence), *_common_flags(flags)]
+        where = f" It took longer in {component_label(place)}." if place else ""
+        return [_SLOWEST.get(cause, sentence) + where, *_common_flags(flags)]
     words = {
         "tokens": "by their token counts",
         "jitter": "within what one repeated request shows",
@@ -155,7 +157,9 @@ def _causes(summary: Summary) -> list[str]:
         "unknown": "unknown",
     }
     listed = "; ".join(f"{words.get(cause, cause)} {number:,}" for cause, number in causes.items())
-    found = [f"Causes of the {slow:,} slowest runs (1 %): {listed}."]
+    places = (summary["tail"].get("places") or {}).items()
+    where = ", ".join(f"{number:,} in {component_label(name)}" for name, number in places)
+    found = [f"Causes of the {slow:,} slowest runs (1 %): {listed}{f' ({where})' if where else ''}."]
     found += [f"{name}: {inside}." for name, inside in numbers.items()]
     return [*found, *_common_flags(flags)]
 

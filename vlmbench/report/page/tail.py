@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
@@ -13,6 +13,7 @@ from vlmbench.report.page.quality import flag_name
 from vlmbench.text import DASH, count, percent, tokens
 
 _QUANTILES = ("p50", "p90", "p95", "p99")
+_SHOWN = 0.01  # smaller shares of the variance are not listed
 _TIMES = ("T_request", "T_total", "TTFT", "ITL")  # those of the stages stand in the stage table
 
 
@@ -54,7 +55,7 @@ def said(part: Part) -> list[Sentence]:
 
 
 def causes(part: Part) -> list[dict[str, Any]]:
-    """What makes requests slow, in three columns: the workload, marks, what is left (``h``, ``t``, ``s``)."""
+    """What makes requests slow, in columns: the workload, marks, where it lies, what is left (``h``, ``t``, ``s``)."""
     tail = part.summary.get("tail") or {}
     what = "a request" if tail.get("metric") == "T_request" else "generate()"
     split = {row["source"]: row for row in tail.get("variance_split") or []}
@@ -86,6 +87,7 @@ def causes(part: Part) -> list[dict[str, Any]]:
             }
         )
     made.append(_marks(tail))
+    made += [card for card in (_where(tail, what), _where_of_request(tail)) if card]
     rest = split.get("rest")
     if rest:
         inside = share_span(rest.get("low"), rest.get("high"))
@@ -98,6 +100,28 @@ def causes(part: Part) -> list[dict[str, Any]]:
             }
         )
     return made
+
+
+def _where(tail: Mapping[str, Any], what: str) -> dict[str, Any] | None:
+    return _parts_card("Where it lies", tail.get("variance_parts") or [], what)
+
+
+def _where_of_request(tail: Mapping[str, Any]) -> dict[str, Any] | None:
+    request = tail.get("request") or {}
+    return _parts_card("Where a whole request's lies", request.get("variance_parts") or [], "a whole request")
+
+
+def _parts_card(heading: str, parts: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
+    """The parts of a time by their share of its variance, the largest named."""
+    if not parts:
+        return None
+    listed = "; ".join(
+        f"{STAGE_LABELS.get(row['part'], row['part'])} {percent(row['share'])} ({share_span(row['low'], row['high'])})"
+        for row in parts
+        if float(row["share"]) >= _SHOWN
+    )
+    first = parts[0]["part"]
+    return {"h": heading, "t": STAGE_LABELS.get(first, first), "s": f"Of the variance of {what}: {listed}."}
 
 
 def _marks(tail: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +157,10 @@ def slowest(part: Part) -> dict[str, Any] | None:
                     _count(row.get(name)) for name in ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
                 )
             ),
-            cell(words.get(str(row.get("cause")), str(row.get("cause") or "not known").replace("_", " "))),
+            cell(
+                words.get(str(row.get("cause")), str(row.get("cause") or "not known").replace("_", " ")),
+                sub=f"in {STAGE_LABELS.get(row['place'], row['place'])}" if row.get("place") else "",
+            ),
         ]
         for row in found[:20]
     ]

@@ -1,0 +1,254 @@
+"""Whose tail is it: how much of the spread of a latency is the workload, the device, the host.
+
+Parts that add up to a time share its variance exactly: the share of a part is its covariance with the whole over the
+variance of the whole. Three partitions are made of that:
+
+* what the *shape* of a request (its token counts) explains is the workload's. Where shapes come again often enough each
+  has a mean of its own, which also sees what no line through token counts does (a prompt of an odd number of tokens can
+  take longer than one of an even number); otherwise least squares on the counts. Adjusted for the number of shapes;
+* on a GPU with traced runs, what is left is shared out by stage, and each stage is the device's or the host's as its
+  traces say (:mod:`vlmbench.analysis.launch_bound`);
+* otherwise by thread: a run is the processor time of the thread that launched it plus the time in which that thread was
+  on no processor. On a GPU the thread waits by spinning, so processor time is not called the host's there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vlmbench.analysis import launch_bound
+from vlmbench.analysis.dependence import resampled_covariances
+from vlmbench.analysis.estimate import Array
+from vlmbench.analysis.frames import reference, values, workload
+from vlmbench.analysis.host import on_gpu, time_is_host
+from vlmbench.schema import TOTAL_PARTS, TOTAL_STAGES
+
+COLUMNS: tuple[str, ...] = (
+    "thread_cpu_ms",
+    "thread_waited_ms",
+    "switches_involuntary",
+    "page_faults_major",
+    "steal_ms",
+    "sm_clock_after_mhz",
+    "throttled_power_ms",
+    "throttled_thermal_ms",
+    "gpu_uuid",
+)
+"""What :func:`vlmbench.analysis.frames.load_runs` must read for this module, beside times and token counts."""
+
+WORKLOAD, DEVICE, HOST = "workload", "device", "host"
+SPEED, ABSENCE = "host_speed", "host_absence"
+"""Parts of the host, where no stage tells more: the thread's processor time, and its time on no processor."""
+HOST_OR_DEVICE = "host_or_device"
+"""What cannot be told apart: time on a GPU in stages of which no trace says whether the device worked."""
+LEAST_RUNS = 20
+_SHAPE = ("num_input_tokens", "num_prompt_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
+_TOKENS = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
+_OF_DEVICE = ("sm_clock_after_mhz", "throttled_power_ms", "throttled_thermal_ms")
+_RUNS_A_SHAPE = 4  # on average, for each shape to have a mean of its own
+_DRAWS = 500
+_TABLE = ["source", "share", "low", "high", "of_rest", "stages"]
+
+
+def variance_parts(frame: pd.DataFrame, whole: str, parts: Sequence[str]) -> pd.DataFrame:
+    """Share the variance of a time out to the parts that add up to it.
+
+    Args:
+        frame: rows of a run, in the order measured.
+        whole: column of the time.
+        parts: columns; those that some row lacks are left out.
+
+    Returns:
+        ``part``, ``share`` of the variance of the whole (covariance with it; negative where a part is short when the
+        whole is long), ``low``, ``high``; the largest share first. Empty below 20 runs, or where nothing varies.
+    """
+    rows = _rows(frame, (whole,))
+    kept = [name for name in parts if len(rows) and not np.isnan(values(rows, name)).any()]
+    if not kept:
+        return pd.DataFrame(columns=["part", "share", "low", "high"])
+    table = np.column_stack([values(rows, whole), *(values(rows, name) for name in kept)])
+    found = _of_first(np.cov(table.T, bias=True))[1:]
+    drawn = np.stack([_of_first(one)[1:] for one in resampled_covariances(table, _DRAWS)])
+    low, high = _interval(found, drawn)
+    made = pd.DataFrame({"part": kept, "share": found, "low": low, "high": high})
+    return made.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def variance_sources(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) -> pd.DataFrame:
+    """Split the variance of a time into workload, device and host.
+
+    Args:
+        frame: rows of a run, in the order measured, with :data:`COLUMNS`, stage times and token counts; with what
+            :mod:`vlmbench.analysis.launch_bound` reads, stages are told apart.
+        metric: the time, ms.
+        seed: of the bootstrap (blocks of neighbouring runs, for runs are not independent).
+
+    Returns:
+        Rows with ``share`` (they add up to 1), ``low``, ``high``, ``of_rest``, the share of what the workload leaves,
+        and ``stages``, which ones, where stages tell. ``workload``, ``device``, then ``host`` and ``host_or_device``
+        where traces tell stages apart; else ``host_speed`` (``host_or_device`` on a GPU that is not known to be mostly
+        idle) and ``host_absence``. Empty where rows lack the thread's processor time, or for fewer than 20 runs.
+    """
+    rows = _rows(frame, (metric, "thread_cpu_ms"))
+    if not len(rows):
+        return pd.DataFrame(columns=_TABLE)
+    shape = Shape.of(rows)
+    time = values(rows, metric)
+    sources = _by_stage(frame, rows, shape) if metric == "T_total" else None
+    if sources is None:
+        sources = _by_thread(rows, shape, time, SPEED if time_is_host(frame) else HOST_OR_DEVICE)
+    columns = np.column_stack([time, shape.without(time), *(one.left for one in sources)])
+    found = _shares(np.cov(columns.T, bias=True), shape)
+    drawn = np.stack([_shares(one, shape) for one in resampled_covariances(columns, _DRAWS, seed)])
+    low, high = _interval(found, drawn)
+    rest = 1 - found[0]
+    return pd.DataFrame(
+        {
+            "source": [WORKLOAD, *(one.name for one in sources)],
+            "share": found,
+            "low": low,
+            "high": high,
+            "of_rest": [np.nan, *(found[1:] / rest if rest > 0 else found[1:] * np.nan)],
+            "stages": ["", *(" ".join(one.stages) for one in sources)],
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Args: name; left: its part of each run without what the shape explains, ms; stages: whose times these are."""
+
+    name: str
+    left: Array
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the shape of a request, its token counts, explains of a time.
+
+    Args:
+        groups: number of each run's shape, where each shape has its own mean; else None.
+        counts: scaled token counts, shape (runs, columns), for least squares.
+        spent: degrees of freedom that it takes beside the mean.
+    """
+
+    groups: np.ndarray | None
+    counts: Array
+    spent: int
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Shape:
+        """Find the shapes of the requests of some rows."""
+        counts = _varying(rows, _TOKENS)
+        known = [name for name in _SHAPE if not np.isnan(values(rows, name)).any()]
+        if known:
+            table = np.column_stack([values(rows, name) for name in known])
+            kinds, groups = np.unique(table, axis=0, return_inverse=True)
+            if 1 < len(kinds) <= len(rows) / _RUNS_A_SHAPE:
+                return cls(groups=groups.ravel(), counts=counts, spent=len(kinds) - 1)
+        return cls(groups=None, counts=counts, spent=counts.shape[1])
+
+    def without(self, what: Array) -> Array:
+        """What is left of a time, or of several side by side, when what the shape explains is taken out."""
+        if self.groups is None:
+            return _without(self.counts, what)
+        sizes = np.bincount(self.groups)
+        table = what if what.ndim > 1 else what[:, None]
+        sums = [np.bincount(self.groups, column) for column in table.T]
+        means = np.stack(sums, axis=1) / sizes[:, None] if sums else np.empty((len(sizes), 0))
+        left: Array = (table - means[self.groups]).reshape(what.shape)
+        return left
+
+
+def _by_stage(frame: pd.DataFrame, rows: pd.DataFrame, shape: Shape) -> list[_Source] | None:
+    """What is left, by where each stage's time is spent; None where no trace, or not every stage, is there."""
+    verdicts = launch_bound.launch_table(frame).set_index("stage")["verdict"].to_dict() if on_gpu(frame) else {}
+    stages = [name for name in TOTAL_PARTS if not np.isnan(values(rows, name)).all()]
+    left = {name: shape.without(values(rows, name)) for name in stages}
+    if not any(name in verdicts for name in TOTAL_STAGES) or any(np.isnan(part).any() for part in left.values()):
+        return None
+    made = []
+    for source, verdict in ((DEVICE, "device-bound"), (HOST, "host-bound"), (HOST_OR_DEVICE, None)):
+        mine = tuple(name for name in stages if _told(verdicts.get(name.removeprefix("T_"))) == verdict)
+        made.append(_Source(name=source, left=sum((left[n] for n in mine), np.zeros(len(rows))), stages=mine))
+    return made
+
+
+def _told(verdict: str | None) -> str | None:
+    return verdict if verdict in ("device-bound", "host-bound") else None
+
+
+def _by_thread(rows: pd.DataFrame, shape: Shape, time: Array, speed: str) -> list[_Source]:
+    """What is left, by what the thread did: explained by the device's clocks, on a processor, on none."""
+    cpu = shape.without(values(rows, "thread_cpu_ms"))
+    device = _varying(rows, _OF_DEVICE)
+    of_clocks = cpu - _without(shape.without(device), cpu)
+    r2 = float(of_clocks.var() / cpu.var()) if cpu.var() > 0 else 0.0
+    if _adjusted(r2, len(cpu), device.shape[1]) == 0.0:
+        of_clocks = np.zeros(len(cpu))
+    return [
+        _Source(name=DEVICE, left=of_clocks),
+        _Source(name=speed, left=cpu - of_clocks),
+        _Source(name=ABSENCE, left=shape.without(time) - cpu),
+    ]
+
+
+def _rows(frame: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
+    """The workload's runs that have all of these; those of the repeated request where the workload has too few."""
+    for rows in (workload(frame), reference(frame)):
+        missing = np.column_stack([np.isnan(values(rows, name)) for name in needed]).any(axis=1)
+        known = rows.iloc[np.flatnonzero(~missing)]
+        if len(known) >= LEAST_RUNS and np.ptp(values(known, needed[0])) > 0:
+            return known
+    return frame.iloc[:0]
+
+
+def _varying(rows: pd.DataFrame, names: Sequence[str]) -> Array:
+    """The columns that all rows have and that vary, scaled; shape (rows, columns)."""
+    kept = [column for name in names if not np.isnan(column := values(rows, name)).any() and np.ptp(column) > 0]
+    table = np.column_stack(kept) if kept else np.empty((len(rows), 0))
+    scaled: Array = (table - table.mean(axis=0)) / table.std(axis=0) if kept else table
+    return scaled
+
+
+def _shares(covariances: Array, shape: Shape) -> Array:
+    """Shares of the workload and of each source, from covariances of (time, what is left of it, sources …)."""
+    whole, left = covariances[0, 0], covariances[1, 1]
+    if whole <= 0:
+        return np.full(len(covariances) - 1, np.nan)
+    of_workload = _adjusted(1 - left / whole, len(shape.counts), shape.spent)
+    rest = 1 - of_workload
+    of_left = covariances[1, 2:] / left if left > 0 else np.zeros(len(covariances) - 2)
+    return np.array([of_workload, *(of_left * rest)])
+
+
+def _of_first(covariances: Array) -> Array:
+    """Covariance of each series with the first, over the variance of the first."""
+    shares: Array = covariances[0] / covariances[0, 0] if covariances[0, 0] > 0 else covariances[0] * np.nan
+    return shares
+
+
+def _interval(found: Array, drawn: Array) -> tuple[Array, Array]:
+    """How far the draws spread, around what was found: drawing again adds chance to the chance that is there."""
+    low, high = np.nanquantile(drawn - np.nanmean(drawn, axis=0), (0.025, 0.975), axis=0)
+    return found + low, found + high
+
+
+def _without(columns: Array, what: Array) -> Array:
+    """What is left of one or several columns when a linear effect of others, and the mean, is taken out."""
+    design = np.column_stack([np.ones(len(what)), columns])
+    left: Array = what - design @ np.linalg.lstsq(design, what, rcond=None)[0]
+    return left
+
+
+def _adjusted(r2: float, runs: int, predictors: int) -> float:
+    """R² without what predictors that have no effect would take by chance; 0 where that is all there is."""
+    if predictors == 0 or runs <= predictors + 1:
+        return 0.0
+    adjusted = 1 - (1 - r2) * (runs - 1) / (runs - predictors - 1)
+    return adjusted if adjusted > 0 else 0.0
