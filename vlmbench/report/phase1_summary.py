@@ -295,7 +295,7 @@ def _tail(frame: pd.DataFrame, ratios: pd.DataFrame, metric: str) -> dict[str, A
 
 def _request_tail(frame: pd.DataFrame) -> dict[str, Any]:
     """How bad the tail of whole requests is, and which of their parts it lies in."""
-    ratios = [row for row in records(distribution.tail_ratios(frame, "T_request")) if row["workload"] is not None]
+    ratios = [row for row in records(distribution.tail_ratios(frame, "T_request")) if pd.notna(row["workload"])]
     return {
         "ratio": ratios[-1] if ratios else None,
         "variance_parts": records(variance_parts(frame, "T_request", (TOTAL, *HOST_PARTS))),

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlmbench.analysis.variance import ABSENCE, DEVICE, HOST, HOST_OR_DEVICE, SPEED, WORKLOAD
 from vlmbench.figures.theme import component_label
+from vlmbench.schema import TOTAL
 from vlmbench.text import percent, span
 
 _THREAD: Mapping[str, str] = {
@@ -78,6 +79,6 @@ def part_sentences(tail: Mapping[str, Any]) -> list[str]:
 def _listed(parts: Sequence[Mapping[str, Any]]) -> str:
     said = [row for row in parts if float(row["share"]) >= 0.01]
     return ", ".join(
-        f"{component_label(row['part'])} {percent(float(row['share']))} ({span(row['low'], row['high'], '%')})"
+        f"{'generate()' if row['part'] == TOTAL else component_label(row['part'])} {percent(float(row['share']))} ({span(row['low'], row['high'], '%')})"
         for row in said
     )
