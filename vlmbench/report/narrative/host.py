@@ -79,6 +79,9 @@ def part_sentences(tail: Mapping[str, Any]) -> list[str]:
 def _listed(parts: Sequence[Mapping[str, Any]]) -> str:
     said = [row for row in parts if float(row["share"]) >= 0.01]
     return ", ".join(
-        f"{'generate()' if row['part'] == TOTAL else component_label(row['part'])} {percent(float(row['share']))} ({span(row['low'], row['high'], '%')})"
-        for row in said
+        f"{_part(row['part'])} {percent(float(row['share']))} ({span(row['low'], row['high'], '%')})" for row in said
     )
+
+
+def _part(name: str) -> str:
+    return "generate()" if name == TOTAL else component_label(name)
