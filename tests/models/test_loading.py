@@ -339,6 +339,12 @@ def test_broken_or_unknown_configuration(copied):
     file.write_text(json.dumps({**stored, "model_type": "wibble"}))
     with pytest.raises(ModelError, match="wibble"):
         pretrained(copied)
+    own = {**stored, "model_type": "wibble", "auto_map": {"AutoModelForImageTextToText": "modeling_wibble.Wibble"}}
+    file.write_text(json.dumps(own | {"auto_map": {**own["auto_map"], "AutoConfig": "configuration_wibble.Wibble"}}))
+    with pytest.raises(
+        ModelError, match=rf"brings Python of its own; read that \({copied}\), then model.trust_remote_code"
+    ):
+        pretrained(copied)
     file.write_text("{")
     with pytest.raises(ModelError, match="not a valid JSON"):
         pretrained(copied)

@@ -26,7 +26,7 @@ from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
 from vlmbench.engines.static_cache import window_for, windows
-from vlmbench.errors import DeviceError
+from vlmbench.errors import DeviceError, first_line
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Anatomy, Prepared
@@ -169,7 +169,7 @@ class GraphLoop:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            refuse(self.module, f"its prefill fails with a cache that stays ({_line(error)})")
+            refuse(self.module, f"its prefill fails with a cache that stays ({first_line(error)})")
         if state.cache.prefilled != prompt:
             refuse(self.module, f"it stores {state.cache.prefilled} tokens for a prompt of {prompt}")
         with self._graphs.learn():
@@ -345,7 +345,3 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple((name, tuple(value.shape)) for name, value in sorted(inputs.items()) if hasattr(value, "shape"))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

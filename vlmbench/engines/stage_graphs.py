@@ -16,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from vlmbench.engines.attention import attention_kernels
 from vlmbench.engines.capture import Play, Recorder
+from vlmbench.errors import first_line
 
 _Signature = tuple[Any, ...]
 
@@ -157,7 +158,7 @@ class StageGraphs:
             if why_not is None:
                 play = self.recorder.record(work)
         except RuntimeError as error:
-            why_not, kernels = f"its capture failed: {_line(error)}", {}
+            why_not, kernels = f"its capture failed: {first_line(error)}", {}
         finally:
             self._inside = False
         if why_not is not None:
@@ -221,7 +222,3 @@ def _signature(leaves: Sequence[Any]) -> _Signature:
 
 def _plain(leaf: Any) -> Any:
     return leaf if isinstance(leaf, bool | int | float | str | None | torch.dtype | torch.device) else id(leaf)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -137,7 +137,8 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
             ends = [end for end in (row["low"], row["high"]) if pd.notna(end)]
             if ends:
                 axes.plot(ends, [place] * 2, color=INK, linewidth=2)
-            words = row["note"] if row["note"].startswith("the same") else percent(row["share"])
+            constant = row["source"] in PREDICTORS and pd.isna(row["low"])
+            words = row["note"] if constant else percent(row["share"])
             edge = max([row["share"], *ends])
             axes.annotate(
                 words, (edge, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=pt(8.5)

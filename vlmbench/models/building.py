@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.errors import DeviceError, ModelError, first_line
 from vlmbench.models.attention import Attention, as_transformers_takes_it
 from vlmbench.models.checkpoint import (
+    ReleasedCheckpointError,
     check_folder,
     check_tensors,
     commit_of_folder,
@@ -24,7 +25,7 @@ from vlmbench.models.checkpoint import (
 )
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, check_memory
-from vlmbench.models.transformers_library import hub_reachable, transformers_library
+from vlmbench.models.transformers_library import hub_reachable, transformers_library, transformers_module
 
 if TYPE_CHECKING:
     import torch
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 
 def _from_config(config: Any, **options: Any) -> nn.Module:
     try:
-        module: nn.Module = transformers_library().AutoModelForImageTextToText.from_config(config, **options)
+        module: nn.Module = _auto_model().from_config(config, **options)
     except (ValueError, ImportError, TypeError) as error:
-        if "Unrecognized configuration class" in str(error):
+        if type(config) not in _auto_model()._model_mapping:
             raise ModelError(
                 f"'{config.model_type}' is no image-text-to-text architecture of transformers "
                 f"{transformers_library().__version__}"
             ) from error
         raise ModelError(f"architecture '{config.model_type}' cannot be built: {error}") from error
     return module
+
+
+def _auto_model() -> Any:
+    return transformers_library().AutoModelForImageTextToText
 
 
 def module_on_meta(config: Any) -> nn.Module:
@@ -131,7 +136,7 @@ def _split_options(where: Placement) -> dict[str, Any]:
 
 def _empty_checkpoint(config: Any, options: dict[str, Any]) -> Any:
     """Random parameters over several devices: an empty checkpoint, so that transformers places and draws each one."""
-    model_class: Any = transformers_library().AutoModelForImageTextToText._model_mapping[type(config)]
+    model_class: Any = _auto_model()._model_mapping[type(config)]
     if isinstance(model_class, tuple):
         model_class = model_class[0]
     return model_class.from_pretrained(None, config=config, state_dict={}, **options).eval()
@@ -221,7 +226,7 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> Any:
     if as_released(spec):
         released: Any = importlib.import_module("vlmbench.models.molmo.released")
         return released.load_released(Path(str(spec.path)), **options)
-    return transformers_library().AutoModelForImageTextToText.from_pretrained(str(spec.source), **options)
+    return _auto_model().from_pretrained(str(spec.source), **options)
 
 
 def _placement_options(where: Placement) -> dict[str, Any]:
@@ -253,23 +258,39 @@ def _check_memory(spec: ModelSpec, where: Placement) -> None:
 
 
 def _why_not_loaded(spec: ModelSpec, error: Exception) -> str:
-    line = first_line(error)
+    """Say why a checkpoint was refused: by the error's type and the checkpoint's files, never by the error's words."""
     if spec.path is None and isinstance(error, OSError) and not hub_reachable():
         return (
             f"'{spec.hub_id}' is not in the local cache and the hub cannot be reached: connect, set HF_HOME to a cache "
             f"that holds it, give model.path=DIR, or use model.weights=random"
         )
-    if spec.path is None and "released Molmo checkpoint" in line:
+    if spec.path is None and isinstance(error, ReleasedCheckpointError):
         return released_molmo_on_hub(str(spec.hub_id))
-    if "CONVERSION" in line:  # the details are in a report that is logged, not raised
+    line = first_line(error)
+    if isinstance(error, RuntimeError):  # of tensors that cannot be converted, the details are logged, not raised
         if uneven := uneven_stacks(_folder(spec)):
             line = f"its experts cannot be stacked: {uneven}"
         elif spec.quantization is not None:
-            line = f"some of its tensors cannot be quantised as {spec.quantization} on this device; take another kind"
-    if "custom code" in line:
-        line = f"transformers lacks its architecture and it brings Python of its own; read that ({line.split()[-2]}), "
+            line = f"it cannot be quantised as {spec.quantization} on this device, take another kind ({line})"
+    elif isinstance(error, ValueError) and (place := _own_code(spec)):
+        line = f"transformers lacks its architecture and it brings Python of its own; read that ({place}), "
         line += "then model.trust_remote_code=true runs it"
     return f"'{spec.source}' cannot be loaded: {line}"
+
+
+def _own_code(spec: ModelSpec) -> str | None:
+    """Where the Python lies that a checkpoint brings because transformers lacks its architecture; None where not."""
+    if spec.trust_remote_code:
+        return None
+    options = {name: value for name, value in hub_options(spec).items() if name != "trust_remote_code"}
+    try:
+        stored, _ = transformers_library().PretrainedConfig.get_config_dict(str(spec.source), **options)
+    except (OSError, ValueError):
+        return None
+    known = transformers_module("models.auto.modeling_auto").MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if not stored.get("auto_map") or stored.get("model_type") in known:
+        return None
+    return f"https://hf.co/{spec.hub_id}" if spec.path is None else str(Path(spec.path).absolute())
 
 
 def _folder(spec: ModelSpec) -> Path | None:

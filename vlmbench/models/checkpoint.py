@@ -109,6 +109,10 @@ def check_folder(folder: Path) -> None:
     check_hashes(folder, listed_hashes(folder))
 
 
+class ReleasedCheckpointError(ValueError):
+    """The configuration is of Molmo 1 as released, where a converted one is expected."""
+
+
 def needs_converter(folder: Path, why: str) -> ModelError:
     """Say of Molmo 1 as released which commands make a folder that loads.
 

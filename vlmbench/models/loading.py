@@ -125,7 +125,7 @@ def build_config(spec: ModelSpec) -> Any:
     try:
         return transformers.AutoConfig.for_model(model_type, **arguments)
     except ValueError as error:
-        if "Unrecognized model identifier" in str(error):
+        if model_type not in transformers.CONFIG_MAPPING:
             raise ModelError(
                 f"transformers {transformers.__version__} has no architecture '{model_type}'; a newer one may have it"
             ) from error

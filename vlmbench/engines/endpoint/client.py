@@ -220,10 +220,10 @@ class Client:
         try:
             async with asyncio.timeout(self.connect_timeout_s):
                 connection = await self._open()
-        except TimeoutError:
+        except TimeoutError as error:
             raise ExchangeError(
                 "connection", f"{self._where()} does not answer within {self.connect_timeout_s:g} s"
-            ) from None
+            ) from error
         except ssl.SSLCertVerificationError as error:
             raise ExchangeError(
                 "tls", f"the certificate of {self._where()} is not trusted: {error.verify_message}"

@@ -6,6 +6,7 @@ Whatever is wrong here is wrong for every request, so it ends the run before any
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -205,9 +206,10 @@ def unreachable(error: ExchangeError, endpoint: Endpoint) -> EndpointError:
         "proxy": "set runtime.proxy=none, or add the server to no_proxy",
         "tls": "give the authority's certificate with runtime.ca_file=FILE, or correct the name in runtime.base_url",
     }.get(error.kind, "look at the server's log; is runtime.base_url that of an OpenAI-compatible server?")
-    if error.kind == "connection" and secure and "does not answer" in str(error):
+    cause = error.__cause__
+    if error.kind == "connection" and secure and isinstance(cause, TimeoutError):
         advice = "is the server up, and does it speak TLS there? else runtime.base_url=http://…"
-    if error.kind == "tls" and "no common TLS" in str(error):
+    if error.kind == "tls" and not isinstance(cause, ssl.SSLCertVerificationError):
         advice = "does the server speak plain HTTP there? runtime.base_url=http://…"
     elif error.kind in ("disconnected", "not_http") and not secure:
         advice = "does the server want TLS? runtime.base_url=https://…; else look at its log"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmbench.data.synthetic import SyntheticVQA
-from vlmbench.errors import AnatomyError, VlmbenchError
+from vlmbench.errors import AnatomyError, VlmbenchError, first_line
 from vlmbench.models.anatomy.watch import watch_anatomy
 from vlmbench.models.protocol import Anatomy
 from vlmbench.request import Output, Request
@@ -97,10 +97,7 @@ def find_by_running(model: Runnable, failure: AnatomyError) -> Anatomy:
     try:
         return watch_anatomy(model.module, one_run(model), Anatomy())
     except _FAILURES as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise AnatomyError(
-            f"{failure}\nwatching one run does not tell either ({type(error).__name__}: {first})"
-        ) from error
+        raise AnatomyError(f"{failure}\nwatching one run does not tell either ({_described(error)})") from error
 
 
 def one_run(model: Runnable) -> Callable[[], object]:
@@ -121,7 +118,7 @@ def one_run(model: Runnable) -> Callable[[], object]:
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _listed(paths: tuple[str, ...]) -> str:

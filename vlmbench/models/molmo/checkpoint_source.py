@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vlmbench.errors import ModelError
+from vlmbench.errors import ModelError, first_line
 from vlmbench.text import parse_json
 
 REMAP_BYTES = 1 << 30
@@ -91,11 +91,11 @@ class TorchFile:
         except pickle.UnpicklingError as error:
             raise ModelError(
                 f"'{self.path}' holds more than tensors, or is damaged; it is not loaded because that could run code: "
-                f"{str(error).splitlines()[0]}"
+                f"{first_line(error)}"
             ) from error
         except (RuntimeError, EOFError, OSError) as error:
             raise ModelError(
-                f"'{self.path}' is damaged or cut off ({str(error).splitlines()[0]}); it has "
+                f"'{self.path}' is damaged or cut off ({first_line(error)}); it has "
                 f"{self.path.stat().st_size:,} bytes: get it again"
             ) from error
         if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
+from vlmbench.models.checkpoint import ReleasedCheckpointError
+
 TEXT_MODEL_TYPES = ("olmoe", "olmo2", "qwen2")
 """Decoders the released checkpoints are made of: MolmoE-1B, Molmo-7B-O, and Molmo-7B-D with Molmo-72B."""
 
@@ -76,7 +78,7 @@ class MolmoConfig(PreTrainedConfig):
         """Make the nested configurations and check what the model relies on."""
         released = sorted(set(_RELEASED_KEYS) & set(kwargs))
         if self.text_config is None and released:
-            raise ValueError(
+            raise ReleasedCheckpointError(
                 f"this is the configuration of a released Molmo checkpoint ({', '.join(released)} …), not a converted "
                 "one: run `python -m vlmbench.models.molmo.convert SRC DST` and give the folder DST"
             )
