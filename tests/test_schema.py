@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_stages_are_given_for_families_of_stages_only(name: str) -> None:
 def test_labels() -> None:
     assert label_of("num_vision_tokens") == "vision tokens"
     assert label_of("axis_top_k") == "top k"
-    assert label_of("T_LLM_prefill", unit=True) == "LLM prefill (ms)"
+    assert label_of("T_LLM_prefill", unit=True) == "LLM prefill, ms"
 
 
 def test_stages() -> None:
@@ -86,3 +87,11 @@ def test_stages() -> None:
     assert COST_STAGES == ("vision_encoder", "projector", "llm_prefill", "llm_decode")
     assert len({stage.column for stage in STAGES}) == len(STAGES)
     assert all(column_of(stage.column) for stage in STAGES)
+
+
+def test_stages_of_the_page_have_a_code_and_two_colours_of_their_own() -> None:
+    shown = [stage for stage in STAGES if stage.code]
+    assert [stage.column for stage in shown] == [s.column for s in STAGES if s.parent != "T_LLM_decode"]
+    for which in (0, 1):
+        assert len({stage.page[which] for stage in shown}) == len(shown)
+        assert all(re.fullmatch("#[0-9a-f]{6}", stage.page[which]) for stage in shown)

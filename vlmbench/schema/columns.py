@@ -303,11 +303,11 @@ def label_of(name: str, *, unit: bool = False) -> str:
 
     Args:
         name: of the column.
-        unit: add the unit in brackets: ``LLM prefill (ms)``.
+        unit: add the unit: ``LLM prefill, ms``.
 
     Returns:
         Its label; where it has none, its name in words: ``axis_top_k`` is ``top k``.
     """
     found = column_of(name)
     words = (found.label if found else "") or name.removeprefix("axis_").removeprefix("num_").replace("_", " ")
-    return f"{words} ({found.unit})" if unit and found and found.unit else words
+    return f"{words}, {found.unit}" if unit and found and found.unit else words

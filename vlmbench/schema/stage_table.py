@@ -23,6 +23,8 @@ class Stage:
         colour: in figures, one a stage, ``#RRGGBB``.
         parent: column of the time that it is a part of.
         meaning: from when to when.
+        code: short name in the styles and the script of the page; empty for a part of a stage.
+        page: colours on the page, light and dark, each told from its background and from its neighbours.
         costs: suffix of its ``flops_*``, ``bytes_*`` and ``floor_ms_*``; None where it has none.
     """
 
@@ -31,6 +33,8 @@ class Stage:
     colour: str
     parent: str
     meaning: str
+    code: str = ""
+    page: tuple[str, str] = ("", "")
     costs: str | None = None
 
     @property
@@ -44,16 +48,26 @@ STAGES: tuple[Stage, ...] = (
         name="preprocess",
         label="Preprocessing (host)",
         colour="#56B4E9",
+        code="pre",
+        page=("#b774b0", "#e2b9dd"),
         parent=REQUEST,
         meaning="image decode, resize, crop, normalise, prompt format, tokenise; encoded bytes are in memory before",
     ),
     Stage(
-        name="transfer", label="Transfer to device", colour="#F0E442", parent=REQUEST, meaning="inputs to the device"
+        name="transfer",
+        label="Transfer to device",
+        colour="#F0E442",
+        code="tra",
+        page=("#8a7726", "#cdbb57"),
+        parent=REQUEST,
+        meaning="inputs to the device",
     ),
     Stage(
         name="setup",
         label="Setup",
         colour="#CC79A7",
+        code="set",
+        page=("#5d6672", "#8590a0"),
         parent=TOTAL,
         meaning="generate() entered → vision encoder starts (without vision: → first forward starts)",
     ),
@@ -61,6 +75,8 @@ STAGES: tuple[Stage, ...] = (
         name="vision_encoder",
         label="Vision encoder",
         colour="#0072B2",
+        code="vis",
+        page=("#0b62a8", "#58a6e6"),
         parent=TOTAL,
         meaning="vision tower, without its projector or merger",
         costs="vision_encoder",
@@ -69,6 +85,8 @@ STAGES: tuple[Stage, ...] = (
         name="projector",
         label="Projector",
         colour="#E69F00",
+        code="pro",
+        page=("#c06a00", "#f0a43a"),
         parent=TOTAL,
         meaning="connector: projector, merger, resampler, pooling",
         costs="projector",
@@ -77,6 +95,8 @@ STAGES: tuple[Stage, ...] = (
         name="LLM_prefill",
         label="LLM prefill",
         colour="#7CCBA9",
+        code="fil",
+        page=("#2a9d7e", "#86e3c8"),
         parent=TOTAL,
         meaning="vision done → first token ready: embedding merge, first forward, head, first choice of a token",
         costs="llm_prefill",
@@ -85,6 +105,8 @@ STAGES: tuple[Stage, ...] = (
         name="LLM_decode",
         label="LLM decode",
         colour="#00704F",
+        code="dec",
+        page=("#0b4a3c", "#1f9878"),
         parent=TOTAL,
         meaning="first token ready → last token ready",
         costs="llm_decode",
@@ -107,6 +129,8 @@ STAGES: tuple[Stage, ...] = (
         name="residual",
         label="Residual",
         colour="#8C8C8C",
+        code="res",
+        page=("#8d8f94", "#9c9fa6"),
         parent=TOTAL,
         meaning="T_total minus the five stages of generate(); signed",
     ),
@@ -114,6 +138,8 @@ STAGES: tuple[Stage, ...] = (
         name="detokenize",
         label="Detokenise (host)",
         colour="#5D3A9B",
+        code="det",
+        page=("#6b4a8f", "#b79be0"),
         parent=REQUEST,
         meaning="token ids to text",
     ),

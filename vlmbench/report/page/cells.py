@@ -13,39 +13,18 @@ from typing import Any, TypeGuard
 
 from vlmbench.report.narrative.tail import needs
 from vlmbench.report.table_cells import Grid
+from vlmbench.schema import STAGES, label_of
 from vlmbench.text import DASH, digits, span
 
-STAGE_CODES: Mapping[str, str] = {
-    "T_preprocess": "pre",
-    "T_transfer": "tra",
-    "T_setup": "set",
-    "T_vision_encoder": "vis",
-    "T_projector": "pro",
-    "T_LLM_prefill": "fil",
-    "T_LLM_decode": "dec",
-    "T_detokenize": "det",
-    "T_residual": "res",
-}
+STAGE_CODES: Mapping[str, str] = {stage.column: stage.code for stage in STAGES if stage.code}
 """Time to the short name that styles and script use for its colour, in the order in which a request passes."""
 
-STAGE_LABELS: Mapping[str, str] = {
-    "T_preprocess": "Preprocessing",
-    "T_transfer": "Transfer",
-    "T_setup": "Setup",
-    "T_vision_encoder": "Vision encoder",
-    "T_projector": "Projector",
-    "T_LLM_prefill": "LLM prefill",
-    "T_LLM_decode": "LLM decode",
-    "T_decode_forward": "Decode: forwards",
-    "T_decode_loop": "Decode: loop",
-    "T_residual": "Residual",
-    "T_detokenize": "Detokenise",
-    "T_total": "generate()",
-    "T_request": "Request",
-    "TTFT": "First token (TTFT)",
-    "TTFT_model": "First token of generate()",
-    "ITL": "Between tokens (ITL)",
-}
+
+def heading(name: str, *, unit: bool = False) -> str:
+    """A column's words as a heading or at the begin of a cell: ``Time to first token, ms``."""
+    words = label_of(name, unit=unit)
+    return words if words.startswith("generate()") else words[:1].upper() + words[1:]
+
 
 Number = float | int | None
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Piece, bold
-from vlmbench.report.page.cells import STAGE_LABELS, cell, known, ms, ms_span, rounded, table
+from vlmbench.report.page.cells import cell, heading, known, ms, ms_span, rounded, table
 from vlmbench.report.page.parts import Part
 from vlmbench.text import DASH, digits
 
@@ -96,7 +96,7 @@ def _pair(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         f"{digits(low)}–{digits(high)}" if known(low) and known(high) and low is not None and high is not None else DASH
     )
     return [
-        cell(STAGE_LABELS.get(name, name)),
+        cell(heading(name)),
         cell(digits(ratio) if known(ratio) and ratio is not None else DASH),
         cell(inside),
         _verdict(row),

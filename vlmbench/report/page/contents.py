@@ -15,6 +15,7 @@ from vlmbench.report.page.parts import Part, parts_of
 from vlmbench.report.page.sample import requests_of
 from vlmbench.report.page.stories import Story, stories_of
 from vlmbench.report.table_cells import Grid, energy, memory, slopes
+from vlmbench.schema import STAGES
 from vlmbench.text import count
 
 MOST_BYTES = 7_500_000
@@ -30,8 +31,8 @@ def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int
         most_bytes: of details; runs beyond stand in the overview alone, and the page says so.
 
     Returns:
-        ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``overview``, ``compared``, ``breakeven``,
-        ``notes`` (what was left out, in words).
+        ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``stages`` (code, label), ``overview``,
+        ``compared``, ``breakeven``, ``notes`` (what was left out, in words).
 
     Raises:
         InputError: there is nothing to show.
@@ -55,6 +56,7 @@ def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int
     return {
         "title": _title(stories),
         "stories": made,
+        "stages": [[stage.code, stage.label] for stage in STAGES if stage.code],
         "overview": overview.overview(stories),
         "overview_said": overview.said(stories),
         "token_said": tokens.said(stories),

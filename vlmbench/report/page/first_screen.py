@@ -8,7 +8,7 @@ from typing import Any
 from vlmbench.analysis.slices import KINDS
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
 from vlmbench.report.narrative.tail import lacks, tail_sentence, whose_tail
-from vlmbench.report.page.cells import STAGE_LABELS, known, ms, ms_span, share_span
+from vlmbench.report.page.cells import heading, known, ms, ms_span, share_span
 from vlmbench.report.page.parts import INTERVENTIONS, Part
 from vlmbench.report.page.stories import Story
 from vlmbench.text import count, digits, percent, span
@@ -62,7 +62,7 @@ def _how_long(part: Part) -> Sentence:
     largest = _largest(part)
     if largest:
         inside = share_span(largest.get("share_low"), largest.get("share_high"))
-        name = STAGE_LABELS.get(largest["component"], largest["component"])
+        name = heading(largest["component"])
         pieces += [", and ", bold(percent(largest["share"])), *ci(inside), f" of generate() is {name}"]
     waiting = _waiting(part)
     if waiting:
@@ -179,7 +179,7 @@ def _where(part: Part) -> Sentence:
     waiting = _waiting(part)
     if largest is None:
         return ["The runs carry no stage times."]
-    name = STAGE_LABELS.get(largest["component"], largest["component"])
+    name = heading(largest["component"])
     pieces: Sentence = [
         _over(part),
         bold(percent(largest["share"])),

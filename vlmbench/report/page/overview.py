@@ -8,8 +8,8 @@ from typing import Any
 from vlmbench.report.narrative.pieces import Piece, bold
 from vlmbench.report.page.cells import (
     STAGE_CODES,
-    STAGE_LABELS,
     cell,
+    heading,
     known,
     ms,
     ms_span,
@@ -60,8 +60,8 @@ def _whole(part: Part) -> Mapping[str, Any]:
 def overview(stories: Sequence[Story]) -> dict[str, Any]:
     """The stories as a table; columns that none of them has anything for are left out."""
     lines = [_line(story) for story in stories]
-    columns = [("Run", False), ("n", True), ("Median, ms", True), ("P95, ms", True), ("First token, ms", True)]
-    columns += [("Between tokens, ms", True), ("Largest stage", False), ("Device waits", True)]
+    columns = [("Run", False), ("n", True), ("Median, ms", True), ("P95, ms", True), (heading("TTFT", unit=True), True)]
+    columns += [(heading("ITL", unit=True), True), ("Largest stage", False), ("Device waits", True)]
     columns += [("One more output token, ms", True), ("One more vision token, ms", True)]
     kept = [i for i in range(len(columns)) if i == 0 or any(line[i]["t"] != DASH or "sub" in line[i] for line in lines)]
     return table(
@@ -110,7 +110,7 @@ def _largest(part: Part) -> dict[str, Any]:
         return cell(DASH)
     top = max(stages, key=lambda row: float(row["share"]))
     name = top["component"]
-    return cell(STAGE_LABELS.get(name, name), sw=STAGE_CODES.get(name), sub=percent(top["share"]))
+    return cell(heading(name), sw=STAGE_CODES.get(name), sub=percent(top["share"]))
 
 
 def _cost(found: Mapping[str, Any] | None) -> dict[str, Any]:

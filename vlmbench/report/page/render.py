@@ -17,8 +17,10 @@ from vlmbench.report.page.parts import COMPARISON, INTERVENTIONS, TITLES, Part, 
 from vlmbench.report.provenance_table import facts, software
 from vlmbench.report.table_cells import grids
 from vlmbench.report.terminal_tables import memory
+from vlmbench.schema import STAGES
 
 SCRIPTS = ("core.js", "request.js", "tail.js", "tokens.js", "side.js", "lane.js", "main.js")
+_BLACK = "#15181c"
 _MOST_SECTIONS = 24  # more would make the page long and heavy; the overview and summary.json hold their numbers
 _SHOWN_ELSEWHERE = frozenset({"components", "slopes"})
 
@@ -56,7 +58,7 @@ def render(directories: Path | str | Sequence[Path | str], template: Any) -> str
             provenance=facts(provenances),
             software=software(next(iter(provenances), {})),
             files=list(_files(directories, shown)),
-            css=Markup(_asset("page.css")),  # noqa: S704 (our own file)
+            css=Markup(f"{stage_styles()}\n{_asset('page.css')}"),  # noqa: S704 (our own file)
             script=Markup("\n".join(["(() => {", '"use strict";', *(_asset(name) for name in SCRIPTS), "})();"])),  # noqa: S704
             data=Markup(_json(data)),  # noqa: S704 (escaped there)
             version=__version__,
@@ -164,6 +166,32 @@ def _files(directories: Path | str | Sequence[Path | str], parts: Sequence[Part]
 
 def _asset(name: str) -> str:
     return (files("vlmbench.report") / "templates" / "page" / name).read_text(encoding="utf-8").strip()
+
+
+def stage_styles() -> str:
+    """CSS of the stages' colours: a variable each for light and dark, and classes for bars, boxes and text on them."""
+    stages = [stage for stage in STAGES if stage.code]
+    lines = []
+    for root, which in ((":root", 0), (':root[data-theme="dark"]', 1)):
+        colours = (f"--{s.code}: {s.page[which]}; --on-{s.code}: {_ink_on(s.page[which])};" for s in stages)
+        lines.append(f"{root} {{ {' '.join(colours)} }}")
+    for s in stages:
+        filled = f".c-{s.code} {{ fill: var(--{s.code}); }} .b-{s.code} {{ background: var(--{s.code}); }}"
+        lines.append(f"{filled} svg text.on-{s.code} {{ fill: var(--on-{s.code}); }}")
+    return "\n".join(lines)
+
+
+def _ink_on(colour: str) -> str:
+    """Black or white, whichever is read better on a colour (contrast of WCAG 2.2)."""
+    light = luminance(colour)
+    return "#fff" if 1.05 / (light + 0.05) > (light + 0.05) / (luminance(_BLACK) + 0.05) else _BLACK
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#RRGGBB``, from 0 to 1 (WCAG 2.2)."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from vlmbench.figures.roofline import si
 from vlmbench.report.narrative.pieces import Piece, bold, ci
 from vlmbench.report.page.cells import (
     STAGE_CODES,
-    STAGE_LABELS,
     cell,
+    heading,
     known,
     ms,
     ms_span,
@@ -24,6 +24,7 @@ from vlmbench.report.page.cells import (
 )
 from vlmbench.report.page.parts import Part
 from vlmbench.report.phase1_summary import records
+from vlmbench.schema import STAGES
 from vlmbench.text import DASH, count, factor, percent
 
 _HELD = {
@@ -85,7 +86,7 @@ def stage_table(part: Part) -> dict[str, Any] | None:
     columns = [("Stage", False), ("Median, ms", True), ("Share of generate()", False)]
     columns += [("Device works", False)] if traced else []
     columns += [("Times its floor", True), ("MFU", True), ("MBU", True), ("Held up by", False)] if priced else []
-    order = list(STAGE_LABELS)
+    order = [stage.column for stage in STAGES]
     lines = []
     for row in sorted(parts, key=lambda row: order.index(row["component"]) if row["component"] in order else 99):
         name = row["component"]
@@ -110,7 +111,7 @@ def stage_table(part: Part) -> dict[str, Any] | None:
 def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
     name = row["component"]
     code = STAGE_CODES.get(name, "dec" if name.startswith("T_decode") else "res")
-    return cell(STAGE_LABELS.get(name, name), sw=code, nested=name.startswith("T_decode") or None)
+    return cell(heading(name), sw=code, nested=name.startswith("T_decode") or None)
 
 
 def _share(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,13 +198,13 @@ def said(part: Part) -> list[list[Piece]]:
         return [["The runs carry no stage times, so their parts cannot be told apart."]]
     parts.sort(key=lambda row: -float(row["share"]))
     first = parts[0]
-    name = STAGE_LABELS.get(first["component"], first["component"])
+    name = heading(first["component"])
     inside = share_span(first.get("share_low"), first.get("share_high"))
     lines: list[list[Piece]] = [["Into ", bold(f"{name}: {percent(first['share'])}"), *ci(inside), " of generate()."]]
     works = busy(part)
     if works:
         ordered = sorted(((code, share) for code, share in works.items() if code != "all"), key=lambda item: -item[1])
-        names = {code: STAGE_LABELS[stage] for stage, code in STAGE_CODES.items()}
+        names = {code: heading(stage) for stage, code in STAGE_CODES.items()}
         most, least = ordered[0], ordered[-1]
         lines.append(
             [

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
 from vlmbench.report.narrative.tail import tail_sentence
-from vlmbench.report.page.cells import STAGE_LABELS, cell, known, ms, quantile_cell, share_span, table
+from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
 from vlmbench.text import DASH, count, percent, tokens
@@ -26,9 +26,7 @@ def percentiles(part: Part) -> dict[str, Any] | None:
         for group, entry in distribution[metric].items():
             runs = "workload" if group == "workload" else "repeated"
             quantiles = [quantile_cell(entry.get(name), name) for name in _QUANTILES]
-            lines.append(
-                [cell(f"{STAGE_LABELS.get(metric, metric)}, {runs}"), _n(entry), *quantiles, cell(ms(entry["max"]))]
-            )
+            lines.append([cell(f"{heading(metric)}, {runs}"), _n(entry), *quantiles, cell(ms(entry["max"]))])
     if not lines:
         return None
     columns = (("Time", False), *((name, True) for name in ("n", "P50", "P90", "P95", "P99", "Largest")))
@@ -111,17 +109,17 @@ def _where_of_request(tail: Mapping[str, Any]) -> dict[str, Any] | None:
     return _parts_card("Where a whole request's lies", request.get("variance_parts") or [], "a whole request")
 
 
-def _parts_card(heading: str, parts: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
+def _parts_card(title: str, parts: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
     """The parts of a time by their share of its variance, the largest named."""
     if not parts:
         return None
     listed = "; ".join(
-        f"{STAGE_LABELS.get(row['part'], row['part'])} {percent(row['share'])} ({share_span(row['low'], row['high'])})"
+        f"{heading(row['part'])} {percent(row['share'])} ({share_span(row['low'], row['high'])})"
         for row in parts
         if float(row["share"]) >= _SHOWN
     )
     first = parts[0]["part"]
-    return {"h": heading, "t": STAGE_LABELS.get(first, first), "s": f"Of the variance of {what}: {listed}."}
+    return {"h": title, "t": heading(first), "s": f"Of the variance of {what}: {listed}."}
 
 
 def _marks(tail: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,14 +157,14 @@ def slowest(part: Part) -> dict[str, Any] | None:
             ),
             cell(
                 words.get(str(row.get("cause")), str(row.get("cause") or "not known").replace("_", " ")),
-                sub=f"in {STAGE_LABELS.get(row['place'], row['place'])}" if row.get("place") else "",
+                sub=f"in {heading(row['place'])}" if row.get("place") else "",
             ),
         ]
         for row in found[:20]
     ]
     columns = (
         ("Request", False),
-        ("Request, ms" if metric == "T_request" else "generate(), ms", True),
+        (heading(metric, unit=True), True),
         ("Over the median, ms", True),
         ("Vision / prompt / output tokens", False),
         ("Cause", False),

@@ -2,10 +2,7 @@
 
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const STAGES = {
-  pre: "Preprocessing", tra: "Transfer", set: "Setup", vis: "Vision encoder", pro: "Projector",
-  fil: "LLM prefill", dec: "LLM decode", det: "Detokenise", res: "Residual",
-};
+const STAGES = Object.fromEntries(D.stages);
 const BEFORE_FIRST = ["pre", "tra", "set", "vis", "pro", "fil"];
 const S = {
   story: 0, part: 0, request: null, group: null, hidden: {}, zoom: {}, stage: "T_total", share: false, firsts: true,
