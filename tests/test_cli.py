@@ -30,7 +30,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
         (["modle=tiny"], "'modle' is not a key of the configuration; did you mean 'model'?"),
         (["measurement.repeatss=2"], "did you mean 'measurement.repeats'?"),
         (["+surprise=1"], "'surprise' is not a key of the configuration"),
-        (["measurement.repeats=many"], "could not be converted to Integer"),
+        (["measurement.repeats=many"], "'measurement.repeats' must be a whole number (got 'many')"),
         (["measurement.repeats=0", "output.policy=x"], "'output.policy' must be one of auto, forced, natural (got 'x')\n"
          "'measurement.repeats' must be 1 or more (got 0)"),
         (["dataset.num_samples=-3"], "dataset: 'num_samples' must be 1 or more (got -3)"),
@@ -41,7 +41,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
         (["model.weights=half"], "model: 'weights' must be one of random, pretrained (got 'half')"),
         (["dataset=vqa_v2", "dataset.root=not/there"], "not/there"),
         (["dataset=image_folder", "dataset.root=."], "no image in"),
-        (["model"], "Error parsing override"),
+        (["model"], "'model' is no setting"),
         (["probe=[timeline,foo]"], "'foo' must be one of the choices of probe: clocks, energy, kernels"),
         (["dataset.root=/tmp"], "'dataset.root' is not a key of the dataset that is chosen"),
         (["dataset.root=/tmp"], "it is one of dataset=image_folder, vqa_v2"),
@@ -155,13 +155,21 @@ def test_an_interrupted_run_is_130_and_resumes(vlmbench: Run, tmp_path: Path) ->
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 130
-    assert json.loads((tmp_path / "out" / "outcome.json").read_text())["state"] == "interrupted"
+    outcome = json.loads((tmp_path / "out" / "outcome.json").read_text())
+    assert outcome["state"] == "interrupted"
+    assert outcome["runs_total"] == 80, "40 samples, and one request repeated as often"
+    far = f"{outcome['runs_done']} of 80 runs"
+    assert f"interrupted after {far}" in (tmp_path / "log").read_text()
+    assert f"Interrupted after {far}" in (tmp_path / "out" / "report.html").read_text()
+    assert "what there is: out/report.html" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "out" / "figures").exists(), "who stops a run may give it little time"
     done = vlmbench(*SMOKE, "dataset.num_samples=40", "output_dir=out")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     keys = [(r["point_id"], r["sample_id"], r["repeat"], r["mode"]) for r in rows if r["status"] == "ok"]
     assert len(keys) == len(set(keys))
     assert sum(k[0] == "dataset" and k[3] == "instrumented" for k in keys) == 40
+    assert 'id="unfinished"' not in (tmp_path / "out" / "report.html").read_text()
 
 
 def stopped(tmp_path: Path, *arguments: str) -> tuple[int, str]:

@@ -39,7 +39,7 @@ class Silent:
     def expect(self, runs: int) -> None:
         self.expected += runs
 
-    def advance(self, point_id: str, runs: int = 1) -> None:
+    def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
         self.done += runs
 
     def end(self, point_id: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +168,43 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+class Level(IntEnum):
+    """How much is said beside results: ``-q``, nothing, ``-v`` on the command line."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+LEVEL_VARIABLE = "VLMBENCH_LEVEL"
+"""Environment variable that carries the level to processes that this one starts: a number of :class:`Level`."""
+
+
+def level() -> Level:
+    """How much is said now."""
+    given = os.environ.get(LEVEL_VARIABLE, "")
+    return Level(int(given)) if given in ("0", "1", "2") else Level.NORMAL
+
+
 def say(message: str) -> None:
-    """Write a line for the user on the error output, at once: the process may be about to end."""
+    """Write a line for the user on the error output, at once: the process may be about to end.
+
+    For what must be known: errors, warnings, how a run ended and where its results are.
+    """
     sys.stderr.write(f"vlmbench: {message}\n")
     sys.stderr.flush()
+
+
+def note(message: str) -> None:
+    """Say what is good to know while waiting; left out with ``-q``."""
+    if level() >= Level.NORMAL:
+        say(message)
+
+
+def detail(message: str) -> None:
+    """Say what is of use for finding a fault; with ``-v`` only."""
+    if level() >= Level.VERBOSE:
+        say(message)
 
 
 def shown(path: Path) -> str:

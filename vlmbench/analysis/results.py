@@ -21,7 +21,7 @@ import pandas as pd
 from vlmbench.analysis.frames import left_out_words, load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences, identity, with_mixture_named
-from vlmbench.records.reading import RECORDS_NAME
+from vlmbench.records.reading import PACKED, RECORDS_NAME
 from vlmbench.schema import SCHEMA_VERSION
 from vlmbench.text import parse_json
 
@@ -138,7 +138,7 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
         return list({one.path.resolve(): one for one in reversed(every)}.values())[::-1]
     path = Path(path).expanduser()
     if path.is_file():
-        return [_read_records(path) if path.suffix == ".jsonl" else read_phase_file(path)]
+        return [_read_records(path) if _holds_rows(path) else read_phase_file(path)]
     if not path.is_dir():
         raise InputError(
             f"no results at '{path}': there is no such file or directory.\n"
@@ -147,7 +147,7 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
     found, broken = [], []
     for place in _places(path, _MAX_DEPTH):
         try:
-            found.append(_read_records(place) if place.suffix == ".jsonl" else read_phase_file(place))
+            found.append(_read_records(place) if _holds_rows(place) else read_phase_file(place))
         except InputError as error:
             broken.append(str(error).splitlines()[0])
     if not found and len(broken) == 1:
@@ -165,9 +165,10 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
     """Files to read in a folder: its records, else its phase files, else those of its subfolders in natural order."""
-    if (folder / RECORDS_NAME).is_file():
-        yield folder / RECORDS_NAME
-        return
+    for name in (RECORDS_NAME, f"{RECORDS_NAME}{PACKED}"):
+        if (folder / name).is_file():
+            yield folder / name
+            return
     files = sorted(f for f in folder.glob("*.json") if f.name not in _NOT_PHASE_FILES and _looks_like_phase_file(f))
     if files:
         yield from files
@@ -175,6 +176,10 @@ def _places(folder: Path, depth: int) -> Iterator[Path]:
     if depth:
         for child in sorted((c for c in folder.iterdir() if c.is_dir() and c.name[0] != "."), key=_natural):
             yield from _places(child, depth - 1)
+
+
+def _holds_rows(path: Path) -> bool:
+    return path.name.removesuffix(PACKED).endswith(".jsonl")
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -43,7 +43,7 @@ class Silent:
     def expect(self, runs: int) -> None:
         """Expect that many runs more."""
 
-    def advance(self, point_id: str, runs: int = 1) -> None:
+    def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
         """Note runs of a point that are over."""
 
     def end(self, point_id: str) -> None:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 
+from vlmbench.cli.own_options import check_option, check_setting
 from vlmbench.errors import ConfigError
 from vlmbench.sweep import KNOBS, NESTED, spaced
 
@@ -33,12 +34,25 @@ def arranged(arguments: Sequence[str]) -> list[str]:
     ``sweep.axes.NAME={start:…,stop:…,num:…,spacing:log}`` and ``sweep.axes.NAME=log(…)`` may replace a list.
 
     Raises:
-        ConfigError: a range or the axes that were given make no points.
+        ConfigError: a word is no setting and no option, or a range or the axes that were given make no points.
     """
-    if "--" in arguments:
+    if "--" in arguments or {"-sc", "--shell-completion"} & set(arguments):
         return list(arguments)
     settings, options = _apart(arguments)
+    for before, setting in zip([None, *settings], settings, strict=False):
+        check_setting(setting, before)
+    if not {"-m", "--multirun"} & set(options):
+        settings = [_several_runs(setting) for setting in settings]
     return [*(word for setting in settings for word in _as_hydra_takes(setting)), *options]
+
+
+def _several_runs(setting: str) -> str:
+    """``runs=A,B`` and ``runs=[A,B]`` as one text: without ``-m`` they are directories to show together, no sweep."""
+    key, _, value = setting.partition("=")
+    if key != "runs" or "," not in value or value[:1] in ("'", '"'):
+        return setting
+    text = value.removeprefix("[").removesuffix("]").replace("\\", "\\\\").replace("'", "\\'")
+    return f"runs='{text}'"
 
 
 def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -51,6 +65,7 @@ def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             settings.append(word)
             continue
+        check_option(word, words)
         options.append(word)
         if words and (word in _WITH_VALUE or (word in _INFO and words[0] in _INFOS)):
             options.append(words.pop(0))

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.errors import MissingConfigException
+import yaml
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from vlmbench.cli.argument_order import AXES
+from vlmbench.cli.own_options import choices
 from vlmbench.cli.validate import unknown_key
+from vlmbench.errors import first_line
 from vlmbench.machine.installation import conf_dir
 from vlmbench.sweep import KNOBS, NESTED
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc")
 _OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra says these as plain ValueErrors
+_VALUE = re.compile(
+    r"Value (?P<given>.+) (?:of type '.+' could not be converted to|is not a valid) "
+    r"(?P<kind>Integer|Float|Boolean|bool)"
+)
+_KINDS = {"Integer": "a whole number", "Float": "a number"}  # else true or false
+_LISTED = 8  # choices that one line holds
 _LONGER = "; give a range as text: 'sweep.axes.NAME=\"log(start, stop, num)\"', without a + where the axis is there"
 
 
@@ -22,17 +34,69 @@ def compact(error: BaseException) -> str:
     """What Hydra or OmegaConf refused, in the words of this project where there are some."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
-        options = error.options if error.options is not None else _choices(group)
+        options = error.options if error.options is not None else choices(group)
         if group and options:
-            return f"'{given}' must be one of the choices of {group}: {', '.join(options)}"
+            return _no_choice(group, given, options)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
         return _no_key(cause)
+    if words := _wrong_type(error):
+        return words
     text = str(error).partition("Config search path")[0].strip()
     if cause is not None and str(cause).strip() and str(cause).strip() not in text:
         text = f"{text}: {str(cause).strip()}"
     text = "\n".join(line for line in text.splitlines() if not line.strip().startswith(_NOISE))
     return text + _LONGER if "sweep.axes." in text and "Cannot merge" in text else text
+
+
+def of_yaml(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file: place and problem."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return f"a YAML file cannot be read: {first_line(error)}"
+    hint = "; indent with blanks, a tab is none" if "'\\t'" in str(problem) else ""
+    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {problem or 'not YAML'}{hint}"
+
+
+def _no_choice(group: str, given: str, options: Sequence[str]) -> str:
+    """A choice that a group has not: the nearest three, and all where they are few."""
+    near = difflib.get_close_matches(given, options, n=3)
+    hint = f"did you mean {_or(near)}? " if near else ""
+    few = len(options) <= _LISTED or not near
+    listed = ", ".join(options) if few else f"--help lists all {len(options)}"
+    return f"'{given}' must be one of the choices of {group}: {hint}{f'({listed})' if hint else listed}"
+
+
+def _or(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _unreadable(override: str) -> str:
+    """A setting whose value Hydra cannot read: what is not closed, or that it needs quotes."""
+    key, _, value = override.partition("=")
+    for opened, closed in ("[]", "{}", "()"):
+        if value.count(opened) != value.count(closed):
+            missing = closed if value.count(opened) > value.count(closed) else opened
+            return f"cannot read '{override}': a '{missing}' is missing"
+    if value.count("'") % 2 or value.count('"') % 2:
+        return f"cannot read '{override}': a quote is not closed"
+    return (
+        f"cannot read '{override}': a value with a blank or one of (){{}}[]:'\",= needs two pairs of quotes, "
+        f"\"{key}='{value}'\""
+    )
+
+
+def _wrong_type(error: BaseException) -> str | None:
+    """A value of another type than its key has; None for other errors."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ValidationError) and (found := _VALUE.search(str(seen))):
+            key = getattr(seen, "full_key", None) or "the value"
+            return f"'{key}' must be {_KINDS.get(found['kind'], 'true or false')} (got {found['given']})"
+        seen = seen.__cause__
+    return None
 
 
 def before_any_run(error: BaseException) -> str | None:
@@ -52,10 +116,6 @@ def before_any_run(error: BaseException) -> str | None:
     )
 
 
-def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
 def _no_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     """A key that does not exist: an axis, a key of another choice of the same group, or a slip."""
     parent, key = error.parent_node, str(error.key)
@@ -64,7 +124,7 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     allowed = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
     if where == "sweep.axes":
         return _no_axis(key, allowed)
-    others = [] if "." in where else [name for name in _choices(where) if where and _has(where, name, key)]
+    others = [] if "." in where else [name for name in choices(where) if where and _has(where, name, key)]
     if others:
         here = (
             f"'{where}.{key}' is not a key of the {where} that is chosen (allowed here: {', '.join(sorted(allowed))})"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -28,6 +29,7 @@ from vlmbench.cli import config as schema
 from vlmbench.cli import hydra_errors, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
+from vlmbench.cli.own_options import taken
 from vlmbench.errors import (
     BAD_INPUT,
     FAILED,
@@ -42,8 +44,9 @@ from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
 from vlmbench.records.redact import also_secret
+from vlmbench.session.settings import QUESTIONS
 from vlmbench.session.signals import interrupt_on_signals
-from vlmbench.text import say, shown
+from vlmbench.text import Level, level, say, shown
 
 if TYPE_CHECKING:
     from vlmbench.records.outcome import OutcomeFile
@@ -82,7 +85,8 @@ def _main() -> NoReturn:
     interrupt_on_signals()
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
-        sys.argv[1:] = arranged(sys.argv[1:])
+        sys.argv[1:] = arranged(taken(sys.argv[1:]))
+        want_traceback = want_traceback or level() == Level.VERBOSE
         entry()
     except KeyboardInterrupt:
         if not _stopped:  # else the job and its launcher have said so
@@ -93,6 +97,11 @@ def _main() -> NoReturn:
             traceback.print_exc()
         say(hydra_errors.compact(error))
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
+    except yaml.YAMLError as error:
+        if want_traceback:
+            traceback.print_exc()
+        say(hydra_errors.of_yaml(error))
+        sys.exit(BAD_INPUT)
     except (OSError, ValueError) as error:
         if want_traceback or (words := hydra_errors.before_any_run(error)) is None:
             raise
@@ -118,17 +127,19 @@ def job(config: DictConfig) -> int:
         status = _dispatch(config, outcome)
     except KeyboardInterrupt:
         status = INTERRUPTED
-        reason = f"interrupted; {again}"
-        ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
+        asks = config.task in QUESTIONS
+        reason = "interrupted" if asks else f"interrupted; {again}"
+        if not asks:
+            ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
         say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
-        if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK):
+        if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK) or level() == Level.VERBOSE:
             traceback.print_exc()
         if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:
             resolved: Any = OmegaConf.to_container(config, resolve=True)
             ending.note_refusal(outcome, error, resolved)
-        else:
+        elif config.task not in QUESTIONS:
             if isinstance(error, RowsLostError):
                 outcome.follow(error.moved_to)  # beside the rows, wherever they are now
             ending.keep(outcome, State.FAILED, exit_status=status, error=error)

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import ConfigError
+from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.session.job import Job
-from vlmbench.text import shown
+from vlmbench.text import count, say, shown
 
 if TYPE_CHECKING:
     from vlmbench.models.anatomy.find import AnatomyRow
@@ -42,6 +42,8 @@ def _run(job: Job) -> int:
         return _dry_run(job) if job.settings.dry_run else _measure(job)
     if task == "anatomy":
         return _anatomy(job)
+    if task == "report":
+        return _report(job)
     from vlmbench.cli import grids
 
     given = job.settings.output_dir
@@ -68,6 +70,21 @@ def _measure(job: Job) -> int:
     from vlmbench.session.profile import profile
 
     return profile(job)
+
+
+def _report(job: Job) -> int:
+    """Make the report of run directories again; 1 where some of them cannot be read."""
+    from vlmbench.report.from_rows import directories, report
+
+    given = job.settings.output_dir
+    made = report(
+        directories(job.settings.runs),
+        Path(given) if given else None,
+        extra_figures=job.settings.figures.extra,
+    )
+    sys.stdout.write(f"{made.text}\n")
+    say(f"{count(made.runs, 'run')} in {shown(made.page)}")
+    return FAILED if made.left_out else OK
 
 
 def _check_engine(job: Job) -> None:

@@ -54,6 +54,7 @@ class Outcome:
         points_done: points that are over, failed ones included.
         points_total: all points; None while unknown.
         rows: rows measured so far in this directory.
+        runs_done: runs that are over, in all sessions. runs_total: runs to expect; None while unknown.
         started_unix_s: begin of this attempt.
         updated_unix_s: when this was written.
         attempt: counts the processes that worked here, from 0.
@@ -79,6 +80,8 @@ class Outcome:
     slurm: dict[str, str] = field(default_factory=dict)
     cause: Cause | None = None
     before: str | None = None
+    runs_done: int | None = None
+    runs_total: int | None = None
 
 
 def read_outcome(directory: Path) -> Outcome | None:
@@ -106,7 +109,7 @@ def _check_types(made: Outcome) -> None:
     for name in ("rows", "attempt", "pid", "points_done"):
         if not isinstance(getattr(made, name), int):
             raise TypeError(f"'{name}' must be a whole number (got {getattr(made, name)!r})")
-    for name in ("exit_status", "points_total"):
+    for name in ("exit_status", "points_total", "runs_done", "runs_total"):
         if not isinstance(getattr(made, name), int | None):
             raise TypeError(f"'{name}' must be a whole number or null (got {getattr(made, name)!r})")
     for name in ("started_unix_s", "updated_unix_s"):
@@ -160,10 +163,26 @@ class OutcomeFile:
         )
         self._write()
 
-    def progress(self, *, points_done: int | None = None, points_total: int | None = None, rows: int = 0) -> None:
-        """Note how far the run is; cheap, reaches the disk at most every ``every_s``."""
+    def progress(
+        self,
+        *,
+        points_done: int | None = None,
+        points_total: int | None = None,
+        rows: int = 0,
+        runs: tuple[int, int] | None = None,
+    ) -> None:
+        """Note how far the run is; cheap, reaches the disk at most every ``every_s``.
+
+        Args:
+            points_done, points_total: points that are over, and all.
+            rows: in the directory.
+            runs: how many are over, of how many that are expected.
+        """
+        done, total = runs or (self.now.runs_done, self.now.runs_total)
         self.now = replace(
             self.now,
+            runs_done=done,
+            runs_total=total,
             points_done=self.now.points_done if points_done is None else points_done,
             points_total=self.now.points_total if points_total is None else points_total,
             rows=rows or self.now.rows,

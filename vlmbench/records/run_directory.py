@@ -134,9 +134,9 @@ class RunDirectory:
         self.outcome.begin(points_total=points_total)
         return warnings
 
-    def note(self, *, points_done: int, rows: int) -> None:
-        """Note how far the run is; reaches the disk every ten seconds at most."""
-        self.outcome.progress(points_done=points_done, rows=rows)
+    def note(self, *, points_done: int, rows: int, runs: tuple[int, int] | None = None) -> None:
+        """Note how far the run is, with runs that are over and that are expected; on disk every ten seconds at most."""
+        self.outcome.progress(points_done=points_done, rows=rows, runs=runs)
 
     def end(self, points: Sequence[Mapping[str, Any]], *, device: str, extra: Mapping[str, Any] | None = None) -> None:
         """Write down how each point ended, and the end of the session with the state of its device.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmbench import plugins
 from vlmbench.errors import ConfigError, InputError
+from vlmbench.text import shown
 
 
-def write_report(kind: str, directory: Path, *, extra_figures: Sequence[str] = ()) -> str:
+def write_report(kind: str, directory: Path, to: Path | None = None, *, extra_figures: Sequence[str] = ()) -> str:
     """Write what an experiment promises: summary, phase file, figures, ``report.html`` and ``tables/``.
 
     Args:
         kind: phase1, phase2, phase3, interventions or none.
-        directory: a run directory.
+        directory: where the rows lie.
+        to: where to write; beside the rows if None.
         extra_figures: entry points of ``vlmbench.figures``, drawn beside the experiment's own.
 
     Returns:
@@ -25,30 +27,53 @@ def write_report(kind: str, directory: Path, *, extra_figures: Sequence[str] = (
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
+    text = _summarise(kind, directory, to)
+    if not text:
+        return ""
+    for name in extra_figures:
+        _draw_extra(name, directory, to or directory)
+    return f"{text}\n\n{write_pages(to or directory, directory, {directory: to or directory})}"
+
+
+def write_quick_report(kind: str, directory: Path) -> str:
+    """Write ``summary.json`` and ``report.html`` of a run that was told to stop: no figures, no phase file.
+
+    Returns:
+        Where the page is, in one line; empty for an experiment without a report.
+
+    Raises:
+        InputError: nothing was measured yet.
+        MeasurementError: a file cannot be written.
+    """
+    if not _summarise(kind, directory, None, quick=True):
+        return ""
+    from vlmbench.report.page import write_page
+
+    try:
+        page = write_page(directory)
+    except ConfigError as error:
+        return f"no page: {error}"
+    return f"what there is: {shown(page)}"
+
+
+def _summarise(kind: str, directory: Path, to: Path | None, *, quick: bool = False) -> str:
+    """Write summary, phase file and figures of a kind of report; returns its words, empty for none."""
     if kind == "phase1":
         from vlmbench.report.phase1 import write_phase1
 
-        text = write_phase1(directory).text
-    elif kind == "phase2":
-        from vlmbench.report.scaling import write_phase2
+        return write_phase1(directory, to, quick=quick).text
+    if kind in ("phase2", "phase3"):
+        from vlmbench.report.scaling import EXPERIMENTS, write_scaling
 
-        text = write_phase2(directory).text
-    elif kind == "phase3":
-        from vlmbench.report.scaling import write_phase3
-
-        text = write_phase3(directory).text
-    elif kind == "interventions":
+        return write_scaling(directory, to, experiment=EXPERIMENTS[kind], quick=quick).text
+    if kind == "interventions":
         from vlmbench.report.interventions import write_interventions
 
-        text = write_interventions(directory)
-    else:
-        return ""
-    for name in extra_figures:
-        _draw_extra(name, directory)
-    return f"{text}\n\n{write_pages(directory)}"
+        return write_interventions(directory, to, quick=quick)
+    return ""
 
 
-def _draw_extra(name: str, directory: Path) -> None:
+def _draw_extra(name: str, directory: Path, to: Path) -> None:
     """Draw the figure of a plug-in: a function from all rows and the provenance to a figure, or to None for no data."""
     from vlmbench.analysis.frames import load_runs
     from vlmbench.figures.theme import save
@@ -56,14 +81,21 @@ def _draw_extra(name: str, directory: Path) -> None:
 
     figure = plugins.load("vlmbench.figures", name)(load_runs(directory), provenance_of(directory))
     if figure is not None:
-        save(figure, directory / "figures", name)
+        save(figure, to / "figures", name)
 
 
-def write_pages(directory: Path) -> str:
-    """Write ``report.html`` and ``tables/`` of a run or study whose summaries are there; says so in one line.
+def write_pages(
+    directory: Path, runs: Path | Sequence[Path] | None = None, summaries: Mapping[Path, Path] | None = None
+) -> str:
+    """Write ``report.html`` and ``tables/`` of runs whose summaries are there; says so in one line.
 
     Without jinja2 (the ``experiments`` extra), or with summaries of another version, the line says why there is none:
     the results themselves are written already.
+
+    Args:
+        directory: where they go.
+        runs: what they show; the directory itself if None.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Raises:
         MeasurementError: a file cannot be written.
@@ -72,8 +104,8 @@ def write_pages(directory: Path) -> str:
     from vlmbench.report.paper_tables import write_tables
 
     try:
-        page = write_page(directory)
-        write_tables(directory)
+        page = write_page(directory, runs, summaries)
+        write_tables(directory, runs, summaries)
     except (ConfigError, InputError) as error:
         return f"No page: {error}."
     return f"The same with figures: {page.name}; tables for papers: tables/."

@@ -22,8 +22,13 @@ from vlmbench.schema import SCHEMA_VERSION
 EXPERIMENT, PROOFS = "interventions", "proofs.json"
 
 
-def write_interventions(directory: Path | str) -> str:
+def write_interventions(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> str:
     """Write ``summary.json``, ``interventions.json`` and ``figures/interventions*`` of a run directory.
+
+    Args:
+        directory: where the rows lie.
+        to: where to write; beside the rows if None.
+        quick: ``summary.json`` alone, for a run that has no time for more.
 
     Returns:
         The answer in words.
@@ -33,19 +38,22 @@ def write_interventions(directory: Path | str) -> str:
         MeasurementError: a file cannot be written.
     """
     directory = Path(directory)
+    to = to or directory
     frame = frames.load_runs(directory)
     provenance = provenance_of(directory)
     arms = arm_results(frame)
     summary = summarise(frame, arms, provenance, read_json(directory / PROOFS) or {}, points=_points(directory))
-    write_json(directory / "summary.json", summary)
+    write_json(to / "summary.json", summary)
+    if quick:
+        return as_text(summary)
     write_phase_file(
-        directory / f"{EXPERIMENT}.json",
+        to / f"{EXPERIMENT}.json",
         experiment=EXPERIMENT,
         provenance=provenance,
         summary=summary,
         results=run_rows(directory, arms=True),
     )
-    draw(directory, arms, provenance)
+    draw(to, arms, provenance)
     return as_text(summary)
 
 

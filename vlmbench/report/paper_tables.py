@@ -6,6 +6,7 @@ four lines more here than the template of 13 lines that it would replace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmbench.records.files import write_whole
@@ -17,10 +18,19 @@ from vlmbench.text import latex
 FOLDER = "tables"
 
 
-def write_tables(directory: Path | str) -> list[Path]:
+def write_tables(
+    directory: Path | str,
+    runs: Path | Sequence[Path] | None = None,
+    summaries: Mapping[Path, Path] | None = None,
+) -> list[Path]:
     """Write ``tables/<name>.tex`` and ``.md`` of a run directory; of a study, ``tables/<part>_<name>`` of each part.
 
     The LaTeX needs the package booktabs.
+
+    Args:
+        directory: where they go.
+        runs: what they show; the directory itself if None.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Returns:
         The paths, in order.
@@ -33,7 +43,8 @@ def write_tables(directory: Path | str) -> list[Path]:
     template = environment().get_template("table.tex.j2")
     directory = Path(directory)
     files = []
-    for part in parts_of(directory, rows=False):
+    left_out: list[str] = []  # the page names them
+    for part in parts_of(runs or directory, rows=False, left_out=left_out, summaries=summaries):
         for grid in grids(part.summary):
             prefix = "" if part.name == "." else f"{part.name.replace('/', '_')}_"
             path = directory / FOLDER / f"{prefix}{grid.name}"

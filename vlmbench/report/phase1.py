@@ -37,33 +37,40 @@ class Phase1Report:
     text: str
 
 
-def write_phase1(directory: Path | str) -> Phase1Report:
+def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> Phase1Report:
     """Write ``summary.json``, ``phase1_dataset_profiling.json`` and ``figures/`` of a run directory.
 
     Each file is written whole, then renamed. Figures that a run has no data for are left out.
+
+    Args:
+        directory: where the rows lie.
+        to: where to write; beside the rows if None.
+        quick: ``summary.json`` alone, for a run that has no time for more.
 
     Raises:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
     directory = Path(directory)
+    to = to or directory
     run = read_run(directory)
     summary = summarise_run(run)
     server = read_serving(directory, run.provenance)
     if server is not None:
         summary = {**summary, "serving": summarise_serving(server)}
-    files = [
-        write_json(directory / "summary.json", summary),
-        write_phase_file(
-            directory / PHASE_FILE,
-            experiment=EXPERIMENT,
-            provenance=run.provenance,
-            summary=summary,
-            results=run_rows(directory),
-        ),
-    ]
-    for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
-        files += save(figure, directory / "figures", name)
+    files = [write_json(to / "summary.json", summary)]
+    if not quick:
+        files.append(
+            write_phase_file(
+                to / PHASE_FILE,
+                experiment=EXPERIMENT,
+                provenance=run.provenance,
+                summary=summary,
+                results=run_rows(directory),
+            )
+        )
+        for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
+            files += save(figure, to / "figures", name)
     return Phase1Report(
         summary=summary,
         files=tuple(files),

@@ -137,35 +137,45 @@ def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {k: provenance[k] for k in ("model", "device", "runtime", "fingerprint") if k in provenance}
 
 
-def write_scaling(directory: Path | str, *, experiment: str) -> ScalingReport:
+def write_scaling(
+    directory: Path | str, to: Path | None = None, *, experiment: str, quick: bool = False
+) -> ScalingReport:
     """Write ``summary.json``, ``<experiment>.json``, ``latency_model.json`` and ``figures/`` of a run directory.
 
     Each file is written whole, then renamed. Figures that a run has no data for are left out.
+
+    Args:
+        directory: where the rows lie.
+        to: where to write; beside the rows if None.
+        experiment: name of the experiment, and of the phase file.
+        quick: ``summary.json`` and the latency model alone, for a run that has no time for more.
 
     Raises:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
     directory = Path(directory)
+    to = to or directory
     frame = load_runs(directory)
     if "T_total" not in frame:  # nothing could be measured; the report says why
         frame["T_total"] = math.nan
     found = find(frame, provenance_of(directory))
     summary = summarise(found, experiment, (read_json(directory / "points.json") or {}).get("points", []))
-    files = [
-        write_json(directory / SUMMARY_FILE, summary),
-        write_phase_file(
-            directory / f"{experiment}.json",
-            experiment=experiment,
-            provenance=found.provenance,
-            summary=summary,
-            results=run_rows(directory),
-        ),
-    ]
+    files = [write_json(to / SUMMARY_FILE, summary)]
     if found.model is not None:
-        files.append(found.model.save(directory / MODEL_FILE))
-    for name, figure in figures(found):
-        files += save(figure, directory / "figures", name)
+        files.append(found.model.save(to / MODEL_FILE))
+    if not quick:
+        files.append(
+            write_phase_file(
+                to / f"{experiment}.json",
+                experiment=experiment,
+                provenance=found.provenance,
+                summary=summary,
+                results=run_rows(directory),
+            )
+        )
+        for name, figure in figures(found):
+            files += save(figure, to / "figures", name)
     return ScalingReport(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
 
 
@@ -280,14 +290,14 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
 PHASE2_EXPERIMENT = "phase2_scaling"
 
 
-def write_phase2(directory: Path | str) -> ScalingReport:
+def write_phase2(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> ScalingReport:
     """Write ``summary.json``, ``phase2_scaling.json``, the latency model and ``figures/`` of a run directory.
 
     Raises:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
-    return write_scaling(directory, experiment=PHASE2_EXPERIMENT)
+    return write_scaling(directory, to, experiment=PHASE2_EXPERIMENT, quick=quick)
 
 
 # Phase 3 (experiment 4B): time against forced output lengths.
@@ -296,14 +306,14 @@ def write_phase2(directory: Path | str) -> ScalingReport:
 PHASE3_EXPERIMENT = "exp4b_language_tokens"
 
 
-def write_phase3(directory: Path | str) -> ScalingReport:
+def write_phase3(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> ScalingReport:
     """Write ``summary.json``, ``exp4b_language_tokens.json``, the latency model and ``figures/`` of a run directory.
 
     Raises:
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
-    return write_scaling(directory, experiment=PHASE3_EXPERIMENT)
+    return write_scaling(directory, to, experiment=PHASE3_EXPERIMENT, quick=quick)
 
 
 EXPERIMENTS: Mapping[str, str] = {"phase2": PHASE2_EXPERIMENT, "phase3": PHASE3_EXPERIMENT}

@@ -37,6 +37,7 @@ def write_exp5(
     directory: Path | str,
     *,
     allow_unlike: bool = False,
+    pages: bool = True,
 ) -> ScalingReport:
     """Compare token costs and write ``exp5_token_comparison.json``, ``summary.json``, models, figures and pages.
 
@@ -46,6 +47,7 @@ def write_exp5(
         phase3: results with output tokens swept; may be the same path.
         directory: where to write; made if missing. A ``summary.json`` of another experiment there is left alone.
         allow_unlike: compare unlike hardware, models, dtypes or runtimes all the same.
+        pages: also write ``report.html`` and ``tables/``.
 
     Raises:
         InputError: an input cannot be read, the two are unlike, or have fewer than three points; nothing was written.
@@ -73,7 +75,9 @@ def write_exp5(
             files.append(model.save(directory / MODEL_FILE.replace("latency_model", f"latency_model{name}")))
     for name, figure in _figures(names, comparisons, flops):
         files += save(figure, directory / "figures", name)
-    text = f"{_text(comparisons, summary['comparisons'])}\n\n{write_pages(directory)}"
+    text = _text(comparisons, summary["comparisons"])
+    if pages:
+        text += f"\n\n{write_pages(directory)}"
     return ScalingReport(summary=summary, files=tuple(files), text=text)
 
 

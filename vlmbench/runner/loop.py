@@ -36,8 +36,8 @@ class Progress(Protocol):
     def expect(self, runs: int) -> None:
         """That many runs more are expected."""
 
-    def advance(self, point_id: str, runs: int = 1) -> None:
-        """Runs of a point are over."""
+    def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
+        """Runs of a point are over; ``earlier``: another session measured them."""
 
     def end(self, point_id: str) -> None:
         """A point is over."""
@@ -143,7 +143,7 @@ class Runner:
             modes = self._rows.missing_modes(series, request, index, repeat)
             if not modes:
                 state.errors_in_a_row = 0  # failures of other sessions stand between these and the next
-                self.progress.advance(series.point_id)
+                self.progress.advance(series.point_id, earlier=True)
                 continue
             sample_id = request.sample.sample_id
             if deaths := self._deaths(series.point_id, sample_id):

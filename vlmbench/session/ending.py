@@ -40,6 +40,7 @@ def conclude(
     *,
     untraced: Collection[str] = (),
     again: str = SAME_COMMAND,
+    far: str = "",
 ) -> int:
     """Write down how the run ended, and say so.
 
@@ -49,12 +50,13 @@ def conclude(
         say: tells the user.
         untraced: point ids whose trace the time limit left out.
         again: how the run is continued, see :func:`to_continue`.
+        far: how far it is, in words, for a run that the time limit cut short.
 
     Returns:
         The exit status: 0 done; 1 something failed, or nothing could be measured; 130 the time limit cut it short.
     """
     if cut := cut_short(states, untraced):
-        return interrupted(outcome, f"{_cut_words(cut)}, {again}", say, cause=Cause.TIME_LIMIT)
+        return interrupted(outcome, f"{_cut_words(cut, far)}; {again}", say, cause=Cause.TIME_LIMIT)
     failed = [s for s in states if s.failed and s.ended != "skipped"]
     reason: str | None = None
     if failed:
@@ -87,11 +89,13 @@ def _is_short(state: SeriesState) -> bool:
     return state.series.stopping is not None or state.measured + state.failed + state.left_out < state.series.expected
 
 
-def _cut_words(cut: Sequence[SeriesState]) -> str:
+def _cut_words(cut: Sequence[SeriesState], far: str) -> str:
     """Which series the time limit cut short, and how far they are."""
     named = [f"{s.series.point_id} ({_how_far(s)})" for s in cut[:_SHOWN]]
     more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""
-    return f"measurement.time_limit_s is over, not finished: {', '.join(named)}{more}; what was measured is reported"
+    after = f" after {far}" if far else ""
+    names = f"{', '.join(named)}{more}"
+    return f"measurement.time_limit_s is over{after}, not finished: {names}; what was measured is reported"
 
 
 def _how_far(state: SeriesState) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.engines.choice import engine
-from vlmbench.errors import DeviceError, InputError
+from vlmbench.errors import DeviceError
 from vlmbench.machine import gpu
 from vlmbench.machine.host import device_facts, device_state
 from vlmbench.machine.load import Load, choose_threads, look
@@ -25,11 +24,12 @@ from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
+from vlmbench.session.ending import to_continue
 from vlmbench.session.progress import ProgressBar
+from vlmbench.session.reporting import report_and_conclude, stopped
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
-from vlmbench.text import parse_json, say, shown
+from vlmbench.text import note, parse_json, say, shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs
@@ -73,18 +73,16 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
             if store.repair:
                 say(f"records repaired: {store.repair}")
             if len(store):
-                say(f"continuing: {len(store)} rows are measured already")
+                note(f"continuing: {len(store)} rows are measured already")
             costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
             here = _session(job, model, load, costs, {"name": dataset.name, "samples": len(samples)})
             for warning in run.begin(here, points_total=len(series)):
                 say(f"unlike the sessions before: {warning}")
-            states, untraced = _measure(job, model, series, run=run, store=store, stop=stop, costs=costs)
+            states, untraced, far = _measure(job, model, series, run=run, store=store, stop=stop, costs=costs)
         run.end([state.report() for state in states], device=str(model.device), extra=model.closing_facts)
-        if not stop:  # a job that was told to stop has little time: the report is written when it continues
-            write_reports(job, needed=not cut_short(states, untraced))
-    if stop:
-        return interrupted(job.outcome, f"interrupted; {again}", say)
-    status = conclude(job.outcome, states, say, untraced=untraced, again=again)
+        if stop:
+            return stopped(job, far, again=again)
+        status = report_and_conclude(job, states, untraced=untraced, again=again, far=far)
     say(f"results are in {shown(job.directory)}")
     return status
 
@@ -140,7 +138,7 @@ def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:
     model = engine(chosen.engine)(job.build("model"), runtime, asdict(chosen), job.settings.seed)
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
-    say(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
+    note(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
     return model
 
 
@@ -151,7 +149,7 @@ def _set_threads(job: Job, wanted: int | None, host: Load) -> None:
     earlier = (provenance.read_provenance(job.directory) or {}).get("device", {}).get("threads")
     threads, why = choose_threads(wanted, default=torch.get_num_threads(), load=host, earlier=earlier)
     if why:
-        say(f"torch uses {why}")
+        note(f"torch uses {why}")
     torch.set_num_threads(threads)
 
 
@@ -164,13 +162,15 @@ def _measure(
     store: RecordStore,
     stop: list[str],
     costs: Costs | None,
-) -> tuple[list[SeriesState], set[str]]:
-    """The series as they ended, and the points whose trace the time limit left out."""
+) -> tuple[list[SeriesState], set[str], str]:
+    """The series as they ended, the points whose trace the time limit left out, and how far the run is in words."""
     measurement = job.settings.measurement
     limit = measurement.time_limit_s
     probes = [p for p in (job.build(f"probe.{name}") for name in job.settings.probe) if p.applies(model)]
     with ProgressBar(
-        show=job.settings.progress, note=lambda points: run.note(points_done=points, rows=len(store))
+        show=job.settings.progress,
+        told=lambda points, done, total: run.note(points_done=points, rows=len(store), runs=(done, total)),
+        about=job.settings.workload == "controlled",
     ) as progress:
         runner = Runner(
             model=model,
@@ -192,9 +192,9 @@ def _measure(
         _keep_proofs(job.directory / "proofs.json", runner.arms.proofs)
     traces = measurement.trace_requests and any(probe.own_run for probe in probes)
     if limit is None or not traces:
-        return states, set()
+        return states, set(), progress.words()
     traced = {point for point, mode, _ in store.counts if mode == Mode.TRACE}  # failures, too, have rows
-    return states, {s.series.point_id for s in states if s.measured} - traced
+    return states, {s.series.point_id for s in states if s.measured} - traced, progress.words()
 
 
 def _keep_proofs(path: Path, proofs: Mapping[str, Any]) -> None:
@@ -217,21 +217,3 @@ def _warmup(job: Job) -> Warmup:
     if runtime.engine == "transformers" and not runtime.compile and runtime.cache_implementation != "static":
         return warmup
     return replace(warmup, output_tokens=None, longest_first=True)
-
-
-def write_reports(job: Job, *, needed: bool) -> None:
-    """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
-
-    Args:
-        job: the job.
-        needed: False where the run will be continued: too little for a report then does not end it as failed.
-    """
-    from vlmbench.report import write_report
-
-    try:
-        text = write_report(job.settings.report, job.directory, extra_figures=job.settings.figures.extra)
-    except InputError as error:
-        if needed:
-            raise
-        text = f"No report yet: {error}"
-    sys.stdout.write(text + "\n")

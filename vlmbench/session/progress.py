@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -10,10 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-_log = logging.getLogger(__name__)
-_LINE_EVERY_S = 60.0
+from vlmbench.records.how_far import runs_of
+from vlmbench.text import detail, lasting, note
+
+_FIRST_LINE_S, _LINE_EVERY_S = 10.0, 60.0
+_FEWEST = 3  # runs of this session before a time left is told
+_NARROW = 70  # columns below which the bar leaves out its name and the time that has passed
 
 
 class ProgressBar:
@@ -21,32 +24,39 @@ class ProgressBar:
 
     Args:
         show: True or False; None shows a bar when standard error is a terminal.
-        note: called after every run with the number of points that are over, to keep the outcome file up to date.
+        told: called after every run with the points that are over, the runs that are over and the runs to expect.
+        about: whether a rule ends the points, so that the number of runs is an estimate.
     """
 
-    def __init__(self, *, show: bool | None, note: Callable[[int], None] | None = None) -> None:
-        self._note = note
+    def __init__(
+        self, *, show: bool | None, told: Callable[[int, int, int], None] | None = None, about: bool = False
+    ) -> None:
+        self._told = told
+        self._about = about
         self._show = sys.stderr.isatty() if show is None else show
         self._total = 0
         self._points = 0
         self._done = 0
-        self._said_s = time.monotonic()
+        self._earlier = 0
+        self._began_s = self._said_s = time.monotonic()
+        self._said = False
+        console = Console(stderr=True)
+        wide = console.width >= _NARROW
         self._bar = Progress(
-            TextColumn("[progress.description]{task.description:30.30}"),
+            *([TextColumn("[progress.description]{task.description:30.30}")] if wide else []),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("runs"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
+            MofNCompleteColumn() if wide else TaskProgressColumn(),
+            *([TextColumn("runs"), TimeElapsedColumn()] if wide else []),
+            TextColumn("{task.fields[left]}"),
+            console=console,
             transient=True,
             disable=not self._show,
             refresh_per_second=2,  # the bar's thread must not disturb what is measured
         )
-        self._task = self._bar.add_task("starting", total=None)
+        self._task = self._bar.add_task("starting", total=None, left="")
 
     def __enter__(self) -> Self:
+        self._began_s = time.monotonic()
         self._bar.start()
         return self
 
@@ -61,18 +71,50 @@ class ProgressBar:
     def end(self, point_id: str) -> None:
         """A point is over."""
         self._points += 1
-        if self._note is not None:
-            self._note(self._points)
-        _log.debug("%s is over", point_id)
+        self._tell()
+        detail(f"{point_id} is over")
 
-    def advance(self, point_id: str, runs: int = 1) -> None:
-        """Runs of a point are over; more than expected make the total grow."""
+    def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
+        """Runs of a point are over; more than expected make the total grow.
+
+        Args:
+            point_id: of the point.
+            runs: how many.
+            earlier: an earlier session measured them: they say nothing of the time left.
+        """
         self._done += runs
-        if self._note is not None:
-            self._note(self._points)
+        self._earlier += runs if earlier else 0
         self._total = max(self._total, self._done)
-        self._bar.update(self._task, completed=self._done, total=self._total, description=point_id)
+        self._tell()
+        self._bar.update(
+            self._task, completed=self._done, total=self._total, description=point_id, left=self._left_words()
+        )
         now = time.monotonic()
-        if not self._show and now - self._said_s > _LINE_EVERY_S:
-            self._said_s = now
-            _log.info("%d of about %d runs (now %s)", self._done, self._total, point_id)
+        if not self._show and now - self._said_s > (_LINE_EVERY_S if self._said else _FIRST_LINE_S):
+            self._said, self._said_s = True, now
+            note(f"{self.short()} (now {point_id})")
+
+    def left_s(self) -> float | None:
+        """Seconds that the runs to come will take at the rate of this session; None where too few were made."""
+        made = self._done - self._earlier
+        if made < _FEWEST or self._total <= self._done:
+            return None
+        return (time.monotonic() - self._began_s) / made * (self._total - self._done)
+
+    def short(self) -> str:
+        """``2/200 runs, about 12 minutes left``."""
+        left = self._left_words()
+        return f"{self._done:,}/{self._total:,} runs{f', {left}' if left else ''}"
+
+    def words(self) -> str:
+        """``69 of 200 runs, about 4 minutes left``: for the end of a run that was cut short."""
+        left = self._left_words()
+        return runs_of(self._done, self._total, about=self._about) + (f", {left}" if left else "")
+
+    def _left_words(self) -> str:
+        left = self.left_s()
+        return "" if left is None else f"about {lasting(left)} left"
+
+    def _tell(self) -> None:
+        if self._told is not None:
+            self._told(self._points, self._done, self._total)

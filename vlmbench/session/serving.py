@@ -27,13 +27,13 @@ from vlmbench.records.store import RecordStore
 from vlmbench.request import Output
 from vlmbench.runner.execution import collector_at_rest
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
-from vlmbench.session.ending import conclude, cut_short, interrupted, to_continue
-from vlmbench.session.profile import write_reports
+from vlmbench.session.ending import to_continue
 from vlmbench.session.progress import ProgressBar
+from vlmbench.session.reporting import report_and_conclude, stopped
 from vlmbench.session.serving_loads import Loads
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
-from vlmbench.text import parse_json, say, shown
+from vlmbench.text import note, parse_json, say, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,10 +89,10 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
             if store.repair:
                 say(f"records repaired: {store.repair}")
             if len(store):
-                say(f"continuing: {len(store)} rows are measured already")
+                note(f"continuing: {len(store)} rows are measured already")
             limit = job.settings.measurement.time_limit_s
             deadline = None if limit is None else time.monotonic() + limit
-            with ProgressBar(show=job.settings.progress, note=partial(_note, directory, store)) as progress:
+            with ProgressBar(show=job.settings.progress, told=partial(_note, directory, store)) as progress:
                 loads = Loads(
                     server=server,
                     load=load,
@@ -113,11 +113,9 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
         _cut_by_time(states, stopped=bool(stop))
         _write_loads(job.directory, loads)
         directory.end([state.report() for state in states], device=_DEVICE)
-        if not stop:
-            write_reports(job, needed=not cut_short(states))
-    if stop:
-        return interrupted(job.outcome, f"interrupted; {again}", say)
-    status = conclude(job.outcome, states, say, again=again)
+        if stop:
+            return stopped(job, progress.words(), again=again)
+        status = report_and_conclude(job, states, again=again, far=progress.words())
     say(f"results are in {shown(job.directory)}")
     return status
 
@@ -255,7 +253,7 @@ def _said_of_the_way(server: Server) -> None:
     """Say what lies between this client and the server that changes latency."""
     if server.client.proxy is not None:
         say(f"requests go through a proxy, whose time counts ({server.client.proxy!r}; runtime.proxy=none avoids it)")
-    say(f"model '{server.endpoint.model}' on a server of dialect {server.kind.name}")
+    note(f"model '{server.endpoint.model}' on a server of dialect {server.kind.name}")
 
 
 def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
@@ -338,5 +336,5 @@ def _write_loads(directory: Path, loads: Loads) -> None:
     write_json(path, content)
 
 
-def _note(directory: RunDirectory, store: RecordStore, points: int) -> None:
-    directory.note(points_done=points, rows=len(store))
+def _note(directory: RunDirectory, store: RecordStore, points: int, done: int, total: int) -> None:
+    directory.note(points_done=points, rows=len(store), runs=(done, total))

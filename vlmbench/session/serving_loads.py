@@ -183,7 +183,7 @@ class Loads:
                 request = series.request(index)
                 name = request.sample.sample_id
                 if (series.point_id, name, repeat, _MODE) in self.store:
-                    self.progress.advance(series.point_id)
+                    self.progress.advance(series.point_id, earlier=True)
                     continue
                 order = self.order(request, repeat, f"{series.point_id}/{name}/{repeat}")
             except SampleError as error:

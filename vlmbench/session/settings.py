@@ -241,7 +241,9 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
 
 
-TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel")
+TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel", "report")
+QUESTIONS = ("status", "collect", "cancel", "report")
+"""Tasks about runs that are there: they have no run directory, and so no outcome, of their own."""
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")

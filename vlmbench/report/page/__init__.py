@@ -6,7 +6,7 @@ tables and series of bounded size, ``render`` puts these into the template. Need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmbench.records.files import write_whole
@@ -16,12 +16,17 @@ from vlmbench.report.templating import environment
 PAGE = "report.html"
 
 
-def write_page(directory: Path | str, runs: Path | str | Sequence[Path | str] | None = None) -> Path:
+def write_page(
+    directory: Path | str,
+    runs: Path | str | Sequence[Path | str] | None = None,
+    summaries: Mapping[Path, Path] | None = None,
+) -> Path:
     """Write ``report.html`` of a run directory, of a study, or of a directory that holds several of them.
 
     Args:
         directory: where the page goes.
         runs: what it shows; the directory itself if None.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Returns:
         Its path.
@@ -33,4 +38,4 @@ def write_page(directory: Path | str, runs: Path | str | Sequence[Path | str] | 
     """
     template = environment().get_template("page/page.html.j2")
     directory = Path(directory)
-    return write_whole(directory / PAGE, render(directory if runs is None else runs, template))
+    return write_whole(directory / PAGE, render(directory if runs is None else runs, template, directory, summaries))

@@ -20,25 +20,33 @@ from vlmbench.text import count
 
 MOST_BYTES = 7_500_000
 """Of details in the page; what does not fit is named on it."""
+_UNFINISHED = 5
 _REQUESTS, _GAPS, _LANE = 6000, 400, 5000  # rows that stand one by one, over all runs of the page
 
 
-def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+def page_data(
+    directories: Path | str | Sequence[Path | str],
+    *,
+    most_bytes: int = MOST_BYTES,
+    summaries: Mapping[Path, Path] | None = None,
+) -> dict[str, Any]:
     """Everything that a page shows of the runs in some directories.
 
     Args:
         directories: run directories, studies, or directories that hold some.
         most_bytes: of details; runs beyond stand in the overview alone, and the page says so.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Returns:
         ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``stages`` (code, label), ``overview``,
-        ``compared``, ``breakeven``, ``notes`` (what was left out, in words).
+        ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs are not over,
+        and how far they are).
 
     Raises:
         InputError: there is nothing to show.
     """
     left_out: list[str] = []
-    parts = parts_of(directories, left_out=left_out)
+    parts = parts_of(directories, left_out=left_out, summaries=summaries)
     stories = stories_of(parts)
     shares = max(len([part for part in parts if part.frame is not None]), 1)
     made, spent = [], 0
@@ -65,8 +73,26 @@ def page_data(directories: Path | str | Sequence[Path | str], *, most_bytes: int
         "compared": compared.tables(parts),
         "compared_said": compared.said(parts),
         "notes": notes,
+        "unfinished": _unfinished(stories),
         "flops": tokens.flops(stories),
     }
+
+
+def _unfinished(stories: Sequence[Story]) -> list[str]:
+    """Which runs are not over, one sentence each; a few of many by name."""
+    several = sum(len(story.parts) for story in stories) > 1
+    said = []
+    for story in stories:
+        for part in filter(lambda part: part.unfinished, story.parts):
+            text = f"{_run_name(story, part, stories)}: {part.unfinished}" if several else part.unfinished
+            said.append(f"{text[:1].upper()}{text[1:]}. Numbers are of what was measured so far.")
+    rest = len(said) - _UNFINISHED
+    return [*said[:_UNFINISHED], *([f"And {count(rest, 'more run')} that are not over."] if rest > 0 else [])]
+
+
+def _run_name(story: Story, part: Part, stories: Sequence[Story]) -> str:
+    what = "data set" if part.is_phase1 else f"sweep of {part.facts['sweep']}"
+    return f"{story.label}, {what}" if len(stories) > 1 else what
 
 
 def _title(stories: Sequence[Story]) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.records.how_far import unfinished
 from vlmbench.records.reading import records_path
 from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
 from vlmbench.report.phase1_summary import provenance_of, read_json
@@ -33,8 +34,8 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     COMPARISON: ("headline", "comparisons"),
     INTERVENTIONS: ("arms", "interventions", "skipped", "proofs", "scope"),
 }
-_STUDY = ("phase1", "phase2", "prompt_tokens", "phase3")
-_NOT_RUNS = frozenset({"figures", "tables", "traces", ".hydra", "ledger"})
+STUDY = ("phase1", "phase2", "prompt_tokens", "phase3")
+NOT_RUNS = frozenset({"figures", "tables", "traces", ".hydra", "ledger"})
 _DEPTH = 4
 
 
@@ -48,6 +49,7 @@ class Part:
         summary: content of its ``summary.json``.
         provenance: of the run; empty if there is none.
         frame: its rows; None where they are not there.
+        unfinished: how far it is, where it did not come to its end; else empty.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Part:
     summary: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     frame: pd.DataFrame | None = None
+    unfinished: str = ""
 
     @property
     def experiment(self) -> str:
@@ -81,7 +84,11 @@ class Part:
 
 
 def parts_of(
-    directories: Path | str | Sequence[Path | str], *, rows: bool = True, left_out: list[str] | None = None
+    directories: Path | str | Sequence[Path | str],
+    *,
+    rows: bool = True,
+    left_out: list[str] | None = None,
+    summaries: Mapping[Path, Path] | None = None,
 ) -> list[Part]:
     """The runs in some directories, and what was compared there, in reading order.
 
@@ -89,22 +96,25 @@ def parts_of(
         directories: run directories, studies, or directories that hold some.
         rows: also read the rows of each run.
         left_out: gets why runs are not there, one sentence each; None refuses them.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Raises:
         InputError: there is no ``summary.json`` that this version can show.
     """
     given = [directories] if isinstance(directories, str | Path) else list(directories)
+    elsewhere = summaries or {}
     places: dict[Path, str] = {}
     for top in map(Path, given):
-        for place in _walk(top, 0):
+        for place in _walk(top, 0, elsewhere):
             places.setdefault(place, _name(place, top, several=len(given) > 1))
     found = []
     for place, name in places.items():
-        summary = read_json(place / "summary.json")
-        if summary is None:
-            continue
+        path = elsewhere.get(place, place) / "summary.json"
         try:
-            _check(place / "summary.json", summary)
+            summary = read_json(path)
+            if summary is None:
+                continue
+            _check(path, summary)
             found.append(_part(name, place, summary, rows))
         except InputError as error:
             if left_out is None:
@@ -123,19 +133,19 @@ def _name(place: Path, top: Path, *, several: bool) -> str:
     return f"{top.name}/{relative}".removesuffix("/.") if several else relative
 
 
-def _walk(directory: Path, depth: int) -> Iterator[Path]:
+def _walk(directory: Path, depth: int, elsewhere: Mapping[Path, Path]) -> Iterator[Path]:
     """Directories with a summary: a run itself, a study's parts in their order, all runs of a grid."""
-    summary = (directory / "summary.json").is_file()
+    summary = (elsewhere.get(directory, directory) / "summary.json").is_file()
     if summary:
         yield directory
     if depth >= _DEPTH or not directory.is_dir() or has_rows(directory):
         return
-    below = sorted(place for place in directory.iterdir() if place.is_dir() and place.name not in _NOT_RUNS)
+    below = sorted(place for place in directory.iterdir() if place.is_dir() and place.name not in NOT_RUNS)
     if summary:  # what several runs say together lies above them; other folders there are not its own
-        below = [place for place in below if place.name in _STUDY]
-    below.sort(key=lambda place: _STUDY.index(place.name) if place.name in _STUDY else len(_STUDY))
+        below = [place for place in below if place.name in STUDY]
+    below.sort(key=lambda place: STUDY.index(place.name) if place.name in STUDY else len(STUDY))
     for place in below:
-        yield from _walk(place, depth + 1)
+        yield from _walk(place, depth + 1, elsewhere)
 
 
 def _check(path: Path, summary: Mapping[str, Any]) -> None:
@@ -153,7 +163,10 @@ def _part(name: str, place: Path, summary: Mapping[str, Any], rows: bool) -> Par
     frame = None
     if rows and summary.get("experiment_name") != COMPARISON and has_rows(place):
         frame = load_runs(place)
-    return Part(name=name, directory=place, summary=summary, provenance=provenance_of(place), frame=frame)
+    provenance = provenance_of(place)
+    about = (provenance.get("config") or {}).get("workload") == "controlled"
+    far = unfinished(place, about=about) or ""
+    return Part(name=name, directory=place, summary=summary, provenance=provenance, frame=frame, unfinished=far)
 
 
 def has_rows(directory: Path) -> bool:

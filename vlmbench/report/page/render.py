@@ -25,20 +25,27 @@ _MOST_SECTIONS = 24  # more would make the page long and heavy; the overview and
 _SHOWN_ELSEWHERE = frozenset({"components", "slopes"})
 
 
-def render(directories: Path | str | Sequence[Path | str], template: Any) -> str:
+def render(
+    directories: Path | str | Sequence[Path | str],
+    template: Any,
+    beside: Path,
+    summaries: Mapping[Path, Path] | None = None,
+) -> str:
     """The HTML of the runs in some directories.
 
     Args:
         directories: run directories, studies, or directories that hold some.
         template: the page's, of jinja2.
+        beside: the directory that the page lies in: files at and below it are linked.
+        summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Raises:
         InputError: there is nothing to show.
     """
-    data = page_data(directories)
+    data = page_data(directories, summaries=summaries)
     from markupsafe import Markup
 
-    parts = parts_of(directories, rows=False, left_out=[])
+    parts = parts_of(directories, rows=False, left_out=[], summaries=summaries)
     shown = parts[:_MOST_SECTIONS]
     first = next((story["detail"] for story in data["stories"] if story["detail"]), _nothing())
     has = _sections(data)
@@ -57,7 +64,7 @@ def render(directories: Path | str | Sequence[Path | str], template: Any) -> str
             commands=_commands(data),
             provenance=facts(provenances),
             software=software(next(iter(provenances), {})),
-            files=list(_files(directories, shown)),
+            files=list(_files(beside, shown, summaries or {})),
             css=Markup(f"{stage_styles()}\n{_asset('page.css')}"),  # noqa: S704 (our own file)
             script=Markup("\n".join(["(() => {", '"use strict";', *(_asset(name) for name in SCRIPTS), "})();"])),  # noqa: S704
             data=Markup(_json(data)),  # noqa: S704 (escaped there)
@@ -151,17 +158,15 @@ def _commands(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, command) for command, name in found.items()]
 
 
-def _files(directories: Path | str | Sequence[Path | str], parts: Sequence[Part]) -> Iterator[str]:
-    """Data and figures for papers beside the page, relative to it; none where it shows several directories."""
-    if not isinstance(directories, str | Path):
-        return
-    top = Path(directories)
+def _files(beside: Path, parts: Sequence[Part], summaries: Mapping[Path, Path]) -> Iterator[str]:
+    """Data and figures for papers at and below the page, relative to it."""
     for part in parts:
-        named = ("summary.json", "records.jsonl", "provenance.json", f"{part.experiment}.json")
-        figures = sorted((part.directory / "figures").glob("*.pdf"))
-        for path in (*(part.directory / name for name in named), *figures):
-            if path.is_file():
-                yield path.relative_to(top).as_posix()
+        written = summaries.get(part.directory, part.directory)
+        named = (written / "summary.json", *(part.directory / name for name in ("records.jsonl", "records.jsonl.gz")))
+        named += (part.directory / "provenance.json", written / f"{part.experiment}.json")
+        for path in (*named, *sorted((written / "figures").glob("*.pdf"))):
+            if path.is_file() and path.is_relative_to(beside):
+                yield path.relative_to(beside).as_posix()
 
 
 def _asset(name: str) -> str:
