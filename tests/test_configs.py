@@ -12,7 +12,7 @@ from vlmbench.cli import validate
 from vlmbench.machine.installation import conf_dir
 
 Compose = Callable[..., DictConfig]
-GROUPS = ("model", "dataset", "experiment", "sweep", "runtime")
+GROUPS = ("model", "dataset", "experiment", "sweep", "runtime", "tracker")
 
 
 def choices(group: str) -> list[str]:
@@ -23,7 +23,7 @@ def choices(group: str) -> list[str]:
 def test_each_choice_composes_validates_and_builds(compose: Compose, group: str, choice: str) -> None:
     composed = compose(f"{group}={choice}", *(["dataset.path=x"] if choice == "hub" else []))
     validate.validate(composed)
-    for node in ("model", "dataset", "sweep", "measurement.stopping", "measurement.warmup"):
+    for node in ("model", "dataset", "sweep", "tracker", "measurement.stopping", "measurement.warmup"):
         validate.build(OmegaConf.select(composed, node))
     for name in composed.probe:
         validate.build(composed.probe[name])

@@ -21,7 +21,14 @@ from typing import Any
 
 from vlmbench.errors import ConfigError
 
-GROUPS = ("vlmbench.probes", "vlmbench.datasets", "vlmbench.engines", "vlmbench.interventions", "vlmbench.figures")
+GROUPS = (
+    "vlmbench.probes",
+    "vlmbench.datasets",
+    "vlmbench.engines",
+    "vlmbench.interventions",
+    "vlmbench.figures",
+    "vlmbench.trackers",
+)
 CONF = "vlmbench.conf"
 _OWN = "vlmbench"
 

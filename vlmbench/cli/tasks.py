@@ -34,12 +34,10 @@ def _run(job: Job) -> int:
     task = job.settings.task
     if task in ("profile", "study", "anatomy"):
         _check_engine(job)
-    if task == "profile" and job.settings.runtime.engine == "endpoint":
-        from vlmbench.session.serving import profile_endpoint
-
-        return profile_endpoint(job)
     if task in ("profile", "study", "first_steps"):
-        return _dry_run(job) if job.settings.dry_run else _measure(job)
+        from vlmbench.session.tracking import tracked
+
+        return _dry_run(job) if job.settings.dry_run else tracked(job, _measure)
     if task == "anatomy":
         return _anatomy(job)
     if task == "report":
@@ -59,6 +57,10 @@ def _dry_run(job: Job) -> int:
 
 
 def _measure(job: Job) -> int:
+    if job.settings.task == "profile" and job.settings.runtime.engine == "endpoint":
+        from vlmbench.session.serving import profile_endpoint
+
+        return profile_endpoint(job)
     if job.settings.task == "study":
         from vlmbench.session.study import study
 

@@ -21,6 +21,7 @@ ADDED: dict[str, Any] = {
     "figures": {"extra": [], "style": "page", "width": None, "font_size": None, "stylesheet": None},
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"controls": True},
+    "tracker": {"_target_": "vlmbench.trackers.none.NoTracker"},
     "load": {
         "name": "none",
         "concurrency": 1,

@@ -210,6 +210,7 @@ class RunConfig:
     sweep: Any = MISSING
     intervention: Any = MISSING
     probe: dict[str, Any] = field(default_factory=dict)
+    tracker: Any = MISSING
     figures: FiguresConfig = field(default_factory=FiguresConfig)
 
     def __post_init__(self) -> None:
