@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test test-slurm coverage-models lint types phase1 phase2 phase3 study bench clean
+.PHONY: help setup demo quick docs test test-slurm coverage-models lint types phase1 phase2 phase3 study bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -43,6 +43,9 @@ test: $(STAMP) lint types  ## linters, types and all tests that can run here
 quick: $(STAMP)  ## what needs no model and no process: ruff, import contracts, known answers; under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -m quick -n 2 --dist=loadfile tests
+
+docs: $(STAMP)  ## the site in site/, to be read from disk; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test-slurm: $(STAMP)  ## the grid tests on a real Slurm on loopback (installs Debian's packages as root)
 	scripts/test-slurm.sh $(BIN)/python

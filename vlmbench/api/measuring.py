@@ -113,7 +113,7 @@ def measure(
         AnatomyError: the model's stages cannot be found.
         DirectoryConflictError: ``directory`` belongs to other settings.
 
-    Example:
+    Examples:
         >>> import vlmbench
         >>> from PIL import Image
         >>> model, processor = vlmbench.load("tiny", device="cpu")

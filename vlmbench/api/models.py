@@ -44,7 +44,7 @@ def load(
         ModelError: it cannot be found, built or loaded.
         DeviceError: no such device, or too little memory on it.
 
-    Example:
+    Examples:
         >>> import vlmbench
         >>> model, processor = vlmbench.load("tiny", device="cpu")
         >>> type(model).__name__
@@ -117,7 +117,7 @@ def anatomy(model: nn.Module, override: Mapping[str, Sequence[str]] | None = Non
     Raises:
         AnatomyError: a stage cannot be found, or the override names what is not there.
 
-    Example:
+    Examples:
         >>> import vlmbench
         >>> model, _ = vlmbench.load("tiny", device="cpu")
         >>> vlmbench.anatomy(model)["stage"].tolist()

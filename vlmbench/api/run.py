@@ -185,7 +185,7 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
     Raises:
         InputError: no such directory, or no rows in it; of a study, the message names its parts.
 
-    Example:
+    Examples:
         >>> import vlmbench
         >>> run = vlmbench.read("docs/results/h200_llava_1_5_7b")
         >>> bool(run.frame["status"].eq("ok").all())
@@ -213,7 +213,8 @@ def compare(baseline: Run | Path | str, candidate: Run | Path | str) -> Comparis
     """Compare two runs of the same requests, time by time: faster, slower, no difference beyond x %, too noisy to tell.
 
     Args:
-        baseline, candidate: runs, or the directories where their rows lie.
+        baseline: a run, or the directory where its rows lie.
+        candidate: the run to compare with it, likewise.
 
     Returns:
         ``changes`` by metric, ``table()``, ``words()``, ``as_dict()``.

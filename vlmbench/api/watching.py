@@ -98,7 +98,7 @@ def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[Wat
     Raises:
         AnatomyError: the model's stages cannot be found.
 
-    Example:
+    Examples:
         >>> import vlmbench
         >>> model, processor = vlmbench.load("tiny", device="cpu")
         >>> inputs = processor(text=["What is this?"], return_tensors="pt")

@@ -1,0 +1,76 @@
+"""What mkdocs is told beyond docs/: pages that lie elsewhere, links that leave the site, the API page."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+# Files of the checkout that are pages of the site, too; their links are followed from where they lie.
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changes.md",
+    "SECURITY.md": "security.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
+_LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
+_FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that lie elsewhere."""
+    for source, page in ELSEWHERE.items():
+        if (ROOT / source).is_file():
+            files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
+    """Point links to pages of the site, and leave only the words of those that lead to other files of the checkout."""
+    name = page.file.src_uri
+    source = next((source for source, target in ELSEWHERE.items() if target == name), f"docs/{name}")
+    text = "".join(
+        part if fenced else _LINK.sub(lambda m: _link(m, source, name, files), part)
+        for fenced, part in _parts(markdown)
+    )
+    return text + _references() if name == "api.md" else text
+
+
+def _parts(markdown: str) -> list[tuple[bool, str]]:
+    """The page cut at its fences: (whether it is code, text)."""
+    parts: list[tuple[bool, str]] = []
+    fenced = False
+    for line in markdown.splitlines(keepends=True):
+        fence = bool(_FENCE.match(line.lstrip()))
+        parts.append((fenced or fence, line))
+        fenced ^= fence
+    return parts
+
+
+def _link(match: re.Match[str], source: str, page: str, files: Files) -> str:
+    target, hash_, anchor = match["target"].partition("#")
+    if not target or re.match(r"[a-z]+:", target):
+        return match[0]
+    path = os.path.normpath(PurePosixPath(source).parent / target)
+    words = _LINK.sub(lambda m: _link(m, source, page, files), match["text"])  # a picture that is a link
+    for candidate in (path, f"{path}/README.md"):
+        there = ELSEWHERE.get(candidate) or candidate.removeprefix("docs/")
+        file = files.get_file_from_path(there) if candidate in ELSEWHERE or candidate.startswith("docs/") else None
+        if file and file.inclusion.is_included():
+            return f"{match['image']}[{words}]({os.path.relpath(there, PurePosixPath(page).parent)}{hash_}{anchor})"
+    if (ROOT / path).exists() and not match["image"]:
+        return words
+    return match[0]  # a dead link: mkdocs says so
+
+
+def _references() -> str:
+    """The public names, each with what its docstring says."""
+    import vlmbench
+    from vlmbench.api import PLACES
+
+    return "\n" + "\n\n".join(f"::: vlmbench.api.{PLACES[name]}.{name}" for name in vlmbench.__all__) + "\n"
