@@ -39,7 +39,7 @@ def test_each_command_composes(compose: Callable[..., DictConfig], page: str, wo
         if word.startswith("-") or word.startswith(("hydra.launcher", "hydra/launcher")) or "=" not in word:
             continue
         key, value = word.split("=", 1)
-        if "/" not in key and "," in value and not value.startswith(("[", "'", '"', "{")):
+        if "-m" in words and "/" not in key and "," in value and not value.startswith(("[", "'", '"', "{")):
             value = value.split(",")[0]  # one job of a multirun
         overrides.append(f"{key}={value}")
     validate.validate(compose(*arranged(overrides)))
