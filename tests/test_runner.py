@@ -15,11 +15,12 @@ import torch
 
 from vlmbench.errors import UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
-from vlmbench.records.attempts import BEGUN_NAME, Attempts
+from vlmbench.records.attempts import BEGUN_NAME, FORESIGHT, Attempts
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output, Request
+from vlmbench.runner.guards import much_larger
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, no_slope, sweep_series, vision_counts
 from vlmbench.runner.warmup import Warmup
@@ -526,3 +527,20 @@ def test_foresight_does_not_end_a_sweep(error: Exception) -> None:
     assert found.counts == (4,)
     assert len(found.unreachable) == 2
     assert "no slope" in str(no_slope(Heavy(FAST), series))
+
+
+def test_foresight_names_what_it_looks_at_and_passes_over_what_a_process_died_in(tmp_path: Path) -> None:
+    looked: list[Any] = []
+
+    class Told(PlantedModel):
+        def prepare(self, request: Request) -> Any:
+            looked.append(json.loads((tmp_path / BEGUN_NAME).read_text())["now"])
+            return super().prepare(request)
+
+    attempts = begun(tmp_path, 1, "vision_tokens=64")
+    series = sweep({"vision_tokens": [4, 64, 128]})
+    found = vision_counts(Told(FAST), series, attempts)
+    assert much_larger(Told(FAST), series, attempts) is None, "two points have no median that says anything"
+    assert looked == [[f"vision_tokens={tokens}", "s0", FORESIGHT] for tokens in (4, 128, 4, 128)]
+    assert (found.counts, found.passed_over) == ((4, 128), 1)
+    assert attempts.deaths("vision_tokens=64") == 1, "it was not looked at, so nothing is known of it"

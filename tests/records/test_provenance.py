@@ -82,7 +82,8 @@ class TestDirectory:
         whole, warnings = begin_session(tmp_path, collected())
         assert [s["session"] for s in whole["sessions"]] == [0, 1]
         assert warnings == []
-        end_session(tmp_path, device="cpu", extra={"rows": 5})
+        (tmp_path / "provenance.json").unlink()  # whatever became of it: what was begun is ended
+        end_session(tmp_path, whole, device="cpu", extra={"rows": 5})
         stored = read_provenance(tmp_path)
         assert stored["sessions"][0]["state_after"] is None
         assert stored["sessions"][1]["state_after"]["unix_s"] >= stored["sessions"][1]["started_unix_s"]

@@ -17,7 +17,7 @@ from vlmbench.records.attempts import BEGUN_NAME, Attempts
 from vlmbench.records.files import remove_stray_parts
 from vlmbench.records.lock import LOCK_NAME, RunLock
 from vlmbench.records.reading import RECORDS_NAME, iter_rows, parse_row
-from vlmbench.records.run_directory import RunDirectory
+from vlmbench.records.run_directory import FOLDERS, RunDirectory
 from vlmbench.records.store import TORN_NAME, RecordStore
 from vlmbench.schema import Mode, Record, Status
 
@@ -88,6 +88,32 @@ def test_rows_are_not_written_into_nowhere(tmp_path: Path, fate: Any, at_the_end
     assert raised.value.moved_to == (tmp_path / "moved" if fate is directory_moved else folder)
 
 
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize("content", [b"", b"half"])
+def test_rows_that_somebody_cuts_off_are_missed(tmp_path: Path, content: bytes, at_the_end: bool) -> None:
+    store = RecordStore(tmp_path).__enter__()
+    store.append(record(0))
+    (tmp_path / RECORDS_NAME).write_bytes(content)  # the same file, other bytes
+    with pytest.raises(RowsLostError, match="cut while rows were written to it") as raised:
+        store.close() if at_the_end else store.append(record(1))
+    assert len(str(raised.value).splitlines()) <= 2
+    assert raised.value.moved_to == tmp_path
+    assert (tmp_path / RECORDS_NAME).read_bytes() == content, "nothing was added to what is not ours"
+
+
+def test_a_half_line_of_somebody_else_costs_no_row(tmp_path: Path) -> None:
+    with RecordStore(tmp_path) as store:
+        store.append(record(0))
+        with (tmp_path / RECORDS_NAME).open("ab") as other:
+            other.write(b'{"half": ')
+        store.append(record(1))
+    assert [row["repeat"] for row in iter_rows(tmp_path)] == [0, 1]
+    with RecordStore(tmp_path) as store:
+        assert len(store) == 2
+        assert store.repair is not None
+        assert store.repair.damaged_lines == (2,)
+
+
 def test_a_file_that_stays_is_written_to(tmp_path: Path) -> None:
     with RecordStore(tmp_path) as store:
         for repeat in range(3):
@@ -114,6 +140,18 @@ def test_no_link_is_followed_on_write(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="link") if name != TORN_NAME else pytest.raises(InputError):
         write(folder)
     assert victim.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_linked_folder_is_written_into(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="link"), RunDirectory(tmp_path / "run", CONFIG):
+        pass
+    (tmp_path / "way").symlink_to(tmp_path / "elsewhere")
+    with RunDirectory(tmp_path / "way", CONFIG):  # which directory a run writes to is for the user to say
+        pass
 
 
 # ------------------------------------------------------------------------------------------------ runs that were begun
@@ -145,6 +183,16 @@ def test_two_deaths_in_a_row_are_counted_and_an_end_clears_them(tmp_path: Path) 
     assert attempts.deaths("large") == 0
     attempts.close()
     assert not (tmp_path / BEGUN_NAME).exists()
+
+
+def test_deaths_in_one_request_add_up_whatever_it_was_at(tmp_path: Path) -> None:
+    for phase in ("foresight", "prepare"):
+        died_in(tmp_path, "large", phase=phase)
+    died_in(tmp_path, "large", "another")
+    attempts = Attempts(tmp_path)
+    attempts.open()
+    assert (attempts.deaths("large", "s"), attempts.deaths("large", "another"), attempts.deaths("large")) == (2, 1, 2)
+    attempts.close()
 
 
 def test_a_death_is_held_against_a_run_only_where_nothing_speaks_for_it(tmp_path: Path) -> None:

@@ -99,8 +99,15 @@ def _wrong_type(error: BaseException) -> str | None:
     return None
 
 
-def before_any_run(error: BaseException) -> str | None:
-    """What the file system or the options refused, before a run or between two; None for any other error."""
+def outside_a_run(error: BaseException) -> str:
+    """What went wrong before a run or between two: the file system, the options, or something that Hydra sets up."""
+    return _of_the_system(error) or (
+        f"{type(error).__name__}: {first_line(error)}; it came from outside a run: Hydra's options, launcher or "
+        "logging.\nLook at what the command line sets below 'hydra'; VLMBENCH_TRACEBACK=1 shows where it was raised."
+    )
+
+
+def _of_the_system(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and str(error).startswith(_OPTIONS):
         return str(error)
     cause: BaseException | None = error

@@ -102,10 +102,10 @@ def _main() -> NoReturn:
             traceback.print_exc()
         say(hydra_errors.of_yaml(error))
         sys.exit(BAD_INPUT)
-    except (OSError, ValueError) as error:
-        if want_traceback or (words := hydra_errors.before_any_run(error)) is None:
-            raise
-        say(words)
+    except Exception as error:  # a job raises nothing: these are Hydra's launcher, sweeper, logging, options
+        if want_traceback:
+            traceback.print_exc()
+        say(hydra_errors.outside_a_run(error))
         sys.exit(FAILED if _statuses else BAD_INPUT)
     sys.exit(overall(_statuses))
 
@@ -174,7 +174,10 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
     """Validate, then hand over to the task; torch is imported from here on."""
     from vlmbench.cli import tasks
 
-    return tasks.run(_job(config, list(HydraConfig.get().overrides.task), outcome))
+    try:
+        return tasks.run(_job(config, list(HydraConfig.get().overrides.task), outcome))
+    except (HydraException, OmegaConfBaseException) as error:  # an interpolation that leads nowhere, say
+        raise ConfigError(hydra_errors.compact(error)) from error
 
 
 def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
@@ -223,10 +226,15 @@ class Outcomes(Callback):
     """After a multirun: what became of each job, from the files they wrote, wherever they ran."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Note how to continue, should the user stop it."""
+        """Note how to continue, should the user stop it; a link where Hydra is about to write is removed."""
+        from vlmbench.session.ending import SWEEP_FILE
+
         given = bool(config.output_dir)
         again = "" if given else f"with {shlex.quote(f'output_dir={shown(Path(config.hydra.sweep.dir))}')} "
         _onward.append(f"run the same command {again or 'again '}to continue")
+        kept = Path(config.hydra.sweep.dir) / SWEEP_FILE
+        if kept.is_symlink():  # Hydra would write through it, into a file that may be another's
+            kept.unlink()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Collect exit statuses and name what failed."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ BEGUN_NAME = "begun.json"
 MOST_DEATHS = 2
 """So many processes in a row may die in a run before it is skipped."""
 
+FORESIGHT = "foresight"
+"""The phase of a request that is looked at before anything is measured."""
 Key = tuple[str, str, str]
-"""Point, sample, and the phase of its run (``prepare``, ``warmup``, ``instrumented`` …)."""
+"""Point, sample, and the phase of its run (``foresight``, ``prepare``, ``warmup``, ``instrumented`` …)."""
 
 
 class Attempts:
@@ -91,6 +93,15 @@ class Attempts:
         self._now, self._kills = (point_id, sample_id, phase), self._memory_kills()
         self._write()
 
+    @contextmanager
+    def foresight(self, point_id: str, sample_id: str) -> Iterator[None]:
+        """A request is looked at before anything is measured."""
+        self.begin(point_id, sample_id, FORESIGHT)
+        try:
+            yield
+        finally:
+            self.end()
+
     def end(self) -> None:
         """The run that was begun last is over, and with it what was held against it."""
         if self._now is not None:
@@ -100,10 +111,11 @@ class Attempts:
 
     def deaths(self, point_id: str, sample_id: str | None = None) -> int:
         """How many processes in a row died in a run of this point, or of one sample of it."""
-        found = (
-            n for (point, sample, _), n in self._deaths.items() if point == point_id and sample_id in (None, sample)
-        )
-        return max(found, default=0)
+        by_sample: Counter[str] = Counter()
+        for (point, sample, _), count in self._deaths.items():
+            if point == point_id and sample_id in (None, sample):
+                by_sample[sample] += count
+        return max(by_sample.values(), default=0)
 
     def _killed_for_memory_since(self, before: OomKills | None) -> bool:
         """Whether the kernel killed for memory since then; False where that was another group, or is not known."""

@@ -246,13 +246,20 @@ def begin_session(
     return whole, session["warnings"]
 
 
-def end_session(directory: Path, *, device: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Note the end of the last session: time, state of the device, ``extra``; returns the whole provenance."""
-    whole = read_provenance(directory)
-    if whole is None:
-        raise InputError(f"'{directory}' lost its {PROVENANCE_NAME} during the run.")
+def end_session(
+    directory: Path, begun: Mapping[str, Any], *, device: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Note the end of the last session: time, state of the device, ``extra``; returns the whole provenance.
+
+    Args:
+        directory: the run directory.
+        begun: the whole provenance as :func:`begin_session` wrote it; what became of the file meanwhile is replaced.
+        device: ``cpu``, ``cuda:0`` ….
+        extra: facts that are known at the end only.
+    """
     ended = {"ended_unix_s": time.time(), "state_after": device_state(device), **(extra or {})}
-    whole["sessions"][-1].update(strict(ended))
+    *earlier, last = begun["sessions"]
+    whole = {**begun, "sessions": [*earlier, {**last, **strict(ended)}]}
     write_json(Path(directory) / PROVENANCE_NAME, whole)
     return whole
 

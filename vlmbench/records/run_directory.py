@@ -25,15 +25,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vlmbench.errors import InputError
 from vlmbench.records import provenance
 from vlmbench.records.attempts import Attempts
-from vlmbench.records.files import remove_stray_parts, write_json
+from vlmbench.records.files import NO_LINK, remove_stray_parts, write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.reading import RECORDS_NAME, check_schema, parse_row
 from vlmbench.records.store import RecordStore
 
 POINTS_NAME = "points.json"
+FOLDERS = (".hydra", "figures", "tables")
+"""Folders of a run directory that a run, or its report, writes into."""
 
 
 class RunDirectory:
@@ -69,6 +72,7 @@ class RunDirectory:
         self._config = config
         self._write_composed = write_composed
         self._allow_unlike = allow_unlike
+        self._provenance: Mapping[str, Any] = {}
         self._lock = RunLock(self.path, break_lock=break_lock)
 
     def __enter__(self) -> Self:
@@ -82,6 +86,7 @@ class RunDirectory:
         try:
             self.known = provenance.check_directory(self.path, self._config)
             self._check_schema()
+            self._check_folders()
             remove_stray_parts(self.path)
         except BaseException as error:
             self.__exit__(type(error), error, None)
@@ -130,7 +135,7 @@ class RunDirectory:
         """
         if self._write_composed is not None:
             self._write_composed()
-        _, warnings = provenance.begin_session(self.path, session, allow_unlike=self._allow_unlike)
+        self._provenance, warnings = provenance.begin_session(self.path, session, allow_unlike=self._allow_unlike)
         self.outcome.begin(points_total=points_total)
         return warnings
 
@@ -147,7 +152,13 @@ class RunDirectory:
             extra: facts that are known at the end only.
         """
         write_json(self.path / POINTS_NAME, {"points": list(points)})
-        provenance.end_session(self.path, device=device, extra=extra)
+        provenance.end_session(self.path, self._provenance, device=device, extra=extra)
+
+    def _check_folders(self) -> None:
+        """Refuse links in the place of folders that files are written into."""
+        for name in FOLDERS:
+            if (self.path / name).is_symlink():
+                raise InputError(f"'{self.path / name}' {NO_LINK}")
 
     def _check_schema(self) -> None:
         """Refuse rows of another schema before a model is loaded; the first row stands for all until they are read."""

@@ -67,9 +67,9 @@ class RecordStore:
     Rows with the status ``ok`` are measured rows: a second one with the same key is refused. Other rows (``cold``,
     ``warmup``, ``oom``, ``error``, ``skipped``) may come again, so a resumed run can repeat what failed.
 
-    Before each row is written, the file must still be the one that was opened: where somebody removed, renamed or
-    replaced it, or moved its directory, the next row would go nowhere, and :class:`vlmbench.errors.RowsLostError` says
-    so instead.
+    Before each row is written, the file must still be the one that was opened, with all that was left in it:
+    where somebody removed, renamed, replaced or cut it, or moved its directory, rows would be lost without a word, and
+    :class:`vlmbench.errors.RowsLostError` says so instead.
 
     Args:
         directory: the run directory; made when missing.
@@ -92,6 +92,7 @@ class RecordStore:
         self._measured = KeySet()
         self._requests = KeySet()
         self._descriptor = -1
+        self._size = 0  # of the file, as this store left it
         self._synced_s = 0.0
         self._lost: RowsLostError | None = None
         self._good_size: int | None = None  # set while a half-written line could not be cut off
@@ -121,6 +122,7 @@ class RecordStore:
                 "Make it writable, free space, or choose another directory with output_dir=DIR."
             ) from error
         sync_folder(self.directory)
+        self._size = os.fstat(self._descriptor).st_size
         self._synced_s = time.monotonic()
         return self
 
@@ -195,14 +197,15 @@ class RecordStore:
         try:
             if self._good_size is not None:
                 self._cut(self._good_size)
-            start = self._check_place().st_size
+            self._check_place()
             try:
                 done = os.write(self._descriptor, line)
                 while done < len(line):  # a disk about to be full takes a part, then reports why
                     done += os.write(self._descriptor, line[done:])
             except BaseException:
-                self._cut(start)
+                self._cut(self._size)
                 raise
+            self._size += len(line)
             now = time.monotonic()
             if self.fsync_every_s is not None and now - self._synced_s >= self.fsync_every_s:
                 os.fsync(self._descriptor)
@@ -210,11 +213,11 @@ class RecordStore:
         except OSError as error:
             raise StoreError(self._cannot_append(error)) from error
 
-    def _check_place(self) -> os.stat_result:
-        """The state of the open file, which must still stand where it was opened.
+    def _check_place(self) -> None:
+        """Refuse to go on where the open file does not stand where it was opened, or is not as it was left.
 
         Raises:
-            RowsLostError: it does not; rows that no name leads to any more are written into a new file first.
+            RowsLostError: rows that no name leads to any more are written into a new file first.
         """
         if self._lost is not None:
             raise self._lost
@@ -223,10 +226,21 @@ class RecordStore:
             there = self.path.stat(follow_symlinks=False)
         except OSError:
             there = None
-        if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
-            return mine
-        self._lost = self._save(mine, replaced=there is not None)
-        raise self._lost
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            self._lost = self._save(mine, replaced=there is not None)
+        elif mine.st_size < self._size:
+            self._lost = RowsLostError(
+                f"'{self.path}' was cut while rows were written to it: it has {mine.st_size} bytes and was left "
+                f"with {self._size}.\nDo not edit a run directory while it is measured; run the same command again: it "
+                "measures again what is missing.",
+                moved_to=self.directory,
+            )
+        if self._lost is not None:
+            raise self._lost
+        if mine.st_size > self._size and os.pread(self._descriptor, 1, mine.st_size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")  # somebody else's half line; a row of ours would be lost with it
+            mine = os.fstat(self._descriptor)
+        self._size = mine.st_size
 
     def _save(self, mine: os.stat_result, *, replaced: bool) -> RowsLostError:
         what = f"'{self.path}' was {'replaced' if replaced else 'removed or moved'} while rows were written to it"
@@ -274,7 +288,8 @@ class RecordStore:
                 position += len(line)
                 row = parse_row(line)
                 if row is None:
-                    bad.append(number)
+                    if line.strip():
+                        bad.append(number)
                     continue
                 check_schema(row, self.path, number)
                 good_end, damaged, ended = position, tuple(bad), line.endswith(b"\n")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.models.protocol import Target, VisionLanguageModel
+from vlmbench.records.attempts import Attempts
 from vlmbench.request import Request, TokenCounts
 from vlmbench.runner.execution import PreparedRun
 from vlmbench.runner.plan import Series
@@ -66,7 +68,7 @@ def positions_of(model: Any) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def much_larger(model: Target, series: Sequence[Series]) -> str | None:
+def much_larger(model: Target, series: Sequence[Series], attempts: Attempts | None = None) -> str | None:
     """Warn of a point that will cost far more than the others, before it eats the night.
 
     The work of a point is predicted from its token counts and the model's parameters: 2 FLOPs a parameter and token,
@@ -75,15 +77,19 @@ def much_larger(model: Target, series: Sequence[Series]) -> str | None:
     Args:
         model: loaded.
         series: of a sweep.
+        attempts: names what is looked at on disk; a point in which a process died is not looked at again.
     """
+    attempts = attempts or Attempts(Path())  # not open: it names nothing
     parameters = model.facts.get("parameters") or {}
     work: dict[str, float] = {}
     for one in series:
-        if not one.axes:
+        if not one.axes or attempts.deaths(one.point_id):
             continue
         try:
-            request = model.resolve(one.request(0))
-            counts = model.prepare(request).counts
+            asked = one.request(0)
+            with attempts.foresight(one.point_id, asked.sample.sample_id):
+                request = model.resolve(asked)
+                counts = model.prepare(request).counts
         except Exception:  # noqa: S112  # it gets its row when it is run
             continue
         work[one.point_id] = _work(parameters, counts, request)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from vlmbench.data.protocol import Samples
 from vlmbench.errors import ConfigError, DeviceError, first_line
 from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.records.attempts import Attempts
 from vlmbench.request import Output, Request, Sample
 from vlmbench.stopping import Stopping, Verdict, judge
 from vlmbench.sweep import Sweep, turns_vision
@@ -229,20 +231,24 @@ class Foreseen:
         counts: observed counts of vision tokens (cross-attention: keys), ascending; no more than were looked for.
         asked: distinct settings of image size, number of images, processor and target that the sweep asks for.
         unreachable: point id to reason, of those that were looked at.
+        passed_over: settings that were not looked at, because a process died in them: they may make further counts.
     """
 
     counts: tuple[int, ...]
     asked: int
     unreachable: dict[str, str]
+    passed_over: int = 0
 
 
-def vision_counts(model: VisionLanguageModel, series: Sequence[Series]) -> Foreseen:
+def vision_counts(model: VisionLanguageModel, series: Sequence[Series], attempts: Attempts | None = None) -> Foreseen:
     """The counts of vision tokens that the points make; prepares one request a setting, until three counts are seen.
 
     Args:
         model: prepares requests; nothing is generated.
         series: the points of a controlled sweep.
+        attempts: names what is looked at on disk; a point in which a process died is not looked at again.
     """
+    attempts = attempts or Attempts(Path())  # not open: it names nothing
     settings: dict[str, tuple[str, Request]] = {}
     for one in series:
         request = one.request(0)
@@ -250,31 +256,38 @@ def vision_counts(model: VisionLanguageModel, series: Sequence[Series]) -> Fores
         settings.setdefault(repr(replace(alone, sample=replace(alone.sample, images=()))), (one.point_id, alone))
     counts: set[int] = set()
     unreachable: dict[str, str] = {}
+    passed_over = 0
     for point, request in settings.values():
         if len(counts) >= SLOPE:
             break
+        if attempts.deaths(point):
+            unreachable[point] = "a process died in it without a word"
+            passed_over += 1
+            continue
         try:
-            seen = model.prepare(request).counts
+            with attempts.foresight(point, request.sample.sample_id):
+                seen = model.prepare(request).counts
         except (ConfigError, DeviceError):
             raise
         except Exception as error:  # too little memory, say: the point gets its row when it comes, others are measured
             unreachable[point] = first_line(error)
             continue
         counts.add(seen.num_vision_tokens or seen.num_cross_attention_tokens or 0)
-    return Foreseen(counts=tuple(sorted(counts)), asked=len(settings), unreachable=unreachable)
+    return Foreseen(counts=tuple(sorted(counts)), asked=len(settings), unreachable=unreachable, passed_over=passed_over)
 
 
-def no_slope(model: VisionLanguageModel, series: Sequence[Series]) -> str | None:
+def no_slope(model: VisionLanguageModel, series: Sequence[Series], attempts: Attempts | None = None) -> str | None:
     """Why a sweep of what the model sees will make no slope, in words; None where it will, or was not meant to.
 
     Args:
         model: prepares requests.
         series: the points of a controlled sweep.
+        attempts: see :func:`vision_counts`.
     """
     swept = [one for one in series if any(turns_vision(name) for name in one.axes)]
     if not swept:
         return None
-    found = vision_counts(model, swept)
+    found = vision_counts(model, swept, attempts)
     if len(found.counts) >= SLOPE or (found.asked < SLOPE and not found.unreachable):
         return None
     made = ", ".join(map(str, found.counts)) or "none"

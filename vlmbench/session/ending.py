@@ -17,7 +17,7 @@ from vlmbench.text import shown
 
 SAME_COMMAND = "run the same command again to continue"
 _SHOWN = 10
-_SWEEP_FILE = "multirun.yaml"  # which Hydra writes into the directory of a multirun
+SWEEP_FILE = "multirun.yaml"  # which Hydra writes into the directory of a multirun
 
 
 def to_continue(directory: Path, output_dir: str | None) -> str:
@@ -29,7 +29,7 @@ def to_continue(directory: Path, output_dir: str | None) -> str:
     """
     if output_dir:
         return SAME_COMMAND
-    whole = directory.parent if (directory.parent / _SWEEP_FILE).is_file() else directory
+    whole = directory.parent if (directory.parent / SWEEP_FILE).is_file() else directory
     return f"run the same command with {shlex.quote(f'output_dir={shown(whole)}')} to continue"
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import INTERRUPTED, ConfigError
+from vlmbench.errors import FAILED, INTERRUPTED, ConfigError
 from vlmbench.records.outcome import State
 from vlmbench.report.first_steps import write_first_steps
 from vlmbench.text import say, shown
@@ -37,7 +37,7 @@ def first_steps(job: Job) -> int:
         if status in (INTERRUPTED, -2):
             job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=f"{arm} was interrupted")
             return INTERRUPTED
-        worst = max(worst, abs(status))
+        worst = max(worst, FAILED if status < 0 else status)  # a process that was killed has no status of its own
         job.outcome.progress(points_done=number)
     arms = {arm: job.directory / arm for arm in job.settings.parts if (job.directory / arm).is_dir()}
     sys.stdout.write(write_first_steps(job.directory, arms) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from vlmbench.machine.host import device_facts, device_state
 from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
+from vlmbench.records.attempts import Attempts
 from vlmbench.records.files import write_json
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
@@ -64,27 +65,33 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
             say(f"warning: {busy}")
         model = model or load_model(job, load)
         run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
-        series = make_series(job, samples, model)
-        if job.settings.workload == "controlled" and (why := no_slope(model, series)):
-            say(f"warning: {why}")
-        if large := much_larger(model, series):
-            say(f"warning: {large}")
-        with run.rows() as store, stop_on_signal() as stop:
+        with run.rows() as store:
             if store.repair:
                 say(f"records repaired: {store.repair}")
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
-            costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
-            here = _session(job, model, load, costs, {"name": dataset.name, "samples": len(samples)})
-            for warning in run.begin(here, points_total=len(series)):
-                say(f"unlike the sessions before: {warning}")
-            states, untraced, far = _measure(job, model, series, run=run, store=store, stop=stop, costs=costs)
+            series = make_series(job, samples, model, run.attempts)
+            _foresee(job, model, series, run.attempts)
+            with stop_on_signal() as stop:
+                costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None
+                here = _session(job, model, load, costs, {"name": dataset.name, "samples": len(samples)})
+                for warning in run.begin(here, points_total=len(series)):
+                    say(f"unlike the sessions before: {warning}")
+                states, untraced, far = _measure(job, model, series, run=run, store=store, stop=stop, costs=costs)
         run.end([state.report() for state in states], device=str(model.device), extra=model.closing_facts)
         if stop:
             return stopped(job, far, again=again)
         status = report_and_conclude(job, states, untraced=untraced, again=again, far=far)
     say(f"results are in {shown(job.directory)}")
     return status
+
+
+def _foresee(job: Job, model: VisionLanguageModel, series: Sequence[Series], attempts: Attempts) -> None:
+    """Warn of a sweep that will make no slope, and of a point that will eat the night."""
+    if job.settings.workload == "controlled" and (why := no_slope(model, series, attempts)):
+        say(f"warning: {why}")
+    if large := much_larger(model, series, attempts):
+        say(f"warning: {large}")
 
 
 def _session(
@@ -199,7 +206,15 @@ def _measure(
 
 def _keep_proofs(path: Path, proofs: Mapping[str, Any]) -> None:
     """Write how methods proved themselves, beside what earlier sessions wrote."""
-    held = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    held: Any = {}
+    if path.is_file():
+        try:
+            held = parse_json(path.read_bytes())
+        except ValueError:
+            held = None
+        if not isinstance(held, dict):
+            say(f"'{path.name}' of the sessions before could not be read; it begins anew")
+            held = {}
     write_json(path, {**held, **proofs})
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from vlmbench.errors import InputError, SampleError, UnreachablePointError
 from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.records.attempts import MOST_DEATHS, Attempts
 from vlmbench.request import Output
 from vlmbench.runner.arms import arms
-from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
+from vlmbench.runner.plan import REFERENCE, Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
     from vlmbench.data.protocol import Samples
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 _REFERENCE_TRIES = 20
 
 
-def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[Series]:
+def make_series(
+    job: Job, samples: Samples, model: VisionLanguageModel, attempts: Attempts | None = None
+) -> list[Series]:
     """The series that workload, sweep and data set make.
 
     Args:
         job: the job.
         samples: its data set, open.
         model: answers what it can be asked; nothing is generated.
+        attempts: names the samples that are looked at on disk; one in which a process died is no reference.
 
     Raises:
         InputError: the data set has no sample of the configured number.
@@ -53,7 +57,8 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
         stopping = job.build("measurement.stopping")
         base = samples[measurement.base_sample]
         return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every, points=points)
-    reference = _reference(samples, knobs, model) if measurement.reference else None
+    attempts = attempts or Attempts(job.directory)  # not open: it names nothing
+    reference = _reference(samples, knobs, model, attempts) if measurement.reference else None
     return [
         series
         for point in points
@@ -68,12 +73,16 @@ def make_series(job: Job, samples: Samples, model: VisionLanguageModel) -> list[
     ]
 
 
-def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel) -> int | None:
+def _reference(samples: Samples, knobs: Knobs, model: VisionLanguageModel, attempts: Attempts) -> int | None:
     """The sample that is repeated: the first usable one from the middle of the data set on."""
     middle = len(samples) // 2
     for index in range(middle, min(middle + _REFERENCE_TRIES, len(samples))):
         try:
-            model.prepare(knobs.request(samples[index]))
+            sample = samples[index]
+            if attempts.deaths(REFERENCE, sample.sample_id) >= MOST_DEATHS:
+                continue
+            with attempts.foresight(REFERENCE, sample.sample_id):
+                model.prepare(knobs.request(sample))
         except (SampleError, UnreachablePointError, MemoryError):
             continue
         return index

@@ -325,8 +325,8 @@ def _write_loads(directory: Path, loads: Loads) -> None:
     before: list[Any] = []
     if path.is_file():
         try:
-            before = parse_json(path.read_text(encoding="utf-8")).get("loads", [])
-        except ValueError:
+            before = list(parse_json(path.read_bytes())["loads"])
+        except (ValueError, TypeError, KeyError):
             say(f"{LOADS_FILE} of the sessions before could not be read; it begins anew")
     content = {
         "schema_version": 1,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import INTERRUPTED, ConfigError, InputError
+from vlmbench.records.attempts import Attempts
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
@@ -44,7 +46,8 @@ def study(job: Job) -> int:
     with RunLock(job.directory, break_lock=settings.break_lock):
         job.outcome.begin(points_total=len(parts) + 1)
         model = load_model(parts[0]) if parts else None
-        _check_comparable(parts, given, model)
+        with _attempts(job.directory) as attempts:
+            _check_comparable(parts, given, model, attempts)
         for number, part in enumerate(parts, start=1):
             say(f"part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/")
             statuses.append(profile(part, model, again=again))
@@ -120,14 +123,28 @@ def _part_of(axis: str) -> str:
     )
 
 
-def _check_comparable(parts: Sequence[Job], given: Mapping[str, str | None], model: VisionLanguageModel | None) -> None:
+@contextmanager
+def _attempts(directory: Path) -> Iterator[Attempts]:
+    """What is looked at before the parts begin, named on disk in the study's own directory."""
+    attempts = Attempts(directory)
+    attempts.open()
+    try:
+        yield attempts
+    finally:
+        attempts.close()
+
+
+def _check_comparable(
+    parts: Sequence[Job], given: Mapping[str, str | None], model: VisionLanguageModel | None, attempts: Attempts
+) -> None:
     """Refuse a study whose comparison cannot be made, as far as that is known before anything is measured."""
     found: dict[str, int] = {"vision": 0, "output": 0}
     for part in parts:
         if part.settings.workload != "controlled" or model is None:
             continue
-        series = make_series(part, part.build("dataset").open(), model)
-        found["vision"] = max(found["vision"], len(vision_counts(model, series).counts))
+        series = make_series(part, part.build("dataset").open(), model, attempts)
+        foreseen = vision_counts(model, series, attempts)
+        found["vision"] = max(found["vision"], len(foreseen.counts) + foreseen.passed_over)
         found["output"] = max(found["output"], len(output_counts(series)))
     missing = [kind for kind, counts in found.items() if counts < SLOPE]
     if missing and (results := [path for path in given.values() if path]):
