@@ -1,33 +1,52 @@
-"""What the README tells people to type is what the program takes."""
+"""What README and docs tell people to type is what the program takes, and what README says was found was found."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
+import vlmbench as package
 from vlmbench.cli import validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.machine.installation import conf_dir
+from vlmbench.text import digits
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+RESULTS = ROOT / "docs" / "results"
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
+)
+EXAMPLES = ("docs/plugin_example/", "docs/intervention_example/")  # need their package: tests/test_plugins.py runs them
+TRANSLATED = sorted(page.name for page in (ROOT / "docs" / "zh").glob("*.md"))
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def lines(page: str) -> list[list[str]]:
+    """The words of every command line in the bash blocks of a page."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in text if (words := shlex.split(line.removeprefix("$ "), comments=True))]
 
 
 def commands(page: str) -> list[list[str]]:
     """Argument lists of every ``python -m vlmbench …`` in the bash blocks of a page."""
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines if re.match(r"\s*\$?\s*python -m vlmbench( |$)", line)]
-    return [words[words.index("vlmbench") + 1 :] for words in found]
+    return [words[3:] for words in lines(page) if words[:3] == ["python", "-m", "vlmbench"]]
 
 
-ALL = [(page, words) for page in PAGES for words in commands(page)]
+ALL = [(page, words) for page in PAGES if not page.startswith(EXAMPLES) for words in commands(page)]
 
 
 @pytest.mark.parametrize(("page", "words"), ALL, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
@@ -46,7 +65,54 @@ def test_each_command_composes(compose: Callable[..., DictConfig], page: str, wo
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(ALL) > 10
+    assert len(ALL) > 40
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_other_command_names_what_there_is(page: str) -> None:
+    """Scripts, make targets, extras and test files exist; a command of no known kind is an error."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    targets = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for given in lines(page):
+        words = given[next(i for i, word in enumerate(given) if not re.fullmatch(r"[A-Z_]+=.*", word)) :]
+        match words:
+            case ["make", *wanted]:
+                assert {word for word in wanted if "=" not in word} <= set(targets), given
+            case ["pip", "install", *wanted]:
+                named = re.findall(r"(?:^\.|vlmbench-latency)\[([^\]]*)\]", " ".join(w for w in wanted if w != "-e"))
+                assert {extra for one in named for extra in one.split(",")} <= set(extras), given
+            case ["python", "-m", module, *rest]:
+                assert importlib.util.find_spec(module) is not None, given
+                assert all((ROOT / path).exists() for path in rest if path.startswith("tests/")), given
+            case ["python" | "torchrun" | "bash", *rest]:
+                assert all((ROOT / path).exists() for path in rest if path.startswith(("scripts/", "benchmarks/"))), (
+                    given
+                )
+            case [command, *_] if command.startswith("scripts/"):
+                assert (ROOT / command).exists(), given
+            case ["vlmbench" | "lint-imports" | "hf" | "srun" | "source" | "eval" | "cd" | "git", *_]:
+                pass
+            case _:
+                pytest.fail(f"{page}: a command of no known kind: {' '.join(given)}")
+
+
+def tour() -> list[list[str]]:
+    """The commands of README's tour."""
+    text = (ROOT / "README.md").read_text()
+    inside = text[text.index("## Five-minute tour") : text.index("\n## ", text.index("## Five-minute tour") + 1)]
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", inside, flags=re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[3:] for line in blocks.splitlines() if line.startswith("python -m")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", tour(), ids=lambda words: words[0])
+def test_the_tour_runs(vlmbench: Run, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    shorter = ["dataset.num_samples=2", "output.tokens=2"] if words[0] == "experiment=phase1" else []
+    done = vlmbench(*words, *shorter)
+    assert done.returncode == 0, done.stderr
+    for out in [word.partition("=")[2] for word in words if word.startswith("output_dir=")]:
+        assert (tmp_path / out / "report.html").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -64,7 +130,84 @@ def test_the_make_targets_it_names_exist() -> None:
 
 
 def test_the_number_of_models_is_true() -> None:
-    said = re.search(r"(\d+) models ship", (ROOT / "README.md").read_text())
-    assert said is not None
     shipped = {p.stem for p in (conf_dir() / "model").glob("*.yaml")} - {"tiny"}
-    assert int(said.group(1)) == len(shipped)
+    patterns = {
+        "README.md": r"Any of (\d+) models",
+        "docs/usage.md": r"(\d+) models ship",
+        "docs/zh/usage.md": r"(\d+) 个模型",
+    }
+    for page, pattern in patterns.items():
+        said = re.search(pattern, (ROOT / page).read_text())
+        assert said is not None, page
+        assert int(said.group(1)) == len(shipped), page
+
+
+def test_what_readme_says_was_found_was_found() -> None:
+    """Each figure with its interval stands in the published summaries."""
+    phase1 = json.loads((RESULTS / "h200_llava_1_5_7b" / "summary.json").read_text())
+    p90 = next(row for row in phase1["tail"]["ratios_to_median"] if row["quantile"] == "p90")
+    median = phase1["distribution"]["T_request"]["workload"]["p50"]
+    residual = phase1["residual"]["median_abs_share"]
+    watching = phase1["instrument_overhead"]
+
+    def ratio(folder: str, key: str) -> dict[str, float]:
+        found = json.loads((RESULTS / folder / "comparison" / "summary.json").read_text())["comparisons"][0]
+        return dict(found[key]["output_over_vision"])
+
+    eager, compiled = (
+        ratio("h200_scaling_llava_1_5_7b", "ratios_unflagged"),
+        ratio("h200_compiled_llava_1_5_7b", "ratios"),
+    )
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for said in (
+        f"**{digits(median['value'])} ms** at the median (95 % interval {digits(median['low'])}–{digits(median['high'])};",
+        f"{digits(p90['workload'])} × the median ({digits(p90['workload_low'])}–{digits(p90['workload_high'])})",
+        f"{digits(p90['reference'])} × ({digits(p90['reference_low'])}–{digits(p90['reference_high'])})",
+        f"**{digits(eager['value'])} vision tokens** ({digits(eager['low'])}–{digits(eager['high'])};",
+        f"cache for the first time, {digits(ratio('h200_scaling_llava_1_5_7b', 'ratios')['value'])})",
+        f"**{digits(compiled['value'])}** ({digits(compiled['low'])}–{digits(compiled['high'])})",
+        f"whole by {residual['value'] * 100:.3f} % at the median ({residual['low'] * 100:.3f}–{residual['high'] * 100:.3f} %)",
+        f"{watching['value'] * 100:.2f} % by pairs (−{-watching['low'] * 100:.2f} to {watching['high'] * 100:.2f} %",
+    ):
+        assert said in text, said
+
+
+def test_the_citation_is_valid_and_of_this_version() -> None:
+    cited: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(cited)
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["version"] == package.__version__
+    assert cited["license"] == "Apache-2.0"
+    assert cited["authors"]
+    if importlib.util.find_spec("cffconvert") is not None:
+        subprocess.run([sys.executable, "-m", "cffconvert", "--validate"], cwd=ROOT, check=True, capture_output=True)
+
+
+def outline(page: str) -> list[int]:
+    """The levels of a page's headings."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return [len(marks) for marks in re.findall(r"^(#+) ", text, flags=re.MULTILINE)]
+
+
+def code(page: str) -> list[str]:
+    """A page's code without what is written for people: comments, and the spaces before them."""
+    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    return [
+        re.sub(r"\s*#.*", "", line) for block in blocks for line in block.splitlines() if re.sub(r"\s*#.*", "", line)
+    ]
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_the_chinese_pages_are_in_step(name: str) -> None:
+    """The same headings, code, tables and keys of the configuration as the English page."""
+    english, chinese = f"docs/{name}", f"docs/zh/{name}"
+    assert outline(chinese) == outline(english)
+    assert code(chinese) == code(english)
+    texts = [re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL) for page in (english, chinese)]
+    assert texts[1].count("\n|") == texts[0].count("\n|")  # rows of tables
+    keys = [set(re.findall(r"`([^`]+)`", " ".join(text.split()))) for text in texts]
+    assert keys[0] == keys[1], keys[0] ^ keys[1]
+
+
+def test_two_pages_are_in_chinese() -> None:
+    assert TRANSLATED == ["experiment_plan.md", "usage.md"]

@@ -131,7 +131,7 @@ def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, 
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    for name in ("index.html", "api.html", "records.html", "results/index.html"):
+    for name in ("index.html", "api.html", "records.html", "zh/usage.html", "results/index.html"):
         page.goto((site / name).as_uri())
         page.wait_for_load_state("load")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} scrolls sideways"
