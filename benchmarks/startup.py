@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py
 
-Every row is a fresh process, the rows taken in turn; medians. ``of torch`` is the wall time as a share of
-``import torch`` in the same run. ``imported`` lists which heavy packages the command had imported at its end.
+Every row is a fresh process, the rows taken in turn; medians. ``of hydra`` is the processor time as a multiple of that
+of ``import hydra`` in the same run (aim: 3 at most), ``of torch`` the wall time as a share of ``import torch``'s.
+``imported`` lists which heavy packages the command had imported at its end.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def commands(python: str) -> dict[str, list[str]]:
     """Row name to command; ``python -m vlmbench`` itself is timed, its twin that tells its imports is not."""
     return {
         "python -c pass": [python, "-c", "pass"],
+        "import hydra": [python, "-c", "import hydra"],
         "import vlmbench": [python, "-c", "import vlmbench"],
         "vlmbench --help": [python, "-m", "vlmbench", "--help"],
         "vlmbench --cfg job": [python, "-m", "vlmbench", "--cfg", "job"],
@@ -67,13 +69,14 @@ def main() -> None:
         interleaved(rows, 1)  # files into the page cache, bytecode written
         costs: dict[str, list[Cost]] = interleaved(rows, options.repeats)
         seen = imported(sys.executable, cwd)
-    torch = median(costs["import torch"], "wall_s")
-    print(f"{'':26}{'wall s':>8}{'fastest':>9}{'CPU s':>8}{'peak MiB':>10}{'of torch':>10}  imported")
+    torch, hydra = median(costs["import torch"], "wall_s"), median(costs["import hydra"], "cpu_s")
+    print(f"{'':26}{'wall s':>8}{'fastest':>9}{'CPU s':>8}{'of hydra':>10}{'peak MiB':>10}{'of torch':>10}  imported")
     for name, row in costs.items():
         wall = median(row, "wall_s")
         print(
             f"{name:26}{wall:>8.2f}{min(c.wall_s for c in row):>9.2f}{median(row, 'cpu_s'):>8.2f}"
-            f"{median(row, 'peak_mib'):>10.0f}{wall / torch:>10.2f}  {seen.get(name, '')}"
+            f"{median(row, 'cpu_s') / hydra:>10.2f}{median(row, 'peak_mib'):>10.0f}{wall / torch:>10.2f}"
+            f"  {seen.get(name, '')}"
         )
 
 

@@ -35,6 +35,14 @@ LONG = frozenset(
 _ELSEWHERE = ("slow", "gpu", "network", "slurm", "server", "browser")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the files of other rooms unread where only the quick tests run: importing them takes longer than these."""
+    tests = Path(__file__).parent
+    if config.option.markexpr != "quick" or not collection_path.is_relative_to(tests) or collection_path == tests:
+        return None
+    return True if collection_path.relative_to(tests).parts[0] not in QUICK else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make quick` runs."""
     tests = Path(__file__).parent

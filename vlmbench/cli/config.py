@@ -41,8 +41,15 @@ def _run_file(name: str) -> str:
 _STARTED = time.time()
 
 
+def _the_store_itself(store: ConfigStore, memo: dict[int, Any]) -> ConfigStore:  # noqa: ARG001
+    return store
+
+
 def register() -> None:
     """Make the schema and the resolver known to Hydra; a second call changes nothing."""
+    # Hydra copies the whole store, schema and all, for each group that --help lists and for each job of a sweep. There
+    # is only one store, and what is loaded from it is copied then: so a copy of the store may be the store.
+    ConfigStore.__deepcopy__ = _the_store_itself  # type: ignore[attr-defined]
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_file", _run_file, replace=True)
