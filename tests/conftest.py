@@ -29,7 +29,12 @@ LONG = frozenset(
         "test_nothing_grows_with_the_number_of_samples", "test_a_real_trace_of_the_planted_model",
         "test_every_key_of_a_run_is_a_known_column", "test_two_hundred_and_fifty_kills_lose_nothing_and_double_nothing",
         "test_every_byte_offset_is_repaired", "test_any_tail_is_repaired",
-        "test_memory_of_the_store_is_a_few_bytes_a_row",
+        "test_memory_of_the_store_is_at_most_100_bytes_a_row", "test_importing_takes_no_torch",
+        "test_strict_is_always_storable_and_idempotent", "test_the_compact_index_holds_what_the_files_say",
+        "test_same_items_as_json_however_the_bytes_are_cut", "test_intervals_of_the_ratio_hold_the_truth",
+        "test_bytes_are_the_same_in_another_process", "test_intervals_hold_the_true_slope",
+        "test_the_order_of_rows_matters_to_the_interval_alone", "test_share_interval_covers_the_planted_share",
+        "test_redaction_takes_time_in_proportion_to_the_text", "test_without_network_the_message_says_what_to_do",
     )
 )  # fmt: skip
 _ELSEWHERE = ("slow", "gpu", "network", "slurm", "server", "browser")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import vlmbench
@@ -24,9 +25,15 @@ LIGHT = [
 ]  # fmt: skip
 
 
+@cache
+def parsed(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Names of all modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -79,7 +86,7 @@ def test_no_time_is_clamped() -> None:
     clamped = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in parsed(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "max"
         if len(node.args) == 2 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
     ]
