@@ -6,7 +6,9 @@ import difflib
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -16,6 +18,7 @@ DASH = "–"
 
 
 _NOTHING = 1e-10
+_COLUMNS, _FEWEST_COLUMNS = 120, 40
 
 
 def digits(value: float, significant: int = 3) -> str:
@@ -205,6 +208,32 @@ def detail(message: str) -> None:
     """Say what is of use for finding a fault; with ``-v`` only."""
     if level() >= Level.VERBOSE:
         say(message)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that standard output is; 120 where it is none (``COLUMNS`` says otherwise)."""
+    return min(max(shutil.get_terminal_size((_COLUMNS, 24)).columns, _FEWEST_COLUMNS), _COLUMNS)
+
+
+def show(text: str) -> None:
+    """Write results to standard output; long lines are broken between words where it is a terminal."""
+    if sys.stdout.isatty():
+        text = "\n".join(_broken(line, terminal_width()) for line in text.split("\n"))
+    sys.stdout.write(f"{text}\n")
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    blanks = " " * (len(line) - len(line.lstrip(" ")))
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=blanks,
+        subsequent_indent=blanks,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def shown(path: Path) -> str:

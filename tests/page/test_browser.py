@@ -201,3 +201,35 @@ def test_100_000_rows_stay_small_and_open(browser: Any, large_page: Path) -> Non
     assert "of 37,500" in opened.page.locator("#picked").inner_text()
     assert opened.errors == []
     assert opened.requests == [large_page.as_uri()]
+
+
+def test_loads_of_a_server_and_an_unfinished_run(browser: Any, tmp_path: Path) -> None:
+    from tests.page import published
+    from vlmbench.report.page import write_page
+
+    directory = published.served(tmp_path / "served")
+    (directory / "outcome.json").write_text('{"state": "interrupted", "runs_done": 69, "runs_total": 200}')
+    opened = browser(write_page(directory))
+    page = opened.page
+    assert "Interrupted after 69 of 200 runs" in page.locator("#unfinished").inner_text()
+    assert page.locator("#unfinished").bounding_box()["y"] < 300, "on the first screen"
+    page.locator("#loads circle").nth(2).hover()
+    assert "first token, median: 400 (394–406) ms" in page.locator(".tip").inner_text()
+    marks = page.locator("#loads text").all_inner_texts()
+    page.locator("#loadcontrols").get_by_role("button", name="request, median").click()
+    assert page.locator("#loads text").all_inner_texts() != marks
+    assert "16 users: 200 requests" in page.locator("#dots").inner_text()
+    assert opened.errors == []
+    narrow = browser(directory / "report.html", width=390, height=800)
+    assert wide(narrow) <= 0
+
+
+def test_a_table_that_goes_on_says_so_and_is_reached_by_key(browser: Any, grid_page: Path) -> None:
+    opened = browser(grid_page, width=700, height=800)
+    boxes = opened.evaluate(
+        "[...document.querySelectorAll('.tablebox')].map(b => [b.scrollWidth > b.clientWidth + 1, b.tabIndex, b.getAttribute('aria-label') || ''])"
+    )
+    assert any(wider for wider, _, _ in boxes), "no table of this page is wide"
+    for wider, tab, label in boxes:
+        assert (tab == 0) == wider
+        assert ("goes on to the right" in label) == wider

@@ -14,7 +14,7 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.page import write_page
+from vlmbench.report.page import tail, write_page
 from vlmbench.report.page.cells import rounded
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.first_screen import saved
@@ -297,3 +297,36 @@ def test_a_command_is_quoted_for_a_shell(tmp_path: Path) -> None:
         command(with_command)
         == r"""python -m vlmbench experiment=phase1 'sweep.axes.vision_tokens=[1,2]' 'name=it'\''s'"""
     )
+
+
+def test_loads_of_a_server_have_their_section_and_the_first_words(tmp_path: Path) -> None:
+    """Three loads are never pooled into one latency; what the server gave under each is a mark and a line."""
+    directory = published.served(tmp_path / "served")
+    detail = page_data(directory)["stories"][0]["detail"]
+    waiting, given, within = map(plain, detail["answer"])
+    assert "first token comes after 40.0 ms" in waiting
+    assert "with 1 user; after 400 ms" in waiting
+    assert "with 16 users" in given
+    assert "Within TTFT ≤ 100 ms most are answered with 4 users" in within
+    (part,) = detail["parts"]
+    assert [point["short"] for point in part["loads"]["points"]] == ["1 user", "4 users", "16 users"]
+    assert part["loads"]["points"][0]["at"]["TTFT_p50"][0] == 40
+    assert [group["name"] for group in part["requests"]["groups"]] == ["1 user", "4 users", "16 users"]
+    assert part["lane"]["what"] == "the whole request"
+    (loads,) = [table for table in detail["tables"] if table["name"] == "loads"]
+    assert len(loads["rows"]) == 3
+    assert "absent here, not zero" in plain(detail["loads_said"][0])
+
+
+def test_a_share_that_cannot_be_measured_is_said_so() -> None:
+    """A sum of squares without bias may be negative: no share of a variance is."""
+    rows = [
+        {"source": "num_prompt_tokens", "share": -0.0048, "low": -0.0089, "high": 0.0128},
+        {"source": "rest", "share": 1.0048, "low": 0.987, "high": 1.01},
+    ]
+    part = Part(name=".", directory=Path(), summary={"tail": {"variance_split": rows, "metric": "T_total"}})
+    workload, *_, rest = tail.causes(part)
+    assert workload["t"] == "nothing"
+    assert "not measurable (−0.89 to 1.28 %)" in workload["s"]
+    assert rest["t"] == "100 %"
+    assert "(98.7–100)" in rest["s"]

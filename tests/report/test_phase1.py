@@ -254,3 +254,12 @@ def test_quantities_never_round_to_nothing(summary: dict[str, Any]) -> None:
             for name in ("p50", "p90", "p95", "p99"):
                 value = entry[name]["value"]
                 assert value is None or (math.isfinite(value) and entry[name]["low"] <= value <= entry[name]["high"])
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 140])
+def test_tables_fit_the_terminal_and_say_what_they_leave_out(summary: dict[str, Any], width: int) -> None:
+    text = terminal_tables.as_text(terminal_tables.phase1(summary, PROVENANCE), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text, "no cell is cut"
+    assert ("Left out, for the width: lag-1" in text) == (width < 140)
+    assert "P50" in text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.session.job import Job
-from vlmbench.text import count, say, shown
+from vlmbench.text import count, say, show, shown
 
 if TYPE_CHECKING:
     from vlmbench.models.anatomy.find import AnatomyRow
@@ -84,7 +84,7 @@ def _report(job: Job) -> int:
         Path(given) if given else None,
         extra_figures=job.settings.figures.extra,
     )
-    sys.stdout.write(f"{made.text}\n")
+    show(made.text)
     say(f"{count(made.runs, 'run')} in {shown(made.page)}")
     return FAILED if made.left_out else OK
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,33 +16,80 @@ from rich.text import Text
 from vlmbench.figures.theme import caption, component_colour
 from vlmbench.report import table_cells
 from vlmbench.report.narrative.latency import answers, flag_sentence
-from vlmbench.text import DASH, amount, digits, percent
+from vlmbench.text import DASH, amount, digits, percent, terminal_width
 
 _BAR_CELLS = 9  # more would cut the table of components at 120 columns
+# Columns that a narrow terminal goes without, the least needed first.
+_LEAST = ("lag-1", "of peak", "mean, ms", "mean", "P99", "of", "worth", "95 % interval", "P90", "to ±1 %, s")
 
 
-def latency(summary: Mapping[str, Any]) -> Table:
+def latency(summary: Mapping[str, Any]) -> RenderableType:
     """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
     return table_of(table_cells.latency(summary))
 
 
-def components(summary: Mapping[str, Any]) -> Table:
+def components(summary: Mapping[str, Any]) -> RenderableType:
     """Time and share of each part, with its colour as a bar; time over floor where it is known."""
     return table_of(table_cells.components(summary))
 
 
-def parameters(summary: Mapping[str, Any]) -> Table | None:
+def parameters(summary: Mapping[str, Any]) -> RenderableType | None:
     """Parameters of each part; None if they were not counted."""
     grid = table_cells.parameters(summary)
     return table_of(grid) if grid.rows else None
 
 
-def table_of(grid: table_cells.Grid) -> Table:
-    """A grid for the terminal, with bars where it has shares."""
+class Fitted:
+    """A grid for the terminal, with bars where it has shares: what does not fit into its width is left out aloud.
+
+    Args:
+        grid: the table.
+    """
+
+    def __init__(self, grid: table_cells.Grid) -> None:
+        self._grid = grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table within the width that there is."""
+        width, grid = options.max_width, self._grid
+        left_out: list[str] = []
+        bars = bool(grid.colours) and _natural(grid) + _BAR_CELLS + 2 <= width
+        for name in _LEAST:
+            if _natural(grid) <= width:
+                break
+            if (shorter := _without(grid, name)) is not grid:
+                grid, left_out = shorter, [*left_out, name]
+        yield _as_table(grid, bars=bars)
+        if left_out:
+            yield Text(f"Left out, for the width: {'; '.join(left_out)}. report.html holds them.", style="dim")
+
+
+def _natural(grid: table_cells.Grid) -> int:
+    """Columns that a grid takes where no cell is cut: cells, two blanks between them, one at each end."""
+    widths = [max([len(name), *(len(row[i]) for row in grid.rows)]) for i, (name, _) in enumerate(grid.columns)]
+    return sum(widths) + 3 * (len(widths) - 1) + 2
+
+
+def _without(grid: table_cells.Grid, name: str) -> table_cells.Grid:
+    """The grid without a column; itself where it has none of this name."""
+    places = [i for i, (one, _) in enumerate(grid.columns) if one == name]
+    if not places:
+        return grid
+    kept = [i for i in range(len(grid.columns)) if i not in places]
+    rows = tuple(tuple(row[i] for i in kept) for row in grid.rows)
+    return replace(grid, columns=tuple(grid.columns[i] for i in kept), rows=rows)
+
+
+def table_of(grid: table_cells.Grid) -> Fitted:
+    """A grid for the terminal, as wide as that is."""
+    return Fitted(grid)
+
+
+def _as_table(grid: table_cells.Grid, *, bars: bool) -> Table:
     table = _table(grid.title)
     for name, right in grid.columns:
         table.add_column(name, justify="right" if right else "left", no_wrap=not name.startswith("P"))
-    if not grid.colours:
+    if not bars:
         for row in grid.rows:
             table.add_row(*row)
         return table
@@ -130,8 +178,14 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
     return Group(*parts)
 
 
-def as_text(content: RenderableType, width: int = 120) -> str:
-    """Rendered as plain text of so many columns."""
+def as_text(content: RenderableType, width: int | None = None) -> str:
+    """Rendered as plain text.
+
+    Args:
+        content: of rich.
+        width: columns; those of the terminal, or 120 where there is none, if None.
+    """
+    width = width or terminal_width()
     stream = io.StringIO()
     Console(file=stream, width=width, no_color=True, force_terminal=False, markup=False, emoji=False).print(content)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())

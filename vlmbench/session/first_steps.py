@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import FAILED, INTERRUPTED, ConfigError
 from vlmbench.records.outcome import State
 from vlmbench.report.first_steps import write_first_steps
-from vlmbench.text import say, shown
+from vlmbench.text import note, say, show, shown
 
 if TYPE_CHECKING:
     from vlmbench.session.job import Job
@@ -32,7 +32,7 @@ def first_steps(job: Job) -> int:
     job.outcome.begin(points_total=len(job.settings.parts))
     worst = 0
     for number, (arm, choices) in enumerate(job.settings.parts.items(), start=1):
-        say(f"arm {number} of {len(job.settings.parts)}, a process of its own: {arm}")
+        note(f"arm {number} of {len(job.settings.parts)}, a process of its own: {arm}")
         status = subprocess.run(_command(job, arm, choices), check=False).returncode  # noqa: S603  # this program
         if status in (INTERRUPTED, -2):
             job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=f"{arm} was interrupted")
@@ -40,7 +40,7 @@ def first_steps(job: Job) -> int:
         worst = max(worst, FAILED if status < 0 else status)  # a process that was killed has no status of its own
         job.outcome.progress(points_done=number)
     arms = {arm: job.directory / arm for arm in job.settings.parts if (job.directory / arm).is_dir()}
-    sys.stdout.write(write_first_steps(job.directory, arms) + "\n")
+    show(write_first_steps(job.directory, arms))
     job.outcome.end(State.FAILED if worst else State.DONE, exit_status=worst, reason="arms failed" if worst else None)
     say(f"results are in {shown(job.directory)}")
     return worst

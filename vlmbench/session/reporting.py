@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import InputError, VlmbenchError
 from vlmbench.runner.plan import SeriesState
 from vlmbench.session.ending import conclude, cut_short, interrupted
-from vlmbench.text import Level, level, say, shown
+from vlmbench.text import Level, level, say, show, shown
 
 if TYPE_CHECKING:
     from vlmbench.session.job import Job
@@ -48,7 +47,7 @@ def write_reports(job: Job, *, needed: bool) -> None:
             raise
         text = f"No report yet: {error}"
     if level() > Level.QUIET:
-        sys.stdout.write(text + "\n")
+        show(text)
 
 
 def stopped(job: Job, far: str, *, again: str) -> int:

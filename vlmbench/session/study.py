@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from vlmbench.session.ending import to_continue
 from vlmbench.session.profile import load_model, profile
 from vlmbench.session.series import make_series
 from vlmbench.sweep import turns_vision
-from vlmbench.text import say, shown
+from vlmbench.text import note, say, show, shown
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import VisionLanguageModel
@@ -49,7 +48,7 @@ def study(job: Job) -> int:
         with _attempts(job.directory) as attempts:
             _check_comparable(parts, given, model, attempts)
         for number, part in enumerate(parts, start=1):
-            say(f"part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/")
+            note(f"part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/")
             statuses.append(profile(part, model, again=again))
             job.outcome.progress(points_done=number, rows=sum(p.outcome.now.rows for p in parts))
             if statuses[-1] == INTERRUPTED:
@@ -67,11 +66,11 @@ def _conclude(job: Job, parts: list[Job], given: dict[str, str | None], statuses
     reasons = [f"parts failed: {', '.join(failed)}"] if failed else []
     status = max(statuses, default=0)
     try:
-        sys.stdout.write(_together(job, parts, given) + "\n")
+        show(_together(job, parts, given))
     except InputError as error:
         if not parts:
             raise  # nothing was measured: the results that were given are wrong
-        sys.stdout.write(_apart(job, parts) + "\n")
+        show(_apart(job, parts))
         reasons.append(f"no comparison: {error}")
         say(reasons[-1])
         status = max(status, 1)

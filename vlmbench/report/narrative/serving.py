@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmbench.report.narrative.pieces import Sentence, bold, ci
 from vlmbench.text import count, digits, ms, percent, span
 
 WHAT_IT_GIVES = "What does the server give under this load?"
@@ -15,6 +16,7 @@ NOT_SEEN = (
     "A server shows no stages: vision encoder, projector, prefill and decode of a request are absent here, not zero. "
     "TTFT holds the upload, preprocessing, queue, encoder and prefill together."
 )
+_LOADS = 2
 _FLAGS: Mapping[str, str] = {
     "server_shared": "the server finished another number of requests than this client sent: others use it too",
     "image_cache_hits": "the server took images from its cache: the encoder did not run for all requests",
@@ -33,11 +35,65 @@ def answers(serving: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
+def first_words(serving: Mapping[str, Any]) -> list[Sentence]:
+    """Say in three sentences what several loads did to a server: waiting, throughput, what stays within the limits.
+
+    Empty for a single load, whose latencies can be told as they are.
+    """
+    points = [p for p in serving.get("points") or [] if not str(p["point_id"]).startswith("reference")]
+    timed = [p for p in points if p.get("TTFT_p50") is not None and p.get("requests_per_s") is not None]
+    if len(timed) < _LOADS:
+        return []
+    low, high = (pick(timed, key=lambda p: float(p["requests_per_s"])) for pick in (min, max))
+    said: list[Sentence] = [
+        [
+            *_at_load(serving, low, "The first token comes after "),
+            *_at_load(serving, high, "; after "),
+            ", at the median.",
+        ],
+        [
+            "The most that was answered is ",
+            bold(f"{digits(high['requests_per_s'])} requests"),
+            " and ",
+            bold(f"{digits(high['tokens_per_s'])} tokens"),
+            f" a second, {_with_load(serving, high)}.",
+        ],
+    ]
+    return [*said, _within(serving, points)]
+
+
+def _at_load(serving: Mapping[str, Any], point: Mapping[str, Any], begin: str) -> Sentence:
+    inside = span(point.get("TTFT_p50_low"), point.get("TTFT_p50_high")).removesuffix(" ms")
+    return [begin, bold(ms(point["TTFT_p50"])), *ci(inside), f" {_with_load(serving, point)}"]
+
+
+def _with_load(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """``with 4 users``, ``with 2 arrivals a second``."""
+    return load_name(serving, point).partition("Requests ")[2]
+
+
+def _within(serving: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Sentence:
+    """Which load gives most answers within the limits, where there are limits."""
+    limits = ", ".join(f"{n.upper()} ≤ {v:g} ms" for n, v in (serving.get("limits") or {}).items() if v is not None)
+    good = [p for p in points if p.get("goodput_per_s") is not None]
+    if not limits or not good:
+        return ["How much of that is good enough was not asked: no limit of latency was set (load.ttft_limit_ms=…)."]
+    best = max(good, key=lambda p: float(p["goodput_per_s"]))
+    inside = span(best.get("good_share_low"), best.get("good_share_high"), "%").removesuffix(" %")
+    return [
+        f"Within {limits} most are answered {_with_load(serving, best)}: ",
+        bold(f"{digits(best['goodput_per_s'])} a second"),
+        f", {percent(best['good_share'])}",
+        *ci(inside),
+        " of its answers.",
+    ]
+
+
 def doubts(serving: Mapping[str, Any]) -> list[str]:
     """What limits the answers: the client, the server's caches, other users of it."""
     found = []
     for point in serving["points"]:
-        name = _name(serving, point)
+        name = load_name(serving, point)
         found += [f"{name}: {_FLAGS.get(flag, flag)}." for flag in point["flags"]]
         if point["client_in_the_way"]:
             found.append(f"{name}: the client may be the bottleneck: {'; '.join(point['client_in_the_way'])}.")
@@ -53,7 +109,8 @@ def doubts(serving: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _name(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+def load_name(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """Name a load: ``Requests with 4 users``."""
     load = serving["load"]
     users = point.get("axis_load.concurrency") or (load["concurrency"] if load["name"] == "closed" else None)
     rate = point.get("axis_load.rate_per_s") or (load["rate_per_s"] if load["name"] == "open" else None)
@@ -64,7 +121,7 @@ def _name(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
 
 
 def _point(serving: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
-    name, sentences = _name(serving, point), []
+    name, sentences = load_name(serving, point), []
     if point["requests_per_s"] is None:
         sentences.append(f"{name}: too short for a rate ({count(point['requests'], 'answer')}).")
     else:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.page import compared, first_screen, overview, quality, stages, tail, tokens
+from vlmbench.report.narrative.pieces import Sentence, plain
+from vlmbench.report.page import compared, first_screen, loads, overview, quality, stages, tail, tokens
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
@@ -117,13 +117,25 @@ def _detail(story: Story, shares: int) -> dict[str, Any]:
         "commands": [[p.name, quality.command(p)] for p in story.parts if quality.command(p)],
         "bar": stages.bar(part) if part else None,
         "stages_said": stages.said(part) if part else [],
-        "tail_said": tail.said(part) if part and part.is_phase1 else [],
-        "causes": tail.causes(part) if part and part.is_phase1 else [],
+        "tail_said": _tail_said(part) if part and part.is_phase1 else [],
+        "loads_said": loads.said(part) if part else [],
+        "causes": tail.causes(part) if part and part.is_phase1 and not _has_loads(part) else [],
         "cautions": tokens.cautions(story),
         "tables": [made for made in _tables(story) if made],
         "parts": [_part(one, shares) for one in story.parts],
         "main": story.parts.index(part) if part else 0,
     }
+
+
+def _has_loads(part: Part) -> bool:
+    """Whether a server answered under several loads: their requests are never pooled."""
+    return loads.loads(part) is not None
+
+
+def _tail_said(part: Part) -> list[Sentence]:
+    if _has_loads(part):
+        return [["Each load has a distribution of its own; they are not pooled. Their percentiles stand under Load."]]
+    return tail.said(part)
 
 
 def _tables(story: Story) -> list[dict[str, Any] | None]:
@@ -132,7 +144,7 @@ def _tables(story: Story) -> list[dict[str, Any] | None]:
         return []
     first: list[Callable[[Part], dict[str, Any] | None]] = [stages.stage_table, _grid(memory), _grid(energy)]
     if part.is_phase1:
-        first += [tail.percentiles, tail.slowest]
+        first += [loads.load_table] if _has_loads(part) else [tail.percentiles, tail.slowest, loads.load_table]
     return [
         *(make(part) for make in first),
         *(of_grid(slopes(sweep.summary)) for sweep in story.sweeps if sweep.summary.get("scaling")),
@@ -157,6 +169,7 @@ def _part(part: Part, shares: int) -> dict[str, Any]:
         "busy": stages.busy(part),
         "roofline": stages.roofline(part),
         "quantiles": _quantiles(part.summary),
+        "loads": loads.loads(part),
     }
     if part.frame is None:
         return made

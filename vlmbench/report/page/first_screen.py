@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmbench.analysis.slices import KINDS
+from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
 from vlmbench.report.narrative.tail import lacks, tail_sentence, whose_tail
 from vlmbench.report.page.cells import heading, known, ms, ms_span, share_span
@@ -26,6 +27,8 @@ def sentences(story: Story) -> list[Sentence]:
         return [_costs(story), _where(part), _swept_trust(part)]
     if not (part.summary.get("headline") or {}).get("latency_metric"):
         return [["Nothing could be measured."], *_reasons(part)]
+    if found := serving.first_words(part.summary.get("serving") or {}):
+        return found
     return [_how_long(part), _tail(part), _costs(story)]
 
 

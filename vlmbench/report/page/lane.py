@@ -36,7 +36,8 @@ def lane_of(frame: pd.DataFrame, *, limit: int) -> dict[str, Any] | None:
         return None
     started = frames.values(frame, "started_unix_s")
     at = started - np.nanmin(started)
-    times = frames.values(frame, "T_total")
+    metric = "T_total" if np.isfinite(frames.values(frame, "T_total")).any() else "T_request"
+    times = frames.values(frame, metric)
     kinds = _kinds(frame)
     names, bits = flag_bits(frame)
     there = np.isfinite(at) & (np.isfinite(times) | (kinds == KINDS.index("failed")))
@@ -57,6 +58,7 @@ def lane_of(frame: pd.DataFrame, *, limit: int) -> dict[str, Any] | None:
         "kind": kinds[index].tolist(),
         "flags": bits[index].tolist(),
         "row": [str(frame["sample_id"].iat[int(i)]) for i in index] if len(index) <= limit else [],
+        "what": "generate()" if metric == "T_total" else "the whole request",
         "readings": _readings(frame, at),
         "counts": [int((kinds == place).sum()) for place in range(len(KINDS))],
     }

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vlmbench.analysis import frames
+from vlmbench.report.narrative.serving import first_words
 from vlmbench.report.page.cells import share_span, signed
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stories import Story
@@ -214,7 +215,12 @@ def _independent(part: Part) -> Cell:
 
 
 def effective(part: Part) -> tuple[int, float, float | None] | None:
-    """(n, effective n, lag-1 autocorrelation or None) of the headline's time; None where the summary does not say."""
+    """(n, effective n, lag-1 autocorrelation or None) of the headline's time; None where the summary does not say.
+
+    Runs under several loads are no sample of one time: they have no effective n together.
+    """
+    if first_words(part.summary.get("serving") or {}):
+        return None
     metric = (part.summary.get("headline") or {}).get("latency_metric")
     entry = ((part.summary.get("distribution") or {}).get(metric) or {}).get("workload") or {}
     value = entry.get("effective_n")
@@ -269,7 +275,7 @@ def _workload(part: Part) -> str:
         if entry:
             low, high = entry["min"], entry["max"]
             texts.append(f"{low:,.0f}{f'–{high:,.0f}' if high > low else ''} {unit}")
-    return ", ".join(texts) + (" tokens" if len(texts) > 1 else "")
+    return ", ".join(filter(None, texts)) + (" tokens" if len(texts) > 1 else "")
 
 
 def _days(story: Story) -> Iterator[str]:

@@ -19,7 +19,7 @@ from vlmbench.report.table_cells import grids
 from vlmbench.report.terminal_tables import memory
 from vlmbench.schema import STAGES
 
-SCRIPTS = ("core.js", "request.js", "tail.js", "tokens.js", "side.js", "lane.js", "main.js")
+SCRIPTS = ("core.js", "request.js", "tail.js", "load.js", "tokens.js", "side.js", "lane.js", "main.js")
 _BLACK = "#15181c"
 _MOST_SECTIONS = 24  # more would make the page long and heavy; the overview and summary.json hold their numbers
 _SHOWN_ELSEWHERE = frozenset({"components", "slopes"})
@@ -76,6 +76,7 @@ def render(
 _NAV = (
     ("time", "Time"),
     ("tail", "Tail"),
+    ("load", "Load"),
     ("tokens", "Tokens"),
     ("side", "Runs"),
     ("help", "What helps"),
@@ -86,7 +87,18 @@ _NAV = (
 
 
 def _nothing() -> dict[str, Any]:
-    names = ("answer", "facts", "quality", "stages_said", "tail_said", "causes", "cautions", "tables", "parts")
+    names = (
+        "answer",
+        "facts",
+        "quality",
+        "stages_said",
+        "tail_said",
+        "loads_said",
+        "causes",
+        "cautions",
+        "tables",
+        "parts",
+    )
     return {"command": "", **{name: [] for name in names}}
 
 
@@ -100,6 +112,12 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
         ),
         "tail": any(part["phase1"] and part.get("requests") for part in parts),
         "tokens": costs,
+        "load": any(
+            table["name"] == "loads"
+            for story in data["stories"]
+            if story["detail"]
+            for table in story["detail"]["tables"]
+        ),
         "side": len(data["stories"]) > 1,
         "help": bool(data["arms"] or data["compared"]),
         "lane": any(part.get("lane") for part in parts),

@@ -27,6 +27,10 @@ _MOST_GAPS = 400
 _TOKENS = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 
 Ints = NDArray[np.int64]
+_LOAD_AXES = {
+    "load.concurrency": ("user", "users"),
+    "load.rate_per_s": ("arrival a second", "arrivals a second"),
+}
 
 
 def metric_of(frame: pd.DataFrame) -> str:
@@ -95,7 +99,19 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
     if len(names) < 2 or len(names) > 200:  # more have no colour and no button of their own
         return [("workload", positions[good.index].to_numpy(np.int64))]
     texts = good["point_id"].astype(object).astype(str)
-    return [(name, positions[good.index[texts == name]].to_numpy(np.int64)) for name in names]
+    return [(point_words(name), positions[good.index[texts == name]].to_numpy(np.int64)) for name in names]
+
+
+def point_words(point: str) -> str:
+    """A point as its axes say it: ``4 users``, ``2 arrivals a second``, ``resolution=448``."""
+    words = []
+    for part in point.split(","):
+        name, _, value = part.partition("=")
+        if name in _LOAD_AXES:
+            words.append(count(float(value), *_LOAD_AXES[name]))
+        elif part != "dataset":
+            words.append(part)
+    return ", ".join(words) or point
 
 
 def _arms(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -64,16 +64,16 @@ def causes(part: Part) -> list[dict[str, Any]]:
     made = []
     if varied:
         top = max(varied, key=lambda row: float(row["share"]))
-        listed = "; ".join(
-            f"{tokens(r['source'])} {percent(r['share'])} ({share_span(r['low'], r['high'])})" for r in varied
-        )
+        listed = "; ".join(f"{tokens(r['source'])} {_share(r)}" for r in varied)
         same = f" The number of {' and '.join(constant)} never varied." if constant else ""
+        found = f"of the variance of {what} follows {tokens(top['source'])}, the most of any count. All: {listed}."
+        if float(top["low"]) <= 0:
+            found = f"of the variance of {what} follows a count that can be measured: {listed}."
         made.append(
             {
                 "h": "The workload",
-                "t": percent(top["share"]),
-                "s": f"of the variance of {what} follows {tokens(top['source'])}, the most of any count. "
-                f"All: {listed}.{same}",
+                "t": percent(top["share"]) if float(top["low"]) > 0 else "nothing",
+                "s": f"{found}{same}",
             }
         )
     else:
@@ -88,16 +88,27 @@ def causes(part: Part) -> list[dict[str, Any]]:
     made += [card for card in (_where(tail, what), _where_of_request(tail)) if card]
     rest = split.get("rest")
     if rest:
-        inside = share_span(rest.get("low"), rest.get("high"))
+        inside = share_span(*(None if end is None else _in_range(end) for end in (rest.get("low"), rest.get("high"))))
         made.append(
             {
                 "h": "What is left",
-                "t": percent(rest["share"]),
+                "t": percent(_in_range(rest["share"])),
                 "s": f"{f'({inside}) ' if inside else ''}of the variance no count explains: jitter of host and "
                 "device, and what is not linear.",
             }
         )
     return made
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """A share with its interval; a sum of squares estimated without bias may come out below nothing."""
+    inside = share_span(row["low"], row["high"])
+    return f"{percent(row['share'])} ({inside})" if float(row["low"]) > 0 else f"not measurable ({inside} %)"
+
+
+def _in_range(share: float) -> float:
+    """What is left of a variance is no less than nothing and no more than all of it."""
+    return min(max(float(share), 0.0), 1.0)
 
 
 def _where(tail: Mapping[str, Any], what: str) -> dict[str, Any] | None:

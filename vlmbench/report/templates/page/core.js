@@ -6,7 +6,7 @@ const STAGES = Object.fromEntries(D.stages);
 const BEFORE_FIRST = ["pre", "tra", "set", "vis", "pro", "fil"];
 const S = {
   story: 0, part: 0, request: null, group: null, hidden: {}, zoom: {}, stage: "T_total", share: false, firsts: true,
-  filter: { model: "", runtime: "", device: "", sweep: "", text: "" }, shown: 24, made: 0,
+  latency: "TTFT_p50", rate: "requests_per_s", filter: { model: "", runtime: "", device: "", sweep: "", text: "" }, shown: 24, made: 0,
 };
 let printing = false;
 
@@ -97,6 +97,7 @@ function axisX(svg, scale, left, right, y, { unit = "", ticks = null, text = tic
     svg.append(draw("line", { class: "axis", x1: x, x2: x, y1: y, y2: y + 4 }));
     if (x - half < last + 8) return;
     const anchor = x + half > right + 6 ? "end" : x - half < left - 6 ? "start" : "middle";
+    if (anchor === "end" && right - 2 * half < last + 8) return;
     svg.append(draw("text", { class: "s m", x: anchor === "end" ? right : x, y: y + 17, "text-anchor": anchor }, label));
     last = x + half;
   });

@@ -33,7 +33,7 @@ function paintLane(svg, width) {
   const inside = (v) => x(v) >= left && x(v) <= right;
   const y = logarithmic(Math.min(...ms) * 0.95, Math.max(...ms) * 1.08, base, top);
   for (const v of y.ticks(5)) svg.append(draw("line", { class: "grid", x1: left, x2: right, y1: y(v), y2: y(v) }), draw("text", { class: "s m", x: left - 6, y: y(v) + 4, "text-anchor": "end" }, tickText(v)));
-  svg.append(draw("text", { class: "s m", x: 0, y: 9 }, "ms in generate()"));
+  svg.append(draw("text", { class: "s m", x: 0, y: 9 }, `ms of ${found.what}`));
   for (const [kind, middle, low, mid, high, n] of found.bins) if (keep(kind) && inside(middle)) {
     svg.append(draw("path", { d: `M${x(middle)} ${y(low)}V${y(high)}`, stroke: kind === 1 ? "var(--s1)" : "var(--dot)", "stroke-width": 1.4, opacity: 0.45 }), draw("path", { d: `M${x(middle) - 2} ${y(mid)}h4`, stroke: kind === 1 ? "var(--s1)" : "var(--dot)", "stroke-width": 2 }));
     marks.push({ x: x(middle), y: y(mid), y1: y(high), y2: y(low), say: [`${found.names[kind]}: ${number(mid)} ms at the median`, `${number(low)} to ${number(high)} ms, ${count(n, "row")}`] });

@@ -35,10 +35,22 @@ function choosePart() {
   if (requests()) S.request = atShare(0.5);
   pickControls();
   tailControls();
+  loadControls();
   laneControls();
   madeControls();
   describe();
   repaintAll();
+  reachTables();
+}
+
+// A table that is wider than the page can be scrolled by key, too.
+function reachTables() {
+  for (const box of document.querySelectorAll(".tablebox")) {
+    const wider = box.scrollWidth > box.clientWidth + 1;
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", `${box.querySelector("caption")?.textContent || "Table"}, goes on to the right`]])
+      if (wider) box.setAttribute(name, value);
+      else box.removeAttribute(name);
+  }
 }
 
 function themes() {
@@ -107,6 +119,7 @@ function start() {
   chart("roof", paintRoof);
   chart("dots", paintDots, { zoom: "tail" });
   chart("curve", paintCurve, { zoom: "tail" });
+  chart("loads", paintLoads);
   chart("made", paintMade);
   chart("even", paintEven, { printWidth: 332 });
   chart("bars", paintBars);
@@ -117,6 +130,7 @@ function start() {
   buildCalculator();
   const first = D.stories.findIndex((s) => s.detail);
   if (first >= 0) chooseStory(first);
+  document.addEventListener("toggle", reachTables, true);
   document.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-pick]")?.dataset.pick, r = requests();
     if (!wanted || !r) return;
@@ -128,7 +142,7 @@ function start() {
     if (innerWidth === width || printing) return;
     width = innerWidth;
     cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(repaintAll);
+    waiting = requestAnimationFrame(() => { repaintAll(); reachTables(); });
   });
   document.documentElement.dataset.ready = "yes";
 }

@@ -49,8 +49,11 @@ function paintDots(svg, width) {
 
 const quantileWords = (name) => (part().quantiles[name] || []).map(([q, v]) => `, ${q} ${number(v)} ms`).join("");
 
+const groupTitle = (g) => (g.name === "workload" ? `${count(g.n, "request")} of the workload`
+  : g.name === "one request repeated" ? `One request, repeated ${count(g.n, "time")}` : `${g.name}: ${count(g.n, "request")}`);
+
 function onePanel(svg, width, x, r, g, k, top, marks) {
-  svg.append(draw("text", { class: "b", x: 0, y: top + 13 }, g.name === "workload" ? `${count(g.n, "request")} of the workload` : `One request, repeated ${count(g.n, "time")}`));
+  svg.append(draw("text", { class: "b", x: 0, y: top + 13 }, groupTitle(g)));
   const own = r.ms.map((ms, i) => i).filter((i) => r.group[i] === k && r.ms[i] != null && x.has(r.ms[i]));
   const bins = Math.max(20, Math.floor(width / 7)), columns = new Map();
   for (const i of own) {

@@ -1,0 +1,50 @@
+// What a server gave under each load: a latency against a rate, one mark a load.
+
+const loads = () => part()?.loads || detail()?.parts.find((p) => p.loads)?.loads;
+
+function loadControls() {
+  const box = $("loadcontrols"), found = loads();
+  if (!box) return;
+  $("loadblock").hidden = !found;
+  box.replaceChildren();
+  if (!found) return;
+  if (!found.latencies.some(([k]) => k === S.latency)) S.latency = found.latencies[0]?.[0];
+  if (!found.rates.some(([k]) => k === S.rate)) S.rate = found.rates[0]?.[0];
+  for (const [what, of, word] of [["latency", found.latencies, "Time of"], ["rate", found.rates, "against"]]) {
+    box.append(make("span", { class: "lab" }, word));
+    for (const [key, name] of of) box.append(toggle(name, S[what] === key, () => { S[what] = key; loadControls(); repaint("loads"); }));
+  }
+}
+
+function paintLoads(svg, width) {
+  const found = loads(), marks = [];
+  const shown = (found?.points || []).filter((p) => p.at[S.rate] && p.at[S.latency]);
+  if (!shown.length) return {};
+  const end = (key) => Math.max(...shown.flatMap((p) => p.at[key].filter((v) => v != null)));
+  const left = 56, right = width - 20, top = 24, bottom = 300;
+  const x = linear(0, end(S.rate) * 1.12, left, right), y = linear(0, end(S.latency) * 1.12, bottom, top);
+  for (const v of y.ticks(5)) {
+    svg.append(draw("line", { class: "grid", x1: left, x2: right, y1: y(v), y2: y(v) }));
+    svg.append(draw("text", { class: "s m", x: left - 8, y: y(v) + 4, "text-anchor": "end" }, tickText(v)));
+  }
+  const label = (list, key) => list.find(([k]) => k === key)[1];
+  svg.append(draw("text", { class: "s m", x: 0, y: 12 }, `${label(found.latencies, S.latency)}, ms`));
+  const path = [...shown].map((p, i) => `${i ? "L" : "M"}${x(p.at[S.rate][0])} ${y(p.at[S.latency][0])}`).join("");
+  svg.append(draw("path", { d: path, fill: "none", stroke: "var(--line)", "stroke-width": 1.5 }));
+  let lastY = Infinity;
+  for (const p of shown) {
+    const [vx, xl, xh] = p.at[S.rate], [vy, yl, yh] = p.at[S.latency], cx = x(vx), cy = y(vy);
+    if (xl != null) svg.append(draw("path", { class: "whisker", d: `M${x(xl)} ${cy}H${x(xh)}` }));
+    if (yl != null) svg.append(draw("path", { class: "whisker", d: `M${cx} ${y(yl)}V${y(yh)}` }));
+    svg.append(draw("circle", { cx, cy, r: 5.5, fill: p.doubt ? "var(--paper)" : "var(--dot)", stroke: "var(--dot)", "stroke-width": 2 }));
+    const end = cx > right - 130, close = Math.abs(cy - lastY) < 13;
+    svg.append(draw("text", { class: "s", x: cx + (end ? -10 : 10), y: cy + (close ? 16 : -8), "text-anchor": end ? "end" : "start" }, alone(p.short || p.name)));
+    lastY = cy;
+    const range = ([v, low, high]) => number(v) + (low != null ? ` (${number(low)}–${number(high)})` : "");
+    marks.push({ x: cx, y: cy, say: [alone(p.name), `${label(found.latencies, S.latency)}: ${range(p.at[S.latency])} ms`,
+      `${range(p.at[S.rate])} ${label(found.rates, S.rate)}`, ...(p.doubt ? [`doubtful: ${p.doubt}`] : [])] });
+  }
+  axisX(svg, x, left, right, bottom, {});
+  svg.append(draw("text", { class: "s m", x: right, y: bottom + 34, "text-anchor": "end" }, label(found.rates, S.rate)));
+  return { height: bottom + 40, marks };
+}
