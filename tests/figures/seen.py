@@ -61,3 +61,9 @@ def outside(figure: Figure, slack: float = 1.5) -> list[str]:
         for words, x0, y0, x1, y1 in boxes(figure)
         if x0 < -slack or y0 < -slack or x1 > width + slack or y1 > height + slack
     ]
+
+
+def smallest(figure: Figure) -> float:
+    """Points of the smallest letters that are drawn."""
+    seen = {words for words, *_ in boxes(figure)}
+    return min(text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text() in seen)

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle, Wedge
+from matplotlib.patches import Rectangle, StepPatch, Wedge
 
 from tests.analysis.made import PROVENANCE, row, usual, write
-from tests.figures.seen import caption_of, outside, overlaps, texts
+from tests.figures.seen import caption_of, outside, overlaps, smallest, texts
 from vlmbench.analysis.frames import load_runs, load_token_gaps
-from vlmbench.figures import components, latency, workload
+from vlmbench.figures import components, latency, stage_bars, workload
+from vlmbench.figures.style import SMALLEST_PT, FigureStyle, drawn_as
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
 from vlmbench.schema import Status
+from vlmbench.text import percent
 
 
 def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:
@@ -28,7 +32,7 @@ def drawn(directory: Path, provenance=PROVENANCE) -> dict[str, Figure | None]:
         "variance": workload.variance_bars(frame, provenance),
         "time": workload.over_time(frame, provenance),
         "pies": components.component_pies(frame, provenance),
-        "bars": components.component_bars(frame, provenance),
+        "bars": stage_bars.component_bars(frame, provenance),
         "stages": components.stage_distributions(frame, provenance),
     }
 
@@ -40,7 +44,7 @@ def usual_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure 
 
 def test_every_figure_names_model_device_runtime_dtype_and_n(usual_figures: dict[str, Figure | None]) -> None:
     for name, figure in usual_figures.items():
-        words = texts(figure)
+        words = texts(figure).replace("\n", " ")
         for part in (
             "planted-vlm (random weights)",
             "Planted GPU",
@@ -75,49 +79,123 @@ def test_a_night_between_two_sessions_is_cut_out(tmp_path: Path) -> None:
     assert "cut out" in texts(figure)
 
 
-def test_variance_bars_show_the_split(usual_figures: dict[str, Figure | None]) -> None:
-    words = texts(usual_figures["variance"])
-    for part in ("Vision tokens", "Output tokens", "Not explained", "One request, repeated", "Shapley"):
+def test_variance_bars_are_the_split_and_hold_the_repeated_request(usual_figures: dict[str, Figure | None]) -> None:
+    figure = usual_figures["variance"]
+    assert figure is not None
+    words = texts(figure)
+    for part in (
+        "Prompt tokens: not measurable",
+        "Output tokens",
+        "Not explained by tokens",
+        "one request repeated: ",
+        "Shapley",
+    ):
         assert part in words
+    (axes,) = figure.axes
+    assert axes.get_xlim() == (0, 1)
+    bars = axes.findobj(lambda a: isinstance(a, Rectangle) and a.get_height() == pytest.approx(0.42))
+    shares = [bar.get_width() for bar in bars if not bar.get_hatch()]
+    assert all(0 <= share <= 1 for share in shares)
+    assert sum(shares) == pytest.approx(1, abs=0.02)
+    (hatched,) = [bar.get_width() for bar in bars if bar.get_hatch()]
+    assert f"one request repeated: {percent(hatched)}" in words
+    for line in axes.lines:
+        assert min(line.get_xdata()) >= 0
+        assert max(line.get_xdata()) <= 1
+
+
+def test_counts_that_are_the_same_in_every_request_have_no_row(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", gaps=[10.0] * (1 + i % 7), prefill=20 + 0.01 * (i % 5)) for i in range(60)]
+    figure = drawn(write(tmp_path, rows))["variance"]
+    assert "The same in every request: vision tokens, prompt tokens." in caption_of(figure)
+    assert "Vision tokens" not in texts(figure)
+    assert "Output tokens: 100 %" in texts(figure)
 
 
 def test_every_axis_with_numbers_names_its_unit(usual_figures: dict[str, Figure | None]) -> None:
-    for name in ("latency", "request", "ttft", "stages"):
+    for name in ("latency", "request", "ttft", "stages", "bars"):
         figure = usual_figures[name]
         assert figure is not None
-        assert all("ms" in axes.get_xlabel() for axes in figure.axes if axes.axison), name
+        assert "ms" in figure.axes[-1].get_xlabel(), name
     tokens = usual_figures["tokens"]
     assert tokens is not None
     assert "(ms)" in tokens.axes[0].get_ylabel()
 
 
+def test_the_line_is_the_share_that_takes_longer(tmp_path: Path) -> None:
+    rows = [row(sample=f"s{i}", prefill=20.0 + i) for i in range(100)]
+    figure = drawn(write(tmp_path, rows))["latency"]
+    assert figure is not None
+    shares, longer = figure.axes
+    assert shares.get_xlim() == longer.get_xlim()
+    line = max(longer.lines, key=lambda line: len(line.get_xdata()))
+    x, y = line.get_xdata(), line.get_ydata()
+    assert len(x) == 100
+    assert y[0] == 1
+    assert y[50] == pytest.approx(0.5)
+    assert y[-1] == pytest.approx(0.01), "the slowest of 100 runs is seen"
+    assert x[-1] - x[0] == pytest.approx(99)
+
+
+def test_the_histogram_holds_every_run(usual_figures: dict[str, Figure | None]) -> None:
+    figure = usual_figures["latency"]
+    assert figure is not None
+    steps = [patch.get_data() for patch in figure.axes[0].patches if isinstance(patch, StepPatch)]
+    assert len(steps) == 2, "workload and repeated request in one panel, on one axis"
+    for step in steps:
+        assert step.values.sum() == pytest.approx(100)
+    assert list(steps[0].edges) == list(steps[1].edges)
+
+
 def test_upper_quantiles_are_drawn_where_n_allows_and_nowhere_else(usual_figures: dict[str, Figure | None]) -> None:
     figure = usual_figures["latency"]
     assert figure is not None
-    workload, repeated, _ = figure.axes
-    of_workload = [t.get_text() for t in workload.texts]
-    of_repeated = [t.get_text() for t in repeated.texts]
-    assert [t.split()[0] for t in of_workload] == ["P50", "P90", "P95", "P99"]
-    assert [t.split()[0] for t in of_repeated] == ["P50", "P90", "P95"], "100 runs give no P99"
+    longer = figure.axes[1]
+    assert [t.get_text().split()[0] for t in longer.texts] == ["P50", "P90", "P95", "P99"]
+    marks = {mark: [1 - line.get_ydata()[0] for line in longer.lines if line.get_marker() == mark] for mark in "os"}
+    assert marks["o"] == pytest.approx([0.5, 0.9, 0.95, 0.99])
+    assert marks["s"] == pytest.approx([0.5, 0.9, 0.95]), "100 runs give no P99"
+    assert re.search(r"One request, repeated: P50 \S+ ms \([^)]*\), P90", caption_of(figure))
 
 
-def test_quantiles_of_first_tokens_stand_in_a_table(usual_figures: dict[str, Figure | None]) -> None:
+def test_first_tokens_and_gaps_share_an_axis_with_their_numbers(usual_figures: dict[str, Figure | None]) -> None:
     figure = usual_figures["ttft"]
     assert figure is not None
-    (table,) = figure.axes[2].tables
-    cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
-    assert [cells[0, column] for column in range(5)][1:] == ["P50", "P90", "P95", "P99"]
-    assert [cells[line, 0] for line in (1, 2, 3)] == [
-        "From the request's start", "From generate()'s start", "Between tokens",
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert [name.partition(":")[0] for name in names] == [
+        "First token from the request", "First token from generate()", "Between tokens",
     ]  # fmt: skip
-    assert cells[2, 1].startswith("30.0\n(")
+    assert re.fullmatch(r"First token from generate\(\): P50 30\.0, P95 \S+ ms", names[1])
+    assert names[2].startswith("Between tokens: P50 10.0")
+    assert "P99" in caption_of(figure)
+
+
+def fits(name: str, figure: Figure | None) -> None:
+    """No text lies on another, none is cut by the edge, none is too small to be read in print."""
+    assert figure is not None, name
+    assert not overlaps(figure), name
+    assert not outside(figure), name
+    assert smallest(figure) >= SMALLEST_PT - 1e-9, name
 
 
 def test_no_text_lies_on_another(usual_figures: dict[str, Figure | None]) -> None:
     for name, figure in usual_figures.items():
-        assert figure is not None
-        assert not overlaps(figure), name
-        assert not outside(figure), name
+        fits(name, figure)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [FigureStyle(name="paper"), FigureStyle(name="paper", width_in=7.0), FigureStyle(name="talk")],
+    ids=["one column", "two columns", "talk"],
+)
+def test_figures_for_papers_and_talks_can_be_read(tmp_path: Path, chosen: FigureStyle) -> None:
+    directory = write(tmp_path, usual(80, 40))
+    with drawn_as(chosen):
+        for name, figure in drawn(directory).items():
+            fits(name, figure)
 
 
 def test_words_on_each_other_would_be_found() -> None:
@@ -182,21 +260,9 @@ def test_captions_speak_of_what_is_drawn(tmp_path: Path) -> None:
     both = drawn(write(tmp_path / "both", rows + again))
     assert "A slope or step of the repeated request is drift" in caption_of(both["time"])
     assert "running medians of 25 runs" in caption_of(both["time"])
-    variance = caption_of(both["variance"])
-    assert "The repeated request's variance" in variance
+    assert "Hatched: variance of one request repeated" in caption_of(both["variance"])
     few = drawn(write(tmp_path / "few", rows[:2]))
     assert "medians" not in caption_of(few["time"])
-
-
-def test_the_repeated_requests_bar_has_its_interval_or_the_caption_says_that_it_has_none(
-    usual_figures: dict[str, Figure | None],
-) -> None:
-    figure = usual_figures["variance"]
-    assert figure is not None
-    (axes,) = figure.axes
-    place = [label.get_text() for label in axes.get_yticklabels()].index("One request, repeated")
-    has_interval = any(set(line.get_ydata()) == {place} for line in axes.lines)
-    assert has_interval != ("(no interval)" in caption_of(figure))
 
 
 def test_captions_name_output_tokens(tmp_path: Path) -> None:
@@ -218,24 +284,53 @@ def test_pie_wedges_are_the_planted_shares_in_the_fixed_colours(tmp_path: Path) 
     assert "6.95 B" in texts(figure)
 
 
-def test_bars_add_up(tmp_path: Path) -> None:
+def test_bars_add_up_and_the_enlarged_one_shows_what_is_before_the_first_token(tmp_path: Path) -> None:
     figure = drawn(write(tmp_path, [row(sample=f"s{i}") for i in range(30)]))["bars"]
     assert figure is not None
-    shares, absolute = figure.axes
-    for axes, whole in ((shares, 1.0), (absolute, 65.75)):
-        widths: dict[float, float] = {}
-        for bar in axes.findobj(lambda a: isinstance(a, Rectangle) and a.get_height() == pytest.approx(0.62)):
-            widths[round(bar.get_y(), 3)] = widths.get(round(bar.get_y(), 3), 0) + bar.get_width()
-        assert len(widths) >= 2
-        for width in widths.values():
-            assert width == pytest.approx(whole, rel=1e-3)
+    (axes,) = figure.axes
+    bars: dict[float, list[Rectangle]] = {}
+    for bar in axes.findobj(lambda a: isinstance(a, Rectangle) and a.get_height() == pytest.approx(stage_bars.BAR)):
+        bars.setdefault(round(bar.get_y(), 3), []).append(bar)
+    whole, enlarged, *others = (bars[place] for place in sorted(bars))
+    assert sum(bar.get_width() for bar in whole) == pytest.approx(65.75, rel=1e-3)
+    for group in others:
+        assert sum(bar.get_width() for bar in group) == pytest.approx(65.75, rel=1e-3)
+    # Before the first token: 35.65 ms; each part has its share of the whole axis, in its colour.
+    longest = axes.get_xlim()[1]
+    width = {to_hex(bar.get_facecolor()).upper(): bar.get_width() / longest for bar in enlarged}
+    before = (
+        sum(bar.get_width() for bar in whole)
+        - 30.0
+        - 0.1
+        - sum(
+            bar.get_width() for bar in whole if to_hex(bar.get_facecolor()).upper() == COMPONENT_COLOURS["T_residual"]
+        )
+    )
+    assert sum(width.values()) == pytest.approx(1)
+    assert width[COMPONENT_COLOURS["T_LLM_prefill"]] == pytest.approx(20 / before, rel=0.02)
+    for words in ("LLM decode, 30.0 ms (45.6 %)", "LLM\nprefill\n20.0 ms", "Vision\nencoder\n8.00 ms", "65.8 ms"):
+        assert words in texts(figure), words
+    assert not figure.legends, "parts are named where they are drawn"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_moved_as_little_as_it_needs(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    widths = random.uniform(5, 15, 6)
+    centres = np.sort(random.uniform(0, 100, 6))
+    at = stage_bars.spread(centres, widths, 0, 100)
+    assert at[0] - widths[0] / 2 >= -1e-9
+    assert at[-1] + widths[-1] / 2 <= 100 + 1e-9
+    assert all(b - a >= (v + w) / 2 - 1e-9 for (a, b), (v, w) in zip(pairwise(at), pairwise(widths), strict=True))
+    assert stage_bars.spread([10, 50, 90], [5, 5, 5], 0, 100) == [10, 50, 90]
+    assert stage_bars.spread([50, 50], [10, 10], 0, 100) == [45, 55]
 
 
 def test_figures_do_not_pile_up(tmp_path: Path) -> None:
     frame = load_runs(write(tmp_path, usual(30, 10)))
     ghosts = []
     for _ in range(4):
-        made = [latency.latency_distribution(frame, PROVENANCE), components.component_bars(frame, PROVENANCE)]
+        made = [latency.latency_distribution(frame, PROVENANCE), stage_bars.component_bars(frame, PROVENANCE)]
         ghosts += [weakref.ref(figure) for figure in made if figure is not None]
     del made
     for _ in range(3):  # matplotlib's callbacks need more than one pass

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pytest
 
 from vlmbench.errors import ConfigError
-from vlmbench.figures.style import COLUMN_IN, TEXT_IN, FigureStyle, drawn_as, pt, style
+from vlmbench.figures.style import COLUMN_IN, TEXT_IN, FigureStyle, dot, drawn_as, pt, style
 from vlmbench.figures.theme import add_caption, new_figure, save, theme
 
 
@@ -55,7 +55,53 @@ def test_the_caption_lies_beside_the_figure_as_text_and_latex(tmp_path: Path) ->
     assert (tmp_path / "cost.txt").read_text() == "What 50 % of x_1 costs. made-vlm · n = 3. A note.\n"
     said = r"\caption{What 50 \% of x\_1 costs. made-vlm · n = 3. A note.}" + "\n" + r"\label{fig:cost}" + "\n"
     assert (tmp_path / "cost.tex").read_text() == said
-    assert b"/FontFile2" in (tmp_path / "cost.pdf").read_bytes() or b"/Type42" in (tmp_path / "cost.pdf").read_bytes()
+
+
+def test_letters_of_a_pdf_are_a_truetype_font_inside_it(tmp_path: Path) -> None:
+    with drawn_as(FigureStyle(name="paper")), theme():
+        figure = new_figure("Cost")
+        figure.subplots().set_xlabel("Time per token")
+        pdf = save(figure, tmp_path, "cost")[1].read_bytes()
+    assert b"/FontFile2" in pdf, "a TrueType font is embedded"
+    assert b"/Subtype /Type3" not in pdf
+    assert b"DejaVuSansFigures" in pdf
+
+
+def test_formats_are_chosen(tmp_path: Path) -> None:
+    with drawn_as(FigureStyle(formats=("svg",))), theme():
+        made = []
+        for _ in range(2):
+            figure = new_figure("Cost")
+            figure.subplots().set_xlabel("Time per token")
+            (path,) = save(figure, tmp_path, "cost")
+            made.append(path.read_bytes())
+    assert path.suffix == ".svg"
+    assert b">Time per token</text>" in made[0], "text stays text"
+    assert made[0] == made[1], "the same numbers give the same bytes"
+
+
+def test_no_letter_is_below_six_points_unless_all_are() -> None:
+    with drawn_as(FigureStyle(name="paper")):
+        assert pt(7.5) == 6.0
+        assert pt(9.5) == pytest.approx(7.0)
+        assert dot(4.75) == pytest.approx(3.5)
+    with drawn_as(FigureStyle(name="paper", font_pt=5.0)):
+        assert pt(9.5) == pytest.approx(5.0)
+        assert pt(8.0) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "narrow"),
+    [
+        (FigureStyle(), False),
+        (FigureStyle(name="paper"), True),
+        (FigureStyle(name="paper", width_in=7.0), False),
+        (FigureStyle(name="paper", width_in=3.3), True),
+        (FigureStyle(name="talk"), False),
+    ],
+)
+def test_one_column_has_no_room_for_two_panels(chosen: FigureStyle, narrow: bool) -> None:
+    assert chosen.narrow(8.0, 1) == narrow
 
 
 def test_a_page_leaves_no_captions_beside(tmp_path: Path) -> None:
@@ -96,6 +142,8 @@ def test_a_stylesheet_of_ones_own_comes_last(tmp_path: Path) -> None:
         ({"name": "poster"}, "'figures.style' must be one of page, paper, talk"),
         ({"width_in": 0.5}, "'figures.width' must be null or 1.5 to 40 inches"),
         ({"font_pt": 200.0}, "'figures.font_size' must be null or 3 to 60 points"),
+        ({"formats": ("gif",)}, "'figures.formats' must be some of png, pdf, svg"),
+        ({"formats": ()}, "'figures.formats' must be some of png, pdf, svg"),
         ({"stylesheet": "/no/such.mplstyle"}, "'figures.stylesheet' names no file"),
     ],
 )

@@ -50,7 +50,7 @@ def test_save_writes_whole_files_of_enough_pixels(tmp_path: Path) -> None:
         figure.subplots().plot([1, 2], [3, 4])
     png, pdf = save(figure, tmp_path / "figures", "plot")
     with Image.open(png) as image:
-        assert image.size == (800, 600)
+        assert image.size == (800, round(200 * (3 + 2 * 12 / 72 + 1.25 * 8 / 72)))
     assert pdf.read_bytes().startswith(b"%PDF")
     assert sorted(p.name for p in png.parent.iterdir()) == ["plot.pdf", "plot.png"]
     first = pdf.read_bytes()

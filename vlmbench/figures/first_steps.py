@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlmbench.analysis.first_steps import PREFILL, STEP, VISION
+from vlmbench.figures.style import dot
 from vlmbench.figures.theme import caption, new_figure, plain_log_ticks, theme
 
 _PANELS = {STEP: "Tokens in the cache", VISION: "Patches of the image", PREFILL: "Positions of the input"}
@@ -37,16 +38,18 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
                 "Dashes: the median of later times.",
             ),
             width=4.2 * len(kinds),
-            height=4.6,
+            height=3.5,
         )
         panels = figure.subplots(1, len(kinds), squeeze=False)[0]
         for axes, kind in zip(panels, kinds, strict=True):
             for colour, (arm, table) in zip(_COLOURS, tables.items(), strict=False):
                 rows = table[table["what"] == kind].sort_values("at")
                 began = rows["began"].astype(bool)
-                axes.plot(rows["at"], rows["later_ms"], color=colour, linestyle="none", marker="_", markersize=7)
-                axes.scatter(rows["at"][~began], rows["first_ms"][~began], color=colour, s=14, label=arm)
-                axes.scatter(rows["at"][began], rows["first_ms"][began], edgecolors=colour, facecolors="none", s=14)
+                axes.plot(rows["at"], rows["later_ms"], color=colour, linestyle="none", marker="_", markersize=dot(7))
+                axes.scatter(rows["at"][~began], rows["first_ms"][~began], color=colour, s=dot(3.7) ** 2, label=arm)
+                axes.scatter(
+                    rows["at"][began], rows["first_ms"][began], edgecolors=colour, facecolors="none", s=dot(3.7) ** 2
+                )
             axes.set(title=kind.capitalize(), xlabel=_PANELS[kind], ylabel="Time (ms)")
             axes.set_yscale("log")
             plain_log_ticks(axes.yaxis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from vlmbench.figures.style import pt
+from vlmbench.analysis.frames import sample_codes
+from vlmbench.analysis.quantiles import median
+from vlmbench.figures.panels import sentences
+from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, save, theme
 from vlmbench.schema import label_of
-from vlmbench.text import plain
+from vlmbench.text import digits, plain, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 _MOST_GROUPS = 24
@@ -35,6 +40,7 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
     wanted = [
         "run",
         "point_id",
+        "sample_id",
         "model",
         "weights",
         "device",
@@ -58,19 +64,57 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
     if frame.empty:
         return ()
     frame = frame.assign(group=_groups(frame))
-    varying = [name for name in axes_columns if frame[name].nunique() > 1]
     with theme():
-        height = max(3.2, 0.28 * min(frame["group"].nunique(), _MOST_GROUPS) + 1.6)
-        figure = new_figure(
-            "Latency over the grid", _caption(frame, note), width=8.0, height=height + 3.0 * len(varying)
-        )
-        ratios = [height, *[3.0] * len(varying)]
-        panels = np.atleast_1d(figure.subplots(1 + len(varying), 1, height_ratios=ratios))
-        _by_group(panels[0], frame)
-        for panel, name in zip(panels[1:], varying, strict=True):
-            _along(panel, frame, name)
-        figure.align_ylabels(panels[1:])
-        return save(figure, directory, "collected_latency")
+        return save(grid_figure(frame, axes_columns, note=note), directory, "collected_latency")
+
+
+def grid_figure(frame: pd.DataFrame, axes_columns: Sequence[str], *, note: str = "") -> Figure:
+    """One panel of medians by group for what was measured at one point, one for each axis that varies.
+
+    A group that was measured along an axis has no one latency: it is drawn along that axis and not summed up.
+
+    Args:
+        frame: measured rows with a column ``group``.
+        axes_columns: columns of the grid's axes.
+        note: stands in the caption.
+    """
+    along = {name: _swept(frame, name) for name in axes_columns}
+    along = {name: groups for name, groups in along.items() if groups}
+    swept = set().union(*along.values()) if along else set()
+    single = [str(name) for name in frame["group"].unique() if name not in swept]
+    rows = min(len(single), _MOST_GROUPS)
+    heights = [*([0.5 + 0.42 * rows] if single else []), *[2.6] * len(along)]
+    left = sum(len(groups) - len(SERIES) for groups in along.values() if len(groups) > len(SERIES))
+    figure = new_figure(
+        "Latency over the grid",
+        _caption(frame, sentences(*_how(bool(single), bool(along), len(single), left), note)),
+        width=6.6,
+        height=0.3 + sum(heights) + 0.3 * len(heights),
+        columns=1,
+    )
+    panels = list(np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights)))
+    if single:
+        _by_group(panels.pop(0), frame[frame["group"].isin(single)])
+    for panel, (name, groups) in zip(panels, along.items(), strict=True):
+        _along(panel, frame, name, groups)
+    return figure
+
+
+def _swept(frame: pd.DataFrame, name: str) -> list[str]:
+    """The groups that were measured at more than one value of an axis."""
+    counts = frame.dropna(subset=[name]).groupby("group", observed=True)[name].nunique()
+    return [str(group) for group in counts[counts > 1].index]
+
+
+def _how(single: bool, along: bool, groups: int, left: int) -> Iterator[str]:
+    """How to read the panels, and what they leave out."""
+    yield "points: medians; lines: their 95 % intervals, dependence of runs included"
+    if single and groups > _MOST_GROUPS:
+        yield f"shown: the fastest {_MOST_GROUPS} of {groups}"
+    if along:
+        yield "runs that were measured along an axis are drawn along it and have no one median"
+    if left:
+        yield f"{left} more groups have no colour of their own and are left out: see the table"
 
 
 def _columns(table: Path) -> list[str]:
@@ -103,40 +147,50 @@ def _caption(frame: pd.DataFrame, note: str) -> str:
 
 
 def _by_group(axes: Axes, frame: pd.DataFrame) -> None:
-    """Median and 5–95 % range of T_total, the fastest group above."""
-    lines = _quantiles(frame, "group").sort_values("median")
-    shown = lines.iloc[:_MOST_GROUPS]
-    places = np.arange(len(shown))
-    axes.hlines(places, shown["low"], shown["high"], color=SERIES[0], alpha=0.5, linewidth=4)
-    axes.plot(shown["median"], places, "o", color=SERIES[0])
-    axes.set_yticks(places, [str(name) for name in shown.index])
-    axes.invert_yaxis()
-    if float(lines["high"].max()) > 20 * float(lines["low"].min()) > 0:
+    """Median and its interval, the name above, the fastest group first."""
+    found = sorted(
+        ((str(g), _median(rows)) for g, rows in frame.groupby("group", observed=True)), key=lambda p: p[1].value
+    )
+    shown = found[:_MOST_GROUPS]
+    for place, (name, middle) in enumerate(shown):
+        inside = span(middle.low, middle.high)
+        if inside:
+            axes.hlines(place, middle.low, middle.high, color=SERIES[0], alpha=0.5, linewidth=dot(4))
+        axes.plot(middle.value, place, "o", color=SERIES[0], markersize=dot(5))
+        text = f"{name}: {digits(middle.value)} ms" + (f" ({inside})" if inside else " (too few runs for an interval)")
+        axes.text(0, place - 0.25, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(8))
+    axes.set(ylim=(len(shown) - 0.6, -0.8), yticks=[], xlabel="T_total (ms)")
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    ends = [end for _, m in shown for end in (m.low or m.value, m.high or m.value)]
+    if max(ends) > 10 * min(ends) > 0:
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)
-    axes.set_xlabel("T_total (ms): median, 5–95 %")
-    left = f" (fastest {_MOST_GROUPS} of {len(lines)})" if len(lines) > len(shown) else ""
-    axes.set_title("One generate() call" + left)
+        axes.set_xlabel("T_total (ms, log scale)")
+    else:
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
 
 
-def _along(axes: Axes, frame: pd.DataFrame, name: str) -> None:
-    """Median of T_total along one axis of the grid, a line a group."""
-    present = frame[frame[name].notna()]
-    for number, (group, rows) in enumerate(present.groupby("group", observed=True)):
-        if number == len(SERIES):
-            break
-        medians = _quantiles(rows, name)
-        x = medians.index.to_numpy(dtype=float)
-        axes.fill_between(x, medians["low"], medians["high"], color=SERIES[number], alpha=0.15, linewidth=0)
-        axes.plot(x, medians["median"], "o-", color=SERIES[number], label=str(group), markersize=pt(4))
+def _along(axes: Axes, frame: pd.DataFrame, name: str, groups: Sequence[str]) -> None:
+    """Medians and their intervals along one axis of the grid, a line a group."""
+    for colour, group in zip(SERIES, groups, strict=False):
+        rows = frame[(frame["group"] == group) & frame[name].notna()]
+        found = [(float(str(x)), _median(part)) for x, part in rows.groupby(name)]
+        for x, middle in found:
+            if middle.low is not None and middle.high is not None:
+                axes.vlines(x, middle.low, middle.high, color=colour, alpha=0.5, linewidth=dot(3))
+        axes.plot(
+            [x for x, _ in found], [m.value for _, m in found], "o-", color=colour, label=group, markersize=dot(4)
+        )
     axes.set_xlabel(label_of(name).capitalize())
     axes.set_ylabel("T_total (ms)")
+    axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    axes.set_title("Median and 5–95 %, all other axes together")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
 
 
-def _quantiles(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    grouped = frame.groupby(by, observed=True)["T_total"]
-    return pd.DataFrame({name: grouped.quantile(q) for name, q in (("low", 0.05), ("median", 0.5), ("high", 0.95))})
+def _median(rows: pd.DataFrame) -> Any:
+    codes = None if "sample_id" not in rows else sample_codes(rows)
+    return median(rows["T_total"].to_numpy(dtype=float), clusters=codes)

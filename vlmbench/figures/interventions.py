@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlmbench.analysis.interventions import ArmResult, Saving
+from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure, theme
 from vlmbench.text import digits, percent, span
 
@@ -38,7 +39,7 @@ def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any
             "What does the method save, and what would be as fast without it?",
             caption(provenance, n=pairs, unit="pairs an arm", note=note),
             width=11.0,
-            height=2.3 + 0.42 * (len(shown) + 1),
+            height=1.2 + 0.42 * (len(shown) + 1),
         )
         times, savings = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.2])
         _times(times, shown)
@@ -75,7 +76,7 @@ def _times(axes: Axes, arms: Sequence[ArmResult]) -> None:
     axes.barh(range(len(values)), values, height=0.62, color=[BASELINE, *map(_colour, arms)])
     for row, value in enumerate(values):
         axes.annotate(
-            f"{digits(value)} ms", (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+            f"{digits(value)} ms", (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=pt(8)
         )
     axes.set(title="Time of generate()", xlabel="Time (ms)", xlim=(0, 1.22 * max(values)))
     axes.grid(visible=False, axis="y")
@@ -91,11 +92,11 @@ def _savings(axes: Axes, arms: Sequence[ArmResult]) -> None:
         value = saving.saved.value or 0.0
         low, high = saving.saved.low, saving.saved.high
         if low is not None and high is not None:
-            axes.plot([low, high], [row, row], color=_colour(arm), linewidth=2.2, solid_capstyle="butt")
-        axes.plot(value, row, marker="o", color=_colour(arm), markersize=6)
+            axes.plot([low, high], [row, row], color=_colour(arm), linewidth=dot(2.2), solid_capstyle="butt")
+        axes.plot(value, row, marker="o", color=_colour(arm), markersize=dot(6))
         if arm.promised_ms:
             promised = sum(arm.promised_ms.values())
-            axes.plot(promised, row, marker="D", markerfacecolor="none", markeredgecolor=INK, markersize=6)
+            axes.plot(promised, row, marker="D", markerfacecolor="none", markeredgecolor=INK, markersize=dot(6))
         inside = span(low, high)
         share = percent(value / saving.baseline_ms) if saving.baseline_ms else ""
         axes.annotate(
@@ -105,7 +106,7 @@ def _savings(axes: Axes, arms: Sequence[ArmResult]) -> None:
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=pt(8),
             color=INK,
             annotation_clip=False,
         )

@@ -43,7 +43,7 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
             "Does the device work, or wait for the host?",
             caption(provenance, n=traces, unit="trace" if traces == 1 else "traces", note=_words(frame, whole)),
             width=10.4,
-            height=2.1 + 0.42 * len(table),
+            height=1.05 + 0.36 * len(table),
         )
         times, shares = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.15])
         for row, entry in enumerate(table.to_dict("records")):

@@ -14,7 +14,7 @@ from vlmbench.analysis.frames import values
 from vlmbench.analysis.quantiles import finite, median, needed
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import COUNTED, TOKEN_KINDS, X_LABELS, Slice, held
-from vlmbench.figures.style import pt
+from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
 from vlmbench.text import count, digits, ms, plain
 
@@ -24,6 +24,7 @@ LABELS: Mapping[str, str] = {
     "T_request": "Request, from image to text",
 }
 _FIT = "hollow: left out of the check fit; line: fit to all runs with 95 % band"
+_SLOPE_LINES = 3  # of text between a panel and its title
 _MOST_DECIMALS = 9
 _ROOM = 2.0  # the y axis reaches up to so many times what the fit and the medians need, to show slow runs
 
@@ -61,7 +62,7 @@ def slope_text(scaling: Scaling) -> str:
         middle = scaling.median_slope
         if middle.excludes_zero:
             change = plus_minus(middle.value, middle.high - middle.value)
-            return f"hidden by slow runs; medians change by\n{change} {unit}"
+            return f"line not told from flat (slow runs);\nmedians alone: {change} {unit}"
         return f"no measurable dependence\n(|slope| ≤ {digits(max(abs(slope.low), abs(slope.high)), 2)} {unit})"
     shape = {"linear": "", "quadratic": ", bends", "kink": f", kink at {plain(scaling.knot)}"}[scaling.shape]
     cost = plus_minus(slope.value, (slope.high - slope.low) / 2)
@@ -101,7 +102,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     ends = points[["low", "high"]].to_numpy(dtype=float)
     if runs:
         axes.plot(
-            x, time, ".", color=colour, alpha=0.4, markersize=pt(3.5), markeredgewidth=0, rasterized=True, zorder=1.5
+            x, time, ".", color=colour, alpha=0.4, markersize=dot(3.5), markeredgewidth=0, rasterized=True, zorder=1.5
         )
         found = [median(time[x == count]) for count in points["x"]]
         ends = np.array([[math.nan if e is None else e for e in (f.low, f.high)] for f in found])
@@ -109,12 +110,15 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     hollow = points["x"].isin(scaling.held_out)
     for part, face in ((points[~hollow], colour), (points[hollow], "white")):
         axes.plot(
-            part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=pt(5), markeredgewidth=1.2
+            part["x"], part["median"], "o", color=colour, markerfacecolor=face, markersize=dot(5), markeredgewidth=1.2
         )
-    axes.set_title(stage_label(scaling.stage), loc="left", pad=pt(34))
-    axes.text(0, 1.02, slope_text(scaling), transform=axes.transAxes, va="bottom", fontsize=pt(7.5), color=MUTED)
+    axes.set_title(stage_label(scaling.stage), loc="left", pad=_SLOPE_LINES * 1.35 * pt(7.5) + 4)
+    axes.annotate(
+        slope_text(scaling), (0, 1), xycoords="axes fraction", xytext=(0, 2), textcoords="offset points", va="bottom",
+        fontsize=pt(7.5), color=MUTED,
+    )  # fmt: skip
     axes.set_ylabel("ms")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if x_label:
@@ -122,7 +126,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     above = time > _readable_limits(axes, scaling, time if runs else None)
     if runs and above.any():
         axes.plot(
-            x[above], np.full(int(above.sum()), 0.985), "^", color=colour, markersize=pt(4.5), clip_on=False,
+            x[above], np.full(int(above.sum()), 0.985), "^", color=colour, markersize=dot(4.5), clip_on=False,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     return time[above] if runs else time.iloc[:0]

@@ -11,9 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vlmbench.figures.panels import stage_colour, stage_label
-from vlmbench.figures.style import pt
+from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure, plain_log_ticks
-from vlmbench.machine.peaks import DevicePeaks
+from vlmbench.machine.peaks import DevicePeaks, table_peaks
+
+_MARKS = ("o", "D", "s", "^")
+_ON_EACH_OTHER = 0.15  # of the natural logarithm
 
 
 def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: DevicePeaks | None = None) -> Figure:
@@ -24,32 +27,48 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
         provenance: of the run, for the caption.
         peaks: draws the roof; None leaves it out.
     """
-    note = "FLOPs and the fewest bytes from the model's shapes; time includes launch gaps"
+    note = "FLOPs and the fewest bytes from the model's shapes; time includes launch gaps; hollow: points on each other"
     if peaks is None:
         note = f"{note}; no roof: what this device can do at most is not known"
-    if peaks is not None and peaks.source:
-        note = f"{note}; peaks: {peaks.source}"
-    text = caption(provenance, n=int(table["point_id"].nunique()), unit="points (medians)", note=note)
-    figure = new_figure("Roofline of each stage", text, width=7.4, height=5.0)
+    elif source := peaks_source(peaks):
+        note = f"{note}; peaks: {source}"
+    points = int(table["point_id"].nunique())
+    text = caption(provenance, n=points, unit="points (medians)", note=note)
+    figure = new_figure("Roofline of each stage", text, width=6.6, height=3.7, columns=1)
     axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP per byte)", ylabel="achieved FLOP/s")
-    for stage, part in table.groupby("stage", sort=False):
-        axes.scatter(
-            part["intensity"],
-            part["flops_per_s"],
-            color=stage_colour(str(stage)),
-            s=30,
-            edgecolor="white",
-            linewidth=0.5,
-            label=stage_label(str(stage)),
-            zorder=3,
-        )
+    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte (log scale)", ylabel="Achieved FLOP/s (log scale)")
+    axes.set_xlim(float(table["intensity"].min()) / 3, float(table["intensity"].max()) * 4)
+    axes.set_ylim(float(table["flops_per_s"].min()) / 3, float(table["flops_per_s"].max()) * 4)
     if peaks is not None:
         _draw_roof(axes, table, peaks)
+    for (stage, part), mark in zip(table.groupby("stage", sort=False), _MARKS, strict=False):
+        _draw_stage(axes, str(stage), part, mark)
     plain_log_ticks(axes.yaxis, si)
     plain_log_ticks(axes.xaxis)
-    axes.legend(loc="lower right")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3, columnspacing=1.0, borderaxespad=0.1
+    )
     return figure
+
+
+def peaks_source(peaks: DevicePeaks) -> str:
+    """Where peaks come from: what the run stored, or what the table of devices says of the same figures today."""
+    known = table_peaks(peaks.device, peaks.dtype).peaks
+    if known is not None and (known.flops_per_s, known.bytes_per_s) == (peaks.flops_per_s, peaks.bytes_per_s):
+        return known.source
+    return peaks.source
+
+
+def _draw_stage(axes: Axes, stage: str, part: pd.DataFrame, mark: str) -> None:
+    """The points of a stage; hollow where they lie on each other."""
+    x, y = part["intensity"].to_numpy(dtype=float), part["flops_per_s"].to_numpy(dtype=float)
+    together = len(part) > 1 and np.ptp(np.log(x)) < _ON_EACH_OTHER and np.ptp(np.log(y)) < 3 * _ON_EACH_OTHER
+    colour = stage_colour(stage)
+    axes.plot(
+        x, y, mark, color=colour, markersize=dot(5.5), markeredgewidth=dot(0.9),
+        markeredgecolor=colour if together else "white", markerfacecolor="none" if together else colour,
+        label=stage_label(stage), zorder=3,
+    )  # fmt: skip
 
 
 def si(value: float) -> str:
@@ -64,26 +83,21 @@ def si(value: float) -> str:
 
 def _draw_roof(axes: Axes, table: pd.DataFrame, peaks: DevicePeaks) -> None:
     ridge = peaks.flops_per_s / peaks.bytes_per_s  # from here on computing, not memory, is the limit
-    low = min(float(table["intensity"].min()) / 2, ridge / 20)
+    low = min(float(table["intensity"].min()) / 3, ridge / 20)
     high = max(float(table["intensity"].max()) * 3, ridge * 6)
     grid = np.geomspace(low, high, 200)
     roof = np.minimum(grid * peaks.bytes_per_s, peaks.flops_per_s)
-    axes.plot(grid, roof, color=INK, linewidth=1.6, zorder=2)
-    axes.vlines(ridge, float(table["flops_per_s"].min()) / 3, peaks.flops_per_s, color=MUTED, ls=":", lw=1)
+    axes.plot(grid, roof, color=INK, linewidth=dot(1.6), zorder=2)
+    bottom = min(float(table["flops_per_s"].min()) / 3, low * peaks.bytes_per_s)
+    axes.vlines(ridge, bottom, peaks.flops_per_s, color=MUTED, ls=":", lw=dot(1))
     axes.set_xlim(low, high)
-    axes.set_ylim(float(table["flops_per_s"].min()) / 3, peaks.flops_per_s * 3)
+    axes.set_ylim(bottom, peaks.flops_per_s * 4)
     axes.annotate(
-        f"compute: {si(peaks.flops_per_s)}FLOP/s",
-        (high, peaks.flops_per_s),
-        xytext=(-4, 5),
-        textcoords="offset points",
-        ha="right",
-        fontsize=pt(8.5),
-    )
+        f"compute: {si(peaks.flops_per_s)}FLOP/s", (high, peaks.flops_per_s), xytext=(-2, 2.5),
+        textcoords="offset points", ha="right", fontsize=pt(8.5),
+    )  # fmt: skip
+    middle = (low * ridge) ** 0.5
     axes.annotate(
-        f"memory: {si(peaks.bytes_per_s)}B/s",
-        (low * 2, low * 2 * peaks.bytes_per_s),
-        xytext=(12, -4),
-        textcoords="offset points",
-        fontsize=pt(8.5),
-    )
+        f"memory: {si(peaks.bytes_per_s)}B/s", (middle, middle * peaks.bytes_per_s), xytext=(-3, 2),
+        textcoords="offset points", ha="right", va="bottom", fontsize=pt(8.5),
+    )  # fmt: skip

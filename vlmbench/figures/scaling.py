@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -26,8 +25,8 @@ from vlmbench.figures.panels import (
     stage_colour,
     stage_label,
 )
-from vlmbench.figures.style import pt
-from vlmbench.figures.theme import MUTED, SERIES, add_caption, caption, new_figure, plain_log_ticks
+from vlmbench.figures.style import dot, style
+from vlmbench.figures.theme import INK, SERIES, add_caption, caption, new_figure, plain_log_ticks
 from vlmbench.text import digits, plain
 
 __all__ = [
@@ -42,6 +41,9 @@ __all__ = [
     "stage_label",
 ]
 
+_PANEL_IN = 2.6  # a panel is no narrower, in page inches
+_MARKS = ("o", "s", "D")
+_LOG_FROM = np.log(3.0)
 FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
 
@@ -57,9 +59,10 @@ def scaling_figure(
         columns: panels side by side.
     """
     first = scalings[0]
-    rows = -(-len(scalings) // columns)
     width = {1: 5.6, 2: 8.0}.get(columns, 3.3 * columns)
-    figure = new_figure(title, "", width=width, height=1.0 + 2.9 * rows + (0.8 if rows == 1 else 0))
+    columns = max(1, min(columns, int(style().room(width) / _PANEL_IN)))
+    rows = -(-len(scalings) // columns)
+    figure = new_figure(title, "", width=width, height=0.2 + 2.9 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     runs, above = shows_runs(scalings), {}
     for number, axes in enumerate(panels):
@@ -97,7 +100,7 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
     """Stages stacked (medians): what ``T_total`` is made of at each count."""
     first = scalings[0]
     text = caption(provenance, n=first.linear.rows, unit="runs, medians", note=about(first.slice))
-    figure = new_figure(title, text, width=6.4, height=4.6)
+    figure = new_figure(title, text, width=6.4, height=3.5)
     axes = figure.subplots()
     kept = {s.stage: s for s in scalings if s.stage != "T_residual"}
     table = pd.DataFrame({name: s.points.set_index("x")["median"] for name, s in kept.items()}).fillna(0.0)
@@ -120,71 +123,64 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
 
 
 def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> Figure:
-    """Time against FLOPs: one panel a scaling, and all of them together on logarithmic axes."""
-    names = list(found.parts)
-    count = len(names) + (len(names) > 1)
+    """Time against FLOPs, all scalings in one panel: if FLOPs told the time, all runs would lie on one line.
+
+    Axes are logarithmic where the scalings differ too much for others.
+    """
+    notes = [
+        f"{NAMES[name]}: {_flops_text(part)}" + (f"; held fixed: {held(part.slice)}" if held(part.slice) else "")
+        for name, part in found.parts.items()
+    ]
+    if found.together is not None:
+        notes.append(f"one line for all: r {found.pearson_together:.3f}, R² {found.together.r2:.3f}")
     ratio = found.ratio()
-    notes = [f"{NAMES[name]}: held fixed: {held(part.slice)}" for name, part in found.parts.items() if held(part.slice)]
     if ratio is not None:
         dearer = f"{digits(ratio.value)} times as much on output as on vision tokens"
         notes.append(f"a further TFLOP costs {dearer} ({ratio.span()})")
-    note = "\n".join(notes)
     total = sum(len(part.flops) for part in found.parts.values())
-    text = caption(provenance, n=total, unit="runs", note=note)
-    columns = 2 if count == 4 else count
-    rows = -(-count // columns)
-    figure = new_figure("FLOPs against latency", text, width=max(3.4 * columns, 5.0), height=1.0 + 3.2 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, name in zip(panels, names, strict=False):
-        _draw_flops(axes, found.parts[name], FLOPS_COLOURS[name])
-        _flops_title(axes, NAMES[name].capitalize(), _flops_text(found.parts[name]))
-        axes.set(xlabel="TFLOP per request", ylabel="T_total (ms)")
+    note = "\n".join(["dots: runs; lines: fits by least squares with 95 % bands", *notes])
+    figure = new_figure(
+        "FLOPs against latency", caption(provenance, n=total, unit="runs", note=note), width=6.4, height=3.6, columns=1
+    )
+    axes = figure.subplots()
+    for (name, part), mark in zip(found.parts.items(), _MARKS, strict=False):
+        _draw_flops(axes, part, FLOPS_COLOURS[name], mark, f"{NAMES[name].capitalize()}: {_flops_cost(part)}")
+    axes.set(xlabel="TFLOP per request", ylabel="T_total (ms)")
+    flops, times = (
+        np.concatenate([getattr(part, name) for part in found.parts.values()]) for name in ("flops", "time")
+    )
+    if len(found.parts) > 1 and max(np.ptp(np.log(flops)), np.ptp(np.log(times))) > _LOG_FROM:
+        axes.set(xscale="log", yscale="log", xlabel="TFLOP per request (log scale)", ylabel="T_total (ms, log scale)")
+        axes.set_ylim(0.75 * float(times.min()), 1.35 * float(times.max()))
+        for axis in (axes.xaxis, axes.yaxis):
+            plain_log_ticks(axis)
+    else:
         axes.set_ylim(bottom=0)
-        # A small model's TFLOPs have many digits: few ticks, and none longer than need be.
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    if len(names) > 1:
-        _draw_together(panels[count - 1], found)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handletextpad=0.3, borderaxespad=0.1)
     return figure
 
 
+def _flops_cost(part: FlopsFit) -> str:
+    return f"{plus_minus(part.cost.value, (part.cost.high - part.cost.low) / 2)} ms per TFLOP"
+
+
 def _flops_text(part: FlopsFit) -> str:
-    cost = plus_minus(part.cost.value, (part.cost.high - part.cost.low) / 2)
-    return f"{cost} ms per TFLOP\nr {part.pearson:.3f}, R² {part.fit.r2:.3f}"
+    return f"{_flops_cost(part)}, r {part.pearson:.3f}, R² {part.fit.r2:.3f}"
 
 
-def _flops_title(axes: Axes, title: str, text: str) -> None:
-    axes.set_title(title, loc="left", pad=24)
-    axes.text(0, 1.02, text, transform=axes.transAxes, va="bottom", fontsize=pt(7.5), color=MUTED)
-
-
-def _draw_flops(axes: Axes, part: FlopsFit, colour: str) -> None:
-    sns.scatterplot(x=part.flops, y=part.time, ax=axes, color=colour, s=16, alpha=0.55, linewidth=0)
+def _draw_flops(axes: Axes, part: FlopsFit, colour: str, mark: str, label: str) -> None:
+    axes.plot(
+        part.flops, part.time, mark, color=colour, markersize=dot(4), alpha=0.5, markeredgewidth=0, label=label,
+        rasterized=True,
+    )  # fmt: skip
     grid = np.linspace(part.flops.min(), part.flops.max(), 100)
     mean, half = part.fit.predict(np.column_stack([np.ones_like(grid), grid]))
-    axes.fill_between(grid, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(grid, mean, color=colour)
-
-
-def _draw_together(axes: Axes, found: FlopsLatency) -> None:
-    for name, part in found.parts.items():
-        sns.scatterplot(
-            x=part.flops,
-            y=part.time,
-            ax=axes,
-            color=FLOPS_COLOURS[name],
-            s=16,
-            alpha=0.55,
-            linewidth=0,
-            label=NAMES[name],
-        )
-    axes.set(xscale="log", yscale="log", xlabel="TFLOP per request", ylabel="T_total (ms)")
-    assert found.together is not None
-    for axis in (axes.xaxis, axes.yaxis):
-        plain_log_ticks(axis)
-    _flops_title(axes, "Together", f"one line for all:\nr {found.pearson_together:.3f}, R² {found.together.r2:.3f}")
-    axes.legend(loc="best", handletextpad=0.2)
+    seen = mean - half > 0  # what lies below 0 has no place on a logarithmic axis
+    axes.fill_between(grid[seen], (mean - half)[seen], (mean + half)[seen], color=colour, alpha=0.25, linewidth=0)
+    axes.plot(grid, mean, color=INK, linewidth=dot(1.2))
 
 
 def select(scalings: Iterable[Scaling], kind: str, stages: Iterable[str]) -> list[Scaling]:

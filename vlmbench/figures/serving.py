@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vlmbench.analysis.serving import frontier
+from vlmbench.figures.style import pt
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, theme
 
 _ROOM = 1.12
@@ -88,7 +89,9 @@ def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw
         return None
     note = "Bars: 95 % intervals; rates from blocks of time, medians from order statistics."
     with theme():
-        figure = new_figure(title, caption(provenance, n=int(table["requests"].sum()), note=note))
+        figure = new_figure(
+            title, caption(provenance, n=int(table["requests"].sum()), note=note), width=6.6, height=3.7, columns=1
+        )
         draw(figure.add_subplot(), table)
     return figure
 
@@ -112,7 +115,7 @@ def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
             (row[x], row[y]),
             xytext=(6, 4),
             textcoords="offset points",
-            fontsize=8,
+            fontsize=pt(8),
             color=INK,
         )
 

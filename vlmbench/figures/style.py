@@ -16,10 +16,12 @@ COLUMN_IN, TEXT_IN = 3.3, 7.0
 
 BASE_PT = 9.5  # of a figure for the page; sizes in drawing code are meant beside it
 _FONT_PT: Mapping[str, float] = {"page": BASE_PT, "paper": 7.0, "talk": 14.0}
+SMALLEST_PT = 6.0
+"""No letter of a figure is smaller at its final size, unless all are asked to be."""
 _NARROW_IN = 6.6  # a figure for the page that is no wider has one panel, and fits a column
+_ONE_COLUMN_IN = 5.5  # below so many page inches panels stand above each other
 _TALK_IN = 10.0
-_WORDS_IN = 0.9  # height that title and caption take on a page
-_LEAST_IN = 1.7
+FORMATS: tuple[str, ...] = ("png", "pdf", "svg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +34,14 @@ class FigureStyle:
         width_in: width of every figure in inches; None: as wide as its style says.
         font_pt: size of labels in points; None: 9.5, 7 and 14.
         stylesheet: a matplotlib style file, or the name of one of its styles, applied last; None for none.
+        formats: of the files, of :data:`FORMATS`.
     """
 
     name: str = "page"
     width_in: float | None = None
     font_pt: float | None = None
     stylesheet: str | None = None
+    formats: tuple[str, ...] = ("png", "pdf")
 
     def __post_init__(self) -> None:
         if self.name not in STYLES:
@@ -46,6 +50,8 @@ class FigureStyle:
             if value is not None and not low <= value <= high:
                 unit = "inches" if name == "width" else "points"
                 raise ConfigError(f"'figures.{name}' must be null or {low:g} to {high:g} {unit} (got {value!r})")
+        if not self.formats or not set(self.formats) <= set(FORMATS):
+            raise ConfigError(f"'figures.formats' must be some of {', '.join(FORMATS)} (got {list(self.formats)})")
         if self.stylesheet and ("/" in self.stylesheet or self.stylesheet.endswith(".mplstyle")):
             path = Path(self.stylesheet)
             if not path.is_file():
@@ -69,14 +75,29 @@ class FigureStyle:
         """Whether the caption stands in the figure; otherwise it is written beside it."""
         return self.name == "page"
 
-    def size(self, width: float, height: float) -> tuple[float, float]:
-        """Width and height in inches of a figure that is ``width`` × ``height`` on a page."""
+    def width(self, page: float, columns: int | None = None) -> float:
+        """Inches of a figure that is ``page`` inches wide on a page.
+
+        Args:
+            page: its width in the style ``page``.
+            columns: columns of a paper that it takes; None: one if it is narrow on the page, else two.
+        """
+        if self.width_in is not None:
+            return self.width_in
         if self.name == "page":
-            return (width, height) if self.width_in is None else (self.width_in, height)
-        target = self.width_in or (_TALK_IN if self.name == "talk" else COLUMN_IN if width <= _NARROW_IN else TEXT_IN)
-        drawn = (height - _WORDS_IN) * target / width
-        least = _LEAST_IN * self.scale * BASE_PT / _FONT_PT["paper"]
-        return target, max(drawn, least) + (0.5 if self.title_inside else 0.0)
+            return page
+        if self.name == "talk":
+            return _TALK_IN
+        one = columns == 1 if columns is not None else page <= _NARROW_IN
+        return COLUMN_IN if one else TEXT_IN
+
+    def room(self, page: float, columns: int | None = None) -> float:
+        """That width in page inches, which hold as many letters as an inch of a page does: what a layout goes by."""
+        return self.width(page, columns) / self.scale
+
+    def narrow(self, page: float, columns: int | None = None) -> bool:
+        """Whether panels have no room beside each other."""
+        return self.room(page, columns) < _ONE_COLUMN_IN
 
 
 _PAGE = FigureStyle()
@@ -99,5 +120,11 @@ def drawn_as(chosen: FigureStyle) -> Iterator[None]:
 
 
 def pt(size: float) -> float:
-    """A size of letters or marks as the chosen style has it, points."""
+    """A size of letters as the chosen style has it, points; none is below 6 unless the style's own letters are."""
+    chosen = style()
+    return max(size * chosen.scale, min(SMALLEST_PT, chosen.scale * BASE_PT, size))
+
+
+def dot(size: float) -> float:
+    """A size of marks and lines as the chosen style has it, points."""
     return size * style().scale

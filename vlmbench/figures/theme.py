@@ -34,7 +34,7 @@ from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from vlmbench.errors import ConfigError
-from vlmbench.figures.style import pt, style
+from vlmbench.figures.style import dot, pt, style
 from vlmbench.records.files import write_whole
 from vlmbench.schema import MODEL_PARTS, STAGES
 from vlmbench.text import latex, plain, worth
@@ -62,13 +62,14 @@ DATASET_COLOUR, REFERENCE_COLOUR = SERIES[0], SERIES[1]
 _words: WeakKeyDictionary[Figure, list[str]] = WeakKeyDictionary()
 """Figure to its title and captions, in the figure or not."""
 
-_SIZES = (
-    "font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize",
+_LETTERS = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+_LINES = (
     "lines.linewidth", "lines.markersize", "axes.linewidth", "grid.linewidth", "xtick.major.size", "ytick.major.size",
     "xtick.major.width", "ytick.major.width", "patch.linewidth",
 )  # fmt: skip
 
 _LETTERS_AN_INCH = 16  # of a caption; 8 points of DejaVu Sans
+_TITLE_LINES, _LINE_HEIGHT = 2.0, 1.25
 DPI = 200
 """Pixels an inch of saved PNGs."""
 
@@ -106,6 +107,7 @@ _STYLE: Mapping[str, Any] = {
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # text stays text in the PDF
     "svg.fonttype": "none",
+    "svg.hashsalt": "vlmbench",
 }
 
 
@@ -126,7 +128,8 @@ def theme() -> Iterator[None]:
         chosen = style()
         if chosen.scale != 1:
             params: Any = mpl.rcParams
-            params.update({name: pt(float(params[name])) for name in _SIZES})
+            params.update({name: pt(float(params[name])) for name in _LETTERS})
+            params.update({name: dot(float(params[name])) for name in _LINES})
         if chosen.stylesheet:
             use_stylesheet(chosen.stylesheet)
         yield
@@ -159,16 +162,27 @@ def component_label(component: str) -> str:
     return COMPONENT_LABELS.get(component, component)
 
 
-def new_figure(title: str, caption_text: str = "", *, width: float = 8.0, height: float = 4.8) -> Figure:
-    """An empty figure of ``width`` × ``height`` inches with a title above and a caption below, laid out to fit.
+def new_figure(
+    title: str, caption_text: str = "", *, width: float = 8.0, height: float = 3.9, columns: int | None = None
+) -> Figure:
+    """An empty figure with a title above and a caption below, laid out to fit.
 
     Call it inside :func:`theme`.
+
+    Args:
+        title: its title.
+        caption_text: its caption; more may be added by :func:`add_caption`.
+        width: inches on a page.
+        height: inches on a page of what is drawn; title and caption come on top.
+        columns: columns of a paper that it takes; None: one if it is narrow on the page, else two.
     """
-    figure = Figure(figsize=style().size(width, height), layout="constrained")
-    pad = 0.06 if style().name == "page" else 0.03
+    chosen = style()
+    figure = Figure(figsize=(chosen.width(width, columns), height * chosen.scale), layout="constrained")
+    pad = 0.06 if chosen.name == "page" else 0.02
     figure.get_layout_engine().set(w_pad=pad, h_pad=pad)  # type: ignore[union-attr, call-arg]
     _words[figure] = [title]
-    if style().title_inside:
+    if chosen.title_inside:
+        figure.set_figheight(figure.get_figheight() + _TITLE_LINES * pt(12) / 72)
         figure.suptitle(title, x=0.01, ha="left", fontsize=pt(12), fontweight="bold", color=INK)
     if caption_text:
         add_caption(figure, caption_text)
@@ -180,7 +194,9 @@ def add_caption(figure: Figure, text: str) -> None:
     _words.setdefault(figure, [""]).append(text)
     if style().caption_inside:
         letters = int(figure.get_figwidth() * _LETTERS_AN_INCH / style().scale)
-        figure.supxlabel(_wrapped(text, letters), x=0.01, ha="left", fontsize=pt(8), color=MUTED)
+        said = _wrapped(text, letters)
+        figure.set_figheight(figure.get_figheight() + (said.count("\n") + 1) * _LINE_HEIGHT * pt(8) / 72)
+        figure.supxlabel(said, x=0.01, ha="left", fontsize=pt(8), color=MUTED)
 
 
 def _wrapped(text: str, letters: int) -> str:
@@ -256,7 +272,8 @@ def caption(
 
 
 def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple[Path, ...]:
-    """Write ``name.png`` and ``name.pdf`` into ``directory`` (made if missing); readers never see half a file.
+    """Write ``name.png`` and ``name.pdf`` (or the formats of the style) into ``directory`` (made if missing); readers
+    never see half a file.
 
     Where the style keeps the caption out of the figure, ``name.txt`` and ``name.tex`` hold it.
 
@@ -264,17 +281,18 @@ def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple
         The paths.
     """
     layout, old_dpi = figure.get_layout_engine(), figure.dpi
-    paths = directory / f"{name}.png", directory / f"{name}.pdf"
+    paths = [directory / f"{name}.{kind}" for kind in style().formats]
     try:
         with theme():
-            if layout is not None:  # laid out once for both files
+            if layout is not None:  # laid out once for all files
                 figure.dpi = dpi
                 layout.execute(figure)
                 figure.set_layout_engine(None)
             for path in paths:
                 kind = path.suffix[1:]
-                # Without dates the same numbers give the same bytes.
-                metadata = {"CreationDate": None, "Title": name} if kind == "pdf" else {"Title": name}
+                # Without dates and with one salt the same numbers give the same bytes.
+                dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
+                metadata = {**dates, "Title": name}
                 write_whole(path, partial(figure.savefig, format=kind, dpi=dpi, metadata=metadata))
     finally:
         figure.dpi = old_dpi

@@ -2,49 +2,133 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
-from vlmbench.analysis.token_costs import Comparison
+from vlmbench.analysis.token_costs import Comparison, TokenCost
 from vlmbench.figures.panels import about, stage_colour, stage_label
-from vlmbench.figures.style import pt
-from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure
+from vlmbench.figures.style import dot, pt
+from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure, plain_log_ticks
 from vlmbench.schema import TOTAL_PARTS
-from vlmbench.text import count, digits, interval, percent, plain, span
+from vlmbench.text import count, digits, interval, plain, span
 
 KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
-_WIDEST = 1.0  # how far an axis of shares reaches below 0 and above 1
-_HOLLOW = " Hollow: without the runs flagged for doing something for the first time."
-_PITCH = 0.24  # inches a row of the shares
+_FIRST_TIMES = "without first times"
+_HOLLOW = "; hollow: without the runs flagged for doing something for the first time"
+_LEAST_PART = 0.02  # of a cost, for a stage to be drawn
+_PITCH = 0.5  # inches a row of the costs on a page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the figure: what it is, its cost in ms per token, its colour, and whether it is the whole."""
+
+    name: str
+    cost: Estimate
+    colour: str
+    whole: bool = False
+    hollow: bool = False
 
 
 def token_costs_figure(comparison: Comparison) -> Figure:
-    """Left: ms per token with 95 % intervals on a logarithmic axis. Right: how much of it goes to each stage."""
+    """What one more token of each kind costs, and the stages that it measurably goes to: ms per token with 95 %
+    intervals, all on one logarithmic axis. Points, not bars: such an axis has no zero that a bar could begin at.
+    """
     kinds = list(comparison.costs)
-    shares = {kind: _shares(comparison, kind) for kind in kinds}
-    rows = sum(max(len(found), 1) + 1 for found in shares.values())
-    hollow = any(cost.cost_unflagged is not None for cost in comparison.costs.values())
-    note = "\n".join([f"{comparison.break_even()}{_HOLLOW if hollow else ''}", *_about(comparison)])
+    groups = {kind: _rows(comparison.costs[kind], KIND_COLOURS[kind]) for kind in kinds}
+    rows = [row for group in groups.values() for row in group]
+    hollow = any(row.hollow for row in rows)
+    note = "\n".join(
+        [
+            f"lines: 95 % intervals; large: the whole of generate(); small: stages whose part is told from 0"
+            f"{_HOLLOW if hollow else ''}",
+            comparison.break_even(),
+            *_unmoved(comparison),
+            *_about(comparison),
+        ]
+    )
     figure = new_figure(
         "What one more token costs",
         caption(comparison.provenance, n=_runs(comparison, kinds), unit="runs", note=note),
-        width=10.4,
-        height=2.2 + _PITCH * max(rows, 4),
+        width=6.6,
+        height=0.6 + _PITCH * len(rows) + 0.1 * len(kinds),
+        columns=1,
     )
-    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.0))
-    _draw_costs(left, comparison, kinds)
-    _draw_shares(right, shares)
+    axes = figure.subplots()
+    ends = [end for row in rows for end in (row.cost.low, row.cost.value, row.cost.high) if end > 0]
+    low, high = min(ends, default=1e-3), max(ends, default=1.0)
+    margin = (high / low) ** 0.06 * 1.3
+    axes.set_xscale("log")
+    axes.set_xlim(low / margin, high * margin)
+    place = 0.0
+    for group in groups.values():
+        for row in group:
+            _draw_row(axes, place, row)
+            place += 1
+        place += 0.25
+    axes.set(ylim=(place - 0.85, -0.75), yticks=[], xlabel="ms per further token (log scale)")
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
+    plain_log_ticks(axes.xaxis)
     return figure
+
+
+def _rows(cost: TokenCost, colour: str) -> list[Row]:
+    """The whole, the whole without first times, and the stages that a cost measurably goes to."""
+    found = [Row(name=f"One more {KINDS[cost.kind].unit}", cost=cost.cost, colour=colour, whole=True)]
+    if cost.cost_unflagged is not None:
+        found.append(Row(name=_FIRST_TIMES, cost=cost.cost_unflagged, colour=colour, whole=True, hollow=True))
+    stages = {name: cost.stages[name].slope for name in TOTAL_PARTS if name in cost.stages}
+    return found + [
+        Row(name=stage_label(name), cost=slope, colour=stage_colour(name))
+        for name, slope in stages.items()
+        if slope.excludes_zero and abs(slope.value) >= _LEAST_PART * abs(cost.cost.value)
+    ]
+
+
+def _unmoved(comparison: Comparison) -> list[str]:
+    """Stages that are not drawn, a line a kind."""
+    said = []
+    for kind, cost in comparison.costs.items():
+        drawn = {row.name for row in _rows(cost, "")}
+        rest = [stage_label(name) for name in TOTAL_PARTS if name in cost.stages and stage_label(name) not in drawn]
+        if rest:
+            said.append(f"{KINDS[kind].unit}: no measurable part, or below 2 %: {', '.join(rest)}")
+    return said
+
+
+def _draw_row(axes: Axes, place: float, row: Row) -> None:
+    """A point with its interval, its name and numbers above it; what is not told from 0 is a dashed line."""
+    cost, colour, size = row.cost, row.colour, dot(6.5 if row.whole else 4.5)
+    inside = f"{digits(cost.value)} ms ({span(cost.low, cost.high)})"
+    left, _ = axes.get_xlim()
+    if cost.low > 0:
+        axes.hlines(place, cost.low, cost.high, color=colour, linewidth=dot(2.2 if row.whole else 1.4))
+        face = "white" if row.hollow else colour
+        axes.plot(cost.value, place, "o", color=colour, markersize=size, markerfacecolor=face)
+        text = inside
+    elif cost.high > 0:
+        axes.hlines(place, left, cost.high, color=colour, linewidth=dot(2.2), linestyle=(0, (2, 2)))
+        axes.plot(cost.high, place, "|", color=colour, markersize=dot(10), markeredgewidth=dot(2))
+        text = f"not told from 0, at most {digits(cost.high, 2)} ms"
+    else:
+        axes.plot(left, place, "<", color=colour, markersize=size, clip_on=False)
+        text = f"faster: {inside}"
+    indent = "" if row.whole and not row.hollow else "   "
+    axes.text(
+        0, place - 0.22, f"{indent}{row.name}: {text}", transform=axes.get_yaxis_transform(), ha="left", va="bottom",
+        fontsize=pt(8.5 if row.whole else 8), color=INK if row.whole else MUTED,
+    )  # fmt: skip
 
 
 def _runs(comparison: Comparison, kinds: Sequence[str]) -> int:
@@ -62,113 +146,6 @@ def _about(comparison: Comparison) -> list[str]:
     return said
 
 
-def _draw_costs(axes: Axes, comparison: Comparison, kinds: Sequence[str]) -> None:
-    """Points, not bars: a logarithmic axis has no zero that a bar could begin at."""
-    places = np.arange(len(kinds))[::-1]
-    costs = [comparison.costs[kind].cost for kind in kinds]
-    drawn = [*costs, *(without for kind in kinds if (without := comparison.costs[kind].cost_unflagged) is not None)]
-    ends = [end for cost in drawn for end in (cost.low, cost.value, cost.high) if end > 0]
-    low, high = min(ends, default=1e-3), max(ends, default=1.0)
-    margin = (high / low) ** 0.08 * 1.5
-    for place, kind, cost in zip(places, kinds, costs, strict=True):
-        colour, at, inside = KIND_COLOURS[kind], cost.value, f"({interval(cost.low, cost.high)})"
-        if cost.low > 0:
-            axes.hlines(place, cost.low, cost.high, color=colour, linewidth=2.2)
-            axes.plot(at, place, "o", color=colour, markersize=pt(7), markeredgecolor="white")
-            text = f"{digits(at)} ms {inside}"
-        elif cost.high > 0:
-            at = cost.high  # from the left edge up to the most that the data allow
-            axes.hlines(place, low / margin, at, color=colour, linewidth=2.2, linestyle=(0, (2, 2)))
-            axes.plot(at, place, "|", color=colour, markersize=pt(12), markeredgewidth=2.2)
-            text = f"not told from 0, at most {digits(at, 2)} ms"
-        else:
-            at, text = low, f"below 0: {digits(at)} ms {inside}"
-        _draw_unflagged(axes, place, comparison, kind)
-        # Above its point, towards the middle of the panel, where there is room for it.
-        side = "left" if math.log(at / low) < math.log(high / low) / 2 else "right"
-        axes.annotate(
-            text, (at, place), xytext=(0, 10), textcoords="offset points", va="bottom", ha=side, fontsize=pt(8.5)
-        )
-    axes.set_xscale("log")
-    axes.set_xlim(low / margin, high * margin)
-    axes.xaxis.set_major_locator(LogLocator(numticks=7))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(-0.5, len(kinds) - 0.3)
-    axes.set_yticks(places, [f"{KINDS[k].unit}" for k in kinds])
-    axes.set(xlabel="ms per further token (log scale; lines: 95 % intervals)")
-    axes.set_title("Unit cost of T_total")
-
-
-def _draw_unflagged(axes: Axes, place: float, comparison: Comparison, kind: str) -> None:
-    """The cost without runs that did something for the first time, hollow below the main one."""
-    cost = comparison.costs[kind].cost_unflagged
-    if cost is None or cost.low <= 0:
-        return
-    below, colour = place - 0.16, KIND_COLOURS[kind]
-    axes.hlines(below, cost.low, cost.high, color=colour, linewidth=1.2)
-    axes.plot(cost.value, below, "o", color=colour, markersize=pt(6), markerfacecolor="white")
-
-
-def _shares(comparison: Comparison, kind: str) -> list[tuple[str, Estimate]]:
-    """Each stage with its share of the cost of a kind; none where the cost cannot be told from 0."""
-    cost = comparison.costs[kind]
-    if not cost.cost.excludes_zero:
-        return []
-    found = [(stage, cost.shares.get(stage)) for stage in TOTAL_PARTS]
-    return [(stage, share) for stage, share in found if share is not None and math.isfinite(share.value)]
-
-
-def _draw_shares(axes: Axes, shares: Mapping[str, list[tuple[str, Estimate]]]) -> None:
-    """A bar and its interval a stage, from 0 to the right or, where a stage gets faster, to the left."""
-    names: list[str] = []
-    for kind, found in shares.items():
-        axes.text(
-            0, len(names), f"One more {KINDS[kind].unit}", va="center", fontsize=pt(8.5), fontweight="bold",
-            transform=axes.get_yaxis_transform(),
-        )  # fmt: skip
-        names.append("")
-        if not found:
-            axes.text(
-                0, len(names), "no measurable cost", va="center", fontsize=pt(8.5), color=MUTED,
-                transform=axes.get_yaxis_transform(),
-            )  # fmt: skip
-            names.append("")
-        for stage, share in found:
-            _share_row(axes, len(names), stage, share)
-            names.append(stage_label(stage))
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.axvline(0, color=MUTED, linewidth=0.8)
-    ends = [end for found in shares.values() for _, s in found for end in (s.low, s.value, s.high)]
-    ends = [end for end in ends if math.isfinite(end)]
-    # An interval much wider than the bars is cut: its ends stand beside it as numbers.
-    axes.set_xlim(max(1.1 * min([-0.05, *ends]), -_WIDEST), min(1.1 * max([1.0, *ends]), 1 + _WIDEST))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("share of the cost (lines: 95 % intervals)")
-    axes.set_title("Which stage it moves")
-    axes.grid(visible=False, axis="y")
-
-
-def _share_row(axes: Axes, place: int, stage: str, share: Estimate) -> None:
-    axes.barh(place, share.value, color=stage_colour(stage), height=0.62)
-    known = math.isfinite(share.low) and math.isfinite(share.high)
-    if known:
-        axes.hlines(place, share.low, share.high, color=INK, linewidth=1.3)
-    inside = f" ({span(share.low, share.high, '%')})" if known else ""
-    axes.annotate(
-        f"{percent(share.value)}{inside}",
-        (1, place),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=pt(8),
-        annotation_clip=False,
-    )
-
-
 def break_even_figure(comparison: Comparison) -> Figure:
     """Pairs (vision or prompt tokens, output tokens) that cost the same time, with 95 % bands."""
     others = [k for k in ("vision", "prompt") if k in comparison.costs and comparison.ratio("output", k).value > 0]
@@ -178,7 +155,7 @@ def break_even_figure(comparison: Comparison) -> Figure:
         words += "; dashed: without the runs flagged for doing something for the first time"
     note = "\n".join([words, *_about(comparison)])
     text = caption(comparison.provenance, n=_runs(comparison, kinds), unit="runs", note=note)
-    figure = new_figure("Where tokens break even", text, width=7.4, height=5.0)
+    figure = new_figure("Where tokens break even", text, width=6.6, height=3.6, columns=1)
     axes = figure.subplots()
     most = max(comparison.costs[k].total.high for k in others) if others else 1.0
     grid = np.linspace(0, most, 100)
@@ -191,12 +168,13 @@ def break_even_figure(comparison: Comparison) -> Figure:
                 grid, grid * max(ratio.low, 0.0), grid * ratio.high, color=colour, alpha=0.18, linewidth=0
             )
         _draw_break_even_unflagged(axes, grid, comparison, kind)
-    axes.set(xlabel="further input tokens", ylabel="further output tokens that take as long", xlim=(0, most))
+    further = f"{KINDS[others[0]].unit}s" if len(others) == 1 else "input tokens"
+    axes.set(xlabel=f"Further {further}", ylabel="Output tokens of equal time", xlim=(0, most))
     axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if others:
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, handlelength=1.6)
     return figure
 
 
@@ -218,7 +196,7 @@ def _break_even_label(comparison: Comparison, kind: str) -> str:
 
 def models_figure(comparisons: Sequence[Comparison]) -> Figure:
     """Break-even of several models side by side: vision tokens that one output token costs."""
-    figure = new_figure("Vision tokens that one output token costs", "", width=7.0, height=1.4 + 0.4 * len(comparisons))
+    figure = new_figure("Vision tokens that one output token costs", "", width=6.6, height=0.7 + 0.4 * len(comparisons))
     axes = figure.subplots()
     names: list[str] = []
     for place, comparison in enumerate(reversed(comparisons)):

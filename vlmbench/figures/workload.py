@@ -12,75 +12,105 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from vlmbench.analysis.frames import reference, values, workload
+from vlmbench.analysis.frames import is_cause, reference, values, workload
 from vlmbench.analysis.quantiles import finite
-from vlmbench.analysis.tail import PREDICTORS, variance_split
-from vlmbench.figures.latency import WORDS, say
+from vlmbench.analysis.tail import LEAST_RUNS, PREDICTORS, variance_split
+from vlmbench.figures.latency import WORDS
 from vlmbench.figures.panels import sentences
-from vlmbench.figures.style import pt
+from vlmbench.figures.style import dot, pt, style
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
-from vlmbench.text import percent, plain, tokens
+from vlmbench.text import count, digits, percent, plain, span, tokens
 
 _REPEATED = "One request, repeated"
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
 _WINDOW = 25  # runs in a running median, of a run that has many
+_HALF = 0.4
+_LEAST_FOR_MEDIAN = 5  # runs at a count
+_PAGE_IN = 8.0
+_BEYOND = 1.25  # the axis reaches up to so many times P95; runs above are triangles at its end
 
 
 def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
-    """A latency against vision, prompt and output tokens; flagged runs marked; density where points are many.
+    """A latency against each count of tokens that differs between requests; flagged runs marked; density where points
+    are many. Counts that never differ are named in the caption.
 
     Returns:
-        The figure; None if no measured run has the metric.
+        The figure; None if no measured run has the metric, or no count differs.
     """
     work = workload(frame)
     time = values(work, metric)
-    if not len(finite(time)):
+    shown = _varying(work)
+    if not len(finite(time)) or not shown:
         return None
     with theme():
-        note = "r: linear correlation."
-        if len(work) > _MOST_POINTS:
-            note += " Shade: number of runs, log scale; crosses: flagged runs."
-        shown = _varying(work)
-        note += "".join(
-            f" {tokens(n).capitalize()}{_relation(values(work, n), time)}." for n in PREDICTORS if n not in shown
+        many = len(work) > _MOST_POINTS
+        flagged, said = _marked(work)
+        note = sentences(
+            "shade: number of runs, log scale" if many else "dots: runs",
+            said,
+            "line: median at each count" if not many else "",
+            "r: linear correlation, with its 95 % interval (Fisher)",
+            *(f"{tokens(name)}: {said}" for name in PREDICTORS if (said := _relation(values(work, name), time))),
         )
+        side_by_side = 1 if style().narrow(_PAGE_IN, 1) else min(len(shown), 3)
+        rows = -(-len(shown) // side_by_side)
         figure = new_figure(
             f"{WORDS.get(metric, metric).partition(' (')[0]} against token counts",
             caption(provenance, n=len(finite(time)), unit="runs", note=note),
-            width=10.0 if len(shown) > 1 else 6.0,
-            height=4.2,
+            width=_PAGE_IN if len(shown) > 1 else 6.0,
+            height=0.3 + 2.9 * rows,
+            columns=1,
         )
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        flagged = (work["flags"].astype(object).fillna("") != "").to_numpy(dtype=bool)
-        for axes, name in zip(panels, shown, strict=True):
-            number = values(work, name)
+        panels = figure.subplots(rows, side_by_side, sharey=True, squeeze=False).flat
+        for axes, name in zip(panels, shown, strict=False):
+            _tokens_panel(axes, values(work, name), time, flagged)
             axes.set_xlabel(tokens(name).capitalize() + " per request")
-            axes.set_title(f"{tokens(name).capitalize()}{_relation(number, time)}")
-            _tokens_panel(axes, number, time, flagged)
-        panels[0].set_ylabel(f"{metric} (ms)")
-        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
-        handles, labels = panels[-1].get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside right upper")
+            axes.set_ylim(0, 1.05 * float(np.nanmax(time)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
+        for axes in list(panels)[len(shown) :]:
+            axes.set_visible(False)
+        for axes in figure.axes[::side_by_side]:
+            axes.set_ylabel(f"{metric} (ms)")
+        if flagged.any() or not many:
+            figure.axes[0].legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1),
+                ncols=3,
+                handletextpad=0.3,
+                columnspacing=1.0,
+                borderaxespad=0.1,
+            )
     return figure
 
 
+def _marked(work: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
+    """Which runs carry a flag that may make them slow, and how they are marked: not at all where most do."""
+    flagged = work["flags"].astype(object).fillna("").map(lambda text: any(map(is_cause, str(text).split())))
+    marked = flagged.to_numpy(dtype=bool)
+    share = f"{marked.sum():,} of {count(len(work), 'run')} carry a flag that may make them slow"
+    if marked.sum() > len(work) / 2:
+        return np.zeros(len(work), dtype=bool), f"{share}: they are not marked"
+    return marked, f"crosses: {share}" if marked.any() else ""
+
+
 def _varying(work: pd.DataFrame) -> list[str]:
-    """The counts that differ between requests; all of them where none does, or where there are too few requests."""
-    found = [name for name in PREDICTORS if len(np.unique(finite(values(work, name)))) > 1]
-    return found or list(PREDICTORS)
+    """The counts that differ between requests."""
+    return [name for name in PREDICTORS if len(np.unique(finite(values(work, name)))) > 1]
 
 
 def _relation(number: NDArray[np.float64], time: NDArray[np.float64]) -> str:
-    """What a panel's title adds: the correlation, or that there is nothing to correlate."""
+    """How a count and the time go together, in words: the correlation where there are enough runs for one."""
     good = ~np.isnan(number) & ~np.isnan(time)
     if not good.any():
         return ""
     if np.ptp(number[good]) == 0:
-        return f" (always {number[good][0]:,.0f})"
-    if np.ptp(time[good]) == 0:
-        return ""
-    return f" (r = {np.corrcoef(number[good], time[good])[0, 1]:.2f})"
+        return f"always {number[good][0]:,.0f}"
+    if good.sum() < LEAST_RUNS or np.ptp(time[good]) == 0:
+        return f"too few runs for a correlation ({good.sum()} of {LEAST_RUNS})" if good.sum() < LEAST_RUNS else ""
+    r = float(np.corrcoef(number[good], time[good])[0, 1])
+    reach = 1.96 / np.sqrt(good.sum() - 3)
+    low, high = np.tanh(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)) + np.array([-reach, reach]))
+    return f"r = {r:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _tokens_panel(
@@ -88,28 +118,31 @@ def _tokens_panel(
 ) -> None:
     good = ~np.isnan(number) & ~np.isnan(time)
     marked = flagged & good
-    if not good.any():
-        say(axes, "Not counted for this model")
-        return
     if good.sum() > _MOST_POINTS:
         axes.hexbin(number[good], time[good], gridsize=40, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
     else:
         plain_ones = good & ~marked
-        axes.scatter(
-            number[plain_ones], time[plain_ones], s=14, color=DATASET_COLOUR, alpha=0.45, linewidths=0, label="run"
-        )
+        axes.plot(
+            number[plain_ones], time[plain_ones], ".", color=DATASET_COLOUR, alpha=0.4, markersize=dot(6),
+            markeredgewidth=0, label="run", rasterized=True,
+        )  # fmt: skip
+        middles = pd.Series(time[good]).groupby(number[good]).agg(["median", "size"])
+        middles = middles[middles["size"] >= _LEAST_FOR_MEDIAN]
+        if len(middles) > 1:
+            axes.plot(middles.index, middles["median"], "-", color=INK, linewidth=dot(1.3), label="median")
     if marked.any():
         shown = np.flatnonzero(marked)[:_MOST_POINTS]
-        axes.scatter(number[shown], time[shown], s=26, color=SERIES[1], marker="x", linewidths=1, label="flagged run")
-    if np.ptp(number[good]) == 0:
-        axes.set_xlim(number[good][0] - 1, number[good][0] + 1)
-        axes.set_xticks([number[good][0]])
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.plot(
+            number[shown], time[shown], "x", color=SERIES[1], markersize=dot(5), markeredgewidth=dot(1.2),
+            label="flagged run",
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
 
 
 def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
-    """What explains the variance of a latency: token counts, the rest, and the jitter of a repeated request beside it.
+    """What explains the variance of a latency: the counts that differ and the rest, which a repeated request's own
+    variance is drawn into.
 
     Returns:
         The figure; None if there are too few runs or the latency never varied.
@@ -117,50 +150,59 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
     split = variance_split(frame, metric)
     if split.empty:
         return None
-    names = {"rest": "Not explained", "reference_jitter": _REPEATED}
-    colours = {"rest": "#8C8C8C", "reference_jitter": REFERENCE_COLOUR}
+    again = split[split["source"] == "reference_jitter"]
+    jitter = float(again["share"].iloc[0]) if len(again) else None
+    never = split["source"].isin(PREDICTORS) & split["low"].isna()
+    constant = [tokens(s) for s in split["source"][never]]
+    rows = split[(split["source"] != "reference_jitter") & ~never]
     with theme():
         note = sentences(
-            "Shares of R² of least squares on token counts, by Shapley's value; lines: 95 % intervals, bootstrap",
-            _jitter_words(split),
+            "shares of R² of least squares on token counts, by Shapley's value; lines: 95 % intervals, bootstrap, "
+            "within 0 and 100 %",
+            f"the same in every request: {', '.join(constant)}" if constant else "",
+            ""
+            if jitter is None
+            else "hatched: variance of one request repeated, which no token explains (no interval)",
         )
         figure = new_figure(
             f"What explains the variance of {metric}",
             caption(provenance, n=len(finite(values(workload(frame), metric))), unit="runs", note=note),
-            width=8.0,
-            height=1.9 + 0.42 * len(split),
+            width=_PAGE_IN,
+            height=0.75 + 0.55 * len(rows),
+            columns=1,
         )
         axes = figure.subplots()
-        for place, row in enumerate(split.to_dict("records")):
-            colour = colours.get(row["source"], DATASET_COLOUR)
-            axes.barh(place, row["share"], color=colour, height=0.6, alpha=0.85)
-            ends = [end for end in (row["low"], row["high"]) if pd.notna(end)]
-            if ends:
-                axes.plot(ends, [place] * 2, color=INK, linewidth=2)
-            constant = row["source"] in PREDICTORS and pd.isna(row["low"])
-            words = row["note"] if constant else percent(row["share"])
-            edge = max([row["share"], *ends])
-            axes.annotate(
-                words, (edge, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=pt(8.5)
-            )
-        axes.set_yticks(range(len(split)), [names.get(s, tokens(s).capitalize()) for s in split["source"]])
-        axes.invert_yaxis()
+        for place, row in enumerate(rows.to_dict("records")):
+            _variance_row(axes, place, row, jitter if row["source"] == "rest" else None)
+        axes.set(
+            xlim=(0, 1), ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel=f"Share of the variance of {metric}",
+        )  # fmt: skip
         axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, max(1.12, 1.15 * float(split["share"].max())))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
-        axes.set_xlabel(f"Share of the variance of {metric}")
     return figure
 
 
-def _jitter_words(split: pd.DataFrame) -> str:
-    """What a reader must know of the repeated request's bar; empty where there is none."""
-    bar = split[split["source"] == "reference_jitter"]
-    if bar.empty:
-        return ""
-    bare = "" if bar["low"].notna().all() else " (no interval)"
-    return (
-        f"the repeated request's variance{bare} is not a part of the sum: it is what the unexplained rest compares with"
+def _variance_row(axes: Axes, place: int, row: Mapping[Any, Any], jitter: float | None) -> None:
+    """One share from 0 to 100 % with its interval, its name and number above it; the repeated request inside."""
+    rest = row["source"] == "rest"
+    share, low, high = (float(np.clip(row[name], 0, 1)) for name in ("share", "low", "high"))
+    axes.barh(place, share, color="#B5B5B5" if rest else DATASET_COLOUR, height=0.42)
+    name = "Not explained by tokens" if rest else tokens(row["source"]).capitalize()
+    number = (
+        f"{percent(share)} ({span(low, high, '%')})" if low > 0 or rest else f"not measurable, at most {percent(high)}"
     )
+    words = f"{name}: {number}"
+    if jitter is not None:
+        length = min(jitter, 1.0)
+        axes.barh(place, length, facecolor="none", edgecolor=REFERENCE_COLOUR, hatch="////", height=0.42, linewidth=0)
+        right = length < _HALF  # of the hatching, or on it
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
+        axes.text(
+            length + 0.01 if right else 0.01, place, f"one request repeated: {percent(jitter)}", ha="left", va="center",
+            fontsize=pt(8), bbox=None if right else paper,
+        )  # fmt: skip
+    axes.plot([low, high], [place] * 2, color=INK, linewidth=dot(2), solid_capstyle="butt")
+    axes.text(0.0, place - 0.27, words, ha="left", va="bottom", fontsize=pt(8))
 
 
 def _cut_pauses(tables: list[pd.DataFrame]) -> list[float]:
@@ -219,26 +261,39 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     longest = max(float(table["at"].iloc[-1]) for _, table, _ in series) - start
     window = _window(max(len(table) for _, table, _ in series))
     scale, unit = (60.0, "min") if longest > 300 else (1.0, "s")
+    every = np.concatenate([table["ms"].to_numpy(dtype=float) for _, table, _ in series])
+    limit = max(_BEYOND * float(np.quantile(every, 0.95)), 1.05 * float(np.median(every)))
+    limit = 1.05 * float(every.max()) if every.max() <= 1.1 * limit else limit
+    above = every[every > limit]
     with theme():
         figure = new_figure(
             f"{metric} while measuring",
             caption(
                 provenance, n=sum(len(table) for _, table, _ in series), unit="runs",
                 note=sentences(
-                    *_line_words(series, window), "dotted: a pause between sessions, cut out" if borders else ""
+                    *_line_words(series, window), "dotted: a pause between sessions, cut out" if borders else "",
+                    f"triangles: {count(len(above), 'run')} above the axis, up to {digits(float(above.max()))} ms"
+                    if len(above) else "",
                 ),
             ),
-            width=9.0,
-            height=4.2,
+            width=_PAGE_IN,
+            height=3.2,
+            columns=1,
         )  # fmt: skip
         axes = figure.subplots()
         for name, table, colour in series:
             shown = table.iloc[:: max(1, len(table) // _MOST_POINTS)]
             axes.plot(
-                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, markersize=pt(5),
+                (shown["at"] - start) / scale, shown["ms"], ".", color=colour, markersize=dot(5),
                 alpha=0.35 if len(table) > _WINDOW * 20 else 0.6,
                 markeredgewidth=0, rasterized=True,
             )  # fmt: skip
+            out = table[table["ms"] > limit]
+            if len(out):
+                axes.plot(
+                    (out["at"] - start) / scale, np.full(len(out), 0.98), "^", color=colour, markersize=dot(5),
+                    markeredgewidth=0, transform=axes.get_xaxis_transform(), clip_on=False,
+                )  # fmt: skip
             label: str | None = f"{name} (n = {len(table):,})"
             for _, part in table.groupby("session", sort=False):
                 middle = part["ms"].rolling(window, center=True, min_periods=window // 2 + 1).median()
@@ -249,5 +304,9 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
             axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
         axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{metric} (ms)")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2)
+        axes.set_ylim(min(0.96 * float(every.min()), limit), limit)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if style().narrow(_PAGE_IN, 1) else 2, handlelength=1.4,
+            columnspacing=1, borderaxespad=0.1,
+        )  # fmt: skip
     return figure

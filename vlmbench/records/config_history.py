@@ -18,7 +18,14 @@ from typing import Any
 
 # Nested as in conf/, each leaf the value with which nothing changes: {"measurement": {"clients": 1}, "engine": None}.
 ADDED: dict[str, Any] = {
-    "figures": {"extra": [], "style": "page", "width": None, "font_size": None, "stylesheet": None},
+    "figures": {
+        "extra": [],
+        "style": "page",
+        "width": None,
+        "font_size": None,
+        "stylesheet": None,
+        "formats": ["png", "pdf"],
+    },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"controls": True},
     "tracker": {"_target_": "vlmbench.trackers.none.NoTracker"},

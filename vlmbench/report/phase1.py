@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlmbench.figures import components, latency, serving, workload
+from vlmbench.figures import components, latency, serving, stage_bars, workload
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
@@ -90,7 +90,7 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         "variance_split": partial(workload.variance_bars, metric=metric),
         "over_time": partial(workload.over_time, metric=metric),
         "components_pie": components.component_pies,
-        "components_bars": components.component_bars,
+        "components_bars": stage_bars.component_bars,
         "launch_bound": launch_bound_figure,
         "stage_distributions": components.stage_distributions,
     }

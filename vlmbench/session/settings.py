@@ -165,6 +165,7 @@ class FiguresConfig:
     width: float | None = None
     font_size: float | None = None
     stylesheet: str | None = None
+    formats: list[str] = field(default_factory=lambda: ["png", "pdf"])
 
     def __post_init__(self) -> None:
         if self.style != MISSING:
@@ -176,7 +177,13 @@ class FiguresConfig:
         Raises:
             ConfigError: a value is out of its range.
         """
-        return FigureStyle(name=self.style, width_in=self.width, font_pt=self.font_size, stylesheet=self.stylesheet)
+        return FigureStyle(
+            name=self.style,
+            width_in=self.width,
+            font_pt=self.font_size,
+            stylesheet=self.stylesheet,
+            formats=tuple(self.formats),
+        )
 
 
 @dataclass
