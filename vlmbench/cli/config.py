@@ -1,8 +1,9 @@
-"""The schema of run and measurement settings, and where the YAML lies.
+"""What Hydra is told before it composes: the schema of settings, resolvers, and what it writes into ``.hydra/``.
 
-Values and defaults stand in ``conf/``; the dataclasses here only give types, so that a typo or a wrong type is refused
-while Hydra composes. Ranges are checked in ``__post_init__`` (:mod:`vlmbench.cli.validate` collects the messages).
-Components (model, dataset, sweep, probes, stopping, warmup) are ``_target_`` nodes.
+Values and defaults stand in ``conf/``; the dataclasses of :mod:`vlmbench.session.settings` only give types, so that a
+typo or a wrong type is refused while Hydra composes. Ranges are checked in ``__post_init__``
+(:mod:`vlmbench.cli.validate` collects the messages). Components (model, dataset, sweep, probes, stopping, warmup) are
+``_target_`` nodes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.records.outcome import OutcomeFile
+from vlmbench.records.run_directory import RunDirectory
 from vlmbench.session.settings import RunConfig
 
 
@@ -34,3 +35,14 @@ class Job:
     build: Callable[[str], Any]
     part: Callable[[str, list[str]], Job]
     write_composed: Callable[[], None]
+
+    def run_directory(self) -> RunDirectory:
+        """Make the object that locks, begins and ends the job's directory."""
+        return RunDirectory(
+            self.directory,
+            self.config,
+            outcome=self.outcome,
+            write_composed=self.write_composed,
+            break_lock=self.settings.break_lock,
+            allow_unlike=self.settings.allow_unlike,
+        )

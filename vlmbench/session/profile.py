@@ -46,14 +46,7 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
         again: how the job is continued when it is cut short; None where it is no part of another.
     """
     again = again or to_continue(job.directory, job.settings.output_dir)
-    run = RunDirectory(
-        job.directory,
-        job.config,
-        outcome=job.outcome,
-        write_composed=job.write_composed,
-        break_lock=job.settings.break_lock,
-        allow_unlike=job.settings.allow_unlike,
-    )
+    run = job.run_directory()
     with run:
         if run.known and model is None:
             run.check_alike(_expected(job))

@@ -71,14 +71,7 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
     client = Client(
         address=address, tls=tls_context(address, endpoint.ca_file), proxy=find_proxy(address, endpoint.proxy)
     )
-    directory = RunDirectory(
-        job.directory,
-        job.config,
-        outcome=job.outcome,
-        write_composed=job.write_composed,
-        break_lock=job.settings.break_lock,
-        allow_unlike=job.settings.allow_unlike,
-    )
+    directory = job.run_directory()
     with directory:
         dataset = job.build("dataset")
         samples = dataset.open()

@@ -56,13 +56,16 @@ class Dialect:
     has_metrics: bool = False
 
 
-_CACHED = Figure(
-    column="num_cached_tokens",
-    unit="tokens",
-    meaning="prompt tokens that the server took from its prefix cache",
-    path=("usage", "prompt_tokens_details", "cached_tokens"),
-)
-_OPENAI = Dialect(name="openai", figures=(_CACHED,))
+def _figures(*rows: tuple[str, str, str, str]) -> tuple[Figure, ...]:
+    """Figures from (column, unit, dotted path, meaning)."""
+    return tuple(Figure(column=c, unit=u, path=tuple(where.split(".")), meaning=said) for c, u, where, said in rows)
+
+
+_CACHED = _figures(
+    ("num_cached_tokens", "tokens", "usage.prompt_tokens_details.cached_tokens",
+     "prompt tokens that the server took from its prefix cache"),
+)  # fmt: skip
+_OPENAI = Dialect(name="openai", figures=_CACHED)
 _VLLM = Dialect(
     name="vllm",
     forces_length=True,
@@ -70,79 +73,38 @@ _VLLM = Dialect(
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     salted="cache_salt",
     has_metrics=True,
-    figures=(
-        _CACHED,
-        Figure(
-            column="num_vision_tokens",
-            unit="tokens",
-            meaning="image tokens of the prompt, counted by the server",
-            path=("usage", "prompt_tokens_details", "multimodal_tokens", "image"),
-        ),
-        Figure(
-            column="server_queue_time_ms",
-            unit="ms",
-            meaning="arrived in the engine until scheduled",
-            path=("usage", "metrics", "queue_time_ms"),
-        ),
-        Figure(
-            column="server_time_to_first_token_ms",
-            unit="ms",
-            meaning="scheduled (not arrived) until first token: encoder and prefill",
-            path=("usage", "metrics", "time_to_first_token_ms"),
-        ),
-        Figure(
-            column="server_generation_time_ms",
-            unit="ms",
-            meaning="first token until last token",
-            path=("usage", "metrics", "generation_time_ms"),
-        ),
-        Figure(
-            column="server_mean_itl_ms",
-            unit="ms",
-            meaning="mean time between tokens",
-            path=("usage", "metrics", "mean_itl_ms"),
-        ),
+    figures=_CACHED + _figures(
+        ("num_vision_tokens", "tokens", "usage.prompt_tokens_details.multimodal_tokens.image",
+         "image tokens of the prompt, counted by the server"),
+        ("server_queue_time_ms", "ms", "usage.metrics.queue_time_ms",
+         "arrived in the engine until scheduled"),
+        ("server_time_to_first_token_ms", "ms", "usage.metrics.time_to_first_token_ms",
+         "scheduled (not arrived) until first token: encoder and prefill"),
+        ("server_generation_time_ms", "ms", "usage.metrics.generation_time_ms",
+         "first token until last token"),
+        ("server_mean_itl_ms", "ms", "usage.metrics.mean_itl_ms",
+         "mean time between tokens"),
     ),
-)
+)  # fmt: skip
 _LLAMACPP = Dialect(
     name="llamacpp",
     forces_length=True,
     forced={"ignore_eos": True},
     extra={"timings_per_token": True, "cache_prompt": False},
     has_metrics=True,
-    figures=(
-        Figure(
-            column="num_cached_tokens",
-            unit="tokens",
-            meaning="prompt tokens that the slot still held",
-            path=("timings", "cache_n"),
-        ),
-        Figure(
-            column="server_prompt_n",
-            unit="tokens",
-            meaning="prompt tokens that were computed",
-            path=("timings", "prompt_n"),
-        ),
-        Figure(
-            column="server_prompt_ms",
-            unit="ms",
-            meaning="prompt taken up until first token: image encoder and prefill, without the wait for a slot",
-            path=("timings", "prompt_ms"),
-        ),
-        Figure(
-            column="server_predicted_ms",
-            unit="ms",
-            meaning="first token until last token",
-            path=("timings", "predicted_ms"),
-        ),
-        Figure(
-            column="server_predicted_per_token_ms",
-            unit="ms",
-            meaning="predicted_ms over the tokens after the first",
-            path=("timings", "predicted_per_token_ms"),
-        ),
+    figures=_figures(
+        ("num_cached_tokens", "tokens", "timings.cache_n",
+         "prompt tokens that the slot still held"),
+        ("server_prompt_n", "tokens", "timings.prompt_n",
+         "prompt tokens that were computed"),
+        ("server_prompt_ms", "ms", "timings.prompt_ms",
+         "prompt taken up until first token: image encoder and prefill, without the wait for a slot"),
+        ("server_predicted_ms", "ms", "timings.predicted_ms",
+         "first token until last token"),
+        ("server_predicted_per_token_ms", "ms", "timings.predicted_per_token_ms",
+         "predicted_ms over the tokens after the first"),
     ),
-)
+)  # fmt: skip
 _TRANSFORMERS = Dialect(name="transformers", stream_options={})
 _ALL = {d.name: d for d in (_OPENAI, _VLLM, _LLAMACPP, _TRANSFORMERS)}
 # columns whose sum is the server's own time until the first token, by dialect
