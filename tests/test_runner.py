@@ -30,7 +30,7 @@ from vlmbench.sweep import Sweep
 from vlmbench.testing.planted import PlantedModel, Samples, SimulatedTime, Times
 
 FAST = Times(setup=0.05, vision=0.2, projector=0.1, prefill=0.2, decode=0.05, loop=0.02, tail=0.01, preprocess=0.02)
-KNOBS = Knobs(output=Output(max_new_tokens=3, forced=True))
+KNOBS = Knobs(output=Output(max_new_tokens=3, forced=True), batch="copies")
 
 
 class Silent:
@@ -69,7 +69,7 @@ def dataset(n: int, **options: Any) -> list[Series]:
 
 def sweep(axes: dict[str, Any], **rule: Any) -> list[Series]:
     stopping = Stopping(**({"min_samples": 3, "max_samples": 5, "min_time_s": 0, "max_time_s": 5} | rule))
-    return sweep_series(Samples(1)[0], KNOBS, Sweep(name="s", axes=axes), stopping=stopping, bare_every=1)
+    return sweep_series(Samples(1), 0, KNOBS, Sweep(name="s", axes=axes), stopping=stopping, bare_every=1)
 
 
 def measured(rows: list[dict]) -> list[dict]:
@@ -283,7 +283,7 @@ def test_a_length_of_the_cache_is_warmed_before_it_is_measured(tmp_path: Path) -
     """The first run of a decode step of that length may cost several times a later one."""
     sweeping = Sweep(name="s", axes={"output_tokens": [12, 30, 20, 4]})
     rule = Stopping(min_samples=2, max_samples=2, min_time_s=0)
-    series = sweep_series(Samples(1)[0], LONG, sweeping, stopping=rule, bare_every=1)
+    series = sweep_series(Samples(1), 0, LONG, sweeping, stopping=rule, bare_every=1)
     _, rows = measure(tmp_path, PlantedModel(FAST), series)
     seen = 0
     for row in rows:

@@ -177,7 +177,8 @@ def test_foresight_looks_no_further_than_three_counts() -> None:
 
     knobs, stopping = Knobs(output=Output(max_new_tokens=2, forced=True)), Stopping()
     series = sweep_series(
-        request().sample,
+        [request().sample],
+        0,
         knobs,
         Sweep(name="s", axes={"vision_tokens": [4, 8, 16, 32]}),
         stopping=stopping,

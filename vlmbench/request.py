@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
@@ -59,12 +59,14 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request, or a batch of equal ones: a sample and the knobs that a sweep turns.
+    """One request, or a batch: a sample and the knobs that a sweep turns.
 
     Args:
         sample: what is asked.
         output: how long the answer may be.
-        batch_size: how many copies of this request run as one batch.
+        batch_size: how many requests run as one batch.
+        companions: the samples of the other requests of a batch of different ones, ``batch_size`` - 1 of them; empty
+            where a batch is of copies.
         num_images: when set, the sample's images are repeated (cyclically) or cut to this many.
         prompt_tokens: when set, the user's text is replaced by exactly this many tokens of random ordinary words.
         image_size: when set, (width, height) in pixels to which each image is resized before the processor sees it.
@@ -79,6 +81,7 @@ class Request:
     sample: Sample
     output: Output
     batch_size: int = 1
+    companions: tuple[Sample, ...] = ()
     num_images: int | None = None
     prompt_tokens: int | None = None
     image_size: tuple[int, int] | None = None
@@ -86,6 +89,21 @@ class Request:
     processor_kwargs: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     intervention: Any = None
+
+    def __post_init__(self) -> None:
+        if self.companions and len(self.companions) != self.batch_size - 1:
+            raise ValueError(
+                f"a batch of {self.batch_size} needs {self.batch_size - 1} companions (got {len(self.companions)})"
+            )
+
+    @property
+    def rows(self) -> tuple[Request, ...]:
+        """Each different request of the batch by itself, the first one first; one where the batch is of copies."""
+        samples = (self.sample, *self.companions)
+        return tuple(
+            replace(self, sample=sample, batch_size=1, companions=(), seed=self.seed + row)
+            for row, sample in enumerate(samples)
+        )
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -111,6 +129,16 @@ class TokenCounts:
     num_crops: int | None = None
     num_cross_attention_tokens: int | None = None
     num_images: int = 0
+
+    @classmethod
+    def mean(cls, each: Sequence[TokenCounts]) -> TokenCounts:
+        """The means of the counts of several requests, rounded down; a count that one of them lacks is None."""
+
+        def of(name: str) -> int | None:
+            counts = [getattr(one, name) for one in each]
+            return None if None in counts else sum(counts) // len(counts)
+
+        return cls(**{f.name: of(f.name) for f in fields(cls)})  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, int | None]:
         """The counts by name, for a record."""

@@ -9,7 +9,7 @@ An axis is named after the knob that it turns:
 ``images``          number of images in a request
 ``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
 ``output_tokens``   forced number of new tokens
-``batch_size``      equal requests run as one batch
+``batch_size``      requests run as one batch, different ones (``measurement.batch``)
 ``processor.NAME``  call-time argument NAME of the model's processor
 ``intervention.N``  argument N of the method that is measured (:mod:`vlmbench.interventions`): keep, selector …
 ``load.NAME``       of a server: concurrency (users of a closed loop), rate_per_s (arrivals of an open loop)

@@ -89,7 +89,7 @@ def measure(directory: Path, method: Intervention, monkeypatch: pytest.MonkeyPat
     rule = Stopping(min_samples=runs, max_samples=runs, min_time_s=0, max_time_s=600)
     knobs = Knobs(output=Output(max_new_tokens=8, forced=True))
     points = arms(sweep.points(), method, controls=True)
-    series = sweep_series(Samples(1)[0], knobs, sweep, stopping=rule, bare_every=0, points=points)
+    series = sweep_series(Samples(1), 0, knobs, sweep, stopping=rule, bare_every=0, points=points)
     with RecordStore(directory) as store:
         runner = Runner(
             model=PlantedModel(TIMES),

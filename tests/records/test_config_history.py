@@ -120,3 +120,12 @@ def test_a_stored_target_is_checked_and_built_as_the_present_one(
     validate.validate(config)
     assert config.sweep._target_ == "vlmbench.sweep.Sweep"
     assert type(validate.build(config.sweep)).__name__ == "Sweep"
+
+
+def test_a_sweep_of_batches_that_was_begun_before_goes_on_with_copies_only() -> None:
+    before = {"sweep": {"axes": {"batch_size": [1, 2]}}, "measurement": {"repeats": 1}}
+    for batch, same in (("copies", True), ("different", False)):
+        now = {**before, "measurement": {"repeats": 1, "batch": batch}}
+        assert (as_stored(now, before) == dict(flat(before))) is same
+    other = {"measurement": {"repeats": 1}}
+    assert as_stored({"measurement": {"repeats": 1, "batch": "different"}}, other) == dict(flat(other))

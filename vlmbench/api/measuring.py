@@ -61,6 +61,7 @@ def measure(
     probes: Sequence[str | Probe] = PROBES,
     repeats: int = 1,
     prompt_tokens: int | None = None,
+    batch: str = "different",
     image_size: tuple[int, int] | None = None,
     bare_every: int = 2,
     reference: bool = True,
@@ -93,6 +94,7 @@ def measure(
         probes: names of ``conf/probe``, or probe objects.
         repeats: runs of each request, where there are several requests and no sweep.
         prompt_tokens: random words instead of the text, this many tokens.
+        batch: with ``sweep={"batch_size": …}``: ``different`` requests, or ``copies`` of the first.
         image_size: (width, height) in pixels that every image is resized to.
         bare_every: every n-th run has one without instrument beside it (0: none).
         reference: repeat one request beside several.
@@ -139,6 +141,7 @@ def measure(
         "output": {"tokens": output_tokens, "policy": policy},
         "measurement": {
             "repeats": repeats,
+            "batch": batch,
             "prompt_tokens": prompt_tokens,
             "image_size": None if image_size is None else list(image_size),
             "bare_every": bare_every,
@@ -241,6 +244,7 @@ def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, 
             prompt_tokens=measurement["prompt_tokens"],
             image_size=None if size is None else (size[0], size[1]),
             seed=settings["seed"],
+            batch=measurement["batch"],
         )
         sweep = Sweep(name=settings["sweep"]["name"], axes=settings["sweep"]["axes"])
     except ValueError as error:
@@ -250,7 +254,7 @@ def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, 
     bare_every = measurement["bare_every"]
     if settings["workload"] == "controlled":
         rule = component(measurement["stopping"])
-        return sweep_series(samples[0], knobs, sweep, stopping=rule, bare_every=bare_every)
+        return sweep_series(samples, 0, knobs, sweep, stopping=rule, bare_every=bare_every)
     middle = len(samples) // 2 if measurement["reference"] else None
     repeats = measurement["repeats"]
     return dataset_series(samples, knobs, repeats=repeats, bare_every=bare_every, reference=middle)

@@ -163,22 +163,26 @@ class Bytes:
     def _head_weights(self) -> int:
         return self.closed.decoder.head_elements * self.element
 
-    def stages(self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1) -> StageBytes:
-        """The fewest bytes each stage must move for a batch of equal requests.
+    def stages(
+        self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1, copies: bool = False
+    ) -> StageBytes:
+        """The fewest bytes each stage must move for a batch.
 
         Args:
-            counts: of one row.
+            counts: of one row, or the means of different ones.
             output_tokens: tokens that come out of each row, 1 or more.
             batch_size: rows.
+            copies: all rows are one request, and so visit the same experts.
         """
+        visiting = 1 if copies else batch_size
         decoder = self.closed.decoder
         tokens, cross = counts.num_input_tokens, counts.num_cross_attention_tokens or 0
         row = decoder.hidden * self.element
         vision, projector = self._vision(counts, batch_size)
-        prefill = self._body_weights(batch_size * tokens) + self._head_weights()
+        prefill = self._body_weights(visiting * tokens) + self._head_weights()
         prefill += batch_size * (2 * tokens * row + self.kv_cache(tokens, cross) + decoder.vocab * self.element)
         steps = output_tokens - 1
-        decode = steps * (self._body_weights(batch_size) + self._head_weights())
+        decode = steps * (self._body_weights(visiting) + self._head_weights())
         kv = (decoder.keys_of_decode(tokens, output_tokens) + steps * decoder.cross_layers * cross) * self._kv_entry()
         decode += batch_size * (kv + steps * (self.kv_per_token() + 2 * row + decoder.vocab * self.element))
         return StageBytes(vision_encoder=vision, projector=projector, llm_prefill=prefill, llm_decode=decode)

@@ -20,7 +20,6 @@ from vlmbench.cost.run_costs import TOLERANCE, grids_of
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.models.inputs import decode_all
 from vlmbench.models.protocol import Prepared
-from vlmbench.models.token_counts import observe
 from vlmbench.models.transformers_model import TransformersModel, read_images
 from vlmbench.models.weightless import GhostError, ghost_inputs
 from vlmbench.request import Output, Request, TokenCounts
@@ -62,19 +61,14 @@ class Preparer:
         """
         model = self._model
         request = model.resolve(request)
-        images = self._images(request)
-        text = request.sample.question
-        inputs = model.process(images, model.prompter.render(text, num_images=len(images)), request)
-        if (text, len(images)) not in self._lengths:
-            self._lengths[text, len(images)] = model.prompter.text_tokens(text, num_images=len(images))
-        counts = observe(
-            inputs,
-            model.marks,
-            batch_size=request.batch_size,
-            num_images=len(images),
-            num_prompt_tokens=self._lengths[text, len(images)],
-        )
-        return Prepared(inputs=inputs, count=lambda: counts, output=request.output)
+        prepared = model.assemble(request, self._images, self._text_tokens)
+        _ = prepared.counts  # while its pictures are at hand
+        return prepared
+
+    def _text_tokens(self, text: str, images: int) -> int:
+        if (text, images) not in self._lengths:
+            self._lengths[text, images] = self._model.prompter.text_tokens(text, num_images=images)
+        return self._lengths[text, images]
 
     def _images(self, request: Request) -> list[Any]:
         """The decoded pictures of a request: those of a sample at one size are the same every time."""
@@ -219,7 +213,7 @@ class Planner:
 
     def _look(self, request: Request) -> _Seen:
         # Neither batch nor output changes what one row looks like.
-        alone = replace(request, batch_size=1, output=Output(max_new_tokens=1, forced=True))
+        alone = replace(request.rows[0], output=Output(max_new_tokens=1, forced=True))
         key = repr(replace(alone, sample=replace(alone.sample, images=())))
         if key not in self._seen:
             prepared = self._preparer.prepare(alone)

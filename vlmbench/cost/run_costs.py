@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters
@@ -21,7 +24,34 @@ if TYPE_CHECKING:
 TOLERANCE = 0.01
 """Counted and closed FLOPs that differ by more than this share are reported stage by stage."""
 
+_EXPECTED = "bytes of experts: as many as are expected when tokens choose evenly, not those that were seen"
+_ENDED_APART = "no floor of the decode: the requests of the batch ended at different steps"
 _QUANTISED = "no bytes and no floor: quantised weights move fewer bytes, at other rates, than is modelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """What was run.
+
+    Args:
+        inputs: prepared, whole batch.
+        counts: of one row, or the means of different ones.
+        output_tokens: tokens that came out of each row.
+        size: rows.
+        each: the counts of different requests; empty where all rows are equal.
+    """
+
+    inputs: Mapping[str, Any]
+    counts: TokenCounts
+    output_tokens: int
+    size: int
+    each: Sequence[TokenCounts]
+
+    @property
+    def padded(self) -> list[TokenCounts]:
+        """The counts of each row with its padding, as the language model computes it."""
+        length = int(self.inputs["input_ids"].shape[1])
+        return [replace(counts, num_input_tokens=length) for counts in self.each]
 
 
 class Costs:
@@ -72,14 +102,18 @@ class Costs:
         *,
         output_tokens: int,
         batch_size: int = 1,
+        each: Sequence[TokenCounts] = (),
+        ended_apart: bool = False,
     ) -> dict[str, Any]:
         """Compute all cost columns of one run; they follow from its inputs, not from its times.
 
         Args:
             inputs: the prepared inputs of ``generate``, whole batch (values of float tensors are not read).
-            counts: of one row.
+            counts: of one row, or the means of different ones.
             output_tokens: tokens that came out of each row.
             batch_size: rows.
+            each: the counts of every request of a batch of different ones; empty where all rows are equal.
+            ended_apart: whether some request of the batch ended before the last step: then a decode has no floor.
 
         Returns:
             ``flops_<stage>``, ``flops_total`` (counted; closed where it could not be counted), the same with
@@ -89,7 +123,8 @@ class Costs:
         """
         notes: list[str] = []
         counted = self._count(inputs, output_tokens, notes)
-        closed = self._close(inputs, counts, output_tokens, batch_size, notes)
+        batch = _Batch(inputs=inputs, counts=counts, output_tokens=output_tokens, size=batch_size, each=each)
+        closed = self._close(batch, notes)
         blind = bool(self._missing) and counts.num_images > 0  # the closed form knows the language model only
         row: dict[str, Any] = {}
         if closed:
@@ -107,8 +142,14 @@ class Costs:
         if self._quantised:
             notes.append(_QUANTISED)
         row["flops_note"] = "; ".join(notes)
-        if best and self.closed is not None and not self._quantised:
-            row.update(self._floors(best, counts, output_tokens=output_tokens, batch_size=batch_size))
+        if best and self.closed is not None and not self._quantised and (closed or not each):
+            if batch_size > 1 and each and self.closed.decoder.experts is not None:
+                row["flops_note"] += f"; {_EXPECTED}"
+            row.update(self._floors(self._needed(best, batch), batch))
+            if ended_apart:
+                row["flops_note"] += f"; {_ENDED_APART}"
+                for name in ("floor_ms_llm_decode", "floor_ms_total", "bytes_llm_decode", "bytes_total"):
+                    row.pop(name, None)
         return row
 
     def _count(self, inputs: Mapping[str, Any], output_tokens: int, notes: list[str]) -> StageFlops | None:
@@ -124,19 +165,29 @@ class Costs:
             notes.append(self._failure)
         return None
 
-    def _close(
-        self, inputs: Mapping[str, Any], counts: TokenCounts, output_tokens: int, batch_size: int, notes: list[str]
-    ) -> StageFlops | None:
+    def _close(self, batch: _Batch, notes: list[str]) -> StageFlops | None:
         if self._missing:
             notes.append(self._missing)
         if self.closed is None:
             return None
         try:
-            grids = grids_of(inputs, counts.num_images)
-            return self.closed.flops(counts, output_tokens, batch_size=batch_size, grids=grids)
+            if batch.each:
+                return self._sum(batch, batch.padded)
+            grids = grids_of(batch.inputs, batch.counts.num_images)
+            return self.closed.flops(batch.counts, batch.output_tokens, batch_size=batch.size, grids=grids)
         except ClosedFormError as error:
             notes.append(f"no closed form: {error}")
             return None
+
+    def _sum(self, batch: _Batch, each: Sequence[TokenCounts]) -> StageFlops:
+        """Closed FLOPs of different requests, one by one."""
+        assert self.closed is not None
+        first, found = 0, []
+        for counts in each:
+            grids = grids_of(batch.inputs, counts.num_images, first)
+            first += counts.num_images
+            found.append(self.closed.flops(counts, batch.output_tokens, grids=grids))
+        return reduce(add, found)
 
     def _byte_counts(self) -> Bytes:
         """Byte counts with exact parameters where the model could be built on shapes."""
@@ -149,10 +200,23 @@ class Costs:
             )
         return self._bytes
 
-    def _floors(self, flops: StageFlops, counts: TokenCounts, *, output_tokens: int, batch_size: int) -> dict[str, Any]:
-        moved = self._byte_counts().stages(counts, output_tokens, batch_size=batch_size)
+    def _needed(self, flops: StageFlops, batch: _Batch) -> StageFlops:
+        """FLOPs that cannot be left out: neither what a causal mask hides nor what padding adds."""
         assert self.closed is not None
-        needed = self.closed.needed(flops, counts, batch_size=batch_size)
+        if not batch.each:
+            return self.closed.needed(flops, batch.counts, batch_size=batch.size)
+        padded, own = self._sum(batch, batch.padded), self._sum(batch, batch.each)
+        hidden = sum(self.closed.decoder.masked(one.num_input_tokens) for one in batch.each)
+        return replace(
+            flops,
+            llm_prefill=flops.llm_prefill - (padded.llm_prefill - own.llm_prefill) - hidden,
+            llm_decode=flops.llm_decode - (padded.llm_decode - own.llm_decode),
+        )
+
+    def _floors(self, needed: StageFlops, batch: _Batch) -> dict[str, Any]:
+        moved = self._byte_counts().stages(
+            batch.counts, batch.output_tokens, batch_size=batch.size, copies=not batch.each
+        )
         row: dict[str, Any] = {**moved.columns(), "flops_llm_prefill_needed": needed.llm_prefill}
         if self.peaks.peaks is None:
             return row
@@ -167,12 +231,12 @@ def floor_total_ms(lines: Mapping[str, StageRoofline]) -> float:
     return sum(line.floor_ms for line in lines.values())
 
 
-def grids_of(inputs: Mapping[str, Any], images: int) -> Sequence[tuple[int, int]] | None:
+def grids_of(inputs: Mapping[str, Any], images: int, first: int = 0) -> Sequence[tuple[int, int]] | None:
     """(height, width) in patches of each image of one row, where the inputs say so."""
     grid = inputs.get("image_grid_thw")
     if grid is None:
         return None
-    return [(int(h), int(w)) for _, h, w in grid[:images].tolist()]
+    return [(int(h), int(w)) for _, h, w in grid[first : first + images].tolist()]
 
 
 def _agreement_note(counted: StageFlops, closed: StageFlops, *, skip: Sequence[str]) -> str:

@@ -44,6 +44,10 @@ class StageFlops:
         """As record columns: ``flops_<stage><suffix>`` and ``flops_total<suffix>``."""
         return {f"flops_{stage}{suffix}": value for stage, value in {**self.by_stage(), "total": self.total}.items()}
 
+    def __add__(self, other: StageFlops) -> StageFlops:
+        """Of two requests of one batch."""
+        return StageFlops(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
     def __mul__(self, batch_size: int) -> StageFlops:
         """The same for a batch of equal requests."""
         return StageFlops(**{f.name: getattr(self, f.name) * batch_size for f in fields(self)})

@@ -53,16 +53,23 @@ class Prepared:
         count: observes the token counts of one row on the inputs; the instrument's own work, so not done while a
             clock runs.
         output: how long the answer may be.
+        count_each: observes the counts of every request of a batch of different ones; None where all rows are equal.
     """
 
     inputs: dict[str, Any]
     count: Callable[[], TokenCounts]
     output: Output
+    count_each: Callable[[], tuple[TokenCounts, ...]] | None = None
 
     @cached_property
     def counts(self) -> TokenCounts:
-        """The observed token counts of one row."""
+        """The observed token counts of one row; of a batch of different requests their means, rounded down."""
         return self.count()
+
+    @cached_property
+    def each(self) -> tuple[TokenCounts, ...]:
+        """The counts of each request of a batch of different ones, without padding; empty where all rows are equal."""
+        return () if self.count_each is None else self.count_each()
 
 
 class Loop(Protocol):

@@ -186,12 +186,19 @@ class TransformersModel:
             request = replace(request, vision_tokens=None, **changes)
         if request.prompt_tokens is not None:
             count, images, seed = request.prompt_tokens, len(request.images), request.seed
-            text = self.remember(
-                ("prompt", count, images, seed),
-                lambda: self.prompter.random_text(count, num_images=images, seed=seed),
+            companions = tuple(
+                replace(row.sample, question=self._words(count, len(row.images), row.seed)) for row in request.rows[1:]
             )
-            request = replace(request, sample=replace(request.sample, question=text), prompt_tokens=None)
+            sample = replace(request.sample, question=self._words(count, images, seed))
+            request = replace(request, sample=sample, companions=companions, prompt_tokens=None)
         return request
+
+    def _words(self, count: int, images: int, seed: int) -> str:
+        """A random text of exactly ``count`` tokens beside so many images; the same for the same seed."""
+        text: str = self.remember(
+            ("prompt", count, images, seed), lambda: self.prompter.random_text(count, num_images=images, seed=seed)
+        )
+        return text
 
     def vision_counts(self, request: Request, most: int) -> list[int]:
         """Counts of vision tokens that the model can reach, for a sweep that leaves them open.
@@ -234,23 +241,79 @@ class TransformersModel:
             UnreachablePointError: a knob this model does not have.
         """
         request = self.resolve(request)
-        sources = request.images
-        data = read_images(request) if encoded is None else encoded
-        images = decode_all(data, names=[source.name for source in sources], size=request.image_size)
-        text = request.sample.question
-        rendered = self.prompter.render(text, num_images=len(images))
-        inputs = self.process(images, rendered, request)
 
-        def count() -> TokenCounts:
-            return observe(
-                inputs,
-                self.marks,
-                batch_size=request.batch_size,
-                num_images=len(images),
-                num_prompt_tokens=self.prompter.text_tokens(text, num_images=len(images)),
+        def pictures(row: Request) -> list[Any]:
+            data = read_images(row) if encoded is None else encoded
+            return decode_all(data, names=[source.name for source in row.images], size=row.image_size)
+
+        return self.assemble(request, pictures, lambda text, images: self.prompter.text_tokens(text, num_images=images))
+
+    def assemble(
+        self, request: Request, pictures: Callable[[Request], list[Any]], text_tokens: Callable[[str, int], int]
+    ) -> Prepared:
+        """Make the inputs of a resolved request from decoded images.
+
+        Args:
+            request: resolved; of a batch of different requests each row gets its own images and text.
+            pictures: gives the decoded images of a row.
+            text_tokens: counts the tokens of the user's text beside so many images.
+
+        Raises:
+            SampleError: an image that cannot be read or decoded, or that the processor refuses.
+            UnreachablePointError: a knob this model does not have.
+        """
+        rows = request.rows
+        images = [pictures(row) for row in rows]
+        rendered = [
+            self.prompter.render(row.sample.question, num_images=len(seen))
+            for row, seen in zip(rows, images, strict=True)
+        ]
+        if not request.companions:
+            inputs = self.process(images[0], rendered[0], request)
+            return Prepared(
+                inputs=inputs,
+                count=lambda: self._observed(inputs, request.batch_size, rows[0], len(images[0]), text_tokens),
+                output=request.output,
             )
+        inputs = self.process_rows(images, rendered, request.processor_kwargs)
 
-        return Prepared(inputs=inputs, count=count, output=request.output)
+        def each() -> tuple[TokenCounts, ...]:
+            """By preparing each request once more by itself: no tensor of the batch tells whose patches are whose."""
+            found = []
+            for row, seen, prompt in zip(rows, images, rendered, strict=True):
+                own = self.process(seen, prompt, row)
+                found.append(self._observed(own, 1, row, len(seen), text_tokens))
+            return tuple(found)
+
+        samples = tuple((row.sample.sample_id, row.sample.question, row.num_images) for row in rows)
+        key = ("rows", samples, request.image_size, repr(request.processor_kwargs))
+
+        def remembered() -> tuple[TokenCounts, ...]:
+            counts: tuple[TokenCounts, ...] = self.remember(key, each)
+            return counts
+
+        return Prepared(
+            inputs=inputs,
+            count=lambda: TokenCounts.mean(remembered()),
+            output=request.output,
+            count_each=remembered,
+        )
+
+    def _observed(
+        self,
+        inputs: Mapping[str, Any],
+        batch_size: int,
+        row: Request,
+        num_images: int,
+        text_tokens: Callable[[str, int], int],
+    ) -> TokenCounts:
+        return observe(
+            inputs,
+            self.marks,
+            batch_size=batch_size,
+            num_images=num_images,
+            num_prompt_tokens=text_tokens(row.sample.question, num_images),
+        )
 
     def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
         """The processor's own call, on ``batch_size`` copies of decoded images and a rendered prompt.
@@ -259,21 +322,46 @@ class TransformersModel:
             SampleError: the processor refuses the images.
             UnreachablePointError: an argument that it does not have, or no image where it needs one.
         """
-        self._check_processor_kwargs(request.processor_kwargs)
+        rows = request.batch_size
+        return self.process_rows([list(images)] * rows, [rendered] * rows, request.processor_kwargs)
+
+    def process_rows(
+        self, images: Sequence[Sequence[Any]], rendered: Sequence[str], kwargs: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """The processor's own call on the rows of a batch, padded on the left.
+
+        Args:
+            images: decoded, of each row.
+            rendered: prompt of each row.
+            kwargs: call-time arguments of the processor.
+
+        Raises:
+            SampleError: the processor refuses the images.
+            UnreachablePointError: an argument that it does not have, or no image where it needs one.
+        """
+        self._check_processor_kwargs(kwargs)
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
-        if not self.prompter.adds_special_tokens(rendered):
+        if not self.prompter.adds_special_tokens(rendered[0]):
             options["add_special_tokens"] = False
-        if images:
-            options["images"] = [list(images)] * request.batch_size
+        some = any(images)
+        if some:
+            options["images"] = [list(row) for row in images]
+        tokenizer: Any = getattr(self.processor, "tokenizer", None)
+        side = getattr(tokenizer, "padding_side", None)
         try:
-            features = self.processor(text=[rendered] * request.batch_size, **options, **dict(request.processor_kwargs))
+            if side is not None:
+                tokenizer.padding_side = "left"  # what generation needs; a checkpoint may say otherwise
+            features = self.processor(text=list(rendered), **options, **dict(kwargs))
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, AttributeError) as error:
-            if not images:
+            if not some:
                 raise UnreachablePointError(
                     f"{type(self.processor).__name__} takes no request without images"
                 ) from error
-            sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
+            sizes = ", ".join(f"{image.width}x{image.height}" for row in images for image in row)
             raise SampleError(f"{type(self.processor).__name__} refuses {sizes}: {error}") from error
+        finally:
+            if side is not None:
+                tokenizer.padding_side = side
         return {name: value for name, value in features.items() if name not in _NOT_FOR_GENERATE}
 
     def _check_processor_kwargs(self, kwargs: Mapping[str, object]) -> None:

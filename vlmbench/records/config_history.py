@@ -27,7 +27,7 @@ ADDED: dict[str, Any] = {
         "formats": ["png", "pdf"],
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
-    "measurement": {"controls": True},
+    "measurement": {"batch": "different", "controls": True},
     "tracker": {"_target_": "vlmbench.trackers.none.NoTracker"},
     "load": {
         "name": "none",
@@ -89,6 +89,8 @@ def as_stored(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str,
     """
     now, before = dict(flat(config)), dict(flat(stored))
     added, removed = dict(flat(ADDED)), dict(flat(REMOVED))
+    if "sweep.axes.batch_size" in before:
+        added["measurement.batch"] = "copies"  # what a batch was before the key was there
     kept = {k: v for k, v in now.items() if k in before or not _is(v, added.get(k, _NOTHING))}
     back = {k: v for k, v in before.items() if k not in now and _is(v, removed.get(k, _NOTHING))}
     return {key: _spelt(key, value, before.get(key)) for key, value in {**kept, **back}.items()}

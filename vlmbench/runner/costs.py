@@ -49,6 +49,8 @@ def annotator(costs: Costs) -> Annotate:
             run.prepared.counts,
             output_tokens=values["num_output_tokens"],
             batch_size=values["batch_size"],
+            each=run.prepared.each,
+            ended_apart=bool(values.get("tokens_after_end")),
         )
         if run.request.intervention is None:
             return row

@@ -13,8 +13,9 @@ from vlmbench.errors import SampleError
 from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.probes.protocol import Probe, RunFacts
-from vlmbench.request import ImageSource, Request
+from vlmbench.request import ImageSource, Request, Sample
 from vlmbench.runner.arms import attached
+from vlmbench.runner.batches import batch_columns
 from vlmbench.runner.watching import Attached, watching
 
 _IDS = 64  # tokens of an arm's answer that a row keeps, to count where it differs from the baseline's
@@ -74,8 +75,10 @@ def in_memory(request: Request) -> Request:
             raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
         return replace(image, read=lambda: data)
 
-    images = tuple(held(image) for image in request.sample.images)
-    return replace(request, sample=replace(request.sample, images=images))
+    def read(sample: Sample) -> Sample:
+        return replace(sample, images=tuple(held(image) for image in sample.images))
+
+    return replace(request, sample=read(request.sample), companions=tuple(map(read, request.companions)))
 
 
 def shape_key(prepared: Prepared, request: Request | None = None) -> str:
@@ -163,6 +166,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         "output_forced": run.request.output.forced,
         "batch_size": facts.batch_size,
         "gc": "frozen",
+        **batch_columns(run.request, run.prepared, on_host, model),
         **observed,
         **captured,
     }

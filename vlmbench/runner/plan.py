@@ -90,12 +90,14 @@ class Knobs:
         prompt_tokens: length of a random text instead of the sample's question; None keeps the question.
         image_size: (width, height) all images are resized to; None keeps them.
         seed: of random text.
+        batch: ``different``: a batch is of a sample and those after it; ``copies``: of one sample.
     """
 
     output: Output
     prompt_tokens: int | None = None
     image_size: tuple[int, int] | None = None
     seed: int = 0
+    batch: str = "different"
 
     def request(self, sample: Sample) -> Request:
         """The base request of a sample."""
@@ -106,6 +108,31 @@ class Knobs:
             image_size=self.image_size,
             seed=self.seed,
         )
+
+
+def filled(request: Request, samples: Samples, index: int, batch: str) -> Request:
+    """The request with the other requests of its batch: the samples after its own, the first after the last.
+
+    Args:
+        request: of the sample ``index``.
+        samples: the data set.
+        index: of its sample.
+        batch: ``different`` or ``copies``.
+
+    Raises:
+        ConfigError: the data set has fewer samples than the batch has requests, or a method is to be measured.
+    """
+    if request.batch_size == 1 or batch == "copies":
+        return request
+    if request.intervention is not None:
+        raise ConfigError("a method is measured on single requests or on copies of one: measurement.batch=copies")
+    if len(samples) < request.batch_size:
+        raise ConfigError(
+            f"a batch of {request.batch_size} different requests needs as many samples, and the data set has "
+            f"{len(samples)}; use more samples, or measurement.batch=copies"
+        )
+    companions = tuple(samples[(index + row) % len(samples)] for row in range(1, request.batch_size))
+    return replace(request, companions=companions)
 
 
 def dataset_series(
@@ -124,9 +151,9 @@ def dataset_series(
         point: what a sweep turns on every request.
     """
 
-    def turned(sample: Sample) -> Request:
-        request = knobs.request(sample)
-        return point.apply(request) if point else request
+    def turned(index: int) -> Request:
+        request = knobs.request(samples[index])
+        return filled(point.apply(request), samples, index, knobs.batch) if point else request
 
     suffix = f",{point.id}" if point and point.target else ""
     axes = point.target if point else {}
@@ -136,7 +163,7 @@ def dataset_series(
             point_id=DATASET + suffix,
             axes=axes,
             size=len(samples),
-            request=lambda index: turned(samples[index]),
+            request=turned,
             repeats=repeats,
             bare_every=bare_every,
         )
@@ -148,7 +175,7 @@ def dataset_series(
                 point_id=REFERENCE + suffix,
                 axes=axes,
                 size=1,
-                request=lambda _: turned(samples[reference]),
+                request=lambda _: turned(reference),
                 repeats=runs,
                 rounds=total,
                 bare_every=bare_every,
@@ -158,7 +185,8 @@ def dataset_series(
 
 
 def sweep_series(
-    sample: Sample,
+    samples: Samples,
+    base: int,
     knobs: Knobs,
     sweep: Sweep,
     *,
@@ -169,7 +197,8 @@ def sweep_series(
     """One series a point: always the same sample, with the point's knobs turned, repeated until the rule is met.
 
     Args:
-        sample: the one that is turned.
+        samples: the data set.
+        base: index of the sample that is turned.
         knobs: what all requests have in common.
         sweep: names itself where it has no points.
         stopping: when enough was measured.
@@ -177,11 +206,12 @@ def sweep_series(
         points: instead of the sweep's own (its points in all arms of a comparison).
 
     Raises:
-        ConfigError: the sweep has no points.
+        ConfigError: the sweep has no points, or a batch needs more samples than there are.
     """
     series = []
+    sample = samples[base]
     for point in sweep.points() if points is None else points:
-        request = point.apply(knobs.request(sample))
+        request = filled(point.apply(knobs.request(sample)), samples, base, knobs.batch)
         series.append(
             Series(
                 point_id=point.id,
@@ -252,7 +282,7 @@ def vision_counts(model: VisionLanguageModel, series: Sequence[Series], attempts
     settings: dict[str, tuple[str, Request]] = {}
     for one in series:
         request = one.request(0)
-        alone = replace(request, batch_size=1, prompt_tokens=None, output=Output(max_new_tokens=1, forced=True))
+        alone = replace(request.rows[0], prompt_tokens=None, output=Output(max_new_tokens=1, forced=True))
         settings.setdefault(repr(replace(alone, sample=replace(alone.sample, images=()))), (one.point_id, alone))
     counts: set[int] = set()
     unreachable: dict[str, str] = {}

@@ -43,6 +43,7 @@ def make_series(
         prompt_tokens=measurement.prompt_tokens,
         image_size=None if measurement.image_size is None else (measurement.image_size[0], measurement.image_size[1]),
         seed=settings.seed,
+        batch=measurement.batch,
     )
     sweep = job.build("sweep")
     if (settings.workload == "controlled" or sweep.auto is not None) and measurement.base_sample >= len(samples):
@@ -55,8 +56,10 @@ def make_series(
     points = arms(sweep.points(), job.build("intervention"), controls=measurement.controls)
     if settings.workload == "controlled":
         stopping = job.build("measurement.stopping")
-        base = samples[measurement.base_sample]
-        return sweep_series(base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every, points=points)
+        base = measurement.base_sample
+        return sweep_series(
+            samples, base, knobs, sweep, stopping=stopping, bare_every=measurement.bare_every, points=points
+        )
     attempts = attempts or Attempts(job.directory)  # not open: it names nothing
     reference = _reference(samples, knobs, model, attempts) if measurement.reference else None
     return [

@@ -199,8 +199,8 @@ def _series(job: Job, samples: Samples, server: Server, load: Load) -> list[Seri
                 f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
                 f"(got {measurement.base_sample})"
             )
-        base = samples[measurement.base_sample]
-        return sweep_series(base, knobs, sweep, stopping=job.build("measurement.stopping"), bare_every=0)
+        base = measurement.base_sample
+        return sweep_series(samples, base, knobs, sweep, stopping=job.build("measurement.stopping"), bare_every=0)
     _check_trace(load, len(samples) * measurement.repeats)
     return [
         series

@@ -137,6 +137,7 @@ class MeasurementConfig:
     reference: bool = MISSING
     costs: bool = MISSING
     controls: bool = MISSING
+    batch: str = MISSING
     prompt_tokens: int | None = MISSING
     image_size: list[int] | None = MISSING
     base_sample: int = MISSING
@@ -149,6 +150,7 @@ class MeasurementConfig:
     def __post_init__(self) -> None:
         for name, least in (("repeats", 1), ("bare_every", 0), ("base_sample", 0), ("trace_requests", 0)):
             _at_least(f"measurement.{name}", getattr(self, name), least)
+        _one_of("measurement.batch", self.batch, BATCHES)
         _at_least("measurement.prompt_tokens", self.prompt_tokens, 1)
         _at_least("measurement.max_errors_in_a_row", self.max_errors_in_a_row, 1)
         _at_least("measurement.time_limit_s", self.time_limit_s, 0)
@@ -258,4 +260,5 @@ ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")
 CAPTURED = ("vision_encoder", "projector", "language_model")
 LOADS = ("none", "closed", "open")
 ARRIVALS = ("poisson", "constant", "trace")
+BATCHES = ("different", "copies")
 WORKLOADS = ("dataset", "controlled")
