@@ -122,7 +122,8 @@ def test_a_stored_target_is_checked_and_built_as_the_present_one(
     assert type(validate.build(config.sweep)).__name__ == "Sweep"
 
 
-def test_a_sweep_of_batches_that_was_begun_before_goes_on_with_copies_only() -> None:
+def test_a_sweep_of_batches_that_was_begun_before_goes_on_with_copies_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config_history.ADDED, "measurement", {"batch": "different"})
     before = {"sweep": {"axes": {"batch_size": [1, 2]}}, "measurement": {"repeats": 1}}
     for batch, same in (("copies", True), ("different", False)):
         now = {**before, "measurement": {"repeats": 1, "batch": batch}}
