@@ -21,7 +21,15 @@ from vlmbench.runner.batches import batch_columns
 from vlmbench.runner.execution import complete, prepare
 from vlmbench.runner.plan import Knobs, filled
 
-NAMES = ("llava_1_5_7b", "llava_v1_6_vicuna_7b", "qwen2_5_vl_7b", "internvl3_8b", "smolvlm_256m", "molmo_7b_d", "llama_3_2_11b_vision")
+NAMES = (
+    "llava_1_5_7b",
+    "llava_v1_6_vicuna_7b",
+    "qwen2_5_vl_7b",
+    "internvl3_8b",
+    "smolvlm_256m",
+    "molmo_7b_d",
+    "llama_3_2_11b_vision",
+)
 QUESTIONS = ("What color is the cat?", "Where?", "How many people sit at the long table behind the window, and why?")
 SIZES = ((336, 336), (120, 80), (200, 300))
 
