@@ -19,6 +19,7 @@ ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
 }
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
+_ROLE = re.compile(r":(?:py:)?[a-z]+:(?=<code>)")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
 
 
@@ -39,6 +40,11 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
         for fenced, part in _parts(markdown)
     )
     return text + _references() if name == "api.md" else text
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Take Sphinx's roles (``:func:`` before a name) out of what docstrings said."""
+    return _ROLE.sub("", html) if page.file.src_uri == "api.md" else html
 
 
 def _parts(markdown: str) -> list[tuple[bool, str]]:

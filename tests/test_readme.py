@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import vlmbench as package
 from vlmbench.cli import validate
@@ -181,6 +181,19 @@ def test_the_citation_is_valid_and_of_this_version() -> None:
     assert cited["authors"]
     if importlib.util.find_spec("cffconvert") is not None:
         subprocess.run([sys.executable, "-m", "cffconvert", "--validate"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in (ROOT / page).read_text()])
+def test_python_that_is_shown_can_be_read(page: str) -> None:
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
+        compile(block, page, "exec")
+
+
+def test_the_yaml_that_is_shown_is_taken() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "usage.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert validate.check_component(OmegaConf.create(yaml.safe_load(block))) == []
 
 
 def outline(page: str) -> list[int]:

@@ -108,6 +108,7 @@ def test_the_api_page_has_every_public_name(pages: dict[Path, Page], site: Path)
 
     anchors = pages[site / "api.html"].anchors
     assert not [name for name in vlmbench.__all__ if not any(anchor.endswith(f".{name}") for anchor in anchors)]
+    assert not re.findall(r":[a-z]+:<code>", (site / "api.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
