@@ -45,6 +45,16 @@ def ended(name: str, by: str, measured: int, failed: int = 0, **changes: Any) ->
     )
 
 
+def test_the_last_line_counts_failures_by_reason(tmp_path: Path) -> None:
+    state = ended("dataset", "all_measured", 10)
+    for name in ("a.jpg", "b.jpg"):
+        state.fail(f"cannot read '{name}'")
+    state.fail("'c.jpg' is a strip")
+    said: list[str] = []
+    assert conclude(OutcomeFile(tmp_path), [state], said.append) == 1
+    assert said == ["dataset: 3 of 13 failed (2: cannot read 'a.jpg', for example; 1: 'c.jpg' is a strip)"]
+
+
 def test_a_second_signal_ends_at_once_and_the_truth_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,19 @@ def test_predicts_requests_that_were_never_measured() -> None:
         for stage, time in planted.items():
             assert found[stage] == pytest.approx(time, rel=0.03), stage
         assert found["TTFT_model"] == pytest.approx(sum(planted.values()) - planted["T_LLM_decode"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vision": -5, "prompt": 40, "output": 16}, "'vision' must be 0 or more tokens .got -5"),
+        ({"vision": [576, 10], "prompt": [40, -1], "output": 16}, "'prompt' must be 0 or more tokens .got -1"),
+        ({"vision": 576, "prompt": 40, "output": 0}, "'output' must be 1 or more tokens .got 0"),
+    ],
+)
+def test_counts_that_no_request_has_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MODEL.predict(**given)
 
 
 def test_held_out_error_is_that_of_points_not_seen() -> None:

@@ -120,7 +120,13 @@ class LatencyModel:
 
         Returns:
             Floats for numbers, arrays for arrays.
+
+        Raises:
+            InputError: a count that no request has: below 0, or no output token.
         """
+        for name, given, least in (("vision", vision, 0), ("prompt", prompt, 0), ("output", output, 1)):
+            if not (np.asarray(given, dtype=float) >= least).all():
+                raise InputError(f"'{name}' must be {least} or more tokens (got {np.min(np.asarray(given)):g})")
         counts = self._counts(vision, prompt, output)
         times = {name: stage.predict(counts) for name, stage in self.stages.items()}
         total = np.sum(list(times.values()), axis=0)

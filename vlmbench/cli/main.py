@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
-from vlmbench.cli import hydra_errors, validate
+from vlmbench.cli import early, hydra_errors, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
@@ -175,7 +175,11 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
     from vlmbench.cli import tasks
 
     try:
-        return tasks.run(_job(config, list(HydraConfig.get().overrides.task), outcome))
+        made = _job(config, list(HydraConfig.get().overrides.task), outcome)
+        early.check(made)
+        for doubt in early.doubts(made):
+            say(f"warning: {doubt}")
+        return tasks.run(made)
     except (HydraException, OmegaConfBaseException) as error:  # an interpolation that leads nowhere, say
         raise ConfigError(hydra_errors.compact(error)) from error
 

@@ -78,6 +78,15 @@ def nearest_devices(device_name: str, *, most: int = 4) -> list[str]:
     return list(dict.fromkeys(near))[:most]
 
 
+def unknown_device(device_name: str) -> str | None:
+    """Say that the table has no such device, and which are near it; None for one that it has."""
+    if is_known(device_name):
+        return None
+    near = nearest_devices(device_name)
+    names = f"near it: {', '.join(near)}" if near else f"allowed: {', '.join(known_devices())}"
+    return f"'target_device' must be a device of the table (got '{device_name}'; {names})"
+
+
 def _dashed(name: str) -> str:
     """The name as ``re.escape`` would write it if nothing but spaces and dashes in it were special."""
     return name.replace("-", r"\-").replace(" ", r"\ ")

@@ -17,6 +17,9 @@ from vlmbench.runner.plan import Series
 BEYOND = "beyond_positions"
 MUCH_LARGER = 20.0
 """A point whose predicted work is so many times the median point's is warned of."""
+OUTSIZED, LARGE_TOKENS = 8.0, 1024
+"""A request with so many times the tokens of those before it (of the first one: so many tokens) is told of."""
+_REMEMBERED = 50
 _STEP_TOKENS = 100  # a decode step costs about as much as that many tokens of a prefill: it reads all weights for one
 
 
@@ -102,6 +105,27 @@ def much_larger(model: Target, series: Sequence[Series], attempts: Attempts | No
         f"the point {point} will take about {most / middle:,.0f} times the work of the median point; "
         "dry_run=true predicts its time, measurement.time_limit_s bounds the whole run"
     )
+
+
+class Outsized:
+    """Notices a request that holds far more tokens than those before it: it will take as much longer."""
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+
+    def words(self, sample_id: str, counts: TokenCounts) -> str | None:
+        """Say that a request is far above the rest; None for one that is not."""
+        tokens = counts.num_input_tokens
+        usual = median(self._seen) if self._seen else LARGE_TOKENS
+        self._seen = [*self._seen[-_REMEMBERED:], tokens]
+        if tokens < OUTSIZED * usual:
+            return None
+        compared = f"{tokens / usual:,.0f} times those before it, " if len(self._seen) > 1 else ""
+        return (
+            f"the request '{sample_id}' has {tokens:,} input tokens "
+            f"({compared}{counts.num_vision_tokens:,} of vision); "
+            "it may take minutes, measurement.image_size=[WIDTH,HEIGHT] makes images smaller"
+        )
 
 
 def _work(parameters: Any, counts: TokenCounts, request: Request) -> float:

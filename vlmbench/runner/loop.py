@@ -18,12 +18,13 @@ from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.arms import Arms, settled
 from vlmbench.runner.execution import Outcome, PreparedRun, collector_at_rest, complete, in_memory, prepare
-from vlmbench.runner.guards import check_inputs
+from vlmbench.runner.guards import Outsized, check_inputs
 from vlmbench.runner.plan import Series, SeriesState, with_output
 from vlmbench.runner.rows import Failures, Rows
 from vlmbench.runner.warmup import Warmer, Warmup  # configurations name it vlmbench.runner.Warmup
 from vlmbench.schema import Mode, Status
 from vlmbench.sweep import shuffled
+from vlmbench.text import say
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Runner:
     _left_out: set[tuple[str, str]] = field(init=False, default_factory=set)
     _at: tuple[str, str] | None = field(init=False, default=None)
     _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
+    _outsized: Outsized = field(init=False, default_factory=Outsized)
 
     def __post_init__(self) -> None:
         self.arms = Arms(model=self.model)
@@ -208,6 +210,8 @@ class Runner:
         suspended = self._suspensions.count()
         run = prepare(self.model, request)
         flags = check_inputs(self.model, run, swept=bool(state.series.axes))
+        if not state.series.axes and (large := self._outsized.words(request.sample.sample_id, run.prepared.counts)):
+            say(f"warning: {large}")
         of_arm = self.arms.ready(state.series.point_id, request, run.prepared)
         if self._warmer.warm(state, request, run):
             suspended = self._suspensions.count()

@@ -13,6 +13,7 @@ from vlmbench.errors import ConfigError, DeviceError, first_line
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records.attempts import Attempts
 from vlmbench.request import Output, Request, Sample
+from vlmbench.runner.reasons import Reasons
 from vlmbench.stopping import Stopping, Verdict, judge
 from vlmbench.sweep import Sweep, turns_vision
 
@@ -352,7 +353,7 @@ class SeriesState:
         errors_in_a_row: failures since the last run that was measured.
         verdict: what the stopping rule said last.
         ended: by what; None while it goes on.
-        reason: of the last failure.
+        reason: of the last failure. reasons: of all of them, by kind.
         postponed: jobs that come after all others of the series.
         left_out: runs that were not tried, because processes died in their request.
     """
@@ -368,6 +369,14 @@ class SeriesState:
     reason: str | None = None
     postponed: list[tuple[int, int]] = field(default_factory=list)
     left_out: int = 0
+    reasons: Reasons = field(default_factory=Reasons)
+
+    def fail(self, reason: str) -> None:
+        """Count a run that left a row with its reason instead of times."""
+        self.failed += 1
+        self.errors_in_a_row += 1
+        self.reason = reason
+        self.reasons.add(reason)
 
     def next_jobs(self) -> Iterator[tuple[int, int]]:
         """The jobs that are still to come, those that were postponed last."""

@@ -152,9 +152,7 @@ class Failures:
     def _write(
         self, state: SeriesState, sample_id: str, repeat: int, *, status: Status, reason: str, mode: Mode
     ) -> None:
-        state.failed += 1
-        state.errors_in_a_row += 1
-        state.reason = reason
+        state.fail(reason)
         self.rows.write(state.series, sample_id, repeat, mode=mode, status=status, reason=reason)
         if state.errors_in_a_row >= self.max_in_a_row:
             state.ended = "too_many_errors"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.prediction import Prediction, wall_s
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
-from vlmbench.machine.peaks import PeaksAnswer, is_known, known_devices, nearest_devices, resolve_peaks, table_peaks
+from vlmbench.machine.peaks import PeaksAnswer, resolve_peaks, table_peaks, unknown_device
 from vlmbench.models.vision.candidates import seen_tokens
 from vlmbench.records.files import write_json
 from vlmbench.runner.guards import beyond_positions, positions_of
@@ -164,10 +164,8 @@ def _device(job: Job) -> tuple[str, PeaksAnswer, int | None]:
     target = settings.target_device
     if target is not None:
         dtype = "bfloat16" if settings.runtime.dtype == "auto" else settings.runtime.dtype
-        if not is_known(target):
-            near = nearest_devices(target)
-            names = f"near it: {', '.join(near)}" if near else f"allowed: {', '.join(known_devices())}"
-            raise ConfigError(f"'target_device' must be a device of the table (got '{target}'; {names})")
+        if words := unknown_device(target):
+            raise ConfigError(words)
         answer = table_peaks(target, dtype)
         memory = settings.target_memory_gib
         return dtype, answer, None if memory is None else int(memory * 2**30)

@@ -60,7 +60,7 @@ def conclude(
     failed = [s for s in states if s.failed and s.ended != "skipped"]
     reason: str | None = None
     if failed:
-        reason = "; ".join(f"{s.series.point_id}: {s.failed} failed ({s.reason})" for s in failed[:_SHOWN])
+        reason = "; ".join(map(_failed_words, failed[:_SHOWN]))
     elif not any(state.measured for state in states):
         reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:_SHOWN])
     if reason is not None:
@@ -70,6 +70,12 @@ def conclude(
     status = 0 if reason is None else 1
     outcome.end(State.DONE if status == 0 else State.FAILED, exit_status=status, reason=reason)
     return status
+
+
+def _failed_words(state: SeriesState) -> str:
+    """How many runs of a series failed, of how many that were tried, and why, by kind."""
+    tried = f" of {state.measured + state.failed:,}" if state.measured else ""
+    return f"{state.series.point_id}: {state.failed:,}{tried} failed ({state.reasons.words() or state.reason})"
 
 
 def cut_short(states: Sequence[SeriesState], untraced: Collection[str] = ()) -> list[SeriesState]:

@@ -254,9 +254,7 @@ class Loads:
             state.measured += 1
             state.errors_in_a_row = 0
             return
-        state.failed += 1
-        state.errors_in_a_row += 1
-        state.reason = reason
+        state.fail(reason or "no reason was given")
         if state.errors_in_a_row >= self.max_errors_in_a_row:
             state.ended = "too_many_errors"
 

@@ -1,0 +1,95 @@
+"""What is refused, doubted or told before and beside measuring: paths, devices, probes, outsized requests, failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vlmbench.cli import early, validate
+from vlmbench.request import TokenCounts
+from vlmbench.runner.guards import Outsized
+from vlmbench.runner.reasons import Reasons
+
+Compose = Callable[..., DictConfig]
+
+
+def job(compose: Compose, *words: str) -> Any:
+    config = compose(*words)
+    return SimpleNamespace(settings=validate.validate(config), config=OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=token_comparison", "phase2_results=/nope"], "'phase2_results': no results at '/nope'"),
+        (["model.weights=pretrained", "model.path=/nope"], "model folder '/nope' does not exist"),
+        (["dry_run=true", "target_device=H300"], "must be a device of the table .*near it: NVIDIA H200"),
+        (["runtime.device=cuda:1"], "device 'cuda:1' is not here"),
+    ],
+)
+def test_paths_and_devices_are_answered_first(
+    compose: Compose, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "_no_accelerator", lambda: True)
+    with pytest.raises(Exception, match=message) as refused:
+        early.check(job(compose, *words))
+    assert refused.value.exit_status == 2  # type: ignore[attr-defined]
+
+
+def test_whether_a_machine_has_an_accelerator_is_known_by_its_device_files(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("elsewhere only torch can tell")
+    assert early._no_accelerator(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert not early._no_accelerator(tmp_path)
+
+
+def test_such_a_question_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.argv[1:] = ['experiment=token_comparison', 'phase2_results=/nope', 'output_dir=x']\n"
+        "from vlmbench.cli.main import main\n"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "2 False\n", done.stderr
+
+
+def test_a_list_of_probes_without_the_timeline_is_doubted(compose: Compose) -> None:
+    (doubt,) = early.doubts(job(compose, "experiment=smoke", "probe=[kernels]"))
+    assert "no stages will be measured" in doubt
+    assert "probe=[timeline,kernels] keeps the stages" in doubt
+    assert early.doubts(job(compose, "experiment=smoke")) == []
+    assert early.doubts(job(compose, "experiment=smoke", "probe=[timeline,memory]")) == []
+
+
+def counts(tokens: int) -> TokenCounts:
+    return TokenCounts(num_input_tokens=tokens, num_prompt_tokens=20, num_vision_tokens=tokens - 20, num_images=1)
+
+
+def test_a_request_far_above_the_rest_is_told_of() -> None:
+    outsized = Outsized()
+    assert outsized.words("a", counts(600)) is None
+    assert outsized.words("b", counts(700)) is None
+    told = outsized.words("panorama.jpg", counts(16_200))
+    assert told is not None
+    assert "'panorama.jpg' has 16,200 input tokens (25 times those before it, 16,180 of vision)" in told
+    assert outsized.words("c", counts(650)) is None
+    assert Outsized().words("first", counts(16_200)) is not None, "the first one, too"
+
+
+def test_failures_are_counted_by_kind() -> None:
+    reasons = Reasons()
+    for name in ("a.jpg", "b.jpg"):
+        reasons.add(f"cannot read '{name}': it is cut off after 17 bytes\nmore")
+    assert reasons.words() == "cannot read 'a.jpg': it is cut off after 17 bytes"
+    reasons.add("'c.jpg' is 300 times as wide as high")
+    assert reasons.words() == (
+        "2: cannot read 'a.jpg': it is cut off after 17 bytes, for example; 1: 'c.jpg' is 300 times as wide as high"
+    )
