@@ -262,16 +262,9 @@ def moe_batch(args: argparse.Namespace) -> Found:
 
 
 def batch_of(model: TransformersModel, requests: Sequence[Request]) -> PreparedRun:
-    """One batch of different requests, padded on the left by the processor."""
-    from vlmbench.models.inputs import decode_all
-
-    first = prepare(model, requests[0])
-    images = [decode_all([i.read() for i in r.images], names=[i.name for i in r.images], size=None) for r in requests]
-    texts = [model.prompter.render(r.sample.question, num_images=len(r.images)) for r in requests]
-    model.processor.tokenizer.padding_side = "left"
-    features = model.processor(text=texts, images=images, return_tensors="pt", padding=True)
-    inputs = {name: value for name, value in features.items() if name in first.prepared.inputs}
-    return replace(first, prepared=replace(first.prepared, inputs=inputs))
+    """One batch of different requests."""
+    companions = tuple(one.sample for one in requests[1:])
+    return prepare(model, replace(requests[0], batch_size=len(requests), companions=companions))
 
 
 def touched_experts(model: TransformersModel, one: PreparedRun) -> float | None:
