@@ -14,7 +14,8 @@ if ! command -v slurmctld >/dev/null || ! command -v slurmdbd >/dev/null || ! co
 fi
 directory=$(mktemp -d "${TMPDIR:-/tmp}/vlmbench-slurm.XXXXXX")
 trap 'scripts/slurm-local.sh stop "$directory"; rm -rf "$directory"' EXIT
-# small arrays, so that splitting them is tested
-line=$(SLURM_LOCAL_EXTRA=MaxArraySize=6 scripts/slurm-local.sh start "$directory") || exit 1
+# small arrays, so that splitting them is tested; a job that takes more memory than it asked for is killed for it
+extra=$'MaxArraySize=6\nJobAcctGatherParams=OverMemoryKill'
+line=$(SLURM_LOCAL_EXTRA=$extra scripts/slurm-local.sh start "$directory") || exit 1
 eval "$line"
 VLMBENCH_SLURM=$directory "$python" -m pytest -m slurm tests/slurm "$@"

@@ -199,7 +199,10 @@ def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench: Run, 
     status, errors = stopped(tmp_path, *sweep[:1], "-m", *sweep[1:])  # -m may stand anywhere
     assert status == 130, errors
     (directory,) = (tmp_path / "multirun").glob("*/*")
-    assert [p.name for p in directory.iterdir() if p.is_dir()] == ["0_smoke"]
+    assert [p.name for p in directory.glob("[!.]*/")] == ["0_smoke_seed-1"]
+    looked = vlmbench("experiment=status", f"runs={directory}")
+    assert "1 interrupted, 2 not begun" in looked.stdout
+    assert [line.split("  ")[0] for line in looked.stdout.splitlines()[2:4]] == ["1_smoke_seed-2", "2_smoke_seed-3"]
     told = errors[errors.index("the sweep ends here") :]
     assert "0 of 3 jobs ok, not begun: #1 " in told
     assert "seed=2; #2 " in told
@@ -215,7 +218,7 @@ def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench: Run, tmp_path: Pa
         "-m", *SMOKE, "dataset.num_samples=400", "seed=1,2", "measurement.time_limit_s=0.5", "output_dir=grid"
     )
     assert done.returncode == 130, done.stderr
-    for name in ("0_smoke", "1_smoke"):
+    for name in ("0_smoke_seed-1", "1_smoke_seed-2"):
         assert json.loads((tmp_path / "grid" / name / "outcome.json").read_text())["state"] == "interrupted"
 
 
@@ -263,13 +266,13 @@ def test_a_corrupt_image_is_a_row_and_status_1(vlmbench: Run, tmp_path: Path) ->
 def test_multirun_keeps_each_job_apart_and_names_the_failed(vlmbench: Run, tmp_path: Path) -> None:
     done = vlmbench("-m", *SMOKE, "seed=1,2", "output_dir=grid")
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "grid").iterdir() if p.is_dir()) == ["0_smoke", "1_smoke"]
+    assert sorted(p.name for p in (tmp_path / "grid").glob("[!.]*/")) == ["0_smoke_seed-1", "1_smoke_seed-2"]
     assert "2 of 2 jobs ok" in done.stderr
     bad = vlmbench(
         "-m", *SMOKE, "measurement.base_sample=0,900", "workload=controlled", "report=none", "output_dir=bad"
     )
     assert bad.returncode == 1
-    assert "1_smoke: failed: 'measurement.base_sample'" in bad.stderr
+    assert "1_smoke_base_sample-900: failed: 'measurement.base_sample'" in bad.stderr
     assert "1 of 2 jobs ok" in bad.stderr
 
 

@@ -40,9 +40,12 @@ class InProcessLauncher(BasicLauncher):
             KeyboardInterrupt: the user stopped one; it was said which were not begun, and how to continue.
         """
         from vlmbench.cli import main
+        from vlmbench.cli.sweeps import announced
 
         task, begun = self.task_function, 0
         assert task is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
 
         def one(config: DictConfig) -> Any:
             nonlocal begun
@@ -54,7 +57,8 @@ class InProcessLauncher(BasicLauncher):
 
         self.task_function = one
         try:
-            return super().launch(job_overrides, initial_job_idx)
+            with announced(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx):
+                return super().launch(job_overrides, initial_job_idx)
         except KeyboardInterrupt:
             if main.is_stopped():
                 main.end_sweep(job_overrides, begun, initial_job_idx)
@@ -81,6 +85,7 @@ class _GridLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; returns one :class:`JobReturn` a job, its return value the exit status."""
+        from vlmbench.cli import run_names
         from vlmbench.cli.compose import compose_tasks
 
         assert self.config is not None
@@ -91,6 +96,7 @@ class _GridLauncher(Launcher):
             names = ", ".join(f"hydra.launcher.{name}=…" for name in sorted(missing))
             raise ConfigError(f"this launcher needs to be told {names}")
         sweep_dir = Path(str(self.config.hydra.sweep.dir))
+        run_names.choose(sweep_dir, job_overrides, initial_job_idx)
         composed = compose_tasks(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         found = self._launch(sweep_dir, composed)
         returns = []

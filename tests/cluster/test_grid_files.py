@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from vlmbench.cluster.launch import conclude
 from vlmbench.cluster.states import OVER, RunState, overall, time_left
 from vlmbench.cluster.status import status
 from vlmbench.cluster.table import table
-from vlmbench.cluster.to_do import to_do
+from vlmbench.cluster.to_do import submitting, to_do
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect
@@ -272,6 +273,18 @@ LOADING = "vlmbench: loading\n"
 OVER_130 = "vlmbench: interrupted\nINFO vlmbench.cli.node: exit status 130 after 3 s in 0_run\n"
 NO_PYTHON = "slurmstepd: error: execve(): /opt/python: No such file or directory\n"
 EXITED = "srun: error: n1: task 0: Exited with exit code 2\n"
+OOM_OF_A_GROUP = (
+    "srun: error: n1: task 0: Out Of Memory\n"
+    "slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=2.0. Some of your processes may have been killed.\n"
+)
+OOM_OF_ACCOUNTING = (
+    "slurmstepd-n1: error: StepId=1.0 exceeded memory limit (328 > 104), being killed\n"
+    "srun: Job step aborted: Waiting up to 7 seconds for job step to finish.\nsrun: error: n1: task 0: Killed\n"
+)
+SETUP = (
+    "/spool/job1/slurm_script: line 9: /no/setup: No such file or directory\n"
+    "slurm_script: setup line failed with exit status 1: source /no/setup\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +297,9 @@ EXITED = "srun: error: n1: task 0: Exited with exit code 2\n"
         (LOADING + EXITED, None),
         (OVER_130 + LOADING + NO_PYTHON + EXITED, "execve(): /opt/python: No such file or directory"),
         (NO_PYTHON + EXITED + OVER_130, "interrupted"),
+        (LOADING + OOM_OF_A_GROUP, "oom: n1: task 0: Out Of Memory"),
+        (LOADING + OOM_OF_ACCOUNTING, "oom: StepId=1.0 exceeded memory limit (328 > 104), being killed"),
+        (SETUP, "setup line failed with exit status 1: source /no/setup\nline 9: /no/setup: No such file or directory"),
         (
             "slurm_script: line 9: /no/setup: No such file or directory\n",
             "line 9: /no/setup: No such file or directory",
@@ -352,3 +368,136 @@ def test_a_part_runs_while_its_study_does(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     assert states(tmp_path) == ["lost", "lost"]
+
+
+def test_an_oom_by_the_log_says_oom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = submitted(tmp_path, 2, age_s=1000)
+    says(monkeypatch, {}, {"7_0": "FAILED", "7_1": "OUT_OF_MEMORY"})
+    (found.folder / "logs" / "7_0_0_log.out").write_text(OOM_OF_A_GROUP)
+    for one in status(tmp_path):
+        assert one.state == RunState.FAILED
+        assert one.reason.startswith("oom: killed for too much host memory (raise hydra.launcher.memory_gb)")
+
+
+def test_a_run_that_another_submission_works_on_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two submits the later one's task is refused by the lock, and the earlier one's goes on."""
+    submitted(tmp_path, 2, age_s=1000)
+    later = submitted(tmp_path, 2, age_s=500).with_ids({0: "8_0", 1: "8_1"})
+    later.write()
+    (tmp_path / "0_run").mkdir()
+    OutcomeFile(tmp_path / "0_run").begin()
+    says(monkeypatch, {"7_0": "RUNNING", "7_1": "PENDING"}, {"8_0": "FAILED", "8_1": "CANCELLED"})
+    assert [(str(one.state), one.job_id) for one in status(tmp_path)] == [("running", "7_0"), ("queued", "7_1")]
+    says(monkeypatch, {}, {"8_0": "FAILED", "8_1": "CANCELLED"})
+    assert states(tmp_path) == ["failed", "cancelled"]
+
+
+SUBMIT = (
+    "import sys, time; from pathlib import Path; from vlmbench.cluster.to_do import submitting\n"
+    "with submitting(Path(sys.argv[1])): print('submitting', flush=True); time.sleep(60)"
+)
+
+
+def test_of_two_submits_at_once_the_second_is_refused_in_one_line(tmp_path: Path) -> None:
+    first = subprocess.Popen([sys.executable, "-c", SUBMIT, tmp_path], stdout=subprocess.PIPE)
+    assert first.stdout.readline()
+    with pytest.raises(DirectoryConflictError) as refused, submitting(tmp_path):
+        pass
+    first.kill()
+    first.communicate()
+    assert str(refused.value).count("\n") == 0
+    assert f"nothing was submitted: process {first.pid} on host " in str(refused.value)
+    stray = tmp_path / FOLDER / "one" / ".submission.json.x1.part"
+    stray.parent.mkdir()
+    stray.touch()
+    with submitting(tmp_path):  # a killed submit holds nobody up, and what it left half-written goes
+        assert not stray.exists()
+
+
+@pytest.mark.parametrize("harm", ["emptied", "removed"])
+def test_done_without_its_rows_is_lost_and_is_run_again(
+    tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "0_run"
+    begin_session(folder, collect({"seed": 1}, model_facts={}, device="cpu", seed=1))
+    file = OutcomeFile(folder)
+    file.begin()
+    file.progress(rows=54)
+    file.end(State.DONE, exit_status=0)
+    (folder / "records.jsonl").write_text("{}\n")
+    composed = {0: (Task(index=0, directory="0_run", overrides=()), {"seed": 1})}
+    assert states(tmp_path) == ["done"]
+    assert to_do(tmp_path, composed) == {}
+    (folder / "records.jsonl").write_text("") if harm == "emptied" else (folder / "records.jsonl").unlink()
+    (one,) = status(tmp_path)
+    assert one.state == RunState.LOST
+    assert one.reason == f"its 54 rows are gone: records.jsonl is {'empty' if harm == 'emptied' else 'missing'}"
+    assert list(to_do(tmp_path, composed)) == [0]
+    assert grids.run("status", str(tmp_path)) == 1
+    assert "54 rows are gone" in " ".join(capsys.readouterr().out.split())
+    (folder / "records.jsonl").unlink(missing_ok=True)
+    (folder / "records.jsonl.gz").touch()
+    assert states(tmp_path) == ["done"]
+
+
+def held_run(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that holds a run directory that it began."""
+    folder.mkdir(parents=True)
+    OutcomeFile(folder).begin()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE)
+    assert holder.stdout.readline()
+    return holder
+
+
+def test_a_stopped_process_is_suspended_and_a_quiet_one_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "0_run"
+    holder = held_run(folder)
+    try:
+        (one,) = status(tmp_path)
+        assert (one.state, one.reason) == (RunState.RUNNING, None)
+        assert one.sign_s < 60
+        os.utime(folder / OUTCOME_NAME, (time.time() - 600, time.time() - 600))
+        (one,) = status(tmp_path)
+        assert one.state == RunState.RUNNING
+        assert "no sign of life for 10 minutes" in one.reason
+        assert table([one], tmp_path)[0]["sign"].startswith("10 min")
+        holder.send_signal(signal.SIGSTOP)
+        (one,) = status(tmp_path)
+        assert (one.state, one.reason) == (RunState.SUSPENDED, f"process {holder.pid} is held still by SIGSTOP")
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_what_slurm_suspends_is_suspended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, 1, age_s=1000)
+    says(monkeypatch, {"7_0": "SUSPENDED"})
+    (one,) = status(tmp_path)
+    assert one.state == RunState.SUSPENDED
+    assert "scontrol resume 7_0" in one.reason
+    assert one.exit_status == 1
+    assert one.state not in OVER
+
+
+def test_jobs_whose_turn_did_not_come_are_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = submitted(tmp_path, 3, cluster="basic", ids=False, age_s=1000)
+    ended(tmp_path / "0_run", State.DONE, 0)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, found.folder], stdout=subprocess.PIPE)
+    assert holder.stdout.readline()
+    assert states(tmp_path) == ["done", "queued", "queued"]
+    holder.kill()
+    holder.communicate()
+    assert states(tmp_path) == ["done", "not begun", "not begun"]
+    assert overall(status(tmp_path)) == 130
+    grids.run("status", str(tmp_path))
+    assert "1 done, 2 not begun" in capsys.readouterr().out
+
+
+def test_a_damaged_submission_hides_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path / "good" / "0_run", State.DONE, 0)
+    submitted(tmp_path / "good", 1, cluster="local")
+    bad = submitted(tmp_path / "bad", 1).folder / "submission.json"
+    for text in ('{"cluster": "slurm"}', "[1]", "", "{" * 2000):
+        bad.write_text(text)
+        assert states(tmp_path) == ["done"]
+        assert f"cannot read '{bad}'" in capsys.readouterr().err

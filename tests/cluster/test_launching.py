@@ -105,7 +105,7 @@ def test_a_grid_on_this_machine(tmp_path: Path) -> None:
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [one.state for one in status(tmp_path)] == [RunState.DONE] * 2
-    assert read_provenance(tmp_path / "1_smoke")["seed"] == 2
+    assert read_provenance(tmp_path / "1_smoke_seed-2")["seed"] == 2
     again = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "nothing to start" in again.stderr
@@ -120,7 +120,7 @@ def test_interrupting_the_launcher_ends_its_tasks_resumably(tmp_path: Path) -> N
     parent = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # noqa: PLW1509
     try:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("0_smoke/records.jsonl")):
+        while not list(tmp_path.glob("0_smoke_seed-1/records.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         time.sleep(2)

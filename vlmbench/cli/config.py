@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from vlmbench.cli.run_names import run_name
 from vlmbench.records.files import write_whole
 from vlmbench.records.redact import without_secrets
 from vlmbench.session.settings import RunConfig
@@ -54,6 +55,7 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_file", _run_file, replace=True)
+    OmegaConf.register_new_resolver("job_directory", run_name, replace=True)
 
 
 def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -246,7 +246,7 @@ class Outcomes(Callback):
         from vlmbench.records.outcome import read_outcome
 
         sweep_dir = Path(config.hydra.sweep.dir)
-        if (status := after_multirun(sweep_dir)) is not None:
+        if not _statuses and (status := after_multirun(sweep_dir)) is not None:
             _statuses[:] = [status]
             return
         folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -18,7 +18,7 @@ from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import SUBMITTED_SOURCE
 from vlmbench.session.signals import interrupt_on_signals
-from vlmbench.text import parse_json
+from vlmbench.text import parse_json, say
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ def main(task_file: str) -> NoReturn:
     try:
         status = run(Path(task_file))
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = _over(INTERRUPTED, task_file)
     except InputError as error:
-        sys.stderr.write(f"vlmbench: {error}\n")
-        status = BAD_INPUT
+        say(str(error))
+        status = _over(BAD_INPUT, task_file)
     sys.exit(status)
 
 
@@ -55,9 +55,15 @@ def run(task_file: Path) -> int:
         status = FAILED
         OutcomeFile(directory).end(State.FAILED, exit_status=status, error=error)
         _log.exception("the task could not be started")
-    _log.info("exit status %d after %.0f s in %s", status, time.monotonic() - began, content["directory"])
+    _over(status, f"{content['directory']} after {time.monotonic() - began:.0f} s")
     if status == INTERRUPTED:
         _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
+    return status
+
+
+def _over(status: int, what: str) -> int:
+    """Note in the log that the task came to its end: what it said last is then its own word (see ``last_words``)."""
+    _log.info("exit status %d of %s", status, what)
     return status
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.files import write_json
 from vlmbench.records.outcome import OUTCOME_NAME
+from vlmbench.records.provenance import PROVENANCE_NAME
 from vlmbench.records.reading import RECORDS_NAME
 from vlmbench.text import parse_json, say
 
@@ -59,7 +60,7 @@ class Submission:
     Args:
         sweep_dir: of the sweep; stored nowhere, so that a sweep may be moved.
         name: of the folder in ``.vlmbench``.
-        cluster: ``slurm`` or ``local``.
+        cluster: ``slurm``, ``local``, or ``basic``: the process of the multirun itself, one after the other.
         job_name: what the scheduler calls it; unique, so that jobs are found even when their ids were not stored.
         submitted_unix_s: when.
         tasks: by index.
@@ -134,23 +135,22 @@ def new_submission(
     *,
     cluster: str,
     job_name: str,
-    tasks: Mapping[int, tuple[Task, Mapping[str, Any]]],
+    tasks: Mapping[int, tuple[Task, Mapping[str, Any] | None]],
     settings: Mapping[str, Any],
 ) -> Submission:
     """Lay out and store a submission.
 
     Args:
         sweep_dir: made when missing.
-        cluster: ``slurm`` or ``local``.
+        cluster: ``slurm``, ``local`` or ``basic``.
         job_name: a unique ending is added.
-        tasks: index to the task and the content of its task file (see :func:`task_content`).
+        tasks: index to the task and the content of its task file (see :func:`task_content`); None for one that is run
+            by the process that submits it.
         settings: of the launcher, for the record.
 
     Raises:
-        ConfigError: the sweep directory's name cannot be given to a scheduler.
         MeasurementError: it cannot be written.
     """
-    check_path(sweep_dir)
     now = time.time()
     unique = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{os.urandom(3).hex()}"
     submission = Submission(
@@ -166,7 +166,8 @@ def new_submission(
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     for task, content in tasks.values():
-        _write_private(submission.task_file(task), json.dumps(content))
+        if content is not None:
+            _write_private(submission.task_file(task), json.dumps(content))
     submission.write()
     return submission
 
@@ -256,6 +257,29 @@ class Run:
         """What it was submitted with, a part what its study was; empty without a launcher of this project."""
         of_study = self.study.overrides if self.study is not None else ()
         return self.task.overrides if self.task is not None else of_study
+
+
+def numbered_directories(sweep_dir: Path, numbers: range) -> dict[int, list[str]]:
+    """Number of a job to the directories of that number that a sweep holds or was submitted with, the latest last.
+
+    Args:
+        sweep_dir: of the sweep; it need not exist.
+        numbers: of the jobs that are asked for.
+    """
+    found: dict[int, list[str]] = {}
+    if not sweep_dir.is_dir():
+        return found
+    with os.scandir(sweep_dir) as entries:
+        for name in sorted(e.name for e in entries if e.is_dir(follow_symlinks=False)):
+            number = name.partition("_")[0]
+            is_run = any((sweep_dir / name / file).exists() for file in (OUTCOME_NAME, RECORDS_NAME, PROVENANCE_NAME))
+            if number.isdecimal() and int(number) in numbers and is_run:
+                found.setdefault(int(number), []).append(name)
+    for submission in read_submissions(sweep_dir, damaged=[]):
+        for task in submission.tasks:
+            if task.index in numbers:
+                found.setdefault(task.index, []).append(task.directory)
+    return found
 
 
 def find_runs(root: Path) -> list[Run]:

@@ -16,6 +16,9 @@ _SLURM_SAID = re.compile(
     re.MULTILINE,
 )
 _SAYS_NOTHING = re.compile(r"\*\*\*|Exited with exit code|[Tt]erminating|First task exited|Job step aborted")
+_MEMORY = re.compile(r"[Oo]ut [Oo]f [Mm]emory|oom[-_ ]kill|[Ee]xceeded (?:job |step )?memory limit")
+SETUP_FAILED = "setup line failed"
+"""How the script around a task names a line of ``hydra.launcher.setup`` that failed, behind ``slurm_script: ``."""
 
 
 def log_of(submission: Submission, task: Task, job_id: str | None) -> str | None:
@@ -48,6 +51,11 @@ def last_words(log: str) -> str | None:
 def _slurms_words(text: str) -> str | None:
     said = [(match["exec"] or match["text"]).strip() for match in _SLURM_SAID.finditer(text)]
     telling = [line for line in said if not _SAYS_NOTHING.search(line)]
+    for line in telling:
+        if _MEMORY.search(line):
+            return f"oom: {line}"
+    if telling and telling[-1].startswith(SETUP_FAILED):
+        return "\n".join([telling[-1], *telling[-2:-1]])  # the shell's own word on it stands before
     return telling[-1] if telling else None
 
 

@@ -12,6 +12,8 @@ from vlmbench.cluster.last_words import last_words, log_of
 from vlmbench.cluster.states import RunState, RunStatus, time_left
 from vlmbench.records.outcome import Outcome, State
 
+_OOM = "oom: killed for too much host memory (raise hydra.launcher.memory_gb)"
+
 
 def is_final(outcome: Outcome | str | None) -> bool:
     """Whether the run's own account is the last word, whichever of several submissions measured it."""
@@ -95,6 +97,8 @@ class Answers:
             state, reason = _by_accounts(end)
             log = log_of(run.submission, run.task, job_id) if run.task is not None else None
             said = last_words(log) if log is not None else None
+            if said and said.startswith("oom: ") and state == RunState.FAILED:
+                return state, f"{_OOM}: {said.removeprefix('oom: ')}"
             return state, f"{reason}: {said}" if said else reason
         last_sign = max(run.submission.submitted_unix_s, ours.updated_unix_s if ours else 0.0)
         if time.time() - last_sign < self.lost_after_s:
@@ -109,7 +113,7 @@ def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
     how = {
         "DEADLINE": "its deadline passed",
         "TIMEOUT": "killed at its time limit (raise hydra.launcher.time_min or grace_s)",
-        "OUT_OF_MEMORY": "oom: killed for too much host memory (raise hydra.launcher.memory_gb)",
+        "OUT_OF_MEMORY": _OOM,
         "NODE_FAIL": "its node failed",
         "PREEMPTED": "preempted",
         "BOOT_FAIL": "its node did not start",

@@ -7,6 +7,7 @@ import math
 import os
 import pwd
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.cluster.grid import Submission
+from vlmbench.cluster.last_words import SETUP_FAILED
 from vlmbench.cluster.settings import SlurmSettings, safe_line
 from vlmbench.errors import ConfigError, InputError
 
@@ -144,16 +146,20 @@ def _parameters(submission: Submission, settings: SlurmSettings) -> dict[str, An
         "signal_delay_s": settings.grace_s,
         "array_parallelism": settings.parallel,
         "stderr_to_stdout": True,
-        "setup": [*map(safe_line, settings.setup), *_environment()],
+        "setup": [*map(_or_end, settings.setup), *_environment()],
         "additional_parameters": extra,
         **{name: getattr(settings, name) for name in named},
     }
 
 
+def _or_end(line: str) -> str:
+    """A setup line that ends the job when it fails: what ran after it would run in the wrong environment."""
+    told = shlex.quote(f": {line}")
+    return f'{safe_line(line)} || {{ echo "slurm_script: {SETUP_FAILED} with exit status $?"{told} >&2; exit 2; }}'
+
+
 def _environment() -> list[str]:
     # A checkout that is not installed is found on the node as it was found here.
-    import shlex
-
     import vlmbench
 
     root = str(Path(vlmbench.__file__).resolve().parents[1])
@@ -255,11 +261,12 @@ def is_preempted(job_id: str) -> bool:
 
 
 def left_s(job_id: str) -> float | None:
-    """Time left of a running job's limit."""
+    """Time left of a running job's limit; None for one that does not run, as one that was cancelled."""
     try:
-        return _seconds(_run(["squeue", "-h", "-j", job_id, "-o", "%L"]).strip())
+        state, _, left = _run(["squeue", "-h", "-j", job_id, "-o", "%T|%L"]).strip().partition("|")
     except SlurmSilentError:
         return None
+    return _seconds(left) if state == "RUNNING" else None
 
 
 def _run(command: list[str]) -> str:

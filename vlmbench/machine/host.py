@@ -111,7 +111,7 @@ class OomKills:
 
     Args:
         group: tells groups of all hosts and boots apart; counts of different groups are not comparable.
-        count: ``oom_kill`` of its ``memory.events``.
+        count: ``oom_kill`` of its ``memory.events`` (version 2) or ``memory.oom_control`` (version 1).
     """
 
     group: str
@@ -119,22 +119,26 @@ class OomKills:
 
 
 def oom_kills() -> OomKills | None:
-    """Kills for memory in this process's control group so far; None where the system does not tell (cgroup v2 does)."""
+    """Kills for memory so far in this process's control group (version 2 or 1); None where the system does not tell."""
     with suppress(OSError, ValueError):
-        own = next(iter(re.findall(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)), "")
-        root = Path("/sys/fs/cgroup")
-        for folder in (root / own, root):
-            if (file := folder / "memory.events").is_file():
-                boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-                return OomKills(group=f"{boot}/{folder.stat().st_ino}", count=_count_of_kills(file.read_text()))
+        groups, root = Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup")
+        for pattern, mount, name in (
+            (r"^0::/(.*)$", root, "memory.events"),
+            (r"^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:/(.*)$", root / "memory", "memory.oom_control"),
+        ):
+            for own in re.findall(pattern, groups, re.MULTILINE):
+                for folder in (mount / own, mount):  # in a container its own group may be mounted as the root
+                    if (file := folder / name).is_file():
+                        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+                        return OomKills(group=f"{boot}/{folder.stat().st_ino}", count=_count_of_kills(file.read_text()))
     return None
 
 
 def _count_of_kills(events: str) -> int:
-    """The number behind ``oom_kill`` in the text of ``memory.events`` (ValueError where there is none)."""
+    """The number behind ``oom_kill`` (ValueError where there is none)."""
     found = re.search(r"^oom_kill (\d+)$", events, re.MULTILINE)
     if found is None:
-        raise ValueError("no 'oom_kill' in memory.events")
+        raise ValueError("no 'oom_kill'")
     return int(found[1])
 
 

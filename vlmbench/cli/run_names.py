@@ -1,0 +1,82 @@
+"""The run directories of a multirun say what its jobs differ in: ``3_phase2_llava_1_5_7b_seed-1``.
+
+A directory of the same number that was begun before keeps its name, whatever it is, so that the same command continues
+it, also one of an earlier version, which called it ``3_phase2``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vlmbench.cluster.grid import numbered_directories
+
+_LONGEST, _LONGEST_PART = 100, 40
+_SAID_ALREADY = {"experiment", "name", "output_dir"}  # by the name of the experiment, or by the path
+_known: dict[int, list[str]] = {}
+_differs: dict[int, str] = {}
+
+
+def choose(sweep_dir: Path, jobs: Sequence[Sequence[str]], first_index: int) -> None:
+    """Settle what the jobs of this process's multirun will be called.
+
+    Args:
+        sweep_dir: of the multirun, which need not exist.
+        jobs: the overrides of each job.
+        first_index: number of the first.
+    """
+    _known.clear()
+    _known.update(numbered_directories(sweep_dir, range(first_index, first_index + len(jobs))))
+    _differs.clear()
+    _differs.update(enumerate(differences(jobs), start=first_index))
+
+
+def run_name(number: int, name: str) -> str:
+    """The directory of a job, below that of its sweep; of a job that was not chosen for, number and experiment only.
+
+    Args:
+        number: of the job.
+        name: of the experiment.
+    """
+    differs = _differs.get(int(number))
+    new = f"{number}_{name}" + (f"_{differs}" if differs else "")
+    known = _known.get(int(number), [])
+    return new if new in known or not known else known[-1]
+
+
+def differences(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What each job has that not all have, in short: ``llava_1_5_7b_seed-1``; empty where nothing differs.
+
+    Args:
+        jobs: the overrides of each job, as on the command line.
+    """
+    split = [dict(_key_and_value(text) for text in job) for job in jobs]
+    keys = dict.fromkeys(key for job in split for key in job)
+    varying = [key for key in keys if len({job.get(key) for job in split}) > 1 and not _is_said(key)]
+    return ["_".join(filter(None, (_part(job, key) for key in varying)))[:_LONGEST].rstrip("-_.") for job in split]
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if key.startswith("~"):
+        return key[1:], "without"
+    return key.lstrip("+"), value if equals else ""
+
+
+def _is_said(key: str) -> bool:
+    return key in _SAID_ALREADY or key.startswith(("hydra.", "hydra/"))
+
+
+def _part(job: Mapping[str, str], key: str) -> str:
+    """One difference: a choice of a group by itself (``llava_1_5_7b``), a value behind its key (``seed-1``)."""
+    value = job.get(key)
+    if value is None:
+        return ""
+    last = key.partition("@")[0].rpartition(".")[2].rpartition("/")[2]
+    if value == "without":
+        return f"without-{last}"
+    words = [re.sub(r"[^A-Za-z0-9_.+-]+", "-", one.rpartition("/")[2]).strip("-.") for one in re.split(r"[,:]", value)]
+    short = "-".join(filter(None, words))[:_LONGEST_PART]
+    is_choice = "." not in key and re.fullmatch(r"[A-Za-z]\w*", value) and value not in ("true", "false", "null")
+    return short if is_choice else f"{last}-{short}"
