@@ -67,8 +67,12 @@ def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequen
         overrides: what the user wrote on the command line.
     """
     folder = directory / ".hydra"
-    shown = [
-        f"{key}{equals}{without_secrets(value, key)}" for key, equals, value in (o.partition("=") for o in overrides)
-    ]
+    shown = without_secrets_in(overrides)
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_secrets(dict(config)))))
     write_whole(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(shown)))
+
+
+def without_secrets_in(overrides: Sequence[str]) -> list[str]:
+    """What the user wrote on the command line, with secrets hidden."""
+    parts = (text.partition("=") for text in overrides)
+    return [f"{key}{equals}{without_secrets(value, key)}" for key, equals, value in parts]

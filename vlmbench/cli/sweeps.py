@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 
 from vlmbench.cli import run_names
 from vlmbench.cli.compose import quicken
+from vlmbench.cli.config import without_secrets_in
 from vlmbench.cluster.grid import Task, new_submission
 from vlmbench.cluster.local import OVER
 from vlmbench.records.lock import RunLock
@@ -60,6 +61,6 @@ def _measuring(
         with open_dict(one.hydra.job):
             one.hydra.job.num = index
         if one.task in _MEASURE and not one.dry_run:
-            plain = tuple(filter_overrides(list(overrides)))
-            tasks[index] = Task(index=index, directory=str(one.hydra.sweep.subdir), overrides=plain)
+            plain = without_secrets_in(filter_overrides(list(overrides)))  # for reading only: they run from memory
+            tasks[index] = Task(index=index, directory=str(one.hydra.sweep.subdir), overrides=tuple(plain))
     return tasks
