@@ -462,6 +462,7 @@ def test_a_stopped_process_is_suspended_and_a_quiet_one_is_named(tmp_path: Path)
         assert "no sign of life for 10 minutes" in one.reason
         assert table([one], tmp_path)[0]["sign"].startswith("10 min")
         holder.send_signal(signal.SIGSTOP)
+        os.waitpid(holder.pid, os.WUNTRACED)  # it takes effect when the process is next given a processor
         (one,) = status(tmp_path)
         assert (one.state, one.reason) == (RunState.SUSPENDED, f"process {holder.pid} is held still by SIGSTOP")
     finally:

@@ -144,6 +144,7 @@ def test_a_task_past_its_time_limit_goes_on_in_another_turn(tmp_path: Path, vlmb
     until(lambda: rows_in(run) and len(ok_rows(run)) >= 5, 240, every=0.05)
     task = holder_of(run).pid
     os.kill(task, signal.SIGSTOP)
+    until(lambda: is_stopped(task), 30)
     held = (run / "records.jsonl").read_bytes()
     assert f"process {task} is held still by SIGSTOP" in (status(grid)[0].reason or "")
     until(lambda: not is_stopped(task), 120)  # with its word Slurm lets a stopped task go on
