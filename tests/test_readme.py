@@ -172,6 +172,32 @@ def test_what_readme_says_was_found_was_found() -> None:
         assert said in text, said
 
 
+def test_what_is_said_of_the_captured_loop_was_found() -> None:
+    """README and findings: its tail, and where that lies."""
+    tail = json.loads((RESULTS / "h200_cudagraph_llava_1_5_7b_8_tokens" / "summary.json").read_text())["tail"]
+    p95 = next(row for row in tail["ratios_to_median"] if row["quantile"] == "p95")
+    request, part = tail["request"]["ratio"], tail["request"]["variance_parts"][0]
+    sources = {row["source"]: row for row in tail["variance_sources"]}
+    assert part["part"] == "T_preprocess"
+    inside = f"({p95['workload_low']:.3f}–{p95['workload_high']:.3f}"
+    of_request = f"{request['workload']:.2f} ×"
+    ends = f"({request['workload_low']:.2f}–{request['workload_high']:.2f})"
+    readme, findings = (" ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/findings.md"))
+    for text in (readme, findings):
+        for said in (inside, f"{p95['workload']:.3f} ×", of_request, ends, f"{part['share']:.0%}".replace("%", " %")):
+            assert said in text, said
+
+    def share(source: str) -> str:
+        row = sources[source]
+        return f"{row['share'] * 100:.0f} %, {row['low'] * 100:.0f}–{row['high'] * 100:.0f}"
+
+    for source in ("workload", "host"):
+        assert share(source) in findings, share(source)
+    eager = json.loads((RESULTS / "h200_llava_1_5_7b_8_tokens" / "summary.json").read_text())["tail"]
+    p90 = next(row for row in eager["ratios_to_median"] if row["quantile"] == "p90")
+    assert f"{p90['workload']:.2f} × ({p90['workload_low']:.2f}–{p90['workload_high']:.2f})" in findings
+
+
 def test_the_citation_is_valid_and_of_this_version() -> None:
     cited: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(cited)

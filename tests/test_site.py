@@ -139,7 +139,7 @@ def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, 
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto((site / "index.html").as_uri())
     page.fill("input.md-search__input", "jackknife")
-    page.wait_for_selector("a.md-search-result__link", timeout=30_000)
+    page.wait_for_selector("a.md-search-result__link", timeout=120_000)
     found = page.eval_on_selector_all("a.md-search-result__link", "links => links.map(link => link.href)")
     assert any("experiment_plan.html" in link for link in found)
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))]
