@@ -37,6 +37,14 @@ JOBS = {
     ),
     "load_token_gaps": ("from vlmbench.analysis.frames import load_token_gaps", "load_token_gaps(directory)"),
     "write_phase1": ("from vlmbench.report.phase1 import write_phase1", "write_phase1(directory)"),
+    "write_page": (
+        "from vlmbench.report.page import write_page",
+        "write_page(directory)",  # of the summary that write_phase1 left there
+    ),
+    "report": (
+        "from pathlib import Path\nfrom vlmbench.report.from_rows import report",
+        "report([Path(directory)])",  # experiment=report: summary, phase file, figures, tables, page
+    ),
     "pandas.read_json": ("import pandas", "pandas.read_json(directory + '/records.jsonl', lines=True)"),
 }
 WITH_FIGURES = """
@@ -140,8 +148,9 @@ def main() -> None:
         print(f"{options.rows:,} rows, {size / 1e6:,.0f} MB; ratios are of json.loads on the same rows", flush=True)
         print(f"{'rows':>10}  {'':18}{'wall s':>8}{'CPU s':>8}{'us/row':>8}{'ratio':>8}{'peak MiB':>10}", end="")
         print(f"{'of it imports':>15}")
+        whole = ("json.loads", "load_runs", "load_token_gaps", "write_phase1", "write_page", "report")
         for directory, number, jobs in (
-            (everything, options.rows, ("json.loads", "load_runs", "load_token_gaps", "write_phase1")),
+            (everything, options.rows, whole),
             (tenth, options.rows // 10, ("json.loads", "load_runs", "pandas.read_json")),
         ):
             floor = 0.0
@@ -151,6 +160,8 @@ def main() -> None:
                 print(f"{number:>10,}  {job:18}{row['wall_s']:>8.1f}{row['cpu_s']:>8.1f}", end="")
                 print(f"{row['cpu_s'] / number * 1e6:>8.1f}{row['cpu_s'] / floor:>8.2f}", end="")
                 print(f"{row['peak_mib']:>10.0f}{row['before_mib']:>15.0f}", flush=True)
+        page = everything / "report.html"
+        print(f"report.html of {options.rows:,} rows: {page.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ def test_several_runs_are_one_text_unless_they_are_swept(compose: Compose) -> No
 def test_three_levels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for words, heard in ((["-q"], "say"), ([], "say note"), (["--verbose"], "say note detail")):
         monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
-        assert taken([*words, "seed=1"]) == ["seed=1"]
+        verbose = ["hydra.verbose=vlmbench"] if "--verbose" in words else []
+        assert taken([*words, "seed=1"]) == ["seed=1", *verbose]
         for speak in (say, note, detail):
             speak(speak.__name__)
         assert capsys.readouterr().err.split() == [w for one in heard.split() for w in ("vlmbench:", one)]

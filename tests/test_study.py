@@ -14,8 +14,9 @@ import pytest
 from tests.analysis.swept import OUTPUT, VISION, sweep, write_run
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.outcome import OutcomeFile
+from vlmbench.report import write_quick_report
 from vlmbench.runner.plan import no_slope
-from vlmbench.session.study import _conclude, part_choices
+from vlmbench.session.study import _conclude, _page_so_far, part_choices
 from vlmbench.sweep import Sweep
 
 Vlmbench = Callable[..., CompletedProcess[str]]
@@ -128,6 +129,15 @@ def test_a_comparison_that_fails_after_all_keeps_what_was_measured(
     assert "2 different count(s) of vision tokens" in outcome["reason"]
     assert set(read(tmp_path / "study.json")["parts"]) == {"phase2", "phase3"}
     assert "no comparison:" in capsys.readouterr().err
+
+
+def test_an_interrupted_study_has_a_page_of_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, parts = planted(tmp_path, {"phase2": sweep("vision_tokens", VISION), "phase3": []})
+    write_quick_report("phase2", tmp_path / "phase2")
+    (tmp_path / "phase2" / "outcome.json").write_text('{"state": "interrupted", "runs_done": 69, "runs_total": 200}')
+    _page_so_far(job, parts[:1])
+    assert "what there is:" in capsys.readouterr().err
+    assert "Interrupted after 69 of" in (tmp_path / "report.html").read_text()
 
 
 def test_results_that_were_given_and_cannot_be_compared_are_bad_input(tmp_path: Path) -> None:

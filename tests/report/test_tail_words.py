@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.narrative.tail import lacks, needs, shortage, tail_sentence
+from vlmbench.report.narrative.tail import lacks, lacks_short, needs, shortage, tail_sentence
 
 LEAD = "P99 of generate() is 3.00× (2.50–3.50×) its median; "
 REPEATED = "one identical request, repeated 60 times, has a tail too: P95 is 1.500× (1.200–1.800×) its median"
@@ -47,3 +47,10 @@ def test_what_a_percentile_lacks_is_told_from_fields() -> None:
     assert lacks(dependent) == "50, worth 12, of 36 requests that it needs"
     assert lacks({"note": "n too small: 4 of 36"}) == "n too small: 4 of 36", "a summary of an earlier version"
     assert (needs("p90"), needs("p99")) == ("needs 36", "needs 368")
+
+
+def test_a_cell_says_what_the_runs_are_worth_where_they_resemble_each_other() -> None:
+    assert lacks_short({"note": "n too small: 4 of 36"}, "p90") == "needs 36"
+    fields = {"shortfall": "too_few_independent", "effective_n": 7.9, "n_needed": 36, "note": "any words"}
+    assert lacks_short(fields, "p90") == "worth 7 of 36"
+    assert lacks_short({"note": "too few independent runs: 200 are worth 14 of 36"}, "p90") == "worth 14 of 36"

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from vlmbench import __version__
 from vlmbench.errors import ConfigError
 from vlmbench.machine.installation import conf_dir
-from vlmbench.text import LEVEL_VARIABLE, Level
+from vlmbench.text import LEVEL_VARIABLE, Level, level
 
 _LEVELS = {"-q": Level.QUIET, "--quiet": Level.QUIET, "-v": Level.VERBOSE, "--verbose": Level.VERBOSE}
+_DETAILS = ("hydra.verbose=vlmbench",)  # what this project logs for finding a fault
 _COMPLETION = ("-sc", "--shell-completion")
 
 
@@ -42,7 +43,8 @@ def taken(arguments: Sequence[str]) -> list[str]:
         raise ConfigError("-q and -v say the opposite; give one of them, or neither")
     if asked:
         os.environ[LEVEL_VARIABLE] = str(int(asked.pop()))
-    return [word for word in arguments if word not in _LEVELS]
+    words = [word for word in arguments if word not in _LEVELS]
+    return [*words, *_DETAILS] if level() == Level.VERBOSE else words
 
 
 def check_option(word: str, following: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmbench.errors import INTERRUPTED, ConfigError, InputError
+from vlmbench.errors import INTERRUPTED, ConfigError, InputError, VlmbenchError
 from vlmbench.records.attempts import Attempts
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import RunLock
@@ -54,6 +54,7 @@ def study(job: Job) -> int:
             if statuses[-1] == INTERRUPTED:
                 reason = f"{part.directory.name}: {part.outcome.now.reason}"
                 job.outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason, cause=part.outcome.now.cause)
+                _page_so_far(job, parts[:number])
                 return INTERRUPTED
         status = _conclude(job, parts, given, statuses)
     say(f"results are in {shown(job.directory)}")
@@ -179,6 +180,19 @@ def _note_parts(job: Job, parts: Sequence[Job]) -> dict[str, Path]:
     summaries = {name: str(Path(name) / "summary.json") for name in by_name}
     write_json(job.directory / STUDY_FILE, {"schema_version": 1, "parts": summaries})
     return by_name
+
+
+def _page_so_far(job: Job, parts: Sequence[Job]) -> None:
+    """The page of the parts that an interrupted study has, where one of them has anything to show."""
+    from vlmbench.report.page import write_page
+
+    _note_parts(job, parts)
+    try:
+        say(f"what there is: {shown(write_page(job.directory))}")
+    except KeyboardInterrupt:
+        say(f"stopped again, so there is no page; experiment=report runs={shown(job.directory)} makes it")
+    except VlmbenchError as error:  # the study is ended and can be continued, whatever becomes of its page
+        say(f"no page: {error}")
 
 
 def _apart(job: Job, parts: Sequence[Job]) -> str:

@@ -61,7 +61,9 @@ def _untold(summary: Summary) -> Sentence:
     if not entry:
         return ["generate() was not timed on its own."]
     slowest = f"The tail cannot be told: the slowest of {count(entry['n'], 'request')} took "
-    return [slowest, bold(ms(entry["max"])), f", and P90 has only {lacks(entry['p90'])}."]
+    p90 = entry["p90"]
+    why = f", and P90 has only {lacks(p90)}." if shortage(p90) else f"; P90 is not given: {lacks(p90)}."
+    return [slowest, bold(ms(entry["max"])), why]
 
 
 def shortage(entry: Mapping[str, Any]) -> str:
@@ -83,6 +85,14 @@ def lacks(entry: Mapping[str, Any]) -> str:
     """Why an estimate has no interval: ``4 of 6 requests that it needs``."""
     counted = shortage(entry)
     return f"{counted} requests that it needs" if counted else str(entry.get("note") or "too few runs")
+
+
+def lacks_short(entry: Mapping[str, Any], name: str) -> str:
+    """Why a percentile is not given, in a cell: ``needs 36``; of runs that resemble each other ``worth 7 of 36``."""
+    if entry.get("shortfall") == Shortfall.TOO_FEW_INDEPENDENT.key and entry.get("n_needed") is not None:
+        return f"worth {math.floor(entry.get('effective_n') or 0):,} of {entry['n_needed']:,}"
+    _, resembling, worth = str(entry.get("note") or "").partition(" are worth ")  # of a version without the fields
+    return f"worth {worth}" if resembling else needs(name)
 
 
 def needs(name: str) -> str:

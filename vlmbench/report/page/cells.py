@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from vlmbench.report.narrative.tail import needs
+from vlmbench.report.narrative.tail import lacks_short
 from vlmbench.report.table_cells import Grid
 from vlmbench.schema import STAGES, label_of
 from vlmbench.text import DASH, digits, span
@@ -72,7 +72,7 @@ def cell(text: str, **more: Any) -> dict[str, Any]:
 def quantile_cell(entry: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """A percentile with its interval, or how many requests it needs."""
     if not entry or entry.get("value") is None:
-        return cell(DASH, sub=needs(name) if entry and entry.get("note") else "")
+        return cell(DASH, sub=lacks_short(entry, name) if entry and entry.get("note") else "")
     return cell(ms(entry["value"]), sub=ms_span(entry.get("low"), entry.get("high")))
 
 

@@ -36,7 +36,7 @@ def percentiles(part: Part) -> dict[str, Any] | None:
         columns,
         lines,
         look="tight",
-        note="A percentile with a dash needs so many requests before its interval exists.",
+        note="A percentile with a dash needs so many independent requests before its interval exists.",
     )
 
 
