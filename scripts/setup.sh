@@ -17,6 +17,7 @@ done
 
 [ -x "$venv/bin/python" ] || "$found" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+echo "$venv: $("$found" --version); installing torch, then the rest: some minutes"
 torch=$(grep -E '^torch==' constraints.txt)
 if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     echo "torch is there already"
