@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmbench.cli import grids
 from vlmbench.cluster.collect import collect, is_complete, read_table
+from vlmbench.cluster.medians import medians
 from vlmbench.errors import InputError
 from vlmbench.figures.grid_overview import _groups
 from vlmbench.records.comparable import apart, unlike_runs
@@ -71,6 +73,10 @@ def test_one_table_of_what_is_over(tmp_path: Path) -> None:
     assert summary["states"] == {"done": 1, "failed": 1, "lost": 1}
     assert [row["reason"] for row in summary["runs"]][1] == "because"
     assert {path.suffix for path in done.figures} == {".png", ".pdf"}
+    as_text = pandas.read_csv(done.csv_path)
+    assert list(as_text.columns) == list(frame.columns)
+    assert as_text["T_total"].tolist() == pytest.approx(frame["T_total"].tolist(), nan_ok=True)
+    assert as_text["model"].tolist() == frame["model"].tolist()
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
@@ -126,3 +132,38 @@ def test_the_rows_of_a_studys_parts_are_collected(tmp_path: Path) -> None:
     for root, prefix in ((tmp_path / "study", ""), (tmp_path, "study/")):
         frame = pandas.read_parquet(collect(root, figures=False).table_path)
         assert frame["run"].value_counts().to_dict() == {f"{prefix}phase1": 5, f"{prefix}phase2": 5}
+
+
+def test_points_of_unlike_work_have_no_median_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run holds points 0 (1.5, 3.5 … ms) and 1 (2.5, 4.5 … ms) of an axis."""
+    run(tmp_path / "0_run", "a", State.DONE, rows=40)
+    lines = medians(collect(tmp_path, figures=False).table_path)
+    assert [(line.run, line.point) for line in lines] == [("0_run", "vision_tokens 0"), ("0_run", "vision_tokens 1")]
+    assert [line.medians[0].value for line in lines] == [20.5, 21.5]
+    assert [line.medians[0].n for line in lines] == [20, 20]
+    assert grids.run("collect", str(tmp_path)) == 0
+    said = capsys.readouterr()
+    assert "Medians [95 % interval], ms" in said.out
+    assert "vision_tokens 1" in said.out
+    assert "collected.parquet and collected.csv" in said.err
+    assert "21.0" not in said.out, "the median of both points"
+
+
+def test_of_many_points_the_ends_and_the_middle_are_shown(tmp_path: Path) -> None:
+    with RecordStore(tmp_path) as store:
+        begin_session(tmp_path, provenance({"model": {"name": "a"}}, model_facts={}, device="cpu", seed=0))
+        for size in (1600, 16, 400, 100, 64):
+            for i in range(8):
+                store.append(
+                    Record(
+                        point_id=f"vision_tokens={size}", sample_id="s", repeat=i, mode=Mode.INSTRUMENTED,
+                        status=Status.OK, axes={"vision_tokens": size}, values={"T_total": size + 0.001 * i},
+                    )
+                )  # fmt: skip
+    outcome = OutcomeFile(tmp_path)
+    outcome.begin()
+    outcome.end(State.DONE, exit_status=0)
+    lines = medians(collect(tmp_path, figures=False).table_path)
+    assert [(line.point, line.left_out) for line in lines] == [
+        ("vision_tokens 16", 0), ("vision_tokens 100", 1), ("vision_tokens 1,600", 1),
+    ]  # fmt: skip

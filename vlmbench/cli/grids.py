@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.launch import conclude
@@ -14,7 +15,13 @@ from vlmbench.cluster.table import table
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vlmbench.cluster.medians import Line
+
 _SHOWN = 200
+_WIDTH_ELSEWHERE = 200
 
 
 def run(task: str, runs: str | None, output_dir: Path | None = None) -> int:
@@ -49,10 +56,13 @@ def _status(root: Path) -> int:
 
 def _collect(root: Path, output_dir: Path | None) -> int:
     from vlmbench.cluster.collect import collect, is_complete
+    from vlmbench.cluster.medians import medians
 
     collected = collect(root, output_dir)
+    print_medians(medians(collected.table_path))
     print_table([one for one in collected.runs if one.exit_status], root)
-    say(f"{collected.rows} rows of {len(without_studies(collected.runs))} runs are in {collected.table_path}")
+    number = len(without_studies(collected.runs))
+    say(f"{collected.rows} rows of {number} runs are in {collected.table_path} and {collected.csv_path.name}")
     for figure in collected.figures:
         say(f"figure: {figure}")
     if collected.unlike:
@@ -88,12 +98,42 @@ def _words(found: Sequence[RunStatus]) -> str:
     return ", ".join(f"{number} {state}" for state, number in sorted(counts(found).items()))
 
 
+def print_medians(lines: Sequence[Line]) -> None:
+    """The medians of a collected grid as a table on standard output; points of a sweep each by itself."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from vlmbench.cluster.medians import TIMES, rows
+
+    if not lines:
+        return
+    shown = Table(
+        box=None, header_style="bold", pad_edge=False, title="Medians [95 % interval], ms", title_justify="left"
+    )
+    swept = any(line.point for line in lines)
+    for name in ("run", *(["point"] if swept else []), "n", *TIMES):
+        shown.add_column(name, overflow="fold", justify="right" if name == "n" else "left")
+    for line, cells in zip(lines[:_SHOWN], rows(list(lines[:_SHOWN])), strict=True):
+        if line.left_out:
+            shown.add_row("", Text(f"… {line.left_out} more"))
+        shown.add_row(*(Text(cell) for cell in (cells if swept else [cells[0], *cells[2:]])))
+    _console().print(shown)
+    if len(lines) > _SHOWN:
+        _console().print(f"… and {len(lines) - _SHOWN} more lines")
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, as wide as no table needs to break."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_ELSEWHERE)
+
+
 def print_table(found: Sequence[RunStatus], root: Path) -> None:
     """The runs as a table on standard output, with a line of counts."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    console = _console()
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("run", "state", "job", "progress", "sign", "left", "reason"):
         shown.add_column({"sign": "last sign"}.get(name, name), overflow="fold")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, without_studies
 from vlmbench.cluster.status import status
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Identity = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
-TABLE_NAME, SUMMARY_NAME = "collected.parquet", "collected.json"
+TABLE_NAME, CSV_NAME, SUMMARY_NAME = "collected.parquet", "collected.csv", "collected.json"
 _LEFT_OUT = ("schema_version", "ITL")  # lists of token gaps stay in the runs' own files
 _MEASURED = (Status.OK, Status.OOM, Status.ERROR, Status.SKIPPED)
 _TEXTS, _COUNTS = ("point_id", "sample_id", "mode", "status"), ("repeat", "session", "schema_version")
@@ -56,6 +56,7 @@ class Collected:
         table_path: Parquet: one row a measured, failed or skipped run of a request; ``run`` names its run directory
             and further columns say model, weights, dataset, sweep, runtime, dtype, device, gpu, and ``settings`` what
             else sets a run apart from those that are called the same.
+        csv_path: the same rows as text, for programs that read no Parquet.
         summary_path: JSON: what every run is doing, and why those that are missing are.
         rows: number of rows.
         runs: every run and its state.
@@ -64,6 +65,7 @@ class Collected:
     """
 
     table_path: Path
+    csv_path: Path
     summary_path: Path
     rows: int
     runs: tuple[RunStatus, ...]
@@ -96,6 +98,7 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         )
     whole = pa.concat_tables(tables, promote_options="permissive")
     path = write_whole(target / TABLE_NAME, lambda file: parquet.write_table(whole, file, compression="zstd"))
+    as_text = write_whole(target / CSV_NAME, lambda file: _write_csv(whole, file))
     summary: dict[str, Any] = {
         "schema_version": 1,
         "rows": rows,
@@ -112,12 +115,29 @@ def collect(runs: Path, output_dir: Path | None = None, *, figures: bool = True)
         drawn = draw_overview(path, target / "figures", note=_words(found))
     return Collected(
         table_path=path,
+        csv_path=as_text,
         summary_path=write_json(target / SUMMARY_NAME, summary),
         rows=rows,
         runs=tuple(found),
         unlike=summary["unlike"],
         figures=drawn,
     )
+
+
+def _write_csv(whole: pa.Table, file: BinaryIO) -> None:
+    """The table as CSV; a list or mapping within a row as its JSON."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    def plain(column: Any) -> Any:
+        if pa.types.is_dictionary(column.type):
+            return column.cast(column.type.value_type)
+        if pa.types.is_nested(column.type):
+            return pa.array([None if v is None else json.dumps(v) for v in column.to_pylist()], pa.string())
+        return column
+
+    columns = dict(zip(whole.column_names, map(plain, whole.columns), strict=True))
+    csv.write_csv(pa.table(columns), file)
 
 
 def _words(found: Sequence[RunStatus]) -> str:

@@ -192,5 +192,6 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str, groups: Sequence[str]) ->
 
 
 def _median(rows: pd.DataFrame) -> Any:
-    codes = None if "sample_id" not in rows else sample_codes(rows)
+    several = "sample_id" in rows and rows["sample_id"].nunique() > 1  # of one request the dependence of runs tells
+    codes = sample_codes(rows) if several else None
     return median(rows["T_total"].to_numpy(dtype=float), clusters=codes)
