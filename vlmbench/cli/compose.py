@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from vlmbench.cli.secrets import as_written
 from vlmbench.cluster.grid import Task
 from vlmbench.machine.installation import conf_dir
 from vlmbench.session.settings import RunConfig
@@ -27,7 +28,7 @@ from vlmbench.session.settings import RunConfig
 def compose_tasks(
     loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_index: int
 ) -> dict[int, tuple[Task, dict[str, Any]]]:
-    """Index to the task and its resolved configuration (Hydra's node left out).
+    """Index to the task and its configuration (Hydra's node left out), resolved but for what the environment holds.
 
     Args:
         loader: of the running Hydra.
@@ -52,12 +53,12 @@ def compose_tasks(
         with _hydra_of(one, Path(str(one.hydra.sweep.dir)) / directory):
             with read_write(one), open_dict(one):
                 del one["hydra"]  # as Hydra does before it calls the job
-            resolved: Any = OmegaConf.to_container(one, resolve=True)
-        parts = _parts(resolved, directory)
+            plain = as_written(one)
+        parts = _parts(plain, directory)
         if not parts <= seen:
             validate(one)
             seen |= parts
-        tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), resolved)
+        tasks[index] = (Task(index=index, directory=directory, overrides=plain_overrides), plain)
     return tasks
 
 

@@ -18,8 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from vlmbench.cli.run_names import run_name
+from vlmbench.cli.secrets import watch_environment
+from vlmbench.hiding import without_secrets
 from vlmbench.records.files import write_whole
-from vlmbench.records.redact import without_secrets
 from vlmbench.session.settings import RunConfig
 
 
@@ -56,6 +57,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("run_file", _run_file, replace=True)
     OmegaConf.register_new_resolver("job_directory", run_name, replace=True)
+    watch_environment()
 
 
 def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -63,7 +65,7 @@ def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequen
 
     Args:
         directory: of the run.
-        config: resolved, plain.
+        config: plain, what the environment holds as it is written (``${oc.env:NAME}``).
         overrides: what the user wrote on the command line.
     """
     folder = directory / ".hydra"

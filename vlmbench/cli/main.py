@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -30,6 +29,7 @@ from vlmbench.cli import early, hydra_errors, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
+from vlmbench.cli.secrets import as_written, keep_out_of_output, refuse_in_grid
 from vlmbench.errors import (
     BAD_INPUT,
     FAILED,
@@ -43,7 +43,6 @@ from vlmbench.errors import (
 from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
-from vlmbench.records.redact import also_secret
 from vlmbench.session.settings import QUESTIONS
 from vlmbench.session.signals import interrupt_on_signals
 from vlmbench.text import Level, level, say, shown
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 
 _TRACEBACK = "VLMBENCH_TRACEBACK"
 _SHOWN = 10
-_ENVIRONMENT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)")
 _statuses: list[int] = []  # of the jobs of this process
 _stopped: list[str] = []  # jobs of this process that the user stopped
 _onward: list[str] = []  # how the multirun of this process is continued
@@ -81,6 +79,7 @@ def main() -> NoReturn:
 def _main() -> NoReturn:
     want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
+    keep_out_of_output()
     schema.register()
     interrupt_on_signals()
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
@@ -119,6 +118,7 @@ def job(config: DictConfig) -> int:
     from vlmbench.session import ending
     from vlmbench.session.ending import to_continue
 
+    keep_out_of_output()  # another process than the command's, with some launchers
     outcome = OutcomeFile(Path(HydraConfig.get().runtime.output_dir))
     again = to_continue(outcome.directory, config.output_dir)
     if (team := tensor_parallel.current()) is not None:
@@ -137,8 +137,7 @@ def job(config: DictConfig) -> int:
         if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK) or level() == Level.VERBOSE:
             traceback.print_exc()
         if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:
-            resolved: Any = OmegaConf.to_container(config, resolve=True)
-            ending.note_refusal(outcome, error, resolved)
+            ending.note_refusal(outcome, error, as_written(config))
         elif config.task not in QUESTIONS:
             if isinstance(error, RowsLostError):
                 outcome.follow(error.moved_to)  # beside the rows, wherever they are now
@@ -202,18 +201,16 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
         return _job(composed, [*choices, *mine], OutcomeFile(outcome.directory / name))
 
     settings = validate.validate(config)
-    resolved: Any = OmegaConf.to_container(config, resolve=True)
-    for name in _ENVIRONMENT.findall(str(OmegaConf.to_container(config, resolve=False))):
-        also_secret(os.environ.get(name, ""))
+    plain = as_written(config)
     return Job(
         settings=settings,
-        config=resolved,
+        config=plain,
         overrides=overrides,
         directory=outcome.directory,
         outcome=outcome,
         build=lambda key: validate.build(OmegaConf.select(config, key)),
         part=part,
-        write_composed=partial(write_composed, outcome.directory, resolved, overrides),
+        write_composed=partial(write_composed, outcome.directory, plain, overrides),
     )
 
 
@@ -230,9 +227,17 @@ class Outcomes(Callback):
     """After a multirun: what became of each job, from the files they wrote, wherever they ran."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Note how to continue, should the user stop it; a link where Hydra is about to write is removed."""
+        """Refuse secrets in plain words; note how to continue, should the user stop it.
+
+        A link where Hydra is about to write is removed.
+        """
         from vlmbench.session.ending import SWEEP_FILE
 
+        try:
+            refuse_in_grid(config)
+        except ConfigError as error:  # Hydra passes over what a callback raises, but not over an exit
+            say(str(error))
+            sys.exit(error.exit_status)
         given = bool(config.output_dir)
         again = "" if given else f"with {shlex.quote(f'output_dir={shown(Path(config.hydra.sweep.dir))}')} "
         _onward.append(f"run the same command {again or 'again '}to continue")

@@ -1,7 +1,8 @@
 """One task on its node: what was submitted is run, and its exit status is the job's.
 
 The task file (``tasks/<index>.json``) holds the configuration as it was resolved at submit, so that editing YAML while
-a job waits changes nothing; code is read when the job starts, and a change is recorded and warned of.
+a job waits changes nothing; texts from the environment (``${oc.env:NAME}``) are looked up by the job itself. Code is
+read when the job starts, and a change is recorded and warned of.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vlmbench.cli.secrets import keep_out_of_output
 from vlmbench.errors import BAD_INPUT, FAILED, INTERRUPTED, InputError
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
@@ -41,6 +43,7 @@ def run(task_file: Path) -> int:
     Signals end it after the current repeat. A task that is preempted, or at its time limit, asks Slurm for another
     turn, in which it continues.
     """
+    keep_out_of_output()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     content = _read(task_file)
     directory = task_file.absolute().parents[3] / content["directory"]

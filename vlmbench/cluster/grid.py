@@ -6,7 +6,7 @@
         .vlmbench/                          mode 0700
             <submission>/                   names sort by time
                 submission.json             cluster, job name, tasks with directory, overrides and job id
-                tasks/<index>.json          the resolved configuration of each task
+                tasks/<index>.json          the configuration of each task
                 logs/                       of the scheduler
         0_run/  1_run/ …                    the run directories
 
@@ -114,7 +114,7 @@ def task_content(
         index: the job's number in its sweep.
         directory: the run directory, relative to the sweep directory.
         overrides: as on the command line.
-        config: resolved, without Hydra's own node.
+        config: without Hydra's own node, resolved but for what the environment holds.
         source_sha256: of vlmbench's sources at submit.
         requeues: how often the task may go back into the queue at its time limit.
         grace_s: how long before the limit it is told.

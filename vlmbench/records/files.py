@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.errors import MeasurementError
+from vlmbench.hiding import without_secret_texts
 
 NO_LINK = (
     "is a link, and vlmbench follows none when it writes: what it points to may be another's.\n"
@@ -72,8 +73,9 @@ def write_whole(path: Path, content: Content, *, mode: int | None = None) -> Pat
 
 
 def write_json(path: Path, value: Any, *, mode: int | None = None) -> Path:
-    """Like :func:`write_whole` with ``value`` as indented strict JSON (see :func:`strict`)."""
-    return write_whole(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
+    """Like :func:`write_whole` with ``value`` as indented strict JSON (see :func:`strict`), secrets in texts hidden."""
+    plain = without_secret_texts(strict(value))
+    return write_whole(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
 def strict(value: Any) -> Any:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.hiding import with_environment
 from vlmbench.machine.host import device_facts, device_state, host_facts, slurm_ids, software
 from vlmbench.machine.installation import code_state
 from vlmbench.records.comparable import unlike, unlike_words, with_mixture_named
@@ -49,7 +50,10 @@ _SHOWN_DIFFERENCES = 8
 
 
 def fingerprint(config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> str:
-    """SHA-256 of the resolved configuration in canonical JSON, keys in order.
+    """SHA-256 of the configuration in canonical JSON, keys in order.
+
+    Texts from the environment (``${oc.env:NAME}``) stand for what the variable holds, unless that is a secret: a token
+    that was renewed makes no other configuration, and the fingerprint tells nothing of it.
 
     Args:
         config: plain mappings, lists and scalars (no DictConfig).
@@ -58,9 +62,13 @@ def fingerprint(config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -
     return _digest(dict(flat(config)), ignore)
 
 
-def _digest(keys: Mapping[str, Any], ignore: Sequence[str]) -> str:
-    """Of dotted keys and their values."""
-    kept = {key: value for key, value in keys.items() if not _is_ignored(key, ignore)}
+def _digest(keys: Mapping[str, Any], ignore: Sequence[str], *, secrets: bool = False) -> str:
+    """Of dotted keys and their values; with ``secrets`` as it was before these were left out."""
+    kept = {
+        key: with_environment(value, name=key, secrets=secrets)
+        for key, value in keys.items()
+        if not _is_ignored(key, ignore)
+    }
     text = json.dumps(strict(kept), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 
@@ -76,7 +84,7 @@ def collect(
     """Everything about this process, as the first session of a provenance (see the shape above).
 
     Args:
-        config: the resolved configuration, plain.
+        config: the configuration, plain.
         model_facts: ``VisionLanguageModel.facts``.
         device: ``cpu``, ``cuda:0`` …; for CUDA, torch must be initialised there.
         seed: of the run.
@@ -179,8 +187,9 @@ def check_same(
         DirectoryConflictError: the fingerprints differ; the message lists the keys, old → new.
     """
     stored = existing.get("config", {})
-    if existing.get("fingerprint") in (fingerprint(config, ignore=ignore), _digest(as_stored(config, stored), ignore)):
-        return
+    for alike in (dict(flat(config)), as_stored(config, stored)):
+        if existing.get("fingerprint") in (_digest(alike, ignore), _digest(alike, ignore, secrets=True)):
+            return
     old, new = dict(flat(stored)), as_stored(shareable(strict(config)), stored)
     keys = [k for k in dict.fromkeys([*old, *new]) if not _is_ignored(k, ignore) and old.get(k, "") != new.get(k, "")]
     shown = [f"{k}: {_show(old, k)} → {_show(new, k)}" for k in keys[:_SHOWN_DIFFERENCES]]

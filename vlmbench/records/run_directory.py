@@ -32,6 +32,7 @@ from vlmbench.records.files import NO_LINK, remove_stray_parts, write_json
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.reading import RECORDS_NAME, check_schema, parse_row
+from vlmbench.records.redact import shareable
 from vlmbench.records.store import RecordStore
 
 POINTS_NAME = "points.json"
@@ -151,7 +152,7 @@ class RunDirectory:
             device: ``cpu``, ``cuda:0`` ….
             extra: facts that are known at the end only.
         """
-        write_json(self.path / POINTS_NAME, {"points": list(points)})
+        write_json(self.path / POINTS_NAME, {"points": shareable(list(points))})
         provenance.end_session(self.path, self._provenance, device=device, extra=extra)
 
     def _check_folders(self) -> None:

@@ -15,14 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError, RowsLostError, StoreError
+from vlmbench.hiding import without_secret_texts
 from vlmbench.records.files import NO_LINK, is_link_error, strict, sync_folder
 from vlmbench.records.reading import IDENTITY, RECORDS_NAME, KeySet, check_schema, iter_rows, parse_row, row_key
+from vlmbench.records.redact import shareable
 from vlmbench.schema import Record, Status
 
 TORN_NAME = "records.torn.jsonl"
@@ -171,7 +173,8 @@ class RecordStore:
     def append(self, record: Record) -> None:
         """Store one row; it survives a kill of the process as soon as this returns.
 
-        Values that are NaN or infinite are stored as null, with the flag ``not_finite:<name>``.
+        Values that are NaN or infinite are stored as null, with the flag ``not_finite:<name>``. A reason is stored
+        without secrets and with its paths shortened.
 
         Raises:
             StoreError: the row was measured before, or the disk is full or gone; stored rows are intact then.
@@ -185,6 +188,10 @@ class RecordStore:
             )
         if taken := _OWN_NAMES & record.values.keys():
             raise ValueError(f"metrics must not be named like the row's own fields (got {sorted(taken)})")
+        if record.reason is not None:
+            record = replace(
+                record, reason=str(shareable(record.reason)), values=without_secret_texts(dict(record.values))
+            )
         self._write(_to_line(record.to_row()))
         if measured:
             self._measured.add(record.key)

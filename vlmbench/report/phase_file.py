@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlmbench.analysis.frames import BASELINE
+from vlmbench.hiding import without_secret_texts
 from vlmbench.records.files import strict, write_whole
 from vlmbench.records.reading import iter_lines
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
@@ -33,8 +34,8 @@ def write_phase_file(
     head = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": experiment,
-        "provenance": dict(provenance),
-        "summary": dict(summary),
+        "provenance": without_secret_texts(strict(provenance)),
+        "summary": without_secret_texts(strict(summary)),
     }
     return write_whole(path, lambda file: _stream(file, head, results))
 

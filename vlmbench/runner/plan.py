@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from vlmbench.data.protocol import Samples
 from vlmbench.errors import ConfigError, DeviceError, first_line
+from vlmbench.hiding import hidden_name
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records.attempts import Attempts
 from vlmbench.request import Output, Request, Sample
@@ -101,9 +102,9 @@ class Knobs:
     batch: str = "different"
 
     def request(self, sample: Sample) -> Request:
-        """The base request of a sample."""
+        """The base request of a sample; a name that holds a secret (a signed web address) is stored without it."""
         return Request(
-            sample=sample,
+            sample=replace(sample, sample_id=hidden_name(sample.sample_id)),
             output=self.output,
             prompt_tokens=self.prompt_tokens,
             image_size=self.image_size,

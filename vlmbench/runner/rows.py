@@ -11,7 +11,6 @@ from typing import Any
 
 from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError, first_line
 from vlmbench.models.protocol import Target
-from vlmbench.records.redact import shareable
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.execution import Outcome
@@ -67,7 +66,7 @@ class Rows:
                 axes=series.axes,
                 values={**(outcome.values if outcome else {}), **self.stamp},
                 flags=outcome.flags if outcome else (),
-                reason=None if reason is None else str(shareable(reason)),
+                reason=reason,
             )
         )
 

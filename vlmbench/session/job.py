@@ -18,7 +18,7 @@ class Job:
 
     Args:
         settings: typed settings.
-        config: the whole resolved configuration, plain.
+        config: the whole configuration, plain; resolved but for what the environment holds (``${oc.env:NAME}``).
         overrides: what the user wrote on the command line.
         directory: the run directory.
         outcome: the job's own account of its end.

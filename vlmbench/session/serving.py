@@ -22,6 +22,7 @@ from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.errors import ConfigError, InputError, SampleError
 from vlmbench.records import provenance
 from vlmbench.records.files import write_json
+from vlmbench.records.redact import shareable
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Output
@@ -279,7 +280,7 @@ def _session(job: Job, server: Server, dataset: Mapping[str, Any]) -> dict[str, 
         "server_figures": definitions(server.kind.name),
     }
     here = provenance.collect(job.config, model_facts=facts, device=_DEVICE, seed=job.settings.seed)
-    return {**here, "dataset": dict(dataset), "load": _plain(job.config.get("load"))}
+    return {**here, "dataset": dict(dataset), "load": shareable(_plain(job.config.get("load")))}
 
 
 def _plain(node: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -70,6 +70,7 @@ class ReplayServer:
         keep_alive: connections may be used again.
         drop_every: every n-th request on a used connection is dropped without an answer; 0 for none.
         fail_from: from this request on (counted from 1) all get HTTP 503; 0 for never.
+        fail_text: what it says then; None for the words of a server that loads its model.
         tls: its certificate; None for plain HTTP.
         vision_tokens: that an image counts.
     """
@@ -85,6 +86,7 @@ class ReplayServer:
     keep_alive: bool = True
     drop_every: int = 0
     fail_from: int = 0
+    fail_text: str | None = None
     tls: ssl.SSLContext | None = None
     vision_tokens: int = 100
     log: list[Sent] = field(init=False, default_factory=list)
@@ -213,7 +215,7 @@ class ReplayServer:
         self._first_ns = self._first_ns or sent.received_ns
         self.log.append(sent)
         if self.fail_from and len(self.log) >= self.fail_from:
-            script = SCRIPTS["loading"]
+            script = replace(SCRIPTS["loading"], message=self.fail_text or SCRIPTS["loading"].message)
         if script.status != 200:
             await _send_json(writer, script.status, {"error": {"message": script.message, "code": script.status}})
             return True

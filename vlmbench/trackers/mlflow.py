@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.records.redact import hide_secrets
+from vlmbench.hiding import hide_secrets
 from vlmbench.trackers.library import library
 from vlmbench.trackers.protocol import Tracked
 from vlmbench.trackers.result import Result
