@@ -1,26 +1,30 @@
 """Kill real runs at random moments, continue them, and count what was lost, doubled or torn.
 
-    python scripts/kills.py DIR --kills 300 [--minutes 60] [--seed 0] [--kinds phase1 phase2 study multirun report]
+    python scripts/kills.py DIR --kills 300 [--minutes 60] [--seed 0] [--kinds phase1 phase2 study …]
 
-Each attempt is a whole command line on the tiny model (compose, load, measure, report) in a fork of this process, which
-has imported everything once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT
-or SIGHUP, which must end with 130. Every row that a store acknowledges goes through a pipe to this process. After each
-kill all JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that was
-ever acknowledged, each once, and the keys of an uninterrupted run of its kind.
+Kinds are commands (phase1, phase2, study, multirun, report, report_again: ``experiment=report`` on a finished run) and
+engines (cudagraph; closed and open load against a replay server that this script starts; interventions). Each attempt
+is a whole command line on the tiny model (compose, load, measure, report) in a fork of this process, which has imported
+everything once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT or SIGHUP,
+which must end with 130 within seconds. Every row that a store acknowledges goes through a pipe to this process. After
+each kill all JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that
+was ever acknowledged, each once, and the keys of an uninterrupted run of its kind.
 
-The state is kept in DIR/kills.json: the same command goes on where it was. Exit status 1 if anything was lost, doubled,
-torn or unexpected.
+The state is kept in DIR/kills.json: the same command goes on where it was. Prints a table by kind. Exit status 1 if
+anything was lost, doubled, torn or unexpected.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -30,7 +34,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_VERBOSITY="error",
+    TOKENIZERS_PARALLELISM="false",
+)
 
 _SMALL = (
     "runtime.device=cpu", "runtime.threads=1", "progress=false", "output.tokens=2", "measurement.warmup.max_runs=2",
@@ -38,15 +48,34 @@ _SMALL = (
     "dataset.num_samples=6", "device_peaks=none", "probe=[timeline]",
 )  # fmt: skip
 _VISION, _OUTPUT = "sweep.axes.vision_tokens=[16,64,144]", "sweep.axes.output_tokens=[4,8,16]"
+_PORT = 18_735  # always the same: the address of a server is part of a run's configuration
+_SERVED = (
+    "experiment=phase1", *_SMALL, "report=none", "dataset.num_samples=24", "runtime=endpoint", "runtime.proxy=none",
+    "runtime.model=counted", f"runtime.base_url=http://127.0.0.1:{_PORT}/v1",
+)  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
     "phase1": ("experiment=phase1", *_SMALL, "measurement.repeats=4", "report=none"),
     "phase2": ("experiment=phase2", *_SMALL, _VISION),
     "study": ("experiment=all", *_SMALL),
     "multirun": ("-m", "experiment=phase1", *_SMALL, "report=none", "seed=0,1,2"),
     "report": ("experiment=phase1", *_SMALL),
+    "report_again": ("experiment=report",),
+    "cudagraph": ("experiment=phase1", *_SMALL, "runtime=cudagraph", "report=none"),
+    "interventions": (
+        "experiment=interventions",
+        *_SMALL,
+        "measurement.prompt_tokens=8",
+        "sweep.axes.intervention.keep=[1,0.5]",
+        "report=none",
+    ),
+    "closed": (*_SERVED, "load=closed", "load.concurrency=2"),
+    "open": (*_SERVED, "load=open", "load.rate_per_s=20"),
 }
 _SIGNALS = (signal.SIGKILL,) * 9 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_S = 600.0
+_UNHEARD_S = 20.0  # a signal to stop that a process outlives by so much was not heard
+# Modules that start threads or processes of their own, or are the fork's own business.
+_NOT_BEFORE_A_FORK = ("__main__", "torch._inductor", "torch._dynamo", "triton", "pyarrow")
 Key = tuple[str, str, str, int, str]  # directory, point, sample, repeat, mode
 
 
@@ -59,39 +88,37 @@ class Attempt:
         acknowledged: rows that the store said it holds.
         seconds: how long it took.
         after_s: how long it went on after its first row (of ``report``: after the report began).
+        outlived_s: how long it went on after the signal; 0 where there was none.
     """
 
     status: int
     acknowledged: set[Key]
     seconds: float
     after_s: float
+    outlived_s: float = 0.0
+
+
+_COUNTED = ("kills", "SIGKILL", "attempts", "finished", "rows", "lost", "doubled", "torn", "skipped")
 
 
 @dataclass
 class State:
     """What is known so far; stored in ``kills.json``."""
 
-    kills: int = 0
-    attempts: int = 0
-    by_kind: Counter[str] = field(default_factory=Counter)
-    by_signal: Counter[str] = field(default_factory=Counter)
-    finished: int = 0
-    rows: int = 0
-    lost: int = 0
-    doubled: int = 0
-    torn: int = 0
-    skipped_after_deaths: int = 0
+    by_kind: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def line(self) -> str:
-        """All of it in a line."""
-        return (
-            f"{self.kills} kills ({', '.join(f'{n} {k}' for k, n in sorted(self.by_kind.items()))}; "
-            f"{', '.join(f'{n} {k}' for k, n in sorted(self.by_signal.items()))}) in {self.attempts} attempts, "
-            f"{self.finished} runs came to their end with {self.rows} measured rows: lost {self.lost}, "
-            f"doubled {self.doubled}, torn {self.torn}, requests skipped after deaths {self.skipped_after_deaths}, "
-            f"problems {len(self.problems)}"
-        )
+    def total(self, name: str) -> int:
+        """One of the counts over all kinds."""
+        return sum(counts[name] for counts in self.by_kind.values())
+
+    def table(self) -> str:
+        """All of it, a line a kind: how many were killed (by SIGKILL), came to their end, with which rows."""
+        lines = [f"{'kind':14}" + "".join(f"{name:>10}" for name in _COUNTED)]
+        for kind, counts in self.by_kind.items():
+            lines.append(f"{kind:14}" + "".join(f"{counts[name]:>10,}" for name in _COUNTED))
+        lines.append(f"{'all':14}" + "".join(f"{self.total(name):>10,}" for name in _COUNTED))
+        return "\n".join([*lines, f"problems: {len(self.problems)}"])
 
 
 def main() -> int:
@@ -107,22 +134,38 @@ def main() -> int:
     root.mkdir(parents=True, exist_ok=True)
     state, until = _stored(root), time.monotonic() + 60 * options.minutes
     _import_everything()
-    kinds = [Kind(root, name, random.Random(f"{options.seed} {name} {state.attempts}")) for name in options.kinds]
-    turn = 0
-    while state.kills < options.kills and time.monotonic() < until and len(state.problems) < 20:
-        kinds[turn % len(kinds)].step(state)
-        turn += 1
-        _store(root, state)
-        if turn % 10 == 0:
-            print(state.line(), flush=True)
-    for kind in kinds:  # what is under way comes to its end
-        if time.monotonic() < until + 300:
-            kind.finish(state)
+    with _replay_server() if {"closed", "open"} & {*options.kinds} else contextlib.nullcontext():
+        seed = f"{options.seed} {state.total('attempts')}"
+        kinds = [Kind(root, name, random.Random(f"{seed} {name}")) for name in options.kinds]
+        for kind in kinds:
+            kind.prepare()
+        turn = 0
+        while state.total("kills") < options.kills and time.monotonic() < until and len(state.problems) < 20:
+            kinds[turn % len(kinds)].step(state)
+            turn += 1
             _store(root, state)
-    print(state.line())
+            if turn % 10 == 0:
+                print(state.table(), flush=True)
+        for kind in kinds:  # what is under way comes to its end
+            if time.monotonic() < until + 300:
+                kind.finish(state)
+                _store(root, state)
+    print(state.table())
     for problem in state.problems:
         print(f"  {problem}")
-    return int(bool(state.lost or state.doubled or state.torn or state.problems))
+    return int(bool(state.problems or any(state.total(name) for name in ("lost", "doubled", "torn"))))
+
+
+@contextlib.contextmanager
+def _replay_server() -> Iterator[None]:
+    command = [sys.executable, "-m", "vlmbench.testing.replay", "--port", str(_PORT), "--dialect", "vllm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()  # its address: it serves
+            yield
+        finally:
+            server.terminate()
 
 
 class Kind:
@@ -136,16 +179,32 @@ class Kind:
 
     def __init__(self, root: Path, name: str, rng: random.Random) -> None:
         self.folder, self.name, self.rng = root / name, name, rng
+        self.expected: set[Key] = set()
+        self.seconds = self.after_s = 0.0
+
+    def prepare(self) -> None:
+        """One run without a kill: what is measured, how long it takes, and which modules to import for the next."""
         self.folder.mkdir(exist_ok=True)
         whole = self.folder / "whole"
-        if not (whole / "took.json").exists():
+        took = self.folder / "took.json"
+        if not took.exists():
             shutil.rmtree(whole, ignore_errors=True)
+            self._begin(whole)
             done = attempt(self.name, whole, None, None)
             if done.status != 0:
-                raise SystemExit(f"an uninterrupted run of {name} ended with {done.status}; see {whole}")
-            (whole / "took.json").write_text(json.dumps([done.seconds, done.after_s]))
+                raise SystemExit(f"an uninterrupted run of {self.name} ended with {done.status}; see {whole}.log")
+            took.write_text(json.dumps([done.seconds, done.after_s]))
         self.expected = set(_stored_keys(whole))
-        self.seconds, self.after_s = map(float, json.loads((whole / "took.json").read_text()))
+        self.seconds, self.after_s = map(float, json.loads(took.read_text()))
+        for name in (self.folder / "whole.modules").read_text().splitlines():
+            if name not in sys.modules and not name.startswith(_NOT_BEFORE_A_FORK):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+
+    def _begin(self, run: Path) -> None:
+        """What must be there before the first attempt: of a report, the run that it is of."""
+        if self.name == "report_again" and not run.exists():
+            shutil.copytree(self.folder.parent / "report" / "whole", run)
 
     @property
     def current(self) -> Path:
@@ -166,21 +225,26 @@ class Kind:
 
     def _moment(self) -> float:
         """Seconds after the first row (negative: after the start), within what an attempt takes on this machine now."""
+        if self.name == "report_again":
+            return -self.rng.uniform(0, self.seconds)
         if self.name != "report" and self.rng.random() < 0.25:
             return -self.rng.uniform(0, max(self.seconds - self.after_s, 0.1))
         return self.rng.uniform(0, self.after_s)
 
     def _attempt(self, state: State, number: signal.Signals | None, moment: float | None) -> None:
         run = self.current
+        self._begin(run)
         done = attempt(self.name, run, number, moment)
-        state.attempts += 1
+        counts = state.by_kind.setdefault(self.name, Counter())
+        counts["attempts"] += 1
         self._remember(run, done.acknowledged)
         self._check_files(run, state)
         died = done.status < 0
         if number is not None and (died or done.status == 130):
-            state.kills += 1
-            state.by_kind[self.name] += 1
-            state.by_signal[number.name] += 1
+            counts["kills"] += 1
+            counts[number.name] += 1
+        if number is not signal.SIGKILL and done.outlived_s > _UNHEARD_S:
+            state.problems.append(f"{run}: went on for {done.outlived_s:.0f} s after {number and number.name}")
         if died and number is not signal.SIGKILL:
             state.problems.append(f"{run}: {number and number.name} ended it with {done.status}, not with 130")
         if done.status == 0:
@@ -203,7 +267,7 @@ class Kind:
             try:
                 json.loads(path.read_bytes())
             except ValueError as error:
-                state.torn += 1
+                state.by_kind[self.name]["torn"] += 1
                 state.problems.append(f"{path}: {error}")
 
     def _check_end(self, run: Path, state: State) -> None:
@@ -213,16 +277,17 @@ class Kind:
         skipped = _skipped(run)
         expected = {key for key in self.expected if key[:3] not in skipped}
         lost = (acknowledged | expected) - set(keys)
-        state.lost += len(lost)
-        state.doubled += sum(count - 1 for count in keys.values())
-        state.rows += len(keys)
-        state.finished += 1
-        state.skipped_after_deaths += len(skipped)
+        counts = state.by_kind[self.name]
+        counts["lost"] += len(lost)
+        counts["doubled"] += sum(count - 1 for count in keys.values())
+        counts["rows"] += len(keys)
+        counts["finished"] += 1
+        counts["skipped"] += len(skipped)
         if lost:
             state.problems.append(f"{run}: lost {sorted(lost)[:3]}")
         for path in run.rglob("records.jsonl"):
             bad = [n for n, line in enumerate(path.read_bytes().splitlines(), 1) if not line.startswith(b'{"')]
-            state.torn += len(bad)
+            counts["torn"] += len(bad)
         for path in run.rglob("outcome.json"):
             if json.loads(path.read_bytes())["state"] != "done":
                 state.problems.append(f"{path}: not done at exit status 0")
@@ -248,7 +313,7 @@ def attempt(name: str, run: Path, number: signal.Signals | None, moment: float |
         _child(name, run, writer)
     os.close(writer)
     seen, acknowledged, buffer = 0.0, set[Key](), b""
-    sent = False
+    sent: float | None = None
     os.set_blocking(reader, False)
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -263,11 +328,11 @@ def attempt(name: str, run: Path, number: signal.Signals | None, moment: float |
             if not seen and (line == b"report" or name != "report"):
                 seen = time.monotonic()
         now = time.monotonic()
-        if number is not None and moment is not None and not sent:
+        if number is not None and moment is not None and sent is None:
             due = now - began >= -moment if moment < 0 else bool(seen) and now - seen >= moment
             if due:
                 os.kill(child, number)
-                sent = True
+                sent = now
         if now - began > _LONGEST_S:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
@@ -275,7 +340,11 @@ def attempt(name: str, run: Path, number: signal.Signals | None, moment: float |
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     over = time.monotonic()
     return Attempt(
-        status=status, acknowledged=acknowledged, seconds=over - began, after_s=over - seen if seen else over - began
+        status=status,
+        acknowledged=acknowledged,
+        seconds=over - began,
+        after_s=over - seen if seen else over - began,
+        outlived_s=0.0 if sent is None else over - sent,
     )
 
 
@@ -284,7 +353,8 @@ def _child(name: str, run: Path, writer: int) -> None:
     status = 99
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = ["vlmbench", *COMMANDS[name], f"output_dir={run}"]
+        place = "runs" if name == "report_again" else "output_dir"
+        sys.argv = ["vlmbench", *COMMANDS[name], f"{place}={run}"]
         log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -300,6 +370,8 @@ def _child(name: str, run: Path, writer: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if run.name == "whole":
+            run.with_name("whole.modules").write_text("\n".join(sys.modules))
         os._exit(status)
 
 
@@ -373,7 +445,7 @@ def _stored(root: Path) -> State:
     if not path.exists():
         return State()
     kept = json.loads(path.read_text())
-    kept["by_kind"], kept["by_signal"] = Counter(kept["by_kind"]), Counter(kept["by_signal"])
+    kept["by_kind"] = {kind: Counter(counts) for kind, counts in kept["by_kind"].items()}
     return State(**kept)
 
 
