@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick docs test test-slurm coverage-models lint types phase1 phase2 phase3 study bench clean
+.PHONY: help setup demo quick docs test test-slurm coverage-models fuzz lint types phase1 phase2 phase3 study bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -49,6 +49,11 @@ docs: $(STAMP)  ## the site in site/, to be read from disk; warnings are errors
 
 test-slurm: $(STAMP)  ## the grid tests on a real Slurm on loopback (installs Debian's packages as root)
 	scripts/test-slurm.sh $(BIN)/python
+
+# How many cases `make fuzz` makes.
+CASES ?= 10000
+fuzz: $(STAMP)  ## random command lines, configurations, rows, questions and requests: never a traceback (CASES=10000)
+	VLMBENCH_FUZZ=$(CASES) $(BIN)/python -m pytest -q -n 0 tests/test_fuzz.py
 
 coverage-models: $(STAMP)  ## every architecture of transformers: stages and a timeline; writes docs/models.md
 	$(BIN)/python scripts/coverage_models.py

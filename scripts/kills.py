@@ -45,16 +45,17 @@ os.environ.update(
 _SMALL = (
     "runtime.device=cpu", "runtime.threads=1", "progress=false", "output.tokens=2", "measurement.warmup.max_runs=2",
     "measurement.stopping.min_samples=3", "measurement.stopping.max_samples=3", "measurement.stopping.min_time_s=0",
-    "dataset.num_samples=6", "device_peaks=none", "probe=[timeline]",
+    "dataset.num_samples=3", "device_peaks=none", "probe=[timeline]",
 )  # fmt: skip
 _VISION, _OUTPUT = "sweep.axes.vision_tokens=[16,64,144]", "sweep.axes.output_tokens=[4,8,16]"
 _PORT = 18_735  # always the same: the address of a server is part of a run's configuration
 _SERVED = (
-    "experiment=phase1", *_SMALL, "report=none", "dataset.num_samples=24", "runtime=endpoint", "runtime.proxy=none",
-    "runtime.model=counted", f"runtime.base_url=http://127.0.0.1:{_PORT}/v1",
+    "experiment=phase1", *(one for one in _SMALL if "num_samples" not in one), "dataset.num_samples=16", "report=none",
+    "measurement.bare_every=0", "runtime=endpoint", "runtime.proxy=none", "runtime.model=counted",
+    f"runtime.base_url=http://127.0.0.1:{_PORT}/v1",
 )  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "phase1": ("experiment=phase1", *_SMALL, "measurement.repeats=4", "report=none"),
+    "phase1": ("experiment=phase1", *_SMALL, "measurement.repeats=2", "report=none"),
     "phase2": ("experiment=phase2", *_SMALL, _VISION),
     "study": ("experiment=all", *_SMALL),
     "multirun": ("-m", "experiment=phase1", *_SMALL, "report=none", "seed=0,1,2"),
@@ -133,6 +134,7 @@ def main() -> int:
     root = options.directory.resolve()
     root.mkdir(parents=True, exist_ok=True)
     state, until = _stored(root), time.monotonic() + 60 * options.minutes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     _import_everything()
     with _replay_server() if {"closed", "open"} & {*options.kinds} else contextlib.nullcontext():
         seed = f"{options.seed} {state.total('attempts')}"
@@ -141,7 +143,7 @@ def main() -> int:
             kind.prepare()
         turn = 0
         while state.total("kills") < options.kills and time.monotonic() < until and len(state.problems) < 20:
-            kinds[turn % len(kinds)].step(state)
+            min(kinds, key=lambda kind: kind.spent_s).step(state)  # equal shares of time: cheap kinds get more kills
             turn += 1
             _store(root, state)
             if turn % 10 == 0:
@@ -180,7 +182,7 @@ class Kind:
     def __init__(self, root: Path, name: str, rng: random.Random) -> None:
         self.folder, self.name, self.rng = root / name, name, rng
         self.expected: set[Key] = set()
-        self.seconds = self.after_s = 0.0
+        self.seconds = self.after_s = self.spent_s = 0.0
 
     def prepare(self) -> None:
         """One run without a kill: what is measured, how long it takes, and which modules to import for the next."""
@@ -237,6 +239,7 @@ class Kind:
         done = attempt(self.name, run, number, moment)
         counts = state.by_kind.setdefault(self.name, Counter())
         counts["attempts"] += 1
+        self.spent_s += done.seconds
         self._remember(run, done.acknowledged)
         self._check_files(run, state)
         died = done.status < 0
@@ -353,6 +356,8 @@ def _child(name: str, run: Path, writer: int) -> None:
     status = 99
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # whatever this script, or nohup, made of them
+            signal.signal(number, signal.SIG_DFL)
         place = "runs" if name == "report_again" else "output_dir"
         sys.argv = ["vlmbench", *COMMANDS[name], f"{place}={run}"]
         log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

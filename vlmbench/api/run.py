@@ -77,10 +77,10 @@ class Run:
             from vlmbench.report.phase1_summary import summarise_run
 
             return summarise_run(self._read)
-        from vlmbench.report.phase1_summary import read_json
+        from vlmbench.report.phase1_summary import read_points
         from vlmbench.report.scaling import EXPERIMENTS, find, summarise
 
-        points = (read_json(self.directory / "points.json") or {}).get("points", [])
+        points = read_points(self.directory)
         return summarise(find(self.rows, self.provenance), EXPERIMENTS[self.kind], points)
 
     @cached_property

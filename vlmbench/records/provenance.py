@@ -46,6 +46,7 @@ IGNORED = (
 SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"
 _COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too
 _PARTS = (*_COPIED, "code", "slurm")
+_GROUPS = ("dataset", "sweep", "runtime", "load", "output", "measurement", "figures")  # of the configuration
 _SHOWN_DIFFERENCES = 8
 
 
@@ -141,11 +142,17 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
 
 def _is_provenance(found: Any) -> TypeGuard[dict[str, Any]]:
     """Whether it has the parts that readers rely on, each of the kind that it is."""
-    if not isinstance(found, dict) or not isinstance(sessions := found.get("sessions"), list) or not sessions:
+    return isinstance(found, dict) and bool(found.get("sessions")) and has_part_types(found)
+
+
+def has_part_types(found: Mapping[str, Any]) -> bool:
+    """Whether the parts of a provenance that are there are of the kind that readers rely on."""
+    sessions, config = found.get("sessions", []), found.get("config", {})
+    if not isinstance(sessions, list) or not all(isinstance(part, dict) for part in (config, *sessions)):
         return False
-    if not all(isinstance(part, dict) for part in (found.get("config", {}), *sessions)):
+    if not all(isinstance(part.get(name, {}), dict) for part in (found, *sessions) for name in (*_PARTS, "runtime")):
         return False
-    if not all(isinstance(part.get(name, {}), dict) for part in (found, *sessions) for name in _PARTS):
+    if not all(isinstance(part[name], dict | None) for part in (found, config) for name in _GROUPS if name in part):
         return False
     return all(isinstance(session.get("warnings", []), list) for session in sessions)
 

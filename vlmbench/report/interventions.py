@@ -15,7 +15,7 @@ from vlmbench.figures.interventions import interventions_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import strict, write_json
 from vlmbench.report.narrative.interventions import as_text, verdict
-from vlmbench.report.phase1_summary import provenance_of, read_json, records
+from vlmbench.report.phase1_summary import provenance_of, read_json, read_points, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.schema import SCHEMA_VERSION
 
@@ -42,7 +42,7 @@ def write_interventions(directory: Path | str, to: Path | None = None, *, quick:
     frame = frames.load_runs(directory)
     provenance = provenance_of(directory)
     arms = arm_results(frame)
-    summary = summarise(frame, arms, provenance, read_json(directory / PROOFS) or {}, points=_points(directory))
+    summary = summarise(frame, arms, provenance, read_json(directory / PROOFS) or {}, points=read_points(directory))
     write_json(to / "summary.json", summary)
     if quick:
         return as_text(summary)
@@ -125,8 +125,3 @@ def page_row(arm: ArmResult) -> dict[str, Any] | None:
         "kernels": "unlike: kernel + tokens" if arm.unlike_kernels else "the baseline's",
         "verdict": verdict(entry) if total.verdict is Verdict.NO_DIFFERENCE else str(total.verdict),
     }
-
-
-def _points(directory: Path) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = (read_json(directory / "points.json") or {}).get("points", [])
-    return found

@@ -27,7 +27,9 @@ from vlmbench.analysis.variance import variance_parts, variance_sources
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import strict
+from vlmbench.records.provenance import PROVENANCE_NAME, has_part_types
 from vlmbench.records.reading import iter_rows
+from vlmbench.records.run_directory import POINTS_NAME
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL, TOTAL_PARTS
 from vlmbench.text import parse_json
@@ -92,7 +94,7 @@ def read_run(directory: Path | str) -> Run:
         gaps=load_token_gaps(directory, point_ids=_points(frames.workload(frame))),
         reference_gaps=load_token_gaps(directory, point_ids=_points(frames.reference(frame)), cluster="run"),
         provenance=provenance_of(directory),
-        points=(read_json(directory / "points.json") or {}).get("points", []),
+        points=read_points(directory),
         kernels=_top_kernels(directory, frame),
     )
 
@@ -107,7 +109,36 @@ def provenance_of(directory: Path) -> dict[str, Any]:
     Raises:
         InputError: the file holds something else.
     """
-    return with_mixture_named(read_json(directory / "provenance.json") or {})
+    path = directory / PROVENANCE_NAME
+    found = read_json(path) or {}
+    if not has_part_types(found):
+        raise InputError(f"'{path}' is no provenance of vlmbench: parts of it are of another kind; restore it")
+    return with_mixture_named(found)
+
+
+def read_points(directory: Path) -> list[dict[str, Any]]:
+    """How each point of a run ended, from its ``points.json``; empty where there is none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    path = directory / POINTS_NAME
+    points = (read_json(path) or {}).get("points", [])
+    if not isinstance(points, list) or not all(isinstance(one, dict) and _is_point(one) for one in points):
+        raise InputError(f"'{path}' must hold a list 'points' of mappings, each with its 'point_id'; measure again")
+    return points
+
+
+_POINT: Mapping[str, Any] = {
+    "axes": dict, "measured": int, "failed": int, "ended_by": str | None, "unmet": list | None, "reason": str | None,
+    "median_reach": float | int | None, "lag1": float | int | None, "effective_n": float | int | None,
+    "missing_s": float | int | None,
+}  # fmt: skip
+
+
+def _is_point(one: Mapping[str, Any]) -> bool:
+    named = isinstance(one.get("point_id"), str)
+    return named and all(isinstance(one[name], kind) for name, kind in _POINT.items() if name in one)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -119,8 +150,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
     if not isinstance(content, dict):
         raise InputError(f"'{path}' must hold a JSON object (got {type(content).__name__})")

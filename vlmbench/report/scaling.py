@@ -34,7 +34,7 @@ from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.files import strict, write_json
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
-from vlmbench.report.phase1_summary import device_type, provenance_of, read_json, records
+from vlmbench.report.phase1_summary import device_type, provenance_of, read_points, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.schema import SCHEMA_VERSION, TOTAL_PARTS
 
@@ -160,7 +160,7 @@ def write_scaling(
     if "T_total" not in frame:  # nothing could be measured; the report says why
         frame["T_total"] = math.nan
     found = find(frame, provenance_of(directory))
-    summary = summarise(found, experiment, (read_json(directory / "points.json") or {}).get("points", []))
+    summary = summarise(found, experiment, read_points(directory))
     files = [write_json(to / SUMMARY_FILE, summary)]
     if found.model is not None:
         files.append(found.model.save(to / MODEL_FILE))

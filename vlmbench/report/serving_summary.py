@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from vlmbench.analysis.serving import (
 )
 from vlmbench.engines.endpoint.dialects import definitions
 from vlmbench.engines.endpoint.pairs import CONTRASTS
+from vlmbench.errors import InputError
 from vlmbench.records.files import strict
+from vlmbench.report.phase1_summary import read_json
 
 _LOADS = "loads.json"
 
@@ -65,7 +66,9 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
     axes = (f"axis_{name}" for name in ("load.concurrency", "load.rate_per_s"))
     frame = load_runs(directory, tuple(dict.fromkeys((*COLUMNS, *figures, *axes))))
     path = directory / _LOADS
-    loads = json.loads(path.read_text(encoding="utf-8")).get("loads", []) if path.is_file() else []
+    loads = (read_json(path) or {}).get("loads", [])
+    if not isinstance(loads, list) or not all(isinstance(load, Mapping) for load in loads):
+        raise InputError(f"'{path}' must hold a list 'loads' of mappings; restore it or measure again")
     limits = Limits(
         ttft_ms=load.get("ttft_limit_ms"), tpot_ms=load.get("tpot_limit_ms"), request_ms=load.get("request_limit_ms")
     )
