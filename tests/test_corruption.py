@@ -20,8 +20,19 @@ RUNS = Path(__file__).parent / "contract" / "old_runs"
 BYTES = {
     "empty": b"", "null": b"null", "a list": b"[]", "a number": b"7", "a text": b'"x"', "an object": b"{}",
     "NULs": b"\0" * 100, "UTF-16": '{"a": 1}'.encode("utf-16"), "deep": b"[" * 100_000, "digits": b"9" * 100_000,
-    "an endless number": b'{"sessions": Infinity, "state": NaN}', "not UTF-8": b'{"a": "\xff"}', "a folder": None,
+    "an endless number": b'{"sessions": Infinity, "state": NaN}', "not UTF-8": b'{"a": "\xff"}',
+    "a key twice": b'{"a": 1, "a": 2, "schema_version": 1, "schema_version": 2}',
 }  # fmt: skip
+PLACES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a loop of links": lambda place: place.symlink_to(place.name),
+    "a link to nothing": lambda place: place.symlink_to("nowhere"),
+    "nothing": lambda place: None,
+    "no permission": lambda place: (place.touch(), place.chmod(0)),
+}
+if os.geteuid() == 0:
+    del PLACES["no permission"]  # root reads everything
+Damage = bytes | Callable[[Path], object]
 VALUES = {"null": None, "list": [], "text": "x", "negative": -1, "object": {}, "huge": 1e308}
 MOST = 120  # kinds of damage of one file
 
@@ -34,10 +45,11 @@ def paths(tree: Any, prefix: tuple[Any, ...] = (), depth: int = 3) -> Iterator[t
             yield from paths(value, (*prefix, key), depth - 1)
 
 
-def damages(text: bytes) -> dict[str, bytes | None]:
-    """What to the content that takes its place; None for a folder."""
-    found: dict[str, bytes | None] = {
+def damages(text: bytes) -> dict[str, Damage]:
+    """What, to the content that takes its place or what makes something else of it."""
+    found: dict[str, Damage] = {
         **BYTES,
+        **PLACES,
         "half": text[: len(text) // 2],
         "a mark in front": b"\xef\xbb\xbf" + text,
     }
@@ -54,8 +66,19 @@ def damages(text: bytes) -> dict[str, bytes | None]:
             node[path[-1]] = value
             found[f"{'.'.join(map(str, path))} is {name}"] = json.dumps(damaged).encode()
     kept = list(found)
-    step = max(1, (len(kept) - len(BYTES)) // MOST)
-    return {name: found[name] for name in [*kept[: len(BYTES) + 2], *kept[len(BYTES) + 2 :: step]]}
+    always = len(BYTES) + len(PLACES) + 2
+    step = max(1, (len(kept) - always) // MOST)
+    return {name: found[name] for name in [*kept[:always], *kept[always::step]]}
+
+
+def damage(place: Path, content: Damage) -> None:
+    """Put it in the place of a file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        place.unlink(missing_ok=True)
+        content(place)
 
 
 def commands(folder: Path) -> dict[str, Callable[[], object]]:
@@ -86,13 +109,7 @@ def problems(folder: Path, file: str, text: bytes, only: tuple[str, ...] = ()) -
         for command in only or ("status", "token_comparison", "resume"):
             shutil.rmtree(folder.parent, ignore_errors=True)
             shutil.copytree(RUNS / folder.name, folder)
-            place = folder / file
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if content is None:
-                place.unlink(missing_ok=True)
-                place.mkdir()
-            else:
-                place.write_bytes(content)
+            damage(folder / file, content)
             tried += 1
             try:
                 commands(folder)[command]()
@@ -147,6 +164,109 @@ def test_collect_reads_damaged_files(tmp_path: Path, file: str) -> None:
         logging.disable(logging.NOTSET)
     assert tried >= len(BYTES)
     assert not found, f"{len(found)} of {tried}:\n" + "\n".join(found[:20])
+
+
+def latency_model(file: Path) -> object:
+    from vlmbench.analysis.latency_model import LatencyModel
+
+    return LatencyModel.load(file)
+
+
+def phase_file(file: Path) -> object:
+    from vlmbench.analysis.results import read_results
+
+    return read_results(file)
+
+
+def task_file(file: Path) -> object:
+    from vlmbench.cli.node import _read
+
+    return _read(file)
+
+
+def points(file: Path) -> object:
+    from vlmbench.report.phase1_summary import read_points
+
+    return read_points(file.parent)
+
+
+def provenance(file: Path) -> object:
+    from vlmbench.analysis.floors import peaks_of
+    from vlmbench.api.run import Run
+    from vlmbench.report.phase1_summary import provenance_of
+
+    found = provenance_of(file.parent)
+    return peaks_of(found), Run(directory=file.parent).kind
+
+
+def arrivals(file: Path) -> object:
+    from vlmbench.engines.endpoint.arrivals import read_trace
+
+    return read_trace(file)
+
+
+def vqa_questions(file: Path) -> object:
+    from vlmbench.data.vqa_files import JsonFile
+    from vlmbench.data.vqa_index import build_index
+
+    return build_index(JsonFile(path=file), None)
+
+
+def folder_questions(file: Path) -> object:
+    from vlmbench.data.image_folder import ImageFolder
+
+    return len(ImageFolder(root=file.parent, questions=file).open())
+
+
+def checkpoint(file: Path) -> object:
+    from vlmbench.models.checkpoint import check_folder
+
+    return check_folder(file.parent)
+
+
+TASK: dict[str, Any] = {
+    "index": 0, "directory": "0_x", "overrides": ["a=1"], "config": {"seed": 0}, "requeues": 1, "grace_s": 1.0,
+    "source_sha256": "a",
+}  # fmt: skip
+QUESTIONS = {"questions": [{"question_id": 1, "image_id": 2, "question": "what?"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("latency_model.json", None, latency_model),
+        ("phase2_scaling.json", None, phase_file),
+        ("points.json", None, points),
+        ("provenance.json", None, provenance),
+        ("0.json", json.dumps(TASK).encode(), task_file),
+        ("trace.txt", b"0.0\n0.5\n1\n", arrivals),
+        ("questions.json", json.dumps(QUESTIONS).encode(), vqa_questions),
+        ("questions.jsonl", b'{"image": "a.png", "question": "what?"}\n', folder_questions),
+        ("questions.csv", b"image,question\na.png,what?\n", folder_questions),
+        ("config.json", b'{"model_type": "qwen2_5_vl", "text_config": {"a": [1]}}', checkpoint),
+    ],
+)
+def test_no_damaged_file_that_is_given_ends_in_a_traceback(
+    tmp_path: Path, name: str, text: bytes | None, read: Callable[[Path], object]
+) -> None:
+    whole = (RUNS / "phase2_done" / name).read_bytes() if text is None else text
+    found, told = [], 0
+    for what, content in damages(whole).items():
+        folder = tmp_path / "x"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        damage(folder / name, content)
+        try:
+            read(folder / name)
+        except VlmbenchError as error:
+            told += 1
+            if len(str(error).strip().splitlines()) > 2:
+                found.append(f"{what}: {error}")
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            found.append(f"{what}: {error!r:.200} at {where.filename}:{where.lineno}")
+    assert told, "no damage was noticed"
+    assert not found, f"{len(found)}:\n" + "\n".join(found[:20])
 
 
 def test_a_submission_that_leads_out_of_its_sweep_is_named_and_the_others_are_shown(

@@ -23,6 +23,10 @@ from vlmbench.session.signals import interrupt_on_signals
 from vlmbench.text import parse_json, say
 
 _log = logging.getLogger(__name__)
+_PARTS: dict[str, Any] = {
+    "directory": str, "config": dict, "overrides": list, "source_sha256": str, "requeues": int, "grace_s": int | float,
+}  # fmt: skip
+_OPTIONAL = {"requeues": 0, "grace_s": 0.0}
 
 
 def main(task_file: str) -> NoReturn:
@@ -73,11 +77,12 @@ def _over(status: int, what: str) -> int:
 def _read(task_file: Path) -> dict[str, Any]:
     try:
         found = parse_json(task_file.read_bytes())
-        if not {"directory", "config", "overrides", "source_sha256"} <= found.keys():
-            raise ValueError("parts are missing")
+        wrong = [name for name, kind in _PARTS.items() if not isinstance(found.get(name, _OPTIONAL.get(name)), kind)]
+        if wrong or not all(isinstance(one, str) for one in found["overrides"]):
+            raise ValueError(f"{', '.join(wrong) or 'overrides'}: missing, or of another kind")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"cannot read the task file '{task_file}': {error}. Submit it again.") from error
-    return dict(found)
+    return {**_OPTIONAL, **found}
 
 
 def _another_turn(*, requeues: int, grace_s: float) -> None:
