@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,29 @@ def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench: Run, 
     done = vlmbench("-m", *sweep, f"output_dir={directory}")
     assert done.returncode == 0, done.stderr
     assert "3 of 3 jobs ok" in done.stderr
+
+
+def test_a_look_writes_nothing(vlmbench: Run, tmp_path: Path) -> None:
+    """Answered or refused: no directory of its own, no log, nothing changed in what is looked at."""
+    shutil.copytree(Path(__file__).parent / "contract" / "old_runs", tmp_path / "runs")
+
+    def seen() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in tmp_path.rglob("*") if tmp_path / "table" not in [p, *p.parents]}
+
+    before = seen()
+    for status, arguments in (
+        (0, ("experiment=status", "runs=runs")),
+        (2, ("experiment=status", "runs=nothing")),
+        (0, ("experiment=cancel", "runs=runs")),
+        (130, ("experiment=collect", "runs=runs", "output_dir=table")),
+        (2, ("experiment=collect", "runs=nothing")),
+    ):
+        done = vlmbench(*arguments)
+        assert done.returncode == status, done.stderr
+        assert seen() == before, arguments
+    assert {p.name for p in (tmp_path / "table").iterdir()} == {
+        "collected.parquet", "collected.csv", "collected.json", "figures",
+    }  # fmt: skip
 
 
 def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench: Run, tmp_path: Path) -> None:

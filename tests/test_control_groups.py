@@ -1,0 +1,85 @@
+"""What the kernel tells of control groups, in groups of version 1 or 2 that the test makes for itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vlmbench.machine.suspension import held_still_by
+
+GROUPS = Path("/sys/fs/cgroup")
+TAKES_TOO_MUCH = """
+import subprocess, sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text("0")
+from vlmbench.machine.host import oom_kills
+before = oom_kills()
+subprocess.run([sys.executable, "-c", "x = bytearray(512 << 20)"])
+after = oom_kills()
+print(before.group == after.group, after.count - before.count)
+"""
+
+
+def _made(places: list[Path]) -> Iterator[Path]:
+    """A group of its own in the first place that allows one; removed at the end."""
+    for place in places:
+        folder = place / "vlmbench-test"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            yield folder
+        finally:
+            folder.rmdir()
+        return
+    pytest.skip("no control group can be made here: this needs root and a writable /sys/fs/cgroup")
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    version_2 = [place for place in (GROUPS, GROUPS / "unified") if (place / "cgroup.controllers").exists()]
+    yield from _made([*version_2, *([GROUPS / "freezer"] if (GROUPS / "freezer").is_dir() else [])])
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    yield from _made([place for place in (GROUPS / "memory", GROUPS) if place.is_dir()])
+
+
+def test_a_frozen_control_group_holds_its_processes_still(freezer: Path) -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    state, frozen, thawed = ("cgroup.freeze", "1", "0")
+    if not (freezer / state).exists():
+        state, frozen, thawed = ("freezer.state", "FROZEN", "THAWED")
+    try:
+        (freezer / "cgroup.procs").write_text(str(process.pid))
+        assert held_still_by(process.pid) is None
+        (freezer / state).write_text(frozen)
+        for _ in range(500):
+            if held_still_by(process.pid):
+                break
+        assert held_still_by(process.pid) == "a frozen control group"
+        (freezer / state).write_text(thawed)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_kill_for_memory_is_counted(memory: Path) -> None:
+    limit = memory / "memory.limit_in_bytes"
+    if not limit.exists():
+        limit = memory / "memory.max"
+    if not limit.exists():
+        pytest.skip("the memory controller is not given to groups here")
+    limit.write_text(str(200 << 20))
+    if (swap := memory / "memory.swap.max").exists():
+        swap.write_text("0")
+    done = subprocess.run(
+        [sys.executable, "-c", TAKES_TOO_MUCH, memory], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["True", "1"], done.stderr
