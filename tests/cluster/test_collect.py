@@ -11,7 +11,7 @@ from vlmbench.cli import grids
 from vlmbench.cluster.collect import collect, is_complete, read_table
 from vlmbench.cluster.medians import medians
 from vlmbench.errors import InputError
-from vlmbench.figures.grid_overview import _groups
+from vlmbench.figures.grid_overview import _by_other_axes, _groups
 from vlmbench.records.comparable import apart, unlike_runs
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import begin_session
@@ -167,3 +167,18 @@ def test_of_many_points_the_ends_and_the_middle_are_shown(tmp_path: Path) -> Non
     assert [(line.point, line.left_out) for line in lines] == [
         ("vision_tokens 16", 0), ("vision_tokens 100", 1), ("vision_tokens 1,600", 1),
     ]  # fmt: skip
+
+
+def test_a_line_along_an_axis_is_of_one_place_on_the_others() -> None:
+    """Latency is 10 a + b: a line over all b would be of nothing."""
+    rows = [
+        {"group": "g", "axis_a": a, "axis_b": b, "sample_id": "s", "T_total": 10.0 * a + b, "run": "r"}
+        for a in (1, 2) for b in (1, 2, 3) for _ in range(6)
+    ]  # fmt: skip
+    rows += [{**row, "group": "h", "axis_b": None} for row in rows[:6]]
+    frame = pandas.DataFrame(rows)
+    part = _by_other_axes(frame, "axis_a", ["axis_a", "axis_b"])
+    assert sorted(part["group"].unique()) == ["g, b 1", "g, b 2", "g, b 3", "h"]
+    medians = part[part["group"] == "g, b 2"].groupby("axis_a")["T_total"].median()
+    assert medians.to_dict() == {1: 12.0, 2: 22.0}
+    assert _by_other_axes(frame, "axis_a", ["axis_a"])["group"].tolist() == frame["group"].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,9 @@ def grid_figure(frame: pd.DataFrame, axes_columns: Sequence[str], *, note: str =
         axes_columns: columns of the grid's axes.
         note: stands in the caption.
     """
-    along = {name: _swept(frame, name) for name in axes_columns}
-    along = {name: groups for name, groups in along.items() if groups}
-    swept = set().union(*along.values()) if along else set()
+    swept = {group for name in axes_columns for group in _swept(frame, name)}
+    parts = {name: _by_other_axes(frame, name, axes_columns) for name in axes_columns}
+    along = {name: groups for name, part in parts.items() if (groups := _swept(part, name))}
     single = [str(name) for name in frame["group"].unique() if name not in swept]
     rows = min(len(single), _MOST_GROUPS)
     heights = [*([0.5 + 0.42 * rows] if single else []), *[2.6] * len(along)]
@@ -96,8 +97,26 @@ def grid_figure(frame: pd.DataFrame, axes_columns: Sequence[str], *, note: str =
     if single:
         _by_group(panels.pop(0), frame[frame["group"].isin(single)])
     for panel, (name, groups) in zip(panels, along.items(), strict=True):
-        _along(panel, frame, name, groups)
+        _along(panel, parts[name], name, groups)
     return figure
+
+
+def _by_other_axes(frame: pd.DataFrame, name: str, axes_columns: Sequence[str]) -> pd.DataFrame:
+    """The rows along one axis, a group for each place on the axes that were turned together with it."""
+    part = frame[frame[name].notna()]
+    group = part["group"].astype(str)
+    for other in axes_columns:
+        if other != name and part[other].nunique() > 1:
+            value = part[other].map(partial(_place, label_of(other)))
+            group = group + value.astype(str)
+    return part.assign(group=group)
+
+
+def _place(label: str, value: Any) -> str:
+    """Where rows stand on an axis, to put behind the name of their group; empty where they have no such axis."""
+    if pd.isna(value):
+        return ""
+    return f", {label} {value if isinstance(value, str) else plain(float(value))}"
 
 
 def _swept(frame: pd.DataFrame, name: str) -> list[str]:
