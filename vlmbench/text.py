@@ -110,8 +110,9 @@ def quantile_cell(entry: Mapping[str, Any] | None) -> str:
         return DASH
     if entry.get("value") is None:
         return "n too small" if entry.get("note") else DASH
-    inside = span(entry.get("low"), entry.get("high")).removesuffix(" ms")
-    return f"{ms(entry['value']).removesuffix(' ms')} [{inside}]" if inside else ms(entry["value"]).removesuffix(" ms")
+    low, high = entry.get("low"), entry.get("high")
+    inside = "" if low is None or high is None else f" [{digits(low)}–{digits(high)}]"
+    return f"{digits(entry['value'])}{inside}"  # always ms: a table has one unit
 
 
 def count(number: int | float, one: str, many: str | None = None) -> str:

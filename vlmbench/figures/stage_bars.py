@@ -155,22 +155,36 @@ def _enlarged(axes: Axes, row: float, parts: Parts, width: float, unit: float) -
         0.02 * width, (above + below) / 2, f"up to the first token, {digits(whole)} ms", va="center", fontsize=pt(8),
     )  # fmt: skip
     scale, left, bar = width / whole, 0.0, row + 0.1
-    middles, words = [], []
     for part, time in parts:
         axes.barh(
             bar, time * scale, left=left, height=BAR, color=component_colour(part), edgecolor="white", linewidth=0.5
         )
-        middles.append(left + time * scale / 2)
-        words.append(_short(part) + f"\n{digits(time)} ms")
         left += time * scale
-    widths = [(max(map(len, text.split("\n"))) + 0.6) * unit for text in words]
-    for middle, at, text in zip(middles, spread(middles, widths, 0.0, width), words, strict=True):
-        axes.plot([middle, at], [bar + BAR / 2, bar + 0.66], color=MUTED, linewidth=0.5, clip_on=False)
-        axes.text(at, bar + 0.7, text, ha="center", va="top", fontsize=pt(8), linespacing=1.05, color=INK)
+    name_parts(axes, bar + BAR / 2, parts, width, unit)
     return bar + 2.75
 
 
-def _short(part: str) -> str:
+def name_parts(axes: Axes, edge: float, parts: Parts, width: float, unit: float) -> None:
+    """Write the name and the ms of each part below a bar that is as wide as the axis.
+
+    Args:
+        axes: with rows downwards.
+        edge: where the bar ends.
+        parts: of the bar.
+        width: of the axis.
+        unit: width of a letter on it.
+    """
+    scale = width / sum(time for _, time in parts)
+    ends = np.cumsum([time * scale for _, time in parts])
+    middles = [float(end - time * scale / 2) for end, (_, time) in zip(ends, parts, strict=True)]
+    words = [f"{short_name(part)}\n{digits(time)} ms" for part, time in parts]
+    widths = [(max(map(len, text.split("\n"))) + 0.6) * unit for text in words]
+    for middle, at, text in zip(middles, spread(middles, widths, 0.0, width), words, strict=True):
+        axes.plot([middle, at], [edge, edge + 0.35], color=MUTED, linewidth=0.5, clip_on=False)
+        axes.text(at, edge + 0.39, text, ha="center", va="top", fontsize=pt(8), linespacing=1.05, color=INK)
+
+
+def short_name(part: str) -> str:
     """A name of at most two short lines."""
     label = component_label(part).partition(" (")[0].removesuffix(" to device")
     return label.replace(" ", "\n")

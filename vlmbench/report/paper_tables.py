@@ -6,11 +6,15 @@ four lines more here than the template of 13 lines that it would replace.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmbench.records.files import write_whole
 from vlmbench.report.page.parts import parts_of
+from vlmbench.report.paper_numbers import Macro, macros, tex_macros
+from vlmbench.report.references import references
 from vlmbench.report.table_cells import Grid, grids
 from vlmbench.report.templating import environment
 from vlmbench.text import latex
@@ -23,7 +27,9 @@ def write_tables(
     runs: Path | Sequence[Path] | None = None,
     summaries: Mapping[Path, Path] | None = None,
 ) -> list[Path]:
-    """Write ``tables/<name>.tex`` and ``.md`` of a run directory; of a study, ``tables/<part>_<name>`` of each part.
+    """Write ``tables/<name>.tex``, ``.md`` and ``.csv`` of a run, of a study ``tables/<part>_<name>`` of each part.
+
+    Beside them lie ``numbers.tex`` (macros of the headline numbers) and ``references.bib``.
 
     The LaTeX needs the package booktabs.
 
@@ -43,6 +49,8 @@ def write_tables(
     template = environment().get_template("table.tex.j2")
     directory = Path(directory)
     files = []
+    numbers: list[Macro] = []
+    provenances = []
     left_out: list[str] = []  # the page names them
     for part in parts_of(runs or directory, rows=False, left_out=left_out, summaries=summaries):
         for grid in grids(part.summary):
@@ -50,6 +58,13 @@ def write_tables(
             path = directory / FOLDER / f"{prefix}{grid.name}"
             files.append(write_whole(path.with_suffix(".tex"), template.render(grid=grid, tex=tex, stem=path.name)))
             files.append(write_whole(path.with_suffix(".md"), markdown(grid)))
+            files.append(write_whole(path.with_suffix(".csv"), comma_separated(grid)))
+        numbers += macros(part.summary, "" if part.name == "." else part.name)
+        provenances.append(part.provenance)
+    if numbers:
+        files.append(write_whole(directory / FOLDER / "numbers.tex", tex_macros(numbers)))
+    if any(provenances):
+        files.append(write_whole(directory / FOLDER / "references.bib", references(provenances)))
     return files
 
 
@@ -67,6 +82,15 @@ def markdown(grid: Grid) -> str:
         *(_line(row) for row in grid.rows),
     ]
     return f"**{grid.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def comma_separated(grid: Grid) -> str:
+    """A table as CSV, its cells as they are shown: for spreadsheets; numbers for programs are in ``summary.json``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([name for name, _ in grid.columns])
+    writer.writerows([cell.strip() for cell in row] for row in grid.rows)
+    return text.getvalue()
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:

@@ -10,8 +10,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vlmbench.analysis.floors import peaks_of
 from vlmbench.figures import components, latency, serving, stage_bars, workload
+from vlmbench.figures.device_use import device_use_figure
 from vlmbench.figures.launch_bound import launch_bound_figure
+from vlmbench.figures.request_timeline import request_timeline
+from vlmbench.figures.run_lane import run_lane_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
@@ -92,6 +96,9 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         "components_pie": components.component_pies,
         "components_bars": stage_bars.component_bars,
         "launch_bound": launch_bound_figure,
+        "request_timeline": request_timeline,
+        "device_use": partial(device_use_figure, peaks=peaks_of(provenance, frame)),
+        "run_lane": run_lane_figure,
         "stage_distributions": components.stage_distributions,
     }
     for name, draw in drawings.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vlmbench.text import DASH, digits, ms, percent, quantile_cell, span, whole
+from vlmbench.text import DASH, digits, percent, quantile_cell, span, whole
 
 Summary = Mapping[str, Any]
 _TOWERS = {"vision_encoder": "vision encoder", "LLM_prefill": "prefill", "LLM_decode": "decode"}
@@ -63,7 +63,7 @@ def arm_rows(arms: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
         if arm["point"] not in seen:
             seen.add(arm["point"])
             name = f"baseline {arm['point']}".strip()
-            yield (name, "", _number(arm["vision_tokens"]), ms(total["baseline_ms"]), *([""] * 6))
+            yield (name, "", _number(arm["vision_tokens"]), _ms(total["baseline_ms"]), *([""] * 6))
         saved = total["saved_ms"]
         value = saved["value"]
         share = "" if total["share"] is None else f" ({percent(total['share'])})"
@@ -71,14 +71,19 @@ def arm_rows(arms: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             arm["label"],
             arm["role"],
             _number(arm["kept"]),
-            DASH if value is None else ms(total["baseline_ms"] - value),
-            DASH if value is None else ms(value) + share,
+            DASH if value is None else _ms(total["baseline_ms"] - value),
+            DASH if value is None else _ms(value) + share,
             span(saved["low"], saved["high"]) or DASH,
-            ms(sum(arm["promised_ms"].values())) if arm["promised_ms"] else DASH,
-            ms(arm["method_ms"].get("total")) if arm["method_ms"] else DASH,
+            _ms(sum(arm["promised_ms"].values())) if arm["promised_ms"] else DASH,
+            _ms(arm["method_ms"]["total"]) if arm["method_ms"].get("total") is not None else DASH,
             "unlike: kernel + tokens" if arm["unlike_kernels"] else "baseline's",
             f"{arm['pairs']:,}",
         )
+
+
+def _ms(value: float) -> str:
+    """Milliseconds always: a table has one unit."""
+    return f"{digits(value)} ms"
 
 
 def _number(value: float | None) -> str:
