@@ -7,7 +7,8 @@
 
 A folder with ``records.jsonl.gz`` is unpacked into a temporary directory with its ``provenance.json`` and
 ``points.json``, and the report is written there as ``vlmbench`` writes it after measuring; the phase comes from the
-configuration in the provenance. Then every file that the folder already publishes is replaced by its new version. A
+configuration in the provenance. Then every file that the folder already publishes is replaced by its new version,
+pictures in few colours and pixels: who needs more draws them again. A
 folder named ``comparison`` is written by ``python -m vlmbench experiment=token_comparison`` from ``phase2`` and
 ``phase3`` beside it. Rows, provenance and points are never written. What changed is printed, a line a file.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -25,7 +27,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir
 from pathlib import Path
 
+from PIL import Image
+
 from vlmbench.errors import InputError, VlmbenchError
+from vlmbench.figures.style import FigureStyle, drawn_as
 from vlmbench.records.files import write_whole
 from vlmbench.report import write_report
 
@@ -35,6 +40,7 @@ INPUTS = (PACKED, "provenance.json", "points.json")
 COMPARISON, SIDES = "comparison", ("phase2", "phase3")
 _LINES = 12  # of what a failed comparison says
 PHASES = ("phase1", "phase2", "phase3")
+DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 
 
 def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
@@ -101,13 +107,14 @@ def write_again(folder: Path, work: Path) -> Path:
     if (folder / PACKED).is_file():
         target = work / folder.name
         unpack(folder, target)
-        with chdir(target):
+        with chdir(target), drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
             text = write_report(phase_of(Path("provenance.json")), Path())
         (target / WORDS).write_text(text + "\n", encoding="utf-8")
         return target
     for side in SIDES:
         unpack(folder.parent / side, work / side)
     command = [f"{side}_results={side}" for side in SIDES]
+    command += ["figures.formats=[png]", f"figures.dpi={DPI}"]
     done = subprocess.run(
         [sys.executable, "-m", "vlmbench", "experiment=token_comparison", *command, f"output_dir={COMPARISON}"],
         cwd=work,
@@ -122,12 +129,25 @@ def write_again(folder: Path, work: Path) -> Path:
     return work / COMPARISON
 
 
+def small(file: Path) -> bytes:
+    """A file's content; of a PNG the same picture in 256 colours, which a figure of flat areas and thin lines needs not
+    more of, in a fourth of the bytes.
+    """
+    if file.suffix != ".png":
+        return file.read_bytes()
+    with Image.open(file) as image:
+        flat = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    flat.save(packed, format="png", optimize=True)
+    return packed.getvalue()
+
+
 def publish(written: Path, folder: Path) -> Iterator[str]:
     """Replace what ``folder`` publishes by what was written; says what changed, a line a file."""
     fresh = {path.relative_to(written) for path in written.rglob("*") if path.is_file()}
     old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - {Path(name) for name in INPUTS}
     for name in sorted(old & fresh):
-        content = (written / name).read_bytes()
+        content = small(written / name)
         if content != (folder / name).read_bytes():
             write_whole(folder / name, content)
             yield f"changed {name}"

@@ -142,6 +142,7 @@ def test_a_stylesheet_of_ones_own_comes_last(tmp_path: Path) -> None:
         ({"name": "poster"}, "'figures.style' must be one of page, paper, talk"),
         ({"width_in": 0.5}, "'figures.width' must be null or 1.5 to 40 inches"),
         ({"font_pt": 200.0}, "'figures.font_size' must be null or 3 to 60 points"),
+        ({"dpi": 10}, "'figures.dpi' must be 50 to 1200"),
         ({"formats": ("gif",)}, "'figures.formats' must be some of png, pdf, svg"),
         ({"formats": ()}, "'figures.formats' must be some of png, pdf, svg"),
         ({"stylesheet": "/no/such.mplstyle"}, "'figures.stylesheet' names no file"),

@@ -35,6 +35,7 @@ class FigureStyle:
         font_pt: size of labels in points; None: 9.5, 7 and 14.
         stylesheet: a matplotlib style file, or the name of one of its styles, applied last; None for none.
         formats: of the files, of :data:`FORMATS`.
+        dpi: pixels an inch of PNGs, and of what is drawn as pixels in the others.
     """
 
     name: str = "page"
@@ -42,6 +43,7 @@ class FigureStyle:
     font_pt: float | None = None
     stylesheet: str | None = None
     formats: tuple[str, ...] = ("png", "pdf")
+    dpi: int = 200
 
     def __post_init__(self) -> None:
         if self.name not in STYLES:
@@ -50,6 +52,8 @@ class FigureStyle:
             if value is not None and not low <= value <= high:
                 unit = "inches" if name == "width" else "points"
                 raise ConfigError(f"'figures.{name}' must be null or {low:g} to {high:g} {unit} (got {value!r})")
+        if not 50 <= self.dpi <= 1200:
+            raise ConfigError(f"'figures.dpi' must be 50 to 1200 (got {self.dpi!r})")
         if not self.formats or not set(self.formats) <= set(FORMATS):
             raise ConfigError(f"'figures.formats' must be some of {', '.join(FORMATS)} (got {list(self.formats)})")
         if self.stylesheet and ("/" in self.stylesheet or self.stylesheet.endswith(".mplstyle")):

@@ -70,8 +70,6 @@ _LINES = (
 
 _LETTERS_AN_INCH = 16  # of a caption; 8 points of DejaVu Sans
 _TITLE_LINES, _LINE_HEIGHT = 2.0, 1.25
-DPI = 200
-"""Pixels an inch of saved PNGs."""
 
 INK, MUTED = "#1A1A1A", "#5A5A5A"
 
@@ -271,7 +269,7 @@ def caption(
     return f"{line}\n{note}" if note else line
 
 
-def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple[Path, ...]:
+def save(figure: Figure, directory: Path, name: str, *, dpi: int | None = None) -> tuple[Path, ...]:
     """Write ``name.png`` and ``name.pdf`` (or the formats of the style) into ``directory`` (made if missing); readers
     never see half a file.
 
@@ -281,6 +279,7 @@ def save(figure: Figure, directory: Path, name: str, *, dpi: int = DPI) -> tuple
         The paths.
     """
     layout, old_dpi = figure.get_layout_engine(), figure.dpi
+    dpi = dpi or style().dpi
     paths = [directory / f"{name}.{kind}" for kind in style().formats]
     try:
         with theme():

@@ -25,6 +25,7 @@ ADDED: dict[str, Any] = {
         "font_size": None,
         "stylesheet": None,
         "formats": ["png", "pdf"],
+        "dpi": 200,
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"batch": "different", "controls": True},

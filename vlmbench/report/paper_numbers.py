@@ -1,7 +1,7 @@
 """The headline numbers of a summary as LaTeX macros, each with the ends of its interval and its n.
 
 ``vbTTotalWorkloadMedian`` is a value, with ``Low`` and ``High`` behind its name the ends of its 95 % interval, and
-``vbTTotalWorkloadN`` counts the runs: a paper that inputs ``numbers.tex`` follows the data when they are measured again.
+``vbTTotalWorkloadN`` counts the runs: a paper that inputs ``numbers.tex`` follows the data when they are measured anew.
 """
 
 from __future__ import annotations

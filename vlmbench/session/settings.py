@@ -168,6 +168,7 @@ class FiguresConfig:
     font_size: float | None = None
     stylesheet: str | None = None
     formats: list[str] = field(default_factory=lambda: ["png", "pdf"])
+    dpi: int = 200
 
     def __post_init__(self) -> None:
         if self.style != MISSING:
@@ -185,6 +186,7 @@ class FiguresConfig:
             font_pt=self.font_size,
             stylesheet=self.stylesheet,
             formats=tuple(self.formats),
+            dpi=self.dpi,
         )
 
 
