@@ -63,7 +63,7 @@ def write_tables(
         provenances.append(part.provenance)
     if numbers:
         files.append(write_whole(directory / FOLDER / "numbers.tex", tex_macros(numbers)))
-    if any(provenances):
+    if files and any(provenances):
         files.append(write_whole(directory / FOLDER / "references.bib", references(provenances)))
     return files
 
