@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
+from vlmbench.cli import validate
 from vlmbench.errors import ConfigError
+from vlmbench.records.outcome import Cause, OutcomeFile
+from vlmbench.session.job import Job
+from vlmbench.session.tracking import tracked
 from vlmbench.trackers.headline import headline_numbers
 from vlmbench.trackers.library import library
 from vlmbench.trackers.mlflow import MlflowTracker
@@ -147,6 +154,33 @@ def test_a_run_is_an_event_file_of_tensorboard(tmp_path: Path) -> None:
     assert slope == pytest.approx(result.numbers["vision/slope_ms"])
     assert len(events.Tags()["images"]) == len(result.pictures)
     assert "provenance/text_summary" in events.Tags()["tensors"]
+
+
+@installed("tensorboard")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_study_is_tracked_part_by_part_unless_it_was_stopped(
+    compose: Callable[..., DictConfig], tmp_path: Path, stopped: bool
+) -> None:
+    """A study whose parts lie there already; with the exit status that it ended with."""
+    study = tmp_path / "study"
+    for name in ("phase2", "phase3"):
+        shutil.copytree(RESULTS / "h200_scaling_llava_1_5_7b" / name, study / name)
+    outcome = OutcomeFile(study)
+    job = Job(
+        settings=validate.validate(compose("experiment=all")), config={}, overrides=[], directory=study, outcome=outcome,
+        build=lambda key: TensorboardTracker(folder=str(tmp_path / "events")), part=lambda *_: pytest.fail("no part is made"),
+        write_composed=lambda: None,
+    )  # fmt: skip
+
+    def measure(job: Job) -> int:
+        outcome.now = replace(outcome.now, cause=Cause.STOPPED if stopped else None)
+        return 130 if stopped else 1
+
+    assert tracked(job, measure) == (130 if stopped else 1)
+    events = {path.parent.name for path in tmp_path.rglob("events.out.*")}
+    phases = {"phase2_scaling_llava_1_5_7b_phase2", "exp4b_language_tokens_llava_1_5_7b_phase3"}
+    assert events == (set() if stopped else phases | {"run_study"})
+    assert (earlier(study / "phase2", "tensorboard") is None) == stopped
 
 
 @installed("wandb")
