@@ -66,15 +66,17 @@ values = st.recursive(
 )
 
 
-def shipped() -> DictConfig:
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
     """The configuration as it is composed, by the real command line."""
+    folder = tmp_path_factory.mktemp("shipped")
     kept: list[DictConfig] = []
 
     def keep(job: Any) -> int:
         kept.append(OmegaConf.create(dict(job.config)))
         return 0
 
-    done = command_line("sweep=vision_tokens", "output_dir=/nowhere", "experiment=phase2", "hydra.run.dir=.", task=keep)
+    done = command_line("sweep=vision_tokens", f"output_dir={folder}", "experiment=phase2", task=keep)
     assert done.status == OK, done.said
     return kept[0]
 
@@ -147,10 +149,8 @@ def test_a_command_line_ends_with_a_status_and_words(
 
 @fuzzed(0.05)
 @given(st.data())
-def test_a_configuration_is_taken_or_refused_in_words(data: st.DataObject) -> None:
-    if not hasattr(shipped, "kept"):
-        shipped.kept = shipped()  # type: ignore[attr-defined]
-    config = OmegaConf.create(shipped.kept)  # type: ignore[attr-defined]
+def test_a_configuration_is_taken_or_refused_in_words(shipped: DictConfig, data: st.DataObject) -> None:
+    config = OmegaConf.create(OmegaConf.to_container(shipped))
     names = [key for key, _ in flat(OmegaConf.to_container(config))]
     for _ in range(data.draw(st.integers(1, 3))):
         key = data.draw(st.sampled_from(names) | st.sampled_from([key for key in KEYS if key and "/" not in key]))
@@ -254,14 +254,13 @@ sizes = st.none() | st.tuples(st.integers(-1, 300), st.integers(-1, 300))
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Any:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from vlmbench.models.loading import weightless
 
     kept: list[Any] = []
     done = command_line(
         "experiment=smoke",
-        "hydra.run.dir=.",
-        "output_dir=/nowhere",
+        f"output_dir={tmp_path_factory.mktemp('tiny')}",
         task=lambda job: kept.append(job.build("model")) or 0,
     )
     assert done.status == OK, done.said
