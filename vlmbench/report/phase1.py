@@ -19,6 +19,7 @@ from vlmbench.figures.run_lane import run_lane_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
+from vlmbench.report.exports import write_exports
 from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run, whole_metric
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.serving_summary import Serving, read_serving, summarise_serving
@@ -73,6 +74,7 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
                 results=run_rows(directory),
             )
         )
+        files += write_exports(to, summary, run.provenance)
         for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
             files += save(figure, to / "figures", name)
     return Phase1Report(
