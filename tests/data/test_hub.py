@@ -176,3 +176,18 @@ def test_without_network_the_message_says_what_to_do(tmp_path):
     assert "data set lmms-lab/VQAv2, split validation, cannot be loaded" in done.stdout
     assert "save_to_disk" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 2
+
+
+def test_a_row_without_pictures_is_a_row_of_its_own(real, tmp_path):
+    picture = {"bytes": real[1][0].images[0].read(), "path": None}
+    features = datasets.Features({"images": datasets.List(datasets.Image()), "q": datasets.Value("string")})
+    rows = [
+        {"images": [picture], "q": "one"},
+        {"images": None, "q": "no pictures"},
+        {"images": [picture], "q": "after"},
+    ]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "saved")
+    columns = {"image_column": "images", "question_column": "q", "id_column": None, "answers_column": None}
+    samples = HubDataset(path=str(tmp_path / "saved"), num_samples=None, shuffle=False, **columns).open()
+    assert [len(samples[i].images) for i in range(3)] == [1, 0, 1]
+    assert samples[2].images[0].read() == picture["bytes"]

@@ -103,3 +103,32 @@ def test_missing_and_empty_folders_are_named(root, tmp_path):
     (root / "q.csv").write_bytes(b"image\n\xff\xfe\n")
     with pytest.raises(InputError, match=r"q\.csv cannot be read as UTF-8"):
         ImageFolder(root=root, questions="q.csv").open()
+
+
+def test_companions_and_hidden_files_are_no_pictures_and_are_counted(root, capsys):
+    before = [sample.sample_id for sample in all_of(ImageFolder(root=root))]
+    for name in ("._a.jpg", "__MACOSX/._b.jpg", ".hidden/c.png", "sub2/.d.jpg", "Thumbs.db", ".DS_Store", "a.json"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    assert [sample.sample_id for sample in all_of(ImageFolder(root=root))] == before
+    assert "4 files left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", ["image, question", " image ,question ", "\ufeffimage,question"])
+def test_blanks_around_names_of_columns_do_not_count(root, header):
+    (root / "q.csv").write_text(f"{header}\nb.jpg,How many dots?\n", encoding="utf-8")
+    (sample,) = all_of(ImageFolder(root=root, questions="q.csv"))
+    assert sample.question == "How many dots?"
+
+
+@pytest.mark.parametrize("column", ["Question", "text", "prompt"])
+def test_a_file_whose_questions_are_called_otherwise_is_refused(root, column):
+    (root / "q.csv").write_text(f"image,{column}\na.jpg,How many?\n")
+    with pytest.raises(InputError, match=rf"no column 'question' \(it has image, {column}\)"):
+        ImageFolder(root=root, questions="q.csv").open()
+
+
+def test_rows_that_are_asked_the_default_question_are_counted(root, capsys):
+    (root / "q.jsonl").write_text('{"image": "a.jpg", "text": "x"}\n{"image": "b.jpg", "question": "y"}\n')
+    ImageFolder(root=root, questions="q.jsonl").open()
+    assert "1 of 2 rows" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import ConfigError, DeviceError, InputError, ModelError, VlmbenchError
+from vlmbench.hiding import with_environment
 from vlmbench.machine.peaks import unknown_device
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
     if settings.task not in _MEASURING or settings.runtime.engine == "endpoint":
         return
     model = job.config.get("model") or {}
-    place = model.get("path")
+    place = with_environment(model.get("path"), name="path", secrets=True)
     if model.get("weights") == "pretrained" and place and not Path(place).expanduser().exists():
         yield ModelError(f"model folder '{place}' does not exist; give a folder with config.json and *.safetensors")
     if settings.dry_run:

@@ -28,6 +28,8 @@ from vlmbench.session.settings import (
     RuntimeConfig,
 )
 
+_COMPONENTS = ("model", "dataset", "sweep", "intervention", "tracker", "measurement.stopping", "measurement.warmup")
+
 
 def validate(config: DictConfig) -> RunConfig:
     """Check the whole configuration; returns its typed settings (components stay nodes).
@@ -37,6 +39,8 @@ def validate(config: DictConfig) -> RunConfig:
     Raises:
         ConfigError: one message with every error, a line each.
     """
+    if kinds := list(_no_components(config)):
+        raise ConfigError("\n".join(kinds))
     _rename_moved(config)
     errors = [*_missing(config), *_appended(config)]
     settings: RunConfig | None = None
@@ -108,6 +112,18 @@ def _appended(config: DictConfig) -> list[str]:
         known = [f.name for f in fields(kind)]
         errors += [unknown_key(where, str(key), known) for key in node if key not in known]
     return errors
+
+
+def _no_components(config: DictConfig) -> Iterator[str]:
+    """Keys whose component was replaced by a value of another kind: ``measurement.warmup=1``."""
+    keys = [*_COMPONENTS, *(f"probe.{name}" for name in config.probe)]
+    for key in keys:
+        node = OmegaConf.select(config, key)
+        if isinstance(node, DictConfig) and TARGET in node.keys():  # noqa: SIM118  # a missing value is there, too
+            continue
+        given = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+        change = f"{key}.KEY=VALUE" if "." in key else f"{key}=NAME, or a part of it with {key}.KEY=VALUE"
+        yield f"'{key}' must be a mapping with '_target_' (got {given!r}); change it with {change}"
 
 
 def _unknown_figures(config: DictConfig) -> list[str]:

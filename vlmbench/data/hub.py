@@ -146,7 +146,8 @@ class HubSamples:
     def __getitem__(self, position: int) -> Sample:
         row = self._rows[position]
         texts = self._texts[row].to_pylist()[0]
-        number = len(self._images[row].column(0)[0] or ()) if self._many else 1
+        stored = self._images[row].column(0)[0]
+        number = 1 if not self._many else len(stored) if stored.is_valid else 0  # null is an empty list
         name = f"{self._dataset.path}[{row}].{self._dataset.image_column}"
         return Sample(
             sample_id=str(texts.get(self._dataset.id_column, row)),

@@ -13,7 +13,7 @@ from vlmbench.data.archive import is_unsafe, read_image_file
 from vlmbench.data.options import check_num_samples, check_prompt, fill, take
 from vlmbench.errors import InputError
 from vlmbench.request import ImageSource, Sample
-from vlmbench.text import parse_json
+from vlmbench.text import count, parse_json, say
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -21,6 +21,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
     """Images of a folder and its subfolders, sorted by path, or in the order of a questions file.
+
+    Names that begin with a dot and what lies in ``__MACOSX`` are left out.
 
     Args:
         root: the folder.
@@ -66,7 +68,10 @@ class ImageFolder:
         return FolderSamples(root=root, entries=entries, rows=rows, prompt=self.prompt)
 
     def _found(self, root: Path) -> Iterator[_Entry]:
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = [path for path in found if not _is_hidden(path.relative_to(root))]
+        if left := count(len(found) - len(paths), "file") if len(found) > len(paths) else "":
+            say(f"image folder: {left} left out: in hidden folders, or companions of macOS (names like ._a.png)")
         if not paths:
             raise InputError(f"image folder: no image in {root} (looked for {', '.join(sorted(SUFFIXES))})")
         for path in paths:
@@ -81,11 +86,14 @@ class ImageFolder:
             path = given
         if not path.is_file():
             raise InputError(f"image folder: no questions file {given} (looked for {root / given}, {given})")
-        number = 0
+        number = unasked = 0
         for number, (where, row) in enumerate(_rows(path), start=1):
             yield _entry(row, where=where, number=number, default=self.question)
+            unasked += not row.get("question")
         if not number:
             raise InputError(f"{path} holds no questions")
+        if unasked:
+            say(f"image folder: {unasked:,} of {number:,} rows of {path} have no 'question': asked {self.question!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             if path.suffix.lower() == ".csv":
                 reader = csv.DictReader(stream)
+                reader.fieldnames = _header(reader.fieldnames or (), path)
                 for row in reader:
                     yield f"line {reader.line_num} of {path}", row
                 return
@@ -114,6 +123,27 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                         raise InputError(f"{where} is malformed JSON: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as UTF-8 JSONL or CSV: {error}") from error
+
+
+def _is_hidden(relative: Path) -> bool:
+    """Whether a name, or a folder above it, is hidden, or macOS put it beside the real one."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
+
+
+def _header(names: Sequence[str], path: Path) -> list[str]:
+    """The column names of a CSV file, blanks around them cut off.
+
+    Raises:
+        InputError: no column is called ``question`` and one is called otherwise: it may be meant.
+    """
+    columns = [name.strip() for name in names]
+    others = [name for name in columns if name not in ("image", "answer", "answers")]
+    if columns and "question" not in columns and others:
+        raise InputError(
+            f"{path} has no column 'question' (it has {', '.join(columns)})\n"
+            "call the column of questions 'question', or leave only 'image' to ask dataset.question of every image"
+        )
+    return columns
 
 
 def _entry(row: Any, *, where: str, number: int, default: str) -> _Entry:
