@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from vlmbench.analysis.estimate import Estimate, holm
 from vlmbench.analysis.frames import workload
@@ -197,7 +198,7 @@ def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
     found: pd.DataFrame = pd.DataFrame(
         {
             "request": groups.ngroup().to_numpy(),
-            "name": rows[names].astype(str).agg(" ".join, axis=1).to_numpy(),
+            "name": _joined([rows[name].astype(str) for name in names]),
             "point": rows[names[0]].astype(str).to_numpy(),
             "time": rows[metric].to_numpy(dtype=float),
             "later": place >= size - half,
@@ -205,6 +206,14 @@ def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
     )
     kept: pd.DataFrame = found[(place < half) | (place >= size - half)]
     return kept
+
+
+def _joined(texts: list[pd.Series]) -> NDArray[Any]:
+    """Texts of several columns, row by row, with a blank between; ``agg`` would take a call a row."""
+    whole = texts[0]
+    for column in texts[1:]:
+        whole = whole + " " + column
+    return whole.to_numpy()
 
 
 def _check(metric: str, basis: str, halves: pd.DataFrame, *, named: bool = True) -> HalvesCheck | None:
