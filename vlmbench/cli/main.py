@@ -134,6 +134,8 @@ def job(config: DictConfig) -> int:
         say(reason)
     except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
+        if config.task == "compare":  # where 1 says that something became slower
+            status = BAD_INPUT
         if not isinstance(error, VlmbenchError) or os.environ.get(_TRACEBACK) or level() == Level.VERBOSE:
             traceback.print_exc()
         if isinstance(error, DirectoryConflictError) and not outcome.now.started_unix_s:

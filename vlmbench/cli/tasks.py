@@ -42,6 +42,10 @@ def _run(job: Job) -> int:
         return _anatomy(job)
     if task == "report":
         return _report(job)
+    if task == "compare":
+        from vlmbench.session.comparing import compare
+
+        return compare(job.settings)
     from vlmbench.cli import grids
 
     given = job.settings.output_dir

@@ -29,6 +29,11 @@ ADDED: dict[str, Any] = {
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"batch": "different", "controls": True},
+    "baseline": None,
+    "candidate": None,
+    "threshold": 0.03,
+    "save_baseline": None,
+    "baselines": ".vlmbench/baselines",
     "tracker": {"_target_": "vlmbench.trackers.none.NoTracker"},
     "load": {
         "name": "none",

@@ -44,10 +44,11 @@ class Fitted:
 
     Args:
         grid: the table.
+        elsewhere: where what is left out can be read.
     """
 
-    def __init__(self, grid: table_cells.Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: table_cells.Grid, elsewhere: str = "report.html holds them.") -> None:
+        self._grid, self._elsewhere = grid, elsewhere
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the table within the width that there is."""
@@ -61,7 +62,7 @@ class Fitted:
                 grid, left_out = shorter, [*left_out, name]
         yield _as_table(grid, bars=bars)
         if left_out:
-            yield Text(f"Left out, for the width: {'; '.join(left_out)}. report.html holds them.", style="dim")
+            yield Text(f"Left out, for the width: {'; '.join(left_out)}. {self._elsewhere}", style="dim")
 
 
 def _natural(grid: table_cells.Grid) -> int:

@@ -211,6 +211,11 @@ class RunConfig:
     runs: str | None = MISSING
     phase2_results: str | None = MISSING
     phase3_results: str | None = MISSING
+    baseline: str | None = MISSING
+    candidate: str | None = MISSING
+    threshold: float = MISSING
+    save_baseline: str | None = MISSING
+    baselines: str = MISSING
     parts: dict[str, list[str]] = field(default_factory=dict)
     output: OutputConfig = MISSING
     measurement: MeasurementConfig = MISSING
@@ -231,6 +236,10 @@ class RunConfig:
         _one_of("device_peaks", self.device_peaks, ("auto", "table", "measured", "none"))
         _at_least("target_memory_gib", self.target_memory_gib, 0)
         _at_least("seed", self.seed, 0)
+        if self.threshold != MISSING and not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"'threshold' must be a share, 0 or more and below 1: 0.03 is 3 % (got {self.threshold:g})"
+            )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -253,8 +262,8 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
 
 
-TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel", "report")
-QUESTIONS = ("status", "collect", "cancel", "report")
+TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel", "report", "compare")
+QUESTIONS = ("status", "collect", "cancel", "report", "compare")
 """Tasks about runs that are there: they have no run directory, and so no outcome, of their own."""
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
