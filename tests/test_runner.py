@@ -6,7 +6,9 @@ import itertools
 import json
 import os
 import signal
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,10 +338,10 @@ class OwnRun(TimelineProbe):
     own_run = True
 
 
-def traced(directory: Path, model: Any, series: list[Series]) -> tuple[list[SeriesState], list[dict]]:
+def traced(directory: Path, model: Any, series: list[Series], **given: Any) -> tuple[list[SeriesState], list[dict]]:
     with RecordStore(directory) as store:
         probes = [TimelineProbe(), OwnRun()]
-        runner = Runner(model=model, probes=probes, store=store, warmup=Warmup(), seed=0, progress=Silent())
+        runner = Runner(model=model, probes=probes, store=store, warmup=Warmup(), seed=0, progress=Silent(), **given)
         states = runner.run(series)
     return states, list(iter_rows(directory))
 
@@ -348,6 +350,26 @@ def test_the_first_measured_sample_is_traced(tmp_path: Path) -> None:
     states, rows = traced(tmp_path, PlantedModel(FAST), dataset(4, corrupt=(0,), reference=None))
     assert [r["sample_id"] for r in rows if r["mode"] == "trace"] == ["s1"]
     assert (states[0].measured, states[0].failed) == (3, 1)
+
+
+def test_a_series_is_traced_as_often_as_asked(tmp_path: Path) -> None:
+    _, rows = traced(tmp_path, PlantedModel(FAST), dataset(3), trace_requests=4)
+    found = [(r["point_id"], r["sample_id"], r["repeat"]) for r in rows if r["mode"] == "trace"]
+    repeated = {sample for point, sample, _ in found if point == "reference"}
+    assert [(s, r) for p, s, r in found if p == "dataset"] == [("s0", 0), ("s1", 0), ("s2", 0), ("s0", 1)]
+    assert len(repeated) == 1
+    assert [r for p, _, r in found if p == "reference"] == [0, 1, 2, 3]
+
+
+def test_a_time_limit_leaves_the_traces_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimulatedTime()
+    clock.install(monkeypatch)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now_ns / 1e9)
+    model = PlantedModel(replace(FAST, vision=40.0))
+    deadline = time.monotonic() + 4.0
+    states, rows = traced(tmp_path, model, dataset(10_000), trace_requests=3, deadline_s=deadline)
+    assert {state.ended for state in states} == {"time_limit"}
+    assert sum(r["mode"] == "trace" for r in rows) == 6
 
 
 def test_a_trace_that_fails_leaves_its_row_and_spoils_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ NOISE_REACH = 0.05
 """Steady noise may end a point only where the median is known to ± this share."""
 _WINDOWS = 5
 _LEAST_LAG = 5
+_MARGIN = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +159,8 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     total = _sum_while_positive(lag, n, 0.0)
     for _ in range(2):
         total = _sum_while_positive(lag, n, min(total, n / 4) / n)
-    inflation = min(max((1 + bounded) / (1 - bounded), total, 1.0), float(n))
-    return first, n / inflation
+    inflation = max((1 + bounded) / (1 - bounded), total, 1.0)
+    return first, n / min(inflation * (1 + _MARGIN * (inflation + _MARGIN) / n), float(n))
 
 
 def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:

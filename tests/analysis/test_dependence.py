@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vlmbench.analysis.dependence import at_quantile, autocorrelations, dependence, inflation, long_run, pulled_in
+from vlmbench.analysis.dependence import (
+    MARGIN,
+    at_quantile,
+    autocorrelations,
+    dependence,
+    inflation,
+    long_run,
+    pulled_in,
+    slow_variance,
+)
+from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
 from vlmbench.analysis.quantiles import fewest
 
@@ -40,7 +50,7 @@ def test_slow_drift_under_noise_is_seen_where_neighbours_alone_do_not_show_it() 
 
 def test_independent_and_constant_values_are_worth_themselves() -> None:
     assert dependence(series(2000, 0.0)).effective_n > 1700
-    assert dependence([3.0] * 50).effective_n == pytest.approx(50)
+    assert dependence([3.0] * 50).effective_n == pytest.approx(50 / (1 + MARGIN * (1 + MARGIN) / 50))
     assert dependence([]).n == 0
 
 
@@ -85,7 +95,25 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]
 
 
 def test_holm_of_a_textbook_case() -> None:
-    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.04, 0.09, 0.09, math.nan], nan_ok=True)
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_whole_is_tested_as_sharply_as_alone_and_a_stage_without_it_hardly_at_all() -> None:
+    assert correct_family([0.04, 0.2, 0.3])[0] == pytest.approx(0.04 / 0.98)
+    assert correct_family([0.001, 0.02, 0.3])[1] == pytest.approx(0.04)
+    assert correct_family([0.5, 0.001, 0.3])[1] == pytest.approx(0.1)
+    assert correct_family([math.nan, 0.001, 0.3])[1] == pytest.approx(0.1), "a whole without an answer keeps its weight"
+
+
+@pytest.mark.parametrize(("rho", "inflated"), [(0.0, 1.0), (0.5, 3.0), (0.8, 9.0)])
+def test_slow_waves_tell_the_variance_of_a_mean(rho: float, inflated: float) -> None:
+    made = [series(400, rho, seed) for seed in range(150)]
+    assert np.mean([slow_variance(one - one.mean())[0] for one in made]) == pytest.approx(inflated, rel=0.2)
+    step = np.arange(400) >= 200
+    apart = [one - np.where(step, one[step].mean(), one[~step].mean()) for one in made]
+    found = [slow_variance(one, removed=2, step=step)[0] for one in apart]
+    assert np.mean(found) == pytest.approx(inflated, rel=0.2), "two means were taken out"
 
 
 def test_an_estimate_says_what_it_lacks() -> None:

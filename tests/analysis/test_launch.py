@@ -81,7 +81,7 @@ def test_a_trace_is_paired_with_its_own_sample(tmp_path: Path) -> None:
 
 
 def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Path) -> None:
-    alike = [row(sample=f"s{i}", prefill=20.0 + 4 * i % 7) for i in range(7)]
+    alike = [row(sample=f"s{i}", prefill=20.0 + 4 * i % 7) for i in range(14)]
     others = [
         row(sample="longer", gaps=[10.0] * 9, prefill=500.0),
         row(sample="more text", tokens=(576, 21), prefill=500.0),
@@ -92,8 +92,19 @@ def test_elapsed_time_is_from_all_untraced_runs_of_the_traced_shape(tmp_path: Pa
     table = launch_table(loaded(tmp_path, [*alike, *others, trace(sample="s6")])).set_index("stage")
     assert table.loc["LLM_prefill", "elapsed_ms"] == pytest.approx(23)
     assert table.loc["LLM_prefill", "elapsed_low"] is not None
-    assert table[["traces", "untraced_runs", "untraced_fewest"]].iloc[0].tolist() == [1, 7, 7]
+    assert table[["traces", "untraced_runs", "untraced_fewest"]].iloc[0].tolist() == [1, 14, 14]
     assert table[["traced_steps", "steps"]].to_numpy().tolist() == [[2, 3]] * len(table)
+
+
+def test_a_shape_that_was_run_once_is_known_as_well_as_one_run_of_the_repeated_request(tmp_path: Path) -> None:
+    again = [row("reference", "r", prefill=100.0 + i % 5, repeat=i) for i in range(40)]
+    rows = [*again, *(row(sample=f"s{i}", tokens=(576, 20 + i)) for i in range(3))]
+    rows += [trace(sample=f"s{i}") for i in range(3)]
+    table = launch_table(loaded(tmp_path, rows)).set_index("stage")
+    prefill = table.loc["LLM_prefill"]
+    assert prefill["elapsed_low"] == pytest.approx(prefill["elapsed_ms"] * 102 / 104)
+    assert prefill["elapsed_high"] == pytest.approx(prefill["elapsed_ms"] * 102 / 100)
+    assert prefill["launch_bound_low"] < prefill["launch_bound"] < prefill["launch_bound_high"]
 
 
 def test_the_words_carry_their_counts_and_the_scaling(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vlmbench.cost.decoder_formula
 from tests.models.shipped import NAMES
+from vlmbench.cost.bytes import Parameters
 from vlmbench.cost.planning import Planner, Preparer
 from vlmbench.cost.run_costs import Costs
 from vlmbench.cost.stage_costs import ClosedFormError
@@ -18,6 +19,7 @@ from vlmbench.errors import ModelError
 from vlmbench.machine.peaks import table_peaks
 from vlmbench.models.loading import weightless
 from vlmbench.models.spec import ModelSpec
+from vlmbench.models.weight_bytes import in_memory
 from vlmbench.request import ImageSource, Output, Request, Sample
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -69,7 +71,7 @@ def test_plan_equals_count(tiny):
     assert row["floor_ms_total"] == pytest.approx(point.floor_ms)
 
 
-def test_quantised_weights_get_flops_but_no_floor_that_would_be_wrong(tiny):
+def test_quantised_weights_that_are_not_loaded_get_flops_but_no_floor(tiny):
     prepared = tiny.prepare(request())
     config = copy.deepcopy(tiny.module.config)
     config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
@@ -80,6 +82,39 @@ def test_quantised_weights_get_flops_but_no_floor_that_would_be_wrong(tiny):
     assert not [name for name in row if name.startswith(("bytes_", "floor_", "verdict_"))]
     assert "quantised" in row["flops_note"]
     assert costs.peaks.peaks is None
+
+
+def test_quantised_weights_that_are_loaded_get_the_floor_of_their_bytes(tiny):
+    prepared = tiny.prepare(request())
+    config = copy.deepcopy(tiny.module.config)
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    elements = Parameters.of_model(tiny.module, tiny.anatomy)
+    # As if the language model's weights lay in memory at half a byte, all others at two.
+    bytes_of = {name: (0.5 if name == "language_model" else 2) * count for name, count in vars(elements).items()}
+    stored = Parameters(**{name: round(count) for name, count in bytes_of.items()})
+    costs = Costs(config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy, stored=stored)
+    row = costs.columns(prepared.inputs, prepared.counts, output_tokens=16)
+    plain = Costs(tiny.module.config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy)
+    whole = plain.columns(prepared.inputs, prepared.counts, output_tokens=16)
+    assert row["bytes_vision_encoder"] == whole["bytes_vision_encoder"]
+    saved = 1.5 * elements.language_model
+    assert whole["bytes_llm_prefill"] - row["bytes_llm_prefill"] == pytest.approx(saved, abs=1)
+    assert whole["bytes_llm_decode"] - row["bytes_llm_decode"] == pytest.approx(15 * saved, abs=15)
+    assert row["floor_ms_llm_decode"] < whole["floor_ms_llm_decode"]
+    assert "bitsandbytes_4bit" in row["flops_note"]
+
+
+def test_products_of_eight_bits_may_be_twice_as_fast(tiny):
+    config = copy.deepcopy(tiny.module.config)
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    stored = Parameters.of_model(tiny.module, tiny.anatomy)
+    costs = Costs(config, dtype="bfloat16", peaks=H200, anatomy=tiny.anatomy, stored=stored)
+    assert costs.peaks.peaks.flops_per_s == 2 * H200.peaks.flops_per_s
+
+
+def test_bytes_by_stage_are_those_in_memory(tiny):
+    found = Parameters.of_model(tiny.module, tiny.anatomy, size=in_memory)
+    assert found.total == sum(p.numel() * p.element_size() for p in tiny.module.parameters())
 
 
 def test_one_image_is_prepared_once(tiny, monkeypatch):

@@ -9,6 +9,7 @@ is. Verdicts on stages are corrected for their number (Holm).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, percent, worth
 
 MIN_REPEATS = 4
+OF_WHOLE = 0.98
+"""Share of the level at which the whole is tested among the whole and its stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class HalvesCheck:
         metric: name of the time (``T_total`` …).
         basis: what was compared.
         shift: the comparison.
-        p_value: of no drift; corrected for the number of stages where this is one of several.
+        p_value: of no drift; corrected for the number of questions where this is one of several.
         worst, worst_ratio: the request that is furthest from 1.
     """
 
@@ -172,15 +175,25 @@ def aa_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] |
     if whole is None:
         return None
     stages = {stage: check for stage in TOTAL_PARTS[:-1] if (check := halves_check(frame, stage)) is not None}
-    # The whole is one of the questions, though its own verdict is that of the check alone.
-    corrected = holm([*(check.p_value for check in stages.values()), whole.p_value])[: len(stages)]
-    stages = {name: replace(check, p_value=p) for (name, check), p in zip(stages.items(), corrected, strict=True)}
+    p_values = correct_family([whole.p_value, *(check.p_value for check in stages.values())])
+    whole = replace(whole, p_value=p_values[0])
+    stages = {name: replace(check, p_value=p) for (name, check), p in zip(stages.items(), p_values[1:], strict=True)}
     words = "; ".join(f"{stage} {check.short()}" for stage, check in stages.items())
     return {
         **whole.as_dict(),
         "by_stage": {stage: check.as_dict() for stage, check in stages.items()},
         "stages_in_words": f"A/A by stage: {words}" if words else "",
     }
+
+
+def correct_family(p_values: Sequence[float]) -> list[float]:
+    """P-values of the whole and its stages, corrected for their number.
+
+    The whole is the main question and has nearly all the weight (:data:`OF_WHOLE`): it is tested as sharply as alone,
+    the stages once it drifts. A stage that drifts without it must do so beyond all doubt.
+    """
+    stages = len(p_values) - 1
+    return holm(p_values, [OF_WHOLE, *([(1 - OF_WHOLE) / max(stages, 1)] * stages)])
 
 
 def _in_time(rows: pd.DataFrame) -> pd.DataFrame:

@@ -82,14 +82,21 @@ class Estimate:
         return entry
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down rule (Scandinavian J. Statistics 6, 65, 1979); nan stay
-    nan and do not count.
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """P-values corrected for their number by Holm's step-down rule (Scandinavian J. Statistics 6, 65, 1979).
+
+    A question without an answer stays nan and counts: which ones have an answer hangs on the same noise.
+
+    Args:
+        p_values: of the questions.
+        weights: how much each of them matters, above 0; None: all alike.
     """
+    importance = [1.0] * len(p_values) if weights is None else list(weights)
     known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
     found = [math.nan] * len(p_values)
-    most = 0.0
-    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
-        most = max(most, min(1.0, (len(known) - rank) * p_values[i]))
+    left, most = sum(importance), 0.0
+    for i in sorted(known, key=lambda i: p_values[i] / importance[i]):
+        most = max(most, min(1.0, left / importance[i] * p_values[i]))
         found[i] = most
+        left -= importance[i]
     return found

@@ -15,13 +15,16 @@ were traced, of how many, stands beside every figure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from vlmbench.analysis.frames import measured, values
-from vlmbench.analysis.quantiles import median
+from vlmbench.analysis.estimate import Estimate
+from vlmbench.analysis.frames import measured, reference, values
+from vlmbench.analysis.quantiles import finite, median
 from vlmbench.analysis.regression import t_quantile
 from vlmbench.schema import TOTAL_STAGES
 
@@ -42,6 +45,7 @@ LEAST_TRACES = 3
 HOST_BOUND, DEVICE_BOUND = 0.5, 0.2
 """A stage is called host-bound from this share of waiting on, device-bound up to that one, mixed between them."""
 
+_LEAST_AGAIN = 20  # repeats of one request that tell how far one run may lie from typical
 _SHAPE = ("num_input_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
 _TABLE = [
     "stage", "n", "busy_ms", "elapsed_ms", "elapsed_low", "elapsed_high", "elapsed_traced_ms",
@@ -90,13 +94,13 @@ def launch_by_point(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(frame: pd.DataFrame) -> Iterable[dict[str, dict[str, Any]]]:
     """For each traced run: stage to its busy and elapsed times."""
-    untraced = measured(frame)
+    untraced, again = measured(frame), reference(frame)
     for _, trace in measured(frame, "trace").iterrows():
         if pd.isna(trace.get("busy_total")):
             continue
         rows = untraced_runs(untraced[untraced["point_id"] == trace["point_id"]], str(trace["sample_id"]))
         if len(rows):
-            yield {stage: entry for stage in STAGES if (entry := _entry(stage, trace, rows)) is not None}
+            yield {stage: entry for stage in STAGES if (entry := _entry(stage, trace, rows, again)) is not None}
 
 
 def untraced_runs(rows: pd.DataFrame, sample_id: str) -> pd.DataFrame:
@@ -119,8 +123,10 @@ def untraced_runs(rows: pd.DataFrame, sample_id: str) -> pd.DataFrame:
     return rows[np.array([shape in mine for shape in shapes], dtype=np.bool_)] if counts else rows[own]
 
 
-def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, Any] | None:
+def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame, again: pd.DataFrame) -> dict[str, Any] | None:
     elapsed = median(values(rows, f"T_{stage}"))
+    if elapsed.low is None and elapsed.value:
+        elapsed = _as_single(elapsed, finite(values(again, f"T_{stage}")))
     busy, traced = trace.get(f"busy_{stage}"), trace.get(f"T_{stage}")
     if elapsed.value is None or not elapsed.value > 0 or pd.isna(busy) or pd.isna(traced):
         return None
@@ -148,6 +154,14 @@ def _entry(stage: str, trace: pd.Series, rows: pd.DataFrame) -> dict[str, Any] |
         "steps": whole_steps,
         "runs": frozenset(rows.index),
     }
+
+
+def _as_single(elapsed: Estimate, again: NDArray[np.float64]) -> Estimate:
+    """An elapsed time known from few runs, as if from one: off by as much as 95 % of the repeated request's."""
+    if len(again) < _LEAST_AGAIN or not again.min() > 0 or elapsed.value is None:
+        return elapsed
+    low, high = np.quantile(again, (0.025, 0.975)) / np.median(again)
+    return replace(elapsed, low=elapsed.value / float(high), high=elapsed.value / float(low), shortfall=None)
 
 
 def _steps(trace: pd.Series, rows: pd.DataFrame) -> tuple[float, float]:

@@ -125,7 +125,7 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
             in_time = own if q > FAR else max(own, float(at_quantile(q, body)))
             whole = design * in_time
         clusters = kinds / in_time
-        few = float(t_reach(2 * clusters) / t_reach(np.inf)) ** 2
+        few = float(t_reach(1.5 * clusters) / t_reach(np.inf)) ** 2
         found.append(_Worth(n=kinds, lag1=known.lag1, clusters=clusters, observations=n / whole / few))
     return found
 

@@ -27,7 +27,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from vlmbench.analysis.dependence import inflation, pulled_in
-from vlmbench.text import interval
+from vlmbench.text import digits, interval
 
 Array = NDArray[np.float64]
 LEVEL = 0.95
@@ -249,6 +249,10 @@ class Ratio:
         if not self.bounded:
             return "95 % interval without bounds: the divisor cannot be told from 0"
         return f"95 % interval {interval(self.low, self.high)}"
+
+    def short(self) -> str:
+        """Value and interval: ``31 (29–33)``."""
+        return f"{digits(self.value)} ({interval(self.low, self.high) if self.bounded else 'no upper bound'})"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: an end that is not bounded is None."""

@@ -3,9 +3,10 @@
 Times are compared on the logarithmic scale, request by request, so that what makes requests differ cancels. The
 location of a group is its median plus the mean of what is left when deviations are clipped at 1.5 robust standard
 deviations (one step of Huber's estimator: slow runs count, but none more than that). Its error holds the dependence of
-the runs (:mod:`vlmbench.analysis.dependence`). Why not Welch's t on five blocks in time a half, which needs no estimate
-of the dependence: it has as few false alarms from 100 runs on, but at 20 runs cries drift in 12 % (autocorrelation 0.5)
-and 30 % (0.8) of the cases, and finds fewer real drifts (``benchmarks/coverage.py``).
+the runs: it is seen in their slow waves (:func:`vlmbench.analysis.dependence.slow_variance`). Why not Welch's t on five
+blocks in time a half, which needs no estimate of the dependence: it has as few false alarms from 100 runs on, but at 20
+runs cries drift in 12 % (autocorrelation 0.5) and 30 % (0.8) of the cases. Why not the effective number of runs alone,
+as for a quantile: on a machine whose state lasts for ten runs it cries drift in 9 to 18 % (``benchmarks/coverage.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vlmbench.analysis.dependence import autocorrelations, inflation, unbiased
+from vlmbench.analysis.dependence import autocorrelations, inflation, slow_variance, unbiased
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 LEAST_EFFECTIVE = 10
@@ -79,9 +80,9 @@ def shift_in_time(times: ArrayLike, second: ArrayLike, requests: ArrayLike, *, c
     means = np.where(later, kept[later].mean(), kept[~later].mean())
     errors = kept - means
     difference = float((middles + means)[later][0] - (middles + means)[~later][0])
-    noise = _Noise.of(errors, removed=2, fitted=kinds + 1, inside=inside)
+    noise = _Noise.of(errors, removed=2, fitted=kinds + 1, inside=inside, step=later)
     share = 1 / float(later.sum()) + 1 / float((~later).sum())
-    return _shift(difference, noise.variance * share, noise.effective - 2, noise, kinds)
+    return _shift(difference, noise.variance * share, noise.freedom, noise, kinds)
 
 
 def shift_between(first: ArrayLike, first_requests: ArrayLike, second: ArrayLike, second_requests: ArrayLike) -> Shift:
@@ -125,9 +126,9 @@ def _of_repeats(logs: Any, codes: Any, kept: NDArray[np.intp]) -> Shift:
         noises.append(noise)
         variances.append(noise.variance * float(np.square(weights).sum()))
     total = sum(variances)
-    freedom = [noise.effective * (1 - kinds / noise.n) - 1 for noise in noises]
     # Welch and Satterthwaite
-    joint = total**2 / sum(v**2 / max(f, 1.0) for v, f in zip(variances, freedom, strict=True)) if total else 1.0
+    squares = sum(v**2 / noise.freedom for v, noise in zip(variances, noises, strict=True))
+    joint = total**2 / squares if total else 1.0
     weakest = min(noises, key=lambda noise: noise.effective)
     return _shift(centres[1] - centres[0], total, joint, weakest, kinds)
 
@@ -140,33 +141,33 @@ def _of_pairs(logs: Any, codes: Any, kinds: int) -> Shift:
     middle = float(np.median(change))
     clip, inside = _clip(change - middle)
     noise = _Noise.of(clip - clip.mean(), removed=1, fitted=1, inside=inside)
-    return _shift(middle + float(clip.mean()), noise.variance / kinds, noise.effective - 1, noise, kinds)
+    return _shift(middle + float(clip.mean()), noise.variance / kinds, noise.freedom, noise, kinds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Noise:
-    """Variance of one run's error with its dependence in it, and the runs it comes from."""
+    """Variance of one run's error with its dependence in it, its degrees of freedom, and the runs it comes from."""
 
     n: int
     lag1: float
     effective: float
     variance: float
+    freedom: float
 
     @classmethod
-    def of(cls, errors: Array, *, removed: int, fitted: int, inside: float) -> _Noise:
+    def of(cls, errors: Array, *, removed: int, fitted: int, inside: float, step: ArrayLike | None = None) -> _Noise:
         n = len(errors)
         inflated = float(inflation(errors, removed))
-        # An inflation that is large against the series is known badly, and more often too small than too large.
-        inflated *= 1 + inflated / max(n, 1)
-        variance = float(np.square(errors).sum()) / max(n - fitted, 1) / max(inside, 0.1) ** 2
+        slow, freedom = slow_variance(errors, removed=removed, step=step)
+        variance = max(slow * n, float(np.square(errors).sum())) / max(n - fitted, 1) / max(inside, 0.1) ** 2
         lag1 = float(unbiased(autocorrelations(errors)[1], n, removed)) if n > 1 else 0.0
-        return cls(n=n, lag1=lag1, effective=min(n / inflated, float(n)), variance=variance * inflated)
+        return cls(n=n, lag1=lag1, effective=min(n / inflated, float(n)), variance=variance, freedom=freedom)
 
 
 def _shift(difference: float, variance: float, freedom: float, noise: _Noise, requests: int) -> Shift:
     value = math.exp(difference)
     found = Estimate(value=value, n=noise.n, n_needed=LEAST_EFFECTIVE, lag1=noise.lag1, effective_n=noise.effective)
-    if noise.effective < LEAST_EFFECTIVE or freedom < 1:
+    if noise.effective < LEAST_EFFECTIVE:
         short = Shortfall.TOO_FEW_RUNS if noise.n < LEAST_EFFECTIVE else Shortfall.TOO_FEW_INDEPENDENT
         return Shift(estimate=replace(found, shortfall=short), p_value=math.nan, requests=requests)
     error = math.sqrt(variance)

@@ -130,23 +130,32 @@ class TokenCost:
         """
         return None if self.total.unflagged is None else self.total.unflagged.slope
 
+    @property
+    def cost_robust(self) -> Estimate:
+        """The same with outliers pulled in (:mod:`vlmbench.analysis.robust_fit`)."""
+        return self.total.robust_slope
+
     def moved(self) -> list[str]:
         """Stages that carry 5 % or more of the cost, the largest first."""
         big = [name for name, share in self.shares.items() if share.value >= 0.05]
         return sorted(big, key=lambda name: -self.shares[name].value)
 
     def words(self) -> str:
-        """One sentence: the cost, with and without runs that did something for the first time, and which stages it
-        goes to.
+        """One sentence: the cost, with outliers pulled in and without runs that did something for the first time, and
+        which stages it goes to.
         """
-        cost, unit = self.cost, KINDS[self.kind].unit
+        cost, robust, unit = self.cost, self.cost_robust, KINDS[self.kind].unit
         without = "" if self.total.unflagged is None else f"; {self.total.unflagged.words()}"
+        pulled = f"with outliers pulled in {digits(robust.value, 4)}, {interval(robust.low, robust.high, 4)}"
         if not cost.excludes_zero:
             return (
                 f"The cost of one {unit} cannot be told from 0 between {whole(self.total.low)} and "
-                f"{whole(self.total.high)} tokens (95 % interval {interval(cost.low, cost.high, 4)} ms){without}."
+                f"{whole(self.total.high)} tokens (95 % interval {interval(cost.low, cost.high, 4)} ms; "
+                f"{pulled}){without}."
             )
-        inside = f"95 % interval {interval(cost.low, cost.high, 4)}"
+        missed = self.total.missed.words()
+        without += f"; the fit {missed}" if missed else ""
+        inside = f"95 % interval {interval(cost.low, cost.high, 4)}; {pulled}"
         text = f"One more {unit} costs {digits(cost.value, 4)} ms ({inside}){without}"
         moved = self.moved()
         if not moved:
@@ -155,7 +164,7 @@ class TokenCost:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        without = self.cost_unflagged
+        without, robust = self.cost_unflagged, self.cost_robust
         shares = {n: {"value": s.value, "low": s.low, "high": s.high} for n, s in self.shares.items()}
         return {
             "kind": self.kind,
@@ -163,6 +172,10 @@ class TokenCost:
             "cost_ms": self.cost.value,
             "low": self.cost.low,
             "high": self.cost.high,
+            "cost_robust_ms": robust.value,
+            "low_robust": robust.low,
+            "high_robust": robust.high,
+            "missed_words": self.total.missed.words(),
             "cost_unflagged_ms": None if without is None else without.value,
             "low_unflagged": None if without is None else without.low,
             "high_unflagged": None if without is None else without.high,
@@ -197,6 +210,10 @@ class Comparison:
         """How many tokens of kind ``under`` cost as much as one of kind ``over``."""
         return fieller(self.costs[over].cost, self.costs[under].cost)
 
+    def ratio_robust(self, over: str, under: str) -> Ratio:
+        """The same from costs with outliers pulled in."""
+        return fieller(self.costs[over].cost_robust, self.costs[under].cost_robust)
+
     def ratio_unflagged(self, over: str, under: str) -> Ratio | None:
         """The same from costs without the runs that did something for the first time; None where neither side has
         such runs, or one has too few others.
@@ -213,13 +230,14 @@ class Comparison:
         return pd.DataFrame([{"over": a, "under": b, **vars(self.ratio(a, b))} for a, b in pairs])
 
     def break_even(self, over: str = "output", under: str = "vision") -> str:
-        """One sentence: how many cheaper tokens one dearer token is worth, with and without the runs that did
-        something for the first time.
+        """One sentence: how many cheaper tokens one dearer token is worth, with outliers pulled in, and without the
+        runs that did something for the first time.
         """
         ratio, one, many = self.ratio(over, under), KINDS[over].unit, KINDS[under].unit
         without = self._without(over, under)
         if ratio.bounded:
-            return f"One {one} costs as much as {digits(ratio.value)} {many}s ({ratio.span()}){without}."
+            pulled = f"with outliers pulled in {self.ratio_robust(over, under).short()}"
+            return f"One {one} costs as much as {digits(ratio.value)} {many}s ({ratio.span()}; {pulled}){without}."
         a, b = self.costs[over].cost, self.costs[under].cost
         least = f", but at least {digits(a.low / b.high)}" if a.low > 0 and b.high > 0 else ""
         return (
@@ -234,8 +252,7 @@ class Comparison:
         found = [side.total.unflagged for side in (self.costs[over], self.costs[under])]
         rows = sum(one.flagged for one in found if one is not None)
         flags = dict.fromkeys(flag for one in found if one is not None for flag in one.flags)
-        inside = interval(ratio.low, ratio.high) if ratio.bounded else "no upper bound"
-        return f"; without the {count(rows, 'row')} flagged {' or '.join(flags)}: {digits(ratio.value)} ({inside})"
+        return f"; without the {count(rows, 'row')} flagged {' or '.join(flags)}: {ratio.short()}"
 
     def words(self) -> list[str]:
         """What the numbers say, a sentence each."""
@@ -254,6 +271,9 @@ class Comparison:
         return {
             "token_costs": {kind: cost.as_dict() for kind, cost in self.costs.items()},
             "ratios": {f"{a}_over_{b}": self.ratio(a, b).as_dict() for a, b in permutations(self.costs, 2)},
+            "ratios_robust": {
+                f"{a}_over_{b}": self.ratio_robust(a, b).as_dict() for a, b in permutations(self.costs, 2)
+            },
             "ratios_unflagged": {
                 f"{a}_over_{b}": ratio.as_dict()
                 for a, b in permutations(self.costs, 2)

@@ -66,7 +66,7 @@ def measure(
     bare_every: int = 2,
     reference: bool = True,
     costs: bool = True,
-    trace_requests: int = 1,
+    trace_requests: int = 3,
     stopping: Mapping[str, Any] | None = None,
     warmup: Mapping[str, Any] | None = None,
     time_limit_s: float | None = None,
@@ -99,7 +99,7 @@ def measure(
         bare_every: every n-th run has one without instrument beside it (0: none).
         reference: repeat one request beside several.
         costs: FLOPs, bytes and floors of every run.
-        trace_requests: requests of each point that probes with runs of their own watch.
+        trace_requests: runs of each point that probes with runs of their own watch.
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
         time_limit_s: of the whole measurement, s; what was measured until then is kept.

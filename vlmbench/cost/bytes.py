@@ -7,6 +7,7 @@ each decode step). Intermediate activations are left out: fused kernels need not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,16 +59,24 @@ class Parameters:
         )
 
     @classmethod
-    def of_model(cls, model: Any, anatomy: Any = None) -> Parameters:
-        """Exact, from a model (also one without weights)."""
+    def of_model(cls, model: Any, anatomy: Any = None, *, size: Callable[[Any], int] | None = None) -> Parameters:
+        """Exact, from a model (also one without weights).
+
+        Args:
+            model: the module.
+            anatomy: of it; found by rule where not given.
+            size: what to add up of each parameter; None: its elements. With
+                :func:`vlmbench.models.weight_bytes.in_memory` all numbers are bytes as they lie in memory.
+        """
         from vlmbench.models.anatomy.find import find_anatomy, stage_parameters
 
-        counts = stage_parameters(model, anatomy or find_anatomy(model))
+        measure = size or (lambda parameter: int(parameter.numel()))
+        counts = stage_parameters(model, anatomy or find_anatomy(model), size)
         table = model.get_input_embeddings().weight
-        embedding = int(table.numel())
+        embedding = measure(table)
         output = model.get_output_embeddings()
         tied = output is not None and output.weight is table
-        head = 0 if tied or output is None else sum(int(p.numel()) for p in output.parameters())
+        head = 0 if tied or output is None else sum(measure(p) for p in output.parameters())
         vision, projector = counts.get("vision_encoder", 0), counts.get("projector", 0)
         return cls(
             vision_encoder=vision,
@@ -133,11 +142,20 @@ class Bytes:
         closed: its shape.
         parameters: its parameters.
         element: bytes of one element of weights, activations and cache.
+        stored: bytes of the weights of each stage as they lie in memory, where they are quantised; None: all weights
+            have ``element`` bytes.
     """
 
     closed: ClosedForm
     parameters: Parameters
     element: int
+    stored: Parameters | None = None
+
+    def _weights(self, stage: str, elements: float | None = None) -> float:
+        """Bytes of the weights of a stage, or of so many elements of it."""
+        held = getattr(self.parameters, stage)
+        used = held if elements is None else elements
+        return float(used * self.element if self.stored is None else used / max(held, 1) * getattr(self.stored, stage))
 
     def kv_per_token(self) -> int:
         """Bytes of key-value cache that one more token takes in all self-attention layers (below any window)."""
@@ -158,10 +176,12 @@ class Bytes:
         if experts is not None:
             unused = experts.count - distinct_experts(experts.count, experts.active, tokens)
             elements -= experts.layers * unused * decoder.mlp_matrices * decoder.hidden * experts.intermediate
-        return round(elements * self.element)
+        return round(self._weights("language_model", elements))
 
     def _head_weights(self) -> int:
-        return self.closed.decoder.head_elements * self.element
+        own = "embedding" if self.closed.decoder.tied else "head"
+        elements = None if self.stored is None else getattr(self.parameters, own)
+        return round(self._weights(own, elements)) if elements else self.closed.decoder.head_elements * self.element
 
     def stages(
         self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1, copies: bool = False
@@ -192,19 +212,19 @@ class Bytes:
         if not counts.num_images:
             return 0, 0
         if vision is None:  # of an unknown tower, only the weights are known to move
-            return self.parameters.vision_encoder * self.element, self.parameters.projector * self.element
+            return round(self._weights("vision_encoder")), round(self._weights("projector"))
         positions = vision_positions(vision, counts)
         features = positions * vision.tower.hidden * self.element
         pixels = positions * vision.tower.patch_elements * self.element
         out = (counts.num_vision_tokens or positions) * self.closed.decoder.hidden * self.element
-        tower = self.parameters.vision_encoder * self.element + batch_size * (pixels + features)
-        return tower, self.parameters.projector * self.element + batch_size * (features + out)
+        tower = round(self._weights("vision_encoder")) + batch_size * (pixels + features)
+        return tower, round(self._weights("projector")) + batch_size * (features + out)
 
     def memory_need(self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1) -> MemoryNeed:
         """Bytes at the peak of one ``generate()`` call."""
         length = counts.num_input_tokens + output_tokens - 1
         return MemoryNeed(
-            weights=self.parameters.total * self.element,
+            weights=self.parameters.total * self.element if self.stored is None else self.stored.total,
             kv_cache=batch_size * self.kv_cache(length, counts.num_cross_attention_tokens or 0),
             activations=batch_size * max(self._prefill_peak(counts.num_input_tokens), self._vision_peak(counts)),
         )

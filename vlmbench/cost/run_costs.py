@@ -26,7 +26,9 @@ TOLERANCE = 0.01
 
 _EXPECTED = "bytes of experts: as many as are expected when tokens choose evenly, not those that were seen"
 _ENDED_APART = "no floor of the decode: the requests of the batch ended at different steps"
-_QUANTISED = "no bytes and no floor: quantised weights move fewer bytes, at other rates, than is modelled"
+_QUANTISED = "no bytes and no floor: how many bytes quantised weights take is known only of a loaded model"
+_WEIGHT_ONLY = ("awq", "gptq", "torchao", "hqq", "quanto", "bitsandbytes_4bit")
+"""Formats whose weights are unpacked before the product; others multiply at their own, higher rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +65,28 @@ class Costs:
         peaks: of the device, or why there are none.
         anatomy: which module is which stage; found by rule where not given.
         counted: whether to count; without it only the closed form is given.
+        stored: bytes of the weights of each stage as they lie in memory; asked for where weights are quantised.
     """
 
     def __init__(
-        self, config: Any, *, dtype: str, peaks: PeaksAnswer, anatomy: Anatomy | None = None, counted: bool = True
+        self,
+        config: Any,
+        *,
+        dtype: str,
+        peaks: PeaksAnswer,
+        anatomy: Anatomy | None = None,
+        counted: bool = True,
+        stored: Parameters | None = None,
     ) -> None:
         self._config = copy.deepcopy(config)
         self._anatomy = anatomy
         self._counted = counted
         self._counter: Counter | None = None
         self._failure = ""
-        quantised = getattr(config, "quantization_config", None) is not None
-        self.peaks = PeaksAnswer(peaks=None, reason=_QUANTISED) if quantised else peaks
-        self._quantised = quantised
+        kind = quantised_as(config)
+        self._quantised, self._stored = kind, stored if kind else None
+        self._blind = bool(kind) and stored is None
+        self.peaks = PeaksAnswer(peaks=None, reason=_QUANTISED) if self._blind else _peaks_of(kind, peaks)
         self._element = ELEMENT_BYTES[dtype]
         self._bytes: Bytes | None = None
         self.closed: ClosedForm | None = None
@@ -139,10 +150,12 @@ class Costs:
             notes.append(
                 _agreement_note(counted, closed, skip=("vision_encoder", "projector", "total") if blind else ())
             )
-        if self._quantised:
+        if self._blind:
             notes.append(_QUANTISED)
+        elif self._quantised:
+            notes.append(f"bytes of {self._quantised} weights as they lie in memory")
         row["flops_note"] = "; ".join(notes)
-        if best and self.closed is not None and not self._quantised and (closed or not each):
+        if best and self.closed is not None and not self._blind and (closed or not each):
             if batch_size > 1 and each and self.closed.decoder.experts is not None:
                 row["flops_note"] += f"; {_EXPECTED}"
             row.update(self._floors(self._needed(best, batch), batch))
@@ -196,7 +209,10 @@ class Costs:
             counter = self.counter()
             exact = Parameters.of_model(counter.model, counter.anatomy) if counter else None
             self._bytes = Bytes(
-                closed=self.closed, parameters=exact or Parameters.of_closed(self.closed), element=self._element
+                closed=self.closed,
+                parameters=exact or Parameters.of_closed(self.closed),
+                element=self._element,
+                stored=self._stored,
             )
         return self._bytes
 
@@ -224,6 +240,27 @@ class Costs:
         row.update({f"floor_ms_{stage}": line.floor_ms for stage, line in lines.items()})
         row["floor_ms_total"] = floor_total_ms(lines)
         return row
+
+
+def quantised_as(config: Any) -> str:
+    """What a model's weights are quantised as, by its configuration; empty where they are not."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return ""
+    known = found if isinstance(found, Mapping) else found.to_dict()
+    method = str(getattr(known.get("quant_method"), "value", known.get("quant_method")))
+    if method != "bitsandbytes":
+        return method
+    return f"{method}_{'4bit' if known.get('load_in_4bit') else '8bit'}"
+
+
+def _peaks_of(kind: str, peaks: PeaksAnswer) -> PeaksAnswer:
+    """The most at which weights of a format can be multiplied: 8 bits twice, 4 bits four times as fast as 16."""
+    if peaks.peaks is None or not kind or kind in _WEIGHT_ONLY:
+        return peaks
+    factor = 4 if "fp4" in kind else 2
+    source = f"{factor} x the rate of 16 bits, for products of {kind}: {peaks.peaks.source}"
+    return replace(peaks, peaks=replace(peaks.peaks, flops_per_s=factor * peaks.peaks.flops_per_s, source=source))
 
 
 def floor_total_ms(lines: Mapping[str, StageRoofline]) -> float:

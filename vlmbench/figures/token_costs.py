@@ -23,7 +23,7 @@ from vlmbench.text import count, digits, interval, plain, span
 
 KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
-_FIRST_TIMES = "without first times"
+_FIRST_TIMES, _PULLED_IN = "without first times", "with outliers pulled in"
 _HOLLOW = "; hollow: without the runs flagged for doing something for the first time"
 _LEAST_PART = 0.02  # of a cost, for a stage to be drawn
 _PITCH = 0.5  # inches a row of the costs on a page
@@ -31,13 +31,16 @@ _PITCH = 0.5  # inches a row of the costs on a page
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the figure: what it is, its cost in ms per token, its colour, and whether it is the whole."""
+    """A line of the figure: what it is, its cost in ms per token, its colour, whether it is the whole, or that another
+    way (``beside``), drawn hollow or not.
+    """
 
     name: str
     cost: Estimate
     colour: str
     whole: bool = False
     hollow: bool = False
+    beside: bool = False
 
 
 def token_costs_figure(comparison: Comparison) -> Figure:
@@ -84,10 +87,12 @@ def token_costs_figure(comparison: Comparison) -> Figure:
 
 
 def _rows(cost: TokenCost, colour: str) -> list[Row]:
-    """The whole, the whole without first times, and the stages that a cost measurably goes to."""
+    """The whole, that with outliers pulled in and without first times, and the stages that a cost goes to."""
     found = [Row(name=f"One more {KINDS[cost.kind].unit}", cost=cost.cost, colour=colour, whole=True)]
+    found.append(Row(name=_PULLED_IN, cost=cost.cost_robust, colour=colour, whole=True, beside=True))
     if cost.cost_unflagged is not None:
-        found.append(Row(name=_FIRST_TIMES, cost=cost.cost_unflagged, colour=colour, whole=True, hollow=True))
+        without = Row(name=_FIRST_TIMES, cost=cost.cost_unflagged, colour=colour, whole=True, hollow=True, beside=True)
+        found.append(without)
     stages = {name: cost.stages[name].slope for name in TOTAL_PARTS if name in cost.stages}
     return found + [
         Row(name=stage_label(name), cost=slope, colour=stage_colour(name))
@@ -124,7 +129,7 @@ def _draw_row(axes: Axes, place: float, row: Row) -> None:
     else:
         axes.plot(left, place, "<", color=colour, markersize=size, clip_on=False)
         text = f"faster: {inside}"
-    indent = "" if row.whole and not row.hollow else "   "
+    indent = "" if row.whole and not row.beside else "   "
     axes.text(
         0, place - 0.22, f"{indent}{row.name}: {text}", transform=axes.get_yaxis_transform(), ha="left", va="bottom",
         fontsize=pt(8.5 if row.whole else 8), color=INK if row.whole else MUTED,
@@ -191,7 +196,10 @@ def _break_even_label(comparison: Comparison, kind: str) -> str:
     ratio = comparison.ratio("output", kind)
     if not ratio.bounded:
         return f"{KINDS[kind].unit}s (not bounded)"
-    return f"1 output token = {digits(ratio.value)} {KINDS[kind].unit}s ({interval(ratio.low, ratio.high)})"
+    inside = (
+        f"{interval(ratio.low, ratio.high)}; with outliers pulled in {comparison.ratio_robust('output', kind).short()}"
+    )
+    return f"1 output token = {digits(ratio.value)} {KINDS[kind].unit}s ({inside})"
 
 
 def models_figure(comparisons: Sequence[Comparison]) -> Figure:

@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 from vlmbench.errors import UnreachablePointError
 from vlmbench.interventions.language import refuse_captured
 from vlmbench.interventions.protocol import Untouched
+from vlmbench.models.weight_bytes import weight_bytes
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from vlmbench.request import Request
@@ -167,29 +167,3 @@ def _bitsandbytes(layer: nn.Linear, variant: str) -> nn.Module:
         made.bias = layer.bias
     result: nn.Module = made.to(weight.device).eval()
     return result
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes that a module's weights take, packed ones as they lie in memory with their scales; shared ones once."""
-    seen: dict[int, int] = {}
-    for tensor in module.parameters():
-        seen[id(tensor)] = _bytes(tensor) + _state_bytes(tensor)
-    return sum(seen.values())
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return tensor.numel() * tensor.element_size()
-    return sum(_bytes(getattr(tensor, name)) for name in flatten()[0])
-
-
-def _state_bytes(tensor: torch.Tensor) -> int:
-    """Scales that bitsandbytes keeps beside a packed weight."""
-    import torch
-
-    state = getattr(tensor, "quant_state", None)
-    parts = (
-        [getattr(tensor, "SCB", None)] if state is None else [getattr(state, name, None) for name in ("absmax", "code")]
-    )
-    return sum(_bytes(part) for part in parts if isinstance(part, torch.Tensor))

@@ -1,11 +1,12 @@
 """What became of configuration keys since run directories were begun, so that these can still be continued.
 
-A run directory stores the configuration that it was begun with and its fingerprint. Three things may have happened to a
+A run directory stores the configuration that it was begun with and its fingerprint. Four things may have happened to a
 key since then, each has a table here, and nothing else is forgiven:
 
 * it is **new**: :data:`ADDED` says which value means "as before there was such a key";
 * it has **left**: :data:`REMOVED` says which value meant what is done today;
-* its component has **moved**: :data:`ALIASES` says where a stored ``_target_`` lies today.
+* its component has **moved**: :data:`ALIASES` says where a stored ``_target_`` lies today;
+* its default has **changed**, and no measured row with it: :data:`RETUNED` says which default it had.
 
 :func:`as_stored` writes the present configuration in the keys of the stored one. Who adds a key to ``conf/``, or to a
 component that is configured there, adds it to :data:`ADDED` in the same commit.
@@ -72,6 +73,8 @@ ADDED: dict[str, Any] = {
 }
 # The same for keys that are gone, each leaf the value that they had where they changed nothing.
 REMOVED: dict[str, Any] = {}
+# Defaults as they were, of keys that change no measured row: where one is stored, nothing else was asked for.
+RETUNED: dict[str, Any] = {"measurement": {"trace_requests": 1}}
 # A ``_target_`` as it was stored → as it is called today.
 ALIASES: dict[str, str] = {}
 
@@ -99,6 +102,7 @@ def as_stored(config: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str,
         added["measurement.batch"] = "copies"  # what a batch was before the key was there
     kept = {k: v for k, v in now.items() if k in before or not _is(v, added.get(k, _NOTHING))}
     back = {k: v for k, v in before.items() if k not in now and _is(v, removed.get(k, _NOTHING))}
+    back |= {k: v for k, v in flat(RETUNED) if k in now and _is(before.get(k), v)}
     return {key: _spelt(key, value, before.get(key)) for key, value in {**kept, **back}.items()}
 
 

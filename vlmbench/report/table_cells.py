@@ -287,17 +287,29 @@ def token_costs(comparison: Mapping[str, Any], number: int = 0) -> Grid:
     costs = comparison["token_costs"]
     rows = []
     for kind, cost in costs.items():
-        ratio = comparison["ratios"].get(f"output_over_{kind}")
-        cells = [digits(cost["cost_ms"], 4), interval(cost["low"], cost["high"])]
-        shown = ratio is not None and ratio.get("value") is not None
-        rows.append((KINDS[kind].unit, *cells, digits(ratio["value"]) if shown and ratio else DASH))
-    names = ("ms", "95 % interval", "tokens for one output token")
+        cells = [digits(cost["cost_ms"], 4), interval(cost["low"], cost["high"]), _cost_pulled_in(cost)]
+        bought = (comparison.get(name, {}).get(f"output_over_{kind}") or {} for name in ("ratios", "ratios_robust"))
+        rows.append((KINDS[kind].unit, *cells, *(_bare(ratio.get("value")) for ratio in bought)))
+    names = (
+        "ms",
+        "95 % interval",
+        "with outliers pulled in",
+        "tokens for one output token",
+        "these with outliers pulled in",
+    )
     return Grid(
         name=f"token_costs_{number + 1}" if number else "token_costs",
         title="What one more token costs",
         columns=(("one more", False), *((name, True) for name in names)),
         rows=tuple(rows),
     )
+
+
+def _cost_pulled_in(cost: Mapping[str, Any]) -> str:
+    """The outlier-proof cost; results of release 0.2 lack it."""
+    if cost.get("cost_robust_ms") is None:
+        return DASH
+    return f"{digits(cost['cost_robust_ms'], 4)} ({interval(cost['low_robust'], cost['high_robust'])})"
 
 
 def arms(summary: Summary) -> Grid:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlmbench.cost.bytes import Parameters
 from vlmbench.cost.kept_tokens import under_method
-from vlmbench.cost.run_costs import Costs
+from vlmbench.cost.run_costs import Costs, quantised_as
 from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel
+from vlmbench.models.weight_bytes import in_memory
 from vlmbench.runner.execution import PreparedRun
 from vlmbench.runner.loop import Annotate
 
@@ -25,7 +27,9 @@ def costs_of(model: VisionLanguageModel, device_peaks: str) -> Costs:
     peaks = resolve_peaks(device_peaks, model.device, dtype)
     if peaks.peaks is not None and (processes := model.facts.get("processes", 1)) > 1:
         peaks = replace(peaks, peaks=_of_several(peaks.peaks, processes))
-    costs = Costs(model.module.config, dtype=dtype, peaks=peaks, anatomy=model.anatomy)
+    config = model.module.config
+    stored = Parameters.of_model(model.module, model.anatomy, size=in_memory) if quantised_as(config) else None
+    costs = Costs(config, dtype=dtype, peaks=peaks, anatomy=model.anatomy, stored=stored)
     costs.counter()
     return costs
 

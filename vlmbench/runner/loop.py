@@ -44,6 +44,10 @@ class Progress(Protocol):
         """A point is over."""
 
 
+OF_A_TRACE = 6
+"""A traced run takes so many times as long as one without, its trace read (on an H200 at 16 tokens: 5.0 to 6.4)."""
+
+
 @dataclass(kw_only=True)
 class Runner:
     """Measures series of requests on one loaded model, into one store.
@@ -56,12 +60,14 @@ class Runner:
         seed: of all orders.
         progress: told after every run.
         stop_requested: asked between runs; True ends the loop cleanly.
-        trace_requests: requests of each series that the ``own_run`` probes watch.
+        trace_requests: runs of each series that the ``own_run`` probes watch, of different requests where it has as
+            many.
         stamp: values that every row carries (the GPU's UUID).
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
         attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
-        deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it. None for no limit.
+        deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it, the timed runs so much earlier
+            that the traces have their time. None for no limit.
     """
 
     model: VisionLanguageModel
@@ -88,10 +94,13 @@ class Runner:
     _postponed: set[tuple[str, str, int]] = field(init=False, default_factory=set)
     _left_out: set[tuple[str, str]] = field(init=False, default_factory=set)
     _at: tuple[str, str] | None = field(init=False, default=None)
+    _slowest_ms: dict[str, float] = field(init=False, default_factory=dict)
+    _began_s: float = field(init=False)
     _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
     _outsized: Outsized = field(init=False, default_factory=Outsized)
 
     def __post_init__(self) -> None:
+        self._began_s = time.monotonic()
         self.arms = Arms(model=self.model)
         self._rows = rows = Rows(store=self.store, stamp=self.stamp)
         self._failures = failures = Failures(model=self.model, rows=rows, max_in_a_row=self.max_errors_in_a_row)
@@ -117,19 +126,29 @@ class Runner:
     def _rounds(self, states: Sequence[SeriesState]) -> None:
         active = deque(states)
         round_index = 0
-        while active and not self._must_stop():
+        while active and not self._must_stop(traces=True):
             by_id = {s.series.point_id: s for s in active}
             for point_id in shuffled(list(by_id), seed=self.seed, round_index=round_index):
                 state = by_id[point_id]
-                if state.series.takes_part(round_index) and not self._must_stop():
+                if state.series.takes_part(round_index) and not self._must_stop(traces=True):
                     self._step(state, states)
                     if state.ended is not None:
                         self.progress.end(point_id)
             active = deque(s for s in active if s.ended is None)
             round_index += 1
 
-    def _must_stop(self) -> bool:
-        return self.stop_requested() or (self.deadline_s is not None and time.monotonic() > self.deadline_s)
+    def _must_stop(self, *, traces: bool = False) -> bool:
+        """Whether to end now; ``traces``: whether those that are to come must still find time."""
+        if self.deadline_s is None or self.stop_requested():
+            return self.stop_requested()
+        kept = self._for_traces_s() if traces else 0.0
+        return time.monotonic() > self.deadline_s - kept
+
+    def _for_traces_s(self) -> float:
+        """Time that the traces will take, by the slowest run of each series, s; a quarter of the limit at most."""
+        each = self.trace_requests * sum(probe.own_run for probe in self.probes) * OF_A_TRACE
+        limit = 0.0 if self.deadline_s is None else self.deadline_s - self._began_s
+        return min(each * sum(self._slowest_ms.values()) / 1e3, limit / 4)
 
     def _step(self, state: SeriesState, states: Sequence[SeriesState]) -> None:
         """Measure the next request of a series (one of ``states``) that is not measured yet, or end the series."""
@@ -159,7 +178,10 @@ class Runner:
                     state.postponed.append((index, repeat))
                     continue
             self._warmer.begin(states)
+            before = state.measured
             self._attempt(state, request, repeat, modes)
+            if state.measured > before:
+                state.requests.add(index)
             self.progress.advance(series.point_id)
             state.finished()
             return
@@ -235,6 +257,8 @@ class Runner:
         self._rows.write(state.series, sample_id, repeat, mode=mode, status=Status.OK, outcome=outcome)
         if mode is Mode.INSTRUMENTED:
             state.measured += 1
+            name, taken = state.series.point_id, float(outcome.values["T_total"])
+            self._slowest_ms[name] = max(taken, self._slowest_ms.get(name, 0.0))
             if state.series.stopping:
                 state.times_ms.append(float(outcome.values["T_total"]))
 
@@ -262,30 +286,47 @@ class Runner:
         return outcome
 
     def _traces(self, states: Sequence[SeriesState]) -> None:
-        """The short pass of probes that need runs of their own, over the first requests that were measured."""
-        if not any(p.own_run for p in self.probes):
+        """The short pass of probes that need runs of their own, over requests that were measured: one of each series,
+        then another of each.
+        """
+        probes = [probe for probe in self.probes if probe.own_run]
+        if not probes:
             return
-        for state in states:
-            traced = 0
-            for index in range(state.series.size):
+        turns = [(state, self._measured_requests(state)) for state in states if state.measured]
+        for number in range(self.trace_requests):
+            for state, requests in turns:
                 if self._must_stop():
                     return
-                if traced == self.trace_requests or not state.measured:
-                    break
-                traced += self._trace(state, index)
+                if requests:
+                    first = number // len(requests) * len(probes)
+                    if not self._trace(state, requests[number % len(requests)], first, probes):
+                        requests.clear()  # others of the series would fail alike
 
-    def _trace(self, state: SeriesState, index: int) -> bool:
-        """Trace a request of a series, unless that was done; whether it is one that was measured."""
-        series = state.series
-        try:
-            request = series.request(index)
-        except SampleError:
-            return False
-        sample_id = request.sample.sample_id
-        if (series.point_id, sample_id, 0, str(Mode.INSTRUMENTED)) not in self.store:
-            return False
-        for repeat, probe in enumerate(p for p in self.probes if p.own_run):  # each a run of its own
-            if self._must_stop() or (series.point_id, sample_id, repeat, str(Mode.TRACE)) in self.store:
+    def _measured_requests(self, state: SeriesState) -> list[Request]:
+        """The first requests of a series that were measured, as many as are traced at most."""
+        found: list[Request] = []
+        # Which ones an earlier session measured is found by asking for one after the other.
+        here = state.measured == len(state.requests) or state.series.stopping is not None
+        for index in sorted(state.requests) if here and state.requests else range(state.series.size):
+            if len(found) == self.trace_requests:
+                break
+            try:
+                request = state.series.request(index)
+            except SampleError:
+                continue
+            if (state.series.point_id, request.sample.sample_id, 0, str(Mode.INSTRUMENTED)) in self.store:
+                found.append(request)
+        return found
+
+    def _trace(self, state: SeriesState, request: Request, first: int, probes: Sequence[Probe]) -> bool:
+        """Trace a request, a run for each probe, numbered from ``first``; what was done before is not done again.
+
+        Returns:
+            False where a run failed.
+        """
+        point_id, sample_id = state.series.point_id, request.sample.sample_id
+        for repeat, probe in enumerate(probes, start=first):
+            if self._must_stop() or (point_id, sample_id, repeat, str(Mode.TRACE)) in self.store:
                 continue
             self._tracing = [probe]
             try:
@@ -293,7 +334,8 @@ class Runner:
                 asked = with_output(settled(self.model, in_memory(request)), probe.max_output_tokens)
                 self._measure(state, asked, repeat, Mode.TRACE)
             except Exception as error:
-                self._failures.caught_aside(error, state, sample_id, Mode.TRACE)
+                self._failures.caught_aside(error, state, sample_id, repeat, Mode.TRACE)
+                return False
         return True
 
 

@@ -357,6 +357,7 @@ class SeriesState:
         reason: of the last failure. reasons: of all of them, by kind.
         postponed: jobs that come after all others of the series.
         left_out: runs that were not tried, because processes died in their request.
+        requests: those that were measured in this session.
     """
 
     series: Series
@@ -371,6 +372,7 @@ class SeriesState:
     postponed: list[tuple[int, int]] = field(default_factory=list)
     left_out: int = 0
     reasons: Reasons = field(default_factory=Reasons)
+    requests: set[int] = field(default_factory=set)
 
     def fail(self, reason: str) -> None:
         """Count a run that left a row with its reason instead of times."""

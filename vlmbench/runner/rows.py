@@ -130,13 +130,13 @@ class Failures:
             _log.debug("a run failed", exc_info=error)
             self._write(state, sample_id, repeat, status=Status.ERROR, reason=_described(error), mode=mode)
 
-    def caught_aside(self, error: Exception, state: SeriesState, sample_id: str, mode: Mode) -> None:
+    def caught_aside(self, error: Exception, state: SeriesState, sample_id: str, repeat: int, mode: Mode) -> None:
         """Write a failure down that says nothing about the series: it was measured, only a further look failed."""
         _raise_what_fails_every_run(error)
         memory = _is_out_of_memory(error)
         reason = f"{first_line(error)} ({self.model.release()})" if memory else _described(error)
         status = Status.OOM if memory else Status.ERROR
-        self.rows.write(state.series, sample_id, 0, mode=mode, status=status, reason=reason)
+        self.rows.write(state.series, sample_id, repeat, mode=mode, status=status, reason=reason)
 
     def too_large(self, state: SeriesState) -> bool:
         """Whether points that need no more memory ran out of it; ends the series then, with its row."""

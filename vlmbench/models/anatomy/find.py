@@ -135,7 +135,7 @@ def describe(module: nn.Module, stages: Mapping[str, tuple[str, ...]]) -> tuple[
 def _large_others(module: nn.Module, stages: Mapping[str, tuple[str, ...]], share: float = 0.01) -> list[str]:
     """Outermost modules with more than a share of all parameters in no stage; those that a stage shares are its own."""
     paths = [path for parts in stages.values() for path in parts]
-    owners = _owners(module, paths)
+    owners = _owners(module, paths, _values)
     least = share * sum(count for _, count in owners.values())
     found: list[str] = []
     for path, child in module.named_modules():
@@ -191,32 +191,41 @@ def module_tree(module: nn.Module, *, depth: int = 3) -> str:
     return "\n".join(lines)
 
 
-def stage_parameters(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
+def stage_parameters(
+    module: nn.Module, anatomy: Anatomy, size: Callable[[nn.Parameter], int] | None = None
+) -> dict[str, int]:
     """Parameters of each stage, exclusive: each parameter belongs to the innermost stage module that holds it.
 
     A parameter that several modules share (a tied head) counts once, where the model meets it first.
+
+    Args:
+        module: the model.
+        anatomy: of it.
+        size: what to add up of each parameter; None: the weights that it stands for.
 
     Returns:
         stage name to number of parameters for the stages that exist, then ``other`` and ``total``.
     """
     stage_of = {path: stage for stage, parts in anatomy.stages() for path in parts}
     counts = {stage: 0 for stage, parts in anatomy.stages() if parts} | {"other": 0}
-    for path, count in _parameters_by_module(module, stage_of).items():
+    for path, count in _parameters_by_module(module, stage_of, size).items():
         counts[stage_of.get(path, "other")] += count
     counts["total"] = sum(counts.values())
     return counts
 
 
-def _parameters_by_module(module: nn.Module, paths: Iterable[str]) -> dict[str, int]:
+def _parameters_by_module(
+    module: nn.Module, paths: Iterable[str], size: Callable[[nn.Parameter], int] | None = None
+) -> dict[str, int]:
     """Parameters that each of the modules holds and none further in does; those that none holds under the path ''."""
     counts = dict.fromkeys(paths, 0) | {"": 0}
-    for holder, count in _owners(module, counts).values():
+    for holder, count in _owners(module, counts, size or _values).values():
         counts[holder] += count
     return counts
 
 
-def _owners(module: nn.Module, paths: Iterable[str]) -> dict[int, tuple[str, int]]:
-    """Parameter id to (path of the innermost of these modules that holds it or '', number of values)."""
+def _owners(module: nn.Module, paths: Iterable[str], size: Callable[[nn.Parameter], int]) -> dict[int, tuple[str, int]]:
+    """Parameter id to (path of the innermost of these modules that holds it or '', its size)."""
     known = set(paths)
     owners: dict[int, tuple[str, int]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -225,7 +234,7 @@ def _owners(module: nn.Module, paths: Iterable[str]) -> dict[int, tuple[str, int
             holder = holder.rpartition(".")[0]
         # A shared parameter belongs to the first module of a stage that holds it, wherever else it hangs.
         if id(parameter) not in owners or not owners[id(parameter)][0]:
-            owners[id(parameter)] = (holder, _values(parameter))
+            owners[id(parameter)] = (holder, size(parameter))
     return owners
 
 

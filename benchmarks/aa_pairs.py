@@ -1,0 +1,58 @@
+"""Two runs of the same command on the same machine: how often does a comparison see a difference that is not there?
+
+    python benchmarks/aa_pairs.py                        # 20 pairs of the tiny model on the CPU; some minutes
+    python benchmarks/aa_pairs.py --pairs 5 --runs 40    # quicker
+    python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
+
+Each run is a process of its own; the runs of a pair follow each other. ``differs`` names the times whose verdict is
+*faster* or *slower*; of 20 pairs one at most should have any. A machine that does change between two processes is not
+told from a false alarm here: take one with nothing else to do. ``benchmarks/coverage.py`` asks the same of simulated
+runs, where the truth is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from child import checked, run
+
+import vlmbench
+from vlmbench.analysis.compare import Change
+from vlmbench.text import count, digits, percent
+
+DIFFERENT = (Change.FASTER, Change.SLOWER)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the pairs and print a line each, and how many differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=100, help="requests of a run")
+    parser.add_argument("overrides", nargs="*", help="of the command line, after --")
+    chosen = parser.parse_args(arguments)
+    asked = [f"dataset.num_samples={chosen.runs}", "output.tokens=8", "measurement.bare_every=0", "progress=false"]
+    alarms = compared = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(chosen.pairs):
+            sides = [Path(folder, f"{pair}{side}") for side in "ab"]
+            for place in sides:
+                command = [sys.executable, "-m", "vlmbench", "report=none", *asked, *chosen.overrides]
+                checked(run([*command, f"output_dir={place}"]), place.name)
+            found = vlmbench.compare(*sides).changes
+            differs = [
+                f"{name} {digits(one.ratio.value or 0)}×" for name, one in found.items() if one.change in DIFFERENT
+            ]
+            compared += 1
+            alarms += bool(differs)
+            whole = found["T_total"]
+            said = f"T_total {digits(whole.ratio.value or 0, 4)}× ({whole.verdict()})"
+            print(f"pair {pair + 1}: {said}; differs: {', '.join(differs) or 'nothing'}", flush=True)
+    print(f"{alarms} of {count(compared, 'pair')} differ in some time ({percent(alarms / compared)}).")
+
+
+if __name__ == "__main__":
+    main()
