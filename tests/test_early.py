@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vlmbench.cli import early, validate
+from vlmbench.cli import early_checks, validate
 from vlmbench.request import TokenCounts
 from vlmbench.runner.guards import Outsized
 from vlmbench.runner.reasons import Reasons
@@ -37,18 +37,18 @@ def job(compose: Compose, *words: str) -> Any:
 def test_paths_and_devices_are_answered_first(
     compose: Compose, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(early, "_no_accelerator", lambda: True)
+    monkeypatch.setattr(early_checks, "_no_accelerator", lambda: True)
     with pytest.raises(Exception, match=message) as refused:
-        early.check(job(compose, *words))
+        early_checks.check(job(compose, *words))
     assert refused.value.exit_status == 2  # type: ignore[attr-defined]
 
 
 def test_whether_a_machine_has_an_accelerator_is_known_by_its_device_files(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("elsewhere only torch can tell")
-    assert early._no_accelerator(tmp_path)
+    assert early_checks._no_accelerator(tmp_path)
     (tmp_path / "nvidia0").touch()
-    assert not early._no_accelerator(tmp_path)
+    assert not early_checks._no_accelerator(tmp_path)
 
 
 def test_such_a_question_loads_no_torch(tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def test_such_a_question_loads_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_list_of_probes_without_the_timeline_is_doubted(compose: Compose) -> None:
-    (doubt,) = early.doubts(job(compose, "experiment=smoke", "probe=[kernels]"))
+    (doubt,) = early_checks.doubts(job(compose, "experiment=smoke", "probe=[kernels]"))
     assert "no stages will be measured" in doubt
     assert "probe=[timeline,kernels] keeps the stages" in doubt
-    assert early.doubts(job(compose, "experiment=smoke")) == []
-    assert early.doubts(job(compose, "experiment=smoke", "probe=[timeline,memory]")) == []
+    assert early_checks.doubts(job(compose, "experiment=smoke")) == []
+    assert early_checks.doubts(job(compose, "experiment=smoke", "probe=[timeline,memory]")) == []
 
 
 def counts(tokens: int) -> TokenCounts:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.records.how_far import unfinished
 from vlmbench.records.outcome import OutcomeFile, State
+from vlmbench.records.unfinished import unfinished
 from vlmbench.session import progress
 
 

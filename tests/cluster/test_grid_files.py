@@ -21,10 +21,10 @@ from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
 from vlmbench.cluster.last_words import last_words, log_of
 from vlmbench.cluster.launch import conclude
+from vlmbench.cluster.remaining import submitting, to_do
 from vlmbench.cluster.states import OVER, RunState, overall, time_left
 from vlmbench.cluster.status import status
 from vlmbench.cluster.table import table
-from vlmbench.cluster.to_do import submitting, to_do
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect
@@ -393,7 +393,7 @@ def test_a_run_that_another_submission_works_on_runs(tmp_path: Path, monkeypatch
 
 
 SUBMIT = (
-    "import sys, time; from pathlib import Path; from vlmbench.cluster.to_do import submitting\n"
+    "import sys, time; from pathlib import Path; from vlmbench.cluster.remaining import submitting\n"
     "with submitting(Path(sys.argv[1])): print('submitting', flush=True); time.sleep(60)"
 )
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
-from vlmbench.cli import early, hydra_errors, validate
+from vlmbench.cli import early_checks, hydra_errors, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
@@ -177,8 +177,8 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
 
     try:
         made = _job(config, list(HydraConfig.get().overrides.task), outcome)
-        early.check(made)
-        for doubt in early.doubts(made):
+        early_checks.check(made)
+        for doubt in early_checks.doubts(made):
             say(f"warning: {doubt}")
         return tasks.run(made)
     except (HydraException, OmegaConfBaseException) as error:  # an interpolation that leads nowhere, say

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import Submission, Task, new_submission, read_submissions
 from vlmbench.cluster.launch import now, say_next
+from vlmbench.cluster.remaining import Composed, contents_of, submitting, to_do
 from vlmbench.cluster.settings import LocalSettings
 from vlmbench.cluster.states import RunStatus
-from vlmbench.cluster.to_do import Composed, contents_of, submitting, to_do
 from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.lock import RunLock, is_held
 from vlmbench.text import say

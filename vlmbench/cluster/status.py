@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlmbench.cluster import here, slurm
+from vlmbench.cluster import local_state, slurm
 from vlmbench.cluster.grid import Run, find_runs
-from vlmbench.cluster.on_slurm import Answers, find_unstored, is_final
-from vlmbench.cluster.signs import with_last_sign, with_rows
+from vlmbench.cluster.liveness import with_last_sign, with_rows
+from vlmbench.cluster.slurm_state import Answers, find_unstored, is_final
 from vlmbench.cluster.states import LOST_AFTER_S, RunState, RunStatus, time_left
 from vlmbench.errors import InputError
 from vlmbench.records.outcome import Outcome, State, read_outcome
@@ -56,7 +56,7 @@ def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> lis
         elif run.submission and run.submission.cluster == "slurm":
             found.append(asked.judge(run, outcome, job_id))
         else:
-            found.append(here.judge(run, outcome, job_id, lost_after_s))
+            found.append(local_state.judge(run, outcome, job_id, lost_after_s))
     return _as_their_study([with_last_sign(with_rows(one)) for one in found])
 
 

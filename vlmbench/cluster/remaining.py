@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.cluster.grid import FOLDER, Run, Task, check_path, find_runs, read_submissions, task_content
-from vlmbench.cluster.signs import rows_gone
+from vlmbench.cluster.liveness import rows_gone
 from vlmbench.cluster.states import RunState
 from vlmbench.cluster.status import status_of
 from vlmbench.errors import DirectoryConflictError, InputError
