@@ -196,10 +196,9 @@ def _break_even_label(comparison: Comparison, kind: str) -> str:
     ratio = comparison.ratio("output", kind)
     if not ratio.bounded:
         return f"{KINDS[kind].unit}s (not bounded)"
-    inside = (
-        f"{interval(ratio.low, ratio.high)}; with outliers pulled in {comparison.ratio_robust('output', kind).short()}"
-    )
-    return f"1 output token = {digits(ratio.value)} {KINDS[kind].unit}s ({inside})"
+    inside = f"({interval(ratio.low, ratio.high)})"
+    robust = comparison.ratio_robust("output", kind).short()
+    return f"1 output token = {digits(ratio.value)} {KINDS[kind].unit}s {inside}\n{_PULLED_IN}: {robust}"
 
 
 def models_figure(comparisons: Sequence[Comparison]) -> Figure:
