@@ -104,11 +104,31 @@ def test_grids_are_paired_by_what_differs_within_them(tmp_path: Path) -> None:
     assert [pair.label for pair in found.pairs] == ["eager", "compiled"]
     assert {pair.label for pair, _ in found.regressions} == {"compiled"}
     assert len(found.only_candidate) == 1
+    with pytest.raises(InputError, match="would be compared with itself"):
+        judge(tmp_path / "a", tmp_path / "a")
     back = judge(tmp_path / "b", tmp_path / "a")
     assert back.exit_status == 2, "a run of the baseline has no counterpart"
     assert "1 run of the baseline" in headline(back)
     written = {path.name for path in write_comparison(found, tmp_path / "out")}
     assert {"compare_1.png", "compare_2.png", "compare_1.tex"} <= written
+
+
+def test_grids_that_differ_in_one_setting_everywhere_are_paired_by_the_others(tmp_path: Path) -> None:
+    for side, tokens in (("a", (8, 16)), ("b", (4, 16))):
+        for name, count in zip(("phase2", "phase3"), tokens, strict=True):
+            config = {"name": name, "output": {"tokens": count}, "probe": {"kernels": {"trace_dir": f"{side}{name}"}}}
+            a_run(tmp_path / side / name, count, changed(config=config))
+    found = judge(tmp_path / "a", tmp_path / "b")
+    assert [pair.label for pair in found.pairs] == ["phase2", "phase3"]
+    assert [[one.name for one in pair.differences] for pair in found.pairs] == [["output.tokens"], []]
+
+
+@pytest.mark.parametrize("part", ["software", "host", "config", "sessions", "device", "model", "runtime"])
+def test_a_damaged_provenance_is_no_reason_to_fail(tmp_path: Path, part: str) -> None:
+    a = a_run(tmp_path / "a", 1)
+    b = a_run(tmp_path / "b", 2, {**PROVENANCE, part: ["not", 1]})
+    assert judge(a, b).exit_status == 0
+    assert judge(baselines.save("kept", [b], b, tmp_path / "k"), a).exit_status == 0
 
 
 def test_the_table_fits_and_the_figure_shows_each_time(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ def _facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
     for kind, names in (("hardware", _HARDWARE), ("software", _SOFTWARE)):
         for name in names:
             part, key = name.split(".")
-            left, right = ((side.get(part) or {}).get(key) for side in (a, b))
+            left, right = (_part(side, part).get(key) for side in (a, b))
             if left is not None and right is not None and left != right:
                 yield Difference(kind=kind, name=name, baseline=str(left), candidate=str(right))
 
 
 def _packages(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
-    left, right = ((side.get("software") or {}).get("packages") or {} for side in (a, b))
+    left, right = (_part(side, "software", "packages") for side in (a, b))
     for name in left:
         if right.get(name, left[name]) != left[name]:
             yield Difference(kind="software", name=name, baseline=str(left[name]), candidate=str(right[name]))
@@ -109,25 +109,34 @@ def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
 
 
 def _vlmbench(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    last = next(iter((provenance.get("sessions") or [])[-1:]), None) or {}
-    return (last.get("code") or {}).get("vlmbench") or {}
+    sessions = provenance.get("sessions")
+    last = sessions[-1] if isinstance(sessions, list) and sessions else None
+    return _part({"last": last}, "last", "code", "vlmbench")
 
 
 def _version(code: Mapping[str, Any]) -> str:
-    git = code.get("git") or {}
+    git = _part(code, "git")
     changed = " with local changes" if git.get("dirty") else ""
-    return f"commit {git['commit'][:12]}{changed}" if git.get("commit") else f"version {code.get('version')}"
+    return f"commit {str(git['commit'])[:12]}{changed}" if git.get("commit") else f"version {code.get('version')}"
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
-    if not a.get("config") or not b.get("config"):
+    left, right = (dict(flat(_part(side, "config"))) for side in (a, b))
+    if not left or not right:
         return
     added = dict(flat(ADDED))
-    left, right = (dict(flat(side["config"])) for side in (a, b))
     for name in dict.fromkeys([*left, *right]):
         ours, theirs = (side.get(name, added.get(name, "(none)")) for side in (left, right))
         if ours != theirs and not any(name == one or name.startswith(f"{one}.") for one in _NO_SETTINGS):
             yield Difference(kind="settings", name=name, baseline=str(ours), candidate=str(theirs))
+
+
+def _part(tree: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """A mapping inside a provenance; empty where there is none, or something else (files may be damaged)."""
+    for name in names:
+        found = tree.get(name)
+        tree = found if isinstance(found, Mapping) else {}
+    return tree
 
 
 def _work(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[Difference]:

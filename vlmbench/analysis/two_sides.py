@@ -19,12 +19,13 @@ from vlmbench.analysis.results import ResultSet, read_results
 from vlmbench.errors import BAD_INPUT, FAILED, OK, InputError
 from vlmbench.records.comparable import identity, remarks, varying
 from vlmbench.records.config_history import flat
+from vlmbench.records.provenance import IGNORED
 from vlmbench.text import count, shown
 
 _NEEDED = ("point_id", "sample_id", "mode", "status")
 # A grid may run on several machines of a kind: its runs are no different for that.
 _NOT_BY = ("device.driver", "device.threads", "device.power_limit_w", "software.")
-_NOT_BY_CONFIG = ("model", "runtime", "output_dir", "figures", "tracker", "hydra")
+_NOT_BY_CONFIG = ("model.", "runtime.", *IGNORED)
 _LABELS = ("model.name", "runtime.name", "runtime.dtype", "config.name", "config.dataset.name", "config.sweep.name")
 
 
@@ -158,10 +159,7 @@ def _paired(
     if len(left) == len(right) == 1:
         return [("", left[0], right[0])], [], []
     ours, theirs = [_features(one) for one in left], [_features(one) for one in right]
-    names = list(varying(ours)), list(varying(theirs))
-    both = [name for name in names[0] if name in names[1]]
-    either = list(dict.fromkeys([*names[0], *names[1]]))
-    for chosen in (both, either):
+    for chosen in _ways(varying(ours), varying(theirs)):
         keys = [[tuple(str(f.get(name)) for name in chosen) for f in side] for side in (ours, theirs)]
         if chosen and all(len(set(side)) == len(side) for side in keys):
             break
@@ -189,15 +187,34 @@ def _paired(
     return pairs, alone, [f"{shown(one.path)}: the baseline has no such run" for one in partners.values()]
 
 
+def _ways(ours: Mapping[str, list[Any]], theirs: Mapping[str, list[Any]]) -> Iterator[list[str]]:
+    """Names to pair runs by, the surest way first: what takes the same values on both sides, some of them, or any.
+
+    Args:
+        ours, theirs: what differs within each side, with its values.
+    """
+    both = [name for name in ours if name in theirs]
+    shared = {name: set(map(str, ours[name])) & set(map(str, theirs[name])) for name in both}
+    yield [name for name in both if len(shared[name]) == len(ours[name]) == len(theirs[name])]
+    yield [name for name in both if shared[name]]
+    yield both
+    yield list(dict.fromkeys([*ours, *theirs]))
+
+
 def _features(one: ResultSet) -> dict[str, Any]:
     """What a run is, in dotted names: its identity and its configuration."""
     config: Mapping[str, Any] = one.provenance.get("config") or {}
-    own = {name: value for name, value in flat(config) if name.partition(".")[0] not in _NOT_BY_CONFIG}
+    own = {name: value for name, value in flat(config) if not name.startswith(_NOT_BY_CONFIG)}
     known = {name: value for name, value in identity(one.provenance).items() if not name.startswith(_NOT_BY)}
     return {**known, **{f"config.{name}": str(value) for name, value in own.items()}}
 
 
 def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike: bool) -> Pair:
+    if baseline.path.resolve() == candidate.path.resolve():
+        raise InputError(
+            f"'{shown(baseline.path)}' is both baseline and candidate: it would be compared with itself\n"
+            "Name another run as baseline=DIR or candidate=DIR."
+        )
     differences = differences_of(baseline, candidate)
     unlike = [one.words() for one in differences if one.unlike]
     unlike += [f"{shown(side.path)} mixes {'; '.join(map(str, mixed))}"

@@ -153,10 +153,16 @@ def _provenance(run: Path) -> dict[str, Any]:
         raise InputError(f"'{shown(file)}' must hold a JSON object\nrestore it or measure again")
     whole = with_mixture_named(content)
     kept = {name: whole[name] for name in _FACTS if name in whole}
-    kept["host"] = {name: value for name, value in (whole.get("host") or {}).items() if name in _HOST}
-    kept["config"] = {name: value for name, value in (whole.get("config") or {}).items() if name not in IGNORED}
-    last = next(iter((whole.get("sessions") or [])[-1:]), None) or {}
-    code = {"vlmbench": (last.get("code") or {}).get("vlmbench")}
+    kept["host"] = {name: value for name, value in _mapping(whole.get("host")).items() if name in _HOST}
+    kept["config"] = {name: value for name, value in _mapping(whole.get("config")).items() if name not in IGNORED}
+    sessions = whole.get("sessions")
+    last = _mapping(sessions[-1]) if isinstance(sessions, list) and sessions else {}
+    code = {"vlmbench": _mapping(last.get("code")).get("vlmbench")}
     kept["sessions"] = [{"started_unix_s": last.get("started_unix_s"), "code": code}]
     done: dict[str, Any] = shareable(kept)
     return done
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a provenance; empty where it is something else (files may be damaged)."""
+    return value if isinstance(value, Mapping) else {}

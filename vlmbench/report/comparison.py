@@ -27,7 +27,9 @@ def text(verdict: Verdict) -> str:
         parts += [heading(pair), *_indented([*differences(pair), *pair.remarks]), ""]
         parts.append(as_text(Fitted(grid(pair, verdict.threshold), elsewhere="output_dir=DIR writes them.")))
         parts += [f"{pair.comparison.words()[0]}", ""]
-    parts += [*_left_out(verdict), *_sentences(verdict)]
+    parts += _left_out(verdict)
+    if verdict.exit_status != BAD_INPUT:  # else the last words, on the error output, say why
+        parts += _sentences(verdict)
     return "\n".join(parts)
 
 
@@ -70,7 +72,7 @@ def grid(pair: Pair, threshold: float, name: str = STEM) -> Grid:
     label = f"{pair.label}: " if pair.label else ""
     return Grid(
         name=name,
-        title=f"{label}Candidate over baseline (medians in ms; worth: independent runs, or requests)",
+        title=f"{label}Candidate over baseline (ms: medians of all runs; ratio: by request; worth: independent runs)",
         columns=(
             ("time", False),
             ("baseline", True),
@@ -103,6 +105,13 @@ def headline(verdict: Verdict) -> str:
     return f"No regression beyond {beyond}."
 
 
+def advice(verdict: Verdict) -> str:
+    """What to do where not everything could be compared."""
+    if verdict.nothing_told:
+        return "Measure more requests or repeats, on a quieter machine."
+    return "Measure what is missing, or name the runs that belong together: baseline=DIR/RUN candidate=DIR/RUN."
+
+
 def _threshold(verdict: Verdict) -> str:
     return f"{plain(verdict.threshold * 100)} %"
 
@@ -110,11 +119,14 @@ def _threshold(verdict: Verdict) -> str:
 def _sentences(verdict: Verdict) -> Iterator[str]:
     """The verdict, and where it does not reach."""
     yield headline(verdict)
-    if verdict.nothing_told:
-        yield "Measure more requests or repeats, on a quieter machine."
+    if verdict.exit_status == BAD_INPUT:
+        yield advice(verdict)
     elif unsure := verdict.unsure:
-        names = [f"{f'{pair.label}: ' if pair.label else ''}{change.metric}" for pair, change in unsure]
-        yield f"One beyond {_threshold(verdict)} could go unseen in {', '.join(names)}."
+        by_pair: dict[str, list[str]] = {}
+        for pair, change in unsure:
+            by_pair.setdefault(f"{pair.label}: " if pair.label else "", []).append(change.metric)
+        names = "; ".join(f"{label}{', '.join(metrics)}" for label, metrics in by_pair.items())
+        yield f"One beyond {_threshold(verdict)} could go unseen in {names}."
 
 
 def _left_out(verdict: Verdict) -> Iterator[str]:

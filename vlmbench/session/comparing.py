@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vlmbench.errors import OK, ConfigError
+from vlmbench.errors import BAD_INPUT, OK, ConfigError
 from vlmbench.session.settings import RunConfig
 from vlmbench.text import say, show, shown
 
@@ -46,14 +46,14 @@ def compare(settings: RunConfig) -> int:
 
 def _judged(settings: RunConfig, baseline: Path, candidate: Path) -> int:
     from vlmbench.analysis.two_sides import judge
-    from vlmbench.report.comparison import headline, text, write
+    from vlmbench.report.comparison import advice, headline, text, write
 
     verdict = judge(baseline, candidate, threshold=settings.threshold, allow_unlike=settings.allow_unlike)
     show(text(verdict))
     if settings.output_dir:
         for file in write(verdict, Path(settings.output_dir)):
             say(f"written: {shown(file)}")
-    if verdict.exit_status not in (0, 1):
+    if verdict.exit_status == BAD_INPUT:
         sys.stdout.flush()
-        say(f"{headline(verdict)}\nMeasure more, or name runs that belong together.")
+        say(f"{headline(verdict)}\n{advice(verdict)}")
     return verdict.exit_status
