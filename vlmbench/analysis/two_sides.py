@@ -14,6 +14,7 @@ from typing import Any
 
 from vlmbench.analysis.compare import Change, Comparison, StageChange, compare
 from vlmbench.analysis.estimate import holm
+from vlmbench.analysis.frames import compares
 from vlmbench.analysis.provenance_changes import Difference, differences_of
 from vlmbench.analysis.results import ResultSet, read_results
 from vlmbench.errors import BAD_INPUT, FAILED, OK, InputError
@@ -227,6 +228,8 @@ def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike
     said = [note for note in remarks(baseline.provenance, candidate.provenance) if note.startswith("not checked")]
     for name, side in (("baseline", baseline), ("candidate", candidate)):
         said += [f"{name}: {note}" for note in side.notes if not note.startswith(_LEFT_OUT)]
+        if compares(side.frame):
+            said.append(f"{name}: a comparison of methods, of which the model as it is counts here, no other arm")
     return Pair(
         label=label,
         baseline=baseline,
