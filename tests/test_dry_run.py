@@ -67,6 +67,14 @@ def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(vl
     assert "the 4 settings of this sweep make 2 (64, 256)" in done.stderr
 
 
+def test_points_beyond_the_models_positions_are_noted(vlmbench: Run, tmp_path: Path) -> None:
+    done = vlmbench("experiment=phase3", "dry_run=true", "sweep.axes={output_tokens:[8,40000]}", "output_dir=out")
+    assert done.returncode == 0, done.stderr
+    assert "\nNote: output_tokens=40000: " in done.stdout
+    assert "positions that the model was made for" in done.stdout
+    assert "Note: output_tokens=8" not in done.stdout
+
+
 def test_the_default_sweep_asks_the_model(vlmbench: Run, tmp_path: Path) -> None:
     done = vlmbench(
         "experiment=phase2", "dry_run=true", "model=llava_1_5_7b", "target_device=H200-SXM", "target_memory_gib=14.5",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlmbench.cli import run_names
+from vlmbench.cli.run_names import in_a_path
 from vlmbench.cluster.grid import Task, new_submission
 
 SCALING = [
@@ -56,3 +57,9 @@ def test_a_directory_begun_before_keeps_its_name(tmp_path: Path) -> None:
     ]  # fmt: skip
     run_names.choose(tmp_path / "elsewhere", [["seed=1"]], 0)
     assert run_names.run_name(0, "phase2") == "0_phase2"
+
+
+def test_a_name_becomes_one_level_of_100_bytes() -> None:
+    assert in_a_path("a/b") == "a-b"
+    assert run_names.run_name(0, "x" * 300) == "0_" + "x" * 100
+    assert len(in_a_path("é" * 300).encode()) == 100

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.models.shipped import processor_only, request
+from vlmbench.errors import SampleError
 from vlmbench.models.token_counts import ImageMarks, observe
 
 IMAGE = 99
@@ -111,3 +113,11 @@ def test_marks_of_a_configuration(config, expected):
 
 def test_an_id_can_be_given():
     assert ImageMarks.from_config(SimpleNamespace(image_token_id=8), image_token_id=4).image_token_ids == (4,)
+
+
+def test_a_question_that_is_no_text_is_refused_as_a_question() -> None:
+    model = processor_only("qwen2_5_vl_7b")
+    with pytest.raises(SampleError, match=r"the question holds a character that is no Unicode text \(\\ud83d\)"):
+        model.prepare(request(question="a broken \ud83d here"))
+    with pytest.raises(SampleError, match=r"the question holds the image token <\|image_pad\|>"):
+        model.prepare(request(question="what is <|image_pad|>?"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,18 @@ def test_beside_the_rows_where_nothing_else_is_said(tmp_path: Path) -> None:
     first = listing(source)
     report([source])
     assert listing(source) == first, "again gives the same"
+
+
+def test_what_a_killed_report_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    source = made(tmp_path / "run")
+    (source / "figures").mkdir()
+    old, new = (source / "figures" / f".{name}.png.x.part" for name in ("old", "new"))
+    old.write_bytes(b"half")
+    os.utime(old, (1.0, 1.0))
+    new.write_bytes(b"half")
+    report([source])
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_packed_rows_and_a_damaged_summary(tmp_path: Path) -> None:

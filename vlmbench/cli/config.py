@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from vlmbench.cli.run_names import run_name
+from vlmbench.cli.run_names import in_a_path, run_name
 from vlmbench.cli.secrets import watch_environment
 from vlmbench.hiding import without_secrets
 from vlmbench.records.files import write_whole
@@ -31,7 +31,7 @@ def _run_directory(given: str | None, root: str, name: str) -> str:
     seconds, fraction = divmod(_STARTED, 1)
     stamp = time.localtime(seconds)
     folder = f"{time.strftime('%H-%M-%S', stamp)}-{int(fraction * 1e6):06d}"
-    return f"{root}/{time.strftime('%Y-%m-%d', stamp)}/{folder}{'_' + name if name else ''}"
+    return f"{root}/{time.strftime('%Y-%m-%d', stamp)}/{folder}{'_' + in_a_path(name) if name else ''}"
 
 
 def _run_file(name: str) -> str:

@@ -40,9 +40,15 @@ def run_name(number: int, name: str) -> str:
         name: of the experiment.
     """
     differs = _differs.get(int(number))
-    new = f"{number}_{name}" + (f"_{differs}" if differs else "")
+    new = f"{number}_{in_a_path(name)}" + (f"_{differs}" if differs else "")
     known = _known.get(int(number), [])
     return new if new in known or not known else known[-1]
+
+
+def in_a_path(name: str) -> str:
+    """The name of an experiment as a part of a directory's name: on one level, 100 bytes at most."""
+    flat = name.replace("/", "-").replace("\0", "-")
+    return flat.encode()[:_LONGEST].decode(errors="ignore")
 
 
 def differences(jobs: Sequence[Sequence[str]]) -> list[str]:

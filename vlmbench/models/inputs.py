@@ -71,6 +71,20 @@ class Prompter:
             raise ModelError(f"the chat template fails on a question with {num_images} image(s): {error}") from error
         return str(rendered)
 
+    def check(self, text: str) -> None:
+        """Refuse a question that no tokenizer takes as text.
+
+        Raises:
+            SampleError: it holds a lone surrogate, or the token that stands for an image.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            odd = f"\\u{ord(text[error.start]):04x}"
+            raise SampleError(f"the question holds a character that is no Unicode text ({odd})") from None
+        if self.image_placeholder and self.image_placeholder in text:
+            raise SampleError(f"the question holds the image token {self.image_placeholder}")
+
     def adds_special_tokens(self, rendered: str) -> bool:
         """Whether encoding should add the tokenizer's own special tokens: not when the template wrote them."""
         bos = self.tokenizer.bos_token

@@ -174,8 +174,10 @@ class TransformersModel:
 
         Raises:
             UnreachablePointError: no setting gives that many vision tokens.
-            SampleError: no text of exactly that many tokens.
+            SampleError: no text of exactly that many tokens, or a question that no tokenizer takes.
         """
+        for row in request.rows:
+            self.prompter.check(row.sample.question)
         if request.vision_tokens is not None:
             from vlmbench.models.vision.target_settings import reach_vision_tokens
 

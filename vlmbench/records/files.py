@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -120,10 +121,14 @@ _PART = ".part"
 _STRAY_DEPTH = 2
 
 
-def remove_stray_parts(directory: Path) -> list[Path]:
+def remove_stray_parts(directory: Path, *, older_than_s: float = 0.0) -> list[Path]:
     """Remove what writers that were killed left half-written; call it while holding the lock of ``directory``.
 
     Folders below that have a lock of their own (the parts of a study) are left to their holders.
+
+    Args:
+        directory: with its folders below.
+        older_than_s: leave what was written to since; for who holds no lock.
 
     Returns:
         The files that were removed.
@@ -133,6 +138,8 @@ def remove_stray_parts(directory: Path) -> list[Path]:
         for path in folder.glob(f".*{_PART}"):
             if path.is_file() and not path.is_symlink():
                 with suppress(OSError):
+                    if time.time() - path.stat().st_mtime < older_than_s:
+                        continue
                     path.unlink()
                     removed.append(path)
     return removed

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ConfigError, InputError
+from vlmbench.records.files import remove_stray_parts
+from vlmbench.records.lock import is_held
 from vlmbench.records.reading import RECORDS_NAME, iter_rows
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.page import PAGE
@@ -26,6 +28,7 @@ _KINDS: Mapping[str, str] = {
     "interventions": "interventions",
 }
 _DEPTH = 4
+_OLD_S = 60.0  # a file that is being written is younger
 _LOOKED_AT = 200  # rows, where no file says what they are of
 FIRST_STEPS = "first_steps.json"
 
@@ -99,6 +102,7 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
     texts, left_out = [], []
     for place, folder in places.items():
         detail(f"report of {shown(place)}")
+        _tidy(folder)
         try:
             texts.append(write_report(kind_of(place), place, folder, extra_figures=extra_figures))
             written[place] = folder
@@ -115,6 +119,12 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
         text="\n\n".join([*(texts if single else []), *notes]),
         left_out=tuple(left_out),
     )
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a report that was killed left half-written; a report holds no lock, so only what is old."""
+    if folder.is_dir() and not is_held(folder):
+        remove_stray_parts(folder, older_than_s=_OLD_S)
 
 
 def _named(tops: Sequence[Path]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,16 +52,21 @@ def write_tables(
     directory = Path(directory)
     files = []
     numbers: list[Macro] = []
+    named: Counter[str] = Counter()
     provenances = []
     left_out: list[str] = []  # the page names them
     for part in parts_of(runs or directory, rows=False, left_out=left_out, summaries=summaries):
+        name = "" if part.name == "." else part.name
+        named[name] += 1
+        if named[name] > 1:  # two runs of one name
+            name = f"{name} {named[name]}"
         for grid in grids(part.summary):
-            prefix = "" if part.name == "." else f"{part.name.replace('/', '_')}_"
+            prefix = f"{re.sub('[/ ]', '_', name)}_" if name else ""
             path = directory / FOLDER / f"{prefix}{grid.name}"
             files.append(write_whole(path.with_suffix(".tex"), template.render(grid=grid, tex=tex, stem=path.name)))
             files.append(write_whole(path.with_suffix(".md"), markdown(grid)))
             files.append(write_whole(path.with_suffix(".csv"), comma_separated(grid)))
-        numbers += macros(part.summary, "" if part.name == "." else part.name)
+        numbers += macros(part.summary, name)
         provenances.append(part.provenance)
     if numbers:
         files.append(write_whole(directory / FOLDER / "numbers.tex", tex_macros(numbers)))

@@ -200,9 +200,16 @@ def _show(job: Job, name: str, dtype: str, lines: Sequence[Line], peaks: PeaksAn
     console.print(table)
     path = shown(job.directory / DRY_RUN_FILE)
     more = [f"… and {len(lines) - _SHOWN} more points in {path}"] if len(lines) > _SHOWN else []
-    told = [*more, *_skipped(lines), *_totals(lines), *_no_times(job, peaks)]
+    told = [*more, *_beyond(lines), *_skipped(lines), *_totals(lines), *_no_times(job, peaks)]
     for text in (*told, f"Written to {path}; nothing was measured."):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _beyond(lines: Sequence[Line]) -> list[str]:
+    """The points that are predicted although a run would not measure them as they are, each with its reason."""
+    noted = [line for line in lines if line.largest is not None and line.reason]
+    told = [f"Note: {line.series.point_id}: {line.reason}" for line in noted[:_SHOWN]]
+    return [*told, f"… and {len(noted) - _SHOWN} more notes"] if len(noted) > _SHOWN else told
 
 
 def _skipped(lines: Sequence[Line]) -> list[str]:
