@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -195,8 +196,17 @@ def say(message: str) -> None:
 
     For what must be known: errors, warnings, how a run ended and where its results are.
     """
+    _said.append(message)
     sys.stderr.write(f"vlmbench: {message}\n")
     sys.stderr.flush()
+
+
+_said: deque[str] = deque(maxlen=1)
+
+
+def said_last() -> str | None:
+    """What this process told its user last; None where it said nothing yet."""
+    return _said[-1] if _said else None
 
 
 def note(message: str) -> None:

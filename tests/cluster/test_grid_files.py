@@ -19,7 +19,7 @@ from vlmbench.cli import grids
 from vlmbench.cli.grids import after_multirun
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submission, read_submissions
-from vlmbench.cluster.last_words import last_words, log_of
+from vlmbench.cluster.last_words import ending, last_words, log_of
 from vlmbench.cluster.launch import conclude
 from vlmbench.cluster.remaining import submitting, to_do
 from vlmbench.cluster.states import OVER, RunState, overall, time_left
@@ -243,13 +243,11 @@ def test_a_task_refused_after_an_interruption_says_why(tmp_path: Path) -> None:
     found = submitted(tmp_path, 1, cluster="local", ids=False)
     assert states(tmp_path) == ["interrupted"]
     log = found.folder / "logs" / "0.log"
-    log.write_text(
-        "vlmbench: loading\nvlmbench: 'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory.\n"
-        "INFO vlmbench.cli.node: exit status 2 after 3 s in 0_run\n"
-    )
+    said = "'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory."
+    log.write_text(f"vlmbench: loading\nvlmbench: {said}\n{ending(2, said)}\n")
     (one,) = status(tmp_path)
     assert one.state == RunState.FAILED
-    assert one.reason == "'x' was measured otherwise: device.threads: 1, then 2.\nChoose another directory."
+    assert one.reason == said
     assert one.exit_status == 1
     ended(tmp_path / "0_run", State.DONE, 0)
     assert states(tmp_path) == ["done"]
@@ -260,8 +258,7 @@ def test_slurms_word_on_a_failed_job_is_followed_by_its_own(tmp_path: Path, monk
     ended(tmp_path / "0_run", State.INTERRUPTED, 130, "5_0")
     says(monkeypatch, {}, {"7_0": "FAILED"})
     (found.folder / "logs" / "7_0_0_log.out").write_text(
-        "vlmbench: refused\nINFO vlmbench.cli.node: exit status 2 after 3 s in 0_run\n"
-        "srun: error: n1: task 0: Exited with exit code 2\n"
+        f"vlmbench: refused\n{ending(2, 'refused')}\nsrun: error: n1: task 0: Exited with exit code 2\n"
     )
     (one,) = status(tmp_path)
     assert one.state == RunState.FAILED
@@ -270,7 +267,7 @@ def test_slurms_word_on_a_failed_job_is_followed_by_its_own(tmp_path: Path, monk
 
 
 LOADING = "vlmbench: loading\n"
-OVER_130 = "vlmbench: interrupted\nINFO vlmbench.cli.node: exit status 130 after 3 s in 0_run\n"
+OVER_130 = f"vlmbench: interrupted\n{ending(130, 'interrupted')}\n"
 NO_PYTHON = "slurmstepd: error: execve(): /opt/python: No such file or directory\n"
 EXITED = "srun: error: n1: task 0: Exited with exit code 2\n"
 OOM_OF_A_GROUP = (

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vlmbench.cli.secrets import keep_out_of_output
+from vlmbench.cluster.last_words import ending
 from vlmbench.errors import BAD_INPUT, FAILED, INTERRUPTED, InputError
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import SUBMITTED_SOURCE
 from vlmbench.session.signals import interrupt_on_signals
-from vlmbench.text import parse_json, say
+from vlmbench.text import parse_json, said_last, say
 
 _log = logging.getLogger(__name__)
 _PARTS: dict[str, Any] = {
@@ -34,10 +35,10 @@ def main(task_file: str) -> NoReturn:
     try:
         status = run(Path(task_file))
     except KeyboardInterrupt:
-        status = _over(INTERRUPTED, task_file)
+        status = _over(INTERRUPTED)
     except InputError as error:
         say(str(error))
-        status = _over(BAD_INPUT, task_file)
+        status = _over(BAD_INPUT)
     sys.exit(status)
 
 
@@ -62,15 +63,17 @@ def run(task_file: Path) -> int:
         status = FAILED
         OutcomeFile(directory).end(State.FAILED, exit_status=status, error=error)
         _log.exception("the task could not be started")
-    _over(status, f"{content['directory']} after {time.monotonic() - began:.0f} s")
+    _log.info("exit status %d of %s after %.0f s", status, content["directory"], time.monotonic() - began)
+    _over(status)
     if status == INTERRUPTED:
         _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
     return status
 
 
-def _over(status: int, what: str) -> int:
-    """Note in the log that the task came to its end: what it said last is then its own word (see ``last_words``)."""
-    _log.info("exit status %d of %s", status, what)
+def _over(status: int) -> int:
+    """Leave in the log that the task came to its end, and why (see ``vlmbench.cluster.last_words``)."""
+    sys.stderr.write(ending(status, said_last() if status else None) + "\n")
+    sys.stderr.flush()
     return status
 
 

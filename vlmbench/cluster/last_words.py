@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from vlmbench.cluster.grid import Submission, Task
 
 _TAIL_BYTES = 1 << 16
-_OVER = re.compile(r"^INFO \S+: exit status \d+ .*$", re.MULTILINE)  # of vlmbench.cli.node
-_SAID = re.compile(r"^vlmbench: (?P<text>.*(?:\n(?!vlmbench: |[A-Z]+ [\w.]+: ).+)?)", re.MULTILINE)
+_OVER = "vlmbench task over: "
 # What ends a task that never came to speak: Slurm's own errors, and those of the script around the task.
 _SLURM_SAID = re.compile(
     r"^(?:(?:slurmstepd|srun|slurmd)\S*: (?:error|fatal): |\S*slurm_script: )(?P<text>.+)|^(?P<exec>execve\(\): .+)",
@@ -29,23 +30,38 @@ def log_of(submission: Submission, task: Task, job_id: str | None) -> str | None
     return _tail(folder / f"{job_id}_0_log.out") if job_id else None  # submitit's name; standard error goes there, too
 
 
+def ending(exit_status: int, reason: str | None) -> str:
+    """The line that a task leaves in its log when it comes to its end.
+
+    Args:
+        exit_status: of the task.
+        reason: what it told its user last.
+    """
+    return _OVER + json.dumps({"exit_status": exit_status, "reason": reason})
+
+
 def is_over(log: str) -> bool:
     """Whether the task came to its end, whatever it was."""
-    return _OVER.search(log) is not None
+    return any(line.startswith(_OVER) for line in log.splitlines())
 
 
 def last_words(log: str) -> str | None:
     """Why the last attempt in a log ended, two lines at most; None if it does not say.
 
-    An attempt that came to its end said so to the user last; of one that did not, only Slurm's errors tell.
+    An attempt that came to its end said why in its last line; of one that did not, only Slurm's errors tell.
     """
-    *ended, rest = _OVER.split(log)  # a requeued task goes on in the same file
-    if said := _slurms_words(rest):
+    lines = log.splitlines(keepends=True)
+    ends = [number for number, line in enumerate(lines) if line.startswith(_OVER)]
+    if not ends:
+        return _slurms_words(log)
+    if said := _slurms_words("".join(lines[ends[-1] + 1 :])):  # a requeued task goes on in the same file
         return said
-    if not ended:
-        return None
-    own = [match["text"].strip() for match in _SAID.finditer(ended[-1])]
-    return own[-1] if own else _slurms_words(ended[-1])
+    with suppress(ValueError):
+        reason = json.loads(lines[ends[-1]].removeprefix(_OVER)).get("reason")
+        if isinstance(reason, str):
+            return "\n".join(reason.splitlines()[:2])
+    before = ends[-2] + 1 if len(ends) > 1 else 0
+    return _slurms_words("".join(lines[before : ends[-1]]))
 
 
 def _slurms_words(text: str) -> str | None:
