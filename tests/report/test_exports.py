@@ -10,7 +10,8 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, usual, write
 from vlmbench.report.exports import llmd_report, mlperf_summary, write_exports
-from vlmbench.report.phase1_summary import summarise
+from vlmbench.report.phase1_summary import read_run, summarise
+from vlmbench.report.request_trace import write_request_traces
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,21 @@ def test_files_are_written_where_there_are_latencies(summary: dict[str, Any], tm
     assert [file.name for file in files] == ["llmd_benchmark_report.json", "mlperf_summary.txt"]
     json.loads(files[0].read_text())
     assert write_exports(tmp_path, {"distribution": {}}, PROVENANCE) == []
+
+
+def test_the_median_and_the_p95_request_are_traces_of_their_own_stages(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "run", usual(100, 10)))
+    summary = summarise(tmp_path / "run")
+    files = write_request_traces(tmp_path / "run", tmp_path / "to", run.frame, summary)
+    assert [file.name for file in files] == ["request_p50.trace.json", "request_p95.trace.json"]
+    made = json.loads(files[0].read_text())
+    events = {event["name"]: event for event in made["traceEvents"]}
+    wanted = summary["distribution"]["T_request"]["workload"]["p50"]["value"]
+    times = run.frame.loc[run.frame["mode"] == "instrumented", "T_request"].dropna()
+    assert events["request"]["dur"] / 1e3 == pytest.approx(min(times, key=lambda ms: abs(ms - wanted)))
+    decode = events["LLM decode"]
+    steps = [event for name, event in events.items() if name.startswith("token ")]
+    assert steps
+    assert min(step["ts"] for step in steps) == decode["ts"]
+    assert sum(step["dur"] for step in steps) == pytest.approx(decode["dur"], rel=0.01)
+    assert events["LLM prefill"]["ts"] + events["LLM prefill"]["dur"] == pytest.approx(decode["ts"])

@@ -22,6 +22,7 @@ from vlmbench.report import terminal_tables
 from vlmbench.report.exports import write_exports
 from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run, whole_metric
 from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.request_trace import write_request_traces
 from vlmbench.report.serving_summary import Serving, read_serving, summarise_serving
 
 PHASE_FILE = f"{EXPERIMENT}.json"
@@ -75,6 +76,7 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
             )
         )
         files += write_exports(to, summary, run.provenance)
+        files += write_request_traces(directory, to, run.frame, summary)
         for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
             files += save(figure, to / "figures", name)
     return Phase1Report(
