@@ -131,8 +131,8 @@ def _missing(data: Mapping[str, Any], has: Mapping[str, bool]) -> Iterator[str]:
         yield "No data set was measured here, so nothing is said of the distribution and its tail (experiment=phase1)."
     if not has["tokens"]:
         yield (
-            "No token count was swept here, so no slope says what a further token costs: experiment=phase2 turns vision "
-            "tokens, phase3 output tokens."
+            "No token count was swept here, so no slope says what a further token costs: experiment=phase2 turns "
+            "vision tokens, phase3 output tokens."
         )
     parts = [part for story in data["stories"] if story["detail"] for part in story["detail"]["parts"]]
     if parts and not any(part.get("requests") for part in parts):
