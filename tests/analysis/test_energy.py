@@ -57,7 +57,7 @@ def test_planted_energy_with_order_statistic_intervals(tmp_path: Path) -> None:
     assert (found["runs"], found["idle_power_w"], found["resolution_ms"]) == (41, 80, 100)
     assert (found["below_resolution"], found["negative"], found["gpus"], found["gpus_of_model"]) == (0, 0, 1, 1)
     assert found["words"] == [
-        f"A request takes 120 J ({span(request['low'], request['high'], 'J')}) at the median of 41 runs, "
+        f"A request takes 120 J ({span(request['low'], request['high'], 'J')}) at the median of 41 runs, worth 34, "
         f"120 J on average; an output token 30.0 J "
         f"({span(token['low'], token['high'], 'J')}), 30.0 J on average.",
         "That is the energy of the GPU above idle: 80.0 W are subtracted; with it a run takes 160 J "
@@ -135,6 +135,6 @@ def test_a_sweep_has_it_point_by_point(tmp_path: Path) -> None:
     assert {p["point_id"]: p["per_request_j"]["value"] for p in energy["points"]} == {
         f"output_tokens={n}": 10.0 * n for n in OUTPUT
     }
-    assert "A request takes, at the median, 20.0 J (20.0–20.0 J) at output_tokens=2 (10.0 J" in report.text
-    assert "to 1,280 J (1,280–1,280 J) at output_tokens=128 (10.0 J" in report.text
+    assert "A request takes, at the median, 20.0 J at output_tokens=2 (10.0 J" in report.text
+    assert "to 1,280 J at output_tokens=128 (10.0 J" in report.text
     assert [r[0] for r in table_cells.energy(report.summary).rows] == [f"output_tokens={n}" for n in OUTPUT]

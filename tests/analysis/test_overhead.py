@@ -77,7 +77,7 @@ def test_pairs_of_unlike_work_are_left_out_counted_and_said(tmp_path: Path) -> N
     assert (found["n"], found["pairs_left_out"]) == (20, 3)
     assert found["left_out_by_flag"] == {"first_seen_length": 2, "shape_changed": 2}
     assert found["words"] == (
-        "Watching costs 1.00 % (1.00–1.00 %), from 20 pairs of runs, worth 16; 3 pairs are left out, whose halves did unlike "
+        "Watching costs 1.00 % (1.00–1.00 %), from 20 pairs of runs, worth 11; 3 pairs are left out, whose halves did unlike "
         "work: first_seen_length 2, shape_changed 2."
     )
 

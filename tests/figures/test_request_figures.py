@@ -88,7 +88,8 @@ def test_the_timeline_is_the_median_request_over_the_device(frame: pd.DataFrame)
     request = median_request(frame)
     assert request is not None
     assert request["sample_id"] == "s4"
-    assert list(busy_shares(frame).values()) == pytest.approx([0.25] * 5)
+    # busy for a quarter of 20 ms of prefill; the nine untraced runs of its shape take 24 ms at the median
+    assert list(busy_shares(frame).values()) == pytest.approx([0.25, 0.25, 0.25, 5 / 24, 0.25])
     figure = request_timeline(frame, PROVENANCE)
     assert figure is not None
     (axes,) = figure.axes
@@ -96,7 +97,9 @@ def test_the_timeline_is_the_median_request_over_the_device(frame: pd.DataFrame)
     stages = [bar for bar in bars if bar.get_height() == pytest.approx(0.6) and bar.get_y() == pytest.approx(-0.3)]
     assert sum(bar.get_width() for bar in stages) == pytest.approx(5 + 0.5 + 1 + 8 + 1 + 24 + 30 + 0.25)
     dark = [bar for bar in bars if to_hex(bar.get_facecolor()) == "#3c4249"]
-    assert {round(bar.get_height() / 0.36, 6) for bar in dark} == {0.0, 0.25}, "the device does not work for the host"
+    assert {round(bar.get_height() / 0.36, 6) for bar in dark} == {0.0, round(5 / 24, 6), 0.25}, (
+        "the device does not work for the host"
+    )
     assert "request s4" in caption_of(figure).lower()
     assert "device works 25 %" in texts(figure)
 

@@ -13,7 +13,7 @@ import yaml
 
 from tests.models.shipped import loaded, shrunken
 
-README = Path(__file__).parents[2] / "README.md"
+USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def readme_yaml(*, anatomy: bool) -> str:
+def usage_yaml(*, anatomy: bool) -> str:
     """The block, with the lines on a custom anatomy in force or not."""
-    found = re.search(r"```yaml\n(# conf/model/mine\.yaml\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(r"```yaml\n(# conf/model/mine\.yaml\n.*?)```", USAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     text = found[1]
     if anatomy:
@@ -38,7 +38,7 @@ def readme_yaml(*, anatomy: bool) -> str:
 
 @pytest.mark.parametrize("anatomy", [False, True], ids=["by rule", "three paths"])
 def test_one_yaml_adds_a_model(anatomy: bool, checkpoint: Path, tmp_path: Path) -> None:
-    text = readme_yaml(anatomy=anatomy)
+    text = usage_yaml(anatomy=anatomy)
     assert len(yaml.safe_load(text)["anatomy"] or ()) == (3 if anatomy else 0)
     (tmp_path / "own" / "model").mkdir(parents=True)
     (tmp_path / "own" / "model" / "mine.yaml").write_text(text, encoding="utf-8")

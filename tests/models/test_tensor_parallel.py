@@ -144,7 +144,7 @@ def test_a_traced_request_that_is_cut_leaves_nobody_behind(torchrun, tmp_path):
     found = [row for row in rows(tmp_path / "out") if row["status"] == "ok"]
     lengths = {mode: {r["num_output_tokens"] for r in found if r["mode"] == mode} for mode in ("instrumented", "trace")}
     assert lengths == {"instrumented": {12}, "trace": {4}}
-    assert sum(row["mode"] == "trace" for row in found) == 3  # two requests of the data set, one of the reference
+    assert sum(row["mode"] == "trace" for row in found) == 4  # two of the data set, two of the reference
     assert not [row for row in rows(tmp_path / "out") if row["status"] == "error"]
 
 

@@ -230,7 +230,8 @@ def test_a_run_without_provenance_is_summarised(tmp_path: Path) -> None:
     assert summarise(tmp_path)["runs"]["workload_runs"] == 1
 
 
-def test_anatomy_table_names_modules_and_rules() -> None:
+def test_anatomy_table_names_modules_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     rows = [
         SimpleNamespace(stage="vision_encoder", path="model.vision_tower", module_class="CLIPVisionModel", parameters=303_000_000, share=0.043, rule="owns patch embedding"),
         SimpleNamespace(stage="head", path="lm_head", module_class="Linear", parameters=131_000_000, share=0.019, rule="output embedding"),

@@ -52,7 +52,7 @@ def test_the_reason_of_an_end_is_in_the_log_that_slurm_writes(
     assert f"setup line failed with exit status 1: source {tmp_path}/no-such-file" in reasons["source"]
     assert "No such file or directory" in reasons["source"]
     assert "setup line failed with exit status 127: module load no-such-module" in reasons["module"]
-    assert "parts are missing" in reasons["refused"]
+    assert "missing, or of another kind" in reasons["refused"]
     assert "execve(): /opt/no-such-python: No such file or directory" in reasons["python"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
     if settings.dry_run:
         if settings.target_device is not None and (words := unknown_device(settings.target_device)):
             yield ConfigError(words)
-    elif settings.runtime.device.partition(":")[0] == "cuda" and _no_accelerator():
+    elif re.fullmatch(r"cuda(:\d+)?", settings.runtime.device) and _no_accelerator():
         yield DeviceError(
             f"device '{settings.runtime.device}' is not here: 0 CUDA device(s) visible; "
             "use runtime.device=cpu or runtime.device=auto"
