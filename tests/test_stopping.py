@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -88,6 +88,7 @@ def test_what_the_goal_would_have_cost_is_known() -> None:
     assert judge([100.0] * 3, RULE).missing_s is None
 
 
+@example([1.0] * 5)
 @given(st.lists(st.floats(1, 100), min_size=1, max_size=80))
 def test_plain_floats_and_arrays_agree_on_what_runs_are_worth(values: list[float]) -> None:
     lag1, effective = worth(values)

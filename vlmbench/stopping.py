@@ -145,7 +145,7 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     centred = [v - mean for v in pulled]
     scale = math.fsum(v * v for v in centred)
     if scale <= n * (1e-12 * max(map(abs, pulled))) ** 2:
-        return 0.0, float(n)
+        return 0.0, _worth(n, 1.0)
     known: list[float] = [1.0]
 
     def lag(k: int) -> float:
@@ -160,7 +160,12 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     for _ in range(2):
         total = _sum_while_positive(lag, n, min(total, n / 4) / n)
     inflation = max((1 + bounded) / (1 - bounded), total, 1.0)
-    return first, n / min(inflation * (1 + _MARGIN * (inflation + _MARGIN) / n), float(n))
+    return first, _worth(n, inflation)
+
+
+def _worth(n: int, inflation: float) -> float:
+    """Independent values that n are worth, on the safe side where they are few."""
+    return n / min(inflation * (1 + _MARGIN * (inflation + _MARGIN) / n), float(n))
 
 
 def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:
