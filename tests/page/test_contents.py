@@ -43,6 +43,16 @@ def test_three_sentences_of_a_study(study: Path) -> None:
     assert re.match(r"One more output token costs 20\.2 ms \(.+\), as much as 830 vision tokens \(.+\)\.$", token)
 
 
+def test_three_claims_are_told_by_their_intervals(study: Path) -> None:
+    write_json(study / "phase1" / "summary.json", summarise(study / "phase1"))
+    (line,) = page_data(study)["claims"]["rows"]
+    assert [cell["t"] for cell in line[1:]] == ["Cannot be told", "Holds", "Holds"]
+    tail, share, tokens = (cell["sub"] for cell in line[1:])
+    assert re.match(r"1\.264× \(1\.\d+–1\.\d+\) P95 over the median; 9\d\.\d % of the variance is generate\(\)", tail)
+    assert re.match(r"96\.7 % \(.+\) of a request; the device waits for 65\.0 % of generate\(\)", share)
+    assert re.match(r"830 \(\d+–1,\d+\) vision tokens an output token", tokens)
+
+
 def test_the_first_screen_says_how_sure(tmp_path: Path) -> None:
     study = published.study(tmp_path / "study")
     for part, verdict in (("phase1", "clean"), ("phase2", "drift"), ("phase3", "drift")):

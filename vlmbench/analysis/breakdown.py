@@ -57,6 +57,22 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=_COLUMNS)
 
 
+def llm_share(frame: pd.DataFrame) -> dict[str, Any]:
+    """Share that prefill and decode together have of the workload's requests.
+
+    Returns:
+        ``whole`` (``T_request`` where requests were timed, else ``T_total``), ``value`` between 0 and 1 with ``low``
+        and ``high``, ``n``, ``lag1``, ``effective_n``; empty where a run shows no decode.
+    """
+    rows = workload(frame)
+    decode = values(rows, "T_LLM_decode")
+    if np.isnan(decode).all():
+        return {}
+    whole = "T_total" if np.isnan(values(rows, "T_request")).all() else "T_request"
+    share = ratio_of_sums(values(rows, "T_LLM_prefill") + decode, values(rows, whole), clusters=sample_codes(rows))
+    return {"whole": whole, **share.as_dict()}
+
+
 def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     """Do the parts add up? What a reader must know before believing the breakdown.
 

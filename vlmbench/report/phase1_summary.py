@@ -177,6 +177,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
     Returns:
         ``headline`` (the few numbers that answer the three questions), ``runs`` (status counts, failures),
         ``distribution`` (metric → group → mean and quantiles with intervals), ``tail``, ``components``,
+        ``llm_share`` (of prefill and decode together),
         ``launch_bound`` (how much of each stage the device waits for the host, from traced runs), ``top_kernels`` (the
         five longest of each stage, from the same), ``cost`` (FLOPs, floor, time over floor, shares of the peaks and
         verdict of each stage), ``parameters``, ``time_and_parameters``, ``residual``, ``instrument_overhead``,
@@ -214,6 +215,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios, metric),
         "components": records(components),
+        "llm_share": breakdown.llm_share(frame),
         "launch_bound": launch_bound_with_sentences(frame, device_type(run.provenance)),
         "top_kernels": list(run.kernels),
         "cost": _cost(run),

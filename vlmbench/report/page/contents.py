@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence, plain
-from vlmbench.report.page import compared, first_screen, loads, overview, quality, stages, tail, tokens
+from vlmbench.report.page import claims, compared, first_screen, loads, overview, quality, stages, tail, tokens
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
@@ -39,8 +39,8 @@ def page_data(
 
     Returns:
         ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``stages`` (code, label), ``overview``,
-        ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs are not over,
-        and how far they are).
+        ``claims``, ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs
+        are not over, and how far they are).
 
     Raises:
         InputError: there is nothing to show.
@@ -67,6 +67,7 @@ def page_data(
         "stages": [[stage.code, stage.label] for stage in STAGES if stage.code],
         "overview": overview.overview(stories),
         "overview_said": overview.said(stories),
+        "claims": claims.claims(stories),
         "token_said": tokens.said(stories),
         "breakeven": tokens.break_even(stories),
         "arms": compared.interventions(parts),

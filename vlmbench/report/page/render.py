@@ -79,6 +79,7 @@ _NAV = (
     ("load", "Load"),
     ("tokens", "Tokens"),
     ("side", "Runs"),
+    ("claims", "What holds"),
     ("help", "What helps"),
     ("runs", "Machine"),
     ("provenance", "Provenance"),
@@ -119,6 +120,7 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
             for table in story["detail"]["tables"]
         ),
         "side": len(data["stories"]) > 1,
+        "claims": data["claims"] is not None,
         "help": bool(data["arms"] or data["compared"]),
         "lane": any(part.get("lane") for part in parts),
         "runs": any(part.get("lane") for part in parts),
