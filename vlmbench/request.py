@@ -70,6 +70,8 @@ class Request:
         num_images: when set, the sample's images are repeated (cyclically) or cut to this many.
         prompt_tokens: when set, the user's text is replaced by exactly this many tokens of random ordinary words.
         image_size: when set, (width, height) in pixels to which each image is resized before the processor sees it.
+        kv_length: when set, the answer begins over a cache of so many tokens, the last one included, which no prefill
+            made (``num_images`` is 0 then).
         vision_tokens: when set, the target that the model's own processor is searched for
             (:mod:`vlmbench.models.vision.target_settings` turns it into ``image_size`` and ``processor_kwargs``).
         processor_kwargs: extra call-time arguments for the model's processor (``max_pixels`` …).
@@ -85,6 +87,7 @@ class Request:
     num_images: int | None = None
     prompt_tokens: int | None = None
     image_size: tuple[int, int] | None = None
+    kv_length: int | None = None
     vision_tokens: int | None = None
     processor_kwargs: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0

@@ -9,6 +9,7 @@ An axis is named after the knob that it turns:
 ``images``          number of images in a request
 ``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
 ``output_tokens``   forced number of new tokens
+``kv_length``       tokens in the cache when the first token is there, with no prefill run for them; no image is given
 ``batch_size``      requests run as one batch, different ones (``measurement.batch``)
 ``processor.NAME``  call-time argument NAME of the model's processor
 ``intervention.N``  argument N of the method that is measured (:mod:`vlmbench.interventions`): keep, selector …
@@ -34,6 +35,7 @@ LOAD_PREFIX = "load."
 NESTED = ("processor", "intervention", "load")
 """Axes that stand below one name on the command line: ``sweep.axes.intervention.keep=[…]``."""
 _AUTO_AXIS = "vision_tokens"
+_LEAST_CACHE = 8  # tokens: a few more than are prefilled to learn the cache's layout
 _AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
 _T = TypeVar("_T")
 
@@ -54,6 +56,11 @@ def _set_height(request: Request, value: int) -> Request:
     return replace(request, image_size=(width, value))
 
 
+def _set_kv_length(request: Request, value: int) -> Request:
+    output = Output(max_new_tokens=request.output.max_new_tokens, forced=True)  # nothing ends an answer to random keys
+    return replace(request, kv_length=value, num_images=0, prompt_tokens=None, output=output)
+
+
 # axis name -> (least value, how it changes a request)
 KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
     "vision_tokens": (1, lambda r, v: replace(r, vision_tokens=v)),
@@ -63,6 +70,7 @@ KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
     "images": (0, lambda r, v: replace(r, num_images=v)),
     "prompt_tokens": (1, lambda r, v: replace(r, prompt_tokens=v)),
     "output_tokens": (1, lambda r, v: replace(r, output=Output(max_new_tokens=v, forced=True))),
+    "kv_length": (_LEAST_CACHE, _set_kv_length),
     "batch_size": (1, lambda r, v: replace(r, batch_size=v)),
 }
 

@@ -67,6 +67,13 @@ KINDS: Mapping[str, Kind] = {
             axes=("output_tokens",),
             fixed=("num_vision_tokens", "num_prompt_tokens"),
         ),
+        Kind(
+            name="cache",
+            unit="token in the cache",
+            columns=("axis_kv_length",),
+            axes=("kv_length",),
+            fixed=("num_output_tokens",),
+        ),
         Kind(name="batch", unit="request in the batch", columns=("axis_batch_size",), axes=("batch_size",)),
     )
 }

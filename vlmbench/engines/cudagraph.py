@@ -26,7 +26,8 @@ from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
 from vlmbench.engines.static_cache import window_for, windows
-from vlmbench.errors import DeviceError, first_line
+from vlmbench.errors import DeviceError, UnreachablePointError, first_line
+from vlmbench.models.filled_cache import LAYOUT_TOKENS, first_tokens
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Anatomy, Prepared
@@ -137,7 +138,10 @@ class GraphLoop:
         output, key = prepared.output, _shapes(prepared.inputs)
         if "input_ids" not in prepared.inputs:
             refuse(self.module, f"its inputs are {', '.join(prepared.inputs)}, without input_ids")
-        if key in self._ready and self._has_steps(prepared.inputs["input_ids"].shape, output):
+        if prepared.cached is not None:
+            return self._ready_over_cache(prepared, inputs)
+        batch, prompt = prepared.inputs["input_ids"].shape
+        if key in self._ready and self._has_steps(batch, prompt, output.max_new_tokens - 1, forced=output.forced):
             return 0.0
         begin = time.perf_counter()
         with torch.no_grad():
@@ -148,18 +152,42 @@ class GraphLoop:
         self._report.shapes += 1
         return took * 1e3
 
-    def _has_steps(self, shape: Sequence[int], output: Output) -> bool:
-        """Whether the decode of a prompt of this shape finds every step that it may need."""
-        batch, prompt = shape
+    def _ready_over_cache(self, prepared: Prepared, inputs: Callable[[], Mapping[str, Any]]) -> float:
+        """Capture the steps over a cache of random keys, and fill it; the time that the capture took, ms."""
+        held, steps, forced, took = cached_tokens(prepared), prepared.output.max_new_tokens, prepared.output.forced, 0.0
+        batch = prepared.inputs["input_ids"].shape[0]
+        if not self._has_steps(batch, held, steps, forced=forced):
+            begin = time.perf_counter()
+            with torch.no_grad():
+                state = self._state(batch, held + 1 + steps)
+                # A few tokens make the cache, whatever the length is.
+                few = first_tokens(inputs(), LAYOUT_TOKENS)
+                try:
+                    kwargs = self._prefill(few, state, forced=forced)
+                    self._capture_steps(state, self._windows(held, steps), kwargs, forced=forced)
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    name = type(self.module).__name__
+                    raise UnreachablePointError(
+                        f"runtime=cudagraph cannot run {name} on a text without an image ({first_line(error)}); "
+                        "kv_length needs runtime=eager"
+                    ) from error
+            took = time.perf_counter() - begin
+            self._report.seconds += took
+        with torch.no_grad():
+            self._states[batch].cache.fill_random(held)
+        return took * 1e3
+
+    def _has_steps(self, batch: int, held: int, steps: int, *, forced: bool) -> bool:
+        """Whether so many decode steps after ``held`` tokens are captured."""
         state = self._states.get(batch)
         return (
             state is not None
-            and state.capacity >= prompt + output.max_new_tokens
-            and all((batch, window, output.forced) in self._steps for window in self._windows(prompt, output))
+            and state.capacity > held + steps
+            and all((batch, window, forced) in self._steps for window in self._windows(held, steps))
         )
 
-    def _windows(self, prompt: int, output: Output) -> Iterator[int]:
-        return windows(prompt + 1, prompt + output.max_new_tokens - 1, step=self.settings.cache_step)
+    def _windows(self, held: int, steps: int) -> Iterator[int]:
+        return windows(held + 1, held + steps, step=self.settings.cache_step)
 
     def _capture(self, inputs: Mapping[str, Any], output: Output) -> None:
         batch, prompt = inputs["input_ids"].shape
@@ -174,10 +202,15 @@ class GraphLoop:
             refuse(self.module, f"it stores {state.cache.prefilled} tokens for a prompt of {prompt}")
         with self._graphs.learn():
             kwargs = self._prefill(inputs, state, forced=forced)
-        for window in self._windows(prompt, output):
-            if (batch, window, forced) not in self._steps:
-                self._steps[batch, window, forced] = self._capture_step(state, window, kwargs, forced=forced)
-                self._report.windows.add((batch, window))
+        self._capture_steps(state, self._windows(prompt, output.max_new_tokens - 1), kwargs, forced=forced)
+
+    def _capture_steps(
+        self, state: DecodeState, wanted: Iterator[int], kwargs: Mapping[str, Any], *, forced: bool
+    ) -> None:
+        for window in wanted:
+            if (state.batch, window, forced) not in self._steps:
+                self._steps[state.batch, window, forced] = self._capture_step(state, window, kwargs, forced=forced)
+                self._report.windows.add((state.batch, window))
 
     def _state(self, batch: int, tokens: int) -> DecodeState:
         """The tensors of this many rows, large enough; where they must grow, what wrote to the old ones is dropped."""
@@ -218,7 +251,8 @@ class GraphLoop:
     # -------------------------------------------------------------------------------------------- within the clock
 
     def generate(self, prepared: Prepared, criteria: Sequence[Callable[..., Any]] = ()) -> torch.Tensor:
-        """One request from an empty cache; the new token ids, shape (batch, tokens).
+        """One request from an empty cache, or over the one that :meth:`ready` filled; the new token ids, shape
+        (batch, tokens).
 
         Args:
             prepared: transferred inputs.
@@ -226,13 +260,17 @@ class GraphLoop:
                 not used.
         """
         output = prepared.output
-        self.ready(prepared, lambda: prepared.inputs)  # nothing to do, where the caller made it ready
+        if prepared.cached is None:  # else the caller made it ready, or there is nothing to go on from
+            self.ready(prepared, lambda: prepared.inputs)  # nothing to do, where the caller did so
         with torch.no_grad():
             batch, prompt = prepared.inputs["input_ids"].shape
             state = self._states[batch]
-            with self._graphs.installed():
-                self._prefill(prepared.inputs, state, forced=output.forced)
-            tokens = self._decode(state, prompt, output.max_new_tokens, forced=output.forced, criteria=criteria)
+            if prepared.cached is None:
+                with self._graphs.installed():
+                    self._prefill(prepared.inputs, state, forced=output.forced)
+            else:
+                self._resume(prepared.inputs, state)
+            tokens = self._decode(state, prompt, output, made=int(prepared.cached is None), criteria=criteria)
             return state.answer[:, :tokens].clone()
 
     def _prefill(self, inputs: Mapping[str, Any], state: DecodeState, *, forced: bool) -> Mapping[str, Any]:
@@ -261,28 +299,37 @@ class GraphLoop:
         self._choice(forced=forced)(state, logits)
         return kwargs
 
+    def _resume(self, inputs: Mapping[str, Any], state: DecodeState) -> None:
+        """Make ready for a request of which the cache holds all tokens but the last, as after a step that chose it."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        positions = None
+        if self._takes_positions:
+            positions = self.module._prepare_position_ids_for_generation(ids, {"attention_mask": mask})[..., :-1]
+        state.begin(mask[:, :-1], positions)
+        state.token.copy_(ids[:, -1:])
+
     def _decode(
-        self, state: DecodeState, prompt: int, most: int, *, forced: bool, criteria: Sequence[Callable[..., Any]]
+        self, state: DecodeState, prompt: int, output: Output, *, made: int, criteria: Sequence[Callable[..., Any]]
     ) -> int:
-        """All steps after the first token; how many tokens the answer has."""
-        for criterion in criteria:
+        """All steps after the ``made`` first tokens (1, or 0 without a prefill); how many tokens the answer has."""
+        for criterion in criteria if made else ():
             criterion(state.answer, None)
-        may_end = not forced and len(self._eos) > 0
+        may_end = not output.forced and len(self._eos) > 0
         window = 0
         with ExitStack() as stack:
-            for tokens in range(1, most):
-                if may_end and self._ended(state):
+            for tokens in range(made, output.max_new_tokens):
+                if tokens and may_end and self._ended(state):
                     return tokens
                 if prompt + tokens > window:
                     window = window_for(prompt + tokens, step=self.settings.cache_step)
                     state.cache.look_at(window)
                     stack.close()
-                    play = self._steps[state.batch, window, forced]
+                    play = self._steps[state.batch, window, output.forced]
                     stack.enter_context(replaced_forward(self.module, play))
                 self.module()  # its hooks, and between them one replay
                 for criterion in criteria:
                     criterion(state.answer, None)
-        return most
+        return output.max_new_tokens
 
     def _ended(self, state: DecodeState) -> bool:
         """Whether every row has ended: asked once a token, because a step too many would be part of the latency."""
@@ -341,6 +388,18 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
     )
     model.loop = GraphLoop(module=model.module, anatomy=model.anatomy, device=model.device, settings=chosen)
     return model
+
+
+def cached_tokens(prepared: Prepared) -> int:
+    """Tokens that the cache of a request holds beforehand.
+
+    Raises:
+        UnreachablePointError: they are those of a text: this loop fills its cache itself, at random.
+    """
+    assert prepared.cached is not None
+    if prepared.prefill:
+        raise UnreachablePointError("runtime=cudagraph begins with an empty cache; going on from a text needs eager")
+    return prepared.cached.tokens
 
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

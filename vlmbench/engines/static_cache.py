@@ -115,6 +115,13 @@ class FixedCache(Cache):
         for layer in self.fixed:
             layer.window = window
 
+    def fill_random(self, tokens: int) -> None:
+        """Put random keys and values into the first slots of every layer, which a prefill has allocated."""
+        for layer in self.fixed:
+            for held in (layer.keys, layer.values):
+                if held is not None:  # a layer may use another's
+                    held[:, :, :tokens].normal_()
+
     @property
     def prefilled(self) -> int:
         """Tokens that the last prefill that ran as Python stored in the first layer."""

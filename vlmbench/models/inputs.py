@@ -103,6 +103,11 @@ class Prompter:
     def _single(self, text: str, count: int) -> bool:
         return len(self.tokenizer(text, add_special_tokens=False).input_ids) == count
 
+    @property
+    def words(self) -> list[str]:
+        """Ordinary words that cost one token each within a text, where the tokenizer has such."""
+        return self._single_token_words()[1]
+
     def _single_token_words(self) -> tuple[list[str], list[str]]:
         """(words that can start a text, words that can follow), each costing one token."""
         if not self._words:

@@ -44,6 +44,24 @@ class Anatomy:
             yield stage, getattr(self, stage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """A cache that is filled before the clock, over which a run begins.
+
+    Args:
+        tokens: positions of the inputs that it holds.
+        filled_with: ``random``: keys and values of no text, so that no prefill is run.
+    """
+
+    tokens: int
+    filled_with: str = "random"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """For the rows of its runs."""
+        return {"num_cached_tokens": self.tokens, "cache_filled_with": self.filled_with}
+
+
 @dataclass(kw_only=True)
 class Prepared:
     """A request ready for ``generate``: tensors (on the host until transferred) and what was observed on them.
@@ -54,12 +72,19 @@ class Prepared:
             clock runs.
         output: how long the answer may be.
         count_each: observes the counts of every request of a batch of different ones; None where all rows are equal.
+        cached: what the run finds in the cache; None for an empty one.
     """
 
     inputs: dict[str, Any]
     count: Callable[[], TokenCounts]
     output: Output
     count_each: Callable[[], tuple[TokenCounts, ...]] | None = None
+    cached: Cached | None = None
+
+    @property
+    def prefill(self) -> bool:
+        """Whether the run has a prefill; over a cache of random keys it has none."""
+        return self.cached is None or self.cached.filled_with != "random"
 
     @cached_property
     def counts(self) -> TokenCounts:

@@ -14,7 +14,7 @@ from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
 from vlmbench.models.processors import allowed_image_arguments, backend_of
-from vlmbench.models.protocol import Anatomy, Loop, Prepared
+from vlmbench.models.protocol import Anatomy, Cached, Loop, Prepared
 from vlmbench.models.token_counts import ImageMarks, observe
 from vlmbench.models.transformers_library import transformers_library
 from vlmbench.request import Request, TokenCounts
@@ -77,6 +77,7 @@ class TransformersModel:
     loop: Loop | None = None
     _resolved: dict[Any, Any] = field(default_factory=dict)
     _echoes_prompt: bool | None = None
+    _cache: Any = None  # filled for the next run
 
     @classmethod
     def of(
@@ -243,12 +244,37 @@ class TransformersModel:
             UnreachablePointError: a knob this model does not have.
         """
         request = self.resolve(request)
+        if request.kv_length is not None:
+            return self._over_random_cache(request, request.kv_length)
 
         def pictures(row: Request) -> list[Any]:
             data = read_images(row) if encoded is None else encoded
             return decode_all(data, names=[source.name for source in row.images], size=row.image_size)
 
         return self.assemble(request, pictures, lambda text, images: self.prompter.text_tokens(text, num_images=images))
+
+    def _over_random_cache(self, request: Request, tokens: int) -> Prepared:
+        """A text of ``tokens`` ordinary words of which the cache holds all but the last; no chat template, no image.
+
+        Raises:
+            UnreachablePointError: a cache of keys and values does not stand for what this model decodes over.
+        """
+        import torch
+
+        from vlmbench.models.filled_cache import random_ids, refuse_unfit
+
+        if self.team is not None or self.compile or self.cache_implementation is not None:
+            raise UnreachablePointError("kv_length needs a dynamic cache in one process: runtime=eager, or cudagraph")
+        refuse_unfit(self.module, why="kv_length")
+        ids = self.remember(("ids", tokens), lambda: random_ids(self.prompter.tokenizer, self.prompter.words, tokens))
+        batch = torch.tensor([ids] * request.batch_size)
+        counts = TokenCounts(num_input_tokens=tokens, num_prompt_tokens=tokens, num_vision_tokens=0)
+        return Prepared(
+            inputs={"input_ids": batch, "attention_mask": torch.ones_like(batch)},
+            count=lambda: counts,
+            output=request.output,
+            cached=Cached(tokens=tokens - 1),
+        )
 
     def assemble(
         self, request: Request, pictures: Callable[[Request], list[Any]], text_tokens: Callable[[str, int], int]
@@ -377,11 +403,26 @@ class TransformersModel:
             )
 
     def ready(self, prepared: Prepared) -> Mapping[str, Any]:
-        """Let the loop capture what a request needs, before any clock: ``T_capture`` in ms where it did."""
+        """Fill the cache over which a request begins, and let the loop capture what it needs, before any clock:
+        ``T_capture`` in ms where it did.
+
+        Raises:
+            UnreachablePointError: the model does not go on from a cache as it would after a prefill.
+        """
         if self.loop is None:
+            if prepared.cached is not None:
+                self._cache = self._filled(self.transfer(prepared))
             return {}
         took = self.loop.ready(prepared, lambda: self.transfer(prepared).inputs)
         return {"T_capture": took} if took else {}
+
+    def _filled(self, prepared: Prepared) -> Any:
+        from vlmbench.models.filled_cache import fill_random, proof_of_text
+
+        wrong = self.remember(("goes on from a cache",), lambda: proof_of_text(self.module, prepared.inputs))
+        if wrong is not None:
+            raise UnreachablePointError(f"kv_length is refused for {type(self.module).__name__}: {wrong}")
+        return fill_random(self.module, prepared)
 
     @property
     def closing_facts(self) -> Mapping[str, Any]:
@@ -410,7 +451,7 @@ class TransformersModel:
             self.team.announce(prepared)
 
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
-        """One greedy ``generate()`` call from an empty cache; the new token ids only, shape (batch, tokens).
+        """One greedy ``generate()`` call, from an empty cache or from the one that :meth:`ready` filled.
 
         Args:
             prepared: transferred inputs.
@@ -428,6 +469,8 @@ class TransformersModel:
         options: dict[str, Any] = {"max_new_tokens": most, "disable_compile": not self.compile}
         if prepared.output.forced:
             options["min_new_tokens"] = most
+        if prepared.cached is not None:
+            options["past_key_values"], self._cache = self._cache, None
         if self.cache_implementation is not None:
             options["cache_implementation"] = self.cache_implementation
         if stopping_criteria:

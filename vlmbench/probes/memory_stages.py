@@ -110,10 +110,12 @@ class _MemoryWatch(TimelineWatch):
         Raises:
             MeasurementError: marks are missing.
         """
-        return stage_peaks(self._kinds, self._peaks, num_output_tokens=run.num_output_tokens)
+        return stage_peaks(self._kinds, self._peaks, num_output_tokens=run.num_output_tokens, prefill=run.prefill)
 
 
-def stage_peaks(kinds: Sequence[Kind], peaks: Sequence[tuple[int, int]], *, num_output_tokens: int) -> dict[str, Any]:
+def stage_peaks(
+    kinds: Sequence[Kind], peaks: Sequence[tuple[int, int]], *, num_output_tokens: int, prefill: bool = True
+) -> dict[str, Any]:
     """The largest peaks of each stage; a stage that a model lacks is absent.
 
     Args:
@@ -121,12 +123,14 @@ def stage_peaks(kinds: Sequence[Kind], peaks: Sequence[tuple[int, int]], *, num_
         peaks: (allocated, reserved) in bytes between each mark and the one before it; the first one's are not of the
             run.
         num_output_tokens: new tokens of one row.
+        prefill: whether the run had one.
 
     Raises:
         MeasurementError: marks are missing.
     """
     # The marks' own numbers stand for times: the stages are cut as the timeline's and the trace's are.
-    pieces = segments([(kind, float(i)) for i, kind in enumerate(kinds)], num_output_tokens=num_output_tokens)
+    marks = [(kind, float(i)) for i, kind in enumerate(kinds)]
+    pieces = segments(marks, num_output_tokens=num_output_tokens, prefill=prefill)
     found: dict[str, list[tuple[int, int]]] = {}
     for number, peak in enumerate(peaks[1:], start=1):
         stage = stage_at(number - 0.5, pieces)

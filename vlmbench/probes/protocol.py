@@ -19,11 +19,13 @@ class RunFacts:
         T_total: ms between entering ``generate()`` and its last token, host clock, device idle at both ends.
         num_output_tokens: new tokens of one row, counted on the output.
         batch_size: rows.
+        prefill: whether the run had one; where its cache was filled before the clock, it had none.
     """
 
     T_total: float
     num_output_tokens: int
     batch_size: int
+    prefill: bool = True
 
 
 class Watch(Protocol):

@@ -59,7 +59,9 @@ class Segment:
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """Times in ms; a stage that the model or the request does not have is None, never 0. ``T_setup`` is None where
-    nothing marks its end (text only, and no marks on forwards: a compiled run); ``T_LLM_prefill`` holds it then.
+    nothing marks its end (text only, and no marks on forwards: a compiled run); ``T_LLM_prefill`` holds it then. A run
+    without a prefill, over a cache that was filled before the clock, has neither ``T_LLM_prefill`` nor ``TTFT_model``:
+    ``T_setup`` lasts until its first token, which takes one step.
 
     ``undone`` is the time of decode steps after the last token that came out, whose results were thrown away (a stop
     flag that is read one step late); None where there was none. It is no part of ``tail``.
@@ -71,11 +73,11 @@ class Stages:
     T_setup: float | None
     T_vision_encoder: float | None
     T_projector: float | None
-    T_LLM_prefill: float
+    T_LLM_prefill: float | None
     T_LLM_decode: float
     T_decode_forward: float | None
     T_decode_loop: float | None
-    TTFT_model: float
+    TTFT_model: float | None
     ITL: tuple[float, ...]
     tail: float
     undone: float | None = None
@@ -87,7 +89,7 @@ class Stages:
             (self.T_setup or 0.0)
             + (self.T_vision_encoder or 0.0)
             + (self.T_projector or 0.0)
-            + self.T_LLM_prefill
+            + (self.T_LLM_prefill or 0.0)
             + self.T_LLM_decode
         )
 
@@ -97,7 +99,7 @@ class Stages:
         return [n for n in names if (value := getattr(self, n)) is not None and value < 0]
 
 
-def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
+def cut(marks: Sequence[Mark], *, num_output_tokens: int, prefill: bool = True) -> Stages:
     """Cut one ``generate()`` at its marks: the sums of its segments.
 
     * ``T_setup`` ends where the vision encoder (or projector) starts; without vision, where the first forward starts.
@@ -109,11 +111,12 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
     Args:
         marks: in the order in which they were set, START first and END last, times in ms on one clock.
         num_output_tokens: tokens that came out; marks of further tokens (a discarded speculative step) are ignored.
+        prefill: whether the run had one.
 
     Raises:
         MeasurementError: START, END or a token mark is missing.
     """
-    pieces = segments(marks, num_output_tokens=num_output_tokens)
+    pieces = segments(marks, num_output_tokens=num_output_tokens, prefill=prefill)
     times: dict[str, float] = {}
     for piece in pieces:
         times[piece.stage] = times.get(piece.stage, 0.0) + (piece.end - piece.begin)
@@ -126,18 +129,18 @@ def cut(marks: Sequence[Mark], *, num_output_tokens: int) -> Stages:
         T_setup=times.get("setup"),
         T_vision_encoder=times.get("vision_encoder"),
         T_projector=times.get("projector"),
-        T_LLM_prefill=times["LLM_prefill"],
+        T_LLM_prefill=times["LLM_prefill"] if prefill else None,
         T_LLM_decode=times["LLM_decode"],
         T_decode_forward=forward,
         T_decode_loop=loop,
-        TTFT_model=tokens[0] - marks[0][1],
+        TTFT_model=tokens[0] - marks[0][1] if prefill else None,
         ITL=tuple(b - a for a, b in itertools.pairwise(tokens)),
         tail=times[RESIDUAL] - (undone or 0.0),
         undone=undone,
     )
 
 
-def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
+def segments(marks: Sequence[Mark], *, num_output_tokens: int, prefill: bool = True) -> list[Segment]:
     """Find the pieces that :func:`cut` adds up, in order, with ``residual`` after the last token.
 
     Where nothing marks the end of setup there is no ``setup``: ``LLM_prefill`` begins at the start.
@@ -145,6 +148,7 @@ def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
     Args:
         marks: in the order in which they were set, START first and END last.
         num_output_tokens: tokens that came out; marks of further ones are ignored.
+        prefill: whether the run had one; without, ``setup`` lasts until the first token.
 
     Raises:
         MeasurementError: START, END or a token mark is missing.
@@ -154,21 +158,23 @@ def segments(marks: Sequence[Mark], *, num_output_tokens: int) -> list[Segment]:
     positions = _token_positions(marks, num_output_tokens)
     first, last = (marks[position][1] for position in positions)
     start, end = marks[0][1], marks[-1][1]
-    prefill = marks[: positions[0] + 1]
+    decode = [Segment("LLM_decode", first, last), Segment(RESIDUAL, last, end)]
+    if not prefill:
+        return [Segment("setup", start, first), *decode]
+    until_first = marks[: positions[0] + 1]
     vision: list[Segment] = []
-    for stage, begin, finish in _vision_pieces(_vision_marks(prefill)):
+    for stage, begin, finish in _vision_pieces(_vision_marks(until_first)):
         if vision and vision[-1].stage == stage:
             begin = vision.pop().begin  # noqa: PLW2901 – one piece where a stage goes on
         vision.append(Segment(stage, begin, finish))
-    entered = next((t for kind, t in prefill if kind in _FORWARD_ENTER), None)
+    entered = next((t for kind, t in until_first if kind in _FORWARD_ENTER), None)
     setup_end = vision[0].begin if vision else entered
     prefill_begin = vision[-1].end if vision else start if entered is None else entered
     return [
         *([] if setup_end is None else [Segment("setup", start, setup_end)]),
         *vision,
         Segment("LLM_prefill", prefill_begin, first),
-        Segment("LLM_decode", first, last),
-        Segment(RESIDUAL, last, end),
+        *decode,
     ]
 
 

@@ -220,7 +220,7 @@ class TimelineWatch:
 
     def _cut(self, times: list[float], run: RunFacts) -> Stages:
         marks: list[Mark] = list(zip(self._kinds, times, strict=True))
-        return cut(marks, num_output_tokens=run.num_output_tokens)
+        return cut(marks, num_output_tokens=run.num_output_tokens, prefill=run.prefill)
 
 
 def _columns(stages: Stages) -> dict[str, Any]:

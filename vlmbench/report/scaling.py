@@ -44,6 +44,7 @@ _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "vision": ("T_total", "T_LLM_prefill"),
     "prompt": ("T_total", "T_LLM_prefill"),
     "output": ("T_total", "T_LLM_decode"),
+    "cache": ("T_total", "T_LLM_decode"),
     "batch": ("T_total", "T_LLM_decode"),
 }
 _HEADLINE = (
@@ -67,6 +68,7 @@ _NAMES: Mapping[str, str] = {
     "vision": "vision_tokens",
     "prompt": "prompt_tokens",
     "output": "output_tokens",
+    "cache": "kv_length",
     "batch": "batch_size",
 }
 

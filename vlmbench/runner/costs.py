@@ -56,6 +56,8 @@ def annotator(costs: Costs) -> Annotate:
             each=run.prepared.each,
             ended_apart=bool(values.get("tokens_after_end")),
         )
+        if run.prepared.cached is not None:
+            return decode_alone(row)
         if run.request.intervention is None:
             return row
         return under_method(
@@ -68,3 +70,15 @@ def annotator(costs: Costs) -> Annotate:
         )
 
     return annotate
+
+
+def decode_alone(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cost columns of a run over a filled cache: those of its decode, which are also all that is told of it."""
+    decode = {name: value for name, value in row.items() if "llm_decode" in name}
+    whole = {
+        name.replace("llm_decode", "total"): value
+        for name, value in decode.items()
+        if name.replace("llm_decode", "total") in row
+    }
+    note = f"{row['flops_note']}; of the decode alone: the cache was filled before the run"
+    return {**decode, **whole, "flops_note": note}

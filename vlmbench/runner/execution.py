@@ -82,12 +82,15 @@ def in_memory(request: Request) -> Request:
 
 
 def shape_key(prepared: Prepared, request: Request | None = None) -> str:
-    """Shapes of every input tensor, and the method of the request's arm: requests with equal keys take the same path
-    through the model.
+    """Shapes of every input tensor, what the cache holds, and the method of the request's arm: requests with equal keys
+    take the same path through the model.
     """
     arm = "" if request is None or request.intervention is None else request.intervention.label
-    return arm + str(
-        {name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")}
+    begins = "" if prepared.cached is None else f"cached {prepared.cached.tokens} {prepared.cached.filled_with} "
+    return (
+        arm
+        + begins
+        + str({name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")})
     )
 
 
@@ -154,7 +157,12 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     on_host = tokens.cpu()
     model.detokenize(on_host)
     t3 = time.perf_counter_ns()
-    facts = RunFacts(T_total=T_total, num_output_tokens=int(on_host.shape[1]), batch_size=int(on_host.shape[0]))
+    facts = RunFacts(
+        T_total=T_total,
+        num_output_tokens=int(on_host.shape[1]),
+        batch_size=int(on_host.shape[0]),
+        prefill=run.prepared.prefill,
+    )
     values: dict[str, Any] = {
         "T_preprocess": run.T_preprocess,
         "T_transfer": (t1 - t0) / 1e6,
@@ -169,6 +177,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         **batch_columns(run.request, run.prepared, on_host, model),
         **observed,
         **captured,
+        **({} if run.prepared.cached is None else run.prepared.cached.columns),
     }
     if run.request.intervention is not None:
         values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))

@@ -36,9 +36,12 @@ def check_inputs(model: VisionLanguageModel, run: PreparedRun, *, swept: bool) -
 
     Raises:
         SampleError: images were given and the model sees none of them.
-        UnreachablePointError: a point of a sweep lies beyond the model's positions.
+        UnreachablePointError: a point of a sweep lies beyond the model's positions, or the engine cannot begin over a
+            cache.
     """
     counts = run.prepared.counts
+    if run.request.kv_length is not None and run.prepared.cached is None:
+        raise UnreachablePointError("this engine begins with an empty cache; kv_length needs runtime=eager")
     if run.request.images and not counts.num_vision_tokens and not counts.num_cross_attention_tokens:
         raise SampleError(
             f"{len(run.request.images)} image(s) were given and the language model sees no vision token: the prompt "

@@ -69,7 +69,8 @@ STAGES: tuple[Stage, ...] = (
         code="set",
         page=("#5d6672", "#8590a0"),
         parent=TOTAL,
-        meaning="generate() entered → vision encoder starts (without vision: → first forward starts)",
+        meaning="generate() entered → vision encoder starts (without vision: → first forward starts; over a cache of "
+        "random keys: → first token ready)",
     ),
     Stage(
         name="vision_encoder",
