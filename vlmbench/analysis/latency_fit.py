@@ -164,7 +164,7 @@ def _measured(frame: Any, rows: int) -> NDArray[np.bool_]:
     if "intervention" in frame:  # another method is another model
         keep &= np.isin(np.asarray(frame["intervention"], dtype=object).astype(str), ("none", "nan", "None"))
     if "cache_filled_with" in frame:  # no whole request
-        keep &= np.asarray(frame["cache_filled_with"].isna(), dtype=bool)
+        keep &= np.isin(np.asarray(frame["cache_filled_with"], dtype=object).astype(str), ("nan", "None"))
     batch = _column(frame, "axis_batch_size")
     if batch is not None and np.isfinite(batch[keep]).any():
         sizes, counts = np.unique(np.nan_to_num(batch[keep], nan=1.0), return_counts=True)
