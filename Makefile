@@ -38,7 +38,7 @@ study: $(STAMP)  ## the whole study: phases 1, 2, 3 and the token comparison
 	$(BIN)/python -m vlmbench experiment=all $(ARGS)
 
 test: $(STAMP) lint types  ## linters, types and all tests that can run here
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
 
 quick: $(STAMP)  ## what needs no model and no process: ruff, import contracts, known answers; under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from tests.browser import browser, chromium  # noqa: F401
 from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
 

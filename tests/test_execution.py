@@ -126,12 +126,12 @@ class TestCollector:
 
         model = Collecting(QUICK)
         with collector_at_rest() as collected:
-            flags = []
+            paused = []
             for _ in range(3):
                 run = prepare(model, in_memory(request(2)))
                 gc.collect(0)  # between runs: nobody's pause
-                flags.append(complete(model, run, [], collected).flags)
-        assert flags == [(), ("gc_pause",), ()]
+                paused.append("gc_pause" in complete(model, run, [], collected).flags)
+        assert paused == [False, True, False]
 
     def test_the_measurement_loop_keeps_it_at_rest(self, tmp_path: Path) -> None:
         seen: list[bool] = []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -111,27 +110,10 @@ def test_the_api_page_has_every_public_name(pages: dict[Path, Page], site: Path)
     assert not re.findall(r":[a-z]+:<code>", (site / "api.html").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here: scripts/browser.sh installs it")
-    if shutil.which("chromium") is None:
-        pytest.skip("no Chromium here: scripts/browser.sh installs it")
-    with sync_api.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield launched
-        launched.close()
-
-
 @pytest.mark.browser
-def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, browser: object) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 800})  # type: ignore[attr-defined]
-    page = context.new_page()
-    asked: list[str] = []
-    wrong: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, browser: Any) -> None:
+    opened = browser(width=390, height=800, offline=False)  # its search does not answer a browser that says "offline"
+    page = opened.page
     for name in ("index.html", "api.html", "records.html", "zh/usage.html", "results/index.html"):
         page.goto((site / name).as_uri())
         page.wait_for_load_state("load")
@@ -142,5 +124,5 @@ def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, 
     page.wait_for_selector("a.md-search-result__link", timeout=120_000)
     found = page.eval_on_selector_all("a.md-search-result__link", "links => links.map(link => link.href)")
     assert any("experiment_plan.html" in link for link in found)
-    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))]
-    assert not wrong
+    assert not [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:", "about:"))]
+    assert opened.errors == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.page.conftest import AXE
+from tests.browser import AXE
 
 pytestmark = pytest.mark.browser
 

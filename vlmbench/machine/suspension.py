@@ -85,4 +85,5 @@ def _offset_s() -> float:
     """By how much the clock that runs while the machine sleeps is ahead; 0 where there is no such clock."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    # Who has to wait for a processor between the two readings gets too small a difference, never too large a one.
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC) for _ in range(3))
