@@ -156,3 +156,16 @@ def test_wrong_options_are_named():
     for wrong in ({"num_samples": 0}, {"seed": -1}, {"prompt": "x"}):
         with pytest.raises(ValueError, match=r"'(num_samples|seed|prompt)' must"):
             SyntheticVQA(**wrong)
+
+
+def test_long_tailed_sizes_stay_in_their_range_and_few_are_large():
+    opened = SyntheticVQA(num_samples=N, sizes="long_tail").open()
+    sizes = {(image := opened[i].images[0]).name: image.size for i in range(N)}
+    pixels = sorted(width * height for width, height in sizes.values())
+    assert min(pixels) > 0.99 * 809 * 1024
+    assert max(pixels) < 1.01 * 61_566 * 1024
+    assert statistics.median(pixels) == pytest.approx(1.5e6, rel=0.1)
+    assert pixels[int(0.99 * len(pixels))] > 20e6
+    assert opened[0].question == SyntheticVQA(num_samples=N).open()[0].question
+    with pytest.raises(ValueError, match="'sizes' must be one of coco, long_tail"):
+        SyntheticVQA(sizes="huge")

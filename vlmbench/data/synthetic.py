@@ -1,4 +1,4 @@
-"""A stand-in for VQA v2 that needs no files: the same sizes of images, questions and answers, from a seed."""
+"""A stand-in for VQA v2 that needs no files: questions and answers from a seed, sizes of images as there or others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vlmbench.request import ImageSource, Sample
 # Questions about ten images in a row: 5.3 on average, at least 3, as in VQA v2; each block has its own order.
 _QUESTIONS = (3, 3, 4, 4, 5, 5, 6, 6, 7, 10)
 _BLOCK = sum(_QUESTIONS)
+_SIZES = {"coco": "synthetic_vqa", "long_tail": "synthetic_long_tail"}  # sizes of images: name of the data set
 _KEPT_IMAGES = 8  # encoded images in memory, some 150 kB each: questions about one image follow each other
 
 
@@ -27,41 +28,52 @@ class SyntheticVQA:
         num_samples: how many questions; nothing grows with it.
         seed: of everything.
         prompt: the user's text around the ``{question}``.
+        sizes: of images: ``coco`` (as in VQA v2) or ``long_tail`` (0.8 to 63 million pixels, few of them large).
     """
 
     num_samples: int = 400
     seed: int = 0
     prompt: str = "{question}"
+    sizes: str = "coco"
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"'num_samples' must be 1 or more (got {self.num_samples})")
         if self.seed < 0:
             raise ValueError(f"'seed' must be 0 or more (got {self.seed})")
+        if self.sizes not in _SIZES:
+            raise ValueError(f"'sizes' must be one of {', '.join(_SIZES)} (got {self.sizes!r})")
         check_prompt(self.prompt)
 
     @property
     def name(self) -> str:
-        """``synthetic_vqa``."""
-        return "synthetic_vqa"
+        """``synthetic_vqa``, or ``synthetic_long_tail`` by its sizes."""
+        return _SIZES[self.sizes]
 
     def open(self) -> SyntheticSamples:
         """The samples; nothing is made before it is asked for."""
-        return SyntheticSamples(num_samples=self.num_samples, seed=self.seed, prompt=self.prompt)
+        return SyntheticSamples(num_samples=self.num_samples, seed=self.seed, prompt=self.prompt, sizes=self.sizes)
 
 
 class SyntheticSamples:
     """The samples of a :class:`SyntheticVQA`; ``sample_id`` is ``<image>-<question about it>``."""
 
-    def __init__(self, *, num_samples: int, seed: int, prompt: str) -> None:
+    def __init__(self, *, num_samples: int, seed: int, prompt: str, sizes: str = "coco") -> None:
         self._num_samples = num_samples
         self._seed = seed
         self._prompt = prompt
+        self._sizes = sizes
         self._jpeg: Callable[[int], bytes] = lru_cache(maxsize=_KEPT_IMAGES)(self._render)
 
     def __reduce__(self) -> tuple[Callable[..., SyntheticSamples], tuple[()], None, None, None]:
         # A copy in another process renders its own images.
-        make = partial(SyntheticSamples, num_samples=self._num_samples, seed=self._seed, prompt=self._prompt)
+        make = partial(
+            SyntheticSamples,
+            num_samples=self._num_samples,
+            seed=self._seed,
+            prompt=self._prompt,
+            sizes=self._sizes,
+        )
         return make, (), None, None, None
 
     def __len__(self) -> int:
@@ -98,9 +110,9 @@ class SyntheticSamples:
         return block * len(_QUESTIONS) + image, offset
 
     def _size(self, image: int) -> tuple[int, int]:
-        from vlmbench.data.synthetic_image import draw_size
+        from vlmbench.data.synthetic_image import draw_long_tailed_size, draw_size
 
-        return draw_size(self._rng("size", image))
+        return (draw_size if self._sizes == "coco" else draw_long_tailed_size)(self._rng("size", image))
 
     def _render(self, image: int) -> bytes:
         from vlmbench.data.synthetic_image import render_jpeg

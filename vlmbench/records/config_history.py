@@ -30,6 +30,7 @@ ADDED: dict[str, Any] = {
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "measurement": {"batch": "different", "controls": True},
+    "dataset": {"sizes": "coco"},
     "baseline": None,
     "candidate": None,
     "threshold": 0.03,
