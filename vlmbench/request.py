@@ -70,6 +70,10 @@ class Request:
         num_images: when set, the sample's images are repeated (cyclically) or cut to this many.
         prompt_tokens: when set, the user's text is replaced by exactly this many tokens of random ordinary words.
         image_size: when set, (width, height) in pixels to which each image is resized before the processor sees it.
+        turns: of a conversation about the images, of which this request is the last: the question is asked in each.
+        earlier_answers: texts that stand for the answers of the turns before it, ``turns`` - 1 of them, each as long as
+            an answer may be; the model's ``resolve`` fills them in.
+        reuse_cache: go on from a cache that holds the turns before, instead of encoding and prefilling all again.
         kv_length: when set, the answer begins over a cache of so many tokens, the last one included, which no prefill
             made (``num_images`` is 0 then).
         vision_tokens: when set, the target that the model's own processor is searched for
@@ -87,6 +91,9 @@ class Request:
     num_images: int | None = None
     prompt_tokens: int | None = None
     image_size: tuple[int, int] | None = None
+    turns: int = 1
+    earlier_answers: tuple[str, ...] = ()
+    reuse_cache: bool = False
     kv_length: int | None = None
     vision_tokens: int | None = None
     processor_kwargs: Mapping[str, object] = field(default_factory=dict)
@@ -107,6 +114,11 @@ class Request:
             replace(self, sample=sample, batch_size=1, companions=(), seed=self.seed + row)
             for row, sample in enumerate(samples)
         )
+
+    @property
+    def over_cache(self) -> bool:
+        """Whether the run begins over a cache that is filled before its clock."""
+        return self.kv_length is not None or (self.reuse_cache and self.turns > 1)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:

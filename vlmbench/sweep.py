@@ -9,6 +9,8 @@ An axis is named after the knob that it turns:
 ``images``          number of images in a request
 ``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
 ``output_tokens``   forced number of new tokens
+``turns``           questions about the same images, one after the other; the last one is measured
+``reuse_cache``     0: a later turn encodes and prefills everything again; 1: it goes on from the cache of those before
 ``kv_length``       tokens in the cache when the first token is there, with no prefill run for them; no image is given
 ``batch_size``      requests run as one batch, different ones (``measurement.batch``)
 ``processor.NAME``  call-time argument NAME of the model's processor
@@ -70,6 +72,8 @@ KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
     "images": (0, lambda r, v: replace(r, num_images=v)),
     "prompt_tokens": (1, lambda r, v: replace(r, prompt_tokens=v)),
     "output_tokens": (1, lambda r, v: replace(r, output=Output(max_new_tokens=v, forced=True))),
+    "turns": (1, lambda r, v: replace(r, turns=v)),
+    "reuse_cache": (0, lambda r, v: replace(r, reuse_cache=bool(v))),
     "kv_length": (_LEAST_CACHE, _set_kv_length),
     "batch_size": (1, lambda r, v: replace(r, batch_size=v)),
 }
@@ -194,6 +198,8 @@ class Axis:
         if self.name in KNOBS:
             for value in self.values:
                 _whole(self.name, value, KNOBS[self.name][0])
+                if self.name == "reuse_cache" and value > 1:
+                    raise ValueError(f"a value of axis 'reuse_cache' must be 0 or 1 (got {value!r})")
         elif self.name.startswith(LOAD_PREFIX):
             for value in self.values:
                 _check_load(self.name, value)

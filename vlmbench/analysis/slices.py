@@ -67,6 +67,7 @@ KINDS: Mapping[str, Kind] = {
             axes=("output_tokens",),
             fixed=("num_vision_tokens", "num_prompt_tokens"),
         ),
+        Kind(name="turns", unit="turn", columns=("axis_turns",), axes=("turns",), fixed=("num_output_tokens",)),
         Kind(
             name="cache",
             unit="token in the cache",

@@ -51,18 +51,29 @@ class Prompter:
             image_placeholder=str(placeholder),
         )
 
-    def render(self, text: str, *, num_images: int) -> str:
+    def render(self, text: str, *, num_images: int, earlier_answers: Sequence[str] = ()) -> str:
         """The prompt with ``num_images`` image placeholders before the text.
+
+        Args:
+            text: the user's.
+            num_images: of the first turn.
+            earlier_answers: of the turns before the last, in each of which the text was asked.
 
         Raises:
             ModelError: the chat template fails.
         """
         if self.chat_template is None:
-            return self.prompt_format.format(images=self.image_placeholder * num_images, text=text)
-        content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]
+            first = self.prompt_format.format(images=self.image_placeholder * num_images, text=text)
+            later = self.prompt_format.format(images="", text=text)
+            return first + "".join(f"\n{answer}\n{later}" for answer in earlier_answers)
+        asked = {"type": "text", "text": text}
+        messages = [{"role": "user", "content": [*({"type": "image"} for _ in range(num_images)), asked]}]
+        for answer in earlier_answers:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            messages.append({"role": "user", "content": [asked]})
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
+                messages,
                 chat_template=self.chat_template,
                 tokenize=False,
                 add_generation_prompt=True,

@@ -50,11 +50,15 @@ class Cached:
 
     Args:
         tokens: positions of the inputs that it holds.
-        filled_with: ``random``: keys and values of no text, so that no prefill is run.
+        filled_with: ``random``: keys and values of no text, so that no prefill is run; ``earlier turns``.
+        earlier: inputs whose prefill fills it; empty for ``random``.
+        whole: inputs of the same request from an empty cache, to compare with; empty for ``random``.
     """
 
     tokens: int
     filled_with: str = "random"
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlmbench.machine.clock import Clock
+    from vlmbench.models.conversation import Conversation
     from vlmbench.models.parallel.team import Team
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
@@ -78,6 +79,7 @@ class TransformersModel:
     _resolved: dict[Any, Any] = field(default_factory=dict)
     _echoes_prompt: bool | None = None
     _cache: Any = None  # filled for the next run
+    _conversation: tuple[Any, Conversation] | None = None
 
     @classmethod
     def of(
@@ -194,7 +196,24 @@ class TransformersModel:
             )
             sample = replace(request.sample, question=self._words(count, images, seed))
             request = replace(request, sample=sample, companions=companions, prompt_tokens=None)
+        if request.turns > 1 and not request.earlier_answers:
+            count = request.output.max_new_tokens
+            answers = (self._words(count, 0, request.seed + 1 + turn) for turn in range(request.turns - 1))
+            request = replace(request, earlier_answers=tuple(answers))
+        if request.over_cache and request.kv_length is None:
+            self._conversation_of(request)
         return request
+
+    def _conversation_of(self, request: Request) -> Conversation:
+        """The earlier turns of a request, prepared outside of any clock; the last one asked for is kept."""
+        from vlmbench.models.conversation import Conversation
+
+        fields = (request.sample.question, request.earlier_answers, request.num_images, request.batch_size)
+        key = (request.sample.sample_id, *fields, request.image_size, repr(request.processor_kwargs))
+        if self._conversation is None or self._conversation[0] != key:
+            self._refuse_cache("reuse_cache")
+            self._conversation = (key, Conversation.of(self, request))
+        return self._conversation[1]
 
     def _words(self, count: int, images: int, seed: int) -> str:
         """A random text of exactly ``count`` tokens beside so many images; the same for the same seed."""
@@ -246,6 +265,8 @@ class TransformersModel:
         request = self.resolve(request)
         if request.kv_length is not None:
             return self._over_random_cache(request, request.kv_length)
+        if request.over_cache:
+            return self._conversation_of(request).next_turn(self, request)
 
         def pictures(row: Request) -> list[Any]:
             data = read_images(row) if encoded is None else encoded
@@ -261,11 +282,9 @@ class TransformersModel:
         """
         import torch
 
-        from vlmbench.models.filled_cache import random_ids, refuse_unfit
+        from vlmbench.models.filled_cache import random_ids
 
-        if self.team is not None or self.compile or self.cache_implementation is not None:
-            raise UnreachablePointError("kv_length needs a dynamic cache in one process: runtime=eager, or cudagraph")
-        refuse_unfit(self.module, why="kv_length")
+        self._refuse_cache("kv_length")
         ids = self.remember(("ids", tokens), lambda: random_ids(self.prompter.tokenizer, self.prompter.words, tokens))
         batch = torch.tensor([ids] * request.batch_size)
         counts = TokenCounts(num_input_tokens=tokens, num_prompt_tokens=tokens, num_vision_tokens=0)
@@ -275,6 +294,18 @@ class TransformersModel:
             output=request.output,
             cached=Cached(tokens=tokens - 1),
         )
+
+    def _refuse_cache(self, axis: str) -> None:
+        """Refuse to begin over a cache where the model, or how it runs, does not allow it.
+
+        Raises:
+            UnreachablePointError: with the reason.
+        """
+        from vlmbench.models.filled_cache import refuse_unfit
+
+        if self.team is not None or self.compile or self.cache_implementation is not None:
+            raise UnreachablePointError(f"{axis} needs a dynamic cache in one process: runtime=eager")
+        refuse_unfit(self.module, why=axis)
 
     def assemble(
         self, request: Request, pictures: Callable[[Request], list[Any]], text_tokens: Callable[[str, int], int]
@@ -293,7 +324,7 @@ class TransformersModel:
         rows = request.rows
         images = [pictures(row) for row in rows]
         rendered = [
-            self.prompter.render(row.sample.question, num_images=len(seen))
+            self.prompter.render(row.sample.question, num_images=len(seen), earlier_answers=row.earlier_answers)
             for row, seen in zip(rows, images, strict=True)
         ]
         if not request.companions:
@@ -340,7 +371,7 @@ class TransformersModel:
             self.marks,
             batch_size=batch_size,
             num_images=num_images,
-            num_prompt_tokens=text_tokens(row.sample.question, num_images),
+            num_prompt_tokens=row.turns * text_tokens(row.sample.question, num_images),
         )
 
     def process(self, images: Sequence[Any], rendered: str, request: Request) -> dict[str, Any]:
@@ -417,12 +448,21 @@ class TransformersModel:
         return {"T_capture": took} if took else {}
 
     def _filled(self, prepared: Prepared) -> Any:
-        from vlmbench.models.filled_cache import fill_random, proof_of_text
+        from vlmbench.models.filled_cache import fill_random, prefilled, proof_of_text, prove
 
-        wrong = self.remember(("goes on from a cache",), lambda: proof_of_text(self.module, prepared.inputs))
+        assert prepared.cached is not None
+        module, inputs, cached = self.module, prepared.inputs, prepared.cached
+        if prepared.prefill:
+            axis, earlier = f"reuse_cache at {cached.tokens} tokens", self._moved_all(cached.earlier)
+            wrong = self.remember(
+                (axis,), lambda: prove(module, self._moved_all(cached.whole), inputs, prefilled(module, earlier))
+            )
+        else:
+            axis = "kv_length"
+            wrong = self.remember((axis,), lambda: proof_of_text(module, inputs))
         if wrong is not None:
-            raise UnreachablePointError(f"kv_length is refused for {type(self.module).__name__}: {wrong}")
-        return fill_random(self.module, prepared)
+            raise UnreachablePointError(f"{axis} is refused for {type(module).__name__}: {wrong}")
+        return prefilled(module, earlier) if prepared.prefill else fill_random(module, prepared)
 
     @property
     def closing_facts(self) -> Mapping[str, Any]:
@@ -431,7 +471,10 @@ class TransformersModel:
 
     def transfer(self, prepared: Prepared) -> Prepared:
         """The inputs on the device, floating ones in the model's dtype: T_transfer."""
-        return replace(prepared, inputs={name: self._moved(value) for name, value in prepared.inputs.items()})
+        return replace(prepared, inputs=self._moved_all(prepared.inputs))
+
+    def _moved_all(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._moved(value) for name, value in inputs.items()}
 
     def _moved(self, value: Any) -> Any:
         if hasattr(value, "is_floating_point"):

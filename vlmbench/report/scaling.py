@@ -44,6 +44,7 @@ _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "vision": ("T_total", "T_LLM_prefill"),
     "prompt": ("T_total", "T_LLM_prefill"),
     "output": ("T_total", "T_LLM_decode"),
+    "turns": ("T_total", "T_LLM_prefill"),
     "cache": ("T_total", "T_LLM_decode"),
     "batch": ("T_total", "T_LLM_decode"),
 }
@@ -68,6 +69,7 @@ _NAMES: Mapping[str, str] = {
     "vision": "vision_tokens",
     "prompt": "prompt_tokens",
     "output": "output_tokens",
+    "turns": "turns",
     "cache": "kv_length",
     "batch": "batch_size",
 }

@@ -157,8 +157,8 @@ def settled(model: VisionLanguageModel, request: Request) -> Request:
         UnreachablePointError: the model cannot be asked so.
     """
     if request.intervention is not None:
-        if request.kv_length is not None:
-            raise UnreachablePointError("a method is measured on whole requests: leave the axis kv_length out")
+        if request.over_cache:
+            raise UnreachablePointError("a method is measured on whole requests: leave kv_length and reuse_cache out")
         request = request.intervention.method.request(request, model)
     return model.resolve(request)
 

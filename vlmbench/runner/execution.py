@@ -191,6 +191,10 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         watch.read(facts)
         flags += watch.values.pop("flags", [])
         values.update(watch.values)
+    if run.request.turns > 1:
+        values["num_turns"] = run.request.turns
+        if "T_setup" in values:  # the timeline was watched
+            values["vision_encoded"] = "T_vision_encoder" in values
     if "TTFT_model" in values:
         values["TTFT"] = values["T_preprocess"] + values["T_transfer"] + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)

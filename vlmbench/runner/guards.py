@@ -40,8 +40,12 @@ def check_inputs(model: VisionLanguageModel, run: PreparedRun, *, swept: bool) -
             cache.
     """
     counts = run.prepared.counts
-    if run.request.kv_length is not None and run.prepared.cached is None:
-        raise UnreachablePointError("this engine begins with an empty cache; kv_length needs runtime=eager")
+    if run.request.over_cache and run.prepared.cached is None:
+        raise UnreachablePointError(
+            "this engine begins with an empty cache; kv_length and reuse_cache need runtime=eager"
+        )
+    if run.request.turns != len(run.request.earlier_answers) + 1:
+        raise UnreachablePointError("this engine asks single questions; turns need runtime=eager or cudagraph")
     if run.request.images and not counts.num_vision_tokens and not counts.num_cross_attention_tokens:
         raise SampleError(
             f"{len(run.request.images)} image(s) were given and the language model sees no vision token: the prompt "

@@ -124,7 +124,7 @@ def filled(request: Request, samples: Samples, index: int, batch: str) -> Reques
     Raises:
         ConfigError: the data set has fewer samples than the batch has requests, or a method is to be measured.
     """
-    if request.batch_size == 1 or batch == "copies" or request.kv_length is not None:
+    if request.batch_size == 1 or batch == "copies" or request.over_cache:
         return request
     if request.intervention is not None:
         raise ConfigError("a method is measured on single requests or on copies of one: measurement.batch=copies")
