@@ -46,7 +46,7 @@ def under_method(
     kept = observed.get("kept_by_layer")
     precision = any(name.startswith("weight_bytes_") for name in observed)
     fewer = observed.get("num_decoder_layers_run")
-    if kept is None and fewer is None and not precision:
+    if kept is None and fewer is None and not precision and "num_forwards" not in observed:
         return dict(row)
     left = {k: v for k, v in row.items() if not _is_of_language(k)}
     if precision:

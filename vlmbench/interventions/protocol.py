@@ -76,6 +76,18 @@ class KeepsTokens(Intervention, Protocol):
         """The same method with another share."""
 
 
+@runtime_checkable
+class ProvesItself(Intervention, Protocol):
+    """An intervention that shows on the model at hand, before it is measured, that it does what it says."""
+
+    def prove(self, model: Any, prepared: Prepared) -> Mapping[str, Any]:
+        """Compare with the model as it is, on a request that was transferred; ``words`` and figures for the provenance.
+
+        Raises:
+            UnreachablePointError: it does not do what it says.
+        """
+
+
 class Untouched:
     """The attachment of a method that changes no module; the base of none, what it saves is writing three methods."""
 

@@ -114,7 +114,7 @@ class _KernelWatch(TimelineWatch):
         # A trace's residual holds the profiler's own cost: no goal applies to it.
         values["flags"] = [flag for flag in values["flags"] if flag != "residual_above_goal"]
         trace = read_trace(exported_events(self._profiler))
-        pieces = segments(trace.marks, num_output_tokens=run.num_output_tokens, prefill=run.prefill)
+        pieces = segments(trace.marks, num_output_tokens=run.token_marks, prefill=run.prefill)
         if self._on_gpu and trace.device_work:
             values |= device_values(trace, pieces, values | {"T_total": run.T_total})
         elif self._on_gpu:  # no right to use CUPTI, say: an idle device and an unseen one must not look alike

@@ -110,7 +110,7 @@ class _MemoryWatch(TimelineWatch):
         Raises:
             MeasurementError: marks are missing.
         """
-        return stage_peaks(self._kinds, self._peaks, num_output_tokens=run.num_output_tokens, prefill=run.prefill)
+        return stage_peaks(self._kinds, self._peaks, num_output_tokens=run.token_marks, prefill=run.prefill)
 
 
 def stage_peaks(

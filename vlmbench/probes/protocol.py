@@ -20,12 +20,19 @@ class RunFacts:
         num_output_tokens: new tokens of one row, counted on the output.
         batch_size: rows.
         prefill: whether the run had one; where its cache was filled before the clock, it had none.
+        num_forwards: that gave the answer, where one may yield several tokens; None where each gives one.
     """
 
     T_total: float
     num_output_tokens: int
     batch_size: int
     prefill: bool = True
+    num_forwards: int | None = None
+
+    @property
+    def token_marks(self) -> int:
+        """How often tokens were chosen: once each, or once for all that a forward yielded."""
+        return self.num_output_tokens if self.num_forwards is None else self.num_forwards
 
 
 class Watch(Protocol):

@@ -193,7 +193,8 @@ class TimelineWatch:
         """
         stages = self._cut(self._clock.read(), run)
         values = _columns(stages)
-        values["ITL"] = [round(x, 6) for x in stages.ITL]
+        gaps = [round(x, 6) for x in stages.ITL]
+        values["ITL" if run.num_forwards is None else "T_between_forwards"] = gaps
         values["T_residual"] = run.T_total - stages.named - (stages.undone or 0.0)
         values.update(self._own_work())
         if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():
@@ -220,7 +221,7 @@ class TimelineWatch:
 
     def _cut(self, times: list[float], run: RunFacts) -> Stages:
         marks: list[Mark] = list(zip(self._kinds, times, strict=True))
-        return cut(marks, num_output_tokens=run.num_output_tokens, prefill=run.prefill)
+        return cut(marks, num_output_tokens=run.token_marks, prefill=run.prefill)
 
 
 def _columns(stages: Stages) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vlmbench.interventions.downsample import Downsample
 from vlmbench.interventions.keep_after_projector import KeepAfterProjector
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.none import NoIntervention
-from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens
+from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens, ProvesItself
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.request import Output, Request
 from vlmbench.sweep import INTERVENTION_PREFIX, Point
@@ -237,6 +237,8 @@ class Arms:
         """The method at half of the tokens: what holds there holds at other shares, whose counts every run observes."""
         from vlmbench.interventions.proof import check
 
+        if isinstance(arm.method, ProvesItself) and arm.label not in self.proofs:
+            self.proofs[arm.label] = dict(arm.method.prove(self.model, prepared))
         if not isinstance(arm.method, KeepsTokens):
             return
         half = replace(arm, method=arm.method.keeping(PROVEN_KEEP))

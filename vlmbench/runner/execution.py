@@ -162,6 +162,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         num_output_tokens=int(on_host.shape[1]),
         batch_size=int(on_host.shape[0]),
         prefill=run.prepared.prefill,
+        num_forwards=observed.get("num_forwards"),
     )
     values: dict[str, Any] = {
         "T_preprocess": run.T_preprocess,

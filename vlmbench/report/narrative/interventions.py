@@ -123,6 +123,9 @@ def _is(name: str) -> str:
 
 def _proofs(proofs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for label, proof in proofs.items():
+        if "words" in proof:
+            yield f"{label} proved itself before it was measured: {proof['words']}."
+            continue
         weak = ". The proof is weak: dropping changes no more than rounding does" if proof["weak"] else ""
         yield (
             f"{label} proved itself before it was measured: everything kept gives the baseline's tokens, and its "
