@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -12,8 +13,10 @@ from vlmbench.errors import MeasurementError, UnreachablePointError
 from vlmbench.interventions.assisted import Assisted
 from vlmbench.models.transformers_model import TransformersModel
 from vlmbench.probes.timeline import TimelineProbe
+from vlmbench.records.reading import parse_row
 from vlmbench.runner.arms import METHOD, Arm, ArmOf, Arms
 from vlmbench.runner.execution import collector_at_rest, complete, prepare
+from vlmbench.schema import Mode, Record, Status
 from vlmbench.sweep import Sweep
 
 TOKENS, DRAFTED = 12, 3
@@ -43,9 +46,13 @@ def test_the_models_own_weights_are_accepted_whole() -> None:
     row = run(Assisted(draft=spec("tiny"), tokens=DRAFTED, seed=0), images=0)
     assert row["tokens_each_forward"] == [1 + DRAFTED] * 3
     assert (row["num_forwards"], row["tokens_per_forward"], row["num_drafted_tokens"]) == (3, 4.0, 9)
-    assert len(row["T_between_forwards"]) == 2
-    assert sum(row["T_between_forwards"]) == pytest.approx(row["T_LLM_decode"], abs=1e-3)
+    assert len(row["between_forwards_ms"]) == 2
+    assert sum(row["between_forwards_ms"]) == pytest.approx(row["T_LLM_decode"], abs=1e-3)
     assert "ITL" not in row
+    record = Record(
+        point_id="p", sample_id="s", repeat=0, mode=Mode.INSTRUMENTED, status=Status.OK, values=row, flags=()
+    )
+    assert parse_row(json.dumps(record.to_row()).encode()) is not None, "a row that readers take"
     assert 0 < row["T_method_LLM_decode"] < row["T_LLM_decode"], "the draft's time is inside the stage"
 
 

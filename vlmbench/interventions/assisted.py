@@ -24,7 +24,6 @@ from vlmbench.interventions.marks import marks_of
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Prepared
-    from vlmbench.models.spec import ModelSpec
     from vlmbench.request import Request
 
 PROOF_TOKENS = 16
@@ -39,13 +38,14 @@ class Assisted:
     """Proposes tokens and has the model check them together.
 
     Args:
-        draft: a model with the same vocabulary; None looks the last tokens up in the prompt and the answer so far.
+        draft: the :class:`vlmbench.models.spec.ModelSpec` of a model with the same vocabulary; None looks the last
+            tokens up in the prompt and the answer so far.
         tokens: that are proposed for each forward.
         ngram: with prompt lookup: so many last tokens at most are looked up.
         seed: of a draft's random weights.
     """
 
-    draft: ModelSpec | None = None
+    draft: Any = None  # a ModelSpec; its name is not imported where a configuration reads these hints
     tokens: int = 5
     ngram: int = 2
     seed: int = 0

@@ -194,7 +194,7 @@ class TimelineWatch:
         stages = self._cut(self._clock.read(), run)
         values = _columns(stages)
         gaps = [round(x, 6) for x in stages.ITL]
-        values["ITL" if run.num_forwards is None else "T_between_forwards"] = gaps
+        values["ITL" if run.num_forwards is None else "between_forwards_ms"] = gaps
         values["T_residual"] = run.T_total - stages.named - (stages.undone or 0.0)
         values.update(self._own_work())
         if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():

@@ -170,7 +170,7 @@ COLUMNS: tuple[Column, ...] = (
         ("tokens_per_forward", "", "their mean: acceptance length, the model's own token included", "tokens a forward"),
         ("num_drafted_tokens", "", "tokens that were proposed, accepted or not"),
         ("draft_sees_image", "", "whether the draft model was given the image at any forward, as observed"),
-        ("T_between_forwards", "ms", "list: time from one forward's tokens to the next one's; ITL is absent then"),
+        ("between_forwards_ms", "ms", "list: time from one forward's tokens to the next one's; ITL is absent then"),
         ("weight_bytes_*", "B", "weights of a tower as they lie in memory, quantised ones packed, with their scales"),
         ("precision_*", "", "what a tower's linear layers were quantised as; as loaded where they were not"),
         ("attention_kernel_*", "", "attention calls of a tower: backend, mask, dtype; seen in a run of its own"),
