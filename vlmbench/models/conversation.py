@@ -81,4 +81,4 @@ class Conversation:
 
 
 def _goes_along(value: Any, ids: Any) -> bool:
-    return getattr(value, "shape", None) == ids.shape
+    return bool(getattr(value, "shape", None) == ids.shape)
