@@ -6,15 +6,16 @@ is no part of the turn that is measured: it is made here, outside of any clock, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UnreachablePointError
 from vlmbench.models.protocol import Cached, Prepared
 
 if TYPE_CHECKING:
-    from vlmbench.models.transformers_model import TransformersModel
+    from vlmbench.models.inputs import Prompter
+    from vlmbench.models.protocol import Processes
     from vlmbench.request import Request
 
 
@@ -33,19 +34,19 @@ class Conversation:
     new: str
 
     @classmethod
-    def of(cls, model: TransformersModel, request: Request) -> Conversation:
-        """Prepare both, from a resolved request.
+    def of(cls, model: Processes, request: Request, *, images: Sequence[Any], whole: Prepared) -> Conversation:
+        """Prepare the turns before.
+
+        Args:
+            model: that will answer.
+            request: resolved.
+            images: decoded.
+            whole: the request, prepared from an empty cache.
 
         Raises:
             UnreachablePointError: the prompt of the last turn does not begin with the tokens of those before.
         """
-        from vlmbench.models.inputs import decode_all
-        from vlmbench.models.transformers_model import read_images
-
-        whole = model.prepare(replace(request, reuse_cache=False))
         answers, question = request.earlier_answers, request.sample.question
-        names = [source.name for source in request.images]
-        images = decode_all(read_images(request), names=names, size=request.image_size)
         all_text = model.prompter.render(question, num_images=len(images), earlier_answers=answers)
         before = all_text[: all_text.rfind(answers[-1]) + len(answers[-1])]  # as far as the model has written
         earlier = model.process(images, before, request)
@@ -56,7 +57,7 @@ class Conversation:
             )
         return cls(earlier=earlier, whole=whole, new=all_text[len(before) :])
 
-    def next_turn(self, model: TransformersModel, request: Request) -> Prepared:
+    def next_turn(self, prompter: Prompter, request: Request) -> Prepared:
         """The last turn: its text tokenised and put behind the ids of the turns before; no image.
 
         Tensors that go along with the ids are kept, pixels and what belongs to them are not.
@@ -65,7 +66,7 @@ class Conversation:
 
         ids = self.whole.inputs["input_ids"]
         held = self.earlier["input_ids"]
-        new = model.prompter.tokenizer(self.new, add_special_tokens=False, return_tensors="pt").input_ids
+        new = prompter.tokenizer(self.new, add_special_tokens=False, return_tensors="pt").input_ids
         joined = torch.cat([held, new.expand(held.shape[0], -1)], dim=1)
         if not torch.equal(joined, ids):
             raise UnreachablePointError("reuse_cache: the tokens of a new turn depend on the text before it")

@@ -212,7 +212,8 @@ class TransformersModel:
         key = (request.sample.sample_id, *fields, request.image_size, repr(request.processor_kwargs))
         if self._conversation is None or self._conversation[0] != key:
             self._refuse_cache("reuse_cache")
-            self._conversation = (key, Conversation.of(self, request))
+            images, whole = self._pictures(request), self.prepare(replace(request, reuse_cache=False))
+            self._conversation = (key, Conversation.of(self, request, images=images, whole=whole))
         return self._conversation[1]
 
     def _words(self, count: int, images: int, seed: int) -> str:
@@ -266,13 +267,17 @@ class TransformersModel:
         if request.kv_length is not None:
             return self._over_random_cache(request, request.kv_length)
         if request.over_cache:
-            return self._conversation_of(request).next_turn(self, request)
+            return self._conversation_of(request).next_turn(self.prompter, request)
 
-        def pictures(row: Request) -> list[Any]:
-            data = read_images(row) if encoded is None else encoded
-            return decode_all(data, names=[source.name for source in row.images], size=row.image_size)
+        return self.assemble(
+            request,
+            lambda row: self._pictures(row, encoded),
+            lambda text, images: self.prompter.text_tokens(text, num_images=images),
+        )
 
-        return self.assemble(request, pictures, lambda text, images: self.prompter.text_tokens(text, num_images=images))
+    def _pictures(self, row: Request, encoded: Sequence[bytes] | None = None) -> list[Any]:
+        data = read_images(row) if encoded is None else encoded
+        return decode_all(data, names=[source.name for source in row.images], size=row.image_size)
 
     def _over_random_cache(self, request: Request, tokens: int) -> Prepared:
         """A text of ``tokens`` ordinary words of which the cache holds all but the last; no chat template, no image.
