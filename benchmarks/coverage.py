@@ -39,6 +39,7 @@ from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
 from vlmbench.analysis.shift import TOLERANCE, shift_between, shift_in_time
 from vlmbench.analysis.tail import variance_split
+from vlmbench.analysis.variance import variance_parts, variance_sources
 
 Array = NDArray[np.float64]
 SIGMA = 0.05
@@ -510,10 +511,10 @@ def of_family(plan: Plan) -> Iterator[Cell]:
             yield counted("alarms", f"A/A, whole and five stages, n {n}", column, old, new)
 
 
-def staged(random: np.random.Generator, n: int, column: float | str) -> Array:
-    """Times of five stages, shape (5, n)."""
-    common = machine(random, n, column)
-    return np.stack([part * np.exp(SIGMA * math.sqrt(0.5) * (common + machine(random, n, column))) for part in PARTS])
+def staged(random: np.random.Generator, n: int, column: float | str, tail: str = "lognormal") -> Array:
+    """Times of five stages, shape (5, n); the slow runs of ``heavy`` are each stage's own."""
+    common = np.exp(SIGMA * math.sqrt(0.5) * machine(random, n, column))
+    return np.stack([part * common * runs(random, n, column, tail, SIGMA * math.sqrt(0.5)) for part in PARTS])
 
 
 def of_comparisons(plan: Plan) -> Iterator[Cell]:
@@ -549,6 +550,64 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
             yield counted("alarms", f"two runs, whole and five stages, n {n} each", column, old, new)
 
 
+STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+
+
+def of_variance(plan: Plan) -> Iterator[Cell]:
+    """Shares of a variance: of the largest of five stages, of the shape of requests, of the thread's processor time."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in counts:
+            for column in columns:
+                hits: dict[str, list[bool | None]] = {"decode": [], "shape": [], "processor": []}
+                for _ in range(max(trials // 2, 1)):
+                    stages = staged(random, n, column, tail)
+                    table = pd.DataFrame({**_requests(n), **dict(zip(STAGES, stages, strict=True))})
+                    table["T_total"] = stages.sum(axis=0)
+                    parts = variance_parts(table, "T_total", STAGES).set_index("part")
+                    hits["decode"].append(_held(parts.loc["T_LLM_decode"], _share_of_stage(tail)))
+                    sources = variance_sources(shaped(random, n, column, tail)).set_index("source")
+                    hits["shape"].append(_held(sources.loc["workload"], _shares_of_shape(tail)[0]))
+                    hits["processor"].append(_held(sources.loc["host_speed"], _shares_of_shape(tail)[1]))
+                for name, held in hits.items():
+                    yield counted("coverage", f"variance: share of {name}, n {n}, {tail}", column, [None], held)
+
+
+def _requests(n: int) -> dict[str, object]:
+    return {"status": "ok", "mode": "instrumented", "point_id": "dataset", "sample_id": [f"s{i}" for i in range(n)]}
+
+
+def shaped(random: np.random.Generator, n: int, column: float | str, tail: str) -> pd.DataFrame:
+    """Requests of ten sizes, 60 ms on the processor and 40 ms off it, each with noise of its own."""
+    vision = random.choice(np.arange(1, 11) * 100, n).astype(float)
+    size = 1 + vision / 5000
+    on, off = 60 * size * runs(random, n, column, tail), 40 * runs(random, n, column, tail)
+    return pd.DataFrame({**_requests(n), "num_vision_tokens": vision, "thread_cpu_ms": on, "T_total": on + off})
+
+
+@cache
+def _share_of_stage(tail: str) -> float:
+    """Of the last of the stages, from many independent runs."""
+    stages = staged(np.random.default_rng(2), 2_000_000, 0.0, tail)
+    whole = stages.sum(axis=0)
+    return float(np.cov(stages[-1], whole)[0, 1] / whole.var())
+
+
+@cache
+def _shares_of_shape(tail: str) -> tuple[float, float]:
+    """Of the shape, and of the processor time in what it leaves, from many independent runs."""
+    rows = shaped(np.random.default_rng(3), 2_000_000, 0.0, tail)
+    rest = rows[["T_total", "thread_cpu_ms"]] - rows.groupby("num_vision_tokens")[
+        ["T_total", "thread_cpu_ms"]
+    ].transform("mean")
+    shape = 1 - float(rest["T_total"].var() / rows["T_total"].var())
+    return shape, float(rest.cov().loc["T_total", "thread_cpu_ms"] / rows["T_total"].var())
+
+
+def _held(row: pd.Series, value: float) -> bool | None:
+    return None if pd.isna(row["low"]) else bool(row["low"] <= value <= row["high"])
+
+
 QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "quantiles": of_quantiles,
     "ratios": of_ratios,
@@ -563,6 +622,7 @@ QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "family": of_family,
     "comparisons": of_comparisons,
     "split": of_split,
+    "variance": of_variance,
 }
 TITLES = {
     "coverage": "Share of 95 % intervals that hold the truth: before → after (share that was given an interval)",
@@ -615,8 +675,9 @@ def _worst(table: str, cells: Sequence[Cell]) -> str:
     after, before = (
         [getattr(c, side) for c in kept if not math.isnan(getattr(c, side))] for side in ("after", "before")
     )
-    middle = f"{np.mean(before):.3f} → {np.mean(after):.3f}"
-    ends = f"{min(before):.2f}–{max(before):.2f} → {min(after):.2f}–{max(after):.2f}"
+    sides = [side for side in (before, after) if side]
+    middle = " → ".join(f"{np.mean(side):.3f}" for side in sides)
+    ends = " → ".join(f"{min(side):.2f}–{max(side):.2f}" for side in sides)
     said = f"Mean {middle}, range {ends}, {len(kept)} cells{' where at least half' if table == 'coverage' else ''}"
     if table == "alarms":
         return f"{said}; {sum(value > 0.07 for value in after)} above 0.07."

@@ -48,7 +48,7 @@ def command_line(*arguments: str, task: Callable[[Any], int] | None = None) -> D
 
     said, out = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_as_before())
+        stack.enter_context(as_before())
         stack.enter_context(contextlib.redirect_stderr(said))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(mock.patch.object(sys, "argv", ["vlmbench", *arguments]))
@@ -62,7 +62,7 @@ def command_line(*arguments: str, task: Callable[[Any], int] | None = None) -> D
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
+def as_before() -> Iterator[None]:
     """What one command leaves in the process is not seen by the next."""
     import os
     import signal

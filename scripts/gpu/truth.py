@@ -1,20 +1,24 @@
-"""Checks of the instrument that need a GPU: random weights, no network, JSON lines out, each part below five minutes.
+"""Checks of the instrument that need a GPU: random weights, no network, JSON lines out, ten minutes in all on an H200.
 
+    python scripts/gpu/truth.py all --out DIR
     python scripts/gpu/truth.py side_stream busy overhead --out DIR
-    python scripts/gpu/truth.py moe_batch --model molmoe_1b --out DIR
-    python scripts/gpu/truth.py all --device cpu --model tiny --runs 4 --tokens 4 --out DIR      # a dry run anywhere
+    python scripts/gpu/truth.py all --dry --out DIR      # every part on the CPU, tiny model, planted board: two minutes
 
-Each part prints JSON lines and appends them to ``DIR/truth.jsonl``; one that cannot be done here says why:
+Each part prints JSON lines and appends them to ``DIR/truth.jsonl`` as soon as it knows them; its last line says
+``done``. A part that is done is not run again with the same settings, so the same command goes on where it was cut off
+(``--again`` runs it all the same). ``--budget-s`` is shared out: a part takes fewer runs where its share is short. One
+that cannot be done here says why:
 
 side_stream   the tower works on a side stream that is joined at its end: T_vision_encoder against the planted time
 two_gpus      vision on the first GPU (50 ms), projector on the second (10 ms), the host ahead: what the marks give
-busy          busy time of one request over ten traces: its relative standard deviation, which the launch bound needs
-moe_batch     a batch of eight, identical against different prompts: ms a step, experts touched a layer
-energy        mean energy_j of runs with gaps of 0, 50 and 300 ms against one block of the counter
-floor         a long prompt of vision tokens: time over the floor of the prefill, below 1 or not
-recompiles    compiled decode, bare and instrumented in turn: frames compiled, CUDA graphs captured again and their time
-warmup_drift  the first 30 runs after warm-up against the last 30, in fresh processes
 overhead      processor time of the launching thread with the instrument over without, in pairs
+busy          busy time of one request over ten traces: its relative standard deviation, which the launch bound needs
+energy        mean energy_j of runs with gaps of 0, 50 and 300 ms against one block of the counter
+recompiles    compiled decode, bare and instrumented in turn: frames compiled, CUDA graphs captured again and their time
+floor         a long prompt of vision tokens: time over the floor of the prefill, below 1 or not
+moe_batch     a batch of eight, copies against different requests: ms a step, experts that were visited, floor
+warmup_drift  the first runs after warm-up against the last, in fresh processes
+gpu_tests     all tests that are marked ``gpu``
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -45,13 +50,13 @@ from vlmbench.models.loading import load
 from vlmbench.models.runtime import Runtime
 from vlmbench.models.spec import ModelSpec
 from vlmbench.models.transformers_model import TransformersModel
-from vlmbench.probes.energy import EnergyProbe, measure_idle
+from vlmbench.probes import energy as energy_probe
 from vlmbench.probes.kernels import KernelProbe
 from vlmbench.probes.recompiles import RecompilesProbe
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.request import ImageSource, Output, Request, Sample
 from vlmbench.runner.costs import annotator, costs_of
-from vlmbench.runner.execution import PreparedRun, collector_at_rest, complete, prepare
+from vlmbench.runner.execution import collector_at_rest, complete, prepare
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
 Found = Iterator[dict[str, Any]]
@@ -61,17 +66,32 @@ def main() -> None:
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     parts = list(PARTS) if args.parts == ["all"] else args.parts
-    with (args.out / "truth.jsonl").open("a", encoding="utf-8") as lines, collector_at_rest():
+    settings = {k: v for k, v in vars(args).items() if k not in ("parts", "out", "again", "budget_s")}
+    file = args.out / "truth.jsonl"
+    over = set() if args.again else done_before(file, settings)
+    total = sum(SHARES.get(part, 1) for part in parts)
+    with file.open("a", encoding="utf-8") as lines, collector_at_rest():
         for part in parts:
+            if part in over:
+                print(json.dumps({"part": part, "skipped": "done before; --again runs it again"}), flush=True)
+                continue
             began = time.monotonic()
+            args.until = began + args.budget_s * SHARES.get(part, 1) / total
             try:
                 for found in PARTS[part](args):
                     write(lines, {"part": part, **found}, began)
+                write(lines, {"part": part, "done": True, "settings": settings}, began)
             except Exception as error:  # the other parts go on
                 write(lines, {"part": part, "failed": f"{type(error).__name__}: {error}"[:500]}, began)
-            gc.collect()
-            if args.device.startswith("cuda"):
-                torch.cuda.empty_cache()
+
+
+def done_before(file: Path, settings: Mapping[str, Any]) -> set[str]:
+    """Parts that came to their end with these settings."""
+    if not file.is_file():
+        return set()
+    wanted = json.loads(json.dumps(settings, default=str))
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return {line["part"] for line in lines if line.get("done") and line.get("settings") == wanted}
 
 
 def write(lines: Any, found: Mapping[str, Any], began: float) -> None:
@@ -88,21 +108,47 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of a request")
-    parser.add_argument("--runs", type=int, default=60, help="runs (pairs) of a part")
+    parser.add_argument("--runs", type=int, default=100, help="runs (pairs) of a part, if its time allows")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--vision", type=int, default=16384, help="vision tokens of the part floor")
     parser.add_argument("--block-s", type=float, default=60.0)
-    parser.add_argument("--processes", type=int, default=4, help="fresh processes of the part warmup_drift")
-    return parser.parse_args()
+    parser.add_argument("--processes", type=int, default=2, help="fresh processes of the part warmup_drift")
+    parser.add_argument("--budget-s", type=float, default=540.0, help="time for all parts")
+    parser.add_argument("--again", action="store_true", help="also parts that are done")
+    parser.add_argument("--dry", action="store_true", help="a dry run on the CPU")
+    found = parser.parse_args()
+    if found.dry:
+        found.device, found.model, found.tokens, found.runs, found.batch = "cpu", "tiny", 4, 4, 2
+        found.vision, found.block_s, found.processes = 16, 0.5, 1
+    return found
+
+
+def turns(args: argparse.Namespace, most: int, least: int = 4) -> Iterator[int]:
+    """Count up to ``most``, or until the part's time is over."""
+    for turn in range(most):
+        if turn >= least and time.monotonic() > args.until:
+            return
+        yield turn
 
 
 # ------------------------------------------------------------------------------------------------- models and requests
 
 
+_held: dict[str, TransformersModel] = {}
+
+
 def model_of(args: argparse.Namespace, default: str, **runtime: Any) -> TransformersModel:
-    fields = yaml.safe_load((CONF / f"{args.model or default}.yaml").read_text(encoding="utf-8"))
-    fields.pop("_target_")
-    return load(ModelSpec(**fields), Runtime(device=args.device, **runtime), seed=0)
+    """The model of a part; that of the part before where it is the same."""
+    key = f"{args.model or default} {runtime}"
+    if key not in _held:
+        _held.clear()
+        gc.collect()
+        if args.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        fields = yaml.safe_load((CONF / f"{args.model or default}.yaml").read_text(encoding="utf-8"))
+        fields.pop("_target_")
+        _held[key] = load(ModelSpec(**fields), Runtime(device=args.device, **runtime), seed=0)
+    return _held[key]
 
 
 def request(args: argparse.Namespace, *, number: int = 0, **knobs: Any) -> Request:
@@ -152,39 +198,59 @@ def paired(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
 
 
 def side_stream(args: argparse.Namespace) -> Found:
-    if not args.device.startswith("cuda"):
-        yield from skipped("needs CUDA")
-        return
+    on_gpu = args.device.startswith("cuda")
     model = model_of(args, "llava_1_5_7b")
     one = request(args)
     warm(model, one)
     plain = [run(model, one, [TimelineProbe()])["T_vision_encoder"] for _ in range(10)]
     tower = model.module.get_submodule(model.anatomy.vision_encoder[0])
-    cycles, side, original = 200_000_000, torch.cuda.Stream(), tower.forward
-    slept = []
-
-    def beside(*arguments: Any, **options: Any) -> Any:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            begin.record()
-            torch.cuda._sleep(cycles)
-            end.record()
-        found = original(*arguments, **options)
-        torch.cuda.current_stream().wait_stream(side)
-        slept.append((begin, end))
-        return found
-
-    tower.forward = beside
-    seen = [run(model, one, [TimelineProbe()])["T_vision_encoder"] for _ in range(10)]
-    torch.cuda.synchronize()
-    planted = [begin.elapsed_time(end) for begin, end in slept]
+    original = tower.forward
+    slept: list[Any] = []
+    tower.forward = _beside(original, slept) if on_gpu else _after_a_wait(original, slept)
+    try:
+        seen = [run(model, one, [TimelineProbe()])["T_vision_encoder"] for _ in range(10)]
+    finally:
+        tower.forward = original
+    if on_gpu:
+        torch.cuda.synchronize()
+    planted = [begin.elapsed_time(end) for begin, end in slept] if on_gpu else slept
     yield {
         "plain_ms": statistics.median(plain),
         "planted_ms": statistics.median(planted),
         "T_vision_encoder_ms": statistics.median(seen),
         "over_planted": statistics.median(seen) / statistics.median(planted),
     }
+
+
+def _beside(original: Callable[..., Any], slept: list[Any]) -> Callable[..., Any]:
+    """A tower beside which a side stream works, which is joined at the end."""
+    side = torch.cuda.Stream()
+
+    def beside(*arguments: Any, **options: Any) -> Any:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            begin.record()
+            torch.cuda._sleep(200_000_000)
+            end.record()
+        found = original(*arguments, **options)
+        torch.cuda.current_stream().wait_stream(side)
+        slept.append((begin, end))
+        return found
+
+    return beside
+
+
+def _after_a_wait(original: Callable[..., Any], slept: list[Any]) -> Callable[..., Any]:
+    """Without a GPU: a tower that waits for 50 ms."""
+
+    def waits(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        time.sleep(0.05)
+        slept.append(1e3 * (time.perf_counter() - began))
+        return original(*arguments, **options)
+
+    return waits
 
 
 def two_gpus(args: argparse.Namespace) -> Found:
@@ -235,7 +301,7 @@ def busy(args: argparse.Namespace) -> Found:
     one = request(args)
     warm(model, one)
     shown: dict[str, list[float]] = {}
-    for _ in range(10):
+    for _ in turns(args, 10):
         values = run(model, one, [probe])
         for name in ("busy_total", "busy_vision_encoder", "busy_LLM_prefill", "busy_LLM_decode", "T_total"):
             if values.get(name) is not None:
@@ -245,88 +311,90 @@ def busy(args: argparse.Namespace) -> Found:
 
 def moe_batch(args: argparse.Namespace) -> Found:
     model = model_of(args, "molmoe_1b")
-    same = prepare(model, request(args, batch_size=args.batch))
-    different = batch_of(model, [request(args, number=number) for number in range(args.batch)])
-    step: dict[str, list[float]] = {"identical": [], "different": []}
-    runs = {"identical": same, "different": different}
+    costs = annotator(costs_of(model, "auto" if args.device.startswith("cuda") else "none"), model)
+    first, *others = [request(args, number=number) for number in range(args.batch)]
+    companions = tuple(one.sample for one in others)
+    runs = {
+        "copies": prepare(model, replace(first, batch_size=args.batch)),
+        "different": prepare(model, replace(first, batch_size=args.batch, companions=companions)),
+    }
+    step: dict[str, list[float]] = {name: [] for name in runs}
+    last: dict[str, dict[str, Any]] = {}
     for one in runs.values():
         for _ in range(3):
             complete(model, one, [TimelineProbe()], [])
-    for _ in range(args.runs):
+    for _ in turns(args, args.runs):
         for name, one in runs.items():
-            values = complete(model, one, [TimelineProbe()], []).values
-            step[name].append(statistics.median(values["ITL"]))
+            last[name] = complete(model, one, [TimelineProbe()], []).values
+            step[name].append(statistics.median(last[name]["ITL"]))
     for name, one in runs.items():
-        yield {"what": name, "ms_a_step": spread(step[name]), "experts_a_layer": touched_experts(model, one)}
-    yield {"what": "different over identical", **paired(step["different"], step["identical"])}
+        told = costs(one, last[name])
+        least = told.get("floor_ms_llm_decode")
+        yield {
+            "what": name, "ms_a_step": spread(step[name]), "note": told["flops_note"],
+            **{key: told.get(key) for key in ("experts_llm_prefill", "experts_llm_decode", "bytes_llm_decode")},
+            "floor_ms_llm_decode": least, "over_floor": least and last[name]["T_LLM_decode"] / least,
+        }  # fmt: skip
+    yield {"what": "different over copies", **paired(step["different"], step["copies"])}
 
 
-def batch_of(model: TransformersModel, requests: Sequence[Request]) -> PreparedRun:
-    """One batch of different requests."""
-    companions = tuple(one.sample for one in requests[1:])
-    return prepare(model, replace(requests[0], batch_size=len(requests), companions=companions))
+class Planted:
+    """A board without a GPU: 150 W always, its counter brought up to date every 20 ms."""
 
+    name = "planted"
 
-def touched_experts(model: TransformersModel, one: PreparedRun) -> float | None:
-    """Distinct experts a layer and decode step, on average; from the routers, in a run of its own."""
-    seen: list[int] = []
+    def energy_j(self) -> float:
+        return 150 * (time.perf_counter() // 0.02 * 0.02)
 
-    def note(module: Any, _: Any, output: Any) -> None:
-        parts = output if isinstance(output, tuple) else (output,)
-        chosen = next((p for p in parts if isinstance(p, torch.Tensor) and p.dtype == torch.int64), None)
-        if chosen is None and hasattr(module, "top_k"):
-            chosen = parts[0].topk(module.top_k, dim=-1).indices
-        if chosen is not None and chosen.shape[0] <= args_batch:
-            seen.append(int(chosen.unique().numel()))
-
-    args_batch = int(next(v for v in one.prepared.inputs.values() if hasattr(v, "shape")).shape[0])
-    routers = [m for m in model.module.modules() if "router" in type(m).__name__.lower()]
-    handles = [router.register_forward_hook(note) for router in routers]
-    try:
-        complete(model, one, [], [])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return statistics.fmean(seen) if seen else None
+    def sampled_energy_j(self, seconds: float) -> float:
+        return 150 * seconds
 
 
 def energy(args: argparse.Namespace) -> Found:
-    if not args.device.startswith("cuda"):
-        yield from skipped("needs a GPU with an energy counter")
-        return
     model = model_of(args, "llava_1_5_7b")
-    (gpu,) = gpus_of(model.devices, ())
-    one, probe = request(args), EnergyProbe(idle_s=3.0)
+    if args.dry:
+        with mock.patch.object(energy_probe, "_gpus_with_counter", return_value=[Planted()]):
+            yield from _energies(args, model, Planted(), rest_s=0.1)
+    elif not args.device.startswith("cuda"):
+        yield from skipped("needs a GPU with an energy counter")
+    else:
+        (gpu,) = gpus_of(model.devices, ())
+        yield from _energies(args, model, gpu, rest_s=8.0)
+
+
+def _energies(args: argparse.Namespace, model: TransformersModel, gpu: Any, *, rest_s: float) -> Found:
+    one, probe = request(args), energy_probe.EnergyProbe(idle_s=min(rest_s + 0.2, 3.0))
     warm(model, one)
-    time.sleep(10)  # the board comes to rest
-    for gap_s in (0.0, 0.05, 0.3):
+    time.sleep(rest_s)  # the board comes to rest
+    began, share = time.monotonic(), (args.until - time.monotonic() - args.block_s) / 3
+    for number, gap_s in enumerate((0.0, 0.05, 0.3)):
         found = []
-        for _ in range(args.runs):
+        for turn in range(min(args.runs, 40)):
+            if turn >= 4 and time.monotonic() > began + (number + 1) * share:
+                break
             found.append(run(model, one, [probe])["energy_j"])
             time.sleep(gap_s)
         yield {"what": f"aligned, gap {1e3 * gap_s:.0f} ms", "energy_j": spread(found)}
-    time.sleep(10)
-    idle = measure_idle(lambda: float(gpu.energy_j() or 0), seconds=3.0)
+    time.sleep(rest_s)
+    idle = energy_probe.measure_idle(lambda: float(gpu.energy_j() or 0), seconds=min(rest_s, 3.0))
     began, before, count, of_runs = time.perf_counter(), float(gpu.energy_j() or 0), 0, 0.0
     while time.perf_counter() - began < args.block_s:
         of_runs += run(model, one)["T_total"]
         count += 1
     rise, window = float(gpu.energy_j() or 0) - before, time.perf_counter() - began
-    integral = gpu.sampled_energy_j(window)
     yield {
         "what": "block", "runs": count, "window_s": window, "idle_w": idle.power_w, "rise_j": rise,
-        "integral_j": integral, "energy_j_a_run": (rise - (idle.power_w or 0) * window) / count,
+        "integral_j": gpu.sampled_energy_j(window), "energy_j_a_run": (rise - (idle.power_w or 0) * window) / count,
         "busy_share": of_runs / 1e3 / window,
     }  # fmt: skip
 
 
 def floor(args: argparse.Namespace) -> Found:
     model = model_of(args, "qwen2_5_vl_7b", attn_implementation="sdpa")
-    vision = args.vision if args.device != "cpu" else 16
-    one = model.resolve(request(replace_tokens(args, 2), vision_tokens=vision))
+    one = model.resolve(request(replace_tokens(args, 2), vision_tokens=args.vision))
     warm(model, one)
-    costs = annotator(costs_of(model, "auto"))
-    for _ in range(5):
+    costs = annotator(costs_of(model, "auto" if args.device.startswith("cuda") else "measured"), model)
+    for _ in turns(args, 5):
         ready = prepare(model, one)
         values = complete(model, ready, [TimelineProbe()], []).values
         told = costs(ready, values)
@@ -342,16 +410,16 @@ def replace_tokens(args: argparse.Namespace, tokens: int) -> argparse.Namespace:
 
 
 def recompiles(args: argparse.Namespace) -> Found:
-    if not args.device.startswith("cuda"):
+    if not args.device.startswith("cuda") and not args.dry:
         yield from skipped("needs CUDA: transformers compiles nowhere else")
         return
-    model = model_of(args, "llava_1_5_7b", compile=True)
+    model = model_of(args, "llava_1_5_7b", compile=not args.dry)
     requests = [request(args), request(replace_tokens(args, max(2, args.tokens // 2)))]
     for one in requests:
         warm(model, one, 4)
     probes = [TimelineProbe(), RecompilesProbe()]
     with captures() as taken:
-        for turn in range(2 * max(4, args.runs // 4)):
+        for turn in turns(args, 2 * max(4, args.runs // 4), least=8):
             one = requests[(turn // 4) % 2]  # four runs of a length, then of the other
             for name, watching in (("instrumented", probes), ("bare", [])):
                 taken.clear()
@@ -387,25 +455,31 @@ def captures() -> Iterator[list[float]]:
 
 
 def warmup_drift(args: argparse.Namespace) -> Found:
-    for number in range(args.processes):
+    _held.clear()  # the other process needs the memory
+    gc.collect()
+    if args.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    each = max((args.until - time.monotonic()) / args.processes, 20.0)
+    for number in turns(args, args.processes, least=1):
         command = [
-            sys.executable, __file__, "_drift", "--out", str(args.out), "--device", args.device,
-            "--tokens", str(args.tokens), "--runs", str(args.runs), *(["--model", args.model] if args.model else []),
+            sys.executable, __file__, "_drift", "--out", str(args.out), "--device", args.device, "--again",
+            "--tokens", str(args.tokens), "--runs", str(args.runs), "--budget-s", f"{each:.0f}",
+            *(["--model", args.model] if args.model else []),
         ]  # fmt: skip
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=each + 120)
         line = next((one for one in done.stdout.splitlines() if '"first_ms"' in one), None)
         yield {"process": number, **(json.loads(line) if line else {"failed": done.stderr[-300:]})}
 
 
 def drift(args: argparse.Namespace) -> Found:
-    """One process of ``warmup_drift``: warmed as the measurement loop warms, then 90 runs and more."""
+    """One process of ``warmup_drift``: warmed as the measurement loop warms, then as many runs as its time allows."""
     model, one, last, warmups = model_of(args, "llava_1_5_7b"), request(args), math.nan, 0
     for _ in range(5):
         now, warmups = run(model, one, [TimelineProbe()])["T_total"], warmups + 1
         if abs(now - last) <= 0.05 * min(now, last):
             break
         last = now
-    times = [run(model, one, [TimelineProbe()])["T_total"] for _ in range(max(4, 3 * args.runs // 2))]
+    times = [run(model, one, [TimelineProbe()])["T_total"] for _ in turns(args, 3 * args.runs // 2, least=6)]
     part = min(30, len(times) // 2)
     first, end = statistics.median(times[:part]), statistics.median(times[-part:])
     yield {"warmup_runs": warmups, "runs": len(times), "first_ms": first, "last_ms": end, "ratio": first / end}
@@ -415,29 +489,49 @@ def overhead(args: argparse.Namespace) -> Found:
     model, one = model_of(args, "llava_1_5_7b"), request(args)
     warm(model, one)
     found: dict[str, list[dict[str, Any]]] = {"with": [], "without": []}
-    for turn in range(2 * args.runs):
+    for turn in turns(args, 2 * args.runs):
         order = [("with", [TimelineProbe()]), ("without", [])]
         for name, probes in order if turn % 2 else order[::-1]:
             found[name].append(run(model, one, probes))
+        if turn % 25 == 24:
+            yield {"so_far": True, **_ratio(found, "thread_cpu_ms")}
     for metric in ("thread_cpu_ms", "T_total"):
-        watched, bare = ([float(v[metric]) for v in found[name]] for name in ("with", "without"))
-        yield {"metric": metric, **paired(watched, bare), "bare": spread(bare)}
+        yield _ratio(found, metric)
     cpu, total = ([float(v[name]) for v in found["without"]] for name in ("thread_cpu_ms", "T_total"))
     if len(cpu) > 2:
         yield {"metric": "correlation of T_total with thread_cpu_ms, bare", "r": float(np.corrcoef(cpu, total)[0, 1])}
 
 
+def _ratio(found: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> dict[str, Any]:
+    watched, bare = ([float(v[metric]) for v in found[name]] for name in ("with", "without"))
+    return {"metric": metric, **paired(watched, bare), "bare": spread(bare)}
+
+
+def gpu_tests(args: argparse.Namespace) -> Found:
+    _held.clear()
+    gc.collect()
+    if args.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-rs", "tests"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=root, timeout=420)
+    yield {"rc": done.returncode, "said": done.stdout[-3000:]}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
     "side_stream": side_stream,
     "two_gpus": two_gpus,
-    "busy": busy,
-    "moe_batch": moe_batch,
-    "energy": energy,
-    "floor": floor,
-    "recompiles": recompiles,
-    "warmup_drift": warmup_drift,
     "overhead": overhead,
+    "busy": busy,
+    "energy": energy,
+    "recompiles": recompiles,
+    "floor": floor,
+    "moe_batch": moe_batch,
+    "warmup_drift": warmup_drift,
+    "gpu_tests": gpu_tests,
 }
+SHARES = {"two_gpus": 0.1, "overhead": 3, "energy": 3, "busy": 1.2, "warmup_drift": 2, "gpu_tests": 1.5}
+"""Of the time for all parts; 1 where nothing is said."""
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["_drift"]:

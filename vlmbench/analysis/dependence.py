@@ -253,28 +253,3 @@ def t_reach(effective: ArrayLike, level: float = CONFIDENCE) -> Array:
     """
     freedom = np.maximum(np.asarray(effective, dtype=np.float64) * 2 / 3 - 1, 1.0)
     return np.asarray(stats.t.ppf(0.5 + level / 2, freedom), dtype=np.float64)
-
-
-def resampled_covariances(columns: Array, draws: int, seed: int = 0) -> Array:
-    """Covariances of several series when blocks of neighbouring runs are drawn again, shape (draws, k, k).
-
-    Blocks of √n runs (5 at least) that begin at every fifth of a block, the last run before the first; only their sums
-    of products are kept, so a million rows cost no more than their one pass.
-
-    Args:
-        columns: the series in the order measured, shape (n, k).
-        draws: how many times.
-        seed: of the choice.
-    """
-    n, count = columns.shape
-    length = max(5, round(n**0.5))
-    step = max(1, length // 5)
-    table = np.column_stack([np.ones(n), columns - columns.mean(axis=0)])
-    pieces = np.stack([table[at : at + step].T @ table[at : at + step] for at in range(0, n, step)])
-    blocks = sum(np.roll(pieces, -k, axis=0) for k in range(round(length / step)))
-    chosen = np.random.default_rng(seed).integers(0, len(pieces), (draws, -(-n // length)))
-    found = np.asarray(blocks)[chosen].sum(axis=1)
-    found /= found[:, :1, :1]
-    means = found[:, 0, 1:]
-    covariances: Array = found[:, 1:, 1:] - means[:, :, None] * means[:, None, :]
-    return covariances.reshape(draws, count, count)

@@ -3,7 +3,7 @@
 The counter behind it is brought up to date only every so often (``energy_resolution_ms``): each run is
 read at a step of the counter on either side, and a run that met no step (``energy_below_resolution``) says nothing by
 itself. Runs whose energy cannot be right (below idle, or unlike the integral of sampled power by more than 5 %) are
-withheld from every figure, and counted.
+withheld from every figure, and counted; so are those whose power samples have holes, for nothing checks them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def energy_summary(frame: pd.DataFrame, provenance: Mapping[str, Any], *, pooled
         known) and ``gross_per_run_j`` (idle power included, of a whole batch), each with ``value`` (median),
         ``low``, ``high``, ``n``, ``mean``, all three only if ``pooled``; ``idle_power_w``, ``resolution_ms`` (medians);
         ``below_resolution``: runs shorter than a step of the counter; ``negative``: runs that came out below idle;
+        ``unverified``, ``samples_missing``: runs unlike the integral of sampled power, or without enough of it;
         ``gpus`` whose energy is summed and ``gpus_of_model``; ``points``: the same for each point; ``words``.
     """
     rows = workload(frame)
@@ -82,12 +83,13 @@ def _counted(rows: pd.DataFrame) -> dict[str, int]:
         "below_resolution": int(sum("energy_below_resolution" in names for names in flags)),
         "negative": int(sum("negative_energy" in names for names in flags)),
         "unverified": int(sum("energy_unverified" in names for names in flags)),
+        "samples_missing": int(sum("energy_samples_missing" in names for names in flags)),
     }
 
 
 def _estimates(rows: pd.DataFrame) -> dict[str, Any]:
     found = {}
-    rows = rows[~rows["flags"].astype(str).str.contains("negative_energy|energy_unverified")]
+    rows = rows[~rows["flags"].astype(str).str.contains("negative_energy|energy_unverified|energy_samples_missing")]
     # Runs of one sample are one cluster; where there is one sample alone, its runs are what is looked at.
     codes = sample_codes(rows) if rows["sample_id"].nunique() > 1 else None
     for name, metric in _SHOWN.items():
@@ -155,6 +157,7 @@ def _doubts(found: Mapping[str, Any]) -> list[str]:
         for number, why in (
             (found["negative"], "took less than an idle GPU"),
             (found["unverified"], "differ from the integral of sampled power by more than 5 %"),
+            (found["samples_missing"], "cannot be checked, as power samples of more than a tenth of them are missing"),
         )
         if number
     ]

@@ -208,7 +208,7 @@ def _measure_into(
                 seed=settings["seed"],
                 progress=progress or Silent(),
                 trace_requests=measurement["trace_requests"],
-                annotate=None if counted is None else annotator(counted),
+                annotate=None if counted is None else annotator(counted, target),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,
                 attempts=run.attempts,
             )

@@ -12,6 +12,7 @@ from vlmbench.cluster.last_words import last_words, log_of
 from vlmbench.cluster.states import RunState, RunStatus, time_left
 from vlmbench.records.outcome import Outcome, State
 
+_CLOCKS_APART_S = 300.0  # of two hosts
 _OOM = "oom: killed for too much host memory (raise hydra.launcher.memory_gb)"
 
 
@@ -21,9 +22,14 @@ def is_final(outcome: Outcome | str | None) -> bool:
 
 
 def _is_of(outcome: Outcome, run: Run, job_id: str | None) -> bool:
-    """Whether the outcome was written by the job that was submitted last, not by an earlier one."""
+    """Whether the outcome was written by the job that was submitted last, not by an earlier one.
+
+    Slurm may give an id a second time (its counter begins anew): what is older than the submission is not of it.
+    """
     if run.submission is None or run.submission.cluster != "slurm":
         return True
+    if outcome.updated_unix_s < run.submission.submitted_unix_s - _CLOCKS_APART_S:
+        return False
     return outcome.job_id == job_id if job_id is not None and outcome.job_id is not None else True
 
 

@@ -135,6 +135,23 @@ def distinct_experts(count: int, active: int, tokens: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Visits:
+    """Different experts of a layer that one forward visited, the mean over layers.
+
+    Args:
+        prefill: of the whole batch, padding left out.
+        decode: of a step, the mean over steps; None without one.
+    """
+
+    prefill: float
+    decode: float | None
+
+    def columns(self) -> dict[str, float | None]:
+        """As record columns."""
+        return {"experts_llm_prefill": self.prefill, "experts_llm_decode": self.decode}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bytes:
     """Byte counts of one model.
 
@@ -169,12 +186,16 @@ class Bytes:
     def _kv_entry(self) -> int:
         return 2 * self.closed.decoder.kv_heads * self.closed.decoder.head_dim * self.element
 
-    def _body_weights(self, tokens: int) -> int:
-        """Bytes of the language model's weights that ``tokens`` tokens in one forward use, without head."""
+    def _body_weights(self, tokens: int, seen: float | None = None) -> int:
+        """Bytes of the language model's weights that ``tokens`` tokens in one forward use, without head.
+
+        ``seen``: the experts of a layer that they visited; None: as many as are expected of tokens that choose evenly.
+        """
         experts, decoder = self.closed.decoder.experts, self.closed.decoder
         elements = float(self.parameters.language_model)
         if experts is not None:
-            unused = experts.count - distinct_experts(experts.count, experts.active, tokens)
+            visited = distinct_experts(experts.count, experts.active, tokens) if seen is None else seen
+            unused = experts.count - visited
             elements -= experts.layers * unused * decoder.mlp_matrices * decoder.hidden * experts.intermediate
         return round(self._weights("language_model", elements))
 
@@ -184,7 +205,13 @@ class Bytes:
         return round(self._weights(own, elements)) if elements else self.closed.decoder.head_elements * self.element
 
     def stages(
-        self, counts: TokenCounts, output_tokens: int, *, batch_size: int = 1, copies: bool = False
+        self,
+        counts: TokenCounts,
+        output_tokens: int,
+        *,
+        batch_size: int = 1,
+        copies: bool = False,
+        visits: Visits | None = None,
     ) -> StageBytes:
         """The fewest bytes each stage must move for a batch.
 
@@ -193,16 +220,18 @@ class Bytes:
             output_tokens: tokens that come out of each row, 1 or more.
             batch_size: rows.
             copies: all rows are one request, and so visit the same experts.
+            visits: of a mixture, the experts that were seen; None: as many as are expected.
         """
+        of_prefill, of_step = (None, None) if visits is None else (visits.prefill, visits.decode)
         visiting = 1 if copies else batch_size
         decoder = self.closed.decoder
         tokens, cross = counts.num_input_tokens, counts.num_cross_attention_tokens or 0
         row = decoder.hidden * self.element
         vision, projector = self._vision(counts, batch_size)
-        prefill = self._body_weights(visiting * tokens) + self._head_weights()
+        prefill = self._body_weights(visiting * tokens, of_prefill) + self._head_weights()
         prefill += batch_size * (2 * tokens * row + self.kv_cache(tokens, cross) + decoder.vocab * self.element)
         steps = output_tokens - 1
-        decode = steps * (self._body_weights(visiting) + self._head_weights())
+        decode = steps * (self._body_weights(visiting, of_step) + self._head_weights())
         kv = (decoder.keys_of_decode(tokens, output_tokens) + steps * decoder.cross_layers * cross) * self._kv_entry()
         decode += batch_size * (kv + steps * (self.kv_per_token() + 2 * row + decoder.vocab * self.element))
         return StageBytes(vision_encoder=vision, projector=projector, llm_prefill=prefill, llm_decode=decode)

@@ -9,7 +9,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters
+from vlmbench.cost.bytes import ELEMENT_BYTES, Bytes, Parameters, Visits
 from vlmbench.cost.decoder_formula import ClosedForm
 from vlmbench.cost.roofline import StageRoofline, rooflines
 from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, disagreements
@@ -25,6 +25,8 @@ TOLERANCE = 0.01
 """Counted and closed FLOPs that differ by more than this share are reported stage by stage."""
 
 _EXPECTED = "bytes of experts: as many as are expected when tokens choose evenly, not those that were seen"
+_EXPECTED_PREFILL = "bytes of the prefill's experts: as many as are expected when tokens choose evenly, none were seen"
+_SEEN = "bytes of experts: of those that tokens visited, seen in an extra run of the same inputs"
 _ENDED_APART = "no floor of the decode: the requests of the batch ended at different steps"
 _QUANTISED = "no bytes and no floor: how many bytes quantised weights take is known only of a loaded model"
 _WEIGHT_ONLY = ("awq", "gptq", "torchao", "hqq", "quanto", "bitsandbytes_4bit")
@@ -41,6 +43,7 @@ class _Batch:
         output_tokens: tokens that came out of each row.
         size: rows.
         each: the counts of different requests; empty where all rows are equal.
+        visits: of a mixture, the experts that were seen.
     """
 
     inputs: Mapping[str, Any]
@@ -48,6 +51,7 @@ class _Batch:
     output_tokens: int
     size: int
     each: Sequence[TokenCounts]
+    visits: Visits | None
 
     @property
     def padded(self) -> list[TokenCounts]:
@@ -115,6 +119,7 @@ class Costs:
         batch_size: int = 1,
         each: Sequence[TokenCounts] = (),
         ended_apart: bool = False,
+        visits: Visits | None = None,
     ) -> dict[str, Any]:
         """Compute all cost columns of one run; they follow from its inputs, not from its times.
 
@@ -125,6 +130,7 @@ class Costs:
             batch_size: rows.
             each: the counts of every request of a batch of different ones; empty where all rows are equal.
             ended_apart: whether some request of the batch ended before the last step: then a decode has no floor.
+            visits: of a mixture, the experts that the run visited; None: they were not seen, and are as expected.
 
         Returns:
             ``flops_<stage>``, ``flops_total`` (counted; closed where it could not be counted), the same with
@@ -134,7 +140,9 @@ class Costs:
         """
         notes: list[str] = []
         counted = self._count(inputs, output_tokens, notes)
-        batch = _Batch(inputs=inputs, counts=counts, output_tokens=output_tokens, size=batch_size, each=each)
+        batch = _Batch(
+            inputs=inputs, counts=counts, output_tokens=output_tokens, size=batch_size, each=each, visits=visits
+        )
         closed = self._close(batch, notes)
         blind = bool(self._missing) and counts.num_images > 0  # the closed form knows the language model only
         row: dict[str, Any] = {}
@@ -156,8 +164,10 @@ class Costs:
             notes.append(f"bytes of {self._quantised} weights as they lie in memory")
         row["flops_note"] = "; ".join(notes)
         if best and self.closed is not None and not self._blind and (closed or not each):
-            if batch_size > 1 and each and self.closed.decoder.experts is not None:
-                row["flops_note"] += f"; {_EXPECTED}"
+            if self.closed.decoder.experts is not None:
+                expected = _EXPECTED if batch_size > 1 and each else _EXPECTED_PREFILL
+                row["flops_note"] += f"; {expected if visits is None else _SEEN}"
+                row.update({} if visits is None else visits.columns())
             row.update(self._floors(self._needed(best, batch), batch))
             if ended_apart:
                 row["flops_note"] += f"; {_ENDED_APART}"
@@ -231,7 +241,11 @@ class Costs:
 
     def _floors(self, needed: StageFlops, batch: _Batch) -> dict[str, Any]:
         moved = self._byte_counts().stages(
-            batch.counts, batch.output_tokens, batch_size=batch.size, copies=not batch.each
+            batch.counts,
+            batch.output_tokens,
+            batch_size=batch.size,
+            copies=not batch.each,
+            visits=batch.visits,
         )
         row: dict[str, Any] = {**moved.columns(), "flops_llm_prefill_needed": needed.llm_prefill}
         if self.peaks.peaks is None:

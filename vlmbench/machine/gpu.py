@@ -6,6 +6,7 @@ no driver) a :class:`NoGpu` stands in its place: it answers every question with 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError
@@ -60,6 +62,8 @@ class GpuClocks:
 
 
 _LEAST_SAMPLES = 20  # fewer say nothing of an integral
+_MOST_LEFT_OUT = 0.1  # share of the time; what happened in it nobody saw
+_HOLE = 5.0  # times the usual distance of samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,10 @@ class Gpu:
         return (*known, f"unknown_{rest:#x}") if rest else known
 
     def sampled_energy_j(self, seconds: float) -> float | None:
-        """Integrate the power that the driver sampled in the last so many seconds, J; None without samples."""
+        """Integrate the power that the driver sampled in the last so many seconds, J.
+
+        None without samples, nan where they leave out more than a tenth of the time that they span.
+        """
         kind = getattr(self.nvml, "NVML_TOTAL_POWER_SAMPLES", None)
         if kind is None:
             return None
@@ -132,6 +139,8 @@ class Gpu:
         if len(samples) < _LEAST_SAMPLES:
             return None
         (first, _), (last, _) = samples[0], samples[-1]
+        if _left_out([when for when, _ in samples]) > _MOST_LEFT_OUT:
+            return math.nan
         area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))  # µs × mW
         return area * 1e-9 / ((last - first) * 1e-6) * seconds if last > first else None
 
@@ -157,6 +166,13 @@ class Gpu:
     def energy_j(self) -> float | None:
         """Read the total-energy counter, J since the driver was loaded; None before Volta."""
         return _scaled(self.ask("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
+
+
+def _left_out(times: Sequence[int]) -> float:
+    """Share of the time from the first to the last sample that lies in holes between samples."""
+    distances = [b - a for a, b in pairwise(times)]
+    usual = median(distances)
+    return sum(one for one in distances if one > _HOLE * usual) / max(times[-1] - times[0], 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -393,9 +393,19 @@ def experts_facts(module: Any) -> dict[str, str]:
     return {"experts_implementation": ", ".join(prefill), "experts_implementation_decode": ", ".join(decode)}
 
 
+def expert_layers(module: Any) -> list[Any]:
+    """The modules that hold each layer's experts; called with hidden states, the experts chosen, (tokens, k), weights.
+
+    Transformers' decorator gives a module of experts a layout and its configuration.
+    """
+    return [
+        part
+        for part in module.modules()
+        if hasattr(part, "is_transposed") and hasattr(getattr(part, "config", None), "_experts_implementation")
+    ]
+
+
 def _implementations(module: Any) -> Iterator[str]:
-    """Of each layer's experts. Transformers' decorator gives a module of experts a layout and its configuration."""
-    for part in module.modules():
-        config: Any = getattr(part, "config", None)
-        if hasattr(part, "is_transposed") and hasattr(config, "_experts_implementation"):
-            yield str(config._experts_implementation)
+    """Of each layer's experts."""
+    for part in expert_layers(module):
+        yield str(part.config._experts_implementation)

@@ -16,6 +16,7 @@ The counters are read when the probe is attached and when it is detached: outsid
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def measure_idle(counter: Counter, *, seconds: float, clock: Callable[[], float]
 
 
 Integral = Callable[[float], float | None]
-"""Energy of the last so many seconds by sampled power, J; None where power is not sampled."""
+"""Energy of the last so many seconds by sampled power, J; None where power is not sampled, nan where samples lack."""
 _CHECKED_FROM_S = 3.0  # the driver averages power over up to a second
 _AGREEMENT = 0.05
 _PATIENCE = 4  # times the counter's step, then the reading is taken as it is
@@ -208,10 +209,12 @@ class EnergyWatch(Watch):
 
     def values(self, run: RunFacts) -> dict[str, Any]:
         """Gross and net energy of the run; without a known idle power the gross one of the window between readings."""
+        by_power = self._integral_j
+        known = by_power is not None and not math.isnan(by_power)
         values: dict[str, Any] = {
             "energy_gross_j": self._rise_j,
             "energy_window_ms": 1e3 * self._window_s,
-            "energy_integral_j": self._integral_j,
+            "energy_integral_j": by_power if known else None,
             "idle_power_w": self._idle.power_w,
             "energy_resolution_ms": self._idle.resolution_ms,
             "energy_gpus": self._gpus,
@@ -225,7 +228,8 @@ class EnergyWatch(Watch):
             values["energy_per_output_token_j"] = net / (run.batch_size * run.num_output_tokens)
             if net < 0:
                 flags.append("negative_energy")
-        by_power = self._integral_j
-        if by_power is not None and abs(by_power - self._rise_j) > _AGREEMENT * by_power:
+        if by_power is not None and not known:
+            flags.append("energy_samples_missing")
+        elif by_power is not None and abs(by_power - self._rise_j) > _AGREEMENT * by_power:
             flags.append("energy_unverified")
         return values | {"flags": flags}

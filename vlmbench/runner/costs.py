@@ -13,6 +13,7 @@ from vlmbench.machine.peaks import DevicePeaks, resolve_peaks
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.models.weight_bytes import in_memory
 from vlmbench.runner.execution import PreparedRun
+from vlmbench.runner.experts import ExpertsSeen
 from vlmbench.runner.loop import Annotate
 
 
@@ -44,8 +45,15 @@ def _of_several(one: DevicePeaks, count: int) -> DevicePeaks:
     )
 
 
-def annotator(costs: Costs) -> Annotate:
-    """Return the function that adds FLOPs, bytes and floors to a run, from its prepared inputs."""
+def annotator(costs: Costs, model: VisionLanguageModel) -> Annotate:
+    """Return the function that adds FLOPs, bytes and floors to a run, from its prepared inputs.
+
+    Args:
+        costs: of the model.
+        model: loaded; a mixture's routers are looked at in an extra run of a request.
+    """
+    mixture = costs.closed is not None and costs.closed.decoder.experts is not None
+    experts = ExpertsSeen(model=model) if mixture else None
 
     def annotate(run: PreparedRun, values: Mapping[str, Any]) -> Mapping[str, Any]:
         row = costs.columns(
@@ -55,6 +63,7 @@ def annotator(costs: Costs) -> Annotate:
             batch_size=values["batch_size"],
             each=run.prepared.each,
             ended_apart=bool(values.get("tokens_after_end")),
+            visits=None if experts is None else experts.of(run, values["num_output_tokens"]),
         )
         if run.prepared.cached is not None:
             return decode_alone(row)

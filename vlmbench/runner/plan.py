@@ -320,7 +320,7 @@ def no_slope(model: VisionLanguageModel, series: Sequence[Series], attempts: Att
     if not swept:
         return None
     found = vision_counts(model, swept, attempts)
-    if len(found.counts) >= SLOPE or (found.asked < SLOPE and not found.unreachable):
+    if len(found.counts) >= min(found.asked, SLOPE):
         return None
     made = ", ".join(map(str, found.counts)) or "none"
     all_reasons = list(dict.fromkeys(found.unreachable.values()))

@@ -286,7 +286,12 @@ COLUMNS: tuple[Column, ...] = (
     *_written_by(
         _COSTS, ("flops_llm_prefill_needed", "FLOP", "of flops_llm_prefill, what a causal kernel needs; for its floor")
     ),
-    *_written_by(_COSTS, ("flops_note", "", "how counted and closed FLOPs agree, and what could not be counted")),
+    *_written_by(
+        _COSTS,
+        ("flops_note", "", "how counted and closed FLOPs agree, and what could not be counted"),
+        ("experts_llm_prefill", "", "of a mixture: different experts of a layer that the prefill visited, where seen"),
+        ("experts_llm_decode", "", "the same of a decode step, the mean over layers and steps"),
+    ),
     *_by_stage(
         _COSTS,
         COST_STAGES,

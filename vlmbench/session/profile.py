@@ -183,7 +183,7 @@ def _measure(
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
             stamp={"runtime": job.settings.runtime.name, **_stamp(model)},
-            annotate=annotator(costs) if costs else None,
+            annotate=annotator(costs, model) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )

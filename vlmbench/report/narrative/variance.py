@@ -42,7 +42,7 @@ def source_sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
     of_shape = float(workload["share"])
     shape = ""
     if of_shape >= _SAID:
-        inside = span(workload["low"], workload["high"], "%")
+        inside = share_interval(workload)
         shape = f"The shape of the request (its token counts) explains {percent(of_shape)} ({inside}) of the variance. "
     of_what = f"the {percent(1 - of_shape)} that it leaves" if shape else "the variance"
     whose = f"The tail is the host's, {percent(of_host)}. " if of_host * (1 - of_shape) >= 0.5 else ""
@@ -78,9 +78,16 @@ def part_sentences(tail: Mapping[str, Any]) -> list[str]:
 
 def _listed(parts: Sequence[Mapping[str, Any]]) -> str:
     said = [row for row in parts if float(row["share"]) >= 0.01]
-    return ", ".join(
-        f"{_part(row['part'])} {percent(float(row['share']))} ({span(row['low'], row['high'], '%')})" for row in said
-    )
+    return ", ".join(f"{_part(row['part'])} {percent(float(row['share']))} ({share_interval(row)})" for row in said)
+
+
+def share_interval(row: Mapping[str, Any]) -> str:
+    """The interval of a share of a variance, or why it has none.
+
+    Args:
+        row: of :func:`vlmbench.analysis.variance.variance_parts` or ``variance_sources``.
+    """
+    return span(row["low"], row["high"], "%") or "a few slow runs carry it: no interval"
 
 
 def _part(name: str) -> str:

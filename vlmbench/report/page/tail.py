@@ -7,7 +7,8 @@ from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
 from vlmbench.report.narrative.tail import tail_sentence
-from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, table
+from vlmbench.report.narrative.variance import share_interval
+from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
 from vlmbench.text import DASH, count, percent, tokens
@@ -125,7 +126,7 @@ def _parts_card(title: str, parts: Sequence[Mapping[str, Any]], what: str) -> di
     if not parts:
         return None
     listed = "; ".join(
-        f"{heading(row['part'])} {percent(row['share'])} ({share_span(row['low'], row['high'])})"
+        f"{heading(row['part'])} {percent(row['share'])} ({signed(share_interval(row))})"
         for row in parts
         if float(row["share"]) >= _SHOWN
     )
