@@ -407,25 +407,36 @@ def of_pairs(plan: Plan) -> Iterator[Cell]:
 
 
 def of_split(plan: Plan) -> Iterator[Cell]:
-    """Prompt tokens without any effect beside vision tokens with one: is their share told from none?"""
+    """Prompt tokens without any effect beside vision tokens with one: is their share told from none, the other's held?
+
+    Times have 90 % of their variance from vision tokens.
+    """
     trials, random, columns, counts = plan
     for n in (n for n in counts if n >= 20):
         for column in columns:
-            old, new = [], []
-            for _ in range(max(trials // 10, 1)):
+            old, new, held = [], [], []
+            for _ in range(max(trials // 4, 1)):
                 vision, prompt = random.integers(100, 1000, n).astype(float), random.integers(5, 60, n).astype(float)
                 frame = pd.DataFrame(
                     {
                         "status": "ok", "mode": "instrumented", "point_id": "dataset",
                         "sample_id": [f"s{i}" for i in range(n)],
-                        "T_total": (100 + 0.01 * vision) * runs(random, n, column, "lognormal"),
+                        "T_total": 100 + vision / 18 + 100 * SIGMA * machine(random, n, column),
                         "num_vision_tokens": vision, "num_prompt_tokens": prompt,
                     }
                 )  # fmt: skip
-                row = variance_split(frame).set_index("source").loc["num_prompt_tokens"]
-                new.append(bool(row["low"] > 0))
+                found = variance_split(frame).set_index("source")
+                new.append(bool(found.loc["num_prompt_tokens", "low"] > 0))
+                held.append(_held(found.loc["num_vision_tokens"], _share_of_vision()))
                 old.append(True)  # a share of R² is never below 0, and no resampling of it either
             yield counted("alarms", f"tail split: share of what has no effect, n {n}", column, old, new)
+            yield counted("coverage", f"tail split: share of vision tokens, n {n}", column, [None], held)
+
+
+def _share_of_vision() -> float:
+    """Of counts evenly between 100 and 999, and noise of 100 × SIGMA."""
+    of_tokens = (900**2 - 1) / 12 / 18**2
+    return of_tokens / (of_tokens + (100 * SIGMA) ** 2)
 
 
 # Alarms and power

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from tests.analysis.made import PROVENANCE, row, write
 from tests.analysis.test_energy import joules
@@ -29,26 +29,30 @@ from tests.models.shipped import loaded, request, shrunken, spec
 from tests.probes.fake_cuda import FakeCuda, OnFakeCuda
 from tests.probes.test_energy import IDLE, Board
 from tests.probes.test_kernels import event
+from tests.probes.test_recompiles import Compiling
 from tests.test_runner import FAST, measure, sweep
 from tests.test_signals import SMALL
 from vlmbench.analysis import energy as energy_analysis
 from vlmbench.analysis.floors import floor_table
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.quantiles import quantile
+from vlmbench.analysis.scaling import without_first_times
 from vlmbench.cli import node
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Task, new_submission, task_content
 from vlmbench.cluster.states import RunState
 from vlmbench.cluster.status import status
 from vlmbench.cost.flop_sharing import Counter
-from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.errors import ModelError, SampleError, UnreachablePointError
 from vlmbench.machine.gpu import Gpu
 from vlmbench.machine.installation import package_dir, source_sha256
 from vlmbench.models.loading import build_config
 from vlmbench.models.protocol import Prepared
+from vlmbench.models.spec import ModelSpec
 from vlmbench.models.transformers_model import TransformersModel
 from vlmbench.probes import energy
 from vlmbench.probes.kernels import device_values
+from vlmbench.probes.recompiles import RecompilesProbe
 from vlmbench.probes.stages import segments
 from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
 from vlmbench.probes.trace import MARK, read_trace
@@ -163,6 +167,58 @@ def test_what_the_first_run_of_a_size_costs_is_in_no_measured_row(tmp_path: Path
     assert max(r["T_total"] for r in rows if r["status"] != "ok") >= 500
 
 
+# What is compiled again
+
+
+def test_a_run_that_compiles_again_is_flagged_and_the_slope_without_it_is_known() -> None:
+    """transformers#46421: the second generate() compiled again, 14.9 s against 1.4 s."""
+    torch._dynamo.reset()
+    model = Compiling()
+    outcomes = []
+    for size in (3, 3, 5, 5):
+        model.size = size
+        outcomes.append(complete(model, prepare(model, any_request(2)), [TimelineProbe(), RecompilesProbe()], []))
+    torch._dynamo.reset()
+    flags = pd.Series([" ".join(one.flags) for one in outcomes])
+    assert ["recompiled" in text for text in flags] == [True, False, True, False]
+    x = np.tile([10.0, 20.0, 40.0, 80.0], 6)
+    slow = np.arange(24) < 4
+    y = 20 + 0.5 * x + np.where(slow, 1000 * x / 10, 0.0)
+    found = without_first_times(pd.Series(np.where(slow, "recompiled", "")), x, y, np.tile(range(4), 6))
+    assert found is not None
+    assert (found.flagged, found.slope is not None and found.slope.value) == (4, pytest.approx(0.5))
+
+
+def test_a_model_with_cross_attention_takes_a_static_cache() -> None:
+    """transformers#48141: Mllama crashed with one; a crash would be a row with its cause."""
+    model = loaded(shrunken("llama_3_2_11b_vision"), device="cpu", cache_implementation="static")
+    values = complete(model, prepare(model, request(new_tokens=3)), [TimelineProbe()], []).values
+    assert (values["num_output_tokens"], len(values["ITL"])) == (3, 2)
+
+
+# Molmo
+
+
+def test_the_native_molmo_answers_with_this_transformers() -> None:
+    """molmo#25, #42, VLMEvalKit#1297: Molmo's own code broke with new releases."""
+    small = shrunken("molmo_7b_d")
+    small.config["vision_config"]["num_hidden_layers"] = 24
+    model = loaded(small, device="cpu")
+    outcome = complete(model, prepare(model, request(size=(64, 64), new_tokens=2)), [TimelineProbe()], [])
+    assert outcome.values["num_output_tokens"] == 2
+    assert outcome.values["num_vision_tokens"] > 0
+
+
+def test_molmos_own_code_is_not_needed_and_the_native_way_is_named(tmp_path: Path) -> None:
+    """The same: with its code allowed, a checkpoint as released is led to the native model."""
+    code = {"AutoConfig": "config_molmo.MolmoConfig", "AutoModelForCausalLM": "modeling_molmo.MolmoForCausalLM"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "molmo", "qkv_bias": True, "auto_map": code}))
+    (tmp_path / "modeling_molmo.py").write_text("from transformers.nowhere import Gone\n")
+    own = ModelSpec(name="mine", path=str(tmp_path), weights="pretrained", trust_remote_code=True, config={})
+    with pytest.raises(ModelError, match=r"python -m vlmbench\.models\.molmo\.convert"):
+        loaded(own, device="cpu")
+
+
 # Two devices
 
 
@@ -203,7 +259,8 @@ def test_each_stage_is_timed_on_its_own_device(monkeypatch: pytest.MonkeyPatch, 
 # Settings of a processor
 
 
-def test_a_setting_of_the_processor_works_or_is_refused_by_its_name(tiny: TransformersModel) -> None:
+@pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")
+def test_a_setting_of_the_processor_works_or_is_refused_by_its_name() -> None:
     """transformers#39591, #36890: 'max_pixels' was ignored without a word."""
     qwen = loaded(shrunken("qwen2_5_vl_7b"), device="cpu")
     seen = [
@@ -230,8 +287,8 @@ def task_of_a_grid(folder: Path) -> Path:
     """A small run as a task of Slurm: its task file."""
     configs: list[dict[str, Any]] = []
 
-    def keep(config: Any) -> int:
-        configs.append(OmegaConf.to_container(config, resolve=True))
+    def keep(job: Any) -> int:
+        configs.append(dict(job.config))
         return 0
 
     assert command_line(*SMALL, f"output_dir={folder / 'composed'}", task=keep).status == 0

@@ -15,7 +15,7 @@ from scipy.stats import hypergeom
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
 from vlmbench.analysis.host import time_is_host
 from vlmbench.analysis.quantiles import quantile
-from vlmbench.analysis.variance import ABSENCE, SPEED, Shape
+from vlmbench.analysis.variance import ABSENCE, SPEED, Shape, reach_of_sum
 from vlmbench.schema import HOST_PARTS, TOTAL, TOTAL_PARTS
 
 # Which flags of runs are a cause of their being slow: those that slow runs carry clearly more often than the rest.
@@ -64,7 +64,7 @@ def shares(row: Mapping[str, Any]) -> str:
 PREDICTORS: tuple[str, ...] = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 LEAST_RUNS = 20  # fewer leave the share of three predictors to chance
 LEAST_SAMPLES = 10  # an adjusted R² of three predictors needs some to spare
-_BLOCKS, _DRAWS = 1000, 500
+_GROUPS = 400  # of neighbouring samples; fewer samples stand alone
 _OTHERS = 3  # runs of a shape whose mean predicts another one
 
 
@@ -111,15 +111,15 @@ def _shapley(moments: NDArray[np.float64], count: int, samples: int) -> NDArray[
     return shares
 
 
-def variance_split(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) -> pd.DataFrame:
+def variance_split(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
     """The variance of a time over the workload: what each kind of token explains, and what is left.
 
     Method: ordinary least squares of the time on the observed token counts; adjusted R² is divided among the counts by
     Shapley's value (the average over all orders in which they can enter: Lindeman, Merenda and Gold 1980), because
     counts that go together have no share of their own. A count that has no effect gets 0 on average, and so may get a
     little less. The rest is what no linear effect of token counts explains:
-    jitter of the system, and effects that are not linear. Intervals: bootstrap of samples (of up to 1,000 random
-    groups of samples when there are more).
+    jitter of the system, and effects that are not linear. Intervals: what each sample adds is seen by leaving it out,
+    and summed up with the dependence in time (:func:`vlmbench.analysis.variance.reach_of_sum`).
 
     Returns:
         Rows ``num_vision_tokens``, ``num_prompt_tokens``, ``num_output_tokens``, ``rest`` with ``share``, ``low``,
@@ -134,10 +134,11 @@ def variance_split(frame: pd.DataFrame, metric: str = "T_total", seed: int = 0) 
     if len(table) < LEAST_RUNS or np.ptp(time) == 0 or len(np.unique(sample_codes(rows)[good])) < LEAST_SAMPLES:
         return pd.DataFrame(columns=columns)
     scaled = _scaled(table)
-    shares, draws = _bootstrap_split(scaled, sample_codes(rows)[good], len(names), seed)
-    result = [_split_row(name, names, shares, draws) for name in PREDICTORS if name in rows]
-    rest = 1 - draws.sum(axis=1)
-    result.append(("rest", 1 - shares.sum(), *np.quantile(rest, (0.025, 0.975)), "jitter and what is not linear"))
+    shares, added = _split(scaled, sample_codes(rows)[good], len(names))
+    squares = np.square(scaled[:, -1])
+    result = [_split_row(name, names, shares, added, squares) for name in PREDICTORS if name in rows]
+    rest, reach = 1 - float(shares.sum()), reach_of_sum(added.sum(axis=1), squares)
+    result.append(("rest", rest, rest - reach, rest + reach, "jitter and what is not linear"))
     again = values(reference(frame), metric)
     again = again[~np.isnan(again)]
     if len(again) > 1:
@@ -153,34 +154,37 @@ def _scaled(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
-def _bootstrap_split(
-    table: NDArray[np.float64], codes: NDArray[np.int64], count: int, seed: int
+def _split(
+    table: NDArray[np.float64], codes: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Shapley shares of all data, shape (count,), and of resampled groups, shape (draws, count)."""
-    random = np.random.default_rng(seed)
-    kinds = int(codes.max()) + 1
-    blocks = min(kinds, _BLOCKS)
-    block_of = random.permutation(kinds)[codes] % blocks
-    order = np.argsort(block_of, kind="stable")
-    edges = np.searchsorted(block_of[order], np.arange(blocks + 1))
+    """Shapley shares, shape (count,), and what each sample adds to them, shape (samples, count), in the order measured.
+
+    What a sample adds is seen by leaving it out; neighbours are left out together where there are more than enough.
+    """
+    order_of = np.argsort(np.unique(codes, return_index=True)[1], kind="stable")
+    place = np.empty_like(order_of)
+    place[order_of] = np.arange(len(order_of))
+    kinds = len(order_of)
+    groups = min(kinds, _GROUPS)
+    group_of = place[codes] * groups // kinds
+    order = np.argsort(group_of, kind="stable")
+    edges = np.searchsorted(group_of[order], np.arange(groups + 1))
     sums = np.stack([table[order[a:b]].T @ table[order[a:b]] for a, b in pairwise(edges)])
-    shares = _shapley(_centred(sums.sum(axis=0)), count, kinds)
-    draws = np.empty((_DRAWS, count))
-    for row in range(_DRAWS):
-        times = np.bincount(random.integers(0, blocks, blocks), minlength=blocks)
-        draws[row] = _shapley(_centred(np.tensordot(times, sums, axes=1)), count, kinds)
-    # Resampling adds chance to the chance that is there: only how far the draws spread is used, not where they lie.
-    return shares, draws - draws.mean(axis=0) + shares
+    whole = sums.sum(axis=0)
+    shares = _shapley(_centred(whole), count, kinds)
+    without = np.stack([_shapley(_centred(whole - one), count, kinds - kinds // groups) for one in sums])
+    added = (groups - 1) / groups * (without.mean(axis=0) - without)
+    return shares, added
 
 
 def _split_row(
-    name: str, names: list[str], shares: NDArray[np.float64], draws: NDArray[np.float64]
+    name: str, names: list[str], shares: NDArray[np.float64], added: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> tuple[str, float, float | None, float | None, str]:
     if name not in names:
         return name, 0.0, None, None, "the same in every request"
     place = names.index(name)
-    low, high = np.quantile(draws[:, place], (0.025, 0.975))
-    return name, float(shares[place]), float(low), float(high), ""
+    share, reach = float(shares[place]), reach_of_sum(added[:, place], squares)
+    return name, share, share - reach, share + reach, ""
 
 
 def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:

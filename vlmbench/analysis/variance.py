@@ -12,10 +12,10 @@ variance of the whole. Three partitions are made of that:
   on no processor. On a GPU the thread waits by spinning, so processor time is not called the host's there.
 
 A share is a sum of products over a sum of squares, one of each for every run, and its interval that of such a ratio:
-with the leave-one-out correction of each run's part, the dependence of runs in time, and as many degrees of freedom as
-runs carry the variance (R. M. Bell, D. F. McCaffrey, Survey Methodology 28, 169 (2002)). Few slow runs that make most
-of a variance so leave its shares open, and where an interval would be wider than the whole none is given.
-Resampling blocks of runs instead held 0.5 to 0.95 of what it said 0.95 of (``benchmarks/coverage.py``).
+with the leave-one-out correction of each run's part, the dependence of runs in time, and no more degrees of freedom
+than runs carry the variance (R. M. Bell, D. F. McCaffrey, Survey Methodology 28, 169 (2002)): few slow runs that make
+most of a variance leave its shares open. A variance lies in the tail, so that fewer runs than a P95 needs say nothing
+of how well it is known. Resampling blocks of runs instead held 0.35 to 0.96 where 0.95 was said (``benchmarks/coverage.py``).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SHAPE = ("num_input_tokens", "num_prompt_tokens", "num_vision_tokens", "num_vis
 _TOKENS = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 _OF_DEVICE = ("sm_clock_after_mhz", "throttled_power_ms", "throttled_thermal_ms")
 _RUNS_A_SHAPE = 4  # on average, for each shape to have a mean of its own
-_WIDEST = 0.5  # half an interval; one that is wider than the whole says nothing
+_LEAST_KNOWN = 72  # runs, for an interval
 _TABLE = ["source", "share", "low", "high", "of_rest", "stages"]
 
 
@@ -71,8 +71,8 @@ def variance_parts(frame: pd.DataFrame, whole: str, parts: Sequence[str]) -> pd.
 
     Returns:
         ``part``, ``share`` of the variance of the whole (covariance with it; negative where a part is short when the
-        whole is long), ``low``, ``high`` (nan where too few runs carry the variance); the largest share first. Empty
-        below 20 runs, or where nothing varies.
+        whole is long), ``low``, ``high`` (nan below 72 runs); the largest share first. Empty below 20 runs, or where
+        nothing varies.
     """
     rows = _rows(frame, (whole,))
     kept = [name for name in parts if len(rows) and not np.isnan(values(rows, name)).any()]
@@ -230,7 +230,7 @@ def _shares(off: Array, left: Array, sources: Sequence[Array], shape: Shape) -> 
     kept = (n - 1) / (n - shape.spent - 1)
     products = [off**2 - kept * left**2, *(kept * left * one for one in sources)]
     found, low, high = _ratios(np.stack(products, axis=1), off**2)
-    low[0], high[0] = max(low[0], 0.0), min(high[0], 1.0)  # a share of R² lies there
+    low[0], high[0] = np.maximum(low[0], 0.0), np.minimum(high[0], 1.0)  # a share of R² lies there
     return found, low, high
 
 
@@ -241,19 +241,25 @@ def _ratios(products: Array, squares: Array) -> tuple[Array, Array, Array]:
     leverage = 1 / n + squares / whole
     errors = (products - found * squares[:, None]) / np.maximum(1 - leverage, 1 / n)[:, None]
     errors -= errors.mean(axis=0)
-    reach = np.array([_reach(one, _carriers(squares)) for one in errors.T]) / whole
-    reach[reach > _WIDEST] = np.nan
+    reach = np.array([reach_of_sum(one, squares) for one in errors.T]) / whole
+    if n < _LEAST_KNOWN:
+        reach[:] = np.nan
     return found, found - reach, found + reach
 
 
-def _reach(errors: Array, carriers: float) -> float:
-    """Half an interval of a sum of errors, whose mean is 0."""
+def reach_of_sum(errors: Array, squares: Array) -> float:
+    """Half the 95 % interval of a sum of what runs add to a share of a variance.
+
+    Args:
+        errors: of each run, in the order measured, mean 0.
+        squares: what each run adds to the variance itself.
+    """
     n = len(errors)
     if not np.square(errors).sum() > 0:
         return 0.0
     in_time, effective = (float(one) for one in long_run(errors))
     slow, freedom = slow_variance(errors)
-    known = min(effective * 2 / 3 - 1, carriers, _carriers(np.square(errors)), freedom if slow > in_time else np.inf)
+    known = min(effective * 2 / 3 - 1, freedom, _carriers(squares), _carriers(np.square(errors)))
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(known, 1.0))) * float(np.sqrt(n * max(in_time, slow)))
 
 

@@ -157,7 +157,7 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
     rows = split[(split["source"] != "reference_jitter") & ~never]
     with theme():
         note = sentences(
-            "shares of R² of least squares on token counts, by Shapley's value; lines: 95 % intervals, bootstrap, "
+            "shares of R² of least squares on token counts, by Shapley's value; lines: 95 % intervals, "
             "within 0 and 100 %",
             f"the same in every request: {', '.join(constant)}" if constant else "",
             ""

@@ -32,6 +32,7 @@ CHECKED: tuple[tuple[str, str | None], ...] = (
     ("runtime.attention", "model.attention"),
     ("runtime.attention_by_tower", "model.attention_by_tower"),
     ("runtime.sdpa_backends", "model.sdpa_backends"),
+    ("model.processor_backend", "model.processor_backend"),
     ("runtime.experts_implementation", "model.experts_implementation"),
     ("runtime.experts_implementation_decode", "model.experts_implementation_decode"),
     ("runtime.processes", "model.processes"),

@@ -103,10 +103,11 @@ def _tokens_in_time(summary: Summary) -> list[str]:
 
 
 def _how_bad(summary: Summary) -> list[str]:
-    sentences = [plain(tail_sentence(summary))]
-    if not summary["headline"]["tail_ratio"]:
-        return sentences
-    sources = source_sentences(summary["tail"].get("variance_sources") or [])
+    sentences, known = [plain(tail_sentence(summary))], bool(summary["headline"]["tail_ratio"])
+    table = summary["tail"].get("variance_sources") or []
+    sources = source_sentences(table, what="The tail" if known else "What spread there is")
+    if not known:
+        return sentences + sources
     return sentences + part_sentences(summary["tail"]) + _explained(summary) + sources + _causes(summary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,11 +28,12 @@ _STAGES: Mapping[str, str] = {
 _SAID = 0.005  # smaller shares are not worth a clause
 
 
-def source_sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
+def source_sentences(table: Sequence[Mapping[str, Any]], what: str = "The tail") -> list[str]:
     """Say whose tail it is.
 
     Args:
         table: rows of :func:`vlmbench.analysis.variance.variance_sources`.
+        what: whose owner is named.
     """
     rows = {row["source"]: row for row in table if row["of_rest"] is not None}
     of_host = sum(float(rows[name]["of_rest"]) for name in (SPEED, ABSENCE, HOST) if name in rows)
@@ -45,7 +47,7 @@ def source_sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
         inside = share_interval(workload)
         shape = f"The shape of the request (its token counts) explains {percent(of_shape)} ({inside}) of the variance. "
     of_what = f"the {percent(1 - of_shape)} that it leaves" if shape else "the variance"
-    whose = f"The tail is the host's, {percent(of_host)}. " if of_host * (1 - of_shape) >= 0.5 else ""
+    whose = f"{what} is the host's, {percent(of_host)}. " if of_host * (1 - of_shape) >= 0.5 else ""
     return [f"{whose}{shape}Of {of_what}, {', '.join(parts)}."]
 
 
@@ -87,7 +89,10 @@ def share_interval(row: Mapping[str, Any]) -> str:
     Args:
         row: of :func:`vlmbench.analysis.variance.variance_parts` or ``variance_sources``.
     """
-    return span(row["low"], row["high"], "%") or "a few slow runs carry it: no interval"
+    low, high = row["low"], row["high"]
+    if low is None or math.isnan(low):
+        return "too few runs for an interval"
+    return span(low, high, "%") if high - low <= 1 else "a few slow runs carry it, so not known"
 
 
 def _part(name: str) -> str:
