@@ -15,7 +15,8 @@ A share is a sum of products over a sum of squares, one of each for every run, a
 with the leave-one-out correction of each run's part, the dependence of runs in time, and no more degrees of freedom
 than runs carry the variance (R. M. Bell, D. F. McCaffrey, Survey Methodology 28, 169 (2002)): few slow runs that make
 most of a variance leave its shares open. A variance lies in the tail, so that fewer runs than a P95 needs say nothing
-of how well it is known. Resampling blocks of runs instead held 0.35 to 0.96 where 0.95 was said (``benchmarks/coverage.py``).
+of how well it is known. Resampling blocks of runs instead held 0.35 to 0.96 where 0.95 was said
+(``benchmarks/coverage.py``).
 """
 
 from __future__ import annotations
