@@ -40,7 +40,8 @@ class ExpertsSeen:
         names = " ".join(row.sample.sample_id for row in run.request.rows)
         key = f"{names} {run.shape_key} {output_tokens}"
         if key not in self._known:
-            if len(self._known) >= MOST or run.request.intervention is not None or not self._can_see():
+            plain = run.request.intervention is None and run.prepared.cached is None
+            if len(self._known) >= MOST or not plain or not self._can_see():
                 return None
             self._known[key] = self._look(run.prepared, output_tokens)
         return self._known[key]
