@@ -43,6 +43,13 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
             )
     if settings.task not in _MEASURING or settings.runtime.engine == "endpoint":
         return
+    if settings.runtime.engine == "vllm" and not settings.dry_run:
+        from vlmbench.engines.vllm.start import check_installed
+
+        try:
+            check_installed()
+        except ConfigError as error:
+            yield error
     model = job.config.get("model") or {}
     place = with_environment(model.get("path"), name="path", secrets=True)
     if model.get("weights") == "pretrained" and place and not Path(place).expanduser().exists():

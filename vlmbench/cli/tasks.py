@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import FAILED, OK, ConfigError
+from vlmbench.records.config_history import ADDED
 from vlmbench.session.job import Job
 from vlmbench.text import count, say, show, shown
 
@@ -32,7 +33,7 @@ def run(job: Job) -> int:
 
 def _run(job: Job) -> int:
     task = job.settings.task
-    if task in ("profile", "study", "anatomy"):
+    if task in ("profile", "study", "anatomy", "first_steps"):
         _check_engine(job)
     if task in ("profile", "study", "first_steps"):
         from vlmbench.session.tracking import tracked
@@ -40,6 +41,8 @@ def _run(job: Job) -> int:
         return _dry_run(job) if job.settings.dry_run else tracked(job, _measure)
     if task == "anatomy":
         return _anatomy(job)
+    if task == "export":
+        return _export(job)
     if task == "report":
         return _report(job)
     if task == "compare":
@@ -100,6 +103,8 @@ def _check_engine(job: Job) -> None:
         ConfigError: a load, a dry run, a study or an anatomy that does not go with it.
     """
     settings = job.settings
+    if settings.runtime.engine == "vllm":
+        _check_vllm(job)
     if settings.runtime.engine != "endpoint":
         if settings.load.name != "none":
             raise ConfigError(
@@ -117,6 +122,46 @@ def _check_engine(job: Job) -> None:
             f"task={settings.task} needs the model in this process (got runtime=endpoint)\n"
             "measure a server with experiment=phase1, phase2 or phase3"
         )
+
+
+def _check_vllm(job: Job) -> None:
+    """Refuse what works on the modules of transformers.
+
+    Raises:
+        ConfigError: an anatomy, a comparison of attention kernels, or a method.
+    """
+    if job.settings.task in ("anatomy", "first_steps"):
+        raise ConfigError(
+            f"task={job.settings.task} looks at transformers' own modules (got runtime=vllm)\n"
+            "leave runtime=vllm out; what it marks in vLLM's model stands in provenance.json of its runs"
+        )
+    if job.config["intervention"]["_target_"] != ADDED["intervention"]["_target_"]:
+        raise ConfigError(
+            "'intervention' must be none with runtime=vllm: methods change transformers' modules\n"
+            "measure the method with runtime=eager or runtime=cudagraph"
+        )
+
+
+def _export(job: Job) -> int:
+    """Write the model's folder for servers to ``output_dir``."""
+    from vlmbench.models.export import export
+
+    settings = job.settings
+    if not settings.output_dir:
+        raise ConfigError(
+            "experiment=export needs the folder to write (got output_dir=null)\n"
+            "python -m vlmbench experiment=export model=NAME output_dir=DIR"
+        )
+    folder = export(
+        job.build("model"),
+        Path(settings.output_dir),
+        runtime=settings.runtime.options(),
+        weights=settings.export_weights,
+        seed=settings.seed,
+    )
+    held = "random weights" if settings.export_weights else "no weights (vLLM: --load-format dummy)"
+    say(f"configuration, processor, tokenizer and {held} are in {shown(folder)}")
+    return OK
 
 
 def _anatomy(job: Job) -> int:

@@ -24,6 +24,7 @@ Engine = Callable[["ModelSpec", "Runtime", Mapping[str, Any], int], "VisionLangu
 OWN: Mapping[str, str] = {
     "transformers": "vlmbench.engines.generate:load_model",
     "cudagraph": "vlmbench.engines.cudagraph:load_model",
+    "vllm": "vlmbench.engines.vllm.model:load_model",
 }
 
 

@@ -316,6 +316,18 @@ def commit_of(spec: ModelSpec) -> str | None:
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
+def token_ids(tokenizer: Any, given: Any = None) -> dict[str, Any]:
+    """Ids of the first, last and padding token: those that ``given`` settings name, else the tokenizer's."""
+    ids = {}
+    for name in _IDS:
+        own = getattr(given, name, None)
+        ids[name] = own if own is not None else getattr(tokenizer, name, None)
+    eos = ids["eos_token_id"]
+    if ids["pad_token_id"] is None and eos is not None:
+        ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
+    return ids
+
+
 def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> dict[str, Any]:
     """Give ``generate`` settings of our own: greedy search, and token ids.
 
@@ -331,13 +343,7 @@ def set_generation(module: Any, tokenizer: Any, *, keep_ids: bool) -> dict[str, 
         What the settings held besides ids, for the provenance.
     """
     given = module.generation_config
-    ids = {}
-    for name in _IDS:
-        own = getattr(given, name, None) if keep_ids else None
-        ids[name] = own if own is not None else getattr(tokenizer, name, None)
-    eos = ids["eos_token_id"]
-    if ids["pad_token_id"] is None and eos is not None:
-        ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
+    ids = token_ids(tokenizer, given if keep_ids else None)
     if keep_ids and getattr(given, "decoder_start_token_id", None) is not None:
         ids["decoder_start_token_id"] = given.decoder_start_token_id
     found = {k: v for k, v in given.to_diff_dict().items() if k not in (*_IDS, "transformers_version")}

@@ -120,7 +120,7 @@ def build_config(spec: ModelSpec) -> Any:
     """
     transformers = transformers_library()
     import_plugin(spec)
-    arguments = {key: _plain(value) for key, value in spec.config.items()}
+    arguments = {key: plain(value) for key, value in spec.config.items()}
     model_type = arguments.pop("model_type", None)
     try:
         return transformers.AutoConfig.for_model(model_type, **arguments)
@@ -142,12 +142,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Mappings and sequences as plain dicts and lists: transformers stores them in JSON."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -218,7 +218,7 @@ def _random(spec: ModelSpec, runtime: Runtime, where: Placement, seed: int) -> t
     """(module, processor, seconds that the weights took) of a model with random weights."""
     config = build_config(spec)
     processor = build_processor(
-        {key: _plain(value) for key, value in spec.processor.items()},
+        {key: plain(value) for key, value in spec.processor.items()},
         model_type=config.model_type,
         vocab_size=config.get_text_config(decoder=True).vocab_size,
     )

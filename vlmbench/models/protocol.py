@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vlmbench.request import Output, Request, TokenCounts
 
@@ -191,6 +191,12 @@ class Target(Protocol):
     def detokenize(self, tokens: torch.Tensor) -> list[str]:
         """Token ids to text: T_detokenize."""
 
+    def own_columns(self) -> Mapping[str, Any]:
+        """Columns that the engine itself gives of the run that just ended; empty for most.
+
+        ``T_transfer`` or ``T_detokenize`` is None where the engine does it within ``generate``: the row has none then.
+        """
+
     def release(self) -> str:
         """Give memory back after a request ran out of it; returns, in a few words, how much was free."""
 
@@ -225,6 +231,18 @@ class Watched(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """Provenance; probes read which other GPUs hold a part of the model (``other_gpus``)."""
+
+
+Told = Callable[[str, bool], None]
+"""Is told which stage (``vision_encoder``, ``projector``, ``forward``: a step's model) and whether it begins or ends."""
+
+
+@runtime_checkable
+class TellsStages(Protocol):
+    """An engine on whose modules forward hooks do not fire: it says itself where stages begin and end."""
+
+    def listen(self, told: Told) -> Callable[[], None]:
+        """Tell of every beginning and end until the function that is returned is called."""
 
 
 class VisionLanguageModel(Target, Watched, Protocol):

@@ -403,7 +403,7 @@ class TransformersModel:
             SampleError: the processor refuses the images.
             UnreachablePointError: an argument that it does not have, or no image where it needs one.
         """
-        self._check_processor_kwargs(kwargs)
+        self.check_processor_kwargs(kwargs)
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
         if not self.prompter.adds_special_tokens(rendered[0]):
             options["add_special_tokens"] = False
@@ -428,7 +428,12 @@ class TransformersModel:
                 tokenizer.padding_side = side
         return {name: value for name, value in features.items() if name not in _NOT_FOR_GENERATE}
 
-    def _check_processor_kwargs(self, kwargs: Mapping[str, object]) -> None:
+    def check_processor_kwargs(self, kwargs: Mapping[str, object]) -> None:
+        """Refuse arguments that the processor does not take for images.
+
+        Raises:
+            UnreachablePointError: with those that it takes.
+        """
         if not kwargs:
             return
         allowed = allowed_image_arguments(self.processor)
@@ -553,6 +558,10 @@ class TransformersModel:
             return list(self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         except (OverflowError, TypeError) as error:
             raise ModelError(f"the tokenizer cannot decode what the model produced: {error}") from error
+
+    def own_columns(self) -> Mapping[str, Any]:
+        """None: the loop times what there is."""
+        return {}
 
     def release(self) -> str:
         """Give cached blocks back after an out-of-memory error (never inside a measurement); says what was free."""

@@ -7,14 +7,14 @@ calls once a token. They do not synchronise; they are read after the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.interventions.marks import marks_of
-from vlmbench.models.protocol import VisionLanguageModel, Watched
+from vlmbench.models.protocol import TellsStages, VisionLanguageModel, Watched
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind, Mark, Stages, cut, method_times
 
@@ -69,6 +69,16 @@ class TimelineProbe:
             watch.detach()
 
 
+_TOLD = {
+    ("vision_encoder", True): Kind.ENTER_VISION,
+    ("vision_encoder", False): Kind.EXIT_VISION,
+    ("projector", True): Kind.ENTER_PROJECTOR,
+    ("projector", False): Kind.EXIT_PROJECTOR,
+    ("forward", True): Kind.ENTER_FORWARD,
+    ("forward", False): Kind.EXIT_FORWARD,
+}
+
+
 class _GoOn:
     """What the token criterion answers: "not finished", for every row.
 
@@ -96,6 +106,7 @@ class TimelineWatch:
         self._language_seen = False
         self._handles: list[Any] = []
         self._one_device = len(model.devices) == 1
+        self._unlisten: Callable[[], None] | None = None
         self.stopping_criteria = [self._token]
         self._method = marks_of(model.module)
         self._of_method = self._method.active
@@ -104,6 +115,9 @@ class TimelineWatch:
     def _attach(self, model: Watched) -> None:
         if self._method.active:
             self._method.listen(partial(self._set, Kind.ENTER_METHOD, None), partial(self._set, Kind.EXIT_METHOD, None))
+        if isinstance(model, TellsStages):
+            self._unlisten = model.listen(self._told)
+            return
         top = model.module
         anatomy = model.anatomy
         for paths, enter, exit_ in (
@@ -141,6 +155,9 @@ class TimelineWatch:
     def detach(self) -> None:
         """Remove every hook."""
         self._method.rest()
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -150,6 +167,9 @@ class TimelineWatch:
     def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
         self._clock.mark(device)
         self._kinds.append(kind)
+
+    def _told(self, stage: str, begins: bool) -> None:
+        self._set(_TOLD[stage, begins], None)
 
     def _token(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:  # noqa: ARG002
         self._set(Kind.TOKEN, None)

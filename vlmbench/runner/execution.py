@@ -17,6 +17,7 @@ from vlmbench.request import ImageSource, Request, Sample
 from vlmbench.runner.arms import attached
 from vlmbench.runner.batches import batch_columns
 from vlmbench.runner.watching import Attached, watching
+from vlmbench.schema import HOST_PARTS
 
 _IDS = 64  # tokens of an arm's answer that a row keeps, to count where it differs from the baseline's
 
@@ -182,7 +183,8 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     }
     if run.request.intervention is not None:
         values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))
-    values["T_request"] = values["T_preprocess"] + values["T_transfer"] + T_total + values["T_detokenize"]
+    values |= model.own_columns()
+    values["T_request"] = sum(values[name] or 0.0 for name in (*HOST_PARTS, "T_total"))
     used = host.columns()
     values.update(used)
     flags = [*(["gc_pause"] if len(collected) > collections_before else []), *busy_flags(used, T_total)]
@@ -197,7 +199,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         if "T_setup" in values:  # the timeline was watched
             values["vision_encoded"] = "T_vision_encoder" in values
     if "TTFT_model" in values:
-        values["TTFT"] = values["T_preprocess"] + values["T_transfer"] + values["TTFT_model"]
+        values["TTFT"] = values["T_preprocess"] + (values["T_transfer"] or 0.0) + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
 
 

@@ -49,6 +49,13 @@ class RuntimeConfig:
     cache_step: int = 256
     capture: list[str] = field(default_factory=lambda: ["vision_encoder", "projector", "language_model"])
     decode_compile: bool = False
+    # Of vLLM in this process; what they mean stands in conf/runtime/vllm.yaml.
+    enforce_eager: bool = False
+    max_model_len: int | None = 4096
+    same_weights: bool = False
+    encoder_stats: bool = False
+    untried_version: bool = False
+    engine_options: dict[str, Any] = field(default_factory=dict)
     # Of a server; what they mean stands in conf/runtime/endpoint.yaml.
     base_url: str | None = None
     model: str | None = None
@@ -70,6 +77,9 @@ class RuntimeConfig:
         _at_least("runtime.cache_step", self.cache_step, 1)
         for stage in self.capture:
             _one_of("runtime.capture", stage, CAPTURED)
+        _at_least("runtime.max_model_len", self.max_model_len, 2)
+        if self.engine == "vllm":
+            self._check_vllm()
         if self.engine == "cudagraph":
             self._check_captured()
         elif self.decode_compile:
@@ -89,6 +99,19 @@ class RuntimeConfig:
                 raise ValueError(f"'runtime.{name}' must be null with runtime=cudagraph (got {value})")
         if self.compile:
             raise ValueError("'runtime.compile' must be false with runtime=cudagraph (runtime.decode_compile compiles)")
+
+    def _check_vllm(self) -> None:
+        """Refuse what vLLM decides itself.
+
+        Raises:
+            ValueError: transformers' kernels, cache, placement or compiling.
+        """
+        names = ("attn_implementation", "sdpa_backends", "experts_implementation", "cache_implementation")
+        for name in (*names, "device_map", "tp_plan"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"'runtime.{name}' must be null with runtime=vllm, which chooses itself (got {value})")
+        if self.compile:
+            raise ValueError("'runtime.compile' must be false with runtime=vllm (runtime.enforce_eager=false compiles)")
 
     def options(self) -> Runtime:
         """How the model is loaded and run: everything but the name of this choice.
@@ -208,6 +231,7 @@ class RunConfig:
     progress: bool | None = MISSING
     device_peaks: str = MISSING
     allow_unlike: bool = MISSING
+    export_weights: bool = False
     runs: str | None = MISSING
     phase2_results: str | None = MISSING
     phase3_results: str | None = MISSING
@@ -262,9 +286,9 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
 
 
-TASKS = ("profile", "study", "first_steps", "anatomy", "status", "collect", "cancel", "report", "compare")
-QUESTIONS = ("status", "collect", "cancel", "report", "compare")
-"""Tasks about runs that are there: they have no run directory, and so no outcome, of their own."""
+TASKS = ("profile", "study", "first_steps", "anatomy", "export", "status", "collect", "cancel", "report", "compare")
+QUESTIONS = ("export", "status", "collect", "cancel", "report", "compare")
+"""Tasks that measure nothing: they have no run directory, and so no outcome, of their own."""
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")
 OUTPUT_POLICIES = ("auto", "forced", "natural")
 ENGINES = ("transformers", "cudagraph", "vllm", "endpoint")

@@ -229,6 +229,10 @@ class PlantedModel:
         extra = self.times.per_image_token * prepared.counts.num_vision_tokens
         return self.module.generate(prepared.output.max_new_tokens, stopping_criteria or [], extra)
 
+    def own_columns(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
     def release(self) -> str:
         """Give nothing back."""
         return "host memory"
