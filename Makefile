@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick docs test test-slurm coverage-models fuzz lint types phase1 phase2 phase3 study bench clean
+.PHONY: help setup demo quick docs test test-slurm test-vllm coverage-models fuzz lint types phase1 phase2 phase3 study bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ docs: $(STAMP)  ## the site in site/, to be read from disk; warnings are errors
 
 test-slurm: $(STAMP)  ## the grid tests on a real Slurm on loopback (installs Debian's packages as root)
 	scripts/test-slurm.sh $(BIN)/python
+
+test-vllm:  ## the tests of runtime=vllm on vLLM's CPU build, in .venv-vllm (3.3 GB, set up from nothing)
+	PYTHON="$(or $(PYTHON),$(wildcard $(BIN)/python),python3)" scripts/test-vllm.sh $(VENV)-vllm $(VLLM_ARGS)
 
 # How many cases `make fuzz` makes.
 CASES ?= 10000

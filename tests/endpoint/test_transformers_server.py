@@ -15,7 +15,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -59,12 +58,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(place / "hub")}
     log = place / "log"
-    with log.open("wb") as lines, subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=lines, stderr=lines, env=offline
-    ) as process:
+    with (
+        log.open("wb") as lines,
+        subprocess.Popen([*command, "--device", "cpu"], stdout=lines, stderr=lines, env=offline) as process,
+    ):
         try:
             until = time.monotonic() + 240
             while process.poll() is None and time.monotonic() < until:

@@ -54,7 +54,7 @@ def export(spec: ModelSpec, folder: Path, *, runtime: Runtime, weights: bool, se
             f"'{spec.name}' cannot be written for servers: they run it with the Python of its released checkpoint\n"
             "serve that checkpoint, or choose an architecture that transformers has (molmo2_8b, qwen2_5_vl_7b …)"
         )
-    if folder.is_dir() and any(folder.iterdir()) or folder.is_file():
+    if (folder.is_dir() and any(folder.iterdir())) or folder.is_file():
         raise InputError(f"'{folder}' is not empty, and the model would be mixed with what is there\ngive a new folder")
     dtype = resolve_dtype("bfloat16" if runtime.dtype == "auto" else runtime.dtype, torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,9 @@ def write_processor(processor: Any, folder: Path, *, model_type: str) -> None:
     cls: Any = type(processor)
     held = copy.copy(processor)
     there = [name for name in cls.get_attributes() if getattr(processor, name, None) is not None]
-    if absent := set(cls.get_attributes()) - set(there):  # transformers saves what its class lists, also where it is None
+    if absent := set(cls.get_attributes()) - set(
+        there
+    ):  # transformers saves what its class lists, also where it is None
         held.__class__ = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: there)})
         for name in absent:
             vars(held).pop(name, None)

@@ -234,7 +234,7 @@ class Watched(Protocol):
 
 
 Told = Callable[[str, bool], None]
-"""Is told which stage (``vision_encoder``, ``projector``, ``forward``: a step's model) and whether it begins or ends."""
+"""Is told a stage (``vision_encoder``, ``projector``, ``forward``: a step's model) and whether it begins (or ends)."""
 
 
 @runtime_checkable

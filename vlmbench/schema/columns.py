@@ -142,7 +142,7 @@ COLUMNS: tuple[Column, ...] = (
         _LOOP,
         ("T_capture", "ms", "graphs captured for this request, before any clock; part of no latency", "capturing"),
         ("T_total", "ms", "one generate() call, host clock, device idle at both ends", "generate()"),
-        ("T_request", "ms", "T_preprocess + T_transfer + T_total + T_detokenize", "whole request"),
+        ("T_request", "ms", "T_preprocess + T_transfer + T_total + T_detokenize, as far as there are", "whole request"),
         ("TTFT", "ms", "request begins → first token ready", "time to first token"),
     ),
     *_times(_LOOP, ("detokenize",)),
@@ -282,6 +282,19 @@ COLUMNS: tuple[Column, ...] = (
         ("pair_number", "", "of the pair"),
         ("pair_first", "", "it was sent before the other"),
         ("server_*", "ms", "a figure of the server under its own name; what it means there stands in loads.json"),
+    ),
+    *_written_by(
+        "runtime vllm",
+        ("T_schedule", "ms", "of T_total: the scheduler, before and after each step; host clock, summed"),
+        ("T_sampling", "ms", "of T_total: choosing tokens; host clock, so on a GPU it may hold the wait for the step"),
+        ("T_engine_output", "ms", "of T_total: tokens to text and to the client, step by step; host clock, summed"),
+        ("engine_encoder_runs", "", "times that the vision encoder ran"),
+        ("engine_queued_time", "ms", "vLLM's own: queued until scheduled"),
+        ("engine_prefill_time", "ms", "vLLM's own: scheduled until first token, vision encoder included"),
+        ("engine_decode_time", "ms", "vLLM's own: first token until last token"),
+        ("engine_inference_time", "ms", "vLLM's own: scheduled until last token"),
+        ("engine_first_token_latency", "ms", "vLLM's own: arrival (generate() entered) until first token, wall clock"),
+        ("engine_encoder_forward", "ms", "vLLM's own: encoder and projector between two waits for the device"),
     ),
     *_written_by(
         _COSTS, ("flops_llm_prefill_needed", "FLOP", "of flops_llm_prefill, what a causal kernel needs; for its floor")

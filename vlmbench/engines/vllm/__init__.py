@@ -1,1 +1,1 @@
-"""``runtime=vllm``: vLLM in this process, its stages on the same timeline. Nothing of vLLM is imported before it is asked for."""
+"""``runtime=vllm``: vLLM in this process, its stages on the same timeline; imported only where asked for."""

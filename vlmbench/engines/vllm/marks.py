@@ -2,8 +2,8 @@
 
 Wrapped are the calls that both of vLLM's model runners share: ``embed_multimodal`` of the model (the vision encoder
 with its projector), ``forward`` of the projector, ``execute_model`` and ``sample_tokens`` of the executor (the latter
-ends with a token), ``schedule`` and ``update_from_output`` of the scheduler, ``process_outputs`` (detokenising). Nothing
-here waits for the device. What is wrapped is wrapped for one run and put back.
+ends with a token), ``schedule`` and ``update_from_output`` of the scheduler, ``process_outputs`` (detokenising).
+Nothing here waits for the device. What is wrapped is wrapped for one run and put back.
 """
 
 from __future__ import annotations

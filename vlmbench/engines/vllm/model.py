@@ -331,6 +331,8 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
         "attention": "vLLM's own",
         "quantization": spec.quantization,
         "build_s": round(time.monotonic() - began, 3),
-        **({"seed": seed, "same_weights": chosen.same_weights} if spec.weights == "random" else {"source": spec.source}),
+        **(
+            {"seed": seed, "same_weights": chosen.same_weights} if spec.weights == "random" else {"source": spec.source}
+        ),
     }
     return VllmModel(engine=engine, like=like, device=runner_of(engine).device, provenance=facts, folder=folder)

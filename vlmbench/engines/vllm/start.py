@@ -57,8 +57,8 @@ def check_installed() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "runtime=vllm needs vLLM, which is not installed here\n"
-            f"pip install 'vllm>={TRIED[0]},<{_next_minor(TRIED[1])}' into an environment of its own, or 'make test-vllm' "
-            "for its CPU build"
+            f"pip install 'vllm>={TRIED[0]},<{_next_minor(TRIED[1])}' into an environment of its own, or "
+            "'make test-vllm' for its CPU build"
         )
 
 
