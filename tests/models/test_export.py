@@ -49,6 +49,10 @@ def test_what_is_written_prepares_the_same_tokens(name: str, tmp_path: Path) -> 
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == [type(weightless(spec).module).__name__]
     assert config["dtype"] == "float32"
+    video = folder / "video_preprocessor_config.json"
+    assert video.is_file() == (name == "qwen2_5_vl_7b")
+    if video.is_file():
+        assert json.loads(video.read_text())["video_processor_type"] == "Qwen2VLVideoProcessor"
     # read back as a checkpoint without weights, by AutoConfig and the processor's own from_pretrained
     read = weightless(ModelSpec(name=name, weights="pretrained", path=str(folder), config={}, processor={}))
     request = request_of()

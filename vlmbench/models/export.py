@@ -22,6 +22,15 @@ from vlmbench.models.transformers_library import transformers_library, transform
 if TYPE_CHECKING:
     from vlmbench.models.spec import ModelSpec
 
+# Where torchvision is not installed, transformers forgets the names of these classes when it is imported.
+_VIDEO_PROCESSORS = {
+    "internvl": "InternVLVideoProcessor",
+    "llava_onevision": "LlavaOnevisionVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "smolvlm": "SmolVLMVideoProcessor",
+}
 _LIKE_IMAGES = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 
 
@@ -115,8 +124,7 @@ def write_processor(processor: Any, folder: Path, *, model_type: str) -> None:
 
 def _write_video_processor(processor: Any, folder: Path, model_type: str) -> None:
     """``video_preprocessor_config.json``: servers insist on it, also where no video is ever sent."""
-    name = transformers_module("models.auto.video_processing_auto").VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type)
-    if name is None:
+    if (name := _VIDEO_PROCESSORS.get(model_type)) is None:
         return
     like = processor.image_processor.to_dict()
     content = {"video_processor_type": name, "processor_class": type(processor).__name__}
