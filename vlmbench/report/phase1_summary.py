@@ -16,6 +16,8 @@ from vlmbench.analysis.breakdown import memory_by_stage
 from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import COLUMNS as ENERGY
 from vlmbench.analysis.energy import energy_summary
+from vlmbench.analysis.engine_figures import COLUMNS as ENGINE
+from vlmbench.analysis.engine_figures import engine_agreement
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
 from vlmbench.analysis.overhead import overhead_summary
@@ -61,6 +63,7 @@ COLUMNS: tuple[str, ...] = (
     *floors.COLUMNS,
     *ENERGY,
     *HOST_USE,
+    *ENGINE,
     "session",
     "started_unix_s",
     "reason",
@@ -184,7 +187,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         ``aa_check``, ``tokens``, ``itl_count``, ``memory``,
         ``memory_by_stage`` (peaks of each stage, from runs of their own on CUDA), ``flags``,
         ``energy`` (per request and per output token; None where it was not measured), ``stopping`` (what
-        ended each point, from ``points.json``), ``precision`` (how well each point's median is known).
+        ended each point, from ``points.json``), ``precision`` (how well each point's median is known),
+        ``engine_agreement`` (marks beside the engine's own figures; only where an engine gives some).
         Quantities are ms, shares between 0 and 1; what n does not allow is
         None with a note.
     """
@@ -233,6 +237,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "precision": precision_summary(frame, metric),
         "stopping": list(run.points),
     }
+    if own := engine_agreement(frame):
+        summary["engine_agreement"] = own
     found: dict[str, Any] = strict(summary)
     return found
 

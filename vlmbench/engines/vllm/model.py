@@ -27,7 +27,7 @@ from vlmbench.errors import MeasurementError, SampleError, UnreachablePointError
 from vlmbench.models.inputs import decode_all
 from vlmbench.models.protocol import Anatomy, Prepared, Told
 from vlmbench.models.token_counts import observe
-from vlmbench.models.transformers_model import TransformersModel, read_images
+from vlmbench.models.transformers_model import TransformersModel, module_facts, read_images
 from vlmbench.request import Request, TokenCounts
 
 if TYPE_CHECKING:
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from vlmbench.models.spec import ModelSpec
 
 _HOST = {"schedule": "T_schedule", "sampling": "T_sampling", "output": "T_engine_output"}
+
+
+@dataclass(kw_only=True)
+class VllmPrepared(Prepared):
+    """A request as the engine takes it, beside the tensors that it holds.
+
+    Args:
+        requests: vLLM's ``EngineCoreRequest`` of each row.
+    """
+
+    requests: Sequence[Any]
 
 
 @dataclass(kw_only=True)
@@ -121,7 +132,6 @@ class VllmModel:
         made = [self._input(row, request) for row in request.rows]
         images = [len(row.images) for row in request.rows]
         copies = made * request.batch_size if not request.companions else made
-        inputs = {**_tensors(copies), "requests": copies}
 
         def count(row: int) -> TokenCounts:
             asked = request.rows[row]
@@ -132,8 +142,9 @@ class VllmModel:
         def each() -> tuple[TokenCounts, ...]:
             return tuple(count(row) for row in range(len(made)))
 
-        return Prepared(
-            inputs=inputs,
+        return VllmPrepared(
+            inputs=_tensors(copies),
+            requests=copies,
             count=lambda: TokenCounts.mean(each()),
             output=request.output,
             count_each=each if request.companions else None,
@@ -215,7 +226,8 @@ class VllmModel:
         texts: dict[str, str] = {}
         final: dict[str, Any] = {}
         with self.boundaries.counted(steps, stopping_criteria or ()):
-            for request in prepared.inputs["requests"]:
+            assert isinstance(prepared, VllmPrepared)
+            for request in prepared.requests:
                 own = copy.copy(request)
                 own.request_id, own.sampling_params = f"run-{next(self._numbers)}", request.sampling_params.clone()
                 own.arrival_time = time.time()
@@ -298,6 +310,8 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
         ModelError: the model cannot be written for it, or it has no class for it.
         DeviceError: it is built for another device.
     """
+    import torch
+
     check_installed()
     prepare_environment(offline=spec.path is not None or spec.weights == "random")
     from vlmbench.models.export import export
@@ -326,10 +340,12 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
     )
     facts = {
         "weights": spec.weights,
-        "dtype": dtype,
-        "architecture": type(like.module).__name__,
+        **module_facts(like.module, like.processor, getattr(torch, dtype)),
         "attention": "vLLM's own",
+        "attention_by_tower": {"language_model": ", ".join(engine_facts(engine)["attention_backends"])},
+        "sdpa_backends": None,
         "quantization": spec.quantization,
+        "devices": 1,
         "build_s": round(time.monotonic() - began, 3),
         **(
             {"seed": seed, "same_weights": chosen.same_weights} if spec.weights == "random" else {"source": spec.source}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmbench.analysis.breakdown import LONG, LONG_GOAL, SHORT_GOAL
+from vlmbench.analysis.engine_figures import agreement_words
 from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
@@ -231,6 +232,7 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     sentences += [
         *_busy_host(provenance),
         *([] if summary.get("serving") else [overhead_words(summary["instrument_overhead"])]),
+        *agreement_words(summary.get("engine_agreement") or []),
         *_precision(summary),
         *_drift(summary),
         *_lengths(summary, provenance),
