@@ -27,7 +27,8 @@ for model in ${MODELS:-llava_1_5_7b qwen2_5_vl_7b}; do
         run "$model/cudagraph_$round" "" "model=$model" runtime=cudagraph
     done
     # vLLM waits for the device around the encoder where it keeps its own time of it: a run apart, for that figure alone
-    SAMPLES=20 run "$model/vllm_stats" "${VLLM_SITE:-}" "model=$model" runtime=vllm runtime.encoder_stats=true
+    # (that of 0.26 keeps none in its newer model runner, which is its default)
+    VLLM_USE_V2_MODEL_RUNNER=0 SAMPLES=20 run "$model/vllm_stats" "${VLLM_SITE:-}" "model=$model" runtime=vllm runtime.encoder_stats=true
     [ -z "${EAGER:-}" ] || run "$model/vllm_eager" "${VLLM_SITE:-}" "model=$model" runtime=vllm runtime.enforce_eager=true
     "$python" scripts/gpu/vllm_rounds.py "$out/$model" | tee "$out/$model/rounds.txt"
 done

@@ -251,7 +251,8 @@ class VllmModel:
 
     def _encoder_stats(self) -> Mapping[str, Any]:
         """vLLM's own account of the encoder, summed over requests; empty where it keeps none."""
-        found = list(runner_of(self.engine).get_encoder_timing_stats().values())
+        kept = getattr(runner_of(self.engine), "get_encoder_timing_stats", None)
+        found = [] if kept is None else list(kept().values())
         return {} if not found else {name: sum(one[name] for one in found) for name in found[0]}
 
     def detokenize(self, tokens: torch.Tensor) -> list[str]:  # noqa: ARG002 – the protocol's

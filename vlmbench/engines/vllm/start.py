@@ -175,6 +175,11 @@ def start_engine(
             "free memory on the device, or lower runtime.max_model_len or runtime.engine_options.gpu_memory_utilization"
         ) from error
     atexit.register(engine.engine_core.shutdown)
+    if settings.encoder_stats and not hasattr(runner_of(engine), "get_encoder_timing_stats"):
+        raise ConfigError(
+            f"this model runner of vLLM {vllm.__version__} keeps no time of the encoder (got runtime.encoder_stats=true)\n"
+            "set runtime.encoder_stats=false, or VLLM_USE_V2_MODEL_RUNNER=0 in the environment"
+        )
     return engine
 
 
