@@ -109,6 +109,8 @@ def test_what_is_too_long_or_unknown_is_refused(model: Any) -> None:
     long = request_of(2)
     with pytest.raises(UnreachablePointError, match=r"longer than runtime.max_model_len"):
         model.prepare(replace(long, sample=replace(long.sample, question=words)))
+    with pytest.raises(UnreachablePointError, match=r"longer than runtime.max_model_len: 1,0\d\d tokens of 1,024"):
+        model.prepare(replace(long, output=Output(max_new_tokens=1020, forced=True)))
     from vlmbench.engines.vllm.start import VllmSettings, start_engine
 
     with pytest.raises(ModelError, match=r"has no model class 'NoSuchModel' in its registry\nchoose another"):

@@ -163,18 +163,24 @@ class VllmModel:
             prompt["mm_processor_kwargs"] = dict(request.processor_kwargs)
         special = self.like.prompter.adds_special_tokens(text)
         try:
-            return self.engine.input_processor.process_inputs(
+            made = self.engine.input_processor.process_inputs(
                 f"prepared-{next(self._numbers)}",
                 prompt,
                 self._sampling(request),
                 supported_tasks=self.engine.get_supported_tasks(),
                 tokenization_kwargs={"add_special_tokens": special},
             )
-        except (ValueError, TypeError, IndexError, KeyError) as error:
-            line = first_line(error)
-            if "maximum model length" in str(error):
-                raise UnreachablePointError(f"longer than runtime.max_model_len: {line}") from error
-            raise SampleError(f"vLLM's processor refuses the request: {line}") from error
+        except Exception as error:
+            own = type(error).__module__.startswith("vllm")
+            if own and "maximum" in str(error) and "length" in str(error):
+                raise UnreachablePointError(f"longer than runtime.max_model_len: {first_line(error)}") from error
+            if own or isinstance(error, ValueError | TypeError | IndexError | KeyError):
+                raise SampleError(f"vLLM's processor refuses the request: {first_line(error)}") from error
+            raise
+        most = self.engine.vllm_config.model_config.max_model_len
+        if (asked := len(made.prompt_token_ids) + request.output.max_new_tokens) > most:  # vLLM would cut the answer
+            raise UnreachablePointError(f"longer than runtime.max_model_len: {asked:,} tokens of {most:,} at most")
+        return made
 
     def _sampling(self, request: Request) -> Any:
         """Greedy; each token handed out as it comes, as to a client that streams."""
