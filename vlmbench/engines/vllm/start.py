@@ -177,7 +177,7 @@ def start_engine(
     atexit.register(engine.engine_core.shutdown)
     if settings.encoder_stats and not hasattr(runner_of(engine), "get_encoder_timing_stats"):
         raise ConfigError(
-            f"this model runner of vLLM {vllm.__version__} keeps no time of the encoder (got runtime.encoder_stats=true)\n"
+            f"this model runner of vLLM {vllm.__version__} keeps no time of the encoder (got encoder_stats=true)\n"
             "set runtime.encoder_stats=false, or VLLM_USE_V2_MODEL_RUNNER=0 in the environment"
         )
     return engine
