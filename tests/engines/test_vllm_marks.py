@@ -24,8 +24,13 @@ class Planted:
         self.request = SimpleNamespace(num_prompt_tokens=prompt, num_computed_tokens=0)
         self.a_step = a_step
         projector = SimpleNamespace(forward=lambda: "projected")
+
+        def embed() -> str:
+            projected: str = projector.forward()
+            return projected
+
         self.model = SimpleNamespace(
-            embed_multimodal=projector.forward,
+            embed_multimodal=embed,
             get_mm_mapping=lambda: SimpleNamespace(connector=["visual.merger."]),
             named_modules=lambda: [("visual.merger", projector)],
             get_submodule=lambda _: projector,
