@@ -135,7 +135,7 @@ class VllmModel:
 
         def count(row: int) -> TokenCounts:
             asked = request.rows[row]
-            words = self.like.prompter.text_tokens(asked.sample.question, num_images=images[row])
+            words = asked.turns * self.like.prompter.text_tokens(asked.sample.question, num_images=images[row])
             own = _tensors([made[row]])
             return observe(own, self.like.marks, batch_size=1, num_images=images[row], num_prompt_tokens=words)
 
@@ -155,7 +155,8 @@ class VllmModel:
         self.like.check_processor_kwargs(request.processor_kwargs)
         names = [image.name for image in row.images]
         images = decode_all(read_images(row), names=names, size=row.image_size)
-        text = self.like.prompter.render(row.sample.question, num_images=len(images))
+        answers = row.earlier_answers
+        text = self.like.prompter.render(row.sample.question, num_images=len(images), earlier_answers=answers)
         prompt: dict[str, Any] = {"prompt": text}
         if images:
             prompt["multi_modal_data"] = {"image": images}
