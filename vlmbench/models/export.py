@@ -73,8 +73,8 @@ def export(spec: ModelSpec, folder: Path, *, runtime: Runtime, weights: bool, se
     processor = build_processor(arguments, model_type=config.model_type, vocab_size=vocabulary)
     write_processor(processor, folder, model_type=config.model_type)
     if weights:
-        stored = {"device": runtime.device, "dtype": str(dtype).removeprefix("torch.")}
-        module = load(spec, Runtime(**stored), seed=seed).module
+        stored = Runtime(device=runtime.device, dtype=str(dtype).removeprefix("torch."))
+        module = load(spec, stored, seed=seed).module
         module.save_pretrained(folder)
     _write_config(config, folder, dtype)
     ids = building.token_ids(processor.tokenizer)
