@@ -43,7 +43,7 @@ def tiny_llava() -> dict[str, object]:
     """The configuration and processor of LLaVA-1.5, narrow and with small images."""
     spec = spec_of("llava_1_5_7b")
     config, processor = dict(spec.config), dict(spec.processor)
-    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config["vision_config"] = {**config["vision_config"], **narrow, "image_size": 56}
     config["text_config"] = {**config["text_config"], **narrow, "num_key_value_heads": 2}
     processor["image_processor"] = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
