@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 # Which Python makes .venv; empty: the first of python3, python3.12, python3.11 that is 3.11 or 3.12.
 PYTHON ?=
+# `make setup HASHES=no`: by version alone, where an index serves files of its own; otherwise each file's hash is checked.
+HASHES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -18,8 +20,8 @@ help:  ## what there is
 
 setup: $(STAMP)  ## virtual environment in .venv with everything
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
-	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(GPU)"
+$(STAMP): pyproject.toml constraints.txt hashes.txt scripts/setup.sh
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(GPU)" "$(HASHES)"
 	@touch $@
 
 demo: $(STAMP)  ## the main job on the default tiny model: where does the latency go?

@@ -2,16 +2,17 @@
 
     python scripts/kills.py DIR --kills 300 [--minutes 60] [--seed 0] [--kinds phase1 phase2 study …]
 
-Kinds are commands (phase1, phase2, study, multirun, report, report_again: ``experiment=report`` on a finished run) and
-engines (cudagraph; closed and open load against a replay server that this script starts; interventions). Each attempt
-is a whole command line on the tiny model (compose, load, measure, report) in a fork of this process, which has imported
-everything once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT or SIGHUP,
-which must end with 130 within seconds. Every row that a store acknowledges goes through a pipe to this process. After
-each kill all JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that
-was ever acknowledged, each once, and the keys of an uninterrupted run of its kind.
+Kinds are commands (phase1, phase2, study, multirun, report, report_again: ``experiment=report`` on a finished run),
+engines (cudagraph; closed and open load against a replay server that this script starts) and every intervention. What
+cannot run here is named: ``runtime=compiled`` needs CUDA, ``intervention=quantized`` torchao. Each attempt is a whole
+command line on the tiny model (compose, load, measure, report) in a fork of this process, which has imported everything
+once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT or SIGHUP, which must end
+with 130 within seconds. Every row that a store acknowledges goes through a pipe to this process. After each kill all
+JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that was ever
+acknowledged, each once, and the keys of an uninterrupted run of its kind.
 
-The state is kept in DIR/kills.json: the same command goes on where it was. Prints a table by kind. Exit status 1 if
-anything was lost, doubled, torn or unexpected.
+The state is kept in DIR/kills.json: the same command goes on where it was. DIR/attempts.log says of each attempt when
+it was killed and how it ended. Prints a table by kind. Exit status 1 if anything was lost, doubled, torn or unexpected.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -62,16 +64,20 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": ("experiment=phase1", *_SMALL),
     "report_again": ("experiment=report",),
     "cudagraph": ("experiment=phase1", *_SMALL, "runtime=cudagraph", "report=none"),
-    "interventions": (
-        "experiment=interventions",
-        *_SMALL,
-        "measurement.prompt_tokens=8",
-        "sweep.axes.intervention.keep=[1,0.5]",
-        "report=none",
-    ),
     "closed": (*_SERVED, "load=closed", "load.concurrency=2"),
     "open": (*_SERVED, "load=open", "load.rate_per_s=20"),
-}
+    **{
+        method: (
+            "experiment=interventions", *_SMALL, "measurement.prompt_tokens=8", "report=none", f"intervention={method}",
+            *arguments,
+        )
+        for method, arguments in {
+            "keep_after_projector": ("sweep.axes.intervention.keep=[1,0.5]",), "keep_in_layer": (), "fastv": (),
+            "pyramid_drop": ("intervention.layer=[1,2,3]",), "visionzip": (), "downsample": (), "early_exit": (),
+            "quantized": (),
+        }.items()
+    },
+}  # fmt: skip
 _SIGNALS = (signal.SIGKILL,) * 9 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_S = 600.0
 _UNHEARD_S = 20.0  # a signal to stop that a process outlives by so much was not heard
@@ -131,6 +137,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
     options = parser.parse_args()
+    print(f"seed {options.seed}; not tried: compiled (needs CUDA)", flush=True)
+    if "quantized" in options.kinds and importlib.util.find_spec("torchao") is None:
+        options.kinds.remove("quantized")
+        print("not tried: quantized (torchao is not installed)", flush=True)
     root = options.directory.resolve()
     root.mkdir(parents=True, exist_ok=True)
     state, until = _stored(root), time.monotonic() + 60 * options.minutes
@@ -243,6 +253,9 @@ class Kind:
         self._remember(run, done.acknowledged)
         self._check_files(run, state)
         died = done.status < 0
+        with (self.folder.parent / "attempts.log").open("a") as log:
+            how = f"{number.name} at {moment:.3f}" if number is not None and moment is not None else "no signal"
+            log.write(f"{run}: {how} s -> {done.status} in {done.seconds:.1f} s\n")
         if number is not None and (died or done.status == 130):
             counts["kills"] += 1
             counts[number.name] += 1
