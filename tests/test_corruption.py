@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.analysis.made import usual, write
 from vlmbench.errors import VlmbenchError
 
 RUNS = Path(__file__).parent / "contract" / "old_runs"
@@ -265,6 +266,50 @@ def test_no_damaged_file_that_is_given_ends_in_a_traceback(
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             found.append(f"{what}: {error!r:.200} at {where.filename}:{where.lineno}")
+    assert told, "no damage was noticed"
+    assert not found, f"{len(found)}:\n" + "\n".join(found[:20])
+
+
+@pytest.mark.parametrize(
+    ("what", "file"),
+    [
+        ("baseline", "provenance.json"), ("baseline", "records.jsonl"), ("candidate", "provenance.json"),
+        ("candidate", "records.jsonl"), ("saved", "provenance.json"), ("saved", "records.jsonl.gz"), ("saved", "baseline.json"),
+    ],
+)  # fmt: skip
+def test_compare_with_a_damaged_file_is_refused_or_judged(tmp_path: Path, what: str, file: str) -> None:
+    """Two lines and status 2, or a verdict where the damage is to nothing that it needs: never a regression."""
+    from vlmbench.analysis.two_sides import judge
+    from vlmbench.records import baselines
+
+    whole = {side: write(tmp_path / side, usual(20, 20, seed)) for seed, side in enumerate(("baseline", "candidate"))}
+    damaged = {**whole, what: tmp_path / "damaged" / "x"}
+    if what == "saved":
+        baselines.save("x", [whole["baseline"]], whole["baseline"], tmp_path / "kept")
+        whole["saved"] = tmp_path / "kept" / "x"
+
+    def verdict() -> int:
+        before = baselines.find("x", tmp_path / "damaged") if what == "saved" else damaged["baseline"]
+        return judge(before, damaged["candidate"], threshold=0.3, allow_unlike=False).exit_status
+
+    shutil.copytree(whole[what], damaged[what])
+    assert verdict() == 0
+    found, told = [], 0
+    every = damages((whole[what] / file).read_bytes())
+    for name in [*list(every)[:20], *list(every)[20::8]]:
+        shutil.rmtree(damaged[what])
+        shutil.copytree(whole[what], damaged[what])
+        damage(damaged[what] / file, every[name])
+        try:
+            if (status := verdict()) not in (0, 2):
+                found.append(f"{name}: status {status}")
+        except VlmbenchError as error:
+            told += 1
+            if len(str(error).strip().splitlines()) > 2 or error.exit_status != 2:
+                found.append(f"{name}: {error.exit_status} {error}")
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            found.append(f"{name}: {error!r:.200} at {where.filename}:{where.lineno}")
     assert told, "no damage was noticed"
     assert not found, f"{len(found)}:\n" + "\n".join(found[:20])
 

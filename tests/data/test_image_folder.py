@@ -1,6 +1,7 @@
 import csv
 import json
 import pickle
+import re
 
 import pytest
 from PIL import Image
@@ -121,10 +122,10 @@ def test_blanks_around_names_of_columns_do_not_count(root, header):
     assert sample.question == "How many dots?"
 
 
-@pytest.mark.parametrize("column", ["Question", "text", "prompt"])
+@pytest.mark.parametrize("column", ["Question", "text", "prompt", "a\x85b"])
 def test_a_file_whose_questions_are_called_otherwise_is_refused(root, column):
     (root / "q.csv").write_text(f"image,{column}\na.jpg,How many?\n")
-    with pytest.raises(InputError, match=rf"no column 'question' \(it has image, {column}\)"):
+    with pytest.raises(InputError, match=rf"no column 'question' \(it has 'image', {re.escape(repr(column))}\)"):
         ImageFolder(root=root, questions="q.csv").open()
 
 

@@ -140,7 +140,7 @@ def _header(names: Sequence[str], path: Path) -> list[str]:
     others = [name for name in columns if name not in ("image", "answer", "answers")]
     if columns and "question" not in columns and others:
         raise InputError(
-            f"{path} has no column 'question' (it has {', '.join(columns)})\n"
+            f"{path} has no column 'question' (it has {', '.join(f'{name!r:.40}' for name in columns[:8])})\n"
             "call the column of questions 'question', or leave only 'image' to ask dataset.question of every image"
         )
     return columns
