@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,21 +54,59 @@ def memory() -> Iterator[Path]:
 
 def test_a_frozen_control_group_holds_its_processes_still(freezer: Path) -> None:
     process = subprocess.Popen(["sleep", "600"])
-    state, frozen, thawed = ("cgroup.freeze", "1", "0")
-    if not (freezer / state).exists():
-        state, frozen, thawed = ("freezer.state", "FROZEN", "THAWED")
     try:
         (freezer / "cgroup.procs").write_text(str(process.pid))
         assert held_still_by(process.pid) is None
-        (freezer / state).write_text(frozen)
+        _freeze(freezer, 1)
         for _ in range(500):
             if held_still_by(process.pid):
                 break
         assert held_still_by(process.pid) == "a frozen control group"
-        (freezer / state).write_text(thawed)
+        _freeze(freezer, 0)
     finally:
         process.kill()
         process.wait()
+
+
+COUNTS = """
+import sys, time
+from vlmbench.machine.suspension import Suspensions
+with Suspensions() as suspensions:
+    time.sleep(0.2)
+    print(suspensions.count(), flush=True)
+    sys.stdin.readline()
+    after = suspensions.count()
+    time.sleep(1.2)
+    print(after, suspensions.count(), flush=True)
+"""
+
+
+def test_a_run_in_a_frozen_control_group_is_suspended(freezer: Path) -> None:
+    """Counted at once when it goes on, and once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COUNTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "0\n"
+            (freezer / "cgroup.procs").write_text(str(process.pid))
+            _freeze(freezer, 1)
+            process.stdin.write("go on\n")
+            time.sleep(2.5)
+            _freeze(freezer, 0)
+            assert process.stdout.readline() == "1 1\n"
+        finally:
+            _freeze(freezer, 0)
+            process.kill()
+
+
+def _freeze(group: Path, number: int) -> None:
+    """Freeze a group (1) or let it go on (0)."""
+    if (group / "cgroup.freeze").exists():
+        (group / "cgroup.freeze").write_text(str(number))
+    else:
+        (group / "freezer.state").write_text("FROZEN" if number else "THAWED")
 
 
 def test_a_kill_for_memory_is_counted(memory: Path) -> None:
