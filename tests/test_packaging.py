@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -67,6 +68,15 @@ def test_the_sdist_holds_the_checkout(built: Path) -> None:
     there = [name for name in kept.stdout.splitlines() if (ROOT / name).is_file()]
     missing = [name for name in there if name not in names and not name.startswith((".ci/", ".git"))]
     assert not missing
+
+
+def test_all_that_is_pinned_has_its_hashes() -> None:
+    """hashes.txt is made from constraints.txt (scripts/hashes.py): the same versions, each with at least one file."""
+    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in (ROOT / "hashes.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.search(r"==.* --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+    hashed = {re.sub(r"[-_.]+", "-", line.split()[0]).lower() for line in lines}
+    assert [line for line in pinned if re.sub(r"[-_.]+", "-", line).lower() not in hashed] == []
 
 
 @pytest.mark.slow

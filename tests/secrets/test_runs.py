@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -44,9 +47,21 @@ def contents(file: Path) -> bytes:
     data = file.read_bytes()
     if file.suffix == ".gz":
         return gzip.decompress(data)
+    if file.suffix == ".pdf":  # metadata is plain, what is drawn is compressed
+        streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL)
+        return b"\n".join([data, *(_inflated(stream) for stream in streams)])
+    if file.suffix == ".png":
+        with Image.open(file) as image:
+            return data + repr(image.info).encode()
     if file.suffix == ".parquet":
         return str(pyarrow.parquet.read_table(file).to_pylist()).encode()
     return data
+
+
+def _inflated(stream: bytes) -> bytes:
+    with contextlib.suppress(zlib.error):
+        return zlib.decompressobj().decompress(stream)
+    return b""
 
 
 def left(folder: Path, said: Iterable[str], secrets: Mapping[str, str], *, but: Iterable[Path] = ()) -> list[str]:
@@ -83,16 +98,20 @@ def images(folder: Path, count: int = 2) -> Path:
     return folder
 
 
-def test_a_run_whose_configuration_and_files_are_full_of_them(tmp_path: Path) -> None:
-    """In YAML and overrides, in paths, in the reasons of rows, in names of images, in variables, in the log."""
-    root = images(tmp_path / "x?token=tr0ub4dor-and-3&y")
-    own = tmp_path / "own" / "model"
-    own.mkdir(parents=True)
+def planted_model(folder: Path) -> None:
+    """``model=planted`` of a folder of configurations: the tiny model, its YAML full of secrets."""
     tiny = yaml.safe_load((ROOT / "conf" / "model" / "tiny.yaml").read_text())
     tiny["config"]["notes"] = texts()
     tiny["config"]["from_environment"] = ["${oc.env:PLANTED_0_TOKEN}", "Bearer ${oc.env:ORDINARY_NAME} x"]
     tiny["hub_id"] = "https://alice:tr0ub4dor-and-3@host.org/x"
-    (own / "planted.yaml").write_text(yaml.safe_dump(tiny))
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "planted.yaml").write_text(yaml.safe_dump(tiny))
+
+
+def test_a_run_whose_configuration_and_files_are_full_of_them(tmp_path: Path) -> None:
+    """In YAML and overrides, in paths, in the reasons of rows, in names of images, in variables, in the log."""
+    root = images(tmp_path / "x?token=tr0ub4dor-and-3&y")
+    planted_model(tmp_path / "own")
     named = ["0.png", "1.png", *(t.lstrip("/") for t in texts() if "\n" not in t and "/.." not in t)]
     asked = root / "asked.jsonl"
     asked.write_text("".join(json.dumps({"image": name, "question": "What?"}) + "\n" for name in named))
@@ -115,6 +134,40 @@ def test_a_run_whose_configuration_and_files_are_full_of_them(tmp_path: Path) ->
     assert left(tmp_path, said, SECRETS, but=[tmp_path / "own", root]) == []
     config = yaml.safe_load((tmp_path / "out" / ".hydra" / "config.yaml").read_text())["model"]["config"]
     assert config["from_environment"] == ["${oc.env:PLANTED_0_TOKEN}", "Bearer ${oc.env:ORDINARY_NAME} x"]
+
+
+def test_a_study_and_all_that_is_made_of_it(tmp_path: Path) -> None:
+    """Parts, report and page, figures with their metadata, tables, exports, trackers' stores, a baseline, a comparison."""
+    planted_model(tmp_path / "own")
+    command = [
+        *QUICK, "experiment=all", "--config-dir", str(tmp_path / "own"), "model=planted", "~parts.prompt_tokens",
+        "~parts.phase3", "sweep.axes.vision_tokens=[16,64]", "measurement.stopping.max_samples=3",
+        "measurement.stopping.min_samples=3", "measurement.stopping.min_time_s=0", "dataset.num_samples=8", "tracker=mlflow",
+        f"dataset.prompt='{{question}} api_key={SECRETS['key header']}'", "name='see ${oc.env:PLANTED_0_TOKEN}'",
+        "figures.style=paper", "probe=[timeline]", "output_dir=out",
+    ]  # fmt: skip
+    said = run(tmp_path, *command[1:])
+    said += run(
+        tmp_path,
+        *QUICK,
+        "--config-dir",
+        "own",
+        "model=planted",
+        "report=phase1",
+        "tracker=tensorboard",
+        "output_dir=one",
+    )
+    made = {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {".pdf", ".png", ".html", ".json", ".jsonl", ".csv", ".tex"} <= made
+    said += run(tmp_path, "experiment=report", "runs=out/phase1", "output_dir=again")
+    said += run(tmp_path, "experiment=compare", "candidate=out/phase1", "save_baseline=kept")
+    said += run(tmp_path, "experiment=compare", "baseline=kept", "candidate=one", "output_dir=compared", status=None)
+    said += run(tmp_path, "experiment=collect", "runs=out", status=None)
+    stores = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert "mlflow.db" in stores
+    assert "records.jsonl.gz" in stores
+    assert any(name.startswith("events.out.tfevents") for name in stores)
+    assert left(tmp_path, said, SECRETS, but=[tmp_path / "own"]) == []
 
 
 def test_a_renewed_token_continues_a_run_and_another_ordinary_value_does_not(tmp_path: Path) -> None:
