@@ -185,12 +185,16 @@ def test_leave_look_and_cancel(tmp_path: Path, vlmbench: Vlmbench) -> None:
     assert not jobs & set(queued.stdout.split()), "a cancelled task went back into the queue"
 
 
-def test_names_that_would_run_in_a_shell_do_not(tmp_path: Path, vlmbench: Vlmbench) -> None:
+def test_names_that_would_run_in_a_shell_do_not_and_no_script_holds_a_secret(
+    tmp_path: Path, vlmbench: Vlmbench
+) -> None:
+    vlmbench.environment["PLANTED_TOKEN"] = "plain-value-of-a-variable"
     odd = tmp_path / "a b'c\"; touch bad $(touch bad) `touch bad` #&"
     done = vlmbench.run(
         "seed=1,2", f"output_dir='{str(odd).replace(chr(39), chr(92) + chr(39))}'",
         "hydra.launcher.comment='x; $(touch bad) `touch bad`'",
-        "hydra.launcher.setup=['export ODD=\"$(touch bad);`touch bad`\"']",
+        "hydra.launcher.setup=['export ODD=\"$(touch bad);`touch bad`\"','export OTHER=$PLANTED_TOKEN']",
+        "model.hub_id=${oc.env:PLANTED_TOKEN}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {one.state for one in status(odd)} == {RunState.DONE}
@@ -198,6 +202,9 @@ def test_names_that_would_run_in_a_shell_do_not(tmp_path: Path, vlmbench: Vlmben
     assert not list(tmp_path.rglob("bad"))
     for folder in [odd / FOLDER, *(odd / FOLDER).glob("*/")]:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = [path for path in odd.rglob("*") if path.is_file()]
+    assert any("#SBATCH" in path.read_text(errors="replace") for path in files), "the script as submitit writes it"
+    assert not [path for path in files if b"plain-value-of" in path.read_bytes()]
 
 
 def test_what_slurm_refuses_is_said(tmp_path: Path, vlmbench: Vlmbench) -> None:
