@@ -129,6 +129,19 @@ def test_a_file_whose_questions_are_called_otherwise_is_refused(root, column):
         ImageFolder(root=root, questions="q.csv").open()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,question\nb.jpg,What, and why?\n", r"line 2 of .* more columns than the header"),
+        ("image,question,question\nb.jpg,What?,Why?\n", "more than one column called 'question'"),
+    ],
+)
+def test_a_csv_of_which_a_part_of_a_question_would_be_lost_is_refused(root, text, message):
+    (root / "q.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        ImageFolder(root=root, questions="q.csv").open()
+
+
 def test_rows_that_are_asked_the_default_question_are_counted(root, capsys):
     (root / "q.jsonl").write_text('{"image": "a.jpg", "text": "x"}\n{"image": "b.jpg", "question": "y"}\n')
     ImageFolder(root=root, questions="q.jsonl").open()

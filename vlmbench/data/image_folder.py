@@ -112,7 +112,13 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 reader = csv.DictReader(stream)
                 reader.fieldnames = _header(reader.fieldnames or (), path)
                 for row in reader:
-                    yield f"line {reader.line_num} of {path}", row
+                    where = f"line {reader.line_num} of {path}"
+                    if any(row.get(None) or ()):  # where DictReader puts what has no name
+                        raise InputError(
+                            f"{where} has more columns than the header names (got {[*row.values()]!r:.200})\n"
+                            "put a text that holds a comma between double quotes"
+                        )
+                    yield where, row
                 return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
@@ -134,9 +140,11 @@ def _header(names: Sequence[str], path: Path) -> list[str]:
     """The column names of a CSV file, blanks around them cut off.
 
     Raises:
-        InputError: no column is called ``question`` and one is called otherwise: it may be meant.
+        InputError: two have one name; or none is called ``question`` and one is called otherwise: it may be meant.
     """
     columns = [name.strip() for name in names]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InputError(f"{path} has more than one column called {', '.join(map(repr, twice))}\nname each otherwise")
     others = [name for name in columns if name not in ("image", "answer", "answers")]
     if columns and "question" not in columns and others:
         raise InputError(
