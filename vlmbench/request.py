@@ -74,6 +74,8 @@ class Request:
         earlier_answers: texts that stand for the answers of the turns before it, ``turns`` - 1 of them, each as long as
             an answer may be; the model's ``resolve`` fills them in.
         reuse_cache: go on from a cache that holds the turns before, instead of encoding and prefilling all again.
+        frames: when set, a clip of so many frames, made from the first image, is shown instead of the images.
+        clip: that clip, encoded; the model's ``resolve`` fills it in.
         kv_length: when set, the answer begins over a cache of so many tokens, the last one included, which no prefill
             made (``num_images`` is 0 then).
         vision_tokens: when set, the target that the model's own processor is searched for
@@ -94,6 +96,8 @@ class Request:
     turns: int = 1
     earlier_answers: tuple[str, ...] = ()
     reuse_cache: bool = False
+    frames: int | None = None
+    clip: bytes = field(default=b"", repr=False)
     kv_length: int | None = None
     vision_tokens: int | None = None
     processor_kwargs: Mapping[str, object] = field(default_factory=dict)
@@ -122,8 +126,8 @@ class Request:
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
-        """The images of this request, ``num_images`` applied."""
-        have = self.sample.images
+        """The images of this request, ``num_images`` applied; none beside a clip."""
+        have = () if self.frames is not None else self.sample.images
         if self.num_images is None or not have:
             return have
         return tuple(have[i % len(have)] for i in range(self.num_images))

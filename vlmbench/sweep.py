@@ -9,6 +9,7 @@ An axis is named after the knob that it turns:
 ``images``          number of images in a request
 ``prompt_tokens``   number of text tokens of the user's prompt (random ordinary words)
 ``output_tokens``   forced number of new tokens
+``frames``          of a clip that is shown instead of the images, where the model takes video
 ``turns``           questions about the same images, one after the other; the last one is measured
 ``reuse_cache``     0: a later turn encodes and prefills everything again; 1: it goes on from the cache of those before
 ``kv_length``       tokens in the cache when the first token is there, with no prefill run for them; no image is given
@@ -72,6 +73,7 @@ KNOBS: Mapping[str, tuple[int, Callable[[Request, int], Request]]] = {
     "images": (0, lambda r, v: replace(r, num_images=v)),
     "prompt_tokens": (1, lambda r, v: replace(r, prompt_tokens=v)),
     "output_tokens": (1, lambda r, v: replace(r, output=Output(max_new_tokens=v, forced=True))),
+    "frames": (1, lambda r, v: replace(r, frames=v)),
     "turns": (1, lambda r, v: replace(r, turns=v)),
     "reuse_cache": (0, lambda r, v: replace(r, reuse_cache=bool(v))),
     "kv_length": (_LEAST_CACHE, _set_kv_length),

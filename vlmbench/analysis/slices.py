@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
             # Cross-attention models keep image positions out of the language model's input; resamplers keep their
             # number fixed while the encoder's work grows.
             columns=("num_vision_tokens", "num_cross_attention_tokens", "num_vision_patches"),
-            axes=("vision_tokens", "resolution", "image_width", "image_height", "images", "processor."),
+            axes=("vision_tokens", "resolution", "image_width", "image_height", "images", "frames", "processor."),
             fixed=("num_output_tokens",),
         ),
         Kind(

@@ -96,7 +96,7 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         The figure; None if no measured run has stage times.
     """
     work = workload(frame)
-    order = [*HOST_PARTS[:2], *(name for name in TOTAL_PARTS if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[2]]
+    order = [*HOST_PARTS[:-1], *(name for name in TOTAL_PARTS if name != "T_residual"), *DECODE_PARTS, HOST_PARTS[-1]]
     parts = {name: values(work, name) for name in order}
     left_out = any((time <= 0).any() for time in parts.values())
     parts = {name: time[time > 0] for name, time in parts.items() if (time > 0).any()}

@@ -57,7 +57,7 @@ def request_timeline(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figu
     request = median_request(frame)
     if not shares or request is None:
         return None
-    order = (*HOST_PARTS[:2], *(name for name in TOTAL_PARTS if name != "T_residual"), HOST_PARTS[2])
+    order = (*HOST_PARTS[:-1], *(name for name in TOTAL_PARTS if name != "T_residual"), HOST_PARTS[-1])
     parts = [(name, float(request[name])) for name in order if name in request and request[name] > 0]
     whole, before = sum(time for _, time in parts), first_token_parts(parts)
     traces = int(launch_table(frame)["traces"].max())

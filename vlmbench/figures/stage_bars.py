@@ -92,7 +92,7 @@ def groups_in_ms(frame: pd.DataFrame) -> list[tuple[str, Parts]]:
 
 def _mean_parts(rows: pd.DataFrame) -> Parts:
     found = []
-    for name in (*HOST_PARTS[:2], *TOTAL_PARTS, HOST_PARTS[2]):
+    for name in (*HOST_PARTS[:-1], *TOTAL_PARTS, HOST_PARTS[-1]):
         time = values(rows, name)
         if not np.isnan(time).all():
             found.append((name, float(np.nansum(time) / len(rows))))
@@ -115,7 +115,7 @@ def _total(parts: Parts) -> float:
 def _words(parts: Parts, enlarged: bool) -> str:
     """What the bars show, and what is too small to be seen in them."""
     drawn = dict(parts)
-    last = [name for name in ("T_residual", HOST_PARTS[2]) if name in drawn]
+    last = [name for name in ("T_residual", HOST_PARTS[-1]) if name in drawn]
     rest = ", ".join(
         f"{component_label(name).removesuffix(' (host)').lower()} {digits(drawn[name])} ms" for name in last
     )

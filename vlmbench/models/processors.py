@@ -8,11 +8,12 @@ image back end is torchvision where it is installed and PIL elsewhere (1.6–3.9
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vlmbench.errors import ModelError
+from vlmbench.errors import ModelError, UnreachablePointError
 from vlmbench.models.offline_tokenizer import build_tokenizer
 from vlmbench.models.transformers_library import transformers_library, transformers_module
 
@@ -266,6 +267,31 @@ def check_processor(processor: Any, *, model_type: str, source: str) -> None:
             f"the processor in '{source}' ({type(processor).__name__}) does not belong to the model: "
             f"'{model_type}' needs {expected}"
         )
+
+
+def give_video_processor(processor: Any, model_type: str) -> None:
+    """See to it that a processor can prepare a clip; one that was loaded without its video part gets the model's own.
+
+    Raises:
+        UnreachablePointError: the model takes no video, or a package is missing.
+    """
+    name = type(processor).__name__
+    if "video_processor" not in type(processor).get_attributes() or not getattr(processor, "video_token", None):
+        raise UnreachablePointError(f"frames: {name} takes no video")
+    if missing := [package for package in ("av", "torchvision") if importlib.util.find_spec(package) is None]:
+        raise UnreachablePointError(
+            f"frames needs {' and '.join(missing)}, which is not installed: pip install 'vlmbench-latency[video]'"
+        )
+    if getattr(processor, "video_processor", None) is not None:
+        return
+    entry = transformers_module("models.auto.video_processing_auto").VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type)
+    chosen = entry.get("torchvision") if isinstance(entry, Mapping) else entry
+    if not chosen:
+        raise UnreachablePointError(f"frames: transformers has no video processor for '{model_type}'")
+    size = getattr(processor.image_processor, "size", None) or {}
+    fixed = {side: size[side] for side in ("height", "width") if side in size}  # of models with one size of image
+    made: Any = getattr(transformers_library(), chosen)
+    processor.video_processor = made(size=fixed) if len(fixed) == 2 else made()
 
 
 def backend_of(processor: Any) -> str:

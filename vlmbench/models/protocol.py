@@ -77,6 +77,8 @@ class Prepared:
         output: how long the answer may be.
         count_each: observes the counts of every request of a batch of different ones; None where all rows are equal.
         cached: what the run finds in the cache; None for an empty one.
+        num_frames: of the clip that is shown; None without one.
+        T_video_decode: ms that decoding the clip took, on the host; no part of T_preprocess.
     """
 
     inputs: dict[str, Any]
@@ -84,6 +86,8 @@ class Prepared:
     output: Output
     count_each: Callable[[], tuple[TokenCounts, ...]] | None = None
     cached: Cached | None = None
+    num_frames: int | None = None
+    T_video_decode: float | None = None
 
     @property
     def prefill(self) -> bool:

@@ -83,6 +83,12 @@ def observe(
     )
 
 
+def clip_as_images(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a clip by the names that images have, so that they are counted alike."""
+    names = {"pixel_values_videos": "pixel_values", "video_grid_thw": "image_grid_thw"}
+    return {names.get(name, name): value for name, value in inputs.items()}
+
+
 def _row_length(inputs: Mapping[str, Any]) -> int:
     """Tokens of the first row, padding left out."""
     mask = inputs.get("attention_mask")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,9 @@ from vlmbench.models.attention import allowed_backends, attention_by_tower
 from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
-from vlmbench.models.processors import allowed_image_arguments, backend_of
+from vlmbench.models.processors import allowed_image_arguments, backend_of, give_video_processor
 from vlmbench.models.protocol import Anatomy, Cached, Loop, Prepared
-from vlmbench.models.token_counts import ImageMarks, observe
+from vlmbench.models.token_counts import ImageMarks, clip_as_images, observe
 from vlmbench.models.transformers_library import transformers_library
 from vlmbench.request import Request, TokenCounts
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # What a processor may put beside the inputs of generate, for training or for its own use.
 _NOT_FOR_GENERATE = frozenset({"labels", "text_replacement_offsets", "offset_mapping"})
+
+
+_NOT_FOR_CLIP = _NOT_FOR_GENERATE | {"video_metadata"}
 
 
 def read_images(request: Request) -> list[bytes]:
@@ -196,6 +200,8 @@ class TransformersModel:
             )
             sample = replace(request.sample, question=self._words(count, images, seed))
             request = replace(request, sample=sample, companions=companions, prompt_tokens=None)
+        if request.frames is not None and not request.clip:
+            request = replace(request, clip=self._clip_of(request))
         if request.turns > 1 and not request.earlier_answers:
             count = request.output.max_new_tokens
             answers = (self._words(count, 0, request.seed + 1 + turn) for turn in range(request.turns - 1))
@@ -203,6 +209,26 @@ class TransformersModel:
         if request.over_cache and request.kv_length is None:
             self._conversation_of(request)
         return request
+
+    def _clip_of(self, request: Request) -> bytes:
+        """The clip of a request, encoded; made once of its sample's first image.
+
+        Raises:
+            UnreachablePointError: the model takes no video, a package is missing, or there is nothing to make it of.
+        """
+        give_video_processor(self.processor, self.module.config.model_type)
+        from vlmbench.data.clip import encode_clip
+
+        if request.vision_tokens is not None or request.over_cache or request.turns > 1 or not request.sample.images:
+            raise UnreachablePointError("frames need a sample with an image, one turn, and no target of vision tokens")
+        if not self.prompter.image_placeholder:
+            raise UnreachablePointError(
+                f"frames: {type(self.processor).__name__} has no place for a clip in its prompt"
+            )
+        still = replace(request, frames=None, num_images=1)
+        key = ("clip", request.frames, request.sample.sample_id, request.image_size)
+        clip: bytes = self.remember(key, lambda: encode_clip(self._pictures(still)[0], request.frames or 1))
+        return clip
 
     def _conversation_of(self, request: Request) -> Conversation:
         """The earlier turns of a request, prepared outside of any clock; the last one asked for is kept."""
@@ -264,6 +290,8 @@ class TransformersModel:
             UnreachablePointError: a knob this model does not have.
         """
         request = self.resolve(request)
+        if request.frames is not None:
+            return self._of_clip(request)
         if request.kv_length is not None:
             return self._over_random_cache(request, request.kv_length)
         if request.over_cache:
@@ -278,6 +306,46 @@ class TransformersModel:
     def _pictures(self, row: Request, encoded: Sequence[bytes] | None = None) -> list[Any]:
         data = read_images(row) if encoded is None else encoded
         return decode_all(data, names=[source.name for source in row.images], size=row.image_size)
+
+    def _of_clip(self, request: Request) -> Prepared:
+        """The inputs of a request about a clip, whose file is decoded first.
+
+        Raises:
+            UnreachablePointError: the processor cannot prepare it.
+        """
+        from vlmbench.data.clip import FPS, decode_clip
+
+        begin = time.perf_counter_ns()
+        frames = decode_clip(request.clip)
+        took = (time.perf_counter_ns() - begin) / 1e6
+        token, rows = self.processor.video_token, request.batch_size
+        asked = self.prompter.render(request.sample.question, num_images=1)
+        metadata = {"total_num_frames": len(frames), "fps": FPS, "frames_indices": list(range(len(frames)))}
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "do_sample_frames": False}
+        if not self.prompter.adds_special_tokens(asked):
+            options["add_special_tokens"] = False
+        try:
+            features = self.processor(
+                text=[asked.replace(self.prompter.image_placeholder, token)] * rows,
+                videos=[frames] * rows,
+                video_metadata=[dict(metadata) for _ in range(rows)],
+                **options,
+            )
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, ImportError) as error:
+            name = type(self.processor).__name__
+            raise UnreachablePointError(f"frames: {name} cannot prepare {len(frames)} frames: {error}") from error
+        inputs = {name: value for name, value in features.items() if name not in _NOT_FOR_CLIP}
+        # Frames stand at the video token of some models, at the image token of others.
+        places = (*self.marks.image_token_ids, self.prompter.tokenizer.convert_tokens_to_ids(token))
+        marks = replace(self.marks, image_token_ids=places)
+        prompt = self.prompter.text_tokens(request.sample.question, num_images=1)
+
+        def counts() -> TokenCounts:
+            shown = clip_as_images(inputs)
+            found = observe(shown, marks, batch_size=rows, num_images=1, num_prompt_tokens=prompt)
+            return replace(found, num_images=0)
+
+        return Prepared(inputs=inputs, count=counts, output=request.output, num_frames=len(frames), T_video_decode=took)
 
     def _over_random_cache(self, request: Request, tokens: int) -> Prepared:
         """A text of ``tokens`` ordinary words of which the cache holds all but the last; no chat template, no image.

@@ -67,6 +67,8 @@ def annotator(costs: Costs, model: VisionLanguageModel) -> Annotate:
         )
         if run.prepared.cached is not None:
             return decode_alone(row)
+        if run.prepared.num_frames is not None:  # the closed form knows images
+            return {name: value for name, value in row.items() if not name.endswith("_closed")}
         if run.request.intervention is None:
             return row
         return under_method(

@@ -125,7 +125,7 @@ def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
     """
     begin = time.perf_counter_ns()
     prepared = model.prepare(request)
-    elapsed = (time.perf_counter_ns() - begin) / 1e6
+    elapsed = (time.perf_counter_ns() - begin) / 1e6 - (prepared.T_video_decode or 0.0)
     _ = prepared.counts  # now, so that what cannot be counted fails before it is run
     return PreparedRun(request=request, prepared=prepared, T_preprocess=elapsed, shape_key=shape_key(prepared, request))
 
@@ -184,7 +184,9 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     if run.request.intervention is not None:
         values["output_ids"] = " ".join(map(str, on_host[0, :_IDS].tolist()))
     values |= model.own_columns()
-    values["T_request"] = sum(values[name] or 0.0 for name in (*HOST_PARTS, "T_total"))
+    if run.prepared.T_video_decode is not None:
+        values.update(T_video_decode=run.prepared.T_video_decode, num_frames=run.prepared.num_frames)
+    values["T_request"] = sum(values.get(name) or 0.0 for name in (*HOST_PARTS, "T_total"))
     used = host.columns()
     values.update(used)
     flags = [*(["gc_pause"] if len(collected) > collections_before else []), *busy_flags(used, T_total)]
@@ -199,7 +201,8 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         if "T_setup" in values:  # the timeline was watched
             values["vision_encoded"] = "T_vision_encoder" in values
     if "TTFT_model" in values:
-        values["TTFT"] = values["T_preprocess"] + (values["T_transfer"] or 0.0) + values["TTFT_model"]
+        before = sum(values.get(name) or 0.0 for name in HOST_PARTS if name != "T_detokenize")
+        values["TTFT"] = before + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
 
 

@@ -44,11 +44,15 @@ def check_inputs(model: VisionLanguageModel, run: PreparedRun, *, swept: bool) -
         raise UnreachablePointError(
             "this engine begins with an empty cache; kv_length and reuse_cache need runtime=eager"
         )
+    if run.request.frames is not None and run.prepared.num_frames is None:
+        raise UnreachablePointError("this engine is given images only; frames need runtime=eager or cudagraph")
     if run.request.turns != len(run.request.earlier_answers) + 1:
         raise UnreachablePointError("this engine asks single questions; turns need runtime=eager or cudagraph")
-    if run.request.images and not counts.num_vision_tokens and not counts.num_cross_attention_tokens:
+    shown = f"{len(run.request.images)} image(s)" if run.request.frames is None else "a clip"
+    given = run.request.images or run.request.frames is not None
+    if given and not counts.num_vision_tokens and not counts.num_cross_attention_tokens:
         raise SampleError(
-            f"{len(run.request.images)} image(s) were given and the language model sees no vision token: the prompt "
+            f"{shown} were given and the language model sees no vision token: the prompt "
             "holds no place for them, so this would be the latency of a text"
         )
     longer = beyond_positions(positions_of(model), counts, run.request)

@@ -126,6 +126,8 @@ def filled(request: Request, samples: Samples, index: int, batch: str) -> Reques
     """
     if request.batch_size == 1 or batch == "copies" or request.over_cache:
         return request
+    if request.frames is not None:
+        raise ConfigError("a batch of clips is of copies of one: measurement.batch=copies")
     if request.intervention is not None:
         raise ConfigError("a method is measured on single requests or on copies of one: measurement.batch=copies")
     if len(samples) < request.batch_size:

@@ -45,6 +45,15 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage(
+        name="video_decode",
+        label="Video decoding (host)",
+        colour="#A05A2C",
+        code="vid",
+        page=("#8a5a2b", "#d8a26b"),
+        parent=REQUEST,
+        meaning="a clip's file decoded to frames; absent where none is shown",
+    ),
+    Stage(
         name="preprocess",
         label="Preprocessing (host)",
         colour="#56B4E9",

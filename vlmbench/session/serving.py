@@ -50,6 +50,7 @@ _NOT_HERE = {
     "vision_tokens": "resolution, image_width or images turn what the server sees",
     "batch_size": "a server makes its own batches: sweep.axes.load.concurrency=[1,4,16] with load=closed",
     "kv_length": "a server fills its own cache: prompt_tokens and output_tokens make it as long",
+    "frames": "this client sends images: sweep=images",
     "turns": "this client asks single questions",
     "reuse_cache": "a server decides by itself what it reuses",
     "intervention": "a method is attached to a model: leave runtime=endpoint out",
