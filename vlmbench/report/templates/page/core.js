@@ -3,7 +3,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const STAGES = Object.fromEntries(D.stages);
-const BEFORE_FIRST = ["pre", "tra", "set", "vis", "pro", "fil"];
+const BEFORE_FIRST = ["vid", "pre", "tra", "set", "vis", "pro", "fil"];
 const S = {
   story: 0, part: 0, request: null, group: null, hidden: {}, zoom: {}, stage: "T_total", share: false, firsts: true,
   latency: "TTFT_p50", rate: "requests_per_s", filter: { model: "", runtime: "", device: "", sweep: "", text: "" }, shown: 24, made: 0,

@@ -90,8 +90,8 @@ function paintBar(svg, width) {
     svg.append(draw("text", { class: "s m", x: x(first) + (end ? -5 : 5), y: 13, "text-anchor": end ? "end" : "start" }, text));
   }
   if (bar.waits == null) return { height: top + 30, marks };
-  const inside = bar.segments.filter(([code]) => !["pre", "tra", "det"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
-  const outside = bar.segments.filter(([code]) => ["pre", "tra"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
+  const inside = bar.segments.filter(([code]) => !["vid", "pre", "tra", "det"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
+  const outside = bar.segments.filter(([code]) => ["vid", "pre", "tra"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
   const y = top + 28, x0 = x(outside), middle = x(outside + inside * (1 - bar.waits)), end = x(outside + inside);
   svg.append(draw("rect", { class: "c-dev", x: x0, y, width: middle - x0, height: 11 }));
   svg.append(draw("rect", { fill: "url(#wait)", x: middle, y, width: end - middle, height: 11 }));
