@@ -127,7 +127,7 @@ def _share(row: Mapping[str, Any]) -> dict[str, Any]:
 def _works(name: str, works: Mapping[str, float]) -> dict[str, Any]:
     share = works.get(STAGE_CODES.get(name, ""))
     if share is None:
-        return cell("host" if name in ("T_preprocess", "T_detokenize") else DASH)
+        return cell("host" if name in ("T_video_decode", "T_preprocess", "T_detokenize") else DASH)
     return cell(percent(share), busy=share)
 
 
@@ -135,7 +135,7 @@ def _price(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     inside = ms_span(row.get("over_floor_low"), row.get("over_floor_high"))
     over = cell(factor(row["over_floor"]), sub=inside) if known(row.get("over_floor")) else cell(DASH)
     rates = [cell(percent(row[key])) if known(row.get(key)) else cell(DASH) for key in ("mfu", "mbu")]
-    if name in ("T_preprocess", "T_setup", "T_detokenize"):
+    if name in ("T_video_decode", "T_preprocess", "T_setup", "T_detokenize"):
         held = "the host"
     else:
         verdict = short_verdict(str(row.get("verdict") or ""))
