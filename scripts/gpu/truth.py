@@ -78,9 +78,12 @@ def main() -> None:
             began = time.monotonic()
             args.until = began + args.budget_s * SHARES.get(part, 1) / total
             try:
+                skipped_it = False
                 for found in PARTS[part](args):
                     write(lines, {"part": part, **found}, began)
-                write(lines, {"part": part, "done": True, "settings": settings}, began)
+                    skipped_it |= "skipped" in found
+                if not skipped_it:  # another machine may do it
+                    write(lines, {"part": part, "done": True, "settings": settings}, began)
             except Exception as error:  # the other parts go on
                 write(lines, {"part": part, "failed": f"{type(error).__name__}: {error}"[:500]}, began)
 
