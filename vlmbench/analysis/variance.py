@@ -225,13 +225,13 @@ def _shares(off: Array, left: Array, sources: Sequence[Array], shape: Shape) -> 
     """
     n = len(off)
     r2 = 1 - float(np.square(left).sum() / np.square(off).sum())
-    if _adjusted(r2, n, shape.spent) == 0.0:
-        of_left = np.stack([left * one for one in sources], axis=1)
-        return tuple(np.concatenate([[0.0], one]) for one in _ratios(of_left, left**2))  # type: ignore[return-value]
-    kept = (n - 1) / (n - shape.spent - 1)
+    kept = (n - 1) / max(n - shape.spent - 1, 1)
     products = [off**2 - kept * left**2, *(kept * left * one for one in sources)]
     found, low, high = _ratios(np.stack(products, axis=1), off**2)
-    low[0], high[0] = np.maximum(low[0], 0.0), np.minimum(high[0], 1.0)  # a share of R² lies there
+    low[0], high[0] = np.clip(low[0], 0.0, 1.0), np.clip(high[0], 0.0, 1.0)  # a share of R² lies there
+    if _adjusted(r2, n, shape.spent) == 0.0:
+        found[0] = 0.0
+        found[1:], low[1:], high[1:] = _ratios(np.stack([left * one for one in sources], axis=1), left**2)
     return found, low, high
 
 
