@@ -50,10 +50,11 @@ class InProcessLauncher(BasicLauncher):
         def one(config: DictConfig) -> Any:
             nonlocal begun
             begun += 1
-            status = task(config)
-            if main.is_stopped():
-                raise KeyboardInterrupt
-            return status
+            try:
+                return task(config)
+            finally:
+                if main.is_stopped():
+                    raise KeyboardInterrupt
 
         self.task_function = one
         try:
@@ -84,9 +85,11 @@ class _GridLauncher(Launcher):
         quicken(hydra_context.config_loader)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; returns one :class:`JobReturn` a job, its return value the exit status."""
+        """Run the jobs; returns one :class:`JobReturn` a job: its exit status, or what its sweeper asked for."""
         from vlmbench.cli import run_names
         from vlmbench.cli.compose import compose_tasks
+        from vlmbench.cli.main import objective_values
+        from vlmbench.errors import MeasurementError
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -98,12 +101,18 @@ class _GridLauncher(Launcher):
         sweep_dir = Path(str(self.config.hydra.sweep.dir))
         run_names.choose(sweep_dir, job_overrides, initial_job_idx)
         composed = compose_tasks(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
-        found = self._launch(sweep_dir, composed)
+        once = {task.directory: (index, (task, plain)) for index, (task, plain) in composed.items()}  # of a search
+        found = self._launch(sweep_dir, dict(once.values()))
+        ends = dict(zip(once, found, strict=True))
         returns = []
-        for (_, (task, _)), one in zip(composed.items(), found, strict=True):
+        for task, _ in composed.values():
             done = JobReturn(overrides=list(task.overrides), working_dir=str(sweep_dir / task.directory))
-            done.return_value = one.exit_status
-            done.status = JobStatus.COMPLETED
+            done.return_value, done.status = ends[task.directory].exit_status, JobStatus.COMPLETED
+            if run_names.is_search(str(self.config.hydra.sweeper.get("_target_"))):
+                try:
+                    done.return_value = objective_values(sweep_dir / task.directory, done.return_value)
+                except MeasurementError as error:
+                    done.return_value, done.status = error, JobStatus.FAILED
             returns.append(done)
         return returns
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,8 +46,80 @@ def test_counts_that_no_request_has_are_refused(given: dict[str, Any], message: 
         MODEL.predict(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vision": 576, "prompt": 32, "output": 4096}, "'output' was measured from 2 to 128 tokens .got 4096"),
+        ({"vision": [576, 32], "prompt": 32, "output": 8}, "'vision' was measured from 64 to 1,024 tokens .got 32"),
+    ],
+)
+def test_counts_that_were_never_measured_are_refused_unless_asked_for(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MODEL.predict(**given)
+    found = MODEL.predict(**given, extrapolate=True)["T_total"]
+    planted = [sum(stages(v, given["prompt"], given["output"]).values()) for v in np.ravel(given["vision"])]
+    assert np.ravel(found) == pytest.approx(planted, rel=0.02)
+
+
+def test_intervals_hold_single_requests_and_their_typical_time() -> None:
+    """A machine that changes slowly (AR(1), 0.8): where requests were never measured, at many draws of the noise."""
+    asked = [(100, 200, 100), (900, 40, 5), (300, 400, 60), (576, 32, 8)]
+    held = {"typical": 0, "request": 0}
+    draws = 8
+    for seed in range(draws):
+        random = np.random.default_rng(seed)
+        frame = _slowly_changing(random)
+        model = fit_latency_model(frame)
+        for vision, prompt, output in asked:
+            typical = sum(stages(vision, prompt, output).values())
+            one = typical * float(np.exp(random.normal(0, 0.02)))
+            low, high = model.interval(vision=vision, prompt=prompt, output=output, typical=True)
+            held["typical"] += low <= typical <= high
+            low, high = model.interval(vision=vision, prompt=prompt, output=output)
+            held["request"] += low <= one <= high
+            assert high - low < 0.2 * typical
+    assert min(held.values()) >= 0.9 * draws * len(asked)
+
+
+def _slowly_changing(random: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for axis, values in (("vision_tokens", VISION), ("prompt_tokens", PROMPT), ("output_tokens", OUTPUT)):
+        rows += sweep(axis, values, repeats=25, noise=0.0)
+    frame = frame_of(rows)
+    noise = np.zeros(len(frame))
+    for i, step in enumerate(random.normal(0, 0.02 * math.sqrt(1 - 0.8**2), len(frame))):
+        noise[i] = 0.8 * noise[i - 1] + step
+    times = [name for name in frame if str(name).startswith("T_")]
+    frame[times] = frame[times].mul(np.exp(noise), axis=0)
+    return frame
+
+
+def test_too_few_runs_have_no_interval() -> None:
+    with pytest.raises(InputError, match=r"no intervals.*\nMeasure five points"):
+        MODEL.interval(vision=576, prompt=32, output=8)
+
+
+def test_numbers_and_arrays_are_answered_alike() -> None:
+    request = {"vision": 300, "prompt": 50, "output": 20}
+    one, many = MODEL.predict(**request), MODEL.predict(**{name: np.array([n]) for name, n in request.items()})
+    assert one == {name: pytest.approx(float(values[0])) for name, values in many.items()}
+
+
+def test_it_says_what_it_is_of_and_how_far_off_it_was() -> None:
+    said = str(MODEL).splitlines()
+    assert said[0] == ("T_total of made-7b, Made GPU for 64 to 1,024 vision, 16 to 512 prompt, 2 to 128 output tokens")
+    assert "each of 20 points left out in turn, the others foretell it within 0." in said[1]
+
+
+def test_rows_of_several_runtimes_are_refused() -> None:
+    frame = frame_of(ROWS)
+    frame["runtime"] = np.where(frame["repeat"] % 2, "eager", "cudagraph")
+    with pytest.raises(InputError, match=r"one runtime, and the rows are of cudagraph, eager\n"):
+        fit_latency_model(frame)
+
+
 def test_held_out_error_is_that_of_points_not_seen() -> None:
-    assert MODEL.held_out["points"] >= 8
+    assert MODEL.held_out["points"] == 20
     assert MODEL.held_out["median"] < 0.005
     assert MODEL.held_out["median"] <= MODEL.held_out["p90"] <= MODEL.held_out["max"]
 
@@ -176,8 +249,6 @@ def test_other_batch_sizes_stay_out() -> None:
     frame = frame_of(ROWS)
     frame["axis_batch_size"] = 1
     other = frame.iloc[:10].assign(axis_batch_size=8, T_total=1e5)
-    import pandas as pd
-
     model = fit_latency_model(pd.concat([frame, other]))
     assert model.held_out["median"] < 0.005
 

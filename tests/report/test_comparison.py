@@ -16,6 +16,7 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
 from tests.figures.seen import outside, overlaps, texts
+from vlmbench.analysis.compare import Change
 from vlmbench.analysis.provenance_changes import differences_of
 from vlmbench.analysis.results import read_results
 from vlmbench.analysis.two_sides import judge, regressed
@@ -62,6 +63,20 @@ def test_a_slower_decode_is_a_regression_and_nothing_else_is(tmp_path: Path) -> 
     assert not regressed(decode, 0.2), "slower, and by less than is allowed"
     assert judge(tmp_path / "a", tmp_path / "b", threshold=0.2).exit_status == 0
     assert judge(tmp_path / "b", tmp_path / "a").exit_status == 0, "faster is no regression"
+
+
+def test_a_time_of_microseconds_decides_only_where_it_is_asked_to(tmp_path: Path) -> None:
+    a, b = a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2)
+    rows = [json.loads(line) for line in (b / "records.jsonl").read_text().splitlines()]
+    for one in rows:
+        one["T_request"] += one["T_detokenize"]
+        one["T_detokenize"] *= 2
+    (b / "records.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    found = judge(a, b, threshold=0.5)
+    assert found.pairs[0].comparison.changes["T_detokenize"].change is Change.SLOWER
+    assert found.exit_status == 0
+    assert next(row for row in grid(found.pairs[0], found).rows if row[0] == "T_detokenize")[5] == "slower (shown only)"
+    assert judge(a, b, threshold=0.5, gate=["T_detokenize"]).exit_status == 1
 
 
 def test_equal_runs_pass(tmp_path: Path) -> None:
@@ -134,7 +149,7 @@ def test_a_damaged_provenance_is_no_reason_to_fail(tmp_path: Path, part: str) ->
 def test_the_table_fits_and_the_figure_shows_each_time(tmp_path: Path) -> None:
     found = judge(a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2, decode=1.08))
     pair = found.pairs[0]
-    table = grid(pair, found.threshold)
+    table = grid(pair, found)
     assert {row[0] for row in table.rows} == set(pair.comparison.changes)
     assert next(row for row in table.rows if row[0] == "T_LLM_decode")[5] == "slower, regression"
     figure = comparison_figure(list(pair.comparison.changes.values()), PROVENANCE, threshold=0.03, requests=120)

@@ -19,13 +19,8 @@ import pandas as pd
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
 from vlmbench.analysis.frames import values, workload
 from vlmbench.analysis.shift import BLIND, Shift, shift_between
-from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
+from vlmbench.schema import COMPARED_TIMES
 from vlmbench.text import count, digits, percent, span, worth
-
-METRICS: tuple[str, ...] = (
-    "T_request", "T_total", "TTFT", "TTFT_model", *TOTAL_PARTS[:-1], *DECODE_PARTS, *HOST_PARTS,
-)  # fmt: skip
-"""Times that are compared where both runs have them, the whole first."""
 
 
 class Change(StrEnum):
@@ -154,7 +149,7 @@ class Comparison:
         }
 
 
-def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[str] = METRICS) -> Comparison:
+def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[str] = COMPARED_TIMES) -> Comparison:
     """Compare two runs time by time.
 
     A request is a sample at a point of a sweep; requests that only one run measured are left out and counted. A single

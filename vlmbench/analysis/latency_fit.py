@@ -1,9 +1,13 @@
-"""Fits a :class:`~vlmbench.analysis.latency_model.LatencyModel` to measured rows. numpy only.
+"""Fits a :class:`~vlmbench.analysis.latency_model.LatencyModel` to measured rows.
 
 A stage is fitted to the medians of the measured points (a controller wants the typical time, which a few slow runs must
 not move) with weights 1 / ``T_total``, so that a per cent counts the same for short and long requests. Coefficients may
 be negative: nothing is forced. Which features a stage gets is decided by the leave-one-point-out error; a larger set
 must bring its square down by a tenth.
+
+What a prediction may be off by has three parts: how far the coefficients move when the runs, which depend on the runs
+before them, fall out otherwise; how far off the fits on all other points are at each point; and what single runs of one
+request differ by.
 """
 
 from __future__ import annotations
@@ -15,8 +19,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from vlmbench.analysis.latency_model import FEATURES, FIRST_TOKEN, Array, Counts, LatencyModel, StageModel
+from vlmbench.analysis.dependence import inflation, pulled_in
+from vlmbench.analysis.estimate import CONFIDENCE
+from vlmbench.analysis.latency_model import FEATURES, FIRST_TOKEN, Array, Counts, LatencyModel, StageModel, Uncertainty
 from vlmbench.errors import InputError
 
 MIN_CELLS = 3
@@ -64,28 +71,42 @@ def fit_latency_model(frame: Any, *, provenance: Mapping[str, Any] | None = None
         provenance: kept with the model.
 
     Raises:
-        InputError: no measured times, or fewer than three different requests.
+        InputError: no measured times, fewer than three different requests, or rows of several runtimes.
     """
     data = Cells.of(frame)
+    stages = _fit_stages(data)
+    left_out = _left_out(data)
     return LatencyModel(
-        stages=_fit_stages(data),
+        stages=stages,
         ranges=data.ranges(),
         vision_column=data.vision_column,
-        held_out=_held_out(data, data.checkerboard()),
+        held_out=_held_out(left_out),
         p95_over_median=data.p95_over_median,
         provenance=dict(provenance or {}),
+        uncertainty=_uncertainty(data, stages, left_out),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
-    """Medians of the stages at each distinct (vision, prompt, output)."""
+    """Medians of the stages at each distinct (vision, prompt, output), and the runs behind them.
+
+    Args:
+        counts: of each point.
+        stages, total: medians, ms, shape (points,).
+        vision_column: which observed count ``counts.vision`` is.
+        p95_over_median: median over the points with twenty runs or more; nan without any.
+        cell: point of each run in the order measured, shape (runs,).
+        runs: times of the runs by stage, ms, and their ``T_total``, shape (runs,).
+    """
 
     counts: Counts
     stages: Mapping[str, Array]
     total: Array
     vision_column: str
     p95_over_median: float
+    cell: NDArray[np.int64]
+    runs: Mapping[str, Array]
 
     @classmethod
     def of(cls, frame: Any) -> Cells:
@@ -94,6 +115,7 @@ class Cells:
         if total is None:
             raise InputError("a latency model needs rows with T_total; nothing was measured")
         keep = np.isfinite(total) & _measured(frame, len(total))
+        _refuse_mixture(frame, keep)
         vision_column, vision = _vision(frame, keep)
         prompt, output = (_column(frame, name) for name in ("num_prompt_tokens", "num_output_tokens"))
         filled = [np.zeros_like(total) if c is None else np.nan_to_num(c) for c in (vision, prompt, output)]
@@ -121,6 +143,8 @@ class Cells:
             total=np.array([np.median(totals[g]) for g in groups]),
             vision_column=vision_column,
             p95_over_median=float(np.median(spreads)) if spreads else math.nan,
+            cell=where,
+            runs={**times, "T_total": totals},
         )
 
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -129,7 +153,7 @@ class Cells:
         return {name: (float(values.min()), float(values.max())) for name, values in named.items()}
 
     def take(self, keep: NDArray[np.bool_]) -> Cells:
-        """Some of the points; ``keep`` has one truth value a point."""
+        """Some of the points, without their runs; ``keep`` has one truth value a point."""
         c = self.counts
         return Cells(
             counts=Counts(
@@ -142,14 +166,9 @@ class Cells:
             total=self.total[keep],
             vision_column=self.vision_column,
             p95_over_median=self.p95_over_median,
+            cell=np.empty(0, dtype=np.int64),
+            runs={},
         )
-
-    def checkerboard(self) -> NDArray[np.bool_]:
-        """Every other point along each axis; on a grid the squares of one colour: no whole column is left out."""
-        ranks = [np.unique(v, return_inverse=True)[1].reshape(-1) for v in (self.counts.vision, self.counts.output)]
-        ranks.append(np.unique(self.counts.prompt, return_inverse=True)[1].reshape(-1))
-        even: NDArray[np.bool_] = np.sum(ranks, axis=0) % 2 == 0
-        return even
 
 
 def _column(frame: Any, name: str) -> Array | None:
@@ -170,6 +189,22 @@ def _measured(frame: Any, rows: int) -> NDArray[np.bool_]:
         sizes, counts = np.unique(np.nan_to_num(batch[keep], nan=1.0), return_counts=True)
         keep &= np.nan_to_num(batch, nan=1.0) == sizes[counts.argmax()]
     return keep
+
+
+def _refuse_mixture(frame: Any, keep: NDArray[np.bool_]) -> None:
+    """A law is of one runtime.
+
+    Raises:
+        InputError: the rows are of several.
+    """
+    if "runtime" not in frame:
+        return
+    names = sorted(set(np.asarray(frame["runtime"], dtype=object)[keep].astype(str)))
+    if len(names) > 1:
+        raise InputError(
+            f"a latency model is of one runtime, and the rows are of {', '.join(names)}\n"
+            "Fit each by itself: fit_latency_model(frame[frame['runtime'] == NAME])."
+        )
 
 
 def _vision(frame: Any, keep: NDArray[np.bool_]) -> tuple[str, Array | None]:
@@ -198,42 +233,48 @@ def _stage_times(frame: Any, keep: NDArray[np.bool_], total: Array, vision: Arra
     return times
 
 
-def _matrix(features: tuple[str, ...], counts: Counts, knot: float) -> Array:
-    return np.column_stack([FEATURES[name](counts, knot) for name in features])
+def _matrices(features: tuple[str, ...], counts: Counts, knots: Array) -> Array:
+    """The features of all points with each of the knots, shape (knots, points, features)."""
+    return np.stack([np.column_stack([FEATURES[name](counts, knot) for name in features]) for knot in knots])
 
 
-def _solve(matrix: Array, y: Array, weight: Array) -> tuple[Array, float] | None:
-    """Weighted least squares: coefficients and mean squared leave-one-out error; None if they are not determined."""
-    weighted, target = matrix * weight[:, None], y * weight
-    scale = np.linalg.norm(weighted, axis=0)
-    if len(y) <= matrix.shape[1] or not (scale > 0).all():
-        return None
+def _solve(matrices: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+    """Weighted least squares of one time on several sets of features at once.
+
+    Args:
+        matrices: shape (sets, points, features).
+        y, weight: shape (points,).
+
+    Returns:
+        Coefficients, shape (sets, features), and mean squared leave-one-out errors, shape (sets,): infinite where the
+        coefficients are not determined.
+    """
+    weighted, target = matrices * weight[:, None], y * weight
+    scale = np.linalg.norm(weighted, axis=1, keepdims=True)
+    if len(y) <= matrices.shape[2] or not (scale > 0).all():
+        return np.zeros(matrices.shape[::2]), np.full(len(matrices), math.inf)
     left, values, right = np.linalg.svd(weighted / scale, full_matrices=False)
-    if values[-1] < 1e-9 * values[0]:
-        return None
-    coefficients = right.T @ ((left.T @ target) / values) / scale
-    leverage = np.einsum("ij,ij->i", left, left)
+    determined = values[:, -1] >= 1e-9 * values[:, 0]
+    inverse = np.where(determined[:, None], 1 / np.where(determined[:, None], values, 1.0), 0.0)
+    coefficients = np.einsum("kji,kj->ki", right, np.einsum("knj,n->kj", left, target) * inverse) / scale[:, 0]
+    leverage = np.einsum("kij,kij->ki", left, left)
     # A point that alone determines a coefficient cannot be predicted without it.
-    left_out = (target - weighted @ coefficients) / np.maximum(1 - leverage, 1e-3)
-    return coefficients, float(np.mean(left_out**2))
+    left_out = (target - np.einsum("knj,kj->kn", weighted, coefficients)) / np.maximum(1 - leverage, 1e-3)
+    return coefficients, np.where(determined, np.mean(left_out**2, axis=1), math.inf)
 
 
 def _fit_stage(name: str, y: Array, data: Cells) -> StageModel:
     weight = 1 / data.total
     chosen, error = None, math.inf
     for features in _FORMS[name]:
-        found = min(
-            (
-                (*solved, knot)
-                for knot in _knots(features, data.counts)
-                if (solved := _solve(_matrix(features, data.counts, knot), y, weight)) is not None
-            ),
-            key=lambda candidate: candidate[1],
-            default=None,
-        )
-        if found is not None and (chosen is None or found[1] < _GAIN * error):
-            chosen = StageModel(features=features, coefficients=tuple(map(float, found[0])), knot=found[2])
-            error = found[1]
+        knots = _knots(features, data.counts)
+        if not len(knots):
+            continue
+        coefficients, errors = _solve(_matrices(features, data.counts, knots), y, weight)
+        best = int(errors.argmin())
+        if math.isfinite(errors[best]) and (chosen is None or errors[best] < _GAIN * error):
+            solved = tuple(map(float, coefficients[best]))
+            chosen, error = StageModel(features=features, coefficients=solved, knot=float(knots[best])), errors[best]
     if chosen is None:
         chosen = StageModel(features=("one",), coefficients=(float(np.median(y)),))
     return chosen
@@ -252,17 +293,87 @@ def _fit_stages(data: Cells) -> dict[str, StageModel]:
     return {name: _fit_stage(name, values, data) for name, values in data.stages.items()}
 
 
-def _held_out(data: Cells, even: NDArray[np.bool_]) -> dict[str, Any]:
-    train, test = data.take(even), data.take(~even)
-    if len(train.total) < MIN_CELLS or not len(test.total):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _LeftOut:
+    """What fits on all other points say of each point.
+
+    Args:
+        total: relative errors of ``T_total``, signed, shape (points,); none where the others are too few for a fit.
+        stages: errors of each stage as a share of ``T_total``, signed.
+    """
+
+    total: Array
+    stages: Mapping[str, Array]
+
+
+def _left_out(data: Cells) -> _LeftOut:
+    """Each point foretold by a fit on all others, features and kinks chosen anew."""
+    n = len(data.total)
+    points = np.arange(n) if n > MIN_CELLS else np.empty(0, dtype=np.int64)
+    errors: dict[str, list[float]] = {name: [] for name in data.stages}
+    whole = []
+    for point in points:
+        apart = np.arange(n) == point
+        one = data.take(apart)
+        found = {name: stage.predict(one.counts)[0] for name, stage in _fit_stages(data.take(~apart)).items()}
+        for name, value in found.items():
+            errors[name].append(float((value - one.stages[name][0]) / one.total[0]))
+        whole.append(sum(found.values()) / one.total[0] - 1)
+    return _LeftOut(total=np.array(whole), stages={name: np.array(values) for name, values in errors.items()})
+
+
+def _held_out(left_out: _LeftOut) -> dict[str, Any]:
+    if not len(left_out.total):
         return {"points": 0, "median": None, "p90": None, "max": None, "stages": {}}
-    fitted = _fit_stages(train)
-    predicted = {name: stage.predict(test.counts) for name, stage in fitted.items()}
-    error = np.abs(np.sum(list(predicted.values()), axis=0) - test.total) / test.total
+    error = np.abs(left_out.total)
     return {
-        "points": len(test.total),
+        "points": len(error),
         "median": float(np.median(error)),
         "p90": float(np.quantile(error, 0.9)),
         "max": float(error.max()),
-        "stages": {n: float(np.median(np.abs(v - test.stages[n]) / test.total)) for n, v in predicted.items()},
+        "stages": {name: float(np.median(np.abs(values))) for name, values in left_out.stages.items()},
     }
+
+
+def _uncertainty(data: Cells, stages: Mapping[str, StageModel], left_out: _LeftOut) -> Uncertainty | None:
+    """What predictions may be off by; None where no point has enough runs, or too few points were left out."""
+    n = np.bincount(data.cell, minlength=len(data.total))
+    shares = (data.runs["T_total"] / data.total[data.cell])[n[data.cell] >= _SPREAD_REPEATS]
+    if not len(shares) or len(left_out.total) <= MIN_CELLS:
+        return None
+    half = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(shares, (half, 1 - half), method="weibull")
+    reach = float(stats.t.ppf(1 - half, len(left_out.total) - 1))
+    return Uncertainty(
+        covariance=_covariance(data, stages, n),
+        off=reach * math.sqrt(float(np.mean(left_out.total**2))),
+        spread=(float(low), float(high)),
+    )
+
+
+def _covariance(data: Cells, stages: Mapping[str, StageModel], n: NDArray[np.int64]) -> Array:
+    """Covariance of the coefficients of all stages: each run moves them by what it moves its point's median.
+
+    A median is known as well as a mean of 2/π as many runs. Runs depend on those before them: all is multiplied by the
+    inflation of their relative deviations in the order measured, which is too much for slopes (a slow time of the
+    machine meets all points of an interleaved sweep) and right for the level.
+    """
+    weight = 1 / data.total
+    moved = []
+    for name, stage in stages.items():
+        matrix = _matrices(stage.features, data.counts, np.array([stage.knot]))[0]
+        solved = np.linalg.pinv(matrix * weight[:, None]) * weight  # (features, points)
+        moved.append(solved[:, data.cell] * (_near(data.runs[name], data) / n[data.cell]))
+    of_runs = np.concatenate(moved)
+    relative = _near(data.runs["T_total"], data) / data.total[data.cell]
+    covariance: Array = math.pi / 2 * float(inflation(pulled_in(relative))) * (of_runs @ of_runs.T)
+    return covariance
+
+
+def _near(times: Array, data: Cells) -> Array:
+    """Deviations of runs from the median of their point, those beyond 2.5 robust standard deviations pulled in, ms."""
+    groups = [np.flatnonzero(data.cell == i) for i in range(len(data.total))]
+    middles = np.array([np.median(times[g]) for g in groups])[data.cell]
+    spread = 2.5 * 1.4826 * np.array([np.median(np.abs(times[g] - np.median(times[g]))) for g in groups])[data.cell]
+    near: Array = np.clip(times - middles, -spread, spread)
+    return near

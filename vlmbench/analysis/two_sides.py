@@ -21,6 +21,7 @@ from vlmbench.errors import BAD_INPUT, FAILED, OK, InputError
 from vlmbench.records.comparable import identity, remarks, varying
 from vlmbench.records.config_history import flat
 from vlmbench.records.provenance import IGNORED
+from vlmbench.schema import DECIDING_TIMES
 from vlmbench.text import count, shown
 
 _NEEDED = ("point_id", "sample_id", "mode", "status")
@@ -59,10 +60,12 @@ class Verdict:
         threshold: share by which a stage may be slower.
         uncompared: runs of the baseline that no run of the candidate stands against, a sentence each.
         only_candidate: runs of the candidate alone.
+        gate: times that decide; the others are shown.
     """
 
     pairs: tuple[Pair, ...]
     threshold: float
+    gate: tuple[str, ...] = DECIDING_TIMES
     uncompared: tuple[str, ...] = ()
     only_candidate: tuple[str, ...] = ()
 
@@ -94,9 +97,11 @@ class Verdict:
         return BAD_INPUT if self.nothing_told or self.uncompared else OK
 
     def _changes(self) -> Iterator[tuple[Pair, StageChange]]:
+        """The times that decide; all of them where the runs have none of those."""
         for pair in self.pairs:
-            for change in pair.comparison.changes.values():
-                yield pair, change
+            changes = pair.comparison.changes
+            for name in [name for name in changes if name in self.gate] or list(changes):
+                yield pair, changes[name]
 
 
 def regressed(change: StageChange, threshold: float) -> bool:
@@ -105,7 +110,12 @@ def regressed(change: StageChange, threshold: float) -> bool:
 
 
 def judge(
-    baseline: Path | str, candidate: Path | str, *, threshold: float = 0.03, allow_unlike: bool = False
+    baseline: Path | str,
+    candidate: Path | str,
+    *,
+    threshold: float = 0.03,
+    allow_unlike: bool = False,
+    gate: Sequence[str] = DECIDING_TIMES,
 ) -> Verdict:
     """Compare what was measured at and below two directories.
 
@@ -113,6 +123,7 @@ def judge(
         baseline, candidate: run directories (``.gz`` rows too), grids, studies, or phase files.
         threshold: share by which a stage may be slower.
         allow_unlike: compare unlike hardware and other models all the same.
+        gate: times that decide.
 
     Raises:
         InputError: nothing to compare, or unlike; the message says why in two lines.
@@ -135,7 +146,11 @@ def judge(
     alone += [f"{shown(Path(baseline))}: {note}" for note in left[0].notes if note.startswith(_LEFT_OUT)]
     new += [f"{shown(Path(candidate))}: {note}" for note in right[0].notes if note.startswith(_LEFT_OUT)]
     return Verdict(
-        pairs=tuple(_corrected(pairs)), threshold=threshold, uncompared=tuple(alone), only_candidate=tuple(new)
+        pairs=tuple(_corrected(pairs)),
+        threshold=threshold,
+        uncompared=tuple(alone),
+        only_candidate=tuple(new),
+        gate=tuple(gate),
     )
 
 

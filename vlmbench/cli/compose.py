@@ -87,7 +87,7 @@ def _hydra_of(job: DictConfig, output_dir: Path) -> Iterator[None]:
 def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence[str]) -> int:
     """Run the command line's job with a configuration that was resolved earlier; returns the exit status."""
     from vlmbench.cli import config as schema
-    from vlmbench.cli.main import job
+    from vlmbench.cli.main import run_job
 
     schema.register()
     hydra = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
@@ -102,7 +102,7 @@ def run_saved(config: Mapping[str, Any], *, directory: Path, overrides: Sequence
     assert isinstance(typed, DictConfig)
     # A study composes its parts when it comes to them.
     with initialize_config_dir(str(conf_dir()), job_name="vlmbench", version_base="1.3"):
-        return job(typed)
+        return run_job(typed)
 
 
 # Composing a thousand jobs of one sweep in seconds: groups are composed once, values are set on a copy.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Device files of every kind of accelerator that torch calls cuda: NVIDIA, Jetson, AMD, WSL.
 _ACCELERATORS = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
-_MEASURING = ("profile", "study", "first_steps", "anatomy")
+_MEASURING = ("profile", "study", "first_steps", "budget", "anatomy")
 
 
 def check(job: Job) -> None:

@@ -55,10 +55,12 @@ def _status(root: Path) -> int:
 
 
 def _collect(root: Path, output_dir: Path | None) -> int:
+    from vlmbench.cli.trials import show_trials
     from vlmbench.cluster.collect import collect, is_complete
     from vlmbench.cluster.medians import medians
 
     collected = collect(root, output_dir)
+    show_trials(root, output_dir)
     print_medians(medians(collected.table_path))
     print_table([one for one in collected.runs if one.exit_status], root)
     number = len(without_studies(collected.runs))

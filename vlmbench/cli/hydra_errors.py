@@ -35,6 +35,8 @@ def compact(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
         options = error.options if error.options is not None else choices(group)
+        if (group, given) == ("hydra/sweeper", "optuna"):
+            return "hydra/sweeper=optuna is not installed\nInstall it with pip install 'vlmbench-latency[search]'."
         if group and options:
             return _no_choice(group, given, options)
     if isinstance(error, OverrideParseException):

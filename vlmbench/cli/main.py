@@ -10,6 +10,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -21,14 +22,16 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
-from vlmbench.cli import early_checks, hydra_errors, validate
+from vlmbench.cli import early_checks, hydra_errors, trials, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
+from vlmbench.cli.run_names import is_search
 from vlmbench.cli.secrets import as_written, keep_out_of_output, refuse_in_grid
 from vlmbench.errors import (
     BAD_INPUT,
@@ -37,12 +40,14 @@ from vlmbench.errors import (
     OK,
     ConfigError,
     DirectoryConflictError,
+    MeasurementError,
     RowsLostError,
     VlmbenchError,
 )
 from vlmbench.machine.installation import conf_dir
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
+from vlmbench.records.lock import is_held
 from vlmbench.session.settings import QUESTIONS
 from vlmbench.session.signals import interrupt_on_signals
 from vlmbench.text import Level, level, say, shown
@@ -95,6 +100,7 @@ def _main() -> NoReturn:
         if want_traceback:
             traceback.print_exc()
         say(hydra_errors.compact(error))
+        trials.show_last()
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
     except yaml.YAMLError as error:
         if want_traceback:
@@ -104,13 +110,53 @@ def _main() -> NoReturn:
     except Exception as error:  # a job raises nothing: these are Hydra's launcher, sweeper, logging, options
         if want_traceback:
             traceback.print_exc()
-        say(hydra_errors.outside_a_run(error))
+        say(trials.ended_without_value(error) or hydra_errors.outside_a_run(error))
+        trials.show_last()
         sys.exit(FAILED if _statuses else BAD_INPUT)
     sys.exit(overall(_statuses))
 
 
-def job(config: DictConfig) -> int:
-    """One job: of a single run, or of a multirun (in this process or on another machine). Never raises.
+def job(config: DictConfig) -> Any:
+    """One job, as Hydra calls it: of a single run, or of a multirun (in this process or on another machine).
+
+    Returns:
+        The exit status; with ``objective`` in a multirun the values that its sweeper asked for.
+
+    Raises:
+        MeasurementError: a job of a search that did not end well: a failed trial, never a value.
+    """
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    status = run_job(config)
+    hydra_is = HydraConfig.get()
+    if hydra_is.mode != RunMode.MULTIRUN or not is_search(str(hydra_is.sweeper.get("_target_"))):
+        return status
+    if status != OK and is_held(directory):  # two trials of the same settings at once: the other measures them
+        while is_held(directory):
+            time.sleep(0.5)
+        status = run_job(config)
+    return objective_values(directory, status)
+
+
+def objective_values(directory: Path, status: int | None) -> float | list[float]:
+    """What a run's sweeper gets: a number, or a list where several were asked for.
+
+    Raises:
+        MeasurementError: the run did not end well.
+    """
+    from vlmbench.records.objective import kept
+    from vlmbench.records.outcome import read_outcome
+
+    found = kept(directory) if status == OK else None
+    if not found:
+        outcome = read_outcome(directory)
+        why = (outcome.reason if outcome else None) or f"exit status {status}"
+        raise MeasurementError(f"failed trial in '{shown(directory)}': {why.splitlines()[0]}")
+    values = [one.value for one in found]
+    return values[0] if len(values) == 1 else values
+
+
+def run_job(config: DictConfig) -> int:
+    """Run one job and write down how it ended. Never raises.
 
     The truth about its end is in the run directory (``outcome.json``); the return value repeats it.
     """
@@ -237,6 +283,7 @@ class Outcomes(Callback):
 
         try:
             refuse_in_grid(config)
+            trials.begin(config)
         except ConfigError as error:  # Hydra passes over what a callback raises, but not over an exit
             say(str(error))
             sys.exit(error.exit_status)
@@ -253,6 +300,7 @@ class Outcomes(Callback):
         from vlmbench.records.outcome import read_outcome
 
         sweep_dir = Path(config.hydra.sweep.dir)
+        trials.show_trials(sweep_dir)
         if not _statuses and (status := after_multirun(sweep_dir)) is not None:
             _statuses[:] = [status]
             return

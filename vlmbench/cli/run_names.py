@@ -1,5 +1,8 @@
 """The run directories of a multirun say what its jobs differ in: ``3_phase2_llava_1_5_7b_seed-1``.
 
+A search (a sweeper that proposes settings, as Optuna's does) has no fixed list of jobs: there a directory is called by
+what was set, so that the same settings are the same directory, whichever number they get when it is continued.
+
 A directory of the same number that was begun before keeps its name, whatever it is, so that the same command continues
 it, also one of an earlier version, which called it ``3_phase2``.
 """
@@ -8,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from vlmbench.cluster.grid import numbered_directories
 
 _LONGEST, _LONGEST_PART = 100, 40
 _SAID_ALREADY = {"experiment", "name", "output_dir"}  # by the name of the experiment, or by the path
+_NOT_SET = {"output_dir", "progress", "break_lock", "detach", "objective"}  # that measure nothing else
 _known: dict[int, list[str]] = {}
 _differs: dict[int, str] = {}
 
@@ -32,13 +37,23 @@ def choose(sweep_dir: Path, jobs: Sequence[Sequence[str]], first_index: int) -> 
     _differs.update(enumerate(differences(jobs), start=first_index))
 
 
-def run_name(number: int, name: str) -> str:
+def is_search(sweeper: str) -> bool:
+    """Whether a sweeper proposes settings instead of going through a list of them."""
+    return bool(sweeper) and not sweeper.endswith(".BasicSweeper")
+
+
+def run_name(number: int, name: str, sweeper: str = "", overrides: str = "") -> str:
     """The directory of a job, below that of its sweep; of a job that was not chosen for, number and experiment only.
 
     Args:
         number: of the job.
         name: of the experiment.
+        sweeper: class of Hydra's sweeper.
+        overrides: what was set, joined by commas.
     """
+    if is_search(sweeper):
+        made = sorted(part for part in overrides.split(",") if part.partition("=")[0] not in _NOT_SET)
+        return f"{in_a_path(name)}_{sha256(','.join(made).encode()).hexdigest()[:8]}"
     differs = _differs.get(int(number))
     new = f"{number}_{in_a_path(name)}" + (f"_{differs}" if differs else "")
     known = _known.get(int(number), [])

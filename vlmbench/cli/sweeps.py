@@ -21,7 +21,7 @@ from vlmbench.cluster.local import OVER
 from vlmbench.records.lock import RunLock
 
 BASIC = "basic"
-_MEASURE = ("profile", "study", "first_steps")
+_MEASURE = ("profile", "study", "first_steps", "budget")
 
 
 @contextmanager

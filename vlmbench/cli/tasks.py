@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,18 +35,15 @@ def run(job: Job) -> int:
 
 def _run(job: Job) -> int:
     task = job.settings.task
-    if task in ("profile", "study", "anatomy", "first_steps"):
+    if task in ("profile", "study", "budget", "anatomy", "first_steps"):
         _check_engine(job)
     if task in ("profile", "study", "first_steps"):
         from vlmbench.session.tracking import tracked
 
-        return _dry_run(job) if job.settings.dry_run else tracked(job, _measure)
-    if task == "anatomy":
-        return _anatomy(job)
-    if task == "export":
-        return _export(job)
-    if task == "report":
-        return _report(job)
+        return _dry_run(job) if job.settings.dry_run else _with_objective(job, partial(tracked, measure=_measure))
+    own = {"budget": _budget, "anatomy": _anatomy, "export": _export, "report": _report}
+    if task in own:
+        return own[task](job)
     if task == "compare":
         from vlmbench.session.comparing import compare
 
@@ -53,6 +52,58 @@ def _run(job: Job) -> int:
 
     given = job.settings.output_dir
     return grids.run(task, job.settings.runs, Path(given) if given else None)
+
+
+def _with_objective(job: Job, measure: Callable[[Job], int]) -> int:
+    """Measure, and keep what the run is worth to a sweeper; a run that is done already is not measured again.
+
+    Raises:
+        MeasurementError: the run has no such value.
+    """
+    from vlmbench.cluster.remaining import is_done
+    from vlmbench.records.objective import keep, names_of, objectives
+    from vlmbench.records.provenance import check_directory
+
+    names = names_of(job.settings.objective)
+    if not names:
+        return measure(job)
+    _check_measurable(job, names)
+    if check_directory(job.directory, job.config) and is_done(job.directory):
+        status = OK
+        say(f"measured already: {shown(job.directory)}")
+    else:
+        status = measure(job)
+    if status == OK:
+        keep(job.directory, objectives(job.directory, names))
+    return status
+
+
+def _check_measurable(job: Job, names: Sequence[str]) -> None:
+    """Refuse a percentile of a data set for which there will be too few requests, before anything is measured.
+
+    Raises:
+        ConfigError: such a one; or there will be no summary at all.
+    """
+    from vlmbench.analysis.quantiles import needed
+
+    if job.settings.report == "none":
+        raise ConfigError(f"the objective {', '.join(names)} needs a summary, and report=none writes none")
+    samples = job.config["dataset"].get("num_samples")
+    if job.settings.workload != "dataset" or not isinstance(samples, int):
+        return
+    for name in names:
+        found = re.search(r"\.p(\d+(?:\.\d+)?)$", name)
+        if found and 50 < float(found[1]) < 100 and (least := needed(float(found[1]) / 100)) > samples:
+            raise ConfigError(
+                f"the objective '{name}' needs {least} requests, and dataset.num_samples is {samples}\n"
+                f"Use dataset.num_samples={least} or more, or another objective ({name[: found.start()]}.p50)."
+            )
+
+
+def _budget(job: Job) -> int:
+    from vlmbench.session.budget import budget
+
+    return budget(job)
 
 
 def _dry_run(job: Job) -> int:

@@ -65,7 +65,7 @@ def to_do(sweep_dir: Path, composed: Composed) -> dict[int, tuple[Task, Mapping[
         except InputError as error:
             conflicts.append(str(error).splitlines()[0])
             continue
-        if not (known and _is_done(directory)):
+        if not (known and is_done(directory)):
             missing[index] = (task, config)
     if conflicts:
         more = f"\n… and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
@@ -78,7 +78,7 @@ def to_do(sweep_dir: Path, composed: Composed) -> dict[int, tuple[Task, Mapping[
     return {index: one for index, one in missing.items() if index not in alive}
 
 
-def _is_done(directory: Path) -> bool:
+def is_done(directory: Path) -> bool:
     """Whether a run is done and its rows are still there."""
     try:
         found = read_outcome(directory)

@@ -40,8 +40,9 @@ PROVENANCE_NAME = "provenance.json"
 # Settings that change what is shown, where it is put or how long it may take, not what one run measures.
 IGNORED = (
     "output_dir", "progress", "notes", "break_lock", "dry_run", "target_device", "target_memory_gib", "detach",
-    "launcher", "hydra", "allow_unlike", "figures", "tracker", "measurement.time_limit_s", "runtime.strict_device",
-    "probe.kernels.trace_dir",
+    "objective", "latency_ms", "percentile", "metric", "confirm", "launcher", "hydra", "allow_unlike", "figures",
+    "tracker", "measurement.time_limit_s",
+    "runtime.strict_device", "probe.kernels.trace_dir",
 )  # fmt: skip
 SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"
 _COPIED = ("model", "device", "host", "software")  # the first session's stand at the top, too

@@ -25,7 +25,7 @@ def text(verdict: Verdict) -> str:
     parts: list[str] = []
     for pair in verdict.pairs:
         parts += [heading(pair), *_indented([*differences(pair), *pair.remarks]), ""]
-        parts.append(as_text(Fitted(grid(pair, verdict.threshold), elsewhere="output_dir=DIR writes them.")))
+        parts.append(as_text(Fitted(grid(pair, verdict), elsewhere="output_dir=DIR writes them.")))
         parts += [f"{pair.comparison.words()[0]}", ""]
     parts += _left_out(verdict)
     if verdict.exit_status != BAD_INPUT:  # else the last words, on the error output, say why
@@ -50,14 +50,18 @@ def differences(pair: Pair) -> list[str]:
     return lines or ["hardware, model, software, settings and work: no difference is known"]
 
 
-def grid(pair: Pair, threshold: float, name: str = STEM) -> Grid:
+def grid(pair: Pair, verdict: Verdict, name: str = STEM) -> Grid:
     """The verdict on each stage, the whole first."""
+    threshold, gate = verdict.threshold, verdict.gate
     rows = []
     for change in pair.comparison.changes.values():
         ratio = change.ratio
         effective = ratio.effective_n
         worth = f"{ratio.n:,}" if effective is None else f"{min(effective, ratio.n):,.0f} of {ratio.n:,}"
         said = change.verdict().partition(" (")[0]
+        decides = change.metric in gate
+        if not decides:
+            said = f"{said} (shown only)"
         rows.append(
             (
                 change.metric,
@@ -65,7 +69,7 @@ def grid(pair: Pair, threshold: float, name: str = STEM) -> Grid:
                 digits(change.candidate_ms),
                 factor(ratio.value),
                 span(ratio.low, ratio.high, "×").removesuffix("×") or DASH,
-                f"{said}, regression" if regressed(change, threshold) else said,
+                f"{said}, regression" if decides and regressed(change, threshold) else said,
                 worth,
             )
         )
@@ -154,7 +158,7 @@ def write(verdict: Verdict, directory: Path) -> list[Path]:
     ]
     for number, pair in enumerate(verdict.pairs, start=1):
         stem = STEM if len(verdict.pairs) == 1 else f"{STEM}_{number}"
-        table = grid(pair, verdict.threshold, stem)
+        table = grid(pair, verdict, stem)
         files.append(write_whole(directory / f"{stem}.tex", template.render(grid=table, tex=tex, stem=stem)))
         figure = comparison_figure(
             list(pair.comparison.changes.values()),
@@ -171,7 +175,7 @@ def as_markdown(verdict: Verdict) -> str:
     parts = [f"### {headline(verdict)}"]
     for pair in verdict.pairs:
         parts.append("\n".join([heading(pair), "", *(f"* {line}" for line in [*differences(pair), *pair.remarks])]))
-        parts += [markdown(grid(pair, verdict.threshold)), pair.comparison.words()[0]]
+        parts += [markdown(grid(pair, verdict)), pair.comparison.words()[0]]
     parts += [*_left_out(verdict), *list(_sentences(verdict))[1:]]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
@@ -183,6 +187,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "exit_status": verdict.exit_status,
         "verdict": headline(verdict),
         "threshold": verdict.threshold,
+        "gate": list(verdict.gate),
         "pairs": [
             {
                 "label": pair.label,

@@ -3,7 +3,9 @@
 from vlmbench.schema.columns import COLUMNS, Column, column_of, columns_of, label_of
 from vlmbench.schema.record import SCHEMA_VERSION, Mode, Record, Status
 from vlmbench.schema.stage_table import (
+    COMPARED_TIMES,
     COST_STAGES,
+    DECIDING_TIMES,
     DECODE_PARTS,
     HOST_PARTS,
     MODEL_PARTS,
@@ -18,7 +20,9 @@ from vlmbench.schema.stage_table import (
 
 __all__ = [
     "COLUMNS",
+    "COMPARED_TIMES",
     "COST_STAGES",
+    "DECIDING_TIMES",
     "DECODE_PARTS",
     "HOST_PARTS",
     "MODEL_PARTS",

@@ -170,6 +170,14 @@ DECODE_PARTS = _columns(DECODE)
 HOST_PARTS = _columns(REQUEST)
 """Columns that ``T_request`` has beside ``T_total``."""
 
+COMPARED_TIMES: tuple[str, ...] = (
+    "T_request", "T_total", "TTFT", "TTFT_model", *TOTAL_PARTS[:-1], *DECODE_PARTS, *HOST_PARTS,
+)  # fmt: skip
+"""Times that are compared where two runs have them, the whole first."""
+
+DECIDING_TIMES: tuple[str, ...] = tuple(name for name in COMPARED_TIMES if name not in ("T_transfer", "T_detokenize"))
+"""Those that decide whether there is a regression: all but those of some microseconds, which jump by tens of %."""
+
 TOTAL_STAGES: tuple[str, ...] = tuple(name.removeprefix("T_") for name in TOTAL_PARTS if name != "T_residual")
 """Names of the stages of one ``generate()``, in order, without the residual."""
 

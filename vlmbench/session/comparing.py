@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from vlmbench.errors import BAD_INPUT, OK, ConfigError
+from vlmbench.schema import DECIDING_TIMES
 from vlmbench.session.settings import RunConfig
 from vlmbench.text import say, show, shown
 
@@ -48,7 +49,13 @@ def _judged(settings: RunConfig, baseline: Path, candidate: Path) -> int:
     from vlmbench.analysis.two_sides import judge
     from vlmbench.report.comparison import advice, headline, text, write
 
-    verdict = judge(baseline, candidate, threshold=settings.threshold, allow_unlike=settings.allow_unlike)
+    verdict = judge(
+        baseline,
+        candidate,
+        threshold=settings.threshold,
+        allow_unlike=settings.allow_unlike,
+        gate=settings.gate or DECIDING_TIMES,
+    )
     show(text(verdict))
     if settings.output_dir:
         for file in write(verdict, Path(settings.output_dir)):

@@ -83,11 +83,32 @@ class Line:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """The predictions of all points: of which model, in which dtype, with which device's peaks."""
+
+    model: str
+    dtype: str
+    lines: tuple[Line, ...]
+    peaks: PeaksAnswer
+
+
 def dry_run(job: Job) -> int:
     """Print and write the prediction of every point; returns the exit status.
 
     Raises:
         ConfigError: the target device is not known, or as of :func:`vlmbench.session.series.make_series`.
+    """
+    found = predict(job)
+    _show(job, found.model, found.dtype, found.lines, found.peaks)
+    return 0
+
+
+def predict(job: Job) -> Predicted:
+    """Predict every point and write ``dry_run.json``.
+
+    Raises:
+        ConfigError: as of :func:`dry_run`.
     """
     from vlmbench.session.series import make_series
 
@@ -115,8 +136,7 @@ def dry_run(job: Job) -> int:
             "points": [line.row() for line in lines],
         },
     )
-    _show(job, name, dtype, lines, peaks)
-    return 0
+    return Predicted(model=name, dtype=dtype, lines=tuple(lines), peaks=peaks)
 
 
 @contextmanager

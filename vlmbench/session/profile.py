@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,20 @@ if TYPE_CHECKING:
     from vlmbench.session.job import Job
 
 
-def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | None = None) -> int:
+def profile(
+    job: Job,
+    model: VisionLanguageModel | None = None,
+    *,
+    again: str | None = None,
+    points: Collection[str] | None = None,
+) -> int:
     """Measure what the configuration asks for, then report; returns the exit status.
 
     Args:
         job: the job.
         model: loaded before (one load for several parts of a study); None loads it.
         again: how the job is continued when it is cut short; None where it is no part of another.
+        points: ids of the points of its sweep that are measured; None for all.
     """
     again = again or to_continue(job.directory, job.settings.output_dir)
     run = job.run_directory()
@@ -64,6 +71,8 @@ def profile(job: Job, model: VisionLanguageModel | None = None, *, again: str | 
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
             series = make_series(job, samples, model, run.attempts)
+            if points is not None:
+                series = [one for one in series if one.point_id in points]
             _foresee(job, model, series, run.attempts)
             with stop_on_signal() as stop:
                 costs = costs_of(model, job.settings.device_peaks) if job.settings.measurement.costs else None

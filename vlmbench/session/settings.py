@@ -12,6 +12,8 @@ from typing import Any
 from vlmbench import plugins
 from vlmbench.figures.style import FigureStyle
 from vlmbench.models.runtime import Runtime
+from vlmbench.records.objective import names_of
+from vlmbench.schema import COMPARED_TIMES
 
 MISSING: Any = "???"  # what OmegaConf calls a value that must be given
 
@@ -238,8 +240,14 @@ class RunConfig:
     baseline: str | None = MISSING
     candidate: str | None = MISSING
     threshold: float = MISSING
+    gate: list[str] | None = None
     save_baseline: str | None = MISSING
     baselines: str = MISSING
+    latency_ms: float | None = MISSING
+    percentile: float = MISSING
+    metric: str = MISSING
+    confirm: bool = MISSING
+    objective: Any = MISSING
     parts: dict[str, list[str]] = field(default_factory=dict)
     output: OutputConfig = MISSING
     measurement: MeasurementConfig = MISSING
@@ -260,6 +268,16 @@ class RunConfig:
         _one_of("device_peaks", self.device_peaks, ("auto", "table", "measured", "none"))
         _at_least("target_memory_gib", self.target_memory_gib, 0)
         _at_least("seed", self.seed, 0)
+        if self.latency_ms is not None and self.latency_ms != MISSING and not self.latency_ms > 0:
+            raise ValueError(f"'latency_ms' must be above 0 (got {self.latency_ms:g})")
+        if self.percentile != MISSING and not 0 < self.percentile < 100:
+            raise ValueError(f"'percentile' must lie between 0 and 100: 95 is P95 (got {self.percentile:g})")
+        if self.metric != MISSING:
+            _one_of("metric", self.metric, LATENCIES)
+        if self.objective != MISSING:
+            names_of(self.objective)
+        for name in self.gate or ():
+            _one_of("gate", name, COMPARED_TIMES)
         if self.threshold != MISSING and not 0 <= self.threshold < 1:
             raise ValueError(
                 f"'threshold' must be a share, 0 or more and below 1: 0.03 is 3 % (got {self.threshold:g})"
@@ -286,7 +304,20 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
 
 
-TASKS = ("profile", "study", "first_steps", "anatomy", "export", "status", "collect", "cancel", "report", "compare")
+TASKS = (
+    "profile",
+    "study",
+    "first_steps",
+    "budget",
+    "anatomy",
+    "export",
+    "status",
+    "collect",
+    "cancel",
+    "report",
+    "compare",
+)
+LATENCIES = ("T_request", "T_total", "TTFT", "TTFT_model")
 QUESTIONS = ("export", "status", "collect", "cancel", "report", "compare")
 """Tasks that measure nothing: they have no run directory, and so no outcome, of their own."""
 REPORTS = ("phase1", "phase2", "phase3", "interventions", "none")

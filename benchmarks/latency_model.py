@@ -1,0 +1,74 @@
+"""What a latency model answers in, and how far off it is at points that it has not seen.
+
+    python benchmarks/latency_model.py                               # the published H200 sweeps, one line a runtime
+    python benchmarks/latency_model.py DIR [DIR …]                   # rows of your own, those of one line together
+
+``predict`` and ``interval`` are medians of single calls with plain numbers, as a controller makes them. ``left out``:
+each point foretold by a fit on all others.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from vlmbench.analysis.latency_fit import fit_latency_model
+from vlmbench.analysis.results import ResultSet, concatenated, read_results
+from vlmbench.errors import InputError
+from vlmbench.text import digits, percent
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+CALLS = 5000
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fit one model a model and runtime, and print a line each."""
+    found = [run for place in arguments or [str(RESULTS)] for run in _runs(Path(place))]
+    together: dict[tuple[str, str], list[ResultSet]] = {}
+    for run in found:
+        names = [str((run.provenance.get(part) or {}).get("name")) for part in ("model", "runtime")]
+        together.setdefault((names[0], names[1]), []).append(run)
+    print("| model | runtime | points | left out: median | 9 in 10 | worst | fit, s | predict, µs | interval, µs |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for (model_name, runtime), runs in sorted(together.items()):
+        began = time.perf_counter()
+        try:
+            model = fit_latency_model(concatenated([run.frame for run in runs]))
+        except InputError:
+            continue
+        took = time.perf_counter() - began
+        error = model.held_out
+        if error["median"] is None:
+            continue
+        middle = {name: (low + high) / 2 for name, (low, high) in model.ranges.items()}
+        cells = [percent(error[name]) for name in ("median", "p90", "max")]
+        cells += [digits(took), digits(_median_us(partial(model.predict, **middle)))]
+        cells.append("–" if model.uncertainty is None else digits(_median_us(partial(model.interval, **middle))))
+        print(f"| {model_name} | {runtime} | {error['points']} | {' | '.join(cells)} |", flush=True)
+    print(f"of these, the call and the clock: {digits(_median_us(lambda: None))} µs")
+
+
+def _runs(place: Path) -> list[ResultSet]:
+    """The runs of a folder and of those below it; folders without rows are passed over."""
+    runs: list[ResultSet] = []
+    for folder in [place, *sorted(p for p in place.rglob("*") if p.is_dir())]:
+        if any((folder / name).is_file() for name in ("records.jsonl", "records.jsonl.gz")):
+            runs += read_results(folder)
+    return runs
+
+
+def _median_us(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(CALLS):
+        began = time.perf_counter_ns()
+        call()
+        times.append(time.perf_counter_ns() - began)
+    return statistics.median(times) / 1e3
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
