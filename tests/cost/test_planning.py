@@ -15,7 +15,7 @@ from vlmbench.cost.bytes import Parameters
 from vlmbench.cost.planning import Planner, Preparer
 from vlmbench.cost.run_costs import Costs
 from vlmbench.cost.stage_costs import ClosedFormError
-from vlmbench.errors import ModelError
+from vlmbench.errors import ModelError, UnreachablePointError
 from vlmbench.machine.peaks import table_peaks
 from vlmbench.models.loading import weightless
 from vlmbench.models.spec import ModelSpec
@@ -128,6 +128,15 @@ def test_one_image_is_prepared_once(tiny, monkeypatch):
     assert len(calls) == 1
     planner.plan(request(image_size=(56, 56)))
     assert len(calls) == 2
+
+
+def test_a_later_turn_is_predicted_and_what_begins_over_a_cache_is_not(tiny):
+    planner = Planner(tiny, peaks=H200)
+    first, second = (planner.counts(request(turns=turns)).num_input_tokens for turns in (1, 2))
+    assert second > first + 16
+    for over in ({"kv_length": 64}, {"turns": 2, "reuse_cache": True}, {"frames": 4}):
+        with pytest.raises(UnreachablePointError, match="measured, not predicted"):
+            planner.plan(request(**over))
 
 
 def test_a_checkpoint_needs_no_weights(tiny, tmp_path):

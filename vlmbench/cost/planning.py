@@ -17,6 +17,7 @@ from vlmbench.cost.flop_counting import count_generate, text_inputs
 from vlmbench.cost.flop_sharing import Counter
 from vlmbench.cost.prediction import Overheads, Prediction, Predictor
 from vlmbench.cost.run_costs import TOLERANCE, grids_of
+from vlmbench.errors import UnreachablePointError
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.models.inputs import decode_all
 from vlmbench.models.protocol import Prepared
@@ -212,6 +213,10 @@ class Planner:
         return all(abs(b / a - 1) <= TOLERANCE for a, b in zip(counted, closed, strict=True))
 
     def _look(self, request: Request) -> _Seen:
+        if request.over_cache or request.frames is not None:
+            raise UnreachablePointError("runs over a filled cache and clips are measured, not predicted")
+        if request.turns > 1:
+            request = self.model.resolve(request)  # earlier answers are as long as an answer may be
         # Neither batch nor output changes what one row looks like.
         alone = replace(request.rows[0], output=Output(max_new_tokens=1, forced=True))
         key = repr(replace(alone, sample=replace(alone.sample, images=())))
