@@ -19,6 +19,10 @@ MOST = 32
 """Requests that are looked at; a data set of more would take twice its time."""
 
 
+_NOT_TOLD = -1
+"""Experts that were called with something else than the numbers of those chosen."""
+
+
 @dataclass(kw_only=True)
 class ExpertsSeen:
     """Looks at what the routers of one model choose.
@@ -64,7 +68,7 @@ class ExpertsSeen:
         finally:
             for handle in handles:
                 handle.remove()
-        if not layers or any(len(one) != output_tokens for one in chosen):
+        if not layers or any(len(one) != output_tokens or _NOT_TOLD in one for one in chosen):
             return None
         prefill = sum(one[0] for one in chosen) / len(layers)
         steps = len(layers) * (output_tokens - 1)
@@ -79,7 +83,10 @@ class _Note:
     real: Any
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:  # noqa: ARG002
-        chosen = kwargs["top_k_index"] if "top_k_index" in kwargs else args[1]
+        chosen: Any = next(iter([*args, *kwargs.values()][1:2]), None)  # behind the hidden states, whatever its name
+        if str(getattr(chosen, "dtype", None)) not in ("torch.int64", "torch.int32"):
+            self.seen.append(_NOT_TOLD)
+            return
         if self.real is not None and chosen.shape[0] == self.real.numel():
             chosen = chosen[self.real.to(chosen.device)]
         self.seen.append(int(chosen.unique().numel()))
