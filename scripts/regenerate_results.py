@@ -10,7 +10,8 @@ A folder with ``records.jsonl.gz`` is unpacked into a temporary directory with i
 configuration in the provenance. Then every file that the folder already publishes is replaced by its new version,
 pictures in few colours and pixels: who needs more draws them again. A
 folder named ``comparison`` is written by ``python -m vlmbench experiment=token_comparison`` from ``phase2`` and
-``phase3`` beside it. Rows, provenance and points are never written. What changed is printed, a line a file.
+``phase3`` beside it; one with ``first_steps.json`` from the arms in it. Rows, provenance and points are never written.
+What changed is printed, a line a file.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from vlmbench.errors import InputError, VlmbenchError
 from vlmbench.figures.style import FigureStyle, drawn_as
 from vlmbench.records.files import write_whole
 from vlmbench.report import write_report
+from vlmbench.report.first_steps import write_first_steps
+from vlmbench.report.from_rows import FIRST_STEPS
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 ROWS, PACKED, WORDS = "records.jsonl", "records.jsonl.gz", "words.txt"
@@ -53,7 +56,7 @@ def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
     Raises:
         InputError: a name holds no results.
     """
-    measured = sorted(path.parent for path in results.rglob(PACKED))
+    measured = sorted({_whole(path.parent) for path in results.rglob(PACKED)})
     compared = sorted(path for path in results.rglob(COMPARISON) if _both_sides(path.parent))
     found = [path.relative_to(results) for path in (*measured, *compared)]
     wanted = [Path(name) for name in chosen]
@@ -62,6 +65,11 @@ def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
             listed = ", ".join(map(str, found)) or "none"
             raise InputError(f"'{name}' is no folder of results under '{results}'; there are: {listed}")
     return [path for path in found if not wanted or any(path.is_relative_to(name) for name in wanted)]
+
+
+def _whole(folder: Path) -> Path:
+    """The folder that is written as one: arms of first steps are told together."""
+    return folder.parent if (folder.parent / FIRST_STEPS).is_file() else folder
 
 
 def _both_sides(parent: Path) -> bool:
@@ -111,6 +119,14 @@ def write_again(folder: Path, work: Path) -> Path:
             text = write_report(phase_of(Path("provenance.json")), Path())
         (target / WORDS).write_text(text + "\n", encoding="utf-8")
         return target
+    if (folder / FIRST_STEPS).is_file():
+        target = work / folder.name
+        arms = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{PACKED}"))}
+        for arm, source in arms.items():
+            unpack(source, target / arm)
+        with chdir(target), drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+            write_first_steps(Path(), {arm: Path(arm) for arm in arms})
+        return target
     for side in SIDES:
         unpack(folder.parent / side, work / side)
     command = [f"{side}_results={side}" for side in SIDES]
@@ -145,7 +161,7 @@ def small(file: Path) -> bytes:
 def publish(written: Path, folder: Path) -> Iterator[str]:
     """Replace what ``folder`` publishes by what was written; says what changed, a line a file."""
     fresh = {path.relative_to(written) for path in written.rglob("*") if path.is_file()}
-    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - {Path(name) for name in INPUTS}
+    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in INPUTS}
     for name in sorted(old & fresh):
         content = small(written / name)
         if content != (folder / name).read_bytes():

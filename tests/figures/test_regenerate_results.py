@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_folders_are_chosen_by_name(script: ModuleType, results: Path) -> None:
     assert [str(name) for name in script.folders(results, ["two/phase3"])] == ["two/phase3"]
     with pytest.raises(InputError, match=r"'three' is no folder of results .* there are: one, two/phase2"):
         script.folders(results, ["three"])
+
+
+def test_arms_of_first_steps_are_written_as_one(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(script.RESULTS / "h200_first_steps", tmp_path / "first")
+    (tmp_path / "first" / "figures" / "first_steps.png").write_text("stale")
+    before = content(tmp_path)
+    assert script.main(["--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "first:\n  changed figures/first_steps.png\n", (
+        "the numbers are the published ones"
+    )
+    assert content(tmp_path).keys() == before.keys()
 
 
 def test_a_run_of_no_phase_changes_nothing(

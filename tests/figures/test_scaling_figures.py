@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, one_stage, sweep
 from tests.figures.seen import caption_of, outside, overlaps, smallest
-from vlmbench.analysis.floors import roofline_table
+from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import scalings
@@ -378,16 +378,21 @@ def test_a_roofline_without_a_roof_says_so() -> None:
 
 
 def test_a_roof_names_the_source_of_its_peaks_that_the_table_has_today() -> None:
-    peaks = DevicePeaks(
-        device="NVIDIA H200", dtype="bfloat16", flops_per_s=989e12, bytes_per_s=4.8e12, source="recalled, not checked",
-    )  # fmt: skip
+    stored = {
+        "device": "NVIDIA H200", "dtype": "bfloat16", "flops_per_s": 989e12, "bytes_per_s": 4.8e12,
+        "source": "recalled, not checked",
+    }  # fmt: skip
+    two = {**stored, "flops_per_s": 2 * 989e12, "bytes_per_s": 2 * 4.8e12}
+    own = {**stored, "flops_per_s": 700e12, "source": "measured: a product"}
+    one, pair, measured = (peaks_of({"device_peaks": peaks}) for peaks in (stored, two, own))
     with theme():
-        said = caption_of(roofline_figure(roofline_table(P2, peaks), PROVENANCE, peaks))
-        own = DevicePeaks(**{**vars(peaks), "flops_per_s": 700e12, "source": "measured: a product"})
-        measured = caption_of(roofline_figure(roofline_table(P2, own), PROVENANCE, own))
+        said = caption_of(roofline_figure(roofline_table(P2, one), PROVENANCE, one))
     assert "recalled" not in said
     assert "peaks: table H200-SXM; bfloat16 peak: " in said
-    assert "measured: a product" in measured
+    assert pair is not None
+    assert pair.source.startswith("2 x (table H200-SXM; ")
+    assert measured is not None
+    assert measured.source == "measured: a product"
 
 
 def test_points_of_a_roofline_that_lie_on_each_other_are_hollow() -> None:

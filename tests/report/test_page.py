@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -99,14 +100,11 @@ def test_a_study_has_one_page_of_all_its_parts(study: Path) -> None:
     assert page.words.count("<") == page.words.count("{") == 0
 
 
-def test_links_lead_to_files_beside_the_page_and_nowhere_else(study: Path) -> None:
+def test_files_beside_the_page_are_named_and_every_link_works_in_a_page_that_is_mailed(study: Path) -> None:
     page = Page(study / "report.html")
-    assert {"phase1/figures/launch_bound.pdf", "figures/token_costs.pdf", "phase2/summary.json"} <= set(page.links)
-    for link in page.links:
-        if link.startswith("#"):
-            assert link[1:] in page.ids
-        else:
-            assert (study / link).is_file(), link
+    assert {"phase1/figures/*.pdf", "figures/*.pdf", "phase2/summary.json"} <= set(re.findall(r"[\w./*]+", page.words))
+    assert page.links
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
 
 
 def test_tables_of_a_study_are_named_by_part(study: Path) -> None:

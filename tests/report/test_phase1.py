@@ -83,7 +83,7 @@ def test_words_answer_the_three_questions_with_intervals(summary: dict[str, Any]
     long, bad, part, sure = (" ".join(sentences) for sentences in said.values())
     assert "at the median of 400 runs" in long
     assert "1 in 100 takes more than" in long
-    assert "one identical request, repeated 400 times, has a tail too: P99 is " in bad
+    assert "one identical request, repeated 400 times, has a tail too: its P99 is " in bad
     assert "gc_pause 4" in bad
     assert part.startswith("LLM decode: 8")
     share = next(c for c in summary["components"] if c["component"] == "T_LLM_decode")

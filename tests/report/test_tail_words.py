@@ -10,8 +10,8 @@ from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import lacks, lacks_short, needs, shortage, tail_sentence
 
 LEAD = "P99 of generate() is 3.00× (2.50–3.50×) its median; "
-REPEATED = "one identical request, repeated 60 times, has a tail too: P95 is 1.500× (1.200–1.800×) its median beside "
-REPEATED += "3.00× of the workload"
+REPEATED = "one identical request, repeated 60 times, has a tail too: its P95 is 1.500× (1.200–1.800×) its median, "
+REPEATED += "that of the workload 3.00×"
 
 
 def summary(beyond_low: float | None, reference_runs: int = 60) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_whose_the_tail_is(found: dict[str, Any], said: str) -> None:
 def test_repeats_that_resemble_each_other_say_what_they_are_worth() -> None:
     found = summary(0.9)
     found["distribution"] = {"T_total": {"reference": {"n": 60, "effective_n": 12.6}}}
-    assert "repeated 60 times (worth 12), has a tail too" in plain(tail_sentence(found))
+    assert "repeated 60 times (worth 12 independent ones), has a tail too" in plain(tail_sentence(found))
 
 
 def test_what_a_percentile_lacks_is_told_from_fields() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from vlmbench.analysis.launch_bound import launch_by_point, launch_table
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.cost.roofline import StageRoofline, stage_roofline
-from vlmbench.machine.peaks import DevicePeaks
+from vlmbench.machine.peaks import DevicePeaks, table_peaks
 from vlmbench.schema import TIME_OF_COST
 from vlmbench.text import digits, factor, ms, span
 
@@ -39,19 +40,31 @@ def peaks_of(provenance: Mapping[str, Any], frame: pd.DataFrame | None = None) -
     dtype = str((provenance.get("runtime") or {}).get("dtype") or "")
     for found in (provenance.get("device_peaks"), device.get("device_peaks")):
         if isinstance(found, Mapping) and found.get("flops_per_s") and found.get("bytes_per_s"):
-            return DevicePeaks(
+            peaks = DevicePeaks(
                 device=str(found.get("device") or device.get("name") or ""),
                 dtype=str(found.get("dtype") or dtype),
                 flops_per_s=float(found["flops_per_s"]),
                 bytes_per_s=float(found["bytes_per_s"]),
                 source=str(found.get("source") or ""),
             )
+            return replace(peaks, source=_source_today(peaks))
     compute, memory = (None if frame is None else _peak_in_rows(frame, *names) for names in _SHARES)
     if compute is None or memory is None:
         return None
     return DevicePeaks(
         device=str(device.get("name") or ""), dtype=dtype, flops_per_s=compute, bytes_per_s=memory, source=""
     )
+
+
+def _source_today(peaks: DevicePeaks) -> str:
+    """Where peaks come from: what the run stored, or what the table of devices says of the same figures since then."""
+    known = table_peaks(peaks.device, peaks.dtype).peaks
+    if known is None:
+        return peaks.source
+    devices = peaks.flops_per_s / known.flops_per_s
+    if not devices.is_integer() or devices * known.bytes_per_s != peaks.bytes_per_s:
+        return peaks.source
+    return known.source if devices == 1 else f"{devices:.0f} x ({known.source})"
 
 
 def _peak_in_rows(frame: pd.DataFrame, work: str, share: str) -> float | None:

@@ -62,6 +62,19 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
             f"device '{settings.runtime.device}' is not here: 0 CUDA device(s) visible; "
             "use runtime.device=cpu or runtime.device=auto"
         )
+    yield from _nvtx(job)
+
+
+def _nvtx(job: Job) -> Iterator[ConfigError]:
+    device = job.settings.runtime.device
+    timeline = (job.config.get("probe") or {}).get("timeline") or {}
+    if timeline.get("nvtx") and not job.settings.dry_run:
+        from vlmbench.probes.nvtx import check_nvtx
+
+        try:
+            check_nvtx("cpu" if device == "cpu" or (device == "auto" and _no_accelerator()) else "cuda")
+        except ConfigError as error:
+            yield error
 
 
 def doubts(job: Job) -> list[str]:

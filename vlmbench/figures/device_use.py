@@ -15,7 +15,7 @@ from vlmbench.analysis.floors import STAGE_COSTS
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import finite, median
 from vlmbench.figures.panels import output_tokens, sentences
-from vlmbench.figures.roofline import peaks_source, si
+from vlmbench.figures.roofline import si
 from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import INK, caption, component_colour, component_label, new_figure, theme
 from vlmbench.machine.peaks import DevicePeaks
@@ -54,7 +54,7 @@ def device_use_figure(frame: pd.DataFrame, provenance: Mapping[str, Any], peaks:
     if not found or peaks is None:
         return None
     work = workload(frame)
-    source = peaks_source(peaks)
+    source = peaks.source
     with theme():
         note = sentences(
             "bars: medians, lines: their 95 % intervals, dependence of runs included",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vlmbench.figures.panels import stage_colour, stage_label
 from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import INK, MUTED, caption, new_figure, plain_log_ticks
-from vlmbench.machine.peaks import DevicePeaks, table_peaks
+from vlmbench.machine.peaks import DevicePeaks
 
 _MARKS = ("o", "D", "s", "^")
 _ON_EACH_OTHER = 0.15  # of the natural logarithm
@@ -30,8 +30,8 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
     note = "FLOPs and the fewest bytes from the model's shapes; time includes launch gaps; hollow: points on each other"
     if peaks is None:
         note = f"{note}; no roof: what this device can do at most is not known"
-    elif source := peaks_source(peaks):
-        note = f"{note}; peaks: {source}"
+    elif peaks.source:
+        note = f"{note}; peaks: {peaks.source}"
     points = int(table["point_id"].nunique())
     text = caption(provenance, n=points, unit="points (medians)", note=note)
     figure = new_figure("Roofline of each stage", text, width=6.6, height=3.7, columns=1)
@@ -49,14 +49,6 @@ def roofline_figure(table: pd.DataFrame, provenance: Mapping[str, Any], peaks: D
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3, columnspacing=1.0, borderaxespad=0.1
     )
     return figure
-
-
-def peaks_source(peaks: DevicePeaks) -> str:
-    """Where peaks come from: what the run stored, or what the table of devices says of the same figures today."""
-    known = table_peaks(peaks.device, peaks.dtype).peaks
-    if known is not None and (known.flops_per_s, known.bytes_per_s) == (peaks.flops_per_s, peaks.bytes_per_s):
-        return known.source
-    return peaks.source
 
 
 def _draw_stage(axes: Axes, stage: str, part: pd.DataFrame, mark: str) -> None:

@@ -42,10 +42,12 @@ class TimelineProbe:
     Args:
         residual_goal: a record whose |T_residual| exceeds this share of T_total is flagged, not repaired.
         host_times: on a GPU, also store when the host set the marks (``host_T_*``).
+        nvtx: also open an NVTX range for each stage, for Nsight Systems (CUDA alone).
     """
 
     residual_goal: float = 0.01
     host_times: bool = True
+    nvtx: bool = False
 
     name = "timeline"
     own_run = False
@@ -55,18 +57,33 @@ class TimelineProbe:
         if not 0 < self.residual_goal < 1:
             raise ValueError(f"'residual_goal' must be between 0 and 1 (got {self.residual_goal})")
 
-    def applies(self, model: VisionLanguageModel) -> bool:  # noqa: ARG002
-        """To every model."""
+    def applies(self, model: VisionLanguageModel) -> bool:
+        """To every model.
+
+        Raises:
+            ConfigError: NVTX ranges of a model that is not on a GPU.
+        """
+        if self.nvtx:
+            from vlmbench.probes.nvtx import check_nvtx
+
+            check_nvtx(model.device.type)
         return True
 
     @contextmanager
     def watch(self, model: Watched) -> Iterator[Watch]:
         """Hooks on the model's stages for one run."""
-        watch = TimelineWatch(model, self)
+        watch = self._watch(model)
         try:
             yield watch
         finally:
             watch.detach()
+
+    def _watch(self, model: Watched) -> TimelineWatch:
+        if not self.nvtx:
+            return TimelineWatch(model, self)
+        from vlmbench.probes.nvtx import NvtxWatch
+
+        return NvtxWatch(model, self)
 
 
 _TOLD = {

@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
         "dpi": 200,
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
+    "probe": {"timeline": {"nvtx": False}},
     "measurement": {"batch": "different", "controls": True},
     "dataset": {"sizes": "coco"},
     "baseline": None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from vlmbench.analysis.floors import peaks_of
 from vlmbench.figures.roofline import si
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
 from vlmbench.text import amount
@@ -58,9 +59,9 @@ def _machine(provenance: Provenance) -> Iterator[tuple[str, Any]]:
         yield "Device memory", f"{memory / 2**30:.1f} GiB"
     for name, key, unit in (("Driver", "driver", ""), ("CUDA", "cuda", ""), ("Power cap", "power_cap_w", " W")):
         yield name, f"{device[key]}{unit}" if device.get(key) else None
-    if peaks := provenance.get("device_peaks"):
-        rates = f"{si(peaks['flops_per_s'])}FLOP/s, {si(peaks['bytes_per_s'])}B/s"
-        yield "Device peaks", f"{rates} ({peaks['source']})" if peaks.get("source") else rates
+    if peaks := peaks_of(provenance):
+        rates = f"{si(peaks.flops_per_s)}FLOP/s, {si(peaks.bytes_per_s)}B/s"
+        yield "Device peaks", f"{rates} ({peaks.source})" if peaks.source else rates
     cores = host.get("cores_usable")
     yield "Host", f"{host.get('cpu') or ''}{f', {cores} cores' if cores else ''}".strip(", ")
     yield "System", (provenance.get("software") or {}).get("os")

@@ -42,12 +42,12 @@ def whose_tail(summary: Summary) -> list[Piece]:
     row = both[-1]
     name = str(row["quantile"]).upper()
     repeated: list[Piece] = [
-        f"one identical request, repeated {count(repeats, 'time')}{_worth(summary)}, has a tail too: {name} is ",
+        f"one identical request, repeated {count(repeats, 'time')}{_worth(summary)}, has a tail too: its {name} is ",
         *_times_median(row, "reference"),
     ]
     if row["quantile"] != summary["headline"]["tail_ratio"]["quantile"]:  # like is compared with like
         inside = span(row.get("workload_low"), row.get("workload_high"), "×")
-        repeated += [" beside ", bold(factor(row["workload"])), *ci(inside), " of the workload"]
+        repeated += [", that of the workload ", bold(factor(row["workload"])), *ci(inside)]
     if row["beyond_low"] <= 1:
         return [*repeated, ", so no tail of the workload's own can be told from the machine's"]
     beyond = [bold(factor(row["beyond"])), *ci(span(row["beyond_low"], row["beyond_high"], "×"))]
@@ -59,7 +59,7 @@ def _worth(summary: Summary) -> str:
     metric = summary["tail"].get("metric", "T_total")
     entry = (summary.get("distribution") or {}).get(metric, {}).get("reference") or {}
     n, effective = entry.get("n"), entry.get("effective_n")
-    return f" (worth {math.floor(effective):,})" if n and effective and effective < n / 2 else ""
+    return f" (worth {math.floor(effective):,} independent ones)" if n and effective and effective < n / 2 else ""
 
 
 def _times_median(row: Mapping[str, Any], group: str) -> list[Piece]:

@@ -60,17 +60,19 @@ def _how_long(part: Part) -> Sentence:
     summary = part.summary
     metric = summary["headline"]["latency_metric"]
     entry = summary["distribution"][metric]["workload"]
-    what = "A request takes " if metric == "T_request" else "One generate() call takes "
+    what = "A request, from image to text, takes " if metric == "T_request" else "One generate() call takes "
     pieces: Sentence = [what, bold(f"{ms(entry['p50']['value'])} ms"), *_quantile_ci(entry["p50"])]
-    largest = _largest(part)
+    largest, inner = _largest(part), (summary["distribution"].get("T_total") or {}).get("workload")
+    if metric == "T_request" and inner and (largest or _waiting(part)):  # shares are of this part, not of the whole
+        pieces += [", ", bold(f"{ms(inner['p50']['value'])} ms"), " of it in generate()"]
     if largest:
         inside = share_span(largest.get("share_low"), largest.get("share_high"))
         name = heading(largest["component"])
-        pieces += [", and ", bold(percent(largest["share"])), *ci(inside), f" of generate() is {name}"]
+        pieces += [". Of generate(), ", bold(percent(largest["share"])), *ci(inside), f" is {name}"]
     waiting = _waiting(part)
     if waiting:
         joint = "; yet for " if waiting[0] > 0.3 else "; for "
-        pieces += [joint, *waiting[1], " of generate() the device only waits for the host"]
+        pieces += [joint, *waiting[1], f" of generate() the {part.device_word} only waits for the host"]
     return [*pieces, "."]
 
 
@@ -189,7 +191,7 @@ def _where(part: Part) -> Sentence:
         f" of generate() is {name}",
     ]
     if waiting:
-        pieces += [", and for ", *waiting[1], " of the time the device only waits for the host"]
+        pieces += [", and for ", *waiting[1], f" of the time the {part.device_word} only waits for the host"]
     return [*pieces, "."]
 
 

@@ -70,6 +70,11 @@ class Part:
         return self.experiment == PHASE1
 
     @property
+    def device_word(self) -> str:
+        """``GPU`` where the model ran on one, else ``device``."""
+        return "GPU" if (self.provenance.get("device") or {}).get("type") == "cuda" else "device"
+
+    @property
     def facts(self) -> dict[str, str]:
         """Model, device, runtime, sweep and data of the run, as the filters name them."""
         sweep = str((self.provenance.get("sweep") or {}).get("name") or "")

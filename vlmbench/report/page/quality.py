@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -58,8 +59,8 @@ def _machine(story: Story, part: Part) -> Cell:
         ratios = " and ".join(f"{one.summary['aa_check']['ratio']:.3f}" for one in drifted)
         also = f" The sweeps behind the price of a token drifted ({ratios})."
         verdict = "warn" if verdict == "good" else verdict
-    said = f"Second half of the repeats against the first: {told}.{also}"
-    return _cell(verdict, heading, f"A/A {check['ratio']:.3f} ({inside})", said)
+    said = f"A/A check, the same requests again later: {told}.{also}"
+    return _cell(verdict, heading, f"second half / first {check['ratio']:.3f} ({inside})", said)
 
 
 def _watching(part: Part) -> Cell:
@@ -160,8 +161,8 @@ def _stopping(story: Story) -> Cell:
         return _cell(
             "good",
             "Stopping rules",
-            f"{count(len(points), 'point')}, all met",
-            f"Each point ended by its own rule or with all requests measured.{_known_to(story)}",
+            f"met at {'the one point' if len(points) == 1 else f'all {len(points):,} points'}",
+            f"Each ended by its own rule or with all requests measured.{_known_to(story)}",
         )
     reached = _reached(unmet)
     said = f"They stopped before their median was known to the precision asked for{reached}." if unmet else ""
@@ -200,7 +201,7 @@ def _independent(part: Part) -> Cell:
         return {}
     n, effective_n, lag1 = found
     said = (
-        f"Neighbouring runs resemble each other (lag-1 {lag1:.2f})"
+        f"Neighbouring runs resemble each other (correlation {lag1:.2f})"
         if lag1 is not None
         else "Neighbouring runs resemble each other"
     )
@@ -208,10 +209,12 @@ def _independent(part: Part) -> Cell:
         return _cell(
             "good",
             "Independent runs",
-            f"{n:,} count as {effective_n:,.0f}",
+            f"{n:,} are worth {effective_n:,.0f}",
             "Neighbouring runs do not resemble each other.",
         )
-    return _cell("warn", "Independent runs", f"{n:,} count as {effective_n:,.0f}", f"{said}; the intervals hold that.")
+    return _cell(
+        "warn", "Independent runs", f"{n:,} are worth {effective_n:,.0f}", f"{said}; the intervals allow for it."
+    )
 
 
 def effective(part: Part) -> tuple[int, float, float | None] | None:
@@ -238,6 +241,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("Machine", _device(story, provenance)),
         ("Runtime", story.facts["runtime"]),
         ("Workload", _workload(part) if part else ""),
+        ("Load", _load(part) if part else ""),
         ("Measured", "; ".join(_days(story))),
         ("Runs", "; ".join(_runs(story))),
     ]
@@ -278,6 +282,26 @@ def _workload(part: Part) -> str:
     return ", ".join(filter(None, texts)) + (" tokens" if len(texts) > 1 else "")
 
 
+def _load(part: Part) -> str:
+    """How many requests at once: of a batch, and under way."""
+    config: Mapping[str, Any] = part.provenance.get("config") or {}
+    load: Mapping[str, Any] = config.get("load") or {}
+    if (part.provenance.get("model") or {}).get("endpoint"):
+        if part.frame is not None and any(name.startswith("axis_load.") for name in part.frame):
+            return "swept: each load has its own figures"
+        if load.get("name") == "open":
+            rate = load.get("rate_per_s")
+            return f"open: {f'{digits(float(rate))} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
+        return f"closed: {count(int(load.get('concurrency') or 1), 'request')} at a time"
+    sizes = frames.values(frames.measured(part.frame), "batch_size") if part.frame is not None else []
+    batches = sorted({int(size) for size in sizes if math.isfinite(size)})
+    if not batches:
+        return "one batch at a time"
+    if len(batches) > 1:
+        return f"batches of {batches[0]} to {batches[-1]} requests, one batch at a time"
+    return "batch 1: one request at a time" if batches == [1] else f"batches of {batches[0]}, one batch at a time"
+
+
 def _days(story: Story) -> Iterator[str]:
     """One entry a day: first begin to last end."""
     days: dict[str, list[datetime]] = {}
@@ -300,7 +324,7 @@ def _runs(story: Story) -> Iterator[str]:
         name = f"{part.facts['sweep']}: " if len(story.parts) > 1 else ""
         if part.is_phase1:
             found = effective(part)
-            beside = f" (effective {found[1]:,.0f})" if found else ""
+            beside = f" (worth {found[1]:,.0f} independent)" if found else ""
             repeated = f", one request repeated {runs['reference_runs']:,} times" if runs.get("reference_runs") else ""
             yield f"{name}n = {runs.get('workload_runs', measured):,}{beside}{repeated}"
         else:

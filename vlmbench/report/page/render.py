@@ -36,7 +36,8 @@ def render(
     Args:
         directories: run directories, studies, or directories that hold some.
         template: the page's, of jinja2.
-        beside: the directory that the page lies in: files at and below it are linked.
+        beside: the directory that the page lies in: files at and below it are named, not linked: a page that is
+            mailed leaves them behind.
         summaries: where summaries lie that are not beside their rows, by the directory of the rows.
 
     Raises:
@@ -65,12 +66,45 @@ def render(
             provenance=facts(provenances),
             software=software(next(iter(provenances), {})),
             files=list(_files(beside, shown, summaries or {})),
+            glossary=[(name, meaning) for name, meaning in GLOSSARY if _is_used(name, data)],
             css=Markup(f"{stage_styles()}\n{_asset('page.css')}"),  # noqa: S704 (our own file)
             script=Markup("\n".join(["(() => {", '"use strict";', *(_asset(name) for name in SCRIPTS), "})();"])),  # noqa: S704
             data=Markup(_json(data)),  # noqa: S704 (escaped there)
             version=__version__,
         )
     )
+
+
+GLOSSARY = (
+    ("( … )", "the 95 % interval: measured again like this, the value would lie there 19 times in 20"),
+    ("generate()", "what the model does: from prepared inputs to the last token, without the host’s work around it"),
+    ("LLM prefill", "from the image’s features to the first token of the answer: the prompt is read in one pass"),
+    ("LLM decode", "all later tokens, one pass of the language model each"),
+    ("P95", "19 of 20 requests take less; P50 is the median"),
+    ("independent runs", "neighbours resemble each other, so n runs tell as much as fewer independent ones would"),
+    ("A/A check", "the same requests, second half against first; anything but 1 is the machine, not the model"),
+    ("device waits", "share of a time in which the GPU has no work, because the host has not launched it yet"),
+    ("marks", "points in time set while a request runs; what setting them costs is the cost of watching"),
+    ("marked run", "a run with a known cause of an odd time: a clock or power limit, a pause, a shape seen first"),
+    ("bare, cold, warm-up, traced", "runs beside the measured ones, in no number: without marks, the first, before "
+     "times are steady, with each kernel recorded"),
+    ("floor", "the least time that the work needs at the device’s peak rates; a bound, not a goal"),
+    ("MFU, MBU", "share of the device’s peak FLOP/s, and of its peak bytes/s, that a stage reaches"),
+    ("eager, compiled, cudagraph", "Python launches each kernel; kernels fused by torch.compile; launched as one "
+     "recorded graph a step"),
+    ("random weights", "the architecture without a checkpoint: times are those of the model, answers mean nothing"),
+)  # fmt: skip
+"""(word, what it means) of the words that the page uses without saying them."""
+
+
+def _is_used(name: str, data: Mapping[str, Any]) -> bool:
+    """Whether a word of the glossary can stand on the page of these runs."""
+    text = json.dumps([data["title"], [story["detail"] for story in data["stories"][:1]]], ensure_ascii=False)
+    if name == "random weights":
+        return name in text
+    if name in ("floor", "MFU, MBU"):
+        return "Times its floor" in text
+    return name != "device waits" or "waits" in text
 
 
 _NAV = (
@@ -182,14 +216,16 @@ def _commands(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _files(beside: Path, parts: Sequence[Part], summaries: Mapping[Path, Path]) -> Iterator[str]:
-    """Data and figures for papers at and below the page, relative to it."""
+    """Data and figures for papers at and below the page, relative to it; pictures as one pattern."""
     for part in parts:
         written = summaries.get(part.directory, part.directory)
         named = (written / "summary.json", *(part.directory / name for name in ("records.jsonl", "records.jsonl.gz")))
         named += (part.directory / "provenance.json", written / f"{part.experiment}.json")
-        for path in (*named, *sorted((written / "figures").glob("*.pdf"))):
+        for path in named:
             if path.is_file() and path.is_relative_to(beside):
                 yield path.relative_to(beside).as_posix()
+        if written.is_relative_to(beside) and any((written / "figures").glob("*.pdf")):
+            yield (written / "figures" / "*.pdf").relative_to(beside).as_posix()
 
 
 def _asset(name: str) -> str:

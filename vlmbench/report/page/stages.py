@@ -24,7 +24,7 @@ from vlmbench.report.page.cells import (
 )
 from vlmbench.report.page.parts import Part
 from vlmbench.report.phase1_summary import records
-from vlmbench.schema import STAGES
+from vlmbench.schema import STAGES, TOTAL
 from vlmbench.text import DASH, count, factor, percent
 
 _HELD = {
@@ -187,6 +187,8 @@ def bar(part: Part) -> dict[str, Any] | None:
         made["first"] = [rounded(first["p50"]["value"]), ms_span(first["p50"]["low"], first["p50"]["high"])]
     if known(waiting.get("launch_bound")):
         made["waits"] = rounded(waiting["launch_bound"])
+        made["device"] = part.device_word
+        made["inner"] = rounded(((distribution.get(TOTAL) or {}).get("workload") or {}).get("p50", {}).get("value"))
         made["waits_ci"] = share_span(waiting.get("low"), waiting.get("high"))
     return made
 

@@ -36,16 +36,14 @@ def percentiles(part: Part) -> dict[str, Any] | None:
         "Percentiles, ms (95 % interval)",
         columns,
         lines,
-        look="tight",
-        note="A percentile with a dash needs so many independent requests before its interval exists.",
+        note="A percentile with a dash needs so many independent requests before its interval exists; n is of runs, "
+        "below it the independent ones that they are worth.",
     )
 
 
 def _n(entry: Mapping[str, Any]) -> dict[str, Any]:
     effective = entry.get("effective_n")
-    return cell(
-        f"{entry['n']:,}", sub=f"counts as {effective:,.0f}" if known(effective) and effective is not None else ""
-    )
+    return cell(f"{entry['n']:,}", sub=f"worth {effective:,.0f}" if known(effective) and effective is not None else "")
 
 
 def said(part: Part) -> list[Sentence]:

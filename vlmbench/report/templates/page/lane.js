@@ -35,14 +35,14 @@ function paintLane(svg, width) {
   for (const v of y.ticks(5)) svg.append(draw("line", { class: "grid", x1: left, x2: right, y1: y(v), y2: y(v) }), draw("text", { class: "s m", x: left - 6, y: y(v) + 4, "text-anchor": "end" }, tickText(v)));
   svg.append(draw("text", { class: "s m", x: 0, y: 9 }, `ms of ${found.what}`));
   for (const [kind, middle, low, mid, high, n] of found.bins) if (keep(kind) && inside(middle)) {
-    svg.append(draw("path", { d: `M${x(middle)} ${y(low)}V${y(high)}`, stroke: kind === 1 ? "var(--s1)" : "var(--dot)", "stroke-width": 1.4, opacity: 0.45 }), draw("path", { d: `M${x(middle) - 2} ${y(mid)}h4`, stroke: kind === 1 ? "var(--s1)" : "var(--dot)", "stroke-width": 2 }));
+    svg.append(draw("path", { d: `M${x(middle)} ${y(low)}V${y(high)}`, stroke: kind === 1 ? "var(--muted)" : "var(--dot)", "stroke-width": 1.4, opacity: 0.45 }), draw("path", { d: `M${x(middle) - 2} ${y(mid)}h4`, stroke: kind === 1 ? "var(--muted)" : "var(--dot)", "stroke-width": 2 }));
     marks.push({ x: x(middle), y: y(mid), y1: y(high), y2: y(low), say: [`${found.names[kind]}: ${number(mid)} ms at the median`, `${number(low)} to ${number(high)} ms, ${count(n, "row")}`] });
   }
   const looks = [
     (px, py) => draw("circle", { class: "dot", cx: px, cy: py, r: 2.6 }), (px, py) => draw("circle", { class: "ring", cx: px, cy: py, r: 2.8 }),
     (px, py) => draw("path", { d: `M${px - 3} ${py}h6`, stroke: "var(--muted)", "stroke-width": 1.5 }), (px, py) => draw("path", { d: `M${px} ${py - 3.5}l3.5 6h-7z`, fill: "none", stroke: "var(--muted)", "stroke-width": 1.3 }),
     (px, py) => draw("path", { d: `M${px - 3} ${py - 3}l6 6m0-6l-6 6`, stroke: "var(--muted)", "stroke-width": 1.2 }), (px, py) => draw("path", { d: `M${px - 4} ${py - 4}l8 8m0-8l-8 8`, stroke: "var(--bad)", "stroke-width": 2 }),
-    (px, py) => draw("rect", { x: px - 2.5, y: py - 2.5, width: 5, height: 5, fill: "none", stroke: "var(--s2)", "stroke-width": 1.4 }),
+    (px, py) => draw("rect", { x: px - 2.5, y: py - 2.5, width: 5, height: 5, fill: "none", stroke: "var(--dot)", "stroke-width": 1.4 }),
   ];
   const r = requests(), pickable = r ? new Map(r.at.map((t, i) => [`${number(t, 6)} ${r.id[i]}`, i])) : new Map();
   found.at.forEach((t, i) => {
@@ -60,7 +60,7 @@ function paintLane(svg, width) {
   let bottom = base + 28;
   for (const reading of found.readings) bottom = sensor(svg, reading, x, inside, left, right, bottom, marks);
   marks.sort((a, b) => (a.x ?? a.x1) - (b.x ?? b.x1));
-  $("lanecap").textContent = [...LOOKS.filter((_, k) => found.counts[k]), "Red diamond: marked.", found.said].filter(Boolean).join(" ");
+  $("lanecap").textContent = [...LOOKS.filter((_, k) => found.counts[k]), "Red diamond: marked. Blue triangle below the axis: the chosen request.", found.said].filter(Boolean).join(" ");
   laneSaid(found);
   return { height: bottom + 4, marks, scale: x };
 }
@@ -70,19 +70,19 @@ function running(svg, found, x, y, inside, keep) {
   const rows = found.at.map((t, i) => [t, found.ms[i], found.kind[i]]).filter(([, ms, kind]) => kind === 1 && ms > 0);
   if (found.bins.length || rows.length < 30 || !keep(1)) return [];
   const line = rows.map(([t], i) => [t, quantile(rows.slice(Math.max(0, i - 12), i + 13).map((r) => r[1]).sort((a, b) => a - b), 0.5)]);
-  svg.append(draw("path", { d: `M${line.filter(([t]) => inside(t)).map(([t, v]) => `${x(t).toFixed(1)} ${y(v).toFixed(1)}`).join("L")}`, class: "markline" }));
+  svg.append(draw("path", { d: `M${line.filter(([t]) => inside(t)).map(([t, v]) => `${x(t).toFixed(1)} ${y(v).toFixed(1)}`).join("L")}`, class: "inkline" }));
   return line;
 }
 
 function laneSaid(found) {
   const rows = found.ms.filter((ms, i) => found.kind[i] === 1 && ms > 0), parts = found.names.map((name, k) => (found.counts[k] ? `${whole(found.counts[k])} ${name}` : "")).filter(Boolean);
-  const check = detail().quality.find((q) => q.t.startsWith("A/A"));
+  const check = detail().quality.find((q) => q.s.startsWith("A/A"));
   let text = `${parts.join(", ")}.`;
   if (!found.bins.length && rows.length >= 30) {
     const medians = rows.map((_, i) => quantile(rows.slice(Math.max(0, i - 12), i + 13).slice().sort((a, b) => a - b), 0.5));
     text += ` The running median of the repeated request moves between ${number(Math.min(...medians))} and ${number(Math.max(...medians))} ms.`;
   }
-  $("lanesaid").textContent = check ? `${check.t}: ${check.s} ${text}` : text;
+  $("lanesaid").textContent = check ? `${check.s} ${check.t[0].toUpperCase()}${check.t.slice(1)}. ${text}` : text;
 }
 
 function sensor(svg, reading, x, inside, left, right, top, marks) {

@@ -88,7 +88,7 @@ function printed() {
   let before = null;
   addEventListener("beforeprint", () => {
     if (before) return;
-    before = { theme: document.documentElement.dataset.theme, closed: [...document.querySelectorAll("details.prov:not([open])")] };
+    before = { theme: document.documentElement.dataset.theme, closed: [...document.querySelectorAll("details.prov:not([open]), details.glossary:not([open])")] };
     document.documentElement.dataset.theme = "light";
     before.closed.forEach((d) => { d.open = true; });
     printing = true;

@@ -95,8 +95,8 @@ function paintBar(svg, width) {
   const y = top + 28, x0 = x(outside), middle = x(outside + inside * (1 - bar.waits)), end = x(outside + inside);
   svg.append(draw("rect", { class: "c-dev", x: x0, y, width: middle - x0, height: 11 }));
   svg.append(draw("rect", { fill: "url(#wait)", x: middle, y, width: end - middle, height: 11 }));
-  svg.append(draw("text", { class: "s m", x: 0, y: y + 25 }, width > 480 ? `device works: ${number(inside * (1 - bar.waits))} ms of generate(), added up` : `works: ${number(inside * (1 - bar.waits))} ms`));
-  svg.append(draw("text", { class: "s m", x: width, y: y + 25, "text-anchor": "end" }, `${width > 480 ? "device waits for the host: " : "waits: "}${percent(bar.waits)}${bar.waits_ci ? ` (${bar.waits_ci})` : ""}`));
+  svg.append(draw("text", { class: "s m", x: 0, y: y + 25 }, width > 480 ? `in generate(): ${bar.device} works ${number((bar.inner ?? inside) * (1 - bar.waits))} of ${number(bar.inner ?? inside)} ms` : `${bar.device} works: ${number((bar.inner ?? inside) * (1 - bar.waits))} ms`));
+  svg.append(draw("text", { class: "s m", x: width, y: y + 25, "text-anchor": "end" }, `${width > 480 ? `${bar.device} waits for the host: ` : "waits: "}${percent(bar.waits)}${bar.waits_ci ? ` (${bar.waits_ci})` : ""}`));
   marks.push({ x1: x0, x2: middle, y1: y, y2: y + 11, say: ["Device works", `${percent(1 - bar.waits)} of generate()`] });
   marks.push({ x1: middle, x2: end, y1: y, y2: y + 11, say: ["Device waits for the host", `${percent(bar.waits)} of generate()`] });
   return { height: y + 32, marks };

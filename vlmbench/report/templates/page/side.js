@@ -131,7 +131,7 @@ function paintArms(svg, width) {
     const y = i * gap + (left ? 18 : 32), [value, low, high] = row.at;
     svg.append(draw("text", { class: row.control ? "m" : "b", x: 0, y: left ? y + 4 : y - 14 }, alone(fitText(row.label, left || width))));
     if (low != null) svg.append(draw("path", { class: "whisker", d: `M${x(low)} ${y}H${x(high)}` }));
-    if (row.promised != null) svg.append(draw("path", { class: "markline", d: `M${x(row.promised)} ${y - 8}v16` }));
+    if (row.promised != null) svg.append(draw("path", { class: "inkline", d: `M${x(row.promised)} ${y - 8}v16` }));
     svg.append(draw("circle", { cx: x(value), cy: y, r: 5.5, fill: row.control ? "var(--paper)" : "var(--dot)", stroke: "var(--dot)", "stroke-width": 2 }));
     svg.append(draw("text", { class: "s", x: x(Math.max(value, high ?? value, row.promised ?? value)) + 9, y: y + 4 }, row.words));
     marks.push({ x1: x(low ?? value), x2: x(high ?? value), y1: y - 8, y2: y + 8, say: [alone(row.label), `saves ${row.words} ms`, row.promised != null ? `FLOPs promised ${number(row.promised)} ms` : "no promise by FLOPs"] });

@@ -145,19 +145,19 @@ function paintCurve(svg, width) {
     (part().quantiles[g.name] || []).forEach(([q, value, low, high]) => {
       const at = y(1 - Number(q.slice(1)) / 100) + (k ? 4 : 0);
       if (!x.has(value)) return;
-      if (low != null) svg.append(draw("path", { class: "markline", d: `M${Math.max(x(low), left)} ${at}H${Math.min(x(high), width)}`, "stroke-dasharray": k ? "4 3" : null }));
-      svg.append(draw("circle", { class: k ? "flagged" : "chosen", cx: x(value), cy: at, r: 3.6 }));
+      if (low != null) svg.append(draw("path", { class: "inkline", d: `M${Math.max(x(low), left)} ${at}H${Math.min(x(high), width)}`, "stroke-dasharray": k ? "4 3" : null }));
+      svg.append(draw("circle", { class: k ? "ring" : "dot", cx: x(value), cy: at, r: 3.8 }));
     });
   }
   const i = S.request;
-  if (i != null && x.has(r.ms[i])) svg.append(draw("path", { class: "markline", d: `M${x(r.ms[i])} ${base}v-8`, "stroke-width": 3 }));
+  if (i != null && x.has(r.ms[i])) svg.append(draw("path", { class: "pickline", d: `M${x(r.ms[i])} ${base}v-8` }));
   axisX(svg, x, left, width, base, { unit: "ms" });
   const names = shown.map(([g, k]) => [g.name, k]);
   names.forEach(([name, k], n) => {
     const at = width - 8 - (width > 560 ? 190 : 160), row = top + 10 + 17 * n;
     svg.append(draw("path", { d: `M${at} ${row - 4}h24`, stroke: "var(--dot)", "stroke-width": k ? 1.4 : 2.2, "stroke-dasharray": k ? "5 4" : null }), draw("text", { class: "s", x: at + 30, y: row }, name));
   });
-  $("tailcap").textContent = ["Milliseconds, logarithmic axis, nothing cut off. Red: P50, P90, P95 … with 95 % intervals, as far as the number of requests allows. Red outline: a marked run. Choose a dot to see its timeline.", r.said].filter(Boolean).join(" ");
+  $("tailcap").textContent = ["Milliseconds, logarithmic axis, nothing cut off. Dots with whiskers: P50, P90, P95 … with 95 % intervals, as far as the number of requests allows. Red: a marked run. Blue: the chosen request. Choose a dot to see its timeline.", r.said].filter(Boolean).join(" ");
   return { height: base + 24, marks, scale: x };
 }
 
