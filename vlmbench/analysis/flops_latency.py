@@ -137,6 +137,12 @@ class FlopsLatency:
                 f"when it is spent on vision tokens ({cost.span()})."
             )
         for tflop, ratio in self.same_flops():
+            if ratio.low <= 0:  # the line of one of them meets 0 within its error: no ratio of times can be negative
+                said.append(
+                    f"At the same {digits(tflop)} TFLOP the times of requests scaled by output and by vision tokens "
+                    "cannot be compared: a fitted line reaches 0 within its error."
+                )
+                continue
             said.append(
                 f"At the same {digits(tflop)} TFLOP a request scaled by output tokens takes {digits(ratio.value)} "
                 f"times as long as one scaled by vision tokens ({ratio.span()})."

@@ -94,5 +94,10 @@ def overhead_words(found: Mapping[str, Any]) -> str:
         return f"What watching itself costs is not known: {missing or 'no bare runs'}."
     inside = span(found["low"], found["high"], "%")
     pairs = f"{count(found['n'], 'pair')} of runs{worth(found['n'], found.get('effective_n'))}"
-    text = f"Watching costs {percent(found['value'])}{f' ({inside})' if inside else ''}, from {pairs}"
+    if not inside:
+        text = f"What watching costs cannot be told from {pairs}: {percent(found['value'])}, without an interval"
+    elif found["low"] <= 0 <= found["high"]:
+        text = f"Watching costs nothing that {pairs} can show ({inside})"
+    else:
+        text = f"Watching costs {percent(found['value'])} ({inside}), from {pairs}"
     return f"{text}; {missing}." if missing else f"{text}."

@@ -160,7 +160,12 @@ class TokenCost:
         moved = self.moved()
         if not moved:
             return f"{text}."
-        return f"{text}; it goes to {', '.join(f'{name} ({percent(self.shares[name].value)})' for name in moved)}."
+        return f"{text}; it goes to {', '.join(f'{name} ({self._share(name)})' for name in moved)}."
+
+    def _share(self, name: str) -> str:
+        """A stage's share of the cost; the slope of one stage may exceed that of the whole where another falls."""
+        share = self.shares[name].value
+        return percent(share) if share < 1 else "all of it"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

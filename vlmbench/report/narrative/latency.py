@@ -14,7 +14,7 @@ from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.narrative.tail import lacks, needs, shortage, tail_sentence
+from vlmbench.report.narrative.tail import lacks, needs, share_of_variance, shortage, tail_sentence
 from vlmbench.report.narrative.variance import part_sentences, source_sentences
 from vlmbench.text import count, factor, ms, percent, span, tokens, worth
 
@@ -118,7 +118,7 @@ def _explained(summary: Summary) -> list[str]:
         return []
     named = [row for source, row in split.items() if source.startswith("num_") and row["low"] is not None]
     named.sort(key=lambda row: -row["share"])
-    parts = [f"{tokens(r['source'])} {_share(r)}" for r in named]
+    parts = [f"{tokens(r['source'])} {share_of_variance(r)}" for r in named]
     rest = split["rest"]
     constant = [tokens(s) for s, r in split.items() if s.startswith("num_") and r["low"] is None]
     text = (
@@ -127,14 +127,9 @@ def _explained(summary: Summary) -> list[str]:
         else ""
     )
     same = f" ({' and '.join(constant)} never varied)" if constant else ""
-    left = f"{percent(rest['share'])} ({span(rest['low'], rest['high'], '%')}) is left: jitter, and what is not linear"
+    share, low, high = (min(max(float(rest[name]), 0.0), 1.0) for name in ("share", "low", "high"))
+    left = f"{percent(share)} ({span(low, high, '%')}) is left: jitter, and what is not linear"
     return [f"{text}{same}; {left}." if text else f"No token count varied{same}, so all variance is jitter."]
-
-
-def _share(row: Mapping[str, Any]) -> str:
-    """A share of the variance; adjusted for chance, it may come out a little below 0 where there is no effect."""
-    inside = span(row["low"], row["high"], "%")
-    return f"{percent(row['share'])} ({inside}{', not told from none' if row['low'] <= 0 else ''})"
 
 
 def _causes(summary: Summary) -> list[str]:

@@ -10,7 +10,7 @@ from vlmbench.analysis.distribution import quantile_of
 from vlmbench.analysis.estimate import Shortfall
 from vlmbench.analysis.quantiles import needed
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
-from vlmbench.text import count, factor, ms, span
+from vlmbench.text import count, factor, ms, percent, span
 
 Summary = Mapping[str, Any]
 
@@ -65,6 +65,13 @@ def _worth(summary: Summary) -> str:
 def _times_median(row: Mapping[str, Any], group: str) -> list[Piece]:
     inside = span(row.get(f"{group}_low"), row.get(f"{group}_high"), "×")
     return [bold(factor(row[group])), *ci(inside), " its median"]
+
+
+def share_of_variance(row: Mapping[str, Any]) -> str:
+    """A share with its interval; one that may be none: estimated without bias, it may come out below nothing."""
+    if float(row["low"]) > 0:
+        return f"{percent(row['share'])} ({span(row['low'], min(row['high'], 1.0), '%')})"
+    return f"not measurable, at most {percent(max(float(row['high']), 0.0))}"
 
 
 def _untold(summary: Summary) -> Sentence:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
-from vlmbench.report.narrative.tail import tail_sentence
+from vlmbench.report.narrative.tail import share_of_variance, tail_sentence
 from vlmbench.report.narrative.variance import share_interval
 from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
@@ -63,7 +63,7 @@ def causes(part: Part) -> list[dict[str, Any]]:
     made = []
     if varied:
         top = max(varied, key=lambda row: float(row["share"]))
-        listed = "; ".join(f"{tokens(r['source'])} {_share(r)}" for r in varied)
+        listed = "; ".join(f"{tokens(r['source'])} {share_of_variance(r)}" for r in varied)
         same = f" The number of {' and '.join(constant)} never varied." if constant else ""
         found = f"of the variance of {what} follows {tokens(top['source'])}, the most of any count. All: {listed}."
         if float(top["low"]) <= 0:
@@ -97,12 +97,6 @@ def causes(part: Part) -> list[dict[str, Any]]:
             }
         )
     return made
-
-
-def _share(row: Mapping[str, Any]) -> str:
-    """A share with its interval; a sum of squares estimated without bias may come out below nothing."""
-    inside = share_span(row["low"], row["high"])
-    return f"{percent(row['share'])} ({inside})" if float(row["low"]) > 0 else f"not measurable ({inside} %)"
 
 
 def _in_range(share: float) -> float:
