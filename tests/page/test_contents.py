@@ -36,9 +36,11 @@ def test_three_sentences_of_a_study(study: Path) -> None:
     (story,) = data["stories"]
     first, tail, token = (plain(sentence) for sentence in story["detail"]["answer"])
     assert re.match(
-        r"A request takes 622 ms \(\d+–\d+\), and 94\.5 % \(94\.\d–94\.\d\) of generate\(\) is LLM decode", first
+        r"A request, from image to text, takes 622 ms \(\d+–\d+\), 616 ms of it in generate\(\)\. Of generate\(\), "
+        r"94\.5 % \(94\.\d–94\.\d\) is LLM decode; yet for ",
+        first,
     )
-    assert re.search(r"65\.0 % \(.+\) of generate\(\) the device only waits for the host\.$", first)
+    assert re.search(r"65\.0 % \(.+\) of generate\(\) the GPU only waits for the host\.$", first)
     assert re.match(r"One in twenty takes more than 786 ms \(\d+–\d+\); ", tail)
     assert re.match(r"One more output token costs 20\.2 ms \(.+\), as much as 830 vision tokens \(.+\)\.$", token)
 
@@ -68,7 +70,9 @@ def test_the_first_screen_says_how_sure(tmp_path: Path) -> None:
     assert cells["Stopping rules"]["t"] == "unmet at 13 of 15 points"
     assert story["detail"]["command"].startswith("python -m vlmbench experiment=phase1 model=llava_1_5_7b")
     assert "output_dir" not in story["detail"]["command"]
-    assert dict(story["detail"]["facts"])["Machine"].startswith("NVIDIA H200")
+    facts = dict(story["detail"]["facts"])
+    assert facts["Machine"].startswith("NVIDIA H200")
+    assert facts["Load"] == "batch 1: one request at a time"
 
 
 def test_one_phase_alone_has_its_page(study: Path) -> None:
@@ -245,8 +249,8 @@ def test_effective_n_is_shown_where_the_summary_has_it(tmp_path: Path) -> None:
     entry |= {"effective_n": 21.4, "lag1": 0.47}
     write_json(tmp_path / "summary.json", summary)
     (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Independent runs"]
-    assert cell["t"] == "60 count as 21"
-    assert "lag-1 0.47" in cell["s"]
+    assert cell["t"] == "60 are worth 21"
+    assert "correlation 0.47" in cell["s"]
     summary["stopping"] = [{"point_id": "dataset", "measured": 60, "ended_by": "all_measured", "unmet": []}]
     summary["precision"] = {
         "points": [{"point_id": "dataset", "reach": 0.021}, {"point_id": "reference", "reach": None}]
@@ -325,6 +329,8 @@ def test_loads_of_a_server_have_their_section_and_the_first_words(tmp_path: Path
     assert part["lane"]["what"] == "the whole request"
     (loads,) = [table for table in detail["tables"] if table["name"] == "loads"]
     assert len(loads["rows"]) == 3
+    assert dict(detail["facts"])["Load"] == "swept: each load has its own figures"
+    assert {path.stem for path in (directory / "figures").glob("*.png")} == {"pareto", "ttft_throughput", "run_lane"}
     assert "absent here, not zero" in plain(detail["loads_said"][0])
 
 

@@ -18,7 +18,7 @@ from vlmbench.analysis.serving import frontier
 from vlmbench.figures.style import pt
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, theme
 
-_ROOM = 1.12
+_ROOM, _ROOM_RIGHT = 1.12, 1.22  # to the right the labels need it
 _LEAST_POINTS = 2  # one load is no curve
 
 
@@ -51,8 +51,8 @@ def draw_pareto(axes: Axes, table: pd.DataFrame) -> Axes:
     best = rows[frontier(rows)].sort_values(x)
     if len(best) > 1:
         axes.plot(best[x], best[y], color=DATASET_COLOUR, linewidth=1.2, label="frontier")
-    axes.set_xlabel("tokens a second per user (1000 / median time per output token)")
-    axes.set_ylabel("tokens a second per device")
+    axes.set_xlabel("Tokens a second per user")
+    axes.set_ylabel("Tokens a second per device")
     _room(axes)
     return axes
 
@@ -67,15 +67,16 @@ def draw_ttft_throughput(axes: Axes, table: pd.DataFrame) -> Axes:
     x, y = "requests_per_s", "TTFT_p50"
     rows = table.dropna(subset=[x, y]).sort_values(x)
     _with_intervals(axes, rows, x, y)
-    axes.set_xlabel("answers a second")
-    axes.set_ylabel("time to first token, median (ms)")
+    axes.set_xlabel("Answers a second")
+    axes.set_ylabel("Time to first token, median (ms)")
     _room(axes)
     return axes
 
 
 def pareto_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
     """Make the Pareto figure of a run; None with fewer than two loads that have both values."""
-    return _figure(table, provenance, "What each user gets against what the device gives", draw_pareto)
+    per_user = "Per user: 1000 / median time per output token (ms)."
+    return _figure(table, provenance, "What each user gets against what the device gives", draw_pareto, per_user)
 
 
 def ttft_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
@@ -83,11 +84,11 @@ def ttft_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | 
     return _figure(table, provenance, "First token against throughput", draw_ttft_throughput)
 
 
-def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw: Any) -> Figure | None:
+def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw: Any, also: str = "") -> Figure | None:
     names = ["requests_per_s", "TTFT_p50"] if draw is draw_ttft_throughput else ["tokens_per_s_user", "tokens_per_s"]
     if not len(table) or len(table.dropna(subset=names)) < _LEAST_POINTS:
         return None
-    note = "Bars: 95 % intervals; rates from blocks of time, medians from order statistics."
+    note = f"Bars: 95 % intervals; rates from blocks of time, medians from order statistics. {also}".strip()
     with theme():
         figure = new_figure(
             title, caption(provenance, n=int(table["requests"].sum()), note=note), width=6.6, height=3.7, columns=1
@@ -122,7 +123,7 @@ def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 def _room(axes: Axes) -> None:
     """Both axes from 0, with room for labels at the far ends."""
-    axes.set_xlim(0, _ROOM * axes.get_xlim()[1])
+    axes.set_xlim(0, _ROOM_RIGHT * axes.get_xlim()[1])
     axes.set_ylim(0, _ROOM * axes.get_ylim()[1])
 
 

@@ -19,6 +19,7 @@ from vlmbench.figures.latency import WORDS
 from vlmbench.figures.panels import sentences
 from vlmbench.figures.style import dot, pt, style
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
+from vlmbench.schema import label_of
 from vlmbench.text import count, digits, percent, plain, span, tokens
 
 _REPEATED = "One request, repeated"
@@ -70,7 +71,7 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
         for axes in list(panels)[len(shown) :]:
             axes.set_visible(False)
         for axes in figure.axes[::side_by_side]:
-            axes.set_ylabel(f"{metric} (ms)")
+            axes.set_ylabel(_axis_words(metric))
         if flagged.any() or not many:
             figure.axes[0].legend(
                 loc="lower left",
@@ -81,6 +82,12 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
                 borderaxespad=0.1,
             )
     return figure
+
+
+def _axis_words(metric: str) -> str:
+    """What an axis of times says: ``Whole request (ms)``, ``generate() (ms)``."""
+    words = label_of(metric)
+    return f"{words if words.startswith('generate()') else words[:1].upper() + words[1:]} (ms)"
 
 
 def _marked(work: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
@@ -302,7 +309,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
                 label = None
         for border in borders:
             axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
-        axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{metric} (ms)")
+        axes.set(xlabel=f"Time since the first run ({unit})", ylabel=_axis_words(metric))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
         axes.set_ylim(min(0.96 * float(every.min()), limit), limit)
         axes.legend(

@@ -77,7 +77,8 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
         )
         files += write_exports(to, summary, run.provenance)
         files += write_request_traces(directory, to, run.frame, summary)
-        for name, figure in (*figures(run), *(serving_figures(server) if server else ())):
+        several = server is not None and len(server.table) > 1
+        for name, figure in (*figures(run, loads=several), *(serving_figures(server) if server else ())):
             files += save(figure, to / "figures", name)
     return Phase1Report(
         summary=summary,
@@ -86,8 +87,19 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
     )
 
 
-def figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """(file name, figure) of all figures that the run has data for, drawn one at a time."""
+_POOLED = frozenset(
+    ("latency_distribution", "request_distribution", "ttft_itl", "latency_vs_tokens", "variance_split", "over_time")
+)
+
+
+def figures(run: Run, *, loads: bool = False) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of all figures that the run has data for, drawn one at a time.
+
+    Args:
+        run: the rows with all that belongs to them.
+        loads: whether they are of several loads, whose requests are no sample of one distribution: figures that would
+            pool them are left out.
+    """
     frame, provenance = run.frame, run.provenance
     metric = whole_metric(frame)
     drawings: dict[str, Callable[..., Figure | None]] = {
@@ -106,6 +118,8 @@ def figures(run: Run) -> Iterator[tuple[str, Figure]]:
         "stage_distributions": components.stage_distributions,
     }
     for name, draw in drawings.items():
+        if loads and name in _POOLED:
+            continue
         figure = draw(frame, provenance)
         if figure is not None:
             yield name, figure
