@@ -96,7 +96,7 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         handles = [Line2D([], [], color="#9A9A9A", label=f"not flagged ({(table['flag'] == '').sum():,})")]
-        handles += [Line2D([], [], color=c, label=f"{f} ({flags[f]:,})") for f, c in colours.items()]
+        handles += [Line2D([], [], color=c, label=f"{f.replace('_', ' ')} ({flags[f]:,})") for f, c in colours.items()]
         axes.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, columnspacing=1.0,
             borderaxespad=0.1, labelcolor=MUTED, title=None if flags else count(len(table), "row"),

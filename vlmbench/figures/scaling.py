@@ -13,10 +13,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.scaling import Scaling
-from vlmbench.analysis.slices import X_LABELS, held
+from vlmbench.analysis.slices import held
 from vlmbench.figures.panels import (
     LABELS,
     about,
+    axis_words,
     draw_scaling,
     plus_minus,
     reading,
@@ -73,7 +74,12 @@ def scaling_figure(
             axes.set_visible(False)
     note = "\n".join(
         words
-        for words in (about(first.slice), reading(runs, above), _first_times(scalings), _missed(scalings))
+        for words in (
+            about(first.slice),
+            reading(runs, above, dashed=any(s.unflagged and s.unflagged.fit for s in scalings)),
+            _first_times(scalings),
+            _missed(scalings),
+        )
         if words
     )
     per_point = f"{int(first.points['n'].min()):,} to {int(first.points['n'].max()):,} each"
@@ -100,7 +106,7 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
     """Stages stacked (medians): what ``T_total`` is made of at each count."""
     first = scalings[0]
     text = caption(provenance, n=first.linear.rows, unit="runs, medians", note=about(first.slice))
-    figure = new_figure(title, text, width=6.4, height=3.5)
+    figure = new_figure(title, text, width=6.4, height=3.5, columns=1)
     axes = figure.subplots()
     kept = {s.stage: s for s in scalings if s.stage != "T_residual"}
     table = pd.DataFrame({name: s.points.set_index("x")["median"] for name, s in kept.items()}).fillna(0.0)
@@ -112,13 +118,15 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
         linewidth=0.4,
         edgecolor="white",
     )
-    axes.set(
-        xlabel=X_LABELS.get(first.slice.x, first.slice.x), ylabel="ms", xlim=(table.index.min(), table.index.max())
-    )
+    axes.set(xlabel=axis_words(first.slice), ylabel="Time (ms)", xlim=(table.index.min(), table.index.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handlelength=1.2, handletextpad=0.4,
+        columnspacing=1.0, borderaxespad=0.1,
+    )  # fmt: skip
     return figure
 
 
@@ -145,12 +153,14 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
     axes = figure.subplots()
     for (name, part), mark in zip(found.parts.items(), _MARKS, strict=False):
         _draw_flops(axes, part, FLOPS_COLOURS[name], mark, f"{NAMES[name].capitalize()}: {_flops_cost(part)}")
-    axes.set(xlabel="TFLOP per request", ylabel="T_total (ms)")
+    axes.set(xlabel="TFLOP per request", ylabel="generate() (ms)")
     flops, times = (
         np.concatenate([getattr(part, name) for part in found.parts.values()]) for name in ("flops", "time")
     )
     if len(found.parts) > 1 and max(np.ptp(np.log(flops)), np.ptp(np.log(times))) > _LOG_FROM:
-        axes.set(xscale="log", yscale="log", xlabel="TFLOP per request (log scale)", ylabel="T_total (ms, log scale)")
+        axes.set(
+            xscale="log", yscale="log", xlabel="TFLOP per request (log scale)", ylabel="generate() (ms, log scale)"
+        )
         axes.set_ylim(0.75 * float(times.min()), 1.35 * float(times.max()))
         for axis in (axes.xaxis, axes.yaxis):
             plain_log_ticks(axis)

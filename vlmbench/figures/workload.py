@@ -71,7 +71,7 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
         for axes in list(panels)[len(shown) :]:
             axes.set_visible(False)
         for axes in figure.axes[::side_by_side]:
-            axes.set_ylabel(_axis_words(metric))
+            axes.set_ylabel(f"{_words(metric)} (ms)")
         if flagged.any() or not many:
             figure.axes[0].legend(
                 loc="lower left",
@@ -84,10 +84,10 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
     return figure
 
 
-def _axis_words(metric: str) -> str:
-    """What an axis of times says: ``Whole request (ms)``, ``generate() (ms)``."""
+def _words(metric: str, *, first: bool = True) -> str:
+    """The time in words: ``Whole request``, ``generate()``; ``whole request`` within a sentence."""
     words = label_of(metric)
-    return f"{words if words.startswith('generate()') else words[:1].upper() + words[1:]} (ms)"
+    return words[:1].upper() + words[1:] if first and not words.startswith("generate()") else words
 
 
 def _marked(work: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
@@ -182,7 +182,8 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
         for place, row in enumerate(rows.to_dict("records")):
             _variance_row(axes, place, row, jitter if row["source"] == "rest" else None)
         axes.set(
-            xlim=(0, 1), ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel=f"Share of the variance of {metric}",
+            xlim=(0, 1), ylim=(len(rows) - 0.6, -0.75), yticks=[],
+            xlabel=f"Share of the variance of {_words(metric, first=False)}",
         )  # fmt: skip
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
@@ -309,7 +310,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
                 label = None
         for border in borders:
             axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
-        axes.set(xlabel=f"Time since the first run ({unit})", ylabel=_axis_words(metric))
+        axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{_words(metric)} (ms)")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
         axes.set_ylim(min(0.96 * float(every.min()), limit), limit)
         axes.legend(

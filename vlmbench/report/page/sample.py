@@ -223,5 +223,5 @@ def _said(total: int, kept: int, gaps: int) -> str:
     return (
         f"All {count(total, 'request')} are counted in the histograms and curves. {kept:,} stand one by one: the "
         f"slowest and fastest, marked ones, and others spread evenly over the ranks; {gaps:,} of them with the times "
-        "between their tokens. The rows of all are beside this page."
+        "between their tokens. The rows of all are in the run’s directory."
     )
