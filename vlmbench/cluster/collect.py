@@ -31,6 +31,7 @@ from vlmbench.records.reading import (
     without_token_gaps,
 )
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
+from vlmbench.text import detail
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -181,7 +182,7 @@ def read_table(file: Path) -> pa.Table:
     try:
         rows = pa.json.read_json(pa.BufferReader(whole), read_options=options)
     except pa.ArrowInvalid as error:
-        _log.warning("%s is read line by line: %s", file, error)
+        detail(f"{file} is read line by line: {error}")
         rows = _line_by_line(file, pa)
     if not (_has_row_types(rows, pa) and _has_row_values(rows, pa)):  # one rule for all readers: the slow one decides
         rows = _line_by_line(file, pa)

@@ -152,7 +152,8 @@ def _groups(frame: pd.DataFrame) -> Any:
     for column in keep[1:]:
         more = frame[column].astype(str)
         text = text + more.where(more == "", ", " + more)
-    return text
+    several = frame.groupby(text, observed=True)["run"].transform("nunique") > 1
+    return text.where(~several, text + ", " + frame["run"].astype(str))  # unlike runs would become one median
 
 
 def _caption(frame: pd.DataFrame, note: str) -> str:
@@ -178,14 +179,14 @@ def _by_group(axes: Axes, frame: pd.DataFrame) -> None:
         axes.plot(middle.value, place, "o", color=SERIES[0], markersize=dot(5))
         text = f"{name}: {digits(middle.value)} ms" + (f" ({inside})" if inside else " (too few runs for an interval)")
         axes.text(0, place - 0.25, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(8))
-    axes.set(ylim=(len(shown) - 0.6, -0.8), yticks=[], xlabel="T_total (ms)")
+    axes.set(ylim=(len(shown) - 0.6, -0.8), yticks=[], xlabel="generate() (ms)")
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     ends = [end for _, m in shown for end in (m.low or m.value, m.high or m.value)]
     if max(ends) > 10 * min(ends) > 0:
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)
-        axes.set_xlabel("T_total (ms, log scale)")
+        axes.set_xlabel("generate() (ms, log scale)")
     else:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
@@ -203,7 +204,7 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str, groups: Sequence[str]) ->
             [x for x, _ in found], [m.value for _, m in found], "o-", color=colour, label=group, markersize=dot(4)
         )
     axes.set_xlabel(label_of(name).capitalize())
-    axes.set_ylabel("T_total (ms)")
+    axes.set_ylabel("generate() (ms)")
     axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
