@@ -192,7 +192,9 @@ def test_a_run_is_written_offline_by_wandb(tmp_path: Path) -> None:
         "print(WandbTracker().track(result, None).where)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
-    assert list(tmp_path.rglob("run-*.wandb"))
+    (stored,) = tmp_path.rglob("run-*.wandb")
+    assert b"j\x08vlmbench" in stored.read_bytes(), "the field of the host's name"
+    assert not list(tmp_path.rglob("requirements.txt"))
 
 
 def test_a_tracker_without_its_library_is_refused_before_anything_is_measured(vlmbench: Run, tmp_path: Path) -> None:

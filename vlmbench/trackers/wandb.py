@@ -50,7 +50,7 @@ class WandbTracker:
         wandb = self._library()
         quiet = wandb.Settings(
             silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True,
-            disable_code=True,
+            disable_code=True, host="vlmbench", x_save_requirements=False,
         )  # fmt: skip  # nothing but what the result holds: no host name, no path, no output of the terminal
         run = wandb.init(
             project=self.project, entity=self.entity, mode=self.mode, dir=str(result.directory), name=result.name,
