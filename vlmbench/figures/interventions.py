@@ -63,7 +63,8 @@ def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any
 
 def _label(arm: ArmResult) -> str:
     kernels = "\nkernel + tokens" if arm.unlike_kernels else ""
-    return f"{arm.label}{kernels}"
+    name, opened, arguments = arm.label.partition(" (")  # arguments stand below the name: the panels need the room
+    return f"{name}{chr(10) if opened else ''}{arguments.removesuffix(')')}{kernels}"
 
 
 def _colour(arm: ArmResult) -> str:

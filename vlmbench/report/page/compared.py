@@ -24,6 +24,7 @@ def interventions(parts: Sequence[Part]) -> list[dict[str, Any]]:
     made = []
     for part in parts:
         for row in _rows(part, "interventions"):
+            inside = ms_span(row.get("low"), row.get("high"))
             if known(row.get("saved_ms")):
                 made.append(
                     {
@@ -31,7 +32,7 @@ def interventions(parts: Sequence[Part]) -> list[dict[str, Any]]:
                         "at": [rounded(row.get(k)) if known(row.get(k)) else None for k in ("saved_ms", "low", "high")],
                         "control": bool(row.get("control")),
                         "promised": rounded(row["predicted_ms"]) if known(row.get("predicted_ms")) else None,
-                        "words": f"{ms(row['saved_ms'])} ({ms_span(row.get('low'), row.get('high'))})",
+                        "words": ms(row["saved_ms"]) + (f" ({inside})" if inside else ""),
                     }
                 )
     return made

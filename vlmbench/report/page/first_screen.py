@@ -197,7 +197,7 @@ def _where(part: Part) -> Sentence:
 
 def _over(part: Part) -> str:
     if part.experiment == INTERVENTIONS:
-        return "Of the baseline "
+        return "In the baseline, "
     return f"Over all points of the sweep of {part.facts['sweep']} "
 
 

@@ -269,7 +269,8 @@ def _device(story: Story, provenance: Mapping[str, Any]) -> str:
 
 def _workload(part: Part) -> str:
     spread = part.summary.get("tokens") or {}
-    texts = [f"{part.facts['data']}" if part.is_phase1 else f"sweep of {part.facts['sweep']}"]
+    swept = (part.provenance.get("sweep") or {}).get("name") not in (None, "none")
+    texts = [f"sweep of {part.facts['sweep']}" if swept and not part.is_phase1 else part.facts["data"]]
     for name, unit in (
         ("num_vision_tokens", "vision"),
         ("num_prompt_tokens", "prompt"),
@@ -287,14 +288,14 @@ def _load(part: Part) -> str:
     config: Mapping[str, Any] = part.provenance.get("config") or {}
     load: Mapping[str, Any] = config.get("load") or {}
     if (part.provenance.get("model") or {}).get("endpoint"):
-        if part.frame is not None and any(name.startswith("axis_load.") for name in part.frame):
+        if part.frame is not None and any(str(name).startswith("axis_load.") for name in part.frame):
             return "swept: each load has its own figures"
         if load.get("name") == "open":
             rate = load.get("rate_per_s")
             return f"open: {f'{digits(float(rate))} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
         return f"closed: {count(int(load.get('concurrency') or 1), 'request')} at a time"
-    sizes = frames.values(frames.measured(part.frame), "batch_size") if part.frame is not None else []
-    batches = sorted({int(size) for size in sizes if math.isfinite(size)})
+    measured = None if part.frame is None else frames.values(frames.measured(part.frame), "batch_size")
+    batches = [] if measured is None else sorted({int(size) for size in measured if math.isfinite(size)})
     if not batches:
         return "one batch at a time"
     if len(batches) > 1:

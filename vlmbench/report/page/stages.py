@@ -22,7 +22,7 @@ from vlmbench.report.page.cells import (
     share_span,
     table,
 )
-from vlmbench.report.page.parts import Part
+from vlmbench.report.page.parts import INTERVENTIONS, Part
 from vlmbench.report.phase1_summary import records
 from vlmbench.schema import STAGES, TOTAL
 from vlmbench.text import DASH, count, factor, percent
@@ -102,10 +102,15 @@ def stage_table(part: Part) -> dict[str, Any] | None:
             line += _price(name, of_cost)
         lines.append(line)
     runs = count(int(parts[0].get("n") or 0), "run")
-    pooled = "" if part.is_phase1 else ", all points of the sweep together"
+    pooled = "" if part.is_phase1 else f", {_pooled(part)}"
     return table(
         "stages", f"Stages, medians of {runs}{pooled} (95 % interval)", columns, lines, note=_note(part, priced, traced)
     )
+
+
+def _pooled(part: Part) -> str:
+    """What the medians of a run without one workload are of."""
+    return "the baseline alone" if part.experiment == INTERVENTIONS else "all points of the sweep together"
 
 
 def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +186,7 @@ def bar(part: Part) -> dict[str, Any] | None:
     made: dict[str, Any] = {
         "segments": segments,
         "total": rounded(whole["p50"]["value"], 5) if whole else None,
+        "pooled": _pooled(part),
         "what": "request" if "T_request" in distribution else "generate()",
     }
     if first and first["p50"]["value"] is not None:

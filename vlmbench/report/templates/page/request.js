@@ -82,7 +82,7 @@ function paintBar(svg, width) {
     if (BEFORE_FIRST.includes(code)) first = at + ms;
     at += ms;
   }
-  svg.append(draw("text", { class: "s b", x: width, y: 13, "text-anchor": "end" }, bar.total != null ? `${bar.what === "request" ? "a request" : "generate()"}: ${number(bar.total)} ms` : `medians over all points together: ${number(sum)} ms`));
+  svg.append(draw("text", { class: "s b", x: width, y: 13, "text-anchor": "end" }, bar.total != null ? `${bar.what === "request" ? "a request" : "generate()"}: ${number(bar.total)} ms` : `medians, ${bar.pooled}: ${number(sum)} ms`));
   if (hasFirst && width > 480) {
     svg.append(draw("path", { class: "whisker", d: `M${x(first)} ${top}V6` }));
     const text = `first token after ${number(bar.first[0])} ms${bar.first[1] ? ` (${bar.first[1]})` : ""}`;

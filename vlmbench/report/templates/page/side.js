@@ -120,16 +120,24 @@ function armControls() {
     box.append(toggle(name, !S.hidden[key], () => { S.hidden[key] = !S.hidden[key]; armControls(); repaint("arms"); }));
 }
 
+// A method and, on a line of their own, its arguments.
+function cutName(label) {
+  const at = label.indexOf(" (");
+  return at < 0 ? [label, ""] : [label.slice(0, at), label.slice(at + 1)];
+}
+
 function paintArms(svg, width) {
   const rows = (D.arms || []).filter((r) => !S.hidden[r.control ? "controls" : "methods"]), marks = [];
   if (!rows.length) return {};
-  const ends = rows.flatMap((r) => [...r.at, r.promised]).filter((v) => v != null), left = width > 640 ? 250 : 0, gap = left ? 32 : 46;
+  const ends = rows.flatMap((r) => [...r.at, r.promised]).filter((v) => v != null), left = width > 640 ? 250 : 0, gap = left ? 38 : 46;
   const x = linear(Math.min(0, ...ends), Math.max(0, ...ends) * 1.02, left + 4, width - 110), bottom = rows.length * gap + 6;
   for (const v of x.ticks(5)) svg.append(draw("line", { class: "grid", x1: x(v), x2: x(v), y1: 0, y2: bottom }));
   svg.append(draw("line", { class: "axis", x1: x(0), x2: x(0), y1: 0, y2: bottom }));
   rows.forEach((row, i) => {
     const y = i * gap + (left ? 18 : 32), [value, low, high] = row.at;
-    svg.append(draw("text", { class: row.control ? "m" : "b", x: 0, y: left ? y + 4 : y - 14 }, alone(fitText(row.label, left || width))));
+    const [name, rest] = left && row.label.length * 6.1 > left ? cutName(row.label) : [row.label, ""];
+    svg.append(draw("text", { class: row.control ? "m" : "b", x: 0, y: left ? y + (rest ? -3 : 4) : y - 14 }, alone(fitText(name, left || width))));
+    if (rest) svg.append(draw("text", { class: "m s", x: 0, y: y + 11 }, alone(fitText(rest, left))));
     if (low != null) svg.append(draw("path", { class: "whisker", d: `M${x(low)} ${y}H${x(high)}` }));
     if (row.promised != null) svg.append(draw("path", { class: "inkline", d: `M${x(row.promised)} ${y - 8}v16` }));
     svg.append(draw("circle", { cx: x(value), cy: y, r: 5.5, fill: row.control ? "var(--paper)" : "var(--dot)", stroke: "var(--dot)", "stroke-width": 2 }));
