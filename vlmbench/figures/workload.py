@@ -172,7 +172,7 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
             else "hatched: variance of one request repeated, which no token explains (no interval)",
         )
         figure = new_figure(
-            f"What explains the variance of {metric}",
+            f"What explains the variance of {_words(metric, first=False)}",
             caption(provenance, n=len(finite(values(workload(frame), metric))), unit="runs", note=note),
             width=_PAGE_IN,
             height=0.75 + 0.55 * len(rows),
@@ -275,7 +275,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     above = every[every > limit]
     with theme():
         figure = new_figure(
-            f"{metric} while measuring",
+            f"{_words(metric)} while measuring",
             caption(
                 provenance, n=sum(len(table) for _, table, _ in series), unit="runs",
                 note=sentences(
