@@ -58,7 +58,7 @@ def test_the_lane_draws_a_stroke_a_row_and_flags_in_colour(frame: pd.DataFrame) 
     strokes = {round(s[0][0], 6): to_hex(c.get_color()[0]) for c in axes.collections for s in c.get_segments()}
     assert sorted(strokes) == [float(i) for i in range(15) if i != 10]
     assert [at for at, colour in strokes.items() if colour != "#9a9a9a"] == [4.0]
-    assert "gc_pause (1)" in texts(figure)
+    assert "gc pause (1)" in texts(figure)
     assert "workload (9)" in texts(figure)
     assert "n = 14 rows" in caption_of(figure)
 

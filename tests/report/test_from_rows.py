@@ -27,7 +27,7 @@ CliRun = Callable[..., subprocess.CompletedProcess[str]]
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures have tests of their own, and the command line below draws them; here they would take most of the time."""
     for place in ("phase1.figures", "scaling.figures", "token_comparison._figures"):
-        monkeypatch.setattr(f"vlmbench.report.{place}", lambda *_: ())
+        monkeypatch.setattr(f"vlmbench.report.{place}", lambda *_, **__: ())
 
 
 def made(directory: Path, n: int = 40, prefill: float = 20.0) -> Path:
