@@ -127,7 +127,9 @@ def _explained(summary: Summary) -> list[str]:
         else ""
     )
     same = f" ({' and '.join(constant)} never varied)" if constant else ""
-    share, low, high = (min(max(float(rest[name]), 0.0), 1.0) for name in ("share", "low", "high"))
+    share, low, high = (
+        None if rest[name] is None else min(max(float(rest[name]), 0.0), 1.0) for name in ("share", "low", "high")
+    )
     left = f"{percent(share)} ({span(low, high, '%')}) is left: jitter, and what is not linear"
     return [f"{text}{same}; {left}." if text else f"No token count varied{same}, so all variance is jitter."]
 
