@@ -130,6 +130,7 @@ def test_what_is_too_long_or_unknown_is_refused(model: Any) -> None:
         (["experiment=phase2", "sweep.axes.vision_tokens=[16,36,64,100]"], "phase2_scaling.json"),
         (["experiment=phase3", "sweep.axes.output_tokens=[2,4,8]"], "exp4b_language_tokens.json"),
     ],
+    ids=["phase1", "phase2", "phase3"],
 )
 def test_the_phases(
     words: list[str], file: str, vlmbench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
