@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import importlib
 import itertools
@@ -60,14 +61,12 @@ class VllmModel:
         like: the same model as transformers builds it, without weights: processor, prompt format, targets, costs.
         device: where the engine runs.
         provenance: facts known at loading.
-        folder: that the engine was loaded from, removed with this object; None for a checkpoint's own.
     """
 
     engine: Any
     like: TransformersModel
     device: torch.device
     provenance: Mapping[str, Any]
-    folder: tempfile.TemporaryDirectory[str] | None = None
     boundaries: Boundaries = field(init=False)
     compile: bool = field(init=False, default=False)  # at the start, if at all: no request pays it
     _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)
@@ -332,6 +331,7 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
     folder = None
     if spec.weights == "random":
         folder = tempfile.TemporaryDirectory(prefix="vlmbench-vllm-")
+        atexit.register(folder.cleanup)  # the engine may read it as long as it lives
         wanted = replace(runtime, device=str(device), dtype=dtype)
         export(spec, Path(folder.name), runtime=wanted, weights=chosen.same_weights, seed=seed)
     source = folder.name if folder is not None else str(spec.source)
@@ -359,4 +359,4 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
             {"seed": seed, "same_weights": chosen.same_weights} if spec.weights == "random" else {"source": spec.source}
         ),
     }
-    return VllmModel(engine=engine, like=like, device=runner_of(engine).device, provenance=facts, folder=folder)
+    return VllmModel(engine=engine, like=like, device=runner_of(engine).device, provenance=facts)
