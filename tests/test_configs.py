@@ -88,3 +88,13 @@ def test_all_errors_come_at_once(compose: Compose) -> None:
         validate.validate(composed)
     for part in ("axis 'nope'", "'num_samples' must be int (got 'many')", "'measurement.repeats' must be 1 or more"):
         assert part in str(caught.value)
+
+
+def test_every_part_of_the_results_composes(compose: Compose) -> None:
+    lines = (Path(__file__).parent.parent / "scripts" / "results.txt").read_text().splitlines()
+    parts = [line.split("|") for line in lines if line and not line.startswith("#")]
+    assert len({name.strip() for name, _, _ in parts}) == len(parts) > 20
+    for _, limit, words in parts:
+        assert 0 < int(limit) <= 600
+        overrides = [word for word in words.split() if "{" not in word]
+        validate.validate(compose(*overrides))
