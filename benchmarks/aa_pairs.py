@@ -1,7 +1,7 @@
 """Two runs of the same command on the same machine: how often does a comparison see a difference that is not there?
 
-    python benchmarks/aa_pairs.py                        # 20 pairs of the tiny model on the CPU; some minutes
-    python benchmarks/aa_pairs.py --pairs 5 --runs 40    # quicker
+    python benchmarks/aa_pairs.py                        # 20 pairs of the tiny model on the CPU, some 10 s a pair
+    python benchmarks/aa_pairs.py --pairs 5 --runs 100   # fewer and longer
     python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
 
 Each run is a process of its own; the runs of a pair follow each other. ``differs`` names the times whose verdict is
@@ -31,10 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the pairs and print a line each, and how many differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=100, help="requests of a run")
+    parser.add_argument("--runs", type=int, default=50, help="requests of a run")
     parser.add_argument("overrides", nargs="*", help="of the command line, after --")
     chosen = parser.parse_args(arguments)
-    asked = [f"dataset.num_samples={chosen.runs}", "output.tokens=8", "measurement.bare_every=0", "progress=false"]
+    asked = [
+        f"dataset.num_samples={chosen.runs}", "output.tokens=4", "measurement.bare_every=0", "measurement.costs=false",
+        "measurement.reference=false", "measurement.trace_requests=0", "probe=[timeline]", "progress=false",
+    ]  # fmt: skip
     alarms = compared = 0
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(chosen.pairs):
