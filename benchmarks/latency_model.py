@@ -9,8 +9,8 @@ each point foretold by a fit on all others.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,9 +25,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 CALLS = 5000
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fit one model a model and runtime, and print a line each."""
-    found = [run for place in arguments or [str(RESULTS)] for run in _runs(Path(place))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, default=[RESULTS], help="directories of runs")
+    found = [run for place in parser.parse_args(arguments).runs for run in _runs(place)]
     together: dict[tuple[str, str], list[ResultSet]] = {}
     for run in found:
         names = [str((run.provenance.get(part) or {}).get("name")) for part in ("model", "runtime")]
@@ -71,4 +73,4 @@ def _median_us(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
