@@ -97,7 +97,8 @@ def overhead_words(found: Mapping[str, Any]) -> str:
     if not inside:
         text = f"What watching costs cannot be told from {pairs}: {percent(found['value'])}, without an interval"
     elif found["low"] <= 0 <= found["high"]:
-        text = f"Watching costs nothing that {pairs} can show ({inside})"
+        comma = "," if ", worth" in pairs else ""
+        text = f"Watching costs nothing that {pairs}{comma} can show ({inside})"
     else:
         text = f"Watching costs {percent(found['value'])} ({inside}), from {pairs}"
     return f"{text}; {missing}." if missing else f"{text}."

@@ -66,7 +66,8 @@ def _quantile(summary: Summary, metric: str, name: str) -> Mapping[str, Any] | N
 def _runs(whole: Mapping[str, Any]) -> str:
     """``200 runs, worth 44 independent ones``."""
     said = worth(whole["samples"], whole.get("effective_n"))
-    return f"{count(whole['n'], 'run')}{said}{' independent ones' if said else ''}"
+    ones = " independent one" if said.endswith("than one") else " independent ones"
+    return f"{count(whole['n'], 'run')}{said}{ones if said else ''}"
 
 
 def _how_long(summary: Summary) -> list[str]:

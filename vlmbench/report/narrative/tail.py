@@ -81,7 +81,8 @@ def _untold(summary: Summary) -> Sentence:
     slowest = f"The tail cannot be told: the slowest of {count(entry['n'], 'request')} took "
     p90 = entry["p90"]
     why = f", and P90 has only {lacks(p90)}." if shortage(p90) else f"; P90 is not given: {lacks(p90)}."
-    return [slowest, bold(ms(entry["max"])), why]
+    where = "" if whole(summary) == "a request" else " in generate()"
+    return [slowest, bold(ms(entry["max"])), f"{where}{why}"]
 
 
 def shortage(entry: Mapping[str, Any]) -> str:
