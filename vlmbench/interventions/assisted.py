@@ -4,7 +4,7 @@ A draft (a smaller model of the same vocabulary, or the prompt itself: prompt lo
 all of them in one forward and keeps those that it would have chosen. The tokens are the model's own; what varies is how
 many a forward yields.
 
-transformers (5.23 was run) keeps the image from the draft: what it proposes is read off the text alone, and each row says
+transformers 5.23 keeps the image from the draft: what it proposes is read off the text alone, and each row says
 so (``draft_sees_image``).
 """
 
