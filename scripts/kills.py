@@ -255,7 +255,8 @@ class Kind:
         died = done.status < 0
         with (self.folder.parent / "attempts.log").open("a") as log:
             how = f"{number.name} at {moment:.3f}" if number is not None and moment is not None else "no signal"
-            log.write(f"{run}: {how} s -> {done.status} in {done.seconds:.1f} s\n")
+            sent = f", {done.outlived_s:.1f} s after it" if done.outlived_s else ""
+            log.write(f"{run}: {how} s -> {done.status} in {done.seconds:.1f} s{sent}\n")
         if number is not None and (died or done.status == 130):
             counts["kills"] += 1
             counts[number.name] += 1

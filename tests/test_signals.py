@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.session.signals import interrupt_on_signals, stop_on_signal
+from vlmbench.session.signals import interrupt_on_signals, interrupted_in_words_of_others, stop_on_signal
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -91,3 +91,19 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_an_error_that_hides_an_interruption_is_one_and_another_is_not() -> None:
+    """As OmegaConf's clean-up does when a signal comes in the middle of it."""
+
+    def clean_up(error: BaseException) -> None:
+        with interrupted_in_words_of_others():
+            try:
+                raise error
+            finally:
+                raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    with pytest.raises(KeyboardInterrupt):
+        clean_up(KeyboardInterrupt())
+    with pytest.raises(AttributeError):
+        clean_up(ValueError())

@@ -49,7 +49,7 @@ from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
 from vlmbench.records.lock import is_held
 from vlmbench.session.settings import QUESTIONS
-from vlmbench.session.signals import interrupt_on_signals
+from vlmbench.session.signals import interrupt_on_signals, interrupted_in_words_of_others
 from vlmbench.text import Level, level, say, shown
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def _main() -> NoReturn:
     try:
         sys.argv[1:] = arranged(taken(sys.argv[1:]))
         want_traceback = want_traceback or level() == Level.VERBOSE
-        entry()
+        with interrupted_in_words_of_others():
+            entry()
     except KeyboardInterrupt:
         if not _stopped:  # else the job and its launcher have said so
             say(f"interrupted; {_onward[-1]}" if _onward else "interrupted before anything was measured")
@@ -170,7 +171,8 @@ def run_job(config: DictConfig) -> int:
     if (team := tensor_parallel.current()) is not None:
         team.on_loss = partial(ending.note_loss, outcome, again)
     try:
-        status = _dispatch(config, outcome)
+        with interrupted_in_words_of_others():
+            status = _dispatch(config, outcome)
     except KeyboardInterrupt:
         status = INTERRUPTED
         asks = config.task in QUESTIONS

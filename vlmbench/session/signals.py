@@ -29,6 +29,26 @@ def _interrupt(number: int, _: Any) -> None:
 
 
 @contextmanager
+def interrupted_in_words_of_others() -> Iterator[None]:
+    """Take an error that an interruption caused for the interruption that it is.
+
+    A signal may come while another package cleans up; what then fails there hides it (seen in OmegaConf).
+
+    Raises:
+        KeyboardInterrupt: an error was raised while one was under way.
+    """
+    try:
+        yield
+    except Exception as error:
+        before: BaseException | None = error
+        while before is not None:
+            if isinstance(before, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            before = before.__cause__ or before.__context__
+        raise
+
+
+@contextmanager
 def stop_on_signal() -> Iterator[list[str]]:
     """Signals finish the current run and end the loop; yields a list that holds the signal's name once one came.
 
