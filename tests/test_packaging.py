@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -70,13 +71,26 @@ def test_the_sdist_holds_the_checkout(built: Path) -> None:
     assert not missing
 
 
-def test_all_that_is_pinned_has_its_hashes() -> None:
+def test_all_that_setup_installs_has_its_hashes() -> None:
     """hashes.txt is made from constraints.txt (scripts/hashes.py): the same versions, each with at least one file."""
-    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~; ]", name)[0]).lower()
+
+    def wanted(extra: str) -> set[str]:
+        named = project["optional-dependencies"][extra]
+        own = {name for one in named if one.startswith("vlmbench-latency[") for name in re.split(r"[\[\],]", one)[1:-1]}
+        return {plain(one) for one in named if not one.startswith("vlmbench-latency[")}.union(*map(wanted, own))
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [line for line in (ROOT / "hashes.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.search(r"==.* --hash=sha256:[0-9a-f]{64}", line) for line in lines)
-    hashed = {re.sub(r"[-_.]+", "-", line.split()[0]).lower() for line in lines}
-    assert [line for line in pinned if re.sub(r"[-_.]+", "-", line).lower() not in hashed] == []
+    hashed = {plain(line): line.split()[0].partition("==")[2].removesuffix("+cpu") for line in lines}
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    other = {name: version for name, version in pinned.items() if hashed.get(plain(name), version) != version}
+    assert not other, "python scripts/hashes.py makes hashes.txt anew"
+    missing = {*map(plain, project["dependencies"]), *wanted("all")} - set(hashed)
+    assert not missing, "python scripts/hashes.py makes hashes.txt anew"
 
 
 @pytest.mark.slow
