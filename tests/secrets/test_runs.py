@@ -140,7 +140,7 @@ def test_a_study_and_all_that_is_made_of_it(tmp_path: Path) -> None:
     """Parts, report and page, figures with their metadata, tables, exports, trackers' stores, a baseline, a comparison."""
     planted_model(tmp_path / "own")
     command = [
-        *QUICK, "experiment=all", "--config-dir", str(tmp_path / "own"), "model=planted", 
+        *QUICK, "experiment=all", "--config-dir", str(tmp_path / "own"), "model=planted",
         "measurement.stopping.max_samples=3",
         "measurement.stopping.min_samples=3", "measurement.stopping.min_time_s=0", "dataset.num_samples=8", "tracker=mlflow",
         f"dataset.prompt='{{question}} api_key={SECRETS['key header']}'", "name='see ${oc.env:PLANTED_0_TOKEN}'",
