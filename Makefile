@@ -7,8 +7,8 @@ HASHES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-# Two tests at a time; PYTEST_ARGS="-x tests/cost" and the like choose others.
-PYTEST_ARGS ?= -n 2
+# Two tests at a time, files whole so that what their tests share is made once; PYTEST_ARGS="-x tests/cost" and the like choose others.
+PYTEST_ARGS ?= -n 2 --dist=worksteal
 # A machine with an NVIDIA GPU takes the index's default torch; one without takes a CPU build where there is one.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 
@@ -44,7 +44,7 @@ test: $(STAMP) lint types  ## linters, types and all tests that can run here
 
 quick: $(STAMP)  ## what needs no model and no process: ruff, import contracts, known answers; under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -m quick -n 2 --dist=loadfile tests
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m quick -n 2 --dist=worksteal tests
 
 docs: $(STAMP)  ## the site in site/, to be read from disk; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

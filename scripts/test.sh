@@ -5,6 +5,7 @@
 # fails there says nothing of the change that is tested, and must not refuse it; what fails alone, too, does. It is said
 # aloud, so that it can be mended. More than 15 are no chance: then the change, or the machine, is broken.
 set -uo pipefail
+export PYTHONDONTWRITEBYTECODE=  # hundreds of tests start a Python: modules are compiled once, not by each
 python=$1
 shift
 cache=$(mktemp -d)  # holds what failed in this run, and nothing of earlier ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ print(before.group == after.group, after.count - before.count)
 def _made(places: list[Path]) -> Iterator[Path]:
     """A group of its own in the first place that allows one; removed at the end."""
     for place in places:
-        folder = place / "vlmbench-test"
+        folder = place / f"vlmbench-test-{os.getpid()}"
         try:
             folder.mkdir()
         except OSError:
@@ -58,12 +59,12 @@ def test_a_frozen_control_group_holds_its_processes_still(freezer: Path) -> None
         (freezer / "cgroup.procs").write_text(str(process.pid))
         assert held_still_by(process.pid) is None
         _freeze(freezer, 1)
-        for _ in range(500):
-            if held_still_by(process.pid):
-                break
+        until = time.monotonic() + 60  # the kernel takes its time
+        while held_still_by(process.pid) is None and time.monotonic() < until:
+            time.sleep(0.01)
         assert held_still_by(process.pid) == "a frozen control group"
-        _freeze(freezer, 0)
     finally:
+        _freeze(freezer, 0)
         process.kill()
         process.wait()
 
@@ -118,7 +119,5 @@ def test_a_kill_for_memory_is_counted(memory: Path) -> None:
     limit.write_text(str(200 << 20))
     if (swap := memory / "memory.swap.max").exists():
         swap.write_text("0")
-    done = subprocess.run(
-        [sys.executable, "-c", TAKES_TOO_MUCH, memory], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", TAKES_TOO_MUCH, memory], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "1"], done.stderr

@@ -15,8 +15,8 @@ from vlmbench.session.dry_run import _uncollected
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_dry_run_of_a_72b_needs_neither_weights_nor_a_gpu(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench(
+def test_a_dry_run_of_a_72b_needs_neither_weights_nor_a_gpu(vlmbench_here: Run, tmp_path: Path) -> None:
+    done = vlmbench_here(
         "experiment=phase2",
         "dry_run=true",
         "model=qwen2_5_vl_72b",
@@ -42,17 +42,19 @@ def test_a_dry_run_of_a_72b_needs_neither_weights_nor_a_gpu(vlmbench: Run, tmp_p
     [("Abacus 9", "allowed: V100-SXM2"), ("H200", "near it: H200-SXM, NVIDIA H200"), ("RTX9999", "RTX 4090")],
 )
 def test_an_unknown_target_is_refused_with_the_names_near_it(
-    vlmbench: Run, tmp_path: Path, device: str, named: str
+    vlmbench_here: Run, tmp_path: Path, device: str, named: str
 ) -> None:
-    done = vlmbench("experiment=smoke", "dry_run=true", f"target_device={device}", "output_dir=out")
+    done = vlmbench_here("experiment=smoke", "dry_run=true", f"target_device={device}", "output_dir=out")
     assert done.returncode == 2
     assert f"(got '{device}'; " in done.stderr
     assert named in done.stderr
     assert not (tmp_path / "out" / "dry_run.json").exists()
 
 
-def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("experiment=phase2", "dry_run=true", "sweep.axes.vision_tokens=[1,2,64,256]", "output_dir=out")
+def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(
+    vlmbench_here: Run, tmp_path: Path
+) -> None:
+    done = vlmbench_here("experiment=phase2", "dry_run=true", "sweep.axes.vision_tokens=[1,2,64,256]", "output_dir=out")
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith(" vision_tokens=")}
     assert len(rows) == 4
@@ -67,16 +69,16 @@ def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(vl
     assert "the 4 settings of this sweep make 2 (64, 256)" in done.stderr
 
 
-def test_points_beyond_the_models_positions_are_noted(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("experiment=phase3", "dry_run=true", "sweep.axes={output_tokens:[8,40000]}", "output_dir=out")
+def test_points_beyond_the_models_positions_are_noted(vlmbench_here: Run, tmp_path: Path) -> None:
+    done = vlmbench_here("experiment=phase3", "dry_run=true", "sweep.axes={output_tokens:[8,40000]}", "output_dir=out")
     assert done.returncode == 0, done.stderr
     assert "\nNote: output_tokens=40000: " in done.stdout
     assert "positions that the model was made for" in done.stdout
     assert "Note: output_tokens=8" not in done.stdout
 
 
-def test_the_default_sweep_asks_the_model(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench(
+def test_the_default_sweep_asks_the_model(vlmbench_here: Run, tmp_path: Path) -> None:
+    done = vlmbench_here(
         "experiment=phase2", "dry_run=true", "model=llava_1_5_7b", "target_device=H200-SXM", "target_memory_gib=14.5",
         "output_dir=out",
     )  # fmt: skip
@@ -91,8 +93,8 @@ def test_the_default_sweep_asks_the_model(vlmbench: Run, tmp_path: Path) -> None
     assert f"{6 - unfit} of 6 points: about " in done.stdout
 
 
-def test_a_study_is_predicted_part_by_part(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("experiment=all", "dry_run=true", "output_dir=out")
+def test_a_study_is_predicted_part_by_part(vlmbench_here: Run, tmp_path: Path) -> None:
+    done = vlmbench_here("experiment=all", "dry_run=true", "output_dir=out")
     assert done.returncode == 0, done.stderr
     assert {p.parent.name for p in (tmp_path / "out").rglob("dry_run.json")} == {
         "phase1",

@@ -151,14 +151,17 @@ def test_without_warm_up_the_first_run_of_a_shape_says_so(tmp_path: Path) -> Non
         assert flagged == [True, *[False] * (len(runs) - 1)]
 
 
-def test_what_the_first_run_of_a_size_costs_is_in_no_measured_row(tmp_path: Path) -> None:
+def test_what_the_first_run_of_a_size_costs_is_in_no_measured_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """llama.cpp#27147: the warm-up did not run the encoder, so that the first image was half as slow again."""
-    seen = set()
+    clock, seen = SimulatedTime(), set()
+    clock.install(monkeypatch)
 
     def slow_at_first(request: Any) -> None:
         if request.vision_tokens not in seen:
             seen.add(request.vision_tokens)
-            time.sleep(0.5)
+            clock.advance(500)
 
     model = PlantedModel(FAST, fail=slow_at_first)
     _, rows = measure(tmp_path, model, sweep({"vision_tokens": [4, 16, 64]}))

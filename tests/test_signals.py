@@ -40,7 +40,7 @@ def ended(place: str, number: signal.Signals, when: str, *arguments: str) -> sub
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", DRIVER, place, str(int(number)), when, *arguments],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
+        capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
 
 

@@ -91,8 +91,8 @@ def test_parts_are_not_changed_by_an_override(override: str) -> None:
         ("++parts.phase2=['experiment=nope']", "part 'phase2' cannot be composed: 'nope' must be one of"),
     ],
 )
-def test_a_part_that_cannot_be_is_bad_input(vlmbench: Vlmbench, tmp_path: Path, override: str, words: str) -> None:
-    done = vlmbench("experiment=all", override, "output_dir=out", "runtime.device=cpu", cwd=tmp_path)
+def test_a_part_that_cannot_be_is_bad_input(vlmbench_here: Vlmbench, tmp_path: Path, override: str, words: str) -> None:
+    done = vlmbench_here("experiment=all", override, "output_dir=out", "runtime.device=cpu")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 2, done.stderr
@@ -148,9 +148,9 @@ def test_results_that_were_given_and_cannot_be_compared_are_bad_input(tmp_path: 
         _conclude(job, [], {"phase2": phase2, "phase3": phase3}, [])
 
 
-def test_a_study_that_cannot_be_compared_is_refused_before_it_measures(vlmbench: Vlmbench, tmp_path: Path) -> None:
+def test_a_study_that_cannot_be_compared_is_refused_before_it_measures(vlmbench_here: Vlmbench, tmp_path: Path) -> None:
     given = write_run(tmp_path / "p2", sweep("vision_tokens", VISION[:2]))
-    done = vlmbench(*QUICK, f"phase2_results={given}")
+    done = vlmbench_here(*QUICK, f"phase2_results={given}")
     assert done.returncode == 2, done.stderr
     assert "the comparison needs 3 counts of vision and of output tokens" in done.stderr
     assert not list((tmp_path / "out").rglob("records.jsonl"))
@@ -158,7 +158,11 @@ def test_a_study_that_cannot_be_compared_is_refused_before_it_measures(vlmbench:
 
 @pytest.mark.slow
 def test_a_study_counts_all_its_points_and_rows(vlmbench: Vlmbench, tmp_path: Path) -> None:
-    done = vlmbench(*QUICK)
+    own = tmp_path / "own" / "sweep" / "short.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: vlmbench.sweep.Sweep\nname: short\naxes:\n  output_tokens: [4, 8, 16]\n")
+    study = ("--config-dir", "own", *QUICK, "sweep=short")
+    done = vlmbench(*study)
     assert done.returncode == 0, done.stderr
     outcome = read(tmp_path / "out/outcome.json")
     rows = sum(path.read_text().count('"status": "ok"') for path in (tmp_path / "out").rglob("records.jsonl"))
@@ -167,7 +171,7 @@ def test_a_study_counts_all_its_points_and_rows(vlmbench: Vlmbench, tmp_path: Pa
     assert done.stderr.rstrip().endswith("results are in out")
     points = [p["point_id"] for p in read(tmp_path / "out/phase2/points.json")["points"]]
     assert points == [f"vision_tokens={count}" for count in (16, 32, 66, 136, 280, 576)]
-    again = vlmbench(*QUICK)
+    again = vlmbench(*study)
     assert again.returncode == 0, again.stderr
     assert [p["point_id"] for p in read(tmp_path / "out/phase2/points.json")["points"]] == points
     assert read(tmp_path / "out/outcome.json")["rows"] == rows

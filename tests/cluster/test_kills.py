@@ -1,8 +1,9 @@
-"""Two hundred kills of a real measurement at random moments, each followed by a resume."""
+"""Kills of a real measurement at random moments, each followed by a resume: 50, or VLMBENCH_KILLS=200 of them."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from vlmbench.records.outcome import State, read_outcome
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import iter_rows
 
-KILLS = 200
+KILLS = int(os.environ.get("VLMBENCH_KILLS", "50"))
 SAMPLES, REPEATS = 20, 8
 
 # The model is loaded once; each attempt is a fork of that process, with everything a run does from its lock to its
@@ -99,11 +100,11 @@ DRIVER = """
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_two_hundred_kills_of_a_run_on_the_tiny_model(tmp_path: Path) -> None:
+@pytest.mark.timeout(600 + 10 * KILLS)
+def test_kills_of_a_run_on_the_tiny_model_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(DRIVER), tmp_path, str(KILLS)],
-        capture_output=True, text=True, check=False, timeout=1100,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     runs = sorted(path.parent for path in tmp_path.glob("*/records.jsonl"))

@@ -41,7 +41,6 @@ def run(where: Path, *arguments: str, module: str = "vlmbench") -> subprocess.Co
         env=kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=900,
         check=False,
     )
 

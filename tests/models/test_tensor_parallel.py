@@ -43,7 +43,7 @@ def torchrun(tmp_path: Path) -> Torchrun:
             env=kept | environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=550,
             check=False,
         )
 
@@ -227,8 +227,8 @@ def test_settings_that_contradict_each_other(options, message):
         (("experiment=smoke", "runtime.tp_plan=wibble"), "must be auto or null"),
     ],
 )
-def test_the_command_line_refuses(vlmbench, overrides, message):
-    done = vlmbench(*overrides)
+def test_the_command_line_refuses(vlmbench_here, overrides, message):
+    done = vlmbench_here(*overrides)
     assert done.returncode == 2
     assert message in done.stderr
 
