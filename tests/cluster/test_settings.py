@@ -56,7 +56,7 @@ def test_a_setup_line_runs_one_command_and_nothing_else(extra: list[str]) -> Non
         return
     script = safe.replace("export", "printf '%s\\0'", 1)
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}, timeout=20
+        ["bash", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
     )
     import re
 
@@ -76,7 +76,7 @@ def test_variables_expand_in_setup_lines() -> None:
     line = safe_line('export HF_HOME="$SCRATCH/hf dir" A=${B}')
     done = subprocess.run(
         ["bash", "-c", f"{line}; printf '%s|' \"$HF_HOME\" \"$A\""], capture_output=True, text=True, check=True,
-        env={"SCRATCH": "/s x", "B": "b"}, timeout=20,
+        env={"SCRATCH": "/s x", "B": "b"},
     )  # fmt: skip
     assert done.stdout == "/s x/hf dir|b|"
 

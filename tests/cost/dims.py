@@ -10,20 +10,12 @@ from vlmbench.request import TokenCounts
 
 _DIMS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("dims.json").read_text())
 NAMES = tuple(_DIMS)
-# One of each family, the smallest; the others are "slow".
-QUICK = (
+# One of each family, the smallest.
+FAMILIES = (
     "llava-1.5-7b", "llava-v1.6-mistral-7b", "llava-onevision-qwen2-0.5b", "qwen2-vl-2b", "qwen2.5-vl-3b", "qwen3-vl-2b",
     "internvl3-1b", "smolvlm-256m", "idefics3-8b", "paligemma2-3b-224", "gemma3-4b", "llama-3.2-11b-vision-instruct",
     "molmo2-4b", "molmoe-1b", "molmo-7b-d", "qwen3-vl-30b-a3b-like",
 )  # fmt: skip
-
-
-def one_of_each_family() -> list[Any]:
-    return [pytest.param(n, 3, id=n) for n in QUICK]
-
-
-def every_model() -> list[Any]:
-    return [pytest.param(n, None, id=n, marks=pytest.mark.slow) for n in NAMES]
 
 
 def parameters_of(name: str) -> int | None:
@@ -38,8 +30,11 @@ def config_of(name: str, layers: int | None = None) -> Any:
 
     fields = json.loads(json.dumps(_DIMS[name]["config"]))
     kind = fields.pop("model_type")
-    if layers is not None and kind != "mllama":  # whose layers with cross-attention are named by number
-        fields["text_config"]["num_hidden_layers"] = layers
+    if layers is not None:
+        text = fields["text_config"]
+        text["num_hidden_layers"] = layers
+        if kind == "mllama":  # whose layers with cross-attention are named by number
+            text["cross_attention_layers"] = list(range(3, layers, 5))
     try:
         return AutoConfig.for_model(kind, **fields)
     except ValueError as error:

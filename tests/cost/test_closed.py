@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cost.dims import NAMES, QUICK, config_of, counts_of
+from tests.cost.dims import FAMILIES, NAMES, config_of, counts_of
 from vlmbench.cost.decoder_formula import ClosedForm, Decoder, Experts, decoder_of
 from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, disagreements
 from vlmbench.cost.vision_formula import Tower, nearest_grids
@@ -78,7 +78,7 @@ def test_grids_that_do_not_divide_are_refused():
         nearest_grids(6, 1, 2)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_batch_is_linear_and_text_has_no_vision(name):
     closed = ClosedForm.of(config_of(name))
     counts = dataclasses.replace(counts_of(name), num_input_tokens=100)

@@ -188,8 +188,16 @@ def test_failures_are_rows_and_the_exit_says_so(without_torch: Path, tmp_path: P
         (["dry_run=true"], "'dry_run' must be false with runtime=endpoint"),
     ],
 )
-def test_refusals(server: ReplayServer, without_torch: Path, tmp_path: Path, more: list[str], said: str) -> None:
-    done = _run(_command(server, "counted", tmp_path / "run", *more), without_torch)
+def test_refusals(
+    server: ReplayServer,
+    vlmbench_here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    more: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("PLANTED_KEY", _KEY)
+    done = vlmbench_here(*_command(server, "counted", tmp_path / "run", *more)[3:])
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr

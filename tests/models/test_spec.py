@@ -54,7 +54,7 @@ def test_importing_and_constructing_needs_no_torch():
         "ModelSpec(name='x', config={'model_type': 'llava'}); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_all_models_are_shipped():

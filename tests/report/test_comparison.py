@@ -187,7 +187,7 @@ def test_a_baseline_by_name_holds_what_comparison_needs_and_no_more(tmp_path: Pa
         baselines.save("mine", [candidate], candidate, kept)
 
 
-def test_the_command_line_for_ci(vlmbench: CliRun, tmp_path: Path) -> None:
+def test_the_command_line_for_ci(vlmbench: CliRun, vlmbench_here: CliRun, tmp_path: Path) -> None:
     """0, 1 and 2; packed rows; a baseline by name; nothing written unless asked for; no torch."""
     a = a_run(tmp_path / "a", 1)
     a_run(tmp_path / "b", 2, decode=1.1)
@@ -222,7 +222,7 @@ def test_the_command_line_for_ci(vlmbench: CliRun, tmp_path: Path) -> None:
     torn.mkdir()
     (torn / "records.jsonl").write_text('{"half')
     for given in (["candidate=torn"], ["candidate=nowhere"], ["candidate=b", "threshold=3"], []):
-        done = vlmbench("experiment=compare", "baseline=main", *given)
+        done = vlmbench_here("experiment=compare", "baseline=main", *given)
         assert done.returncode == 2, done.stderr
         assert 1 <= len(done.stderr.strip().splitlines()) <= 2, done.stderr
         assert "Traceback" not in done.stderr
