@@ -39,8 +39,8 @@ phase3: $(STAMP)  ## output tokens against latency
 study: $(STAMP)  ## the whole study: phases 1, 2, 3 and the token comparison
 	$(BIN)/python -m vlmbench experiment=all $(ARGS)
 
-test: $(STAMP) lint types  ## linters, types and all tests that can run here
-	scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
+test: $(STAMP) lint  ## linters, types and all tests that can run here
+	@$(BIN)/mypy & types=$$!; scripts/test.sh $(BIN)/python $(PYTEST_ARGS); tests=$$?; wait $$types && exit $$tests
 
 quick: $(STAMP)  ## what needs no model and no process: ruff, import contracts, known answers; under a minute
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from vlmbench.records.provenance import read_provenance
 from vlmbench.records.reading import iter_rows
 
 KILLS = int(os.environ.get("VLMBENCH_KILLS", "50"))
-SAMPLES, REPEATS = 20, 8
+SAMPLES, REPEATS = 10, 4
 
 # The model is loaded once; each attempt is a fork of that process, with everything a run does from its lock to its
 # last file. What the store acknowledges goes through a pipe to the parent, which survives.
@@ -43,8 +43,8 @@ DRIVER = """
     schema.register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides=[
-            "experiment=smoke", "report=none", "dataset.num_samples=20", "output.tokens=2", "measurement.warmup.max_runs=2",
-            "measurement.repeats=8", "progress=false", "probe=[timeline]", "device_peaks=none"])
+            "experiment=smoke", "report=none", "dataset.num_samples=10", "output.tokens=2", "measurement.warmup.max_runs=2",
+            "measurement.repeats=4", "progress=false", "probe=[timeline]", "device_peaks=none"])
     make = lambda folder: Job(
         settings=validate.validate(config), config=OmegaConf.to_container(config, resolve=True), overrides=[],
         directory=folder, outcome=OutcomeFile(folder, every_s=0.05),

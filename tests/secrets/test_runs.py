@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pyarrow.parquet
@@ -200,15 +200,22 @@ def test_a_grid_keeps_what_is_written_and_its_jobs_look_it_up(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("launcher", ["basic", "local", "slurm", "submitit_local"])
-def test_a_secret_in_plain_words_is_refused_in_a_grid(tmp_path: Path, launcher: str) -> None:
+def test_a_secret_in_plain_words_is_refused_in_a_grid(
+    vlmbench_here: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    launcher: str,
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     for planted in (
         "model.hub_id=" + LOOKS["GitHub"], "+hydra.job.env_set.HF_TOKEN=" + SECRETS["password"],
         *(["hydra.launcher.setup=['export HF_TOKEN=" + SECRETS["password"] + "']"] if launcher == "slurm" else []),
         *(["hydra.launcher.comment='${oc.env:PLANTED_0_TOKEN}'"] if launcher == "slurm" else []),
     ):  # fmt: skip
-        said = run(
-            tmp_path, "-m", *QUICK, "seed=0,1", f"hydra/launcher={launcher}", planted, "output_dir=grid", status=2
-        )
+        done = vlmbench_here("-m", *QUICK, "seed=0,1", f"hydra/launcher={launcher}", planted, "output_dir=grid")
+        said = [done.stdout, done.stderr]
+        assert done.returncode == 2, done.stderr
         assert "a secret stands in" in said[1]
         assert "${oc.env:NAME}" in said[1]
         assert "Traceback" not in said[1]
