@@ -208,4 +208,4 @@ def _searched(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
     ]  # fmt: skip
     given = {argument.partition("=")[0] for argument in arguments}
     kept_ones = [word for word in command[: -len(arguments)] if word.partition("=")[0] not in given]
-    return subprocess.run([*kept_ones, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run([*kept_ones, *arguments], capture_output=True, text=True, check=False)
