@@ -108,7 +108,7 @@ def test_a_word_that_sets_nothing_is_answered_with_what_was_meant(words: list[st
     [
         ("experiment=phase4", "did you mean phase3, phase2 or phase1? (--help lists all"),
         ("model=llava15", "did you mean llava_1_5_7b or llava_1_5_13b?"),
-        ("runtime=eagr", "did you mean eager? (compiled, cudagraph, eager, endpoint)"),
+        ("runtime=eagr", "did you mean eager? (compiled, cudagraph, eager, endpoint, "),
         ("measurement.repeats=abc", "'measurement.repeats' must be a whole number (got 'abc')"),
         ("measurement.time_limit_s=long", "'measurement.time_limit_s' must be a number (got 'long')"),
         ("figures.width=x", "'figures.width' must be a number (got 'x')"),
