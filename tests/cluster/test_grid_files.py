@@ -499,3 +499,20 @@ def test_a_damaged_submission_hides_no_other_run(tmp_path: Path, capsys: pytest.
         bad.write_text(text)
         assert states(tmp_path) == ["done"]
         assert f"cannot read '{bad}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_run_that_may_not_be_read_is_named_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "records.jsonl").touch()
+    (tmp_path / "theirs").chmod(0)
+    try:
+        assert [run.directory.name for run in find_runs(tmp_path)] == ["mine"]
+        assert "theirs' may not be read" in capsys.readouterr().err
+        with pytest.raises(InputError, match="may not be read"):
+            find_runs(tmp_path / "theirs")
+    finally:
+        (tmp_path / "theirs").chmod(0o700)

@@ -40,6 +40,7 @@ from vlmbench.errors import (
     OK,
     ConfigError,
     DirectoryConflictError,
+    InputError,
     MeasurementError,
     RowsLostError,
     VlmbenchError,
@@ -180,7 +181,8 @@ def run_job(config: DictConfig) -> int:
         if not asks:
             ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
         say(reason)
-    except Exception as error:  # whatever it is, it must be in the outcome file, not only on a lost terminal
+    except Exception as caught:  # whatever it is, it must be in the outcome file, not only on a lost terminal
+        error = _of_permission(caught) if isinstance(caught, PermissionError) else caught
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
         if config.task == "compare":  # where 1 says that something became slower
             status = BAD_INPUT
@@ -197,6 +199,13 @@ def run_job(config: DictConfig) -> int:
     if status == INTERRUPTED and outcome.now.cause != Cause.TIME_LIMIT:
         _stopped.append(outcome.directory.name)
     return status
+
+
+def _of_permission(error: PermissionError) -> InputError:
+    place = error.filename or "a file"
+    return InputError(
+        f"'{place}' may not be read or written by this user ({error.strerror})\nallow it, or name another"
+    )
 
 
 def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> None:

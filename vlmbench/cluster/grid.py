@@ -295,7 +295,12 @@ def find_runs(root: Path) -> list[Run]:
     if not root.is_dir():
         raise InputError(f"'{root}' is no directory. runs=DIR names a run or sweep directory, or one that holds some.")
     runs: dict[Path, Run] = {}
+    if not _may_look(root):
+        raise InputError(f"'{root}' may not be read by this user\nask its owner, or name another with runs=DIR")
     for folder in _folders(root, _SEARCH_DEPTH):
+        if not _may_look(folder):
+            say(f"'{folder}' may not be read by this user: left out")
+            continue
         if (folder / FOLDER).is_dir():
             for submission in read_submissions(folder, damaged=damaged):
                 for task in submission.tasks:
@@ -326,9 +331,13 @@ def _study(above: Run | None) -> Run | None:
     return above
 
 
+def _may_look(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     yield root
-    if depth == 0 or (root / RECORDS_NAME).exists():
+    if depth == 0 or not _may_look(root) or (root / RECORDS_NAME).exists():
         return  # what measures holds no runs; a study does
     with os.scandir(root) as entries:
         below = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,8 @@ class ImageFolder:
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise InputError(f"image folder: no folder {root}. Set dataset.root to a folder of images")
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise InputError(f"image folder: {root} may not be read by this user. Set dataset.root to one that may")
         entries = list(self._asked(root) if self.questions else self._found(root))
         rows = take(range(len(entries)), num_samples=self.num_samples, shuffle=self.shuffle, seed=self.seed)
         return FolderSamples(root=root, entries=entries, rows=rows, prompt=self.prompt)
