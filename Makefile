@@ -57,8 +57,8 @@ test-vllm:  ## the tests of runtime=vllm on vLLM's CPU build, in .venv-vllm (3.3
 
 # How many cases `make fuzz` makes.
 CASES ?= 10000
-fuzz: $(STAMP)  ## random command lines, configurations, rows, questions, requests, damaged files: never a traceback
-	VLMBENCH_FUZZ=$(CASES) $(BIN)/python -m pytest -q -n 0 --timeout=7200 tests/test_fuzz.py tests/test_corruption.py
+fuzz: $(STAMP)  ## random command lines, configurations, rows, questions, requests, damaged files, secrets of a study
+	VLMBENCH_FUZZ=$(CASES) $(BIN)/python -m pytest -q -n 0 --timeout=7200 tests/test_fuzz.py tests/test_corruption.py tests/secrets
 
 coverage-models: $(STAMP)  ## every architecture of transformers: stages and a timeline; writes docs/models.md
 	$(BIN)/python scripts/coverage_models.py

@@ -136,6 +136,7 @@ def test_a_run_whose_configuration_and_files_are_full_of_them(tmp_path: Path) ->
     assert config["from_environment"] == ["${oc.env:PLANTED_0_TOKEN}", "Bearer ${oc.env:ORDINARY_NAME} x"]
 
 
+@pytest.mark.skipif("VLMBENCH_FUZZ" not in os.environ, reason="a whole study takes minutes: make fuzz runs it")
 def test_a_study_and_all_that_is_made_of_it(tmp_path: Path) -> None:
     """Parts, report and page, figures with their metadata, tables, exports, trackers' stores, a baseline, a comparison."""
     planted_model(tmp_path / "own")
