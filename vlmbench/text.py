@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,34 @@ def span(low: float | None, high: float | None, unit: str = "ms") -> str:
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     if unit == "%":
-        ends = [_fixed(end * 100, 3) for end in (low, high)]
+        ends = _apart(lambda end, significant: _fixed(end * 100, significant), low, high)
     elif unit == "ms" and abs(high) >= 1e4:
-        ends, unit = [digits(end / 1e3) for end in (low, high)], "s"
+        ends, unit = _apart(digits, low / 1e3, high / 1e3), "s"
     elif unit == "×":
         ends = [_near_one(end) for end in (low, high)]
     else:
-        ends = [digits(end) for end in (low, high)]
+        ends = _apart(digits, low, high)
     joint = " to " if low < 0 or high < 0 else "–"
     return joint.join(ends) + ("×" if unit == "×" else f" {unit}")
+
+
+_MOST_DIGITS = 5
+
+
+def _apart(write: Callable[[float, int], str], low: float, high: float) -> list[str]:
+    """Two ends with as many digits as tell them apart, three at least and five at most."""
+    ends = [write(low, 3), write(high, 3)]
+    for significant in range(4, _MOST_DIGITS + 1):
+        if ends[0] != ends[1] or low == high:
+            break
+        ends = [write(low, significant), write(high, significant)]
+    return ends
+
+
+def tight_interval(low: float, high: float) -> str:
+    """The ends of an interval without a unit: ``6.818–6.824``; one number where both are the same."""
+    ends = _apart(digits, low, high)
+    return ends[0] if ends[0] == ends[1] else ("–" if low >= 0 else " to ").join(ends)
 
 
 def quantile_cell(entry: Mapping[str, Any] | None) -> str:

@@ -64,6 +64,7 @@ COLUMNS: tuple[str, ...] = (
     *ENERGY,
     *HOST_USE,
     *ENGINE,
+    "batch_size",
     "session",
     "started_unix_s",
     "reason",

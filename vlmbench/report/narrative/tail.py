@@ -10,6 +10,8 @@ from vlmbench.analysis.distribution import quantile_of
 from vlmbench.analysis.estimate import Shortfall
 from vlmbench.analysis.quantiles import needed
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
+from vlmbench.report.narrative.variance import share_interval
+from vlmbench.schema import label_of
 from vlmbench.text import count, factor, ms, percent, span
 
 Summary = Mapping[str, Any]
@@ -20,13 +22,47 @@ def whole(summary: Summary) -> str:
     return "a request" if summary["tail"].get("metric") == "T_request" else "generate()"
 
 
-def tail_sentence(summary: Summary) -> Sentence:
-    """How many times its median the tail is, and whether it belongs to the workload or to the machine."""
+def tail_sentence(summary: Summary, *, lead: bool = True) -> Sentence:
+    """How many times its median the tail is, and whether it belongs to the workload or to the machine.
+
+    Args:
+        summary: of phase 1.
+        lead: whether the sentence says of what the percentile is.
+    """
     ratio = summary["headline"]["tail_ratio"]
     if not ratio:
         return _untold(summary)
-    lead = f"{str(ratio['quantile']).upper()} of {whole(summary)} is "
-    return [lead, *_times_median(ratio, "workload"), "; ", *whose_tail(summary), "."]
+    name = str(ratio["quantile"]).upper()
+    return [
+        f"{name} of {whole(summary)} is " if lead else f"{name} is ",
+        *_times_median(ratio, "workload"),
+        "; ",
+        *whose_tail(summary),
+        ".",
+    ]
+
+
+def request_tail(summary: Summary, lead: str) -> list[Piece]:
+    """How many times its median the tail of a whole request is, and in which part most of its variance lies.
+
+    Args:
+        summary: of phase 1.
+        lead: the words before the ratio; ``{}`` is its percentile.
+
+    Returns:
+        Pieces without a full stop; none where generate() alone was timed.
+    """
+    request = (summary.get("tail") or {}).get("request") or {}
+    ratio = request.get("ratio")
+    if not ratio or ratio.get("workload") is None:
+        return []
+    pieces: list[Piece] = [lead.format(str(ratio["quantile"]).upper()), *_times_median(ratio, "workload")]
+    parts = [row for row in request.get("variance_parts") or [] if row.get("share") is not None]
+    if not parts:
+        return pieces
+    top = max(parts, key=lambda row: float(row["share"]))
+    inside = share_interval(top).removesuffix(" %")
+    return [*pieces, "; ", bold(percent(top["share"])), *ci(inside), f" of its variance is {label_of(top['part'])}"]
 
 
 def whose_tail(summary: Summary) -> list[Piece]:

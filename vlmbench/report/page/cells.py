@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from vlmbench.report.narrative.tail import lacks_short
 from vlmbench.report.table_cells import Grid
 from vlmbench.schema import STAGES, label_of
-from vlmbench.text import DASH, digits, span
+from vlmbench.text import DASH, digits, span, tight_interval
 
 STAGE_CODES: Mapping[str, str] = {stage.column: stage.code for stage in STAGES if stage.code}
 """Time to the short name that styles and script use for its colour, in the order in which a request passes."""
@@ -43,8 +43,7 @@ def ms_span(low: Number, high: Number) -> str:
     """The ends of an interval in ms without the unit; empty where one is missing."""
     if low is None or high is None or not (known(low) and known(high)):
         return ""
-    joint = "–" if low >= 0 else " to "
-    return signed(f"{digits(float(low))}{joint}{digits(float(high))}")
+    return signed(tight_interval(float(low), float(high)))
 
 
 def share_span(low: Number, high: Number) -> str:

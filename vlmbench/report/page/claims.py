@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from vlmbench.analysis.claims import (
     token_kinds_differ,
 )
 from vlmbench.report.page.cells import cell, known, share_span, table
+from vlmbench.report.page.overview import unlike
 from vlmbench.report.page.stories import Story
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, digits, factor, percent, span
+from vlmbench.text import DASH, count, digits, factor, percent, span
 
 _COLUMNS = (
     ("Run", False),
@@ -35,13 +37,30 @@ def claims(stories: Sequence[Story]) -> dict[str, Any] | None:
     rows = [
         [
             cell(story.label),
-            _cell(tail, factor, f"{tail.of.upper()} over the median", _where(story)),
-            _cell(share, percent, "of a request" if share.of == "T_request" else "of generate()", _waiting(story)),
-            _cell(kinds, digits, "vision tokens an output token"),
+            _cell(story, tail, factor, f"{tail.of.upper()} over the median", _where(story)),
+            _cell(
+                story, share, percent, "of a request" if share.of == "T_request" else "of generate()", _waiting(story)
+            ),
+            _cell(story, kinds, digits, "vision tokens an output token"),
         ]
         for story, tail, share, kinds in lines
     ]
-    return table("claims", "Verdicts by 95 % intervals", _COLUMNS, rows, note=_note())
+    note = " ".join(filter(None, [_note(), unlike(stories)]))
+    return table("claims", "Verdicts by 95 % intervals", _COLUMNS, rows, note=note) | {"said": _said(lines)}
+
+
+def _said(lines: Sequence[tuple[Story, Told, Told, Told]]) -> str:
+    """Which claims hold, in one sentence: ``The tail is the problem: holds in 1 of 2 runs, cannot be told in 1; …``."""
+    clauses = []
+    for place, (name, _) in enumerate(_COLUMNS[1:], start=1):
+        found = Counter(line[place].verdict for line in lines)  # type: ignore[misc, union-attr]
+        if len(lines) == 1:
+            clauses.append(f"{name}: {next(iter(found))}")
+            continue
+        counted = [f"{verdict} in {found[verdict]:,}" for verdict in Verdict if found[verdict]]
+        counted[0] += f" of {count(len(lines), 'run')}"
+        clauses.append(f"{name}: {', '.join(counted)}")
+    return f"{'; '.join([clauses[0], *(f'{c[:1].lower()}{c[1:]}' for c in clauses[1:])])}."
 
 
 def told(story: Story) -> tuple[Told, Told, Told]:
@@ -50,9 +69,9 @@ def told(story: Story) -> tuple[Told, Told, Told]:
     return tail_is_the_problem(summary), language_model_is_the_bottleneck(summary), token_kinds_differ(story.comparison)
 
 
-def _cell(found: Told, words: Any, of: str, more: str = "") -> dict[str, Any]:
+def _cell(story: Story, found: Told, words: Any, of: str, more: str = "") -> dict[str, Any]:
     if found.value is None:
-        return cell(DASH, sub=found.verdict)
+        return cell(DASH, sub=f"{found.verdict}{_would(story, words)}")
     inside = (
         share_span(found.low, found.high)
         if words is percent
@@ -60,6 +79,13 @@ def _cell(found: Told, words: Any, of: str, more: str = "") -> dict[str, Any]:
     )
     number = f"{words(found.value)} ({inside})" if inside else f"{words(found.value)} (no interval)"
     return cell(f"{found.verdict[:1].upper()}{found.verdict[1:]}", sub=f"{number} {of}{more}")
+
+
+def _would(story: Story, words: Any) -> str:
+    """What would measure a claim that was not; empty where the run measured what it could."""
+    if words is digits:
+        return "; experiment=all sweeps both kinds of token"
+    return "" if story.main and story.main.is_phase1 else "; experiment=phase1 measures a data set"
 
 
 def _waiting(story: Story) -> str:

@@ -39,7 +39,7 @@ def page_data(
 
     Returns:
         ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``stages`` (code, label), ``overview``,
-        ``claims``, ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs
+        ``claims``, ``cautions`` (of the sweeps), ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs
         are not over, and how far they are).
 
     Raises:
@@ -51,7 +51,7 @@ def page_data(
     shares = max(len([part for part in parts if part.frame is not None]), 1)
     made, spent = [], 0
     for story in stories:
-        detail = _detail(story, shares) if spent < most_bytes else None
+        detail = _detail(story, shares, stories) if spent < most_bytes else None
         spent += len(json.dumps(detail, ensure_ascii=False).encode()) if detail else 0
         made.append({**overview.entry(story), "detail": detail})
     beyond = [story.label for story, one in zip(stories, made, strict=True) if one["detail"] is None]
@@ -69,6 +69,7 @@ def page_data(
         "overview_said": overview.said(stories),
         "claims": claims.claims(stories),
         "token_said": tokens.said(stories),
+        "cautions": tokens.cautions(stories),
         "breakeven": tokens.break_even(stories),
         "arms": compared.interventions(parts),
         "compared": compared.tables(parts),
@@ -106,7 +107,7 @@ def _title(stories: Sequence[Story]) -> str:
     return f"Where the latency of {what} goes, on {where}"
 
 
-def _detail(story: Story, shares: int) -> dict[str, Any]:
+def _detail(story: Story, shares: int, stories: Sequence[Story]) -> dict[str, Any]:
     """A story with all that its sections show."""
     part = story.main
     return {
@@ -121,7 +122,7 @@ def _detail(story: Story, shares: int) -> dict[str, Any]:
         "tail_said": _tail_said(part) if part and part.is_phase1 else [],
         "loads_said": loads.said(part) if part else [],
         "causes": tail.causes(part) if part and part.is_phase1 and not _has_loads(part) else [],
-        "cautions": tokens.cautions(story),
+        "sweeps_of": tokens.sweeps_of(story, stories),
         "tables": [made for made in _tables(story) if made],
         "parts": [_part(one, shares) for one in story.parts],
         "main": story.parts.index(part) if part else 0,

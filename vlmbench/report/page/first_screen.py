@@ -8,7 +8,7 @@ from typing import Any
 from vlmbench.analysis.slices import KINDS
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
-from vlmbench.report.narrative.tail import lacks, tail_sentence, whose_tail
+from vlmbench.report.narrative.tail import lacks, request_tail, tail_sentence, whose_tail
 from vlmbench.report.page.cells import heading, known, ms, ms_span, share_span
 from vlmbench.report.page.parts import INTERVENTIONS, Part
 from vlmbench.report.page.stories import Story
@@ -109,7 +109,10 @@ def _tail(part: Part) -> Sentence:
     if name is None:
         return tail_sentence(summary)
     pieces: Sentence = [f"{words} takes more than ", bold(f"{ms(entry[name]['value'])} ms"), *_quantile_ci(entry[name])]
-    return [*pieces, "; ", *whose_tail(summary), "."]
+    request, inner = request_tail(summary, ": {} is "), summary["headline"]["tail_ratio"]
+    if not request or not inner or summary["tail"].get("metric") == "T_request":
+        return [*pieces, "; ", *whose_tail(summary), "."]
+    return [*pieces, *request, ". Of generate() itself: ", *tail_sentence(summary, lead=False)]
 
 
 def _costs(story: Story) -> Sentence:

@@ -13,6 +13,7 @@ from vlmbench.report.page.cells import (
     known,
     ms,
     ms_span,
+    point_key,
     quantile_cell,
     rounded,
     share_span,
@@ -22,9 +23,10 @@ from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stages import components
 from vlmbench.report.page.stories import Story
-from vlmbench.text import DASH, percent
+from vlmbench.text import DASH, lasting, percent, whole
 
-_UNLIKE = ("device", "dtype", "data")
+_UNLIKE = ("device", "dtype", "data", "output tokens", "vision tokens")
+_APART_S = 3600.0  # runs closer in time are called measured together
 
 
 def entry(story: Story) -> dict[str, Any]:
@@ -128,16 +130,37 @@ def unlike(stories: Sequence[Story]) -> str:
     for name in _UNLIKE:
         values = {_value(story, name) for story in stories} - {""}
         if len(values) > 1:
-            listed = ", ".join(sorted(values)[:4]) + (" …" if len(values) > 4 else "")
+            listed = ", ".join(sorted(values, key=point_key)[:4]) + (" …" if len(values) > 4 else "")
             differ.append(f"{name} ({listed})")
-    if not differ:
-        return ""
-    return (
-        f"These runs differ in {' and '.join(differ)}: their times are not differences of the models or runtimes alone."
-    )
+    said = []
+    if differ:
+        said.append(
+            f"These runs differ in {' and '.join(differ)}: their times are not differences of the models or runtimes "
+            "alone."
+        )
+    begun = [begin for story in stories if (begin := _begin(story)) is not None]
+    if len(begun) > 1 and max(begun) - min(begun) >= _APART_S:
+        said.append(f"They were measured {lasting(max(begun) - min(begun))} apart.")
+    return " ".join(said)
+
+
+def _begin(story: Story) -> float | None:
+    """When the run that stands for a story began, in seconds since 1970; None where that is not recorded."""
+    sessions = (story.main.provenance.get("sessions") or []) if story.main else []
+    return min((float(one["started_unix_s"]) for one in sessions if one.get("started_unix_s")), default=None)
+
+
+def _tokens(story: Story, kind: str) -> float | None:
+    """Median count of a kind of token of a story's data set; None where none was measured."""
+    spread = ((story.main.summary.get("tokens") or {}) if story.main else {}).get(f"num_{kind}_tokens") or {}
+    value = spread.get("median")
+    return float(value) if known(value) else None
 
 
 def _value(story: Story, name: str) -> str:
+    if name.endswith(" tokens"):
+        value = _tokens(story, name.removesuffix(" tokens"))
+        return "" if value is None else whole(value)
     if name != "dtype":
         return story.facts[name]
     part = story.main
@@ -145,22 +168,45 @@ def _value(story: Story, name: str) -> str:
 
 
 def said(stories: Sequence[Story]) -> list[list[Piece]]:
-    """Fastest and slowest of the stories, and what they differ in."""
+    """Fastest and slowest of the stories, and what they differ in; a token at a time where outputs differ in length."""
     medians = [(_whole(story.main).get("p50") or {}).get("value") if story.main else None for story in stories]
     timed = [(float(value), story) for value, story in zip(medians, stories, strict=True) if known(value)]
     if len(timed) < 2:
         return []
     timed.sort(key=lambda item: item[0])
-    (least, fastest), (most, slowest) = timed[0], timed[-1]
-    lines: list[list[Piece]] = [
-        [
-            "At the median the fastest is ",
-            bold(fastest.label),
-            f" ({ms(least)} ms), the slowest ",
-            bold(slowest.label),
-            f" ({ms(most)} ms).",
-        ]
-    ]
+    lengths = sorted({n for _, story in timed if (n := _tokens(story, "output")) is not None})
+    lines: list[list[Piece]] = (
+        _a_token(timed, lengths) if len(lengths) > 1 else [["At the median ", *_ends(timed), "."]]
+    )
     if text := unlike(stories):
         lines.append([text])
+    return lines
+
+
+def _ends(timed: Sequence[tuple[float, Story]]) -> list[Piece]:
+    (least, fastest), (most, slowest) = timed[0], timed[-1]
+    return [
+        "the fastest is ",
+        bold(fastest.label),
+        f" ({ms(least)} ms), the slowest ",
+        bold(slowest.label),
+        f" ({ms(most)} ms)",
+    ]
+
+
+def _a_token(timed: Sequence[tuple[float, Story]], lengths: Sequence[float]) -> list[list[Piece]]:
+    """What may be compared of runs that answer with unlike numbers of tokens: the time between two of them."""
+    listed = ", ".join(whole(n) for n in lengths[:-1][:4]) + (" …" if len(lengths) > 5 else "")
+    lines: list[list[Piece]] = [
+        [f"They answer with {listed} and {whole(lengths[-1])} output tokens, so their times are not compared."]
+    ]
+    gaps = [((s.main.summary["distribution"].get("ITL") or {}).get("workload") or {}) for _, s in timed if s.main]
+    each = [
+        (g["p50"]["value"], s)
+        for g, (_, s) in zip(gaps, timed, strict=True)
+        if known((g.get("p50") or {}).get("value"))
+    ]
+    if len(each) == len(timed):
+        each.sort(key=lambda item: item[0])
+        lines.append(["For each further output token (median time between tokens) ", *_ends(each), "."])
     return lines

@@ -59,16 +59,16 @@ def _machine(story: Story, part: Part) -> Cell:
         ratios = " and ".join(f"{one.summary['aa_check']['ratio']:.3f}" for one in drifted)
         also = f" The sweeps behind the price of a token drifted ({ratios})."
         verdict = "warn" if verdict == "good" else verdict
-    said = f"A/A check, the same requests again later: {told}.{also}"
+    said = f"A/A check, {check.get('basis') or 'second half against first'}: {told}.{also}"
     return _cell(verdict, heading, f"second half / first {check['ratio']:.3f} ({inside})", said)
 
 
 def _watching(part: Part) -> Cell:
     found = part.summary.get("instrument_overhead") or {}
     if found.get("value") is None:
-        return _cell("open", "Cost of watching", "not measured", "No runs without marks stand beside those with them.")
+        return _cell("open", "Cost of watching", "not measured", "No runs without probes stand beside those with them.")
     low, high = found.get("low"), found.get("high")
-    pairs = f"From {count(found['n'], 'pair')} of runs with and without marks"
+    pairs = f"From {count(found['n'], 'pair')} of runs with and without probes"
     value = signed(percent(found["value"]))
     if low is None or high is None:
         return _cell("warn", "Cost of watching", value, f"{pairs}: too few for an interval.")

@@ -78,20 +78,25 @@ def render(
 GLOSSARY = (
     ("( … )", "the 95 % interval: measured again like this, the value would lie there 19 times in 20"),
     ("generate()", "what the model does: from prepared inputs to the last token, without the host’s work around it"),
+    ("Setup", "inside generate(), before the vision encoder starts: the library’s own work on the host"),
+    ("Projector", "turns the image’s features into tokens of the language model"),
     ("LLM prefill", "from the image’s features to the first token of the answer: the prompt is read in one pass"),
     ("LLM decode", "all later tokens, one pass of the language model each"),
+    ("Residual", "generate() minus all its stages: a check of the clock, not a stage"),
     ("P95", "19 of 20 requests take less; P50 is the median"),
     ("independent runs", "neighbours resemble each other, so n runs tell as much as fewer independent ones would"),
-    ("A/A check", "the same requests, second half against first; anything but 1 is the machine, not the model"),
+    ("A/A check", "second half of the run against its first: of requests that were repeated, anything but 1 is the "
+     "machine, not the model; where none was, the halves are different requests"),
     ("device waits", "share of a time in which the GPU has no work, because the host has not launched it yet"),
-    ("marks", "points in time set while a request runs; what setting them costs is the cost of watching"),
+    ("probes", "points in time set while a request runs; what setting them costs is the cost of watching"),
     ("marked run", "a run with a known cause of an odd time: a clock or power limit, a pause, a shape seen first"),
-    ("bare, cold, warm-up, traced", "runs beside the measured ones, in no number: without marks, the first, before "
+    ("bare, cold, warm-up, traced", "runs beside the measured ones, in no number: without probes, the first, before "
      "times are steady, with each kernel recorded"),
     ("floor", "the least time that the work needs at the device’s peak rates; a bound, not a goal"),
     ("MFU, MBU", "share of the device’s peak FLOP/s, and of its peak bytes/s, that a stage reaches"),
     ("eager, compiled, cudagraph", "Python launches each kernel; kernels fused by torch.compile; launched as one "
      "recorded graph a step"),
+    ("synthetic_vqa", "images and questions made by a program from a seed: lengths like those of a data set, no answers"),
     ("random weights", "the architecture without a checkpoint: times are those of the model, answers mean nothing"),
 )  # fmt: skip
 """(word, what it means) of the words that the page uses without saying them."""
@@ -100,7 +105,7 @@ GLOSSARY = (
 def _is_used(name: str, data: Mapping[str, Any]) -> bool:
     """Whether a word of the glossary can stand on the page of these runs."""
     text = json.dumps([data["title"], [story["detail"] for story in data["stories"][:1]]], ensure_ascii=False)
-    if name == "random weights":
+    if name in ("random weights", "synthetic_vqa", "Setup", "Projector", "Residual"):
         return name in text
     if name in ("floor", "MFU, MBU"):
         return "Times its floor" in text
@@ -130,7 +135,7 @@ def _nothing() -> dict[str, Any]:
         "tail_said",
         "loads_said",
         "causes",
-        "cautions",
+        "sweeps_of",
         "tables",
         "parts",
     )

@@ -193,6 +193,7 @@ def bar(part: Part) -> dict[str, Any] | None:
         made["first"] = [rounded(first["p50"]["value"]), ms_span(first["p50"]["low"], first["p50"]["high"])]
     if known(waiting.get("launch_bound")):
         made["waits"] = rounded(waiting["launch_bound"])
+        made["busy"] = busy(part)
         made["device"] = part.device_word
         made["inner"] = rounded(((distribution.get(TOTAL) or {}).get("workload") or {}).get("p50", {}).get("value"))
         made["waits_ci"] = share_span(waiting.get("low"), waiting.get("high"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
-from vlmbench.report.narrative.tail import share_of_variance, tail_sentence
+from vlmbench.report.narrative.tail import request_tail, share_of_variance, tail_sentence
 from vlmbench.report.narrative.variance import share_interval
 from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
@@ -48,7 +48,8 @@ def _n(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def said(part: Part) -> list[Sentence]:
     """What the section says beside its charts."""
-    return [tail_sentence(part.summary)]
+    request = request_tail(part.summary, "{} of a request is ")
+    return [*([[*request, "."]] if request else []), tail_sentence(part.summary)]
 
 
 def causes(part: Part) -> list[dict[str, Any]]:
@@ -173,7 +174,8 @@ def slowest(part: Part) -> dict[str, Any] | None:
         ("Vision / prompt / output tokens", False),
         ("Cause", False),
     )
-    return table("slowest", f"The slowest {len(lines):,}", columns, lines)
+    what = "a whole request" if metric == "T_request" else "generate()"
+    return table("slowest", f"The slowest {len(lines):,}, by the time of {what}", columns, lines)
 
 
 def _count(value: Any) -> str:

@@ -30,6 +30,8 @@ _STAGES = (
 )
 _ROWS_A_FIT = 1200
 _LINE = 25
+_EXPLAINED = 0.5  # a line that explains less than half of the variance is named
+_DRIFT = {"drift": "drifted", "too noisy": "too noisy to tell whether it drifted"}
 
 
 def panels(part: Part) -> list[dict[str, Any]]:
@@ -142,20 +144,51 @@ def said(stories: Sequence[Story]) -> list[list[Piece]]:
     return lines
 
 
-def cautions(story: Story) -> list[str]:
-    """What weakens the slopes, a sentence a sweep: drift, points that stopped early, throttling, too few counts."""
+def sweeps_of(story: Story, stories: Sequence[Story]) -> list[list[Piece]]:
+    """Whose sweeps the section shows, where they are not of this story; nothing where it has its own."""
+    if _swept(story):
+        return []
+    others = [other.label for other in stories if _swept(other)]
+    if not others:
+        return []
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return [["No token was swept in the run chosen above (", bold(story.label), "): these prices are of ",
+             bold("; ".join(others[:3])), f"{more}."]]  # fmt: skip
+
+
+def _swept(story: Story) -> bool:
+    return bool(story.comparison.get("token_costs")) or next(iter(story.costs()), None) is not None
+
+
+def cautions(stories: Sequence[Story]) -> list[str]:
+    """What weakens the slopes, a sentence a sweep, of the first stories that have any."""
+    found = [(story, said) for story in stories if (said := _cautions(story))]
+    lines = [f"{story.label}, {line}" if len(stories) > 1 else line for story, said in found[:4] for line in said]
+    return [*lines, *([f"and {count(len(found) - 4, 'more run')} whose sweeps are doubtful"] if len(found) > 4 else [])]
+
+
+def _cautions(story: Story) -> list[str]:
+    """Drift, points that stopped early, throttling, too few counts, runs far from the line: a sentence a sweep."""
     found = []
     for part in story.sweeps:
         said = []
         check = part.summary.get("aa_check") or {}
-        if check.get("verdict") == "drift":
-            said.append(f"drifted (A/A {check['ratio']:.3f})")
+        if check.get("verdict") in _DRIFT:
+            inside = ms_span(check.get("low"), check.get("high"))
+            said.append(f"{_DRIFT[check['verdict']]} (A/A {check['ratio']:.3f}{f', {inside}' if inside else ''})")
         points = part.summary.get("stopping") or []
         if unmet := sum(bool(point.get("unmet")) for point in points):
             said.append(f"{unmet} of {count(len(points), 'point')} stopped before the median was known as asked")
         throttled = [n for name, n in (part.summary.get("flags") or {}).items() if str(name).startswith("throttled")]
         if throttled:
-            said.append(f"throttled in {count(max(throttled), 'run')}")
+            measured = int(((part.summary.get("runs") or {}).get("ok_by_mode") or {}).get("instrumented", 0))
+            of = f"{max(throttled):,} of {count(measured, 'run')}" if measured else count(max(throttled), "run")
+            said.append(f"throttled in {of}")
+        for entry in part.summary.get("scaling") or []:
+            explained = entry.get("r2_unflagged") if entry.get("slope_unflagged_ms") is not None else entry.get("r2")
+            if entry["stage"] == "T_total" and entry.get("measurable") and known(explained) and explained < _EXPLAINED:
+                kind = KINDS[entry["kind"]].unit
+                said.append(f"the line explains only {percent(explained)} of the variance over {kind}s (R²)")
         few = part.summary.get("too_few_points") or {}
         said += [f"{n} counts of {KINDS[kind].unit}s, three are needed for a slope" for kind, n in few.items()]
         if said:

@@ -88,18 +88,16 @@ const tickText = (v) => (Math.abs(v) >= 1 || v === 0 ? Number(v.toPrecision(4)).
 
 function axisX(svg, scale, left, right, y, { unit = "", ticks = null, text = tickText } = {}) {
   svg.append(draw("line", { class: "axis", x1: left, x2: right, y1: y, y2: y }));
-  let last = -Infinity;
-  const wanted = ticks || scale.ticks(Math.max(3, (right - left) / 110));
-  wanted.forEach((v, i) => {
-    const x = scale(v), label = text(v) + (i === wanted.length - 1 && unit ? ` ${unit}` : "");
-    const half = label.length * 3.4;
-    if (x < left - 1 || x > right + 1) return;
+  const wanted = (ticks || scale.ticks(Math.max(3, (right - left) / 110))).filter((v) => scale(v) >= left - 1 && scale(v) <= right + 1);
+  let next = Infinity;  // from the right: the last tick carries the unit and is always named
+  [...wanted].reverse().forEach((v, i) => {
+    const x = scale(v), label = text(v) + (i === 0 && unit ? ` ${unit}` : ""), half = label.length * 3.4;
     svg.append(draw("line", { class: "axis", x1: x, x2: x, y1: y, y2: y + 4 }));
-    if (x - half < last + 8) return;
     const anchor = x + half > right + 6 ? "end" : x - half < left - 6 ? "start" : "middle";
-    if (anchor === "end" && right - 2 * half < last + 8) return;
-    svg.append(draw("text", { class: "s m", x: anchor === "end" ? right : x, y: y + 17, "text-anchor": anchor }, label));
-    last = x + half;
+    const at = anchor === "end" ? right : x, begin = anchor === "end" ? right - 2 * half : anchor === "start" ? x : x - half;
+    if (begin + 2 * half > next - 8) return;
+    svg.append(draw("text", { class: "s m", x: at, y: y + 17, "text-anchor": anchor }, label));
+    next = begin;
   });
 }
 

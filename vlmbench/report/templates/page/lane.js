@@ -1,6 +1,6 @@
 // Every row of a run in the order of time, with its marks, and what the device's sensors said.
 
-const LOOKS = ["Filled dot: workload.", "Ring: one request repeated, with its running median as a line.", "Dash: bare, without marks.", "Triangle: traced.",
+const LOOKS = ["Filled dot: workload.", "Ring: one request repeated, with its running median as a line.", "Dash: bare, without probes.", "Triangle: traced.",
   "Cross: cold and warm-up, shorter outputs.", "Red cross: failed.", "Square: methods and controls beside the baseline."];
 
 function laneControls() {

@@ -19,10 +19,6 @@ function chooseStory(index) {
     $("causes").replaceChildren(...d.causes.map((c) => make("div", {}, make("h4", {}, c.h), make("p", {}, make("span", { class: "big" }, c.t), c.s))));
     $("causesblock").hidden = !d.causes.length;
   }
-  if ($("cautions")) {
-    $("cautions").hidden = !d.cautions.length;
-    $("cautions").querySelector("span").textContent = `${d.cautions.join("; ")}.`;
-  }
   listRuns();
   choosePart();
   say(`Run ${story().label}`);

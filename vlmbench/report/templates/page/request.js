@@ -93,12 +93,21 @@ function paintBar(svg, width) {
   const inside = bar.segments.filter(([code]) => !["vid", "pre", "tra", "det"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
   const outside = bar.segments.filter(([code]) => ["vid", "pre", "tra"].includes(code)).reduce((s, [, ms]) => s + ms, 0);
   const y = top + 28, x0 = x(outside), middle = x(outside + inside * (1 - bar.waits)), end = x(outside + inside);
-  svg.append(draw("rect", { class: "c-dev", x: x0, y, width: middle - x0, height: 11 }));
-  svg.append(draw("rect", { fill: "url(#wait)", x: middle, y, width: end - middle, height: 11 }));
-  svg.append(draw("text", { class: "s m", x: 0, y: y + 25 }, width > 480 ? `in generate(): ${bar.device} works ${number((bar.inner ?? inside) * (1 - bar.waits))} of ${number(bar.inner ?? inside)} ms` : `${bar.device} works: ${number((bar.inner ?? inside) * (1 - bar.waits))} ms`));
+  const within = bar.segments.filter(([code]) => !["vid", "pre", "tra", "det"].includes(code)), known = within.every(([code]) => bar.busy?.[code] != null);
+  let from = outside;
+  for (const [code, ms] of known ? within : []) {
+    const x1 = x(from), w = Math.max(x(from + ms) - x1, 0.7), share = bar.busy[code];
+    svg.append(draw("rect", { fill: "url(#wait)", x: x1, y, width: w, height: 11 }), draw("rect", { class: "c-dev", x: x1, y: y + 11 * (1 - share), width: w, height: 11 * share }));
+    marks.push({ x1, x2: x1 + w, y1: y, y2: y + 11, say: [`${STAGES[code]}: device works ${percent(share)} of it`, `It waits ${percent(bar.waits)} of generate().`] });
+    from += ms;
+  }
+  if (!known) {
+    svg.append(draw("rect", { class: "c-dev", x: x0, y, width: middle - x0, height: 11 }), draw("rect", { fill: "url(#wait)", x: middle, y, width: end - middle, height: 11 }));
+    marks.push({ x1: x0, x2: middle, y1: y, y2: y + 11, say: ["Device works", `${percent(1 - bar.waits)} of generate()`] }, { x1: middle, x2: end, y1: y, y2: y + 11, say: ["Device waits for the host", `${percent(bar.waits)} of generate()`] });
+  }
+  const works = `${bar.device} works ${number((bar.inner ?? inside) * (1 - bar.waits))} of ${number(bar.inner ?? inside)} ms`;
+  svg.append(draw("text", { class: "s m", x: 0, y: y + 25 }, width > 480 ? `in generate(): ${works}${known && width > 860 ? "; filled height: its share of each stage" : ""}` : `${bar.device} works: ${number((bar.inner ?? inside) * (1 - bar.waits))} ms`));
   svg.append(draw("text", { class: "s m", x: width, y: y + 25, "text-anchor": "end" }, `${width > 480 ? `${bar.device} waits for the host: ` : "waits: "}${percent(bar.waits)}${bar.waits_ci ? ` (${bar.waits_ci})` : ""}`));
-  marks.push({ x1: x0, x2: middle, y1: y, y2: y + 11, say: ["Device works", `${percent(1 - bar.waits)} of generate()`] });
-  marks.push({ x1: middle, x2: end, y1: y, y2: y + 11, say: ["Device waits for the host", `${percent(bar.waits)} of generate()`] });
   return { height: y + 32, marks };
 }
 
@@ -235,6 +244,16 @@ function si(value) {
   return tickText(value);
 }
 
+// A name beside its point, on the first side where it covers no other name or point; where none is free, to the right.
+function nameAt(svg, text, cx, cy, taken, left, right) {
+  const w = text.length * 6.4;
+  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4], [cx - w / 2, cy - 11], [cx - w / 2, cy + 20], [cx + 10, cy - 10], [cx + 10, cy + 18], [cx - 10 - w, cy - 10], [cx - 10 - w, cy + 18]];
+  const free = ([x1, base]) => x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 3 < c || base - 10 > d);
+  const [x1, base] = sides.find(free) || (cx > right - w - 10 ? sides[1] : sides[0]);
+  svg.append(draw("text", { class: "s", x: x1, y: base }, text));
+  taken.push([x1, x1 + w, base - 10, base + 3]);
+}
+
 function paintRoof(svg, width) {
   const found = part()?.roofline;
   $("roofblock").hidden = !found;
@@ -242,7 +261,7 @@ function paintRoof(svg, width) {
   const xs = found.points.map((p) => p[1]), ys = found.points.map((p) => p[2]), peaks = found.peaks, marks = [];
   const ridge = peaks ? peaks[0] / peaks[1] : null, left = 52, bottom = printing ? 150 : 232;
   const x = logarithmic(Math.min(...xs, ridge ?? Infinity) / 2.5, Math.max(...xs, ridge ?? 0) * 4, left, width - 6);
-  const y = logarithmic(Math.min(...ys) / 3, Math.max(...ys, peaks?.[0] ?? 0) * 2.2, bottom, 12);
+  const y = logarithmic(Math.min(...ys) / 3, Math.max(...ys, peaks?.[0] ?? 0) * 2.2, bottom, 30);
   for (const v of y.ticks(5)) svg.append(draw("line", { class: "grid", x1: left, x2: width - 6, y1: y(v), y2: y(v) }), draw("text", { class: "s m", x: left - 6, y: y(v) + 4, "text-anchor": "end" }, si(v)));
   axisX(svg, x, left, width - 6, bottom, {});
   svg.append(draw("text", { class: "s m", x: width - 6, y: bottom + 32, "text-anchor": "end" }, "FLOP per byte, at least"));
@@ -251,11 +270,12 @@ function paintRoof(svg, width) {
     svg.append(draw("path", { class: "whisker", d: `M${x(at)} ${y(at * peaks[1])}L${x(ridge)} ${y(peaks[0])}H${width - 6}` }));
     svg.append(draw("text", { class: "s", x: width - 6, y: y(peaks[0]) - 5, "text-anchor": "end" }, `${si(peaks[0])}FLOP/s, ${si(peaks[1])}B/s`));
   }
-  const named = new Set();
+  svg.append(draw("text", { class: "s m", x: 0, y: 11 }, "FLOP a second"));
+  const named = new Set(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 6, x(intensity) + 6, y(rate) - 6, y(rate) + 6]);
   for (const [code, intensity, rate, point] of found.points) {
     const cx = x(intensity), cy = y(rate), roof = peaks ? Math.min(peaks[0], intensity * peaks[1]) : null;
     svg.append(draw("circle", { class: `c-${code} seg`, cx, cy, r: 6 }));
-    if (!named.has(code)) { named.add(code); svg.append(draw("text", { class: "s", x: cx + (cx > width - 120 ? -10 : 10), y: cy + 4, "text-anchor": cx > width - 120 ? "end" : "start" }, STAGES[code])); }
+    if (!named.has(code)) { named.add(code); nameAt(svg, STAGES[code], cx, cy, taken, left, width - 6); }
     marks.push({ x: cx, y: cy, say: [`${STAGES[code]}${point ? `, ${alone(point)}` : ""}`, `${si(rate)}FLOP/s at ${number(intensity)} FLOP per byte`, roof ? `${percent(rate / roof)} of the roof there` : "the roof is not known"] });
   }
   $("roofcap").textContent = `${peaks ? `Line: what the device can do at most (${found.source || "peaks of the device"}). A stage below the slope is held by memory at best, below the level by computing.` : "No roof: what this device can do at most is not known."}${found.left ? ` ${found.left} more points are not drawn.` : ""}`;
