@@ -41,7 +41,11 @@ def test_three_sentences_of_a_study(study: Path) -> None:
         first,
     )
     assert re.search(r"65\.0 % \(.+\) of generate\(\) the GPU only waits for the host\.$", first)
-    assert re.match(r"One in twenty takes more than 786 ms \(\d+–\d+\); ", tail)
+    assert re.match(
+        r"One in twenty takes more than 786 ms \(\d+–\d+\): P95 is 1\.264× \(.+\) its median; "
+        r"9\d\.\d % \(.+\) of its variance is generate\(\)\. Of generate\(\) itself: P95 is 1\.266× ",
+        tail,
+    )
     assert re.match(r"One more output token costs 20\.2 ms \(.+\), as much as 830 vision tokens \(.+\)\.$", token)
 
 
@@ -177,6 +181,37 @@ def test_a_grid_stands_side_by_side_and_unlike_machines_are_named(tmp_path: Path
     assert "differ in device" in data["overview"]["note"]
     assert "3 models" in data["title"]
     assert len(data["overview"]["rows"]) == 3
+
+
+def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp_path: Path) -> None:
+    """8 tokens in one runtime, 32 and the sweeps in another, six days apart."""
+    published.unpack("h200_cudagraph_llava_1_5_7b_8_tokens", tmp_path / "graph")
+    published.study(tmp_path / "eager")
+    data = page_data([tmp_path / "graph", tmp_path / "eager"])
+    lengths, token, differ = map(plain, data["overview_said"])
+    assert lengths == "They answer with 8 and 32 output tokens, so their times are not compared."
+    assert re.search(
+        r"between tokens\) the fastest is cudagraph.+ \(6\.82 ms\), the slowest eager.+ \(18\.6 ms\)\.$", token
+    )
+    assert differ.startswith("These runs differ in output tokens (8, 32): ")
+    assert differ.endswith("They were measured 5.8 days apart.")
+    assert differ in data["claims"]["note"]
+    assert "6.821–6.822" in [cell.get("sub") for cell in data["overview"]["rows"][0]], "ends of an interval differ"
+    assert "token kinds cost differently: holds in 1 of 2 runs, not measured in 1." in data["claims"]["said"]
+    graph, eager = (story["detail"] for story in data["stories"])
+    assert plain(graph["sweeps_of"][0]).endswith("these prices are of eager, sdpa attention.")
+    assert eager["sweeps_of"] == []
+    vision, output = data["cautions"]
+    assert re.match(r"eager, .+, sweep of vision tokens: too noisy to tell whether it drifted \(A/A 0\.926, ", vision)
+    assert "throttled in 88 of 96 runs, the line explains only 25.9 % of the variance" in vision
+    assert "explains only" not in output
+    assert re.search(
+        r"P95 is 1\.270× \(.+\) its median; 97\.8 % \(.+\) of its variance is Preprocessing", plain(graph["answer"][1])
+    )
+    assert "P95 is 1.012×" in plain(graph["answer"][1])
+    assert graph["quality"][0]["s"].startswith("A/A check, halves of the workload, which are different samples: ")
+    page = write_page(tmp_path, [tmp_path / "graph", tmp_path / "eager"])
+    assert "<b>Caution:</b> eager" in page.read_text(encoding="utf-8")
 
 
 def test_two_sweeps_of_one_model_in_two_runtimes_are_two_stories(tmp_path: Path) -> None:

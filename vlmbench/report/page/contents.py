@@ -39,8 +39,8 @@ def page_data(
 
     Returns:
         ``title``, ``stories`` (each with ``detail``, None beyond the limit), ``stages`` (code, label), ``overview``,
-        ``claims``, ``cautions`` (of the sweeps), ``compared``, ``breakeven``, ``notes`` (what was left out, in words), ``unfinished`` (which runs
-        are not over, and how far they are).
+        ``claims``, ``cautions`` (of the sweeps), ``compared``, ``breakeven``, ``notes`` (what was left out, in words),
+        ``unfinished`` (which runs are not over, and how far they are).
 
     Raises:
         InputError: there is nothing to show.

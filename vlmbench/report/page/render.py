@@ -96,7 +96,8 @@ GLOSSARY = (
     ("MFU, MBU", "share of the device’s peak FLOP/s, and of its peak bytes/s, that a stage reaches"),
     ("eager, compiled, cudagraph", "Python launches each kernel; kernels fused by torch.compile; launched as one "
      "recorded graph a step"),
-    ("synthetic_vqa", "images and questions made by a program from a seed: lengths like those of a data set, no answers"),
+    ("synthetic_vqa", "images and questions made by a program from a seed: lengths like those of a data set, no "
+     "answers"),
     ("random weights", "the architecture without a checkpoint: times are those of the model, answers mean nothing"),
 )  # fmt: skip
 """(word, what it means) of the words that the page uses without saying them."""

@@ -16,7 +16,7 @@ from vlmbench.report.page.cells import known, ms, ms_span, rounded, rounded_list
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stories import Story
-from vlmbench.text import count, digits, percent
+from vlmbench.text import count, digits, percent, span
 
 _STAGES = (
     "T_total",
@@ -174,7 +174,7 @@ def _cautions(story: Story) -> list[str]:
         said = []
         check = part.summary.get("aa_check") or {}
         if check.get("verdict") in _DRIFT:
-            inside = ms_span(check.get("low"), check.get("high"))
+            inside = span(check.get("low"), check.get("high"), "×").removesuffix("×")
             said.append(f"{_DRIFT[check['verdict']]} (A/A {check['ratio']:.3f}{f', {inside}' if inside else ''})")
         points = part.summary.get("stopping") or []
         if unmet := sum(bool(point.get("unmet")) for point in points):
@@ -187,8 +187,7 @@ def _cautions(story: Story) -> list[str]:
         for entry in part.summary.get("scaling") or []:
             explained = entry.get("r2_unflagged") if entry.get("slope_unflagged_ms") is not None else entry.get("r2")
             if entry["stage"] == "T_total" and entry.get("measurable") and known(explained) and explained < _EXPLAINED:
-                kind = KINDS[entry["kind"]].unit
-                said.append(f"the line explains only {percent(explained)} of the variance over {kind}s (R²)")
+                said.append(f"the line explains only {percent(explained)} of the variance (R²)")
         few = part.summary.get("too_few_points") or {}
         said += [f"{n} counts of {KINDS[kind].unit}s, three are needed for a slope" for kind, n in few.items()]
         if said:
