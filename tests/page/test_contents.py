@@ -199,7 +199,7 @@ def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp
     assert "6.821–6.822" in [cell.get("sub") for cell in data["overview"]["rows"][0]], "ends of an interval differ"
     assert "token kinds cost differently: holds in 1 of 2 runs, not measured in 1." in data["claims"]["said"]
     graph, eager = (story["detail"] for story in data["stories"])
-    assert plain(graph["sweeps_of"][0]).endswith("these prices are of eager, sdpa attention.")
+    assert plain(graph["sweeps_of"][0]).endswith("the prices here are of eager, sdpa attention.")
     assert eager["sweeps_of"] == []
     vision, output = data["cautions"]
     assert re.match(r"eager, .+, sweep of vision tokens: too noisy to tell whether it drifted \(A/A 0\.926, ", vision)

@@ -53,7 +53,7 @@ def _said(lines: Sequence[tuple[Story, Told, Told, Told]]) -> str:
     """Which claims hold, in one sentence: ``The tail is the problem: holds in 1 of 2 runs, cannot be told in 1; …``."""
     clauses = []
     for place, (name, _) in enumerate(_COLUMNS[1:], start=1):
-        found = Counter(line[place].verdict for line in lines)  # type: ignore[misc, union-attr]
+        found = Counter(line[place].verdict for line in lines)  # type: ignore[union-attr]
         if len(lines) == 1:
             clauses.append(f"{name}: {next(iter(found))}")
             continue

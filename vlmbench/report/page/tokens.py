@@ -152,7 +152,7 @@ def sweeps_of(story: Story, stories: Sequence[Story]) -> list[list[Piece]]:
     if not others:
         return []
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return [["No token was swept in the run chosen above (", bold(story.label), "): these prices are of ",
+    return [["No token was swept in the run chosen above (", bold(story.label), "): the prices here are of ",
              bold("; ".join(others[:3])), f"{more}."]]  # fmt: skip
 
 
