@@ -247,11 +247,11 @@ function si(value) {
 // A name beside its point, on the first side where it covers no other name or point; where none is free, to the right.
 function nameAt(svg, text, cx, cy, taken, left, right) {
   const w = text.length * 6.4;
-  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4], [cx - w / 2, cy - 11], [cx - w / 2, cy + 20], [cx + 10, cy - 16], [cx + 10, cy + 20], [cx - 10 - w, cy - 16], [cx - 10 - w, cy + 20]];
-  const free = ([x1, base]) => x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 3 < c || base - 10 > d);
+  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4], [cx - w / 2, cy - 12], [cx - w / 2, cy + 20], [cx + 10, cy - 16], [cx + 10, cy + 20], [cx - 10 - w, cy - 16], [cx - 10 - w, cy + 20]];
+  const free = ([x1, base]) => x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 2 < c || base - 9 > d);
   const [x1, base] = sides.find(free) || (cx > right - w - 10 ? sides[1] : sides[0]);
   svg.append(draw("text", { class: "s", x: x1, y: base }, text));
-  taken.push([x1, x1 + w, base - 10, base + 3]);
+  taken.push([x1, x1 + w, base - 9, base + 2]);
 }
 
 function paintRoof(svg, width) {
@@ -270,7 +270,7 @@ function paintRoof(svg, width) {
     svg.append(draw("path", { class: "whisker", d: `M${x(at)} ${y(at * peaks[1])}L${x(ridge)} ${y(peaks[0])}H${width - 6}` }));
     svg.append(draw("text", { class: "s", x: width - 6, y: y(peaks[0]) - 5, "text-anchor": "end" }, `${si(peaks[0])}FLOP/s, ${si(peaks[1])}B/s`));
   }
-  const named = new Set(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 6, x(intensity) + 6, y(rate) - 6, y(rate) + 6]);
+  const named = new Set(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 5, x(intensity) + 5, y(rate) - 5, y(rate) + 5]);
   if (peaks) taken.push([width - 160, width, y(peaks[0]) - 15, y(peaks[0]) - 2]);
   svg.append(draw("text", { class: "s m", x: 0, y: 11 }, "FLOP a second"));
   for (const [code, intensity, rate, point] of found.points) {
