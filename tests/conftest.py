@@ -11,12 +11,17 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 from omegaconf import DictConfig
 
 from tests.browser import browser, chromium  # noqa: F401
 from tests.command_line import command_line
 from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
+
+# A busy machine makes one example of a property slow; that says nothing of the property.
+settings.register_profile("vlmbench", deadline=None)
+settings.load_profile("vlmbench")
 
 # `make quick`: rooms whose tests need neither a model nor a process, without the few that take longer than seconds.
 QUICK = (

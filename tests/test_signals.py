@@ -22,6 +22,7 @@ SMALL = (
 DRIVER = """
 import importlib, os, signal, sys
 place, number, when, *sys.argv[1:] = sys.argv[1:]
+signal.signal(int(number), signal.SIG_DFL)  # a test that runs under nohup ignores SIGHUP, and a child inherits that
 module, _, name = place.rpartition(".")
 module = importlib.import_module(module)
 original = getattr(module, name)

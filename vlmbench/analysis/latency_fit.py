@@ -191,6 +191,9 @@ def _measured(frame: Any, rows: int) -> NDArray[np.bool_]:
     return keep
 
 
+_UNNAMED = {"nan", "None"}  # rows from before the column was there say nothing of their runtime
+
+
 def _refuse_mixture(frame: Any, keep: NDArray[np.bool_]) -> None:
     """A law is of one runtime.
 
@@ -199,7 +202,7 @@ def _refuse_mixture(frame: Any, keep: NDArray[np.bool_]) -> None:
     """
     if "runtime" not in frame:
         return
-    names = sorted(set(np.asarray(frame["runtime"], dtype=object)[keep].astype(str)))
+    names = sorted(set(np.asarray(frame["runtime"], dtype=object)[keep].astype(str)) - _UNNAMED)
     if len(names) > 1:
         raise InputError(
             f"a latency model is of one runtime, and the rows are of {', '.join(names)}\n"

@@ -129,5 +129,5 @@ def _renumbered(value: Any, keep: list[int]) -> Any:
 def _split(total: int, shares: list[int]) -> list[int]:
     """``total`` split in the proportion of ``shares``, each part at least 1."""
     parts = [max(total * share // sum(shares), 1) for share in shares]
-    parts[0] += total - sum(parts)
+    parts[parts.index(max(parts))] += total - sum(parts)
     return parts
