@@ -23,8 +23,9 @@ def test_planted_ratios_come_back() -> None:
     assert encoder["ratio"]["value"] == pytest.approx(0.99)
     assert (decode["ratio"]["value"], decode["runs"]) == (1.0, 29)
     assert agreement_words([encoder, decode]) == [
-        "The marks beside the engine's own figures, medians of 30 runs: vision encoder with projector 0.9900 × "
-        "engine_encoder_forward; first until last token 1.0000 × engine_decode_time."
+        "The marks beside the engine's own figures, medians: vision encoder with projector 0.9900 × "
+        "engine_encoder_forward (0.9900–0.9900, 30 runs); first until last token 1.0000 × engine_decode_time "
+        "(1.0000–1.0000, 29 runs)."
     ]
 
 

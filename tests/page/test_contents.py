@@ -351,7 +351,9 @@ def test_a_command_is_quoted_for_a_shell(tmp_path: Path) -> None:
 def test_loads_of_a_server_have_their_section_and_the_first_words(tmp_path: Path) -> None:
     """Three loads are never pooled into one latency; what the server gave under each is a mark and a line."""
     directory = published.served(tmp_path / "served")
-    detail = page_data(directory)["stories"][0]["detail"]
+    data = page_data(directory)
+    assert data["claims"] is None
+    detail = data["stories"][0]["detail"]
     waiting, given, within = map(plain, detail["answer"])
     assert "first token comes after 40.0 ms" in waiting
     assert "with 1 user; after 400 ms" in waiting

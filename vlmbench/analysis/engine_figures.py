@@ -49,5 +49,11 @@ def agreement_words(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say it in a sentence; none where there is nothing to say."""
     if not found:
         return []
-    listed = "; ".join(f"{row['what']} {row['ratio']['value']:.4f} × {row['engine']}" for row in found)
-    return [f"The marks beside the engine's own figures, medians of {found[0]['runs']:,} runs: {listed}."]
+    return [f"The marks beside the engine's own figures, medians: {'; '.join(map(_words, found))}."]
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    ratio = row["ratio"]
+    low, high = ratio["low"], ratio["high"]
+    inside = "no interval" if low is None or high is None else f"{low:.4f}–{high:.4f}"
+    return f"{row['what']} {ratio['value']:.4f} × {row['engine']} ({inside}, {row['runs']:,} runs)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -186,7 +186,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
     values |= model.own_columns()
     if run.prepared.T_video_decode is not None:
         values.update(T_video_decode=run.prepared.T_video_decode, num_frames=run.prepared.num_frames)
-    values["T_request"] = sum(values.get(name) or 0.0 for name in (*HOST_PARTS, "T_total"))
+    values["T_request"] = sum(values[name] for name in _host_parts(values)) + T_total
     used = host.columns()
     values.update(used)
     flags = [*(["gc_pause"] if len(collected) > collections_before else []), *busy_flags(used, T_total)]
@@ -201,7 +201,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         if "T_setup" in values:  # the timeline was watched
             values["vision_encoded"] = "T_vision_encoder" in values
     if "TTFT_model" in values:
-        before = sum(values.get(name) or 0.0 for name in HOST_PARTS if name != "T_detokenize")
+        before = sum(values[name] for name in _host_parts(values) if name != "T_detokenize")
         values["TTFT"] = before + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
 
@@ -232,3 +232,8 @@ def _timed_generate(
     end = time.perf_counter_ns()
     host.leave()
     return tokens, (end - begin) / 1e6
+
+
+def _host_parts(values: Mapping[str, Any]) -> list[str]:
+    """The parts of a request around ``generate()``; only the decoding of a clip may be absent: images have none."""
+    return [name for name in HOST_PARTS if name != "T_video_decode" or name in values]

@@ -16,6 +16,7 @@ from vlmbench.analysis.claims import (
     token_kinds_differ,
 )
 from vlmbench.report.page.cells import cell, known, share_span, table
+from vlmbench.report.page.loads import loads
 from vlmbench.report.page.overview import unlike
 from vlmbench.report.page.stories import Story
 from vlmbench.schema import label_of
@@ -64,8 +65,11 @@ def _said(lines: Sequence[tuple[Story, Told, Told, Told]]) -> str:
 
 
 def told(story: Story) -> tuple[Told, Told, Told]:
-    """The verdicts on a story's runs: tail, bottleneck, kinds of tokens."""
-    summary = story.main.summary if story.main and story.main.is_phase1 else {}
+    """The verdicts on a story's runs: tail, bottleneck, kinds of tokens; none of requests under several loads, which
+    are never pooled.
+    """
+    part = story.main
+    summary = part.summary if part and part.is_phase1 and loads(part) is None else {}
     return tail_is_the_problem(summary), language_model_is_the_bottleneck(summary), token_kinds_differ(story.comparison)
 
 
