@@ -2,25 +2,29 @@
 # The runs behind docs/results on one card, part by part as scripts/results.txt lists them.
 #
 #   scripts/results.sh DIR                  every part in its order, each within its time
-#   scripts/results.sh DIR PART…            these; PART may be a pattern: 'llava_*_phase1'
+#   scripts/results.sh DIR PART…            these; PART may be a pattern: 'llava_*'
 #   SECONDS_LEFT=580 scripts/results.sh DIR begins no part that does not fit into what is left
+#   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
 #   SMALL=1 scripts/results.sh DIR          the tiny model and few runs: tries every command on any machine
 #
-# A part that is done is left as it is, one that was cut short goes on where it stopped. Rows only: the reports are made
-# from them anywhere, by `python -m vlmbench experiment=report runs=DIR`. DIR/parts.tsv says how each part ended.
+# On a host of several cards, one call for each (CUDA_VISIBLE_DEVICES, taskset) with the parts of one model. A part that is
+# done is left as it is, one that was cut short goes on where it stopped. The reports are made anew from the rows anywhere,
+# by `python -m vlmbench experiment=report runs=DIR/PART`. DIR/parts.tsv says how each part ended.
 set -uo pipefail
+shopt -s extglob
 out=${1:?DIR}; shift
 python=${PYTHON:-python3}
-manifest="$(dirname "$0")/results.txt"
-mkdir -p "$out"
-phase1='dataset.num_samples=404 output.tokens=16 measurement.bare_every=0 measurement.reference=false measurement.trace_requests=5'
-sweep='measurement.bare_every=0 measurement.stopping.min_samples=20 measurement.stopping.max_samples=40'
+here=$(dirname "$0")
+study="--config-dir $here/results experiment=measured"
+phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
+arms='experiment=interventions sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8 measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
 small=()
 if [ -n "${SMALL:-}" ]; then
-    phase1='dataset.num_samples=6 output.tokens=4 measurement.bare_every=0 measurement.reference=false'
-    sweep='measurement.bare_every=0 measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
+    phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false'
+    arms='experiment=interventions sweep.axes.intervention.keep=[1,0.5] output.tokens=2 measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
     small=(model=tiny)
 fi
+mkdir -p "$out"
 
 wanted() { # whether a part was asked for
     local name=$1 pattern; shift
@@ -42,20 +46,25 @@ while IFS='|' read -r name limit arguments; do
         echo "=== $name: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $limit s)"
         continue
     fi
+    [ -n "${SMALL:-}" ] && arguments=${arguments/\{study\}_*([^ ])/"{study}_small"}
+    arguments=${arguments//\{study\}/$study}
     arguments=${arguments//\{phase1\}/$phase1}
-    arguments=${arguments//\{sweep\}/$sweep}
+    arguments=${arguments//\{arms\}/$arms}
     read -ra words <<<"$arguments"
+    path=${PYTHONPATH:-}
+    [[ $arguments == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path
     echo "=== $name: python -m vlmbench ${words[*]}"
     began=$SECONDS
-    "$python" -m vlmbench "${words[@]}" "${small[@]}" measurement.time_limit_s="$limit" report=none progress=false \
-        output_dir="$out/$name" </dev/null 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-6}"
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" \
+        "$python" -m vlmbench "${words[@]}" "${small[@]}" report=none progress=false output_dir="$out/$name" \
+        </dev/null 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-6}"
     status=${PIPESTATUS[0]}
     printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" >>"$out/parts.tsv"
     echo "=== $name: exit $status after $((SECONDS - began)) s"
     [ "$status" = 0 ] || failed=1
-done <"$manifest"
+done <"$here/results.txt"
 if [ $found = 0 ]; then
-    echo "no part is called '$*'; parts: $(grep -v '^#' "$manifest" | cut -d'|' -f1 | xargs)" >&2
+    echo "no part is called '$*'; parts: $(grep -v '^#' "$here/results.txt" | cut -d'|' -f1 | xargs)" >&2
     exit 2
 fi
 exit $failed
