@@ -24,7 +24,8 @@ if [ ! -e "$venv/.ready-$version" ]; then
     mkdir -p "$site/vllm-$version+cpu.dist-info"
     printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$site/vllm-$version+cpu.dist-info/METADATA"
     uv pip install -q "hydra-core>=1.3.2,<1.4" "hydra-submitit-launcher>=1.2,<2" "datasets>=4,<6" "seaborn>=0.13.2,<0.14" \
-        "pandas>=2.2,<4" "submitit>=1.5.2,<2" jinja2 pyarrow scipy rich psutil pytest pytest-timeout
+        "pandas>=2.2,<4" "submitit>=1.5.2,<2" jinja2 pyarrow scipy rich psutil \
+        pytest pytest-timeout hypothesis
     touch "$venv/.ready-$version"
 fi
 PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$venv/bin/python" -m pytest -m vllm -rs tests/engines/test_vllm.py "$@"

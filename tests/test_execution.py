@@ -150,3 +150,18 @@ class TestCollector:
     def test_rows_say_how_the_collector_was(self) -> None:
         model = PlantedModel(QUICK)
         assert complete(model, prepare(model, in_memory(request(2))), [], []).values["gc"] == "frozen"
+
+
+class Inside(PlantedModel):
+    """Moves inputs and makes text within ``generate()``, as engines do."""
+
+    def own_columns(self) -> dict[str, Any]:
+        return {"T_transfer": None, "T_detokenize": None}
+
+
+def test_what_an_engine_does_inside_is_no_part_around_it() -> None:
+    model = Inside(QUICK)
+    values = complete(model, prepare(model, in_memory(request(4))), [TimelineProbe()], []).values
+    assert values["T_request"] == values["T_preprocess"] + values["T_total"]
+    assert values["TTFT"] == values["T_preprocess"] + values["TTFT_model"]
+    assert values["T_transfer"] is None

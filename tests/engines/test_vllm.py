@@ -17,6 +17,8 @@ import pytest
 
 from tests.endpoint.test_transformers_server import tiny_llava
 from tests.models.test_export import FLOAT, request_of, spec_of
+from vlmbench.engines.vllm.marks import wrapped
+from vlmbench.engines.vllm.start import runner_of
 from vlmbench.errors import ModelError, UnreachablePointError
 from vlmbench.models.loading import load
 from vlmbench.probes.timeline import TimelineProbe
@@ -78,17 +80,30 @@ def test_inputs_and_tokens_are_those_of_eager_transformers(model: Any) -> None:
     ours, theirs = eager.prepare(request), model.prepare(request)
     assert theirs.inputs["input_ids"].tolist() == ours.inputs["input_ids"].tolist()
     assert theirs.counts == ours.counts
-    model.announce(theirs)
     assert model.generate(theirs).tolist() == eager.generate(eager.transfer(ours)).tolist()
 
 
 def test_no_cache_serves_a_repeat(model: Any) -> None:
     prepared = model.prepare(in_memory(request_of(2)))
     for _ in range(3):
-        model.announce(prepared)
         model.generate(prepared)
         assert model.own_columns()["engine_encoder_runs"] == 1
     assert run(model, request_of(2), watched=False)["engine_encoder_runs"] == 1
+
+
+def test_equal_images_of_a_batch_are_each_encoded(model: Any) -> None:
+    seen = []
+
+    def make(call: Callable[..., Any]) -> Callable[..., Any]:
+        def embed(**inputs: Any) -> Any:
+            seen.append(len(inputs["image_grid_thw"]))
+            return call(**inputs)
+
+        return embed
+
+    with wrapped(runner_of(model.engine).get_model(), "embed_multimodal", make):
+        assert run(model, replace(request_of(2), batch_size=3))["num_output_tokens"] == 2
+    assert sum(seen) == 3
 
 
 def test_a_batch_of_different_requests(model: Any) -> None:

@@ -235,5 +235,8 @@ def _timed_generate(
 
 
 def _host_parts(values: Mapping[str, Any]) -> list[str]:
-    """The parts of a request around ``generate()``; only the decoding of a clip may be absent: images have none."""
-    return [name for name in HOST_PARTS if name != "T_video_decode" or name in values]
+    """The parts of a request around ``generate()``: no decoding of a clip where there is none, nothing that an
+    engine does inside (None).
+    """
+    own = [name for name in HOST_PARTS if name != "T_video_decode" or name in values]
+    return [name for name in own if values[name] is not None]

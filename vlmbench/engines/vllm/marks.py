@@ -154,16 +154,18 @@ class Boundaries:
         """Call the criteria once a token, as ``generate()`` does, and count runs of the encoder, until left.
 
         A token counts once every request of the batch that goes on has it. A step that only runs a part of a prompt
-        gives none.
+        gives none. Sampling belongs to what was scheduled last, also where scheduling is asynchronous; there a request
+        that ends by itself is sampled once more, which the timeline calls an undone step.
         """
         runner, core = runner_of(self.engine), self.engine.engine_core.engine_core
         scheduler = core.scheduler
-        due: list[Mapping[str, int]] = []
+        scheduled: Mapping[str, int] = {}
 
         def scheduling(call: Call) -> Call:
             def schedule(*args: Any, **kwargs: Any) -> Any:
+                nonlocal scheduled
                 output = call(*args, **kwargs)
-                due.append(output.num_scheduled_tokens)
+                scheduled = output.num_scheduled_tokens
                 return output
 
             return schedule
@@ -171,7 +173,7 @@ class Boundaries:
         def sampling(call: Call) -> Call:
             def sample(*args: Any, **kwargs: Any) -> Any:
                 result = call(*args, **kwargs)
-                for name in due.pop(0) if due else ():
+                for name in scheduled:
                     request = scheduler.requests.get(name)
                     if request is not None and request.num_computed_tokens >= request.num_prompt_tokens:
                         steps.tokens[name] = steps.tokens.get(name, 0) + 1

@@ -172,7 +172,7 @@ class VllmModel:
             )
         except Exception as error:
             own = type(error).__module__.startswith("vllm")
-            if own and "maximum" in str(error) and "length" in str(error):
+            if "maximum model length" in str(error) or (own and "maximum" in str(error) and "length" in str(error)):
                 raise UnreachablePointError(f"longer than runtime.max_model_len: {first_line(error)}") from error
             if own or isinstance(error, ValueError | TypeError | IndexError | KeyError):
                 raise SampleError(f"vLLM's processor refuses the request: {first_line(error)}") from error
@@ -200,9 +200,8 @@ class VllmModel:
         """Nothing: the engine moves inputs to the device itself, within ``generate``."""
         return prepared
 
-    def announce(self, prepared: Prepared) -> None:  # noqa: ARG002 – the protocol's
-        """Forget encoded images, outside any clock: a request that is run again is encoded again."""
-        self.engine.reset_encoder_cache()
+    def announce(self, prepared: Prepared) -> None:
+        """Nothing: nobody shares the model."""
 
     def listen(self, told: Told) -> Callable[[], None]:
         """Tell where stages begin and end, until the function that is returned is called."""
@@ -234,13 +233,10 @@ class VllmModel:
         with self.boundaries.counted(steps, stopping_criteria or ()):
             assert isinstance(prepared, VllmPrepared)
             for request in prepared.requests:
-                own = copy.copy(request)
-                own.request_id, own.sampling_params = f"run-{next(self._numbers)}", request.sampling_params.clone()
-                own.arrival_time = time.time()
-                internal = self.engine.add_request(own.request_id, own, own.sampling_params)
+                name, internal = self._add(request)
                 steps.tokens[internal] = 0
-                answers[own.external_req_id], texts[own.external_req_id] = [], ""
-                final[own.external_req_id] = internal
+                answers[name], texts[name] = [], ""
+                final[name] = internal
             while self.engine.has_unfinished_requests():
                 for output in self.engine.step():
                     answers[output.request_id] += output.outputs[0].token_ids
@@ -254,6 +250,17 @@ class VllmModel:
         if not all(answers.values()):
             raise MeasurementError("vLLM ended a request without a token")
         return torch.tensor([tokens + tokens[-1:] * (longest - len(tokens)) for tokens in answers.values()])
+
+    def _add(self, request: Any) -> tuple[str, str]:
+        """Add a copy of a request, whose images vLLM takes for new ones; its name outside and inside the engine.
+
+        Equal images would be encoded once and shared, within a batch and across requests.
+        """
+        own, name = copy.copy(request), f"run-{next(self._numbers)}"
+        own.request_id, own.sampling_params = name, request.sampling_params.clone()
+        own.mm_features = [replace(one, identifier=f"{one.identifier}-{name}") for one in request.mm_features or ()]
+        own.arrival_time = time.time()
+        return name, self.engine.add_request(name, own, own.sampling_params)
 
     def _encoder_stats(self) -> Mapping[str, Any]:
         """vLLM's own account of the encoder, summed over requests; empty where it keeps none."""

@@ -162,8 +162,10 @@ def start_engine(
             "see 'vllm serve --help', with underscores for dashes"
         )
     engine_class: Any = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
+    # a server's defaults, such as the tokens of a step: those of the class behind it fit no deployment
+    usage: Any = importlib.import_module("vllm.usage.usage_lib").UsageContext.OPENAI_API_SERVER
     try:
-        engine = engine_class.from_engine_args(arguments(**options))
+        engine = engine_class.from_engine_args(arguments(**options), usage_context=usage)
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
         raise ModelError(
             f"vLLM {vllm.__version__} refuses the model or its arguments: {first_line(error)}\n"
