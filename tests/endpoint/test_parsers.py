@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmbench.engines.endpoint.arrivals import due_times, read_trace
+from vlmbench.engines.endpoint.bodies import chat_body
+from vlmbench.engines.endpoint.dialects import dialect
 from vlmbench.engines.endpoint.prometheus import between, parse
 from vlmbench.engines.endpoint.settings import Load
 from vlmbench.engines.endpoint.sse import EventParser, Kind, chunk_of
 from vlmbench.engines.endpoint.wire import ResponseParser, WireError
 from vlmbench.errors import InputError
+from vlmbench.request import Output, Request, Sample
 
 _CHUNKED = (
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
@@ -170,3 +173,16 @@ def test_a_trace_file(tmp_path: Path) -> None:
 def test_loads_that_cannot_be(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Load(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("salt", ["synthetic_vqa/0/17", "a@b\\c\0", "x" * 500])
+def test_a_salt_is_one_that_vllm_takes(salt: str) -> None:
+    # vLLM 0.32: at most 128 characters, none of @ / \ NUL, else 400 for every request
+    sample = Sample(sample_id="1", question="what", images=())
+    request = Request(sample=sample, output=Output(max_new_tokens=1, forced=True))
+    sent = [
+        json.loads(chat_body(request, model="m", kind=dialect("vllm"), salt=one, extra={}))["cache_salt"]
+        for one in (salt, f"{salt}.")
+    ]
+    assert len(set(sent)) == 2
+    assert all(0 < len(one) <= 128 and not set(one) & set("@/\\\0") for one in sent)

@@ -64,8 +64,8 @@ def chat_body(
         body["stream_options"] = dict(kind.stream_options)
     if request.output.forced:
         body.update(kind.forced)
-    if kind.salted and (prefix_salt or salt):
-        body[kind.salted] = prefix_salt or salt
+    if kind.salted and (own := prefix_salt or salt):
+        body[kind.salted] = hashlib.sha256(own.encode()).hexdigest()  # vLLM refuses a slash, and more than 128 signs
     return json.dumps({**body, **extra}, ensure_ascii=False).encode()
 
 
