@@ -2,14 +2,16 @@
 
     python scripts/kills.py DIR --kills 300 [--minutes 60] [--seed 0] [--kinds phase1 phase2 study …]
 
-Kinds are commands (phase1, phase2, study, multirun, report, report_again: ``experiment=report`` on a finished run),
-engines (cudagraph; closed and open load against a replay server that this script starts) and every intervention. What
-cannot run here is named: ``runtime=compiled`` needs CUDA, ``intervention=quantized`` torchao. Each attempt is a whole
-command line on the tiny model (compose, load, measure, report) in a fork of this process, which has imported everything
-once; so an attempt takes seconds. Three in four kills are SIGKILL, the others SIGTERM, SIGINT or SIGHUP, which must end
-with 130 within seconds. Every row that a store acknowledges goes through a pipe to this process. After each kill all
-JSON files must be whole; a run that came to its end must be ``done`` with status 0, hold every row that was ever
-acknowledged, each once, and the keys of an uninterrupted run of its kind.
+Kinds are commands (phase1, phase2, study, multirun, search: ``hydra/sweeper=optuna``, budget, export, report,
+report_again: ``experiment=report`` on a finished run), engines (cudagraph, uncaptured on a CPU; compiled, by inductor's
+C++ compiler, which transformers only uses on a CPU where it is told to; closed and open load against a replay server
+that this script starts) and every intervention. What cannot run here is named: ``intervention=quantized`` needs torchao
+or bitsandbytes, compiling g++. Each attempt is a whole command line on the tiny model (compose, load, measure, report)
+in a fork of this process, which has imported everything once; so an attempt takes seconds. Three in four kills are
+SIGKILL, the others SIGTERM, SIGINT or SIGHUP, which must end with 130 within seconds. Every row that a store
+acknowledges goes through a pipe to this process. After each kill all JSON files must be whole; a run that came to its
+end must be ``done`` with status 0, hold every row that was ever acknowledged, each once, and the keys of an
+uninterrupted run of its kind.
 
 The state is kept in DIR/kills.json: the same command goes on where it was. DIR/attempts.log says of each attempt when
 it was killed and how it ended. Prints a table by kind. Exit status 1 if anything was lost, doubled, torn or unexpected.
@@ -32,7 +34,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,28 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         for method, arguments in {
             "keep_after_projector": ("sweep.axes.intervention.keep=[1,0.5]",), "keep_in_layer": (), "fastv": (),
             "pyramid_drop": ("intervention.layer=[1,2,3]",), "visionzip": (), "downsample": (), "early_exit": (),
-            "quantized": (),
+            "assisted": (), "quantized": (),
         }.items()
     },
+    "quantized_bitsandbytes": (
+        "experiment=interventions", *_SMALL, "measurement.prompt_tokens=8", "report=none", "intervention=quantized",
+        "intervention.kind=bitsandbytes_8bit",
+    ),
+    "compiled": ("experiment=phase1", *_SMALL, "runtime=compiled", "report=none"),
+    "budget": (
+        "experiment=budget", *_SMALL, "latency_ms=600000", "percentile=50", "measurement.prompt_tokens=8",
+        "measurement.stopping.min_samples=30", "measurement.stopping.max_samples=30", "measurement.image_size=[28,28]",
+        "sweep.axes={output_tokens:[2,3]}", "figures.formats=[png]",
+    ),
+    "export": ("experiment=export", "export_weights=true", "runtime.device=cpu"),
+    "search": (
+        "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.sampler.seed=1", "experiment=phase1", *(one for one in _SMALL if "output." not in one),
+        "output.tokens=choice(2,3,4)", "measurement.costs=false", "figures.formats=[png]", "objective=T_request.p50",
+    ),
 }  # fmt: skip
+_ENDS = {"budget": (0, 2)}  # 2: its few runs are worth too little to tell whether the promise is kept
+_NEEDS = {"quantized": "torchao", "quantized_bitsandbytes": "bitsandbytes", "search": "optuna"}
 _SIGNALS = (signal.SIGKILL,) * 9 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_S = 600.0
 _UNHEARD_S = 20.0  # a signal to stop that a process outlives by so much was not heard
@@ -137,10 +157,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
     options = parser.parse_args()
-    print(f"seed {options.seed}; not tried: compiled (needs CUDA)", flush=True)
-    if "quantized" in options.kinds and importlib.util.find_spec("torchao") is None:
-        options.kinds.remove("quantized")
-        print("not tried: quantized (torchao is not installed)", flush=True)
+    print(f"seed {options.seed}", flush=True)
+    absent = {kind: package for kind, package in _NEEDS.items() if importlib.util.find_spec(package) is None}
+    absent |= {} if shutil.which("g++") else {"compiled": "g++"}
+    for kind in {*options.kinds} & absent.keys():
+        options.kinds.remove(kind)
+        print(f"not tried: {kind} ({absent[kind]} is not installed)", flush=True)
     root = options.directory.resolve()
     root.mkdir(parents=True, exist_ok=True)
     state, until = _stored(root), time.monotonic() + 60 * options.minutes
@@ -203,7 +225,7 @@ class Kind:
             shutil.rmtree(whole, ignore_errors=True)
             self._begin(whole)
             done = attempt(self.name, whole, None, None)
-            if done.status != 0:
+            if done.status not in _ENDS.get(self.name, (0,)):
                 raise SystemExit(f"an uninterrupted run of {self.name} ended with {done.status}; see {whole}.log")
             took.write_text(json.dumps([done.seconds, done.after_s]))
         self.expected = set(_stored_keys(whole))
@@ -264,15 +286,17 @@ class Kind:
             state.problems.append(f"{run}: went on for {done.outlived_s:.0f} s after {number and number.name}")
         if died and number is not signal.SIGKILL:
             state.problems.append(f"{run}: {number and number.name} ended it with {done.status}, not with 130")
-        if done.status == 0:
+        if done.status in _ENDS.get(self.name, (0,)):
             self.seconds, self.after_s = min(self.seconds, done.seconds), min(self.after_s, done.after_s)
             self._check_end(run, state)
         elif not died and done.status != 130:
             state.problems.append(f"{run}: exit status {done.status} after {number and number.name}")
+            run.mkdir(exist_ok=True)
             (run / "checked").touch()
 
     def _remember(self, run: Path, acknowledged: set[Key]) -> None:
-        run.mkdir(exist_ok=True)
+        if self.name != "export":
+            run.mkdir(exist_ok=True)
         with (self.folder / f"{run.name}.acknowledged").open("a") as file:
             file.writelines(json.dumps(key) + "\n" for key in sorted(acknowledged))
 
@@ -305,10 +329,12 @@ class Kind:
         for path in run.rglob("records.jsonl"):
             bad = [n for n, line in enumerate(path.read_bytes().splitlines(), 1) if not line.startswith(b'{"')]
             counts["torn"] += len(bad)
+        if self.name == "export" and (unlike := _unlike(run, self.folder / "whole")):
+            state.problems.append(f"{run}: {unlike[:3]} are not as in an uninterrupted export")
         for path in run.rglob("outcome.json"):
-            if json.loads(path.read_bytes())["state"] != "done":
+            if (ended := json.loads(path.read_bytes()))["state"] != "done" and ended["exit_status"] != 2:
                 state.problems.append(f"{path}: not done at exit status 0")
-        if left := [str(path) for path in run.rglob(".*.part")]:
+        if left := [str(path) for path in (*run.rglob(".*.part"), *run.parent.glob(".*.part"))]:
             state.problems.append(f"{run}: half-written files stay: {left[:3]}")
         (run / "checked").touch()
 
@@ -378,6 +404,9 @@ def _child(name: str, run: Path, writer: int) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         _tell(run, writer)
+        if name == "compiled":
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run.parent / "compiled_code")
+            _compile_on_a_cpu()
         from vlmbench.cli.main import main as command_line
 
         command_line()
@@ -426,6 +455,37 @@ def _stored_keys(run: Path) -> Iterator[Key]:
                 yield (name, row["point_id"], row["sample_id"], row["repeat"], row["mode"])
 
 
+def _unlike(one: Path, other: Path) -> list[str]:
+    """Names of files that only one of two folders has, or that differ."""
+    names = {path.name for folder in (one, other) for path in folder.iterdir()}
+    pairs = {name: (one / name, other / name) for name in names}
+    return sorted(
+        name for name, (a, b) in pairs.items() if not (a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes())
+    )
+
+
+def _compile_on_a_cpu() -> None:
+    """Let transformers compile where there is no CUDA, in this process alone."""
+    from transformers.generation import GenerationMixin
+
+    from vlmbench.models import loading
+
+    may, where = GenerationMixin._valid_auto_compile_criteria, loading._placement
+
+    def told(self: Any, arguments: Any, config: Any) -> bool:
+        from transformers import CompileConfig
+
+        config.compile_config = CompileConfig(mode="default")
+        config.compile_config._compile_all_devices = True
+        return bool(may(self, arguments, config))
+
+    def anywhere(runtime: Any, team: Any) -> Any:
+        return where(replace(runtime, compile=False), team)
+
+    GenerationMixin._valid_auto_compile_criteria = told
+    loading._placement = anywhere
+
+
 def _skipped(run: Path) -> set[tuple[str, str, str]]:
     """(directory, point, sample) of requests that were given up because processes died in them."""
     found = set()
@@ -445,6 +505,7 @@ def _import_everything() -> None:
 
     mpl.use("Agg")
     torch.set_num_threads(1)
+    import torch._dynamo  # before modules of its own are imported one by one
     import transformers
 
     import vlmbench.cli.main

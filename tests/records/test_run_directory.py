@@ -243,7 +243,7 @@ FOREIGN = [
     line(repeat=True), line(mode=["bare"]), line(mode="else"), line(status={}), line(status="fine"), line(session=None),
     line(schema_version="1"), line(T_total=float("inf")), line(T_total=float("nan")), line(T_total=1e300),
     line(T_total="12"), line(T_total=[1]), line(T_total=True), line(TTFT={}), line(num_input_tokens="7"),
-    line(num_input_tokens=10**400), line(flops_total=-1e99), line(flags="gc"), line(reason=[]), line(ITL="x"),
+    line(num_input_tokens=10**400), line(flops_total=-1e99), line(flags="gc"), line(flags=[[]]), line(reason=[]), line(ITL="x"),
     line(ITL=[float("nan")]), line(ITL=[[1]]), line(ITL=[1e99]), line(ITL=[10**30]), line(ITL=["1"]),
     line().replace(b'"T_total": 1.5', b'"T_total": 1e999'), line().replace(b"1.5", b"-Infinity"), b"[1, 2]\n", b"7\n",
     b"null\n", b'"row"\n', b"{}\n", b"\x00" * 50 + b"\n", b"\xff\xfe{}\n", b"[" * 50_000 + b"\n", b"9" * 100_000 + b"\n",

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmbench.errors import MeasurementError
-from vlmbench.records.files import strict, write_json, write_whole
+from vlmbench.errors import InputError, MeasurementError
+from vlmbench.records.files import strict, whole_folder, write_json, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -104,3 +104,24 @@ def test_strict_is_always_storable_and_idempotent(value: object) -> None:
     plain = strict(value)
     text = json.dumps(plain, allow_nan=False)
     assert strict(json.loads(text)) == plain
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    """What a writer that was killed left is removed by the next, unless that writer lives."""
+    (tmp_path / ".served.gone.part").mkdir()
+    (tmp_path / ".served.gone.part" / "config.json").touch()
+    with pytest.raises(MeasurementError), whole_folder(tmp_path / "served") as made:
+        made.rmdir()
+    assert not list(tmp_path.iterdir())
+    for place in (tmp_path / "served", tmp_path / "mount"):
+        (tmp_path / "mount").mkdir(exist_ok=True)
+        with whole_folder(place) as made, whole_folder(tmp_path / f"{place.name}.2") as other:
+            for folder in (made, other):
+                (folder / "config.json").touch()
+            if place.name == "served":
+                assert not place.exists()
+        assert [path.name for path in place.iterdir()] == ["config.json"]
+        with pytest.raises(InputError, match="is not empty"), whole_folder(place):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"served", "served.2", "mount", "mount.2"}
+    assert stat.S_IMODE((tmp_path / "served").stat().st_mode) == stat.S_IMODE((tmp_path / "mount").stat().st_mode)

@@ -367,7 +367,7 @@ class LatencyModel:
                 provenance=content["provenance"],
                 uncertainty=_uncertainty(content.get("uncertainty"), sum(len(one.features) for one in stages.values())),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"'{path}' is not a latency model of version {MODEL_SCHEMA_VERSION} ({type(error).__name__}: {error})\n"
                 "Give the latency_model.json that a phase 2, phase 3 or comparison run wrote."

@@ -196,6 +196,7 @@ def _check_vllm(job: Job) -> None:
 def _export(job: Job) -> int:
     """Write the model's folder for servers to ``output_dir``."""
     from vlmbench.models.export import export
+    from vlmbench.records.files import whole_folder
 
     settings = job.settings
     if not settings.output_dir:
@@ -203,13 +204,10 @@ def _export(job: Job) -> int:
             "experiment=export needs the folder to write (got output_dir=null)\n"
             "python -m vlmbench experiment=export model=NAME output_dir=DIR"
         )
-    folder = export(
-        job.build("model"),
-        Path(settings.output_dir),
-        runtime=settings.runtime.options(),
-        weights=settings.export_weights,
-        seed=settings.seed,
-    )
+    folder = Path(settings.output_dir)
+    options = settings.runtime.options()
+    with whole_folder(folder) as made:
+        export(job.build("model"), made, runtime=options, weights=settings.export_weights, seed=settings.seed)
     held = "random weights" if settings.export_weights else "no weights (vLLM: --load-format dummy)"
     say(f"configuration, processor, tokenizer and {held} are in {shown(folder)}")
     return OK

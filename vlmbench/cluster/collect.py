@@ -180,8 +180,10 @@ def read_table(file: Path) -> pa.Table:
         return pa.table({})
     options = pa.json.ReadOptions(block_size=min(max(len(whole), 1 << 16), 1 << 26))
     try:
+        if not whole.isascii():
+            whole.decode()  # Arrow takes what is not UTF-8, and fails where it is asked for
         rows = pa.json.read_json(pa.BufferReader(whole), read_options=options)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         detail(f"{file} is read line by line: {error}")
         rows = _line_by_line(file, pa)
     if not (_has_row_types(rows, pa) and _has_row_values(rows, pa)):  # one rule for all readers: the slow one decides
@@ -193,11 +195,15 @@ def _has_row_types(rows: pa.Table, pa: Any) -> bool:
     """Whether columns have the types that every row of vlmbench has (:func:`vlmbench.records.reading.parse_row`)."""
     types = {field.name: field.type for field in rows.schema}
     numbers = [kind for name, kind in types.items() if name.startswith(NUMBERS)]
+    flags, texts = types.get("flags", pa.null()), [types.get("reason", pa.null())]
+    texts += [flags.value_type] if pa.types.is_list(flags) else []
     return (
         types.keys() >= {*_TEXTS, *_COUNTS}
         and all(pa.types.is_string(types[name]) for name in _TEXTS)
         and all(pa.types.is_int64(types[name]) for name in _COUNTS)
         and all(pa.types.is_integer(k) or pa.types.is_floating(k) or pa.types.is_null(k) for k in numbers)
+        and (pa.types.is_list(flags) or pa.types.is_null(flags))
+        and all(pa.types.is_string(k) or pa.types.is_null(k) for k in texts)
     )
 
 

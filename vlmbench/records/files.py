@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlmbench.errors import MeasurementError
+from vlmbench.errors import InputError, MeasurementError
 from vlmbench.hiding import without_secret_texts
 
 NO_LINK = (
@@ -105,6 +108,67 @@ def strict(value: Any) -> Any:
     else:
         plain = strict(str(value))
     return plain
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder as a whole: yield an empty one, whose content is at its place once the block ends without an error.
+
+    Until then it lies beside that place, or within it where the folder is there already (it may be a mount, or where
+    the user stands). What writers that were killed left half-made is removed first.
+
+    Args:
+        folder: that is not there, or is empty.
+
+    Raises:
+        InputError: it is not empty.
+        MeasurementError: the disk is full or may not be written there.
+    """
+    folder = folder.absolute()
+    here = folder if folder.is_dir() else folder.parent
+    prefix = f".{folder.name[:64]}."
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        for stray in here.glob(f"{glob.escape(prefix)}*{_PART}"):
+            with suppress(BlockingIOError, NotADirectoryError), _locked(stray):
+                shutil.rmtree(stray)
+        if folder.is_file() or (here == folder and any(folder.iterdir())):
+            raise InputError(f"'{folder}' is not empty, and this would be mixed with what is there\ngive a new folder")
+        made = Path(tempfile.mkdtemp(dir=here, prefix=prefix, suffix=_PART))
+    except OSError as error:
+        raise MeasurementError(_cannot(folder, error)) from error
+    try:
+        with _locked(made):
+            yield made
+            made.chmod(_umask_mode() | _umask_mode() >> 2 & 0o111)  # who may read it may enter it
+            if here != folder:
+                made.rename(folder)
+            else:
+                for path in made.iterdir():
+                    path.rename(folder / path.name)
+                made.rmdir()
+        sync_folder(here)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise MeasurementError(_cannot(folder, error)) from error
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which falls with its holder.
+
+    Raises:
+        BlockingIOError: a living process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -181,7 +181,8 @@ def _is_row(row: Mapping[str, Any]) -> bool:
         return False
     if row["mode"] not in MODES or row["status"] not in STATUSES or row.get("ITL") is not None:
         return False
-    if not isinstance(row.get("flags", []), list) or not isinstance(row.get("reason"), str | None):
+    flags = row.get("flags", [])
+    if not isinstance(flags, list) or not all(isinstance(text, str | None) for text in (*flags, row.get("reason"))):
         return False
     for name, value in row.items():
         kind = type(value)
