@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,11 @@ from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
 from vlmbench.engines.static_cache import window_for, windows
-from vlmbench.errors import DeviceError, UnreachablePointError, first_line
+from vlmbench.errors import DeviceError, MeasurementError, UnreachablePointError, first_line
 from vlmbench.models.filled_cache import LAYOUT_TOKENS, first_tokens
 
 if TYPE_CHECKING:
-    from vlmbench.models.protocol import Anatomy, Prepared
+    from vlmbench.models.protocol import Anatomy, InReplays, Prepared
     from vlmbench.models.runtime import Runtime
     from vlmbench.models.spec import ModelSpec
     from vlmbench.models.transformers_model import TransformersModel
@@ -97,10 +97,11 @@ class GraphLoop:
     _graphs: StageGraphs = field(init=False)
     _layers: int = field(init=False)
     _states: dict[int, DecodeState] = field(init=False, default_factory=dict)
-    _steps: dict[tuple[int, int, bool], Play] = field(init=False, default_factory=dict)
+    _steps: dict[tuple[int, int, bool], tuple[Step, Play]] = field(init=False, default_factory=dict)
     _ready: set[tuple[Any, ...]] = field(init=False, default_factory=set)
     _report: _Report = field(init=False, default_factory=_Report)
     _capacity: int = field(init=False, default=0)
+    _method: InReplays | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         refuse_unfit(self.module)
@@ -135,17 +136,18 @@ class GraphLoop:
             prepared: the request, whose shapes and output count.
             inputs: gives its inputs on the device; called only where something must be captured.
         """
-        output, key = prepared.output, _shapes(prepared.inputs)
+        output, key = prepared.output, self._key(prepared)
         if "input_ids" not in prepared.inputs:
             refuse(self.module, f"its inputs are {', '.join(prepared.inputs)}, without input_ids")
         if prepared.cached is not None:
             return self._ready_over_cache(prepared, inputs)
         batch, prompt = prepared.inputs["input_ids"].shape
-        if key in self._ready and self._has_steps(batch, prompt, output.max_new_tokens - 1, forced=output.forced):
+        left = self._left(prompt)
+        if key in self._ready and self._has_steps(batch, left, output.max_new_tokens - 1, forced=output.forced):
             return 0.0
         begin = time.perf_counter()
         with torch.no_grad():
-            self._capture(inputs(), output)
+            self._capture(inputs(), prepared)
         self._ready.add(key)
         took = time.perf_counter() - begin
         self._report.seconds += took
@@ -163,7 +165,7 @@ class GraphLoop:
                 # A few tokens make the cache, whatever the length is.
                 few = first_tokens(inputs(), LAYOUT_TOKENS)
                 try:
-                    kwargs = self._prefill(few, state, forced=forced)
+                    kwargs, _ = self._prefill(few, state, forced=forced)
                     self._capture_steps(state, self._windows(held, steps), kwargs, forced=forced)
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
                     name = type(self.module).__name__
@@ -189,20 +191,68 @@ class GraphLoop:
     def _windows(self, held: int, steps: int) -> Iterator[int]:
         return windows(held + 1, held + steps, step=self.settings.cache_step)
 
-    def _capture(self, inputs: Mapping[str, Any], output: Output) -> None:
+    @contextmanager
+    def under(self, method: InReplays, prepared: Prepared) -> Iterator[None]:
+        """Run requests under a method: with graphs of its own where it changes what a stage does or is given.
+
+        Graphs of the model as it is, and all steps of the decode, are shared.
+
+        Args:
+            method: attached, and begun with ``prepared``.
+            prepared: the request that runs within; after a capture, which uses its hooks up, the method begins again.
+        """
+        inside = method.inside()
+        self._method, self._graphs.anew = method, method.anew
+        for stage in self._graphs.stages:
+            stage.variant = inside.get(stage.name)
+        try:
+            yield
+        finally:
+            self._method, self._graphs.anew = None, None
+            for stage in self._graphs.stages:
+                stage.variant = None
+
+    @contextmanager
+    def python(self) -> Iterator[None]:
+        """Run the code that was captured, as Python, for what can be seen only there (which kernels are asked for)."""
+        self._graphs.as_python = True
+        try:
+            yield
+        finally:
+            self._graphs.as_python = False
+
+    def _key(self, prepared: Prepared) -> tuple[Any, ...]:
+        """What a capture of the prefill depends on: the shapes of all inputs, and what a method does with them."""
+        method = self._method
+        changed = () if method is None else (*method.left(), *sorted(method.inside().items()))
+        return (*_shapes(prepared.inputs), *changed)
+
+    def _left(self, prompt: int) -> int:
+        """Tokens of the prompt that the first layer stores."""
+        return prompt if self._method is None else self._method.left()[0]
+
+    def _begin_again(self, prepared: Prepared) -> None:
+        if self._method is not None:
+            self._method.begin(prepared)
+
+    def _capture(self, inputs: Mapping[str, Any], prepared: Prepared) -> None:
         batch, prompt = inputs["input_ids"].shape
+        output, left = prepared.output, self._left(prompt)
         state, forced = self._state(batch, prompt + output.max_new_tokens), output.forced
+        self._begin_again(prepared)
         try:
             self._prefill(inputs, state, forced=forced)  # uncaptured: makes the cache
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             refuse(self.module, f"its prefill fails with a cache that stays ({first_line(error)})")
-        if state.cache.prefilled != prompt:
-            refuse(self.module, f"it stores {state.cache.prefilled} tokens for a prompt of {prompt}")
+        if state.cache.stored[0] != left:
+            refuse(self.module, f"it stores {state.cache.stored[0]} tokens for a prompt of {left}")
+        self._begin_again(prepared)
         with self._graphs.learn():
-            kwargs = self._prefill(inputs, state, forced=forced)
-        self._capture_steps(state, self._windows(prompt, output.max_new_tokens - 1), kwargs, forced=forced)
+            kwargs, _ = self._prefill(inputs, state, forced=forced)
+        self._capture_steps(state, self._windows(left, output.max_new_tokens - 1), kwargs, forced=forced)
+        self._begin_again(prepared)
 
     def _capture_steps(
         self, state: DecodeState, wanted: Iterator[int], kwargs: Mapping[str, Any], *, forced: bool
@@ -227,7 +277,9 @@ class GraphLoop:
         self._states[batch] = state
         return state
 
-    def _capture_step(self, state: DecodeState, window: int, kwargs: Mapping[str, Any], *, forced: bool) -> Play:
+    def _capture_step(
+        self, state: DecodeState, window: int, kwargs: Mapping[str, Any], *, forced: bool
+    ) -> tuple[Step, Play]:
         step = Step(
             module=self.module,
             forward=self._forward,
@@ -243,7 +295,7 @@ class GraphLoop:
         why_not = self.recorder.obstacle(step)
         if why_not is not None:
             refuse(self.module, f"its decode step cannot be captured: {why_not}")
-        return self.recorder.record(step)
+        return step, self.recorder.record(step)
 
     def _choice(self, *, forced: bool) -> Choice:
         return Choice(eos=self._eos, pad=self._pad, forced=forced)
@@ -256,8 +308,8 @@ class GraphLoop:
 
         Args:
             prepared: transferred inputs.
-            criteria: called after every new token, as ``generate()`` calls stopping criteria; what they answer is
-                not used.
+            criteria: called after every new token with the answer and the token's logits, as ``generate()`` calls
+                stopping criteria; what they answer is not used.
         """
         output = prepared.output
         if prepared.cached is None:  # else the caller made it ready, or there is nothing to go on from
@@ -267,14 +319,17 @@ class GraphLoop:
             state = self._states[batch]
             if prepared.cached is None:
                 with self._graphs.installed():
-                    self._prefill(prepared.inputs, state, forced=output.forced)
+                    _, first = self._prefill(prepared.inputs, state, forced=output.forced)
             else:
+                first = None
                 self._resume(prepared.inputs, state)
-            tokens = self._decode(state, prompt, output, made=int(prepared.cached is None), criteria=criteria)
+            tokens = self._decode(state, self._left(prompt), output, first=first, criteria=criteria)
             return state.answer[:, :tokens].clone()
 
-    def _prefill(self, inputs: Mapping[str, Any], state: DecodeState, *, forced: bool) -> Mapping[str, Any]:
-        """From inputs to the first token; what the model's class is handed besides ids, mask and positions."""
+    def _prefill(
+        self, inputs: Mapping[str, Any], state: DecodeState, *, forced: bool
+    ) -> tuple[Mapping[str, Any], torch.Tensor]:
+        """From inputs to the first token: (what the model's class is handed besides ids, mask and positions; logits)."""
         ids = inputs["input_ids"]
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask
@@ -286,7 +341,8 @@ class GraphLoop:
         positions = inputs.get("position_ids")
         if positions is None and self._takes_positions:
             positions = self.module._prepare_position_ids_for_generation(ids, {**kwargs, "attention_mask": mask})
-        state.begin(mask, positions)
+        left = self._left(ids.shape[1])  # of rows without padding, where a method leaves fewer
+        state.begin(mask[:, :left], positions)
         model_inputs = self.module.prepare_inputs_for_generation(
             ids,
             past_key_values=state.cache,
@@ -296,8 +352,12 @@ class GraphLoop:
             **kwargs,
         )
         logits = self.module(**model_inputs, return_dict=True).logits[:, -1]
+        if self._method is not None and state.cache.stored != self._method.left():
+            raise MeasurementError(
+                f"the layers stored {state.cache.stored} tokens where the method says {self._method.left()}"
+            )
         self._choice(forced=forced)(state, logits)
-        return kwargs
+        return kwargs, logits
 
     def _resume(self, inputs: Mapping[str, Any], state: DecodeState) -> None:
         """Make ready for a request of which the cache holds all tokens but the last, as after a step that chose it."""
@@ -309,26 +369,33 @@ class GraphLoop:
         state.token.copy_(ids[:, -1:])
 
     def _decode(
-        self, state: DecodeState, prompt: int, output: Output, *, made: int, criteria: Sequence[Callable[..., Any]]
+        self,
+        state: DecodeState,
+        held: int,
+        output: Output,
+        *,
+        first: torch.Tensor | None,
+        criteria: Sequence[Callable[..., Any]],
     ) -> int:
-        """All steps after the ``made`` first tokens (1, or 0 without a prefill); how many tokens the answer has."""
+        """All steps after the first token, whose logits are given, or after ``held`` tokens; the answer's length."""
+        made = int(first is not None)
         for criterion in criteria if made else ():
-            criterion(state.answer, None)
+            criterion(state.answer, first)
         may_end = not output.forced and len(self._eos) > 0
         window = 0
         with ExitStack() as stack:
             for tokens in range(made, output.max_new_tokens):
                 if tokens and may_end and self._ended(state):
                     return tokens
-                if prompt + tokens > window:
-                    window = window_for(prompt + tokens, step=self.settings.cache_step)
+                if held + tokens > window:
+                    window = window_for(held + tokens, step=self.settings.cache_step)
                     state.cache.look_at(window)
                     stack.close()
-                    play = self._steps[state.batch, window, output.forced]
-                    stack.enter_context(replaced_forward(self.module, play))
-                self.module()  # its hooks, and between them one replay
+                    step, play = self._steps[state.batch, window, output.forced]
+                    stack.enter_context(replaced_forward(self.module, step if self._graphs.as_python else play))
+                logits = self.module()  # its hooks, and between them one replay
                 for criterion in criteria:
-                    criterion(state.answer, None)
+                    criterion(state.answer, logits)
         return output.max_new_tokens
 
     def _ended(self, state: DecodeState) -> bool:

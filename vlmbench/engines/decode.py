@@ -153,8 +153,8 @@ class Step:
         self._logits = self._run if self.compiler is None else self.compiler(self._run)
         self._refuse_what_it_reads({name for name in constants if name not in self._inputs})
 
-    def __call__(self) -> None:
-        """Run one step."""
+    def __call__(self) -> torch.Tensor:
+        """Run one step; the logits that its token was chosen by, (batch, vocabulary)."""
         state = self.state
         state.seen.index_fill_(1, state.slot, True)
         mask = self._mask()
@@ -164,6 +164,7 @@ class Step:
         if state.positions is not None:
             state.positions.add_(1)
         self.choice(state, logits)
+        return logits
 
     def _shift_of_class(self) -> int:
         """What the class adds to positions (PaliGemma counts from 1); a class without positions counts by itself.

@@ -6,7 +6,7 @@ marks stand outside the graphs and need no knowledge of them. A projector inside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from vlmbench.engines.attention import attention_kernels
 from vlmbench.engines.capture import Play, Recorder
+from vlmbench.engines.static_cache import FixedCache
 from vlmbench.errors import first_line
 
 _Signature = tuple[Any, ...]
@@ -31,6 +32,7 @@ class _Captured:
         play: runs the captured forward; None where it cannot be captured.
         kernels: attention operators that its forward ran, with their numbers.
         why_not: the reason.
+        stored: of each cache among the inputs, what its layers held afterwards.
     """
 
     spec: TreeSpec
@@ -38,6 +40,7 @@ class _Captured:
     play: Play | None
     kernels: Mapping[str, int]
     why_not: str | None = None
+    stored: Sequence[tuple[FixedCache, list[int]]] = ()
 
 
 @dataclass(kw_only=True)
@@ -47,10 +50,12 @@ class Stage:
     Args:
         name: ``vision_encoder``, ``projector`` or ``language_model``.
         module: the module.
+        variant: how a method changes its code; graphs of the code as it is have None.
     """
 
     name: str
     module: torch.nn.Module
+    variant: Hashable = None
     captured: dict[_Signature, list[_Captured]] = field(default_factory=dict)
     part: tuple[Play, Any] | None = None  # set while an outer stage's replay calls this module
 
@@ -62,10 +67,15 @@ class StageGraphs:
     Args:
         recorder: captures.
         stages: outer modules and the modules inside them, in any order.
+        anew: called with a stage's name before each run of its code while it is captured, and after the last: a method
+            that changes the code makes ready for a first run.
+        as_python: run the stages' code in place of replays.
     """
 
     recorder: Recorder
     stages: Sequence[Stage]
+    anew: Callable[[str], None] | None = None
+    as_python: bool = False
     learning: bool = False
     missed: int = 0
     _inside: bool = False
@@ -123,24 +133,30 @@ class StageGraphs:
         return forward
 
     def _run(self, stage: Stage, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.as_python:
+            return original(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        signature = _signature(leaves)
+        signature = (stage.variant, *_signature(leaves))
         same = stage.captured.setdefault(signature, [])
         entry = next((e for e in same if e.spec == spec), None)
         if entry is None:
             if not self.learning:
                 self.missed += 1
                 return original(*args, **kwargs)
-            entry = self._capture(original, leaves, spec)
+            entry = self._capture(stage, original, leaves, spec)
+            self._anew(stage)
             same.append(entry)
         if entry.play is None:
             return original(*args, **kwargs)
         for static, leaf in zip(entry.static, leaves, strict=True):
             if static is not leaf and isinstance(leaf, torch.Tensor):
                 static.copy_(leaf)
-        return entry.play()
+        answer = entry.play()
+        for cache, stored in entry.stored:
+            cache.stored[:] = stored
+        return answer
 
-    def _capture(self, original: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> _Captured:
+    def _capture(self, stage: Stage, original: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> _Captured:
         static = [
             leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, torch.Tensor) else leaf
             for leaf in leaves
@@ -150,21 +166,27 @@ class StageGraphs:
         def work() -> Any:
             return original(*args, **kwargs)
 
+        def first() -> Any:
+            self._anew(stage)
+            return work()
+
         self._inside = True
         try:
             with attention_kernels() as kernels:
-                work()
-            why_not = self.recorder.obstacle(work)
+                first()
+            why_not = self.recorder.obstacle(first)
             if why_not is None:
+                self._anew(stage)
                 play = self.recorder.record(work)
         except RuntimeError as error:
             why_not, kernels = f"its capture failed: {first_line(error)}", {}
         finally:
             self._inside = False
+        stored = [(leaf, list(leaf.stored)) for leaf in leaves if isinstance(leaf, FixedCache)]
         if why_not is not None:
             return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
         if not self.recorder.captures:
-            return _Captured(spec=spec, static=static, kernels=kernels, play=self._alone(play))
+            return _Captured(spec=spec, static=static, kernels=kernels, play=self._alone(play), stored=stored)
         # What a caller does to the answer (adding a field, say) must not reach the next replay's answer.
         outputs, shape = tree_flatten(play())
 
@@ -172,7 +194,11 @@ class StageGraphs:
             play()
             return tree_unflatten(list(outputs), shape)
 
-        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh)
+        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh, stored=stored)
+
+    def _anew(self, stage: Stage) -> None:
+        if self.anew is not None:
+            self.anew(stage.name)
 
     def _alone(self, play: Play) -> Play:
         """Run uncaptured work without looking at the stages inside it as stages of their own."""

@@ -23,18 +23,21 @@ class FixedLayer(CacheLayerMixin):
     Args:
         capacity: slots.
         slot: shape (1,), int64: where the next decode step writes; shared by all layers and advanced by the caller.
+        stored: the cache's list of what the last prefill stored in each layer.
+        index: of this layer in it.
     """
 
     is_compileable = True
     is_sliding = False
     is_croppable = False
 
-    def __init__(self, capacity: int, slot: torch.Tensor) -> None:
+    def __init__(self, capacity: int, slot: torch.Tensor, stored: list[int], index: int) -> None:
         super().__init__()
         self.capacity = capacity
         self.slot = slot
         self.window: int | None = None
-        self.prefilled = 0
+        self._stored = stored
+        self._index = index
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate the slots, zeroed: a masked slot must not hold a NaN."""
@@ -61,7 +64,7 @@ class FixedLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         if self.window is None:
-            self.prefilled = length = key_states.shape[-2]
+            self._stored[self._index] = length = key_states.shape[-2]
             self.keys[:, :, :length].copy_(key_states)
             self.values[:, :, :length].copy_(value_states)
             return key_states, value_states
@@ -97,10 +100,15 @@ class FixedCache(Cache):
         layers: how many.
         capacity: slots of each.
         slot: see :class:`FixedLayer`.
+
+    Attributes:
+        stored: tokens that the last prefill stored in each layer: by the shapes of its keys. A replay runs no Python,
+            so whoever replays puts there what its capture stored.
     """
 
     def __init__(self, *, layers: int, capacity: int, slot: torch.Tensor) -> None:
-        self.fixed = [FixedLayer(capacity, slot) for _ in range(layers)]
+        self.stored = [0] * layers
+        self.fixed = [FixedLayer(capacity, slot, self.stored, index) for index in range(layers)]
         super().__init__(layers=list(self.fixed))
         self.capacity = capacity
 
@@ -121,11 +129,6 @@ class FixedCache(Cache):
             for held in (layer.keys, layer.values):
                 if held is not None:  # a layer may use another's
                     held[:, :, :tokens].normal_()
-
-    @property
-    def prefilled(self) -> int:
-        """Tokens that the last prefill that ran as Python stored in the first layer."""
-        return int(self.fixed[0].prefilled)
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,9 @@ import itertools
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from vlmbench.errors import UnreachablePointError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from vlmbench.interventions.marks import MethodMarks
 
 _COUNTER = itertools.count()
+_AT_WORK: WeakKeyDictionary[Any, AttentionRow] = WeakKeyDictionary()  # by attention module: whom a replay tells
 
 
 class Row(StrEnum):
@@ -40,9 +43,11 @@ class AttentionRow:
         module: the attention module; its forward must ask the attention interface of transformers.
         row: which query.
         marks: where the method's own time is told.
+        loop: that may capture the module's stage: the row then is a part of its own in the replays, between two marks.
     """
 
-    def __init__(self, module: torch.nn.Module, row: Row, marks: MethodMarks) -> None:
+    def __init__(self, module: torch.nn.Module, row: Row, marks: MethodMarks, *, loop: Any = None) -> None:
+        self._loop = loop
         self._module: Any = module
         self._row = row
         self._marks = marks
@@ -55,6 +60,7 @@ class AttentionRow:
         mine._attn_implementation_internal = self._name
         register(self._name, self._forward)
         self._module.config = mine
+        _AT_WORK[module] = self
 
     def arm(self) -> None:
         """Record from the next call on."""
@@ -80,15 +86,32 @@ class AttentionRow:
     def detach(self) -> None:
         """Give the module its configuration back."""
         self._module.config = self._config
+        _AT_WORK.pop(self._module, None)
         unregister(self._name)
         self._parts.clear()
 
     def _forward(self, module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-        if self.armed:
+        def work() -> torch.Tensor:
+            return weights(query, key, attention_mask, self._row, options)
+
+        if self.armed and self._loop is not None and self._loop.recorder.recording:
+            held: list[torch.Tensor] = []
+            again = partial(_replayed, self._module, held)
+            held.append(self._loop.recorder.nested(work, again))
+        elif self.armed:
             self._marks.enter()
-            self._parts.append(weights(query, key, attention_mask, self._row, options))
+            self._parts.append(work())
             self._marks.leave()
         return self._inner(module, query, key, value, attention_mask, **options)
+
+
+def _replayed(module: torch.nn.Module, held: list[torch.Tensor], play: Callable[[], Any]) -> None:
+    """A row in a replay: for the one that is at work now, whichever was when it was captured."""
+    row = _AT_WORK[module]
+    row._marks.enter()
+    play()
+    row._parts.append(held[0].clone())  # the next replay writes to the same memory
+    row._marks.leave()
 
 
 def weights(query: Any, key: Any, mask: Any, row: Row, options: dict[str, Any]) -> torch.Tensor:

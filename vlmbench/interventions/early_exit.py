@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import MeasurementError, UnreachablePointError
-from vlmbench.interventions.language import decoder_layers, language_model
+from vlmbench.interventions.language import decoder_layers, language_model, refuse_captured
 from vlmbench.interventions.protocol import check_share
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Exit:
 
     def __init__(self, model: Any, depth: float, *, method: str) -> None:
         self._method = method
+        refuse_captured(model, method=method)
         self._body: Any = language_model(model, method=method)
         layers = decoder_layers(self._body, method=method)
         architecture = type(model.module).__name__

@@ -49,12 +49,17 @@ class EncoderScores:
                 "rows; use runtime.attn_implementation=sdpa"
             )
         self._has_class = _has_class_token(self._tower)
-        self._row = AttentionRow(seen[0], Row.FIRST if self._has_class else Row.MEAN, marks)
+        loop = getattr(model, "loop", None)
+        self._row = AttentionRow(seen[0], Row.FIRST if self._has_class else Row.MEAN, marks, loop=loop)
         self._order: torch.Tensor | None = None
 
     def begin(self, prepared: Prepared, device: torch.device) -> None:
         """Record the next run; the encoder's own order of patches is worked out here, outside the clock."""
         self._order = _window_order(self._tower, prepared, device)
+        self.anew()
+
+    def anew(self) -> None:
+        """Forget what was recorded, and record from the next call on."""
         self._row.arm()
 
     def take(self, count: int) -> torch.Tensor:

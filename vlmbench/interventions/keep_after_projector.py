@@ -169,6 +169,22 @@ class AfterProjector:
         count = torch.arange(self.kept.shape[0], device=self.kept.device)[None]
         return args, {**kwargs, "position_ids": count}
 
+    def left(self) -> list[int]:
+        """Positions that each decoder layer stores: known on the host."""
+        places = self._places
+        assert places is not None
+        kept = int(places.text.shape[0]) + places.kept(self._keep)
+        return [kept] * len(decoder_layers(self._body, method=self._method))
+
+    def inside(self) -> dict[str, str]:
+        """Scores are taken in the encoder; the language model is the same code with fewer positions."""
+        return {} if self._scores is None else {"vision_encoder": self._selector.name}
+
+    def anew(self, stage: str) -> None:
+        """Take the scores anew."""
+        if stage == "vision_encoder" and self._scores is not None:
+            self._scores.anew()
+
     def keeps(self) -> list[torch.Tensor | None]:
         """Positions that stayed in the last run, layer by layer."""
         return [self.kept] * len(decoder_layers(self._body, method=self._method))

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.errors import MeasurementError, UnreachablePointError
 from vlmbench.interventions.attention_row import AttentionRow, Row, attention_modules
 from vlmbench.interventions.cutting import cut_mask, cut_other, cut_rotation
-from vlmbench.interventions.language import check_window, decoder_layers, language_model, masks_in_decode
+from vlmbench.interventions.language import (
+    check_window,
+    decoder_layers,
+    language_model,
+    masks_in_decode,
+    refuse_captured,
+)
 from vlmbench.interventions.layer_state import LayerState
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.observed import kept_by_layer, kept_values
@@ -102,6 +108,7 @@ class InLayer:
     def __init__(self, model: Any, selector: Selector, drops: Sequence[int], keep: float, *, method: str) -> None:
         self._model, self._selector, self._keep, self._method = model, selector, keep, method
         self._drops = tuple(drops)
+        refuse_captured(model, method=method)
         self._body = language_model(model, method=method)
         self._layers = decoder_layers(self._body, method=method)
         self._check()

@@ -27,7 +27,6 @@ def language_model(model: Any, *, method: str) -> nn.Module:
         raise UnreachablePointError(f"{method}: {architecture} has {len(paths)} language models; one is needed")
     if getattr(model, "team", None) is not None:
         raise UnreachablePointError(f"{method} runs in one process; this model is split over several (runtime.tp_plan)")
-    refuse_captured(model, method=method)
     body: nn.Module = model.module.get_submodule(paths[0])
     config: Any = getattr(body, "config", model.module.config)
     kinds = set(getattr(config, "layer_types", None) or ())

@@ -12,7 +12,8 @@ def kept_by_layer(cache: Any, *, text: int, num_output_tokens: int, method: str)
     """Vision tokens in each layer's cache.
 
     Args:
-        cache: of the run, as it left it: prompt tokens that stayed, and all new ones but the last.
+        cache: of the run, as it left it: prompt tokens that stayed, and all new ones but the last. One that stays at
+            its address says itself what the prefill stored.
         text: prompt tokens that are no vision tokens.
         num_output_tokens: of one row.
         method: named in errors.
@@ -23,6 +24,8 @@ def kept_by_layer(cache: Any, *, text: int, num_output_tokens: int, method: str)
     layers = getattr(cache, "layers", None)
     if not layers:
         raise MeasurementError(f"{method}: its hook never ran, or the run had no key-value cache: nothing was dropped")
+    if (stored := getattr(cache, "stored", None)) is not None:
+        return [length - text for length in stored]
     return [int(layer.get_seq_length()) - (num_output_tokens - 1) - text for layer in layers]
 
 

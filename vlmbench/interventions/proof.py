@@ -8,13 +8,14 @@ nothing masked. A method that fails is refused: its times would be those of anot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UnreachablePointError
 from vlmbench.interventions.language import decoder_layers, language_model
 from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens
 from vlmbench.interventions.reference import masked_reference
+from vlmbench.request import Output
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +150,44 @@ def check(model: Any, intervention: Intervention, prepared: Prepared) -> Proof |
         architecture = type(model.module).__name__
         raise UnreachablePointError(f"{intervention.name} is refused for {architecture}: {proof.why_not()}")
     return proof
+
+
+def compare_captured(plain: Answer, captured: Answer, tolerance: float, *, of: str) -> dict[str, Any]:
+    """Compare an arm as an engine's loop replays it with the same arm as Python code; words and figures.
+
+    Args:
+        plain: of ``generate()`` under the method, which proved itself.
+        captured: of the loop under the method.
+        tolerance: the difference of logits that rounding explains.
+        of: arm and model, named in errors.
+
+    Raises:
+        UnreachablePointError: they are not the same answer.
+    """
+    equal, tokens, error = _leading(plain, captured), int(plain.tokens.shape[0]), _difference(plain, captured)
+    if error > tolerance:
+        raise UnreachablePointError(
+            f"{of} is refused: replayed, its logits differ by {error:.2g} from those of the same code run as Python, "
+            f"where rounding explains {tolerance:.2g}"
+        )
+    end = "" if equal == tokens else "; there two tokens were even, as far as rounding tells"
+    words = (
+        f"{equal} of {tokens} tokens and their logits are those of the same arm run as Python (they differ by "
+        f"{error:.2g}, rounding explains {tolerance:.2g}){end}"
+    )
+    figures = {"tokens": tokens, "tokens_equal": equal, "error": error, "tolerance": tolerance}
+    return {"words": words, "holds": True, "weak": False, **figures}
+
+
+def answer_of_loop(model: Any, prepared: Prepared, tokens: int) -> Answer:
+    """The same of an engine's loop."""
+    import torch
+
+    short = replace(prepared, output=Output(max_new_tokens=tokens, forced=True))
+    model.ready(short)
+    logits: list[torch.Tensor] = []
+    given = model.generate(short, [lambda _, scores: logits.append(scores[0].float().clone())])
+    return Answer(tokens=given[0].clone(), logits=torch.stack(logits))
 
 
 def answer(model: Any, prepared: Prepared, tokens: int) -> Answer:

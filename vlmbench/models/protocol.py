@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -105,6 +106,23 @@ class Prepared:
         return () if self.count_each is None else self.count_each()
 
 
+@runtime_checkable
+class InReplays(Protocol):
+    """A method at work on a model (an attachment) that goes together with a loop's replays; asked once it has begun."""
+
+    def begin(self, prepared: Prepared) -> None:
+        """Make ready for one run of the request."""
+
+    def left(self) -> list[int]:
+        """Positions of the prompt that each decoder layer will store in this run."""
+
+    def inside(self) -> Mapping[str, Hashable]:
+        """The stages whose code the method changes, each with all that tells one such change from another."""
+
+    def anew(self, stage: str) -> None:
+        """Make ready for a first run of a stage's code, with no wait for the device: it is run again to be captured."""
+
+
 class Loop(Protocol):
     """A generation loop in place of ``generate()``: an engine's, driving a module that is loaded in this process."""
 
@@ -121,6 +139,12 @@ class Loop(Protocol):
 
         Forward hooks on the stages' modules, and on the top-level module, fire at the stages' boundaries.
         """
+
+    def under(self, method: InReplays, prepared: Prepared) -> AbstractContextManager[None]:
+        """Requests within run under a method that has begun with ``prepared``, and is begun again after a capture."""
+
+    def python(self) -> AbstractContextManager[None]:
+        """Requests within run the code that was captured, not its replays: for what only Python code can show."""
 
     @property
     def facts(self) -> Mapping[str, Any]:

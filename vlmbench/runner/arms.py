@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from vlmbench.errors import ConfigError, UnreachablePointError
 from vlmbench.interventions.downsample import Downsample
 from vlmbench.interventions.keep_after_projector import KeepAfterProjector
+from vlmbench.interventions.language import refuse_captured
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.none import NoIntervention
 from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens, ProvesItself
-from vlmbench.models.protocol import Prepared, VisionLanguageModel
+from vlmbench.models.protocol import InReplays, Loop, Prepared, VisionLanguageModel
 from vlmbench.request import Output, Request
 from vlmbench.sweep import INTERVENTION_PREFIX, Point
 
@@ -176,19 +177,27 @@ def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -
         UnreachablePointError: the method cannot be applied.
     """
     arm = request.intervention
-    if arm is None or isinstance(arm.method, NoIntervention):
+    if arm is None or isinstance(arm.method, NoIntervention | Downsample):  # the model stays as it is
         yield None
         return
-    if model.closing_facts:
+    loop: Loop | None = getattr(model, "loop", None)
+    if loop is None and model.closing_facts:
         raise UnreachablePointError(
-            "a method changes the model's code, which an engine's loop has captured; compare arms with runtime=eager"
+            f"{arm.method.name} changes the model's code, which this engine runs itself; compare arms with "
+            "runtime=eager or cudagraph"
         )
     marks = marks_of(model.module)
     attachment = arm.method.attach(model)
     marks.active = True
     try:
         attachment.begin(prepared)
-        yield attachment
+        if loop is None:
+            yield attachment
+            return
+        if not isinstance(attachment, InReplays):
+            refuse_captured(model, method=arm.method.name)
+        with loop.under(attachment, prepared):
+            yield attachment
     finally:
         marks.active = False
         attachment.detach()
@@ -227,6 +236,7 @@ class Arms:
             moved = self.model.transfer(prepared)
             try:
                 self._prove(arm, moved)
+                self._prove_captured(request, moved)
                 self.kernels[point_id] = self._kernels(request, moved)
             except Exception as error:
                 self._refused[point_id] = error
@@ -248,12 +258,37 @@ class Arms:
         if proof is not None:
             self.proofs[half.label] = proof.as_dict()
 
+    def _prove_captured(self, request: Request, prepared: Prepared) -> None:
+        """The arm as an engine's loop replays it against the arm as Python code, which proved itself."""
+        from vlmbench.interventions.proof import TOKENS, answer, answer_of_loop, compare_captured
+
+        arm = request.intervention
+        if getattr(self.model, "loop", None) is None or arm is None or not isinstance(arm.method, KeepsTokens):
+            return
+        label = f"{arm.label}, captured,"
+        if label in self.proofs:
+            return
+        with attached(self.model, request, prepared):
+            plain = answer(self.model, prepared, TOKENS)
+        with attached(self.model, request, prepared):
+            captured = answer_of_loop(self.model, prepared, TOKENS)
+        half = replace(arm, method=arm.method.keeping(PROVEN_KEEP))
+        tolerance = self.proofs[half.label]["tolerance"]
+        self.proofs[label] = compare_captured(plain, captured, tolerance, of=f"{arm.label} of {self.model.facts['name']}")
+
     def _kernels(self, request: Request, prepared: Prepared) -> dict[str, str]:
         from vlmbench.interventions.kernels import watch_kernels
         from vlmbench.interventions.proof import answer
 
         short = replace(prepared, output=Output(max_new_tokens=_KERNEL_TOKENS, forced=True))
-        with attached(self.model, request, short), watch_kernels(self.model) as seen:
+        loop: Loop | None = getattr(self.model, "loop", None)
+        with attached(self.model, request, short):
+            self.model.ready(short)
+        with (
+            attached(self.model, request, short),
+            nullcontext() if loop is None else loop.python(),  # a replay asks for no kernel that could be seen
+            watch_kernels(self.model) as seen,
+        ):
             if self.model.compile:
                 answer(self.model, short, _KERNEL_TOKENS)  # uncompiled: what is compiled must not hold the watching
             else:
