@@ -6,12 +6,15 @@ At the classes' own scale of 0.02 nothing in a tiny model's answer depends on it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from vlmbench.engines.capture import Recorder
+from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Anatomy, Prepared
 from vlmbench.models.token_counts import ImageMarks
@@ -51,12 +54,32 @@ class TinyVLM:
     cache_implementation: str | None = None
     compile: bool = False
     team: None = None
+    loop: GraphLoop | None = None
     device = torch.device("cpu")
 
     def prepared(self, new_tokens: int = 8) -> Prepared:
         counts = TokenCounts(num_input_tokens=0, num_prompt_tokens=0, num_vision_tokens=0)
         output = Output(max_new_tokens=new_tokens, forced=True)
         return Prepared(inputs=self.inputs, count=lambda: counts, output=output)
+
+    def capturing(self, recorder: Recorder, **settings: Any) -> GraphLoop:
+        """A loop of its own, which answers from now on."""
+        self.loop = GraphLoop(
+            module=self.module,
+            anatomy=self.anatomy,
+            device=self.device,
+            settings=GraphSettings(**{"cache_step": 8, **settings}),
+            recorder=recorder,
+        )
+        return self.loop
+
+    def ready(self, prepared: Prepared) -> dict[str, Any]:
+        assert self.loop is not None
+        return {"T_capture": self.loop.ready(prepared, lambda: prepared.inputs)}
+
+    def generate(self, prepared: Prepared, criteria: Sequence[Callable[..., Any]]) -> torch.Tensor:
+        assert self.loop is not None
+        return self.loop.generate(prepared, criteria)
 
     @property
     def vision(self) -> int:

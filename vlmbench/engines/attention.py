@@ -11,7 +11,7 @@ were several queries of one head: the same products, without a copy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ GROUPED = "vlmbench_grouped"
 
 
 def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
-    module: torch.nn.Module,  # noqa: ARG001
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -38,7 +38,7 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
         query: (batch, query heads, 1, head size).
         key: (batch, key heads, window, head size).
         value: (batch, key heads, window, value size).
-        attention_mask: (batch or 1, 1, 1, window), added to the scores.
+        attention_mask: (batch or 1, 1, 1, window), added to the scores; layers that hold fewer tokens have their own.
         dropout: not used: this is no training.
         scaling: of the scores; None for 1 / sqrt(head size).
         kwargs: what else transformers hands to attention functions.
@@ -51,6 +51,9 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     """
     if unknown := [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]:
         raise ValueError(f"attention of a captured step has no {', '.join(unknown)}")
+    for first, mask in _SHORTER:
+        if module.layer_idx >= first:
+            attention_mask = mask
     batch, heads, _, size = query.shape
     side_by_side = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
     out = torch.nn.functional.scaled_dot_product_attention(
@@ -59,14 +62,18 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     return out.reshape(batch, 1, heads, value.shape[-1]), None
 
 
+_SHORTER: list[tuple[int, torch.Tensor]] = []
+
+
 @contextmanager
-def grouped(config: Any) -> Iterator[bool]:
+def grouped(config: Any, shorter: Sequence[tuple[int, torch.Tensor]] = ()) -> Iterator[bool]:
     """Let a decoder's layers attend by :func:`grouped_attention`; whether they do.
 
     Only ``sdpa`` is replaced: with ``eager``, what the model's own code does is what was asked for.
 
     Args:
         config: of the decoder; its layers look the function up there in every call.
+        shorter: (first layer, mask) of layers that hold fewer tokens, ascending.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -78,10 +85,12 @@ def grouped(config: Any) -> Iterator[bool]:
     ALL_ATTENTION_FUNCTIONS.register(GROUPED, grouped_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(GROUPED, sdpa_mask)
     config._attn_implementation_internal = GROUPED
+    _SHORTER[:] = shorter
     try:
         yield True
     finally:
         config._attn_implementation_internal = before
+        _SHORTER.clear()
 
 
 class _Seen(TorchDispatchMode):

@@ -25,7 +25,7 @@ from vlmbench.engines.compiling import MODE, compiler_for
 from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
-from vlmbench.engines.static_cache import window_for, windows
+from vlmbench.engines.static_cache import Spans, spans_of, window_for, windows, windows_after
 from vlmbench.errors import DeviceError, MeasurementError, UnreachablePointError, first_line
 from vlmbench.models.filled_cache import LAYOUT_TOKENS, first_tokens
 
@@ -69,7 +69,7 @@ class _Report:
     """What capturing took and gave, for the provenance."""
 
     seconds: float = 0.0
-    windows: set[tuple[int, int]] = field(default_factory=set)  # (rows, slots)
+    windows: set[tuple[int, ...]] = field(default_factory=set)  # (rows, slots, slots of layers with fewer tokens …)
     shapes: int = 0
     decode_attention: set[str] = field(default_factory=set)
 
@@ -97,11 +97,13 @@ class GraphLoop:
     _graphs: StageGraphs = field(init=False)
     _layers: int = field(init=False)
     _states: dict[int, DecodeState] = field(init=False, default_factory=dict)
-    _steps: dict[tuple[int, int, bool], tuple[Step, Play]] = field(init=False, default_factory=dict)
+    _steps: dict[tuple[int, Spans, bool], tuple[Step, Play]] = field(init=False, default_factory=dict)
     _ready: set[tuple[Any, ...]] = field(init=False, default_factory=set)
     _report: _Report = field(init=False, default_factory=_Report)
     _capacity: int = field(init=False, default=0)
     _method: InReplays | None = field(init=False, default=None)
+    _left: list[int] | None = field(init=False, default=None)
+    _changed: tuple[Any, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         refuse_unfit(self.module)
@@ -142,8 +144,8 @@ class GraphLoop:
         if prepared.cached is not None:
             return self._ready_over_cache(prepared, inputs)
         batch, prompt = prepared.inputs["input_ids"].shape
-        left = self._left(prompt)
-        if key in self._ready and self._has_steps(batch, left, output.max_new_tokens - 1, forced=output.forced):
+        held = self._held(prompt)
+        if key in self._ready and self._has_steps(batch, held, output.max_new_tokens - 1, forced=output.forced):
             return 0.0
         begin = time.perf_counter()
         with torch.no_grad():
@@ -158,7 +160,7 @@ class GraphLoop:
         """Capture the steps over a cache of random keys, and fill it; the time that the capture took, ms."""
         held, steps, forced, took = cached_tokens(prepared), prepared.output.max_new_tokens, prepared.output.forced, 0.0
         batch = prepared.inputs["input_ids"].shape[0]
-        if not self._has_steps(batch, held, steps, forced=forced):
+        if not self._has_steps(batch, ((0, held),), steps, forced=forced):
             begin = time.perf_counter()
             with torch.no_grad():
                 state = self._state(batch, held + 1 + steps)
@@ -166,7 +168,7 @@ class GraphLoop:
                 few = first_tokens(inputs(), LAYOUT_TOKENS)
                 try:
                     kwargs, _ = self._prefill(few, state, forced=forced)
-                    self._capture_steps(state, self._windows(held, steps), kwargs, forced=forced)
+                    self._capture_steps(state, self._windows(((0, held),), steps), kwargs, forced=forced)
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
                     name = type(self.module).__name__
                     raise UnreachablePointError(
@@ -179,36 +181,38 @@ class GraphLoop:
             self._states[batch].cache.fill_random(held)
         return took * 1e3
 
-    def _has_steps(self, batch: int, held: int, steps: int, *, forced: bool) -> bool:
+    def _has_steps(self, batch: int, held: Spans, steps: int, *, forced: bool) -> bool:
         """Whether so many decode steps after ``held`` tokens are captured."""
         state = self._states.get(batch)
         return (
             state is not None
-            and state.capacity > held + steps
-            and all((batch, window, forced) in self._steps for window in self._windows(held, steps))
+            and state.capacity > held[0][1] + steps
+            and all((batch, needed, forced) in self._steps for needed in self._windows(held, steps))
         )
 
-    def _windows(self, held: int, steps: int) -> Iterator[int]:
-        return windows(held + 1, held + steps, step=self.settings.cache_step)
+    def _windows(self, held: Spans, steps: int) -> Iterator[Spans]:
+        return windows(held, steps, step=self.settings.cache_step)
 
     @contextmanager
-    def under(self, method: InReplays, prepared: Prepared) -> Iterator[None]:
+    def under(self, method: InReplays) -> Iterator[None]:
         """Run requests under a method: with graphs of its own where it changes what a stage does or is given.
 
-        Graphs of the model as it is, and all steps of the decode, are shared.
+        Graphs of stages that it leaves as they are, and steps of the decode over as many slots, are shared.
 
         Args:
-            method: attached, and begun with ``prepared``.
-            prepared: the request that runs within; after a capture, which uses its hooks up, the method begins again.
+            method: attached, and begun with the request that runs within; after a capture, which uses its hooks up, it
+                begins again.
         """
         inside = method.inside()
         self._method, self._graphs.anew = method, method.anew
+        self._left = method.left()
+        self._changed = (*self._left, *sorted(inside.items()))  # asked now: requests within run against a clock
         for stage in self._graphs.stages:
             stage.variant = inside.get(stage.name)
         try:
             yield
         finally:
-            self._method, self._graphs.anew = None, None
+            self._method, self._graphs.anew, self._left, self._changed = None, None, None, ()
             for stage in self._graphs.stages:
                 stage.variant = None
 
@@ -223,13 +227,11 @@ class GraphLoop:
 
     def _key(self, prepared: Prepared) -> tuple[Any, ...]:
         """What a capture of the prefill depends on: the shapes of all inputs, and what a method does with them."""
-        method = self._method
-        changed = () if method is None else (*method.left(), *sorted(method.inside().items()))
-        return (*_shapes(prepared.inputs), *changed)
+        return (*_shapes(prepared.inputs), *self._changed)
 
-    def _left(self, prompt: int) -> int:
-        """Tokens of the prompt that the first layer stores."""
-        return prompt if self._method is None else self._method.left()[0]
+    def _held(self, prompt: int) -> Spans:
+        """Tokens of the prompt that the layers store."""
+        return ((0, prompt),) if self._left is None else spans_of(self._left)
 
     def _begin_again(self, prepared: Prepared) -> None:
         if self._method is not None:
@@ -237,7 +239,7 @@ class GraphLoop:
 
     def _capture(self, inputs: Mapping[str, Any], prepared: Prepared) -> None:
         batch, prompt = inputs["input_ids"].shape
-        output, left = prepared.output, self._left(prompt)
+        output, held = prepared.output, self._held(prompt)
         state, forced = self._state(batch, prompt + output.max_new_tokens), output.forced
         self._begin_again(prepared)
         try:
@@ -246,21 +248,21 @@ class GraphLoop:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             refuse(self.module, f"its prefill fails with a cache that stays ({first_line(error)})")
-        if state.cache.stored[0] != left:
-            refuse(self.module, f"it stores {state.cache.stored[0]} tokens for a prompt of {left}")
+        if state.cache.stored[0] != held[0][1]:
+            refuse(self.module, f"it stores {state.cache.stored[0]} tokens for a prompt of {held[0][1]}")
         self._begin_again(prepared)
         with self._graphs.learn():
             kwargs, _ = self._prefill(inputs, state, forced=forced)
-        self._capture_steps(state, self._windows(left, output.max_new_tokens - 1), kwargs, forced=forced)
+        self._capture_steps(state, self._windows(held, output.max_new_tokens - 1), kwargs, forced=forced)
         self._begin_again(prepared)
 
     def _capture_steps(
-        self, state: DecodeState, wanted: Iterator[int], kwargs: Mapping[str, Any], *, forced: bool
+        self, state: DecodeState, wanted: Iterator[Spans], kwargs: Mapping[str, Any], *, forced: bool
     ) -> None:
-        for window in wanted:
-            if (state.batch, window, forced) not in self._steps:
-                self._steps[state.batch, window, forced] = self._capture_step(state, window, kwargs, forced=forced)
-                self._report.windows.add((state.batch, window))
+        for needed in wanted:
+            if (state.batch, needed, forced) not in self._steps:
+                self._steps[state.batch, needed, forced] = self._capture_step(state, needed, kwargs, forced=forced)
+                self._report.windows.add((state.batch, *(window for _, window in needed)))
 
     def _state(self, batch: int, tokens: int) -> DecodeState:
         """The tensors of this many rows, large enough; where they must grow, what wrote to the old ones is dropped."""
@@ -278,19 +280,21 @@ class GraphLoop:
         return state
 
     def _capture_step(
-        self, state: DecodeState, window: int, kwargs: Mapping[str, Any], *, forced: bool
+        self, state: DecodeState, needed: Spans, kwargs: Mapping[str, Any], *, forced: bool
     ) -> tuple[Step, Play]:
+        template = step_template(self.module, state, needed[0][1], kwargs)
+        state.rewind(needed)  # the runs before the capture write a few slots, and must not leave their windows
+        state.look_at(needed)
         step = Step(
             module=self.module,
             forward=self._forward,
             decoder_config=self._decoder_config,
             state=state,
-            window=window,
+            windows=needed,
             choice=self._choice(forced=forced),
-            template=step_template(self.module, state, window, kwargs),
+            template=template,
             compiler=compiler_for(self.settings.decode_compile, self.device),
         )
-        state.rewind(max(window - 8, 0))  # the runs before the capture write a few slots, and must not leave it
         self._report.decode_attention.update(step.kernels())
         why_not = self.recorder.obstacle(step)
         if why_not is not None:
@@ -323,13 +327,13 @@ class GraphLoop:
             else:
                 first = None
                 self._resume(prepared.inputs, state)
-            tokens = self._decode(state, self._left(prompt), output, first=first, criteria=criteria)
+            tokens = self._decode(state, self._held(prompt), output, first=first, criteria=criteria)
             return state.answer[:, :tokens].clone()
 
     def _prefill(
         self, inputs: Mapping[str, Any], state: DecodeState, *, forced: bool
     ) -> tuple[Mapping[str, Any], torch.Tensor]:
-        """From inputs to the first token: (what the model's class is handed besides ids, mask and positions; logits)."""
+        """From inputs to the first token: (what the class is handed besides ids, mask and positions; logits)."""
         ids = inputs["input_ids"]
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask
@@ -341,8 +345,8 @@ class GraphLoop:
         positions = inputs.get("position_ids")
         if positions is None and self._takes_positions:
             positions = self.module._prepare_position_ids_for_generation(ids, {**kwargs, "attention_mask": mask})
-        left = self._left(ids.shape[1])  # of rows without padding, where a method leaves fewer
-        state.begin(mask[:, :left], positions)
+        (_, stored), *shorter = self._held(ids.shape[1])
+        state.begin(mask[:, :stored], positions, tuple(shorter))  # no padding, where a method leaves fewer
         model_inputs = self.module.prepare_inputs_for_generation(
             ids,
             past_key_values=state.cache,
@@ -352,10 +356,8 @@ class GraphLoop:
             **kwargs,
         )
         logits = self.module(**model_inputs, return_dict=True).logits[:, -1]
-        if self._method is not None and state.cache.stored != self._method.left():
-            raise MeasurementError(
-                f"the layers stored {state.cache.stored} tokens where the method says {self._method.left()}"
-            )
+        if self._left is not None and state.cache.stored != self._left:
+            raise MeasurementError(f"the layers stored {state.cache.stored} tokens, the method says {self._left}")
         self._choice(forced=forced)(state, logits)
         return kwargs, logits
 
@@ -371,7 +373,7 @@ class GraphLoop:
     def _decode(
         self,
         state: DecodeState,
-        held: int,
+        held: Spans,
         output: Output,
         *,
         first: torch.Tensor | None,
@@ -382,16 +384,16 @@ class GraphLoop:
         for criterion in criteria if made else ():
             criterion(state.answer, first)
         may_end = not output.forced and len(self._eos) > 0
-        window = 0
+        last = -1
         with ExitStack() as stack:
             for tokens in range(made, output.max_new_tokens):
                 if tokens and may_end and self._ended(state):
                     return tokens
-                if held + tokens > window:
-                    window = window_for(held + tokens, step=self.settings.cache_step)
-                    state.cache.look_at(window)
+                if tokens > last:
+                    needed, last = windows_after(held, tokens, step=self.settings.cache_step)
+                    state.look_at(needed)
                     stack.close()
-                    step, play = self._steps[state.batch, window, output.forced]
+                    step, play = self._steps[state.batch, needed, output.forced]
                     stack.enter_context(replaced_forward(self.module, step if self._graphs.as_python else play))
                 logits = self.module()  # its hooks, and between them one replay
                 for criterion in criteria:

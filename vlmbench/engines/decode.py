@@ -17,9 +17,10 @@ import torch
 
 from vlmbench.engines.attention import attention_kernels, grouped
 from vlmbench.engines.refusals import refuse
-from vlmbench.engines.static_cache import FixedCache
+from vlmbench.engines.static_cache import FixedCache, Spans
 
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_LAST = 8  # runs before a capture write so many slots at most
 _OWN = frozenset({"input_ids", "position_ids", "attention_mask", "past_key_values", "logits_to_keep", *_TOKEN_TYPES})
 
 
@@ -39,6 +40,7 @@ class DecodeState:
     layers: int
     device: torch.device
     slot: torch.Tensor = field(init=False)  # (1,): where the next token's keys go
+    slots: list[torch.Tensor] = field(init=False, default_factory=list)  # the same of layers that hold fewer tokens
     cache: FixedCache = field(init=False)
     token: torch.Tensor = field(init=False)  # (B, 1): the last token
     positions: torch.Tensor | None = field(init=False, default=None)  # (..., B, 1): its position
@@ -59,22 +61,36 @@ class DecodeState:
         self.unfinished = torch.ones(self.batch, dtype=torch.bool, device=self.device)
         self.going = torch.ones(1, dtype=torch.bool, pin_memory=self.device.type == "cuda")
 
-    def rewind(self, slot: int) -> None:
-        """Let the next steps write from ``slot`` on: for steps whose outcome does not matter."""
-        self.slot.fill_(slot)
+    def rewind(self, windows: Spans) -> None:
+        """Let the next steps write to the last slots of these windows: for steps whose outcome does not matter."""
+        self._at(tuple((first, max(window - _LAST, 0)) for first, window in windows))
         self.count.zero_()
 
-    def begin(self, prompt_mask: torch.Tensor, positions: torch.Tensor | None) -> None:
+    def _at(self, held: Spans) -> None:
+        """Let each layer's next step write after the tokens that it holds."""
+        self.slot.fill_(held[0][1])
+        for number, (_, count) in enumerate(held[1:]):
+            if number == len(self.slots):
+                self.slots.append(torch.zeros_like(self.slot))
+            self.slots[number].fill_(count)
+
+    def look_at(self, windows: Spans) -> None:
+        """Let decode steps attend over these windows."""
+        shorter = [(*span, slot) for span, slot in zip(windows[1:], self.slots, strict=False)]
+        self.cache.look_at(windows[0][1], shorter)
+
+    def begin(self, prompt_mask: torch.Tensor, positions: torch.Tensor | None, shorter: Spans = ()) -> None:
         """Make ready for a request: nothing of the one before it can be seen.
 
         Args:
-            prompt_mask: (B, prompt), 0 for padding.
+            prompt_mask: (B, prompt), 0 for padding; of the tokens that the first layer stores.
             positions: (..., B, prompt) of the prompt; None where the model counts by itself.
+            shorter: (first layer, tokens) of layers that store fewer.
         """
         length = prompt_mask.shape[1]
         self.seen.zero_()
         self.seen[:, :length].copy_(prompt_mask)
-        self.slot.fill_(length)
+        self._at(((0, length), *shorter))
         self.count.zero_()
         self.unfinished.fill_(True)
         if positions is None:
@@ -123,7 +139,7 @@ class Step:
         forward: its own forward.
         decoder_config: of the language model.
         state: what it reads and writes.
-        window: slots that it attends over.
+        windows: slots that it attends over: of all layers, and of those from a layer on that hold fewer tokens.
         choice: of the token.
         template: the model's inputs of a decode step, as its class makes them; constants are taken from it.
         compiler: compiles the forward before it is captured; None leaves it as it is.
@@ -133,7 +149,7 @@ class Step:
     forward: Callable[..., Any]
     decoder_config: Any
     state: DecodeState
-    window: int
+    windows: Spans
     choice: Choice
     template: Mapping[str, Any]
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
@@ -141,6 +157,11 @@ class Step:
     _shift: int = field(init=False)
     _inputs: dict[str, Any] = field(init=False)
     _logits: Callable[[Any], torch.Tensor] = field(init=False)
+
+    @property
+    def window(self) -> int:
+        """Slots of the first layer."""
+        return self.windows[0][1]
 
     def __post_init__(self) -> None:
         constants = {name: value for name, value in self.template.items() if name not in _OWN}
@@ -151,6 +172,8 @@ class Step:
         self._shift = self._shift_of_class()
         self._plain = all(_all_seen(mask) for mask in _masks(self.template.get("attention_mask")))
         self._logits = self._run if self.compiler is None else self.compiler(self._run)
+        if self.windows[1:] and not (self._plain and self.compiler is None):
+            refuse(self.module, "layers that hold fewer tokens have windows of their own, or are compiled")
         self._refuse_what_it_reads({name for name in constants if name not in self._inputs})
 
     def __call__(self) -> torch.Tensor:
@@ -158,9 +181,11 @@ class Step:
         state = self.state
         state.seen.index_fill_(1, state.slot, True)
         mask = self._mask()
-        with grouped(self.decoder_config):
+        with grouped(self.decoder_config, self._shorter()):
             logits = self._logits(mask)
         state.slot.add_(1)
+        for slot, _ in zip(state.slots, self.windows[1:], strict=False):
+            slot.add_(1)
         if state.positions is not None:
             state.positions.add_(1)
         self.choice(state, logits)
@@ -192,19 +217,34 @@ class Step:
             return
         mask, without = self._mask(), self._inputs
         try:
-            bare = self._run(mask)
+            bare = self._seen_by_all(mask)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             bare = None
         self._inputs = {**without, **{name: self.template[name] for name in names}}
-        full = self._run(mask)
+        full = self._seen_by_all(mask)
         self._inputs = without
         if bare is None or not torch.allclose(bare, full):
             refuse(self.module, f"its decode step reads {', '.join(sorted(names))} again")
 
+    def _seen_by_all(self, mask: Any) -> torch.Tensor:
+        """The logits, by the module's own attention unless layers need masks of their own."""
+        if not self.windows[1:]:
+            return self._run(mask)
+        with grouped(self.decoder_config, self._shorter()):
+            return self._run(mask)
+
+    def _shorter(self) -> list[tuple[int, torch.Tensor]]:
+        """(first layer, mask) of the layers that hold fewer tokens; rows have no padding there."""
+        found = []
+        for slot, (first, window) in zip(self.state.slots, self.windows[1:], strict=False):
+            seen = torch.arange(window, device=slot.device) <= slot
+            found.append((first, self._dense(seen[None, None, None])))
+        return found
+
     def kernels(self) -> Mapping[str, int]:
         """Run the forward once, uncompiled: which attention operators it runs, and how often."""
         mask = self._mask()
-        with attention_kernels() as seen, grouped(self.decoder_config):
+        with attention_kernels() as seen, grouped(self.decoder_config, self._shorter()):
             self._run(mask)
         return dict(seen)
 
@@ -231,8 +271,9 @@ class Step:
         return self._added(masks)
 
     def _added(self, mask: torch.Tensor | None) -> torch.Tensor | None:
-        if mask is None or mask.dtype != torch.bool:
-            return mask
+        return mask if mask is None or mask.dtype != torch.bool else self._dense(mask)
+
+    def _dense(self, mask: torch.Tensor) -> torch.Tensor:
         nothing = torch.zeros((), dtype=self.module.dtype, device=mask.device)
         return torch.where(mask, nothing, torch.finfo(self.module.dtype).min)
 

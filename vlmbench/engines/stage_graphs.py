@@ -33,6 +33,7 @@ class _Captured:
         kernels: attention operators that its forward ran, with their numbers.
         why_not: the reason.
         stored: of each cache among the inputs, what its layers held afterwards.
+        reads: what its code reads besides, kept alive with it.
     """
 
     spec: TreeSpec
@@ -41,6 +42,7 @@ class _Captured:
     kernels: Mapping[str, int]
     why_not: str | None = None
     stored: Sequence[tuple[FixedCache, list[int]]] = ()
+    reads: object = None
 
 
 @dataclass(kw_only=True)
@@ -68,13 +70,13 @@ class StageGraphs:
         recorder: captures.
         stages: outer modules and the modules inside them, in any order.
         anew: called with a stage's name before each run of its code while it is captured, and after the last: a method
-            that changes the code makes ready for a first run.
+            that changes the code makes ready for a first run, and says which of its tensors the code then reads.
         as_python: run the stages' code in place of replays.
     """
 
     recorder: Recorder
     stages: Sequence[Stage]
-    anew: Callable[[str], None] | None = None
+    anew: Callable[[str], object] | None = None
     as_python: bool = False
     learning: bool = False
     missed: int = 0
@@ -176,7 +178,7 @@ class StageGraphs:
                 first()
             why_not = self.recorder.obstacle(first)
             if why_not is None:
-                self._anew(stage)
+                reads = self._anew(stage)
                 play = self.recorder.record(work)
         except RuntimeError as error:
             why_not, kernels = f"its capture failed: {first_line(error)}", {}
@@ -186,7 +188,9 @@ class StageGraphs:
         if why_not is not None:
             return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
         if not self.recorder.captures:
-            return _Captured(spec=spec, static=static, kernels=kernels, play=self._alone(play), stored=stored)
+            return _Captured(
+                spec=spec, static=static, kernels=kernels, play=self._alone(play), stored=stored, reads=reads
+            )
         # What a caller does to the answer (adding a field, say) must not reach the next replay's answer.
         outputs, shape = tree_flatten(play())
 
@@ -194,11 +198,10 @@ class StageGraphs:
             play()
             return tree_unflatten(list(outputs), shape)
 
-        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh, stored=stored)
+        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh, stored=stored, reads=reads)
 
-    def _anew(self, stage: Stage) -> None:
-        if self.anew is not None:
-            self.anew(stage.name)
+    def _anew(self, stage: Stage) -> object:
+        return None if self.anew is None else self.anew(stage.name)
 
     def _alone(self, play: Play) -> Play:
         """Run uncaptured work without looking at the stages inside it as stages of their own."""

@@ -10,7 +10,7 @@ the first ``window`` slots: one captured step per window attends over little mor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -107,13 +107,18 @@ class FixedCache(Cache):
     """
 
     def __init__(self, *, layers: int, capacity: int, slot: torch.Tensor) -> None:
+        self._slot = slot
         self.stored = [0] * layers
         self.fixed = [FixedLayer(capacity, slot, self.stored, index) for index in range(layers)]
         super().__init__(layers=list(self.fixed))
         self.capacity = capacity
 
-    def look_at(self, window: int | None) -> None:
+    def look_at(self, window: int | None, shorter: Sequence[tuple[int, int, torch.Tensor]] = ()) -> None:
         """Decode steps over the first ``window`` slots from now on; None: a prefill comes next.
+
+        Args:
+            window: slots.
+            shorter: (first layer, slots, slot of the next step) of layers that hold fewer tokens, ascending.
 
         Raises:
             ValueError: more slots than there are.
@@ -121,7 +126,10 @@ class FixedCache(Cache):
         if window is not None and not 0 < window <= self.capacity:
             raise ValueError(f"'window' must be between 1 and {self.capacity} (got {window})")
         for layer in self.fixed:
-            layer.window = window
+            layer.window, layer.slot = window, self._slot
+        for first, fewer, slot in shorter:
+            for layer in self.fixed[first:]:
+                layer.window, layer.slot = fewer, slot
 
     def fill_random(self, tokens: int) -> None:
         """Put random keys and values into the first slots of every layer, which a prefill has allocated."""
@@ -142,7 +150,24 @@ def window_for(length: int, *, step: int) -> int:
     return -(-length // step) * step
 
 
-def windows(first: int, last: int, *, step: int) -> Iterator[int]:
-    """The windows that decode steps need whose caches hold ``first`` to ``last`` tokens, ascending."""
-    if last >= first:
-        yield from range(window_for(first, step=step), window_for(last, step=step) + 1, step)
+Spans = tuple[tuple[int, int], ...]
+"""(first layer, tokens or slots) of each run of layers that hold as many tokens, from layer 0 on."""
+
+
+def spans_of(stored: Sequence[int]) -> Spans:
+    """Runs of layers that hold as many tokens."""
+    return tuple((at, held) for at, held in enumerate(stored) if at == 0 or held != stored[at - 1])
+
+
+def windows_after(held: Spans, tokens: int, *, step: int) -> tuple[Spans, int]:
+    """The windows of the decode step that is the ``tokens``-th after ``held``, and the last step that they hold."""
+    windows = tuple((first, window_for(count + tokens, step=step)) for first, count in held)
+    return windows, min(window - count for (_, window), (_, count) in zip(windows, held, strict=True))
+
+
+def windows(held: Spans, steps: int, *, step: int) -> Iterator[Spans]:
+    """The windows that so many decode steps after ``held`` tokens need, in order."""
+    tokens = 0
+    while tokens < steps:
+        needed, tokens = windows_after(held, tokens + 1, step=step)
+        yield needed

@@ -9,22 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import MeasurementError, UnreachablePointError
 from vlmbench.interventions.attention_row import AttentionRow, Row, attention_modules
 from vlmbench.interventions.cutting import cut_mask, cut_other, cut_rotation
-from vlmbench.interventions.language import (
-    check_window,
-    decoder_layers,
-    language_model,
-    masks_in_decode,
-    refuse_captured,
-)
+from vlmbench.interventions.language import check_window, decoder_layers, language_model, masks_in_decode
 from vlmbench.interventions.layer_state import LayerState
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.observed import kept_by_layer, kept_values
-from vlmbench.interventions.places import find_places
+from vlmbench.interventions.places import Places, find_places
 from vlmbench.interventions.protocol import check_share
 from vlmbench.interventions.selectors import Needs, Seen, Selector, selector_of
 
@@ -108,12 +103,23 @@ class InLayer:
     def __init__(self, model: Any, selector: Selector, drops: Sequence[int], keep: float, *, method: str) -> None:
         self._model, self._selector, self._keep, self._method = model, selector, keep, method
         self._drops = tuple(drops)
-        refuse_captured(model, method=method)
         self._body = language_model(model, method=method)
         self._layers = decoder_layers(self._body, method=method)
         self._check()
         self._marks = marks_of(model.module)
         self._in_decode = masks_in_decode(model, self._body)
+        self._captured = getattr(model, "loop", None) is not None
+        if self._captured and self._in_decode:
+            raise UnreachablePointError(
+                f"{method} needs masks of its own in each captured step, which eager attention does not ask for; use "
+                "runtime.attn_implementation=sdpa, or runtime=eager"
+            )
+        self._places: Places | None = None
+        self._plan: dict[int, torch.Tensor] = {}
+        self._counts: dict[int, int] = {}
+        self._told = ""
+        self._note: Any = None
+        self._seen_cache: Any = None
         self._state = LayerState(self._body)
         self._rows: dict[int, AttentionRow] = {}
         self._handles: dict[int, Any] = {}
@@ -161,15 +167,52 @@ class InLayer:
         for at in self._drops:
             counts[at] = max(1, round(self._keep * left))
             if self._selector.needs is Needs.NOTHING:
-                plan[at] = self._selector.choose(Seen(count=left), counts[at]).to(self._model.device)
+                plan[at] = self._selector.choose(Seen(count=left), counts[at])
             left = counts[at]
-        self._state.begin(places, counts, plan)
+        fixed = [places.vision, *plan.values()]  # a capture reads these where they lie
+        self._told = sha256(repr([part.tolist() for part in fixed]).encode()).hexdigest() if self._captured else ""
+        self._places, self._counts = places, counts
+        self._plan = {at: chosen.to(self._model.device) for at, chosen in plan.items()}
+        self._arm()
+        self._seen_cache = None
+        if self._captured:
+            self._note = self._body.register_forward_pre_hook(self._note_cache, with_kwargs=True)
+
+    def _arm(self) -> None:
+        """Hook on for one prefill."""
+        assert self._places is not None
+        self._state.begin(self._places, self._counts, self._plan)
         for row in self._rows.values():
             row.arm()
         self._unhook()
         for at in range(self._drops[0], len(self._layers)):
             hook = partial(self._layer, at)
             self._handles[at] = self._layers[at].register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _note_cache(self, module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:  # noqa: ARG002 – torch's arguments
+        """Before the language model, whose layers run no hook in a replay: the cache of this run."""
+        self._seen_cache = kwargs.get("past_key_values")
+        self._note.remove()
+
+    def left(self) -> list[int]:
+        """Positions that each decoder layer stores: known on the host."""
+        assert self._places is not None
+        text = int(self._places.text.shape[0])
+        stored = [self._places.length] * len(self._layers)
+        for at, count in self._counts.items():
+            stored[at:] = [text + count] * (len(stored) - at)
+        return stored
+
+    def inside(self) -> dict[str, tuple[Any, ...]]:
+        """The language model drops within; the image's place and what is chosen blindly are fixed in it."""
+        return {"language_model": (*self._counts.items(), self._selector.name, self._told)}
+
+    def anew(self, stage: str) -> object:
+        """Hook on again; what the layers then read besides their arguments."""
+        if stage != "language_model":
+            return None
+        self._arm()
+        return self._places, self._plan
 
     def _layer(self, at: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG002 – torch's arguments
         """Before a decoder layer: drop here, or cut the arguments to what was dropped before."""
@@ -244,11 +287,12 @@ class InLayer:
 
     def values(self, num_output_tokens: int) -> dict[str, Any]:
         """Vision tokens kept, observed on the cache of every layer."""
-        cache, self._state.cache = self._state.cache, None
+        cache, self._state.cache = self._seen_cache if self._captured else self._state.cache, None
+        self._seen_cache = None
         counts = kept_by_layer(
             cache, text=self._state.text_count, num_output_tokens=num_output_tokens, method=self._method
         )
-        if not self._state.complete(len(self._layers)):
+        if not self._captured and not self._state.complete(len(self._layers)):  # a loop compares with left() itself
             raise MeasurementError(f"{self._method}: not every decoder layer passed the hook; is the model wrapped?")
         return kept_values(counts)
 
@@ -256,6 +300,8 @@ class InLayer:
         for handle in self._handles.values():
             handle.remove()
         self._handles = {}
+        if self._note is not None:
+            self._note.remove()
 
     def detach(self) -> None:
         """Take all hooks off, give every module what it had."""

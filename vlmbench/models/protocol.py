@@ -119,8 +119,12 @@ class InReplays(Protocol):
     def inside(self) -> Mapping[str, Hashable]:
         """The stages whose code the method changes, each with all that tells one such change from another."""
 
-    def anew(self, stage: str) -> None:
-        """Make ready for a first run of a stage's code, with no wait for the device: it is run again to be captured."""
+    def anew(self, stage: str) -> object:
+        """Make ready for a first run of a stage's code, with no wait for the device: it is run again to be captured.
+
+        Returns:
+            The tensors that the code then reads besides its arguments.
+        """
 
 
 class Loop(Protocol):
@@ -140,8 +144,8 @@ class Loop(Protocol):
         Forward hooks on the stages' modules, and on the top-level module, fire at the stages' boundaries.
         """
 
-    def under(self, method: InReplays, prepared: Prepared) -> AbstractContextManager[None]:
-        """Requests within run under a method that has begun with ``prepared``, and is begun again after a capture."""
+    def under(self, method: InReplays) -> AbstractContextManager[None]:
+        """Requests within run under a method that has begun with them, and is begun again after a capture."""
 
     def python(self) -> AbstractContextManager[None]:
         """Requests within run the code that was captured, not its replays: for what only Python code can show."""

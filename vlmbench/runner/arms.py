@@ -196,7 +196,7 @@ def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -
             return
         if not isinstance(attachment, InReplays):
             refuse_captured(model, method=arm.method.name)
-        with loop.under(attachment, prepared):
+        with loop.under(attachment):
             yield attachment
     finally:
         marks.active = False
@@ -265,7 +265,7 @@ class Arms:
         arm = request.intervention
         if getattr(self.model, "loop", None) is None or arm is None or not isinstance(arm.method, KeepsTokens):
             return
-        label = f"{arm.label}, captured,"
+        label = f"{arm.label} as captured"
         if label in self.proofs:
             return
         with attached(self.model, request, prepared):
@@ -274,7 +274,9 @@ class Arms:
             captured = answer_of_loop(self.model, prepared, TOKENS)
         half = replace(arm, method=arm.method.keeping(PROVEN_KEEP))
         tolerance = self.proofs[half.label]["tolerance"]
-        self.proofs[label] = compare_captured(plain, captured, tolerance, of=f"{arm.label} of {self.model.facts['name']}")
+        self.proofs[label] = compare_captured(
+            plain, captured, tolerance, of=f"{arm.label} of {self.model.facts['name']}"
+        )
 
     def _kernels(self, request: Request, prepared: Prepared) -> dict[str, str]:
         from vlmbench.interventions.kernels import watch_kernels
