@@ -2,13 +2,13 @@
 
     python scripts/gpu/interventions.py --list
     python scripts/gpu/interventions.py --out DIR                               # all parts, one after the other
-    python scripts/gpu/interventions.py llava_fastv_eager --out DIR             # one part
+    python scripts/gpu/interventions.py llava_fastv_cudagraph --out DIR         # one part
     python scripts/gpu/interventions.py --device cpu --model tiny --narrow --out DIR      # a dry run anywhere
 
 Each part is one command of vlmbench in a process of its own: FastV, selection by the encoder's attention (as VisionZip
-selects) or by norm, each at four shares with its controls beside the baseline, at n = 40. A part takes a few minutes;
-one that was cut short continues when it is run again. ``DIR/PART/`` is the run directory, ``DIR/parts.jsonl`` says how
-each part ended.
+selects) or by norm, each at four shares with its controls beside the baseline, at n = 40, eager and captured. A part
+takes a few minutes; one that was cut short continues when it is run again. ``DIR/PART/`` is the run directory,
+``DIR/parts.jsonl`` says how each part ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METHODS = {
     "encoder": ["intervention=visionzip"],
     "norm": ["intervention=keep_after_projector", "intervention.selector=norm"],
 }
-RUNTIMES = ("eager",)  # an engine that replays what it captured refuses these methods
+RUNTIMES = ("eager", "cudagraph")
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.engines.test_cudagraph import narrow_molmo, small, talkative
+from tests.interventions.test_captured import Asked, compare_arms
+from tests.interventions.tiny import redraw
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken
 from vlmbench.engines.capture import CudaGraphs
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.errors import ModelError
+from vlmbench.interventions.keep_after_projector import KeepAfterProjector
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Prepared
 from vlmbench.models.transformers_model import TransformersModel
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.request import Output
+from vlmbench.runner.arms import METHOD, ArmOf
 from vlmbench.runner.execution import complete, prepare
 from vlmbench.testing.tiny_models import generate, tiny_inputs, tiny_model
 
@@ -84,6 +89,28 @@ def test_stages_are_seen_around_replays_and_nothing_is_captured_in_a_measured_ru
     assert values["T_decode_forward"] > 0
     assert len(values["ITL"]) == 5
     assert sum(values[name] for name in parts) + values["T_residual"] == pytest.approx(values["T_total"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arms_give_the_answers_of_the_same_arms_run_as_python(name: str) -> None:
+    model = on_gpu(name)
+    redraw(model.module.cpu())
+    model.module.to(model.device)
+    asked = Asked(name, lambda: CudaGraphs(model.device), tokens=12, model=model)
+    compare_arms(asked, encoder=name != "molmo_7b_d")
+    assert asked.loop.facts["captured"] is True
+
+
+def test_a_methods_own_time_is_told_around_replays() -> None:
+    model = on_gpu("llava_1_5_7b")
+    arm = ArmOf(method=KeepAfterProjector(keep=0.5, selector="encoder_attention"), role=METHOD)
+    run = prepare(model, replace(request(size=(336, 336), new_tokens=6), intervention=arm))
+    assert complete(model, run, [TimelineProbe()], []).values["T_capture"] > 0
+    values = complete(model, run, [TimelineProbe()], []).values
+    assert "T_capture" not in values
+    assert values["T_method_vision_encoder"] > 0
+    assert values["T_method_LLM_prefill"] > 0
+    assert values["num_vision_tokens_kept"] == 288
 
 
 def test_a_natural_answer_ends_where_generate_ends() -> None:

@@ -54,10 +54,18 @@ def model_of(name: str) -> TransformersModel:
 class Asked:
     """One request of a model, asked under methods by the loop and by ``generate()``."""
 
-    def __init__(self, name: str, recorder: Callable[[], Recorder], *, tokens: int = 8, **knobs: Any) -> None:
-        settings = {key: knobs.pop(key) for key in ("cache_step", "capture") if key in knobs}
-        self.model: TransformersModel = model_of(name)
-        self.loop: GraphLoop = loop_of(self.model, recorder, **settings)
+    def __init__(
+        self,
+        name: str,
+        recorder: Callable[[], Recorder],
+        *,
+        tokens: int = 8,
+        cache_step: int = 8,
+        model: TransformersModel | None = None,
+        **knobs: Any,
+    ) -> None:
+        self.model: TransformersModel = model or model_of(name)
+        self.loop: GraphLoop = loop_of(self.model, recorder, cache_step=cache_step)
         self.tokens = tokens
         self.request = request(size=small(name), new_tokens=tokens, **knobs)
         self.prepared: Prepared = self.model.transfer(self.model.prepare(self.request))
@@ -80,8 +88,11 @@ class Asked:
 def test_interleaved_arms_give_the_answers_of_the_same_arms_run_as_python(
     name: str, recorder: Callable[[], Recorder]
 ) -> None:
-    asked = Asked(name, recorder, tokens=12)
-    methods = [NONE, NORM, RANDOM, ALL, FASTV, PYRAMID, RANDOM_LAYER] + ([ENCODER] if name != "molmo_7b_d" else [])
+    compare_arms(Asked(name, recorder, tokens=12), encoder=name != "molmo_7b_d")
+
+
+def compare_arms(asked: Asked, *, encoder: bool) -> None:
+    methods = [NONE, NORM, RANDOM, ALL, FASTV, PYRAMID, RANDOM_LAYER] + ([ENCODER] if encoder else [])
     want = [asked.ask(method, captured=False) for method in methods]
     first = [given.logits[0] for given, _ in want]
     scale = float(first[0].abs().max())
@@ -92,6 +103,7 @@ def test_interleaved_arms_give_the_answers_of_the_same_arms_run_as_python(
         for at in (1, 0, 2, 3, *range(4, len(methods)), 0, 1):
             given, values = asked.ask(methods[at], captured=True)
             assert given.same(want[at][0], within=1e-4 * scale), methods[at]
+            assert torch.equal(given.tokens, want[at][0].tokens)
             assert values == want[at][1]
     assert asked.loop.missed == 0
 
@@ -239,3 +251,21 @@ def test_kernels_are_seen_where_replays_run_no_python() -> None:
     assert found["keep_after_projector"] == found["keep_in_layer"] == found["none"]
     held = [proof for label, proof in arms.proofs.items() if label.endswith("as captured")]
     assert [proof["tokens_equal"] for proof in held] == [8, 8]
+
+
+def test_every_layer_of_a_step_attends_as_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the one whose weights a selector looked at: it must not repeat its keys where the others do not."""
+    asked = Asked("qwen2_5_vl_7b", Replaying)
+    asked.ask(FASTV, captured=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    heads: set[tuple[int, int]] = set()
+
+    def noted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if key.shape[2] == 8 * -(-key.shape[2] // 8) and query.shape[2] < 8:  # a step over a window
+            heads.add((query.shape[1], key.shape[1]))
+        return attend(query, key, *args, **options)
+
+    with asked.loop.python():
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+        asked.ask(FASTV, captured=True)
+    assert heads == {(2, 2)}

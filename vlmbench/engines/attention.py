@@ -22,7 +22,7 @@ GROUPED = "vlmbench_grouped"
 
 
 def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -53,6 +53,7 @@ class AttentionRow:
         self._marks = marks
         self._parts: list[torch.Tensor] = []
         self._config = self._module.config
+        self._kernel = self._config._attn_implementation
         self._inner = interface_of(module)
         self._name = f"vlmbench_row_{next(_COUNTER)}"
         self.armed = False
@@ -102,7 +103,9 @@ class AttentionRow:
             self._marks.enter()
             self._parts.append(work())
             self._marks.leave()
-        return self._inner(module, query, key, value, attention_mask, **options)
+        asked = self._config._attn_implementation  # a loop's steps attend by a function of their own
+        inner = self._inner if asked == self._kernel else interface_of(module, asked)
+        return inner(module, query, key, value, attention_mask, **options)
 
 
 def _replayed(module: torch.nn.Module, held: list[torch.Tensor], play: Callable[[], Any]) -> None:
@@ -152,13 +155,12 @@ def attention_modules(module: torch.nn.Module) -> list[torch.nn.Module]:
     ]
 
 
-def interface_of(module: Any) -> Callable[..., Any]:
-    """The attention function that a module would call."""
+def interface_of(module: Any, name: str | None = None) -> Callable[..., Any]:
+    """The attention function that a module would call, or that of another name."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    name = module.config._attn_implementation
-    found = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    found = ALL_ATTENTION_FUNCTIONS.get_interface(name or module.config._attn_implementation, eager)
     if found is None:
         raise UnreachablePointError(f"{type(module).__name__} has no attention function that can be looked into")
     function: Callable[..., Any] = found
