@@ -40,6 +40,8 @@ NESTED = ("processor", "intervention", "load")
 _AUTO_AXIS = "vision_tokens"
 _LEAST_CACHE = 8  # tokens: a few more than are prefilled to learn the cache's layout
 _AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
+_LOW, _HIGH = 16, 576  # where a model reaches any count: from a thumbnail to LLaVA-1.5's image
+_SPAN = 6  # the highest count is this many times the lowest, where that is above _HIGH
 _T = TypeVar("_T")
 
 
@@ -147,6 +149,34 @@ def spaced(spec: Mapping[str, Any]) -> list[int]:
     return sorted({round(v) for v in values})
 
 
+def spread(counts: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the counts, ascending and roughly log-spaced.
+
+    Args:
+        counts: distinct, ascending, 1 or more each.
+        most: 2 or more.
+
+    Returns:
+        from the lowest of at least 16 to the highest of at most 576, or of at most 6 times the lowest where that is
+        more; higher ones too where there would be too few. The lowest count of all where none is 16 or more.
+    """
+    low = next((index for index, count in enumerate(counts) if count >= _LOW), 0)
+    counts = counts[low:]
+    if len(counts) <= most:
+        return list(counts)
+    top = max(_HIGH, _SPAN * counts[0], counts[most - 1])
+    inside = [count for count in counts if count <= top]
+    ratio = inside[-1] / inside[0]
+    chosen: set[int] = set()
+    for step in range(most):
+        ideal = inside[0] * ratio ** (step / (most - 1))
+        chosen.add(min(inside, key=lambda count: abs(math.log(count / ideal))))
+    while len(chosen) < most:  # two aims met at one count: the gaps are filled, the widest first
+        left = [count for count in inside if count not in chosen]
+        chosen.add(max(left, key=lambda count: min(abs(math.log(count / other)) for other in chosen)))
+    return sorted(chosen)
+
+
 def short_range(name: str, text: str) -> dict[str, Any]:
     """``log(64, 2048, 10)``, ``linear(64, 2048, 10)`` (start, stop, how many) or ``range(64, 2048, 64)`` (…, step).
 
@@ -164,6 +194,11 @@ def short_range(name: str, text: str) -> dict[str, Any]:
     if found[1] == "range":
         return {"start": start, "stop": stop, "step": third}
     return {"start": start, "stop": stop, "num": third, "spacing": found[1]}
+
+
+def axis_names(axes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The full names of configured axes: ``load.concurrency`` of ``{load: {concurrency: …}}``."""
+    return tuple(_named(axes))
 
 
 def _named(axes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from vlmbench.engines.endpoint.address import find_proxy, tls_context
 from vlmbench.engines.endpoint.arrivals import due_times
 from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.dialects import Dialect, dialect
 from vlmbench.engines.endpoint.driver import Driver, LoadFacts, Role
-from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
+from vlmbench.engines.endpoint.exchange import Order, Result
 from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.server import Server, contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint, Load
+from vlmbench.request import ImageSource
+from vlmbench.session.serving_loads import exchanger_of
 
 
 def text_orders(model: str, count: int, *, tokens: int = 16, kind: Dialect | None = None) -> list[Order]:
@@ -44,6 +50,34 @@ class Point:
         return [result for role, result in self.results if role is Role.MEASURED]
 
 
+def client_of(endpoint: Endpoint) -> Client:
+    """What opens connections to a server."""
+    address = endpoint.address
+    return Client(
+        address=address, tls=tls_context(address, endpoint.ca_file), proxy=find_proxy(address, endpoint.proxy)
+    )
+
+
+def meet(endpoint: Endpoint, first: Order | None = None) -> Server:
+    """Ask a server who it is, and send a first request with an image where one is given."""
+
+    async def ask() -> Server:
+        server = await contact(endpoint, client_of(endpoint), endpoint.headers())
+        if first is not None:
+            await rehearse(server, exchanger_of(server, Turns()), first, images=True)
+        return server
+
+    return run(ask())
+
+
+def image(number: int) -> ImageSource:
+    """A small image of one colour, another for another number."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (90, 70), (number * 11 % 256, 5, 9)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    return ImageSource(name=f"image {number}", read=lambda: data)
+
+
 def send(
     endpoint: Endpoint,
     load: Load,
@@ -54,22 +88,10 @@ def send(
 ) -> Point:
     """Send a load to a server and collect what comes."""
     point, turns = Point(), Turns()
-    address = endpoint.address
-    client = Client(
-        address=address, tls=tls_context(address, endpoint.ca_file), proxy=find_proxy(address, endpoint.proxy)
-    )
-    exchanger = Exchanger(
-        client=client,
-        target=address.target("chat/completions"),
-        headers=endpoint.headers(),
-        kind=dialect("openai" if endpoint.dialect == "auto" else endpoint.dialect),
-        reuse=endpoint.connection == "reuse",
-        timeout_s=endpoint.timeout_s,
-        silence_s=endpoint.silence_s,
-        turns=turns,
-    )
+    kind = dialect("openai" if endpoint.dialect == "auto" else endpoint.dialect)
+    server = Server(endpoint=endpoint, client=client_of(endpoint), headers=endpoint.headers(), kind=kind, facts={})
     driver = Driver(
-        exchanger=exchanger,
+        exchanger=exchanger_of(server, turns),
         load=load,
         measured=measured,
         spare=spare or [],

@@ -6,29 +6,23 @@ Structure and counts only; no time is bounded from above.
 from __future__ import annotations
 
 import importlib.util
-import io
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.endpoint.serving import Point, send
-from tests.endpoint.tiny_gguf import VISION_TOKENS, write_language_model, write_vision_model
+from tests.endpoint.llama_server import running
+from tests.endpoint.serving import Point, image, meet, send
+from tests.endpoint.tiny_gguf import VISION_TOKENS
 from vlmbench.engines.endpoint.bodies import chat_body
-from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.dialects import dialect
 from vlmbench.engines.endpoint.driver import Role
-from vlmbench.engines.endpoint.exchange import Exchanger, Order
-from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.exchange import Order
+from vlmbench.engines.endpoint.loop import run
 from vlmbench.engines.endpoint.prometheus import between
-from vlmbench.engines.endpoint.server import Server, contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.errors import EndpointError
-from vlmbench.request import ImageSource, Output, Request, Sample
+from vlmbench.request import Output, Request, Sample
 
 _MISSING = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -37,42 +31,16 @@ pytestmark = [
 ]
 
 
-def _serve(folder: Path, *, projector: bool) -> Iterator[str]:
-    model, vision = folder / "tiny.gguf", folder / "mmproj.gguf"
-    write_language_model(model)
-    write_vision_model(vision)
-    script = Path(__file__).with_name("llama_server.py")
-    command = [sys.executable, str(script), str(model), str(vision) if projector else "-", "4"]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("address "), (folder / "log").read_text()[-2000:]
-            yield line.split()[1] + "/v1"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from _serve(tmp_path_factory.mktemp("llama"), projector=True)
-
-
-def _image(number: int) -> ImageSource:
-    buffer = io.BytesIO()
-    Image.new("RGB", (90, 70), (number * 11 % 256, 5, 9)).save(buffer, "PNG")
-    data = buffer.getvalue()
-    return ImageSource(name=f"image {number}", read=lambda: data)
+    with running(tmp_path_factory.mktemp("llama")) as address:
+        yield address
 
 
 def _order(number: int, *, tokens: int = 8, images: int = 1, salt: str | None = None, **extra: object) -> Order:
     request = Request(
         sample=Sample(
-            sample_id=str(number), question="what is this", images=tuple(_image(number) for _ in range(images))
+            sample_id=str(number), question="what is this", images=tuple(image(number) for _ in range(images))
         ),
         output=Output(max_new_tokens=tokens, forced=True),
     )
@@ -101,15 +69,11 @@ def _check(point: Point, requests: int, tokens: int = 8) -> None:
 
 
 def test_what_the_server_says_of_itself(url: str) -> None:
-    async def ask(model: str) -> Server:
-        endpoint = Endpoint(base_url=url, model=model, proxy="none")
-        return await contact(endpoint, Client(address=endpoint.address), endpoint.headers())
-
-    server = run(ask("tiny"))
+    server = meet(Endpoint(base_url=url, model="tiny", proxy="none"))
     assert server.facts["dialect"] == "llamacpp"
     assert server.facts["server"] == "llama.cpp"
     with pytest.raises(EndpointError, match="has no model 'tinny'") as caught:
-        run(ask("tinny"))
+        meet(Endpoint(base_url=url, model="tinny", proxy="none"))
     assert "tiny" in str(caught.value).splitlines()[1]
 
 
@@ -124,8 +88,9 @@ def test_one_after_the_other(url: str, connection: str) -> None:
 def test_closed_loop_and_the_servers_counters(url: str) -> None:
     endpoint = _endpoint(url)
 
+    server = meet(endpoint)
+
     async def counters() -> dict[str, float]:
-        server = await contact(endpoint, Client(address=endpoint.address), endpoint.headers())
         found = await server.counters()
         assert found is not None
         return found
@@ -164,24 +129,9 @@ def test_the_prompt_cache_is_seen_where_it_is_on(url: str) -> None:
 
 
 def test_a_server_without_its_projector_takes_no_images(tmp_path: Path) -> None:
-    for address in _serve(tmp_path, projector=False):
-        endpoint = _endpoint(address)
-
-        async def first(endpoint: Endpoint = endpoint) -> None:
-            client, headers = Client(address=endpoint.address), endpoint.headers()
-            server = await contact(endpoint, client, headers)
-            exchanger = Exchanger(
-                client=client,
-                target=endpoint.address.target("chat/completions"),
-                headers=headers,
-                kind=server.kind,
-                reuse=False,
-                timeout_s=20,
-                silence_s=20,
-                turns=Turns(),
-            )
-            await rehearse(server, exchanger, _order(1), images=True)
-
-        with pytest.raises(EndpointError, match="takes no images") as caught:
-            run(first())
-        assert str(caught.value).count("\n") == 1
+    with (
+        running(tmp_path, projector=False) as address,
+        pytest.raises(EndpointError, match="takes no images") as caught,
+    ):
+        meet(_endpoint(address), _order(1))
+    assert str(caught.value).count("\n") == 1

@@ -183,7 +183,6 @@ def test_failures_are_rows_and_the_exit_says_so(without_torch: Path, tmp_path: P
         (["runtime.base_url=null"], "'runtime.base_url' must be given"),
         (["load=open", "load.rate_per_s=0"], "'load.rate_per_s' must be above 0"),
         (["sweep.axes.load.concurrency=[1,2]"], "axis 'load.concurrency' is one of load=closed"),
-        (["sweep=vision_tokens"], "axis 'vision_tokens' needs the model in this process"),
         (["sweep=batch_size"], "axis 'batch_size' needs the model in this process"),
         (["dry_run=true"], "'dry_run' must be false with runtime=endpoint"),
     ],

@@ -18,15 +18,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.endpoint.serving import send
-from tests.endpoint.test_llama_server import _image
+from tests.endpoint.serving import image, meet, send
 from tests.models.test_export import FLOAT, spec_of
 from vlmbench.engines.endpoint.bodies import chat_body
-from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.dialects import dialect
-from vlmbench.engines.endpoint.exchange import Exchanger, Order
-from vlmbench.engines.endpoint.loop import Turns, run
-from vlmbench.engines.endpoint.server import Server, contact, rehearse
+from vlmbench.engines.endpoint.exchange import Order
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.models.export import export
 from vlmbench.request import Output, Request, Sample
@@ -94,7 +90,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 def _order(number: int, model: str, *, images: int = 1) -> Order:
-    sample = Sample(sample_id=str(number), question="what is this", images=tuple(_image(number) for _ in range(images)))
+    sample = Sample(sample_id=str(number), question="what is this", images=tuple(image(number) for _ in range(images)))
     request = Request(sample=sample, output=Output(max_new_tokens=6, forced=False))
     body = chat_body(request, model=model, kind=dialect("transformers"), salt=str(number), extra={})
     return Order(sample_id=str(number), repeat=0, body=body, asked_tokens=6, forced=False)
@@ -102,25 +98,10 @@ def _order(number: int, model: str, *, images: int = 1) -> Order:
 
 def test_it_is_met_asked_and_measured(served: tuple[str, str]) -> None:
     url, model = served
-    endpoint = Endpoint(base_url=url, model=model, dialect="transformers", proxy="none")
+    endpoint = Endpoint(base_url=url, model=model, dialect="transformers", proxy="none", silence_s=200)
 
-    async def meet() -> Server:
-        client, headers = Client(address=endpoint.address), endpoint.headers()
-        server = await contact(endpoint, client, headers)
-        exchanger = Exchanger(
-            client=client,
-            target=endpoint.address.target("chat/completions"),
-            headers=headers,
-            kind=server.kind,
-            reuse=False,
-            timeout_s=200,
-            silence_s=200,
-            turns=Turns(),
-        )
-        await rehearse(server, exchanger, _order(0, model), images=True)  # loads the model
-        return server
-
-    assert run(meet()).facts["dialect"] == "transformers"
+    server = meet(endpoint, _order(0, model))  # loads the model
+    assert server.facts["dialect"] == "transformers"
     with_image = send(endpoint, Load(), [_order(i, model) for i in range(1, 5)])
     text = send(endpoint, Load(), [_order(9, model, images=0)])
     for result in (*with_image.measured, *text.measured):

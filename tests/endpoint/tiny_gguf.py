@@ -84,8 +84,14 @@ def write_language_model(path: Path, *, seed: int = 0) -> None:
     _finish(writer)
 
 
-def write_vision_model(path: Path, *, seed: int = 1) -> None:
-    """The vision encoder with its projector (``mmproj``)."""
+def write_vision_model(path: Path, *, seed: int = 1, tiles: int = 1) -> None:
+    """The vision encoder with its projector (``mmproj``).
+
+    Args:
+        path: to write to.
+        seed: of the weights.
+        tiles: most tiles along a side; above 1 a larger image is cut into tiles as LLaVA-1.6 does, and makes more tokens.
+    """
     from gguf import GGUFWriter
 
     rng = np.random.default_rng(seed)
@@ -110,6 +116,11 @@ def write_vision_model(path: Path, *, seed: int = 1) -> None:
     writer.add_array("clip.vision.image_mean", [0.48, 0.46, 0.41])
     writer.add_array("clip.vision.image_std", [0.27, 0.26, 0.28])
     w = VISION_WIDTH
+    if tiles > 1:
+        sizes = [(IMAGE * side, IMAGE * side) for side in range(1, tiles + 1)]
+        writer.add_array("clip.vision.image_grid_pinpoints", [pixels for size in sizes for pixels in size])
+        writer.add_string("clip.vision.mm_patch_merge_type", "spatial_unpad")
+        writer.add_tensor("model.image_newline", np.zeros(WIDTH, np.float32))
     writer.add_tensor("v.class_embd", _random(rng, w))
     writer.add_tensor("v.patch_embd.weight", _random(rng, w, 3, PATCH, PATCH))
     writer.add_tensor("v.position_embd.weight", _random(rng, VISION_TOKENS + 1, w))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.models.shipped import processor_only, request
 from vlmbench.errors import ConfigError
-from vlmbench.models.vision.auto_counts import spread, spread_vision_tokens
+from vlmbench.models.vision.auto_counts import spread_vision_tokens
 from vlmbench.models.vision.candidates import seen_tokens
+from vlmbench.sweep import spread
 
 # Some processors of transformers still treat tensors as arrays the old way; 5.17 renames an argument of Mllama.
 pytestmark = [

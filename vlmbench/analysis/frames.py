@@ -307,6 +307,15 @@ def values(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     return frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def whole_metric(frame: pd.DataFrame) -> str:
+    """Name the latency of the whole: of ``generate()``, or of the request where that is all that was seen (a server).
+
+    Args:
+        frame: rows of a run.
+    """
+    return "T_request" if np.isnan(values(measured(frame), "T_total")).all() else "T_total"
+
+
 def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows by status and mode: columns ``status``, ``mode``, ``rows``."""
     counts = frame.groupby(["status", "mode"], observed=True).size()

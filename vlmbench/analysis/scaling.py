@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.analysis.curve_shape import design, fit_forms, held_out_check, point_table
-from vlmbench.analysis.frames import FIRST_TIME
+from vlmbench.analysis.frames import FIRST_TIME, whole_metric
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
 from vlmbench.analysis.robust_fit import Missed, missed_medians, robust_fit
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
@@ -88,6 +88,7 @@ def without_first_times(flags: pd.Series | None, x: Array, y: Array, clusters: N
 
 STAGES = ("T_total", *TOTAL_PARTS[:-1], *DECODE_PARTS, TOTAL_PARTS[-1], "TTFT_model", *HOST_PARTS, "T_request")
 """Times that are fitted where they exist, ms."""
+_OF_A_SERVER = ("T_request", "TTFT", "TPOT", "T_unattributed")
 
 _NEGLIGIBLE = 0.02  # of the mean time: a change over the whole range that no decision hangs on
 
@@ -281,6 +282,14 @@ def describe(scaling: Scaling) -> str:
     small = ", small enough to read it as a line" if scaling.bend < 0.01 else ""
     bend = f"{percent(scaling.bend)}{small}"
     return f"{text}; it {how}: {digits(first)} ms at the low end, {digits(last)} at the high end ({bend})"
+
+
+def times_of(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Times that are fitted in these rows, that of the whole first: stages, or what a client and its server saw."""
+    whole = whole_metric(frame)
+    if whole == STAGES[0]:
+        return STAGES
+    return (*_OF_A_SERVER, *(str(c) for c in frame if str(c).startswith("server_") and str(c).endswith("_ms")))
 
 
 def fit_scaling(part: Slice, stage: str) -> Scaling | None:

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from vlmbench.analysis import frames
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import median, quantile
 
@@ -51,6 +52,7 @@ COLUMNS: tuple[str, ...] = (
     "pair_arm",
     "pair_number",
     "session",
+    "load_number",
     "reason",
 )
 """The columns of an endpoint's rows that the summaries need."""
@@ -96,13 +98,17 @@ def load_points(frame: pd.DataFrame) -> list[str]:
 
 
 def spans(rows: pd.DataFrame) -> list[tuple[int, float, float]]:
-    """(session, first, last moment) in which measured requests of a point were due, s on the machine's clock."""
+    """(session, first, last moment) in which measured requests of a point were due, s on the machine's clock.
+
+    A point that was loaded several times, between loads on others, has as many spans.
+    """
     found = []
     known = rows.dropna(subset=["due_s"])
-    for session in sorted({int(s) for s in known["session"]}):
-        due = known[known["session"] == session]["due_s"].to_numpy(dtype=np.float64)
+    loads = pd.Series(frames.values(known, "load_number"), index=known.index, name="load").fillna(0)
+    for _, part in known.groupby(["session", loads], sort=True):
+        due = part["due_s"].to_numpy(dtype=np.float64)
         if len(due) > 1 and due.max() > due.min():
-            found.append((session, float(due.min()), float(due.max())))
+            found.append((int(part["session"].iloc[0]), float(due.min()), float(due.max())))
     return found
 
 

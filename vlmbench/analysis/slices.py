@@ -28,6 +28,7 @@ class Kind:
         columns: observed counts that may stand on the x axis, the first that varies is taken.
         axes: names of sweep axes that turn it (``processor.`` is a prefix).
         fixed: observed counts that must be equal within a slice, besides the other axes of the sweep.
+        otherwise: on the x axis where no row has any of ``columns``: a server that counts its prompts as a whole.
     """
 
     name: str
@@ -35,10 +36,16 @@ class Kind:
     columns: tuple[str, ...]
     axes: tuple[str, ...]
     fixed: tuple[str, ...] = ()
+    otherwise: str = ""
 
     def turned_by(self, axis: str) -> bool:
         """Whether a sweep axis (without ``axis_``) turns this kind."""
         return axis in self.axes or (axis.startswith("processor.") and "processor." in self.axes)
+
+    def counts(self, rows: pd.DataFrame) -> tuple[str, ...]:
+        """Columns of rows that may stand on the x axis, the first that varies is taken."""
+        known = tuple(c for c in self.columns if c in rows and bool(rows[c].notna().any()))
+        return known or tuple(c for c in (self.otherwise,) if c in rows)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -52,6 +59,7 @@ KINDS: Mapping[str, Kind] = {
             columns=("num_vision_tokens", "num_cross_attention_tokens", "num_vision_patches"),
             axes=("vision_tokens", "resolution", "image_width", "image_height", "images", "frames", "processor."),
             fixed=("num_output_tokens",),
+            otherwise="num_input_tokens",
         ),
         Kind(
             name="prompt",
@@ -59,6 +67,7 @@ KINDS: Mapping[str, Kind] = {
             columns=("num_prompt_tokens",),
             axes=("prompt_tokens",),
             fixed=("num_vision_tokens", "num_output_tokens"),
+            otherwise="num_input_tokens",
         ),
         Kind(
             name="output",
@@ -81,7 +90,9 @@ KINDS: Mapping[str, Kind] = {
 
 TOKEN_KINDS = ("vision", "prompt", "output")
 
-X_LABELS: Mapping[str, str] = {name: label_of(name) for kind in KINDS.values() for name in kind.columns}
+X_LABELS: Mapping[str, str] = {
+    name: label_of(name) for kind in KINDS.values() for name in (*kind.columns, kind.otherwise) if name
+}
 """Counts that may stand on the x axis to their labels."""
 
 
@@ -174,7 +185,7 @@ def slices(frame: pd.DataFrame, kind: Kind) -> list[Slice]:
         others = [a for a in axes if a not in turning]
     else:
         others = []
-    x = next((c for c in kind.columns if c in rows and rows[c].nunique() >= MIN_POINTS), None)
+    x = next((c for c in kind.counts(rows) if rows[c].nunique() >= MIN_POINTS), None)
     if x is None:
         return []
     rows = rows[rows[x].notna()]

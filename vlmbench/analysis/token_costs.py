@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.drift import HalvesCheck, halves_check
+from vlmbench.analysis.frames import whole_metric
 from vlmbench.analysis.regression import Estimate, Ratio, fieller
 from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import Scaling, fit_scaling
@@ -69,15 +70,19 @@ def checks(
             kinds.setdefault(run.path, []).append(kind)
     if len(used) == 1:
         (run,) = used.values()
-        return {"": halves_check(run.frame)}
+        return {"": _halves(run)}
     of_2, of_3 = ({run.path for run in side.runs} for side in (phase2, phase3))
     numbers = {path: 3 if path in of_3 and (path not in of_2 or "output" in kinds[path]) else 2 for path in used}
     made = {}
     for path, run in used.items():
         several = list(numbers.values()).count(numbers[path]) > 1
         name = f"phase {numbers[path]}" + (f" ({' and '.join(kinds[path])} tokens)" if several else "")
-        made[name if name not in made else f"{name}, {path.name}"] = halves_check(run.frame)
+        made[name if name not in made else f"{name}, {path.name}"] = _halves(run)
     return made
+
+
+def _halves(run: ResultSet) -> HalvesCheck | None:
+    return halves_check(run.frame, whole_metric(run.frame))
 
 
 def aa_words(found: Mapping[str, HalvesCheck | None]) -> str:
@@ -86,7 +91,8 @@ def aa_words(found: Mapping[str, HalvesCheck | None]) -> str:
         return ""
     said = ", ".join(f"{name} {_verdict(check)}".strip() for name, check in found.items())
     drifts = any(check is not None and check.verdict == "drift" for check in found.values())
-    return f"A/A of T_total: {said}{'; a difference of that size may be the machine' if drifts else ''}."
+    metric = next((check.metric for check in found.values() if check is not None), "T_total")
+    return f"A/A of {metric}: {said}{'; a difference of that size may be the machine' if drifts else ''}."
 
 
 def _verdict(check: HalvesCheck | None) -> str:
@@ -108,9 +114,9 @@ class TokenCost:
 
     Args:
         kind: ``vision``, ``prompt`` or ``output``.
-        total: the fit of ``T_total``.
+        total: the fit of ``T_total``; of ``T_request`` where a server shows nothing else.
         stages: fits of the stages that exist in the data, by name.
-        shares: stage to its share of the slope of ``T_total``, with the error of the ratio.
+        shares: stage to its share of that slope, with the error of the ratio.
     """
 
     kind: str
@@ -295,22 +301,25 @@ class Comparison:
 
 def token_cost(frame: pd.DataFrame, kind: str) -> TokenCost | None:
     """The cost of one kind of token in the slice with most rows; None where fewer than three counts were measured."""
+    metric = whole_metric(frame)
     for part in slices(frame, KINDS[kind]):
-        total = fit_scaling(part, "T_total")
+        total = fit_scaling(part, metric)
         if total is None:
             continue
-        stages = {name: fit for name in TOTAL_PARTS if (fit := fit_scaling(part, name)) is not None}
-        return TokenCost(kind=kind, total=total, stages=stages, shares={n: _share(fit) for n, fit in stages.items()})
+        parts = TOTAL_PARTS if metric == "T_total" else ("TTFT",)
+        stages = {name: fit for name in parts if (fit := fit_scaling(part, name)) is not None}
+        shares = {name: _share(fit, metric) for name, fit in stages.items()}
+        return TokenCost(kind=kind, total=total, stages=stages, shares=shares)
     return None
 
 
-def _share(stage: Scaling) -> Estimate:
-    """Slope of a stage over the slope of the total; both come from the same runs, so the error is that of the ratio
+def _share(stage: Scaling, metric: str) -> Estimate:
+    """Slope of a stage over the slope of the whole; both come from the same runs, so the error is that of the ratio
     itself, by the leave-one-point-out jackknife.
     """
     rows = stage.slice.rows
-    known = rows[stage.stage].notna() & rows["T_total"].notna()
-    x, part, total = (rows.loc[known, name].to_numpy(dtype=float) for name in (stage.slice.x, stage.stage, "T_total"))
+    known = rows[stage.stage].notna() & rows[metric].notna()
+    x, part, total = (rows.loc[known, name].to_numpy(dtype=float) for name in (stage.slice.x, stage.stage, metric))
     clusters = stage.slice.clusters[known].to_numpy()
 
     def ratio(keep: Any) -> float:
@@ -366,7 +375,7 @@ def compare(phase2: ResultSet, phase3: ResultSet, *, output_dir: Path | None = N
 
 def _too_few(one: ResultSet, kind: str) -> str:
     rows = timing_rows(one.frame)
-    column = next((c for c in KINDS[kind].columns if c in rows), KINDS[kind].columns[0])
+    column = next(iter(KINDS[kind].counts(rows)), KINDS[kind].columns[0])
     seen = int(rows[column].nunique()) if column in rows else 0
     return (
         f"'{one.path}' has {seen} different count(s) of {KINDS[kind].unit}s in {len(rows)} measured rows; a slope "

@@ -221,7 +221,7 @@ def grown_by(part: Slice) -> str:
         if np.isnan(number).any() or not np.ptp(number):
             continue
         span = f"{number.min():,.0f} to {count(number.max(), one)}"
-        each = counts / number
+        each = counts / number if number.all() else counts
         if not np.ptp(each):
             return f"the axis grows by whole {one}s of {each[0]:,.0f} {unit} ({span})"
         return f"the number of {one}s grows with the axis ({span})"

@@ -10,8 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vlmbench.analysis import frames
 from vlmbench.analysis.floors import peaks_of
-from vlmbench.figures import components, latency, serving, stage_bars, workload
+from vlmbench.figures import components, latency, stage_bars, workload
 from vlmbench.figures.device_use import device_use_figure
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.request_timeline import request_timeline
@@ -20,10 +21,10 @@ from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
 from vlmbench.report.exports import write_exports
-from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run, whole_metric
+from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.report.request_trace import write_request_traces
-from vlmbench.report.serving_summary import Serving, read_serving, summarise_serving
+from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 
 PHASE_FILE = f"{EXPERIMENT}.json"
 
@@ -101,7 +102,7 @@ def figures(run: Run, *, loads: bool = False) -> Iterator[tuple[str, Figure]]:
             pool them are left out.
     """
     frame, provenance = run.frame, run.provenance
-    metric = whole_metric(frame)
+    metric = frames.whole_metric(frame)
     drawings: dict[str, Callable[..., Figure | None]] = {
         "latency_distribution": latency.latency_distribution,
         "request_distribution": partial(latency.latency_distribution, metric="T_request"),
@@ -121,14 +122,5 @@ def figures(run: Run, *, loads: bool = False) -> Iterator[tuple[str, Figure]]:
         if loads and name in _POOLED:
             continue
         figure = draw(frame, provenance)
-        if figure is not None:
-            yield name, figure
-
-
-def serving_figures(server: Serving) -> Iterator[tuple[str, Figure]]:
-    """(file name, figure) of what a server gave under its loads; none with fewer than two loads."""
-    drawings = {"pareto": serving.pareto_figure, "ttft_throughput": serving.ttft_figure}
-    for name, draw in drawings.items():
-        figure = draw(server.table, server.provenance)
         if figure is not None:
             yield name, figure

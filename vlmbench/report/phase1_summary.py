@@ -209,7 +209,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
     )
     components = breakdown.component_table(frame)
     parameters = breakdown.parameter_table(run.provenance)
-    metric = whole_metric(frame)
+    metric = frames.whole_metric(frame)
     ratios = distribution.tail_ratios(frame, metric)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -305,15 +305,6 @@ def _cost(run: Run) -> dict[str, Any]:
         "peaks": None if peaks is None else asdict(peaks),
         "stages": records(floors.floor_table(run.frame, peaks).astype(object)),
     }
-
-
-def whole_metric(frame: pd.DataFrame) -> str:
-    """Name the latency whose tail is explained: of ``generate()``, or of the request where that is all that was seen.
-
-    Args:
-        frame: rows of a run.
-    """
-    return "T_request" if np.isnan(frames.values(frames.measured(frame), "T_total")).all() else "T_total"
 
 
 def _tail(frame: pd.DataFrame, ratios: pd.DataFrame, metric: str) -> dict[str, Any]:

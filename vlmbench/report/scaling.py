@@ -17,13 +17,13 @@ from vlmbench.analysis.drift import aa_summary
 from vlmbench.analysis.energy import energy_summary
 from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.flops_latency import FlopsLatency, flops_latency
-from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.frames import load_runs, whole_metric
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.launch_bound import launch_by_point
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
-from vlmbench.analysis.scaling import STAGES, Scaling, fit_scaling
+from vlmbench.analysis.scaling import Scaling, fit_scaling, times_of
 from vlmbench.analysis.scope import latency_scope
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
 from vlmbench.errors import InputError
@@ -34,12 +34,15 @@ from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.files import strict, write_json
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
+from vlmbench.report.narrative.serving import swept_load
 from vlmbench.report.phase1_summary import device_type, provenance_of, read_points, records
 from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 from vlmbench.schema import SCHEMA_VERSION, TOTAL_PARTS
 
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
+_OF_A_SERVER = ("T_request", "TTFT")  # the main times where the stages are not seen
 _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "vision": ("T_total", "T_LLM_prefill"),
     "prompt": ("T_total", "T_LLM_prefill"),
@@ -118,7 +121,7 @@ def find(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Findings:
         provenance=provenance,
         scalings=_fits(frame),
         flops=flops_latency(frame),
-        aa_check=aa_summary(frame),
+        aa_check=aa_summary(frame, whole_metric(frame)),
         model=model,
         model_reason=reason,
         peaks=peaks,
@@ -129,9 +132,11 @@ def find(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Findings:
 def _fits(frame: pd.DataFrame) -> list[Scaling]:
     """All stages in the slice with most rows of each kind; the main ones in the other slices of a grid."""
     found = []
+    times = times_of(frame)
+    main = _MAIN if times[0] == _MAIN[0] else _OF_A_SERVER
     for kind in KINDS.values():
         for position, part in enumerate(slices(frame, kind)):
-            fits = (fit_scaling(part, stage) for stage in (STAGES if position == 0 else _MAIN))
+            fits = (fit_scaling(part, time) for time in (times if position == 0 else main))
             found += [fit for fit in fits if fit is not None]
     return found
 
@@ -165,6 +170,9 @@ def write_scaling(
         frame["T_total"] = math.nan
     found = find(frame, provenance_of(directory))
     summary = summarise(found, experiment, read_points(directory))
+    server = read_serving(directory, found.provenance)
+    if server is not None:
+        summary = {**summary, "serving": summarise_serving(server)}
     files = [write_json(to / SUMMARY_FILE, summary)]
     if found.model is not None:
         files.append(found.model.save(to / MODEL_FILE))
@@ -178,7 +186,8 @@ def write_scaling(
                 results=run_rows(directory),
             )
         )
-        for name, figure in figures(found):
+        loads = server is not None and swept_load(summary["serving"])
+        for name, figure in (*figures(found), *(serving_figures(server) if server and loads else ())):
             files += save(figure, to / "figures", name)
     return ScalingReport(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
 
@@ -196,7 +205,7 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
         known).
     """
     frame = found.frame
-    totals = [s for s in found.scalings if s.stage == "T_total"]
+    totals = [s for s in found.scalings if s.stage == whole_metric(frame)]
     headline: dict[str, Any] = {}
     for fit in totals:
         row = fit.as_row()
@@ -254,7 +263,7 @@ def _too_few(frame: pd.DataFrame, fits: Sequence[Scaling]) -> dict[str, int]:
     for kind in KINDS.values():
         axes = [c for c in measured if str(c).startswith("axis_") and kind.turned_by(str(c).removeprefix("axis_"))]
         swept = measured[measured[axes].notna().any(axis=1)] if axes else measured.iloc[:0]
-        seen = max((int(swept[c].nunique()) for c in kind.columns if c in swept), default=0)
+        seen = max((int(swept[c].nunique()) for c in kind.counts(swept)), default=0)
         if len(swept) and kind.name not in fitted and seen < MIN_POINTS:
             counts[kind.name] = seen
     return counts
@@ -264,7 +273,9 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of all figures that the run has data for."""
     with theme():
         for kind, name in _NAMES.items():
-            overview = scaling.select(found.scalings, kind, _OVERVIEW[kind])
+            overview = scaling.select(found.scalings, kind, _OVERVIEW[kind]) or scaling.select(
+                found.scalings, kind, _OF_A_SERVER
+            )
             if not overview:
                 continue
             label = X_LABELS.get(overview[0].slice.x, name.replace("_", " "))

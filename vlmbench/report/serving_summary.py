@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.quantiles import median
@@ -24,8 +25,10 @@ from vlmbench.analysis.serving import (
 from vlmbench.engines.endpoint.dialects import definitions
 from vlmbench.engines.endpoint.pairs import CONTRASTS
 from vlmbench.errors import InputError
+from vlmbench.figures import serving
 from vlmbench.records.files import strict
 from vlmbench.report.phase1_summary import read_json
+from vlmbench.sweep import axis_names
 
 _LOADS = "loads.json"
 
@@ -63,7 +66,7 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
     config = provenance.get("config") or {}
     load, runtime = config.get("load") or {}, config.get("runtime") or {}
     figures = tuple(definitions(str(endpoint.get("dialect"))))
-    axes = (f"axis_{name}" for name in ("load.concurrency", "load.rate_per_s"))
+    axes = (f"axis_{name}" for name in axis_names((config.get("sweep") or {}).get("axes") or {}))
     frame = load_runs(directory, tuple(dict.fromkeys((*COLUMNS, *figures, *axes))))
     path = directory / _LOADS
     loads = (read_json(path) or {}).get("loads", [])
@@ -158,3 +161,12 @@ def _pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {**{str(k): v for k, v in row.items()}, "question": questions[str(row["contrast"])]}
         for row in table.astype(object).to_dict("records")
     ]
+
+
+def serving_figures(server: Serving) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure) of what a server gave under its loads; none with fewer than two loads."""
+    drawings = {"pareto": serving.pareto_figure, "ttft_throughput": serving.ttft_figure}
+    for name, draw in drawings.items():
+        figure = draw(server.table, server.provenance)
+        if figure is not None:
+            yield name, figure

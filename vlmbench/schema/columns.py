@@ -248,6 +248,7 @@ COLUMNS: tuple[Column, ...] = (
     *_written_by(
         "runtime endpoint",
         ("due_s", "s", "when the request should have been sent, on the machine's monotonic clock"),
+        ("load_number", "", "of the load that sent it, within its session"),
         ("T_late", "ms", "due until its first byte left: the client's own lateness", "sent late by"),
         ("T_connect", "ms", "opening the connection (TCP, proxy, TLS), before the request was due", "connecting"),
         ("T_send", "ms", "first until last byte of the request handed to the system", "sending"),

@@ -19,7 +19,8 @@ from vlmbench.engines.endpoint.dialects import definitions
 from vlmbench.engines.endpoint.loop import run
 from vlmbench.engines.endpoint.server import Server, contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint, Load
-from vlmbench.errors import ConfigError, InputError, SampleError
+from vlmbench.engines.endpoint.sizes import Sizes
+from vlmbench.errors import ConfigError, InputError, SampleError, UnreachablePointError
 from vlmbench.records import provenance
 from vlmbench.records.files import write_json
 from vlmbench.records.redact import shareable
@@ -31,7 +32,7 @@ from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, swe
 from vlmbench.session.ending import to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.reporting import report_and_conclude, stopped
-from vlmbench.session.serving_loads import Loads
+from vlmbench.session.serving_loads import Loads, sizes_of
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
 from vlmbench.text import note, parse_json, say, shown
@@ -47,7 +48,6 @@ _DEVICE = "cpu"  # of this process
 _TRIES = 20  # samples that are looked at for one that can be sent
 # Axes that need the model's processor in this process, and what a server has instead.
 _NOT_HERE = {
-    "vision_tokens": "resolution, image_width or images turn what the server sees",
     "batch_size": "a server makes its own batches: sweep.axes.load.concurrency=[1,4,16] with load=closed",
     "kv_length": "a server fills its own cache: prompt_tokens and output_tokens make it as long",
     "frames": "this client sends images: sweep=images",
@@ -81,7 +81,8 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
         dataset = job.build("dataset")
         samples = dataset.open()
         server = run(contact(endpoint, client, headers))
-        series = _series(job, samples, server, load)
+        run_id = uuid.uuid4().hex
+        series, sizes = _series(job, samples, server, load, run_id)
         _said_of_the_way(server)
         with directory.rows() as store, stop_on_signal() as stop:
             if store.repair:
@@ -95,11 +96,12 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
                     server=server,
                     load=load,
                     store=store,
-                    run_id=uuid.uuid4().hex,
+                    run_id=run_id,
                     seed=job.settings.seed,
                     progress=progress,
                     stop_requested=lambda: bool(stop) or (deadline is not None and time.monotonic() > deadline),
                     max_errors_in_a_row=job.settings.measurement.max_errors_in_a_row,
+                    sizes=sizes,
                 )
                 _rehearse(loads, series)
                 here = _session(job, server, {"name": dataset.name, "samples": len(samples)})
@@ -173,8 +175,9 @@ def load_of(settings: RunConfig) -> Load:
         raise ConfigError(str(error)) from error
 
 
-def _series(job: Job, samples: Samples, server: Server, load: Load) -> list[Series]:
-    """The series that workload, sweep and data set make, as far as a server can be asked them.
+def _series(job: Job, samples: Samples, server: Server, load: Load, run_id: str) -> tuple[list[Series], Sizes | None]:
+    """The series that workload, sweep and data set make, as far as a server can be asked them, and what finds the
+    images of a number of vision tokens, where one is aimed at.
 
     Raises:
         ConfigError: an axis or an output length that a server cannot be asked for.
@@ -198,14 +201,15 @@ def _series(job: Job, samples: Samples, server: Server, load: Load) -> list[Seri
         image_size=None if size is None else (size[0], size[1]),
         seed=settings.seed,
     )
+    base = measurement.base_sample
+    if (settings.workload == "controlled" or "vision_tokens" in axes) and base >= len(samples):
+        raise InputError(f"'measurement.base_sample' must be below the data set's {len(samples)} samples (got {base})")
+    sizes = sizes_of(server, knobs.request(samples[base]), run_id) if "vision_tokens" in axes else None
+    if sizes is not None and sweep.auto is not None:
+        sweep = sweep.found(sizes.spread(sweep.auto))
     if settings.workload == "controlled":
-        if measurement.base_sample >= len(samples):
-            raise InputError(
-                f"'measurement.base_sample' must be below the data set's {len(samples)} samples "
-                f"(got {measurement.base_sample})"
-            )
-        base = measurement.base_sample
-        return sweep_series(samples, base, knobs, sweep, stopping=job.build("measurement.stopping"), bare_every=0)
+        stopping = job.build("measurement.stopping")
+        return sweep_series(samples, base, knobs, sweep, stopping=stopping, bare_every=0), sizes
     _check_trace(load, len(samples) * measurement.repeats)
     return [
         series
@@ -218,7 +222,7 @@ def _series(job: Job, samples: Samples, server: Server, load: Load) -> list[Seri
             reference=len(samples) // 2 if measurement.reference else None,
             point=point,
         )
-    ]
+    ], sizes
 
 
 def _check_axes(axes: set[str], load: Load) -> None:
@@ -261,18 +265,18 @@ def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
         EndpointError: it fails.
         InputError: no sample can be sent.
     """
-    first = series[0]
     reason = ""
-    for index in range(min(first.size, _TRIES)):
+    asked = [(one, index) for one in series for index in range(one.size)][:_TRIES]
+    for one, index in asked:
         try:
-            request = first.request(index)
+            request = one.request(index)
             order = loads.order(request, 0, f"rehearsal/{index}")
-        except SampleError as error:
+        except (SampleError, UnreachablePointError) as error:
             reason = str(error)
             continue
         run(rehearse(loads.server, loads.exchanger(), order, images=bool(request.images)), loads.turns)
         return
-    raise InputError(f"none of the first {min(first.size, _TRIES)} samples can be sent: {reason}")
+    raise InputError(f"none of the first {len(asked)} requests can be sent: {reason}")
 
 
 def _session(job: Job, server: Server, dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -9,14 +10,16 @@ from typing import Any
 
 from vlmbench.engines.endpoint.arrivals import due_times
 from vlmbench.engines.endpoint.bodies import chat_body
+from vlmbench.engines.endpoint.client import ExchangeError
 from vlmbench.engines.endpoint.driver import Driver, LoadFacts, Role
 from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
 from vlmbench.engines.endpoint.loop import Turns, run
 from vlmbench.engines.endpoint.pairs import Asker, Half, ask_pairs
 from vlmbench.engines.endpoint.prometheus import Window, between
-from vlmbench.engines.endpoint.server import Server
+from vlmbench.engines.endpoint.server import Server, unreachable
 from vlmbench.engines.endpoint.settings import Load
-from vlmbench.errors import SampleError
+from vlmbench.engines.endpoint.sizes import Sizes
+from vlmbench.errors import SampleError, UnreachablePointError
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.loop import Progress
@@ -25,6 +28,8 @@ from vlmbench.schema import Mode, Record, Status
 from vlmbench.sweep import LOAD_PREFIX, shuffled
 
 _MODE = str(Mode.INSTRUMENTED)
+_ROUNDS = 4  # of all users, at least, in one load of a point that is repeated
+_REFUSES = frozenset({400, 413, 422})  # the request itself is wrong for this server: too long, too many images …
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,78 @@ class Episode:
         return () if self.window is None else self.window.flags(answered)
 
 
+def exchanger_of(server: Server, turns: Turns) -> Exchanger:
+    """What sends requests to a server, for one loop."""
+    endpoint = server.endpoint
+    return Exchanger(
+        client=server.client,
+        target=server.client.address.target("chat/completions"),
+        headers=server.headers,
+        kind=server.kind,
+        reuse=endpoint.connection == "reuse",
+        timeout_s=endpoint.timeout_s,
+        silence_s=endpoint.silence_s,
+        turns=turns,
+    )
+
+
+def order_of(server: Server, request: Request, repeat: int, salt: str) -> Order:
+    """A request, encoded.
+
+    Args:
+        server: that it is for.
+        request: what is asked.
+        repeat: counts the runs of one request.
+        salt: makes its images unlike those of all others, where the server's caches are to be defeated.
+
+    Raises:
+        SampleError: an image cannot be read or decoded.
+    """
+    endpoint = server.endpoint
+    body = chat_body(
+        request,
+        model=endpoint.model,
+        kind=server.kind,
+        salt=salt if endpoint.cache == "defeat" else None,
+        extra=endpoint.extra_body,
+    )
+    return Order(
+        sample_id=request.sample.sample_id,
+        repeat=repeat,
+        body=body,
+        asked_tokens=request.output.max_new_tokens,
+        forced=request.output.forced,
+        values={"num_images": len(request.images), "bytes_sent": len(body)},
+    )
+
+
+def sizes_of(server: Server, base: Request, run_id: str) -> Sizes:
+    """What asks a server which images give how many vision tokens, one request after the other.
+
+    Args:
+        server: that is asked.
+        base: a request with an image.
+        run_id: of this session.
+    """
+    turns, asked = Turns(), itertools.count()
+
+    def ask(request: Request) -> Result:
+        order = order_of(server, request, 0, f"{run_id}/sizes/{next(asked)}")
+
+        async def send() -> Result:
+            exchanger = exchanger_of(server, turns)
+            payload = exchanger.payload(order.body)
+            try:
+                connection = await exchanger.connection()
+            except ExchangeError as error:
+                raise unreachable(error, server.endpoint) from error
+            return await exchanger.send(order, payload, connection, time.monotonic_ns())
+
+        return run(send(), turns)
+
+    return Sizes(ask=ask, base=base)
+
+
 @dataclass(kw_only=True)
 class Loads:
     """Measures series of requests on a server, into one store.
@@ -76,6 +153,7 @@ class Loads:
         progress: told after every run.
         stop_requested: asked often.
         max_errors_in_a_row: after this many a point ends.
+        sizes: finds the images of a number of vision tokens; None where none is aimed at.
     """
 
     server: Server
@@ -86,6 +164,7 @@ class Loads:
     progress: Progress
     stop_requested: Callable[[], bool]
     max_errors_in_a_row: int
+    sizes: Sizes | None = None
     episodes: list[Episode] = field(init=False, default_factory=list)
     turns: Turns = field(init=False, default_factory=Turns)
 
@@ -107,17 +186,7 @@ class Loads:
 
     def exchanger(self) -> Exchanger:
         """What sends requests, for one loop."""
-        endpoint = self.server.endpoint
-        return Exchanger(
-            client=self.server.client,
-            target=self.server.client.address.target("chat/completions"),
-            headers=self.server.headers,
-            kind=self.server.kind,
-            reuse=endpoint.connection == "reuse",
-            timeout_s=endpoint.timeout_s,
-            silence_s=endpoint.silence_s,
-            turns=self.turns,
-        )
+        return exchanger_of(self.server, self.turns)
 
     def order(self, request: Request, repeat: int, name: str) -> Order:
         """A request, encoded.
@@ -129,18 +198,11 @@ class Loads:
 
         Raises:
             SampleError: an image cannot be read or decoded.
+            UnreachablePointError: no image makes as many vision tokens as it aims at.
         """
-        endpoint = self.server.endpoint
-        salt = f"{self.run_id}/{name}" if endpoint.cache == "defeat" else None
-        body = chat_body(request, model=endpoint.model, kind=self.server.kind, salt=salt, extra=endpoint.extra_body)
-        return Order(
-            sample_id=request.sample.sample_id,
-            repeat=repeat,
-            body=body,
-            asked_tokens=request.output.max_new_tokens,
-            forced=request.output.forced,
-            values={"num_images": len(request.images), "bytes_sent": len(body)},
-        )
+        if self.sizes is not None:
+            request = self.sizes.resolve(request)
+        return order_of(self.server, request, repeat, f"{self.run_id}/{name}")
 
     def _recall(self, states: Sequence[SeriesState]) -> None:
         """What earlier sessions measured."""
@@ -160,7 +222,8 @@ class Loads:
             self.progress.end(state.series.point_id)
             return
         series = state.series
-        limit = None if series.stopping is None else series.stopping.min_samples
+        users = self.load_at(series.axes).concurrency
+        limit = None if series.stopping is None else max(series.stopping.min_samples, _ROUNDS * users)
         measured = list(self._orders(state, limit))
         if measured and state.ended is None:
             self._send(state, measured)
@@ -186,6 +249,9 @@ class Loads:
                     self.progress.advance(series.point_id, earlier=True)
                     continue
                 order = self.order(request, repeat, f"{series.point_id}/{name}/{repeat}")
+            except UnreachablePointError as error:
+                self._skip(state, (name, repeat), str(error))
+                return
             except SampleError as error:
                 self._count(state, ok=False, reason=str(error))
                 values = {"error_class": "sample"}
@@ -206,8 +272,8 @@ class Loads:
             try:
                 request = series.request(number % series.size)
                 spare.append(self.order(request, len(spare), f"{series.point_id}/spare/{len(self.episodes)}/{number}"))
-            except SampleError:
-                continue  # it is an error row where it is measured
+            except (SampleError, UnreachablePointError):
+                continue  # it has its row where it is measured
         return spare
 
     def load_at(self, axes: Mapping[str, Any]) -> Load:
@@ -229,7 +295,9 @@ class Loads:
             took=lambda result, role: self._took(state, result, role),
             stop_requested=lambda: self.stop_requested() or state.ended is not None,
         )
+        every_s, self.store.fsync_every_s = self.store.fsync_every_s, None  # the disk must not stop this thread
         facts = run(driver.run(), self.turns)
+        self.store.fsync_every_s = every_s
         after = run(self.server.counters())
         window = None if before is None or after is None else between(before, after)
         session = self.store.session
@@ -242,11 +310,24 @@ class Loads:
         if role is not Role.MEASURED:
             status, flags = Status.WARMUP, (*flags, *(["filler"] if role is Role.FILLER else []))
         key = (order.sample_id, order.repeat)
-        self._write(state, key=key, status=status, values=result.values, flags=flags, reason=result.reason)
+        if role is Role.MEASURED and _refuses(result) and state.series.axes and not state.measured:
+            if state.ended is None:  # one row says it
+                self._skip(state, key, result.reason or "refused", result.values)
+            return
+        values = {**result.values, "load_number": len(self.episodes)}
+        self._write(state, key=key, status=status, values=values, flags=flags, reason=result.reason)
         if role is Role.MEASURED:
             self._count(state, ok=result.ok, reason=result.reason)
             if result.ok and state.series.stopping is not None:
                 state.times_ms.append(float(result.values["T_request"]))
+
+    def _skip(
+        self, state: SeriesState, key: tuple[str, int], reason: str, values: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note that the server cannot be asked a point of a sweep: its row says why, the others go on."""
+        state.fail(reason)
+        state.ended = "skipped"
+        self._write(state, key=key, status=Status.SKIPPED, values=values or {}, reason=reason)
 
     def _count(self, state: SeriesState, *, ok: bool, reason: str | None) -> None:
         self.progress.advance(state.series.point_id)
@@ -322,3 +403,8 @@ class Loads:
             asker, base, pairs=pairs, seed=self.seed, done=done, took=took, stop_requested=self.stop_requested
         )
         return run(asked, self.turns)
+
+
+def _refuses(result: Result) -> bool:
+    """Whether the server will refuse every request of this kind."""
+    return result.error_class == "http" and result.http_status in _REFUSES

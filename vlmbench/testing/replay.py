@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import io
 import json
 import signal
 import ssl
@@ -73,6 +75,7 @@ class ReplayServer:
         fail_text: what it says then; None for the words of a server that loads its model.
         tls: its certificate; None for plain HTTP.
         vision_tokens: that an image counts.
+        pixels_a_token: an image counts a token for each square of this side instead; None: size does not matter.
     """
 
     host: str = "127.0.0.1"
@@ -89,6 +92,7 @@ class ReplayServer:
     fail_text: str | None = None
     tls: ssl.SSLContext | None = None
     vision_tokens: int = 100
+    pixels_a_token: int | None = None
     log: list[Sent] = field(init=False, default_factory=list)
     counters: dict[str, float] = field(init=False, default_factory=dict)
     _first_ns: int = field(init=False, default=0)
@@ -230,6 +234,8 @@ class ReplayServer:
 
     async def _replay(self, writer: asyncio.StreamWriter, script: Script, asked: dict[str, Any], sent: Sent) -> bool:
         total = _asked_tokens(script, asked)
+        if script.prompt_ms:
+            script = replace(script, ttft_ms=script.ttft_ms + script.prompt_ms * self._prompt_tokens(sent))
         steps = _stream(script, total, self.framing)
         if not script.stream or not asked.get("stream"):
             await sleep_until(sent.turn_ns + round(steps[-1][0].at_ms * 1e6))
@@ -263,6 +269,16 @@ class ReplayServer:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
         return self.framing == "chunked"
+
+    def _vision_tokens(self, sent: Sent) -> int:
+        """Tokens of a request's images."""
+        side = self.pixels_a_token
+        if side is None:
+            return self.vision_tokens * sent.images
+        return sum((width // side) * (height // side) for width, height in map(_pixels, _image_urls(sent.body)))
+
+    def _prompt_tokens(self, sent: Sent) -> int:
+        return 10 + self._vision_tokens(sent) + _words(sent.body)
 
     async def _past_stall(self, planned_ns: int) -> int:
         """Wait while the server stalls; returns by how much a moment that lies in the stall is moved, ns."""
@@ -344,14 +360,14 @@ def _asked_tokens(script: Script, asked: Mapping[str, Any]) -> int:
 
 def _usage(server: ReplayServer, sent: Sent, total: int) -> dict[str, Any]:
     eos = 1 if script_named(sent.model) is not None and (script_named(sent.model) or Script()).eos else 0
-    prompt = 10 + server.vision_tokens * sent.images + _words(sent.body)
+    prompt = server._prompt_tokens(sent)
     usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": total + eos}
     usage["total_tokens"] = prompt + total + eos
     if server.dialect == "vllm":
         tokens = [planned for kind, planned, _ in sent.steps if kind in ("content", "reasoning")]
         usage["prompt_tokens_details"] = {
             "cached_tokens": 0,
-            "multimodal_tokens": {"image": server.vision_tokens * sent.images},
+            "multimodal_tokens": {"image": server._vision_tokens(sent)},
         }
         if tokens:
             usage["metrics"] = {
@@ -384,8 +400,21 @@ def _words(asked: Mapping[str, Any]) -> int:
 
 
 def _images(asked: Mapping[str, Any]) -> int:
+    return len(_image_urls(asked))
+
+
+def _image_urls(asked: Mapping[str, Any]) -> list[str]:
     contents = [m.get("content") for m in asked.get("messages", [])]
-    return sum(p.get("type") == "image_url" for c in contents if isinstance(c, list) for p in c)
+    parts = [p for c in contents if isinstance(c, list) for p in c]
+    return [p["image_url"]["url"] for p in parts if p.get("type") == "image_url"]
+
+
+def _pixels(url: str) -> tuple[int, int]:
+    """(width, height) of an image in a data URL."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return image.size
 
 
 def _whole(model: str, total: int, usage: Mapping[str, Any]) -> dict[str, Any]:

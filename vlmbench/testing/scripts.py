@@ -34,6 +34,7 @@ class Script:
 
     Args:
         ttft_ms: to the first token (which waits for the others of its chunk where several travel together).
+        prompt_ms: to the first token besides, for each token of the prompt.
         itl_ms: between two tokens.
         tokens: of the answer.
         role_ms: when the role chunk is sent; None sends none.
@@ -55,6 +56,7 @@ class Script:
     """
 
     ttft_ms: float = 40.0
+    prompt_ms: float = 0.0
     itl_ms: float = 10.0
     tokens: int = 16
     role_ms: float | None = 0.0
@@ -112,6 +114,7 @@ class Script:
 SCRIPTS: Mapping[str, Script] = {
     "steady": Script(),
     "counted": Script(usage="each"),
+    "prefill": Script(usage="each", ttft_ms=5.0, prompt_ms=0.2, itl_ms=2.0),
     "late_role": Script(role_ms=20.0, ttft_ms=60.0),
     "pairs": Script(tokens_per_chunk=2),
     "counted_pairs": Script(tokens_per_chunk=2, usage="each"),

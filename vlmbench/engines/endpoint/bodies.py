@@ -76,12 +76,14 @@ def prompt_text(request: Request, salt: str | None = None) -> str:
 
     Args:
         request: which text it wants.
-        salt: other words for another salt.
+        salt: the same words in another order for another salt, so that their tokens stay as many.
     """
     if request.prompt_tokens is None:
         return request.sample.question
-    rng = random.Random(f"{request.seed}/{salt}")
-    return " ".join(rng.choices(_WORDS.split(), k=request.prompt_tokens))
+    words = random.Random(str(request.seed)).choices(_WORDS.split(), k=request.prompt_tokens)
+    inner = words[1:-1]  # the first and the last stand beside other text, with which a tokenizer may join them
+    random.Random(salt or "").shuffle(inner)
+    return " ".join([*words[:1], *inner, *words[1:][-1:]])
 
 
 def image_bytes(image: ImageSource, size: tuple[int, int] | None, salt: str | None, number: int) -> bytes:

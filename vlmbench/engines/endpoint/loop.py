@@ -52,13 +52,13 @@ class Turns:
         self._long.clear()
 
     def longest_between(self, begin_ns: int, end_ns: int) -> int:
-        """The longest turn that overlaps a span of time, ns; 0 where all were below :data:`LONG_TURN_NS`."""
+        """The longest part of a turn inside a span of time, ns; 0 where all turns were below :data:`LONG_TURN_NS`."""
         longest = 0
         for began, took in reversed(self._long):
             if began + took < begin_ns:
                 break
             if began <= end_ns:
-                longest = max(longest, took)
+                longest = max(longest, min(began + took, end_ns) - max(began, begin_ns))
         return longest
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vlmbench.errors import ConfigError, UnreachablePointError
 from vlmbench.models.vision.candidates import MODERATE_ASPECT, observed_counts, observed_tokens, original_size
 from vlmbench.models.vision.target_settings import MOST_IMAGES, candidates_of
+from vlmbench.sweep import spread
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Processes
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 LEAST_COUNTS = 3
 """A slope needs three."""
-_LOW, _HIGH = 16, 576  # where a model reaches any count: from a thumbnail to LLaVA-1.5's image
-_SPAN = 6  # the highest count is this many times the lowest, where that is above _HIGH
 _TEXT = 256  # positions left for a question whose length is not set, and for what the template adds
 _TRIES = 3
 
@@ -121,31 +120,3 @@ def _observed(model: Processes, request: Request, target: int) -> int | None:
             return seen or None
         target = seen
     return None
-
-
-def spread(counts: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the counts, ascending and roughly log-spaced.
-
-    Args:
-        counts: distinct, ascending, 1 or more each.
-        most: 2 or more.
-
-    Returns:
-        from the lowest of at least 16 to the highest of at most 576, or of at most 6 times the lowest where that is
-        more; higher ones too where there would be too few. The lowest count of all where none is 16 or more.
-    """
-    low = next((index for index, count in enumerate(counts) if count >= _LOW), 0)
-    counts = counts[low:]
-    if len(counts) <= most:
-        return list(counts)
-    top = max(_HIGH, _SPAN * counts[0], counts[most - 1])
-    inside = [count for count in counts if count <= top]
-    ratio = inside[-1] / inside[0]
-    chosen: set[int] = set()
-    for step in range(most):
-        ideal = inside[0] * ratio ** (step / (most - 1))
-        chosen.add(min(inside, key=lambda count: abs(math.log(count / ideal))))
-    while len(chosen) < most:  # two aims met at one count: the gaps are filled, the widest first
-        left = [count for count in inside if count not in chosen]
-        chosen.add(max(left, key=lambda count: min(abs(math.log(count / other)) for other in chosen)))
-    return sorted(chosen)

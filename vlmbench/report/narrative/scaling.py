@@ -10,6 +10,7 @@ from vlmbench.analysis.frames import left_out_words
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.slices import KINDS, held_fixed
 from vlmbench.figures.theme import caption, component_label
+from vlmbench.report.narrative import serving
 from vlmbench.text import count, digits, interval, percent
 
 Summary = Mapping[str, Any]
@@ -29,7 +30,9 @@ def answers(summary: Summary) -> list[tuple[str, list[str]]]:
     found = [(f"What does one more {KINDS[kind].unit} cost?", list(_kind(summary, kind))) for kind in KINDS]
     if not summary["scaling"]:
         found.insert(0, ("What does one more token cost?", ["Nothing was swept over three measured counts or more."]))
-    flops = summary["flops_latency"]
+    flops, server = summary["flops_latency"], summary.get("serving")
+    if server:
+        return [(question, said) for question, said in [*found, *_of_a_server(summary, server)] if said]
     found += [
         ("Do FLOPs tell the latency?", list(flops["words"]) if flops else []),
         ("Does the device work, or wait for the host?", [*summary["launch_bound"]["sentences"], *_verdicts(summary)]),
@@ -38,6 +41,13 @@ def answers(summary: Summary) -> list[tuple[str, list[str]]]:
         ("How far can this be trusted?", list(_trust(summary))),
     ]
     return [(question, sentences) for question, sentences in found if sentences]
+
+
+def _of_a_server(summary: Summary, server: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What is said of a sweep on a server: its loads where they were swept, and how far to trust it."""
+    loads = serving.answers(server)[:1] if serving.swept_load(server) else []
+    trust = [serving.NOT_SEEN, *serving.doubts(server), *_trust(summary)]
+    return [*loads, ("How far can this be trusted?", trust)]
 
 
 def comparison_answers(row: Summary) -> list[tuple[str, list[str]]]:
@@ -70,14 +80,15 @@ def _kind(summary: Summary, kind: str) -> Iterator[str]:
     still = [e["stage"] for e in shown if not e["measurable"] and e["stage"] not in hidden]
     if still:
         yield f"No measurable dependence in this range: {', '.join(still)}."
-    totals = sorted((e for e in entries if e["stage"] == "T_total"), key=lambda e: e["slope_ms"])
+    whole = next((name for name in ("T_total", "T_request") if any(e["stage"] == name for e in entries)), "")
+    totals = sorted((e for e in entries if e["stage"] == whole), key=lambda e: e["slope_ms"])
     if len(totals) > 1:
         low, high = (
             f"{digits(e['slope_ms'], 4)} ms ({interval(e['slope_low'], e['slope_high'], 4)}) with "
             f"{held_fixed(e['fixed'])}"
             for e in (totals[0], totals[-1])
         )
-        yield f"Over {len(totals)} settings of what is held fixed, T_total: {low}, up to {high}."
+        yield f"Over {len(totals)} settings of what is held fixed, {whole}: {low}, up to {high}."
 
 
 def _hidden(entry: Mapping[str, Any]) -> bool:
@@ -132,7 +143,8 @@ def _trust(summary: Summary) -> Iterator[str]:
             yield f"{stages}."
     if said := (summary.get("precision") or {}).get("words"):
         yield said
-    yield overhead_words(summary["instrument_overhead"])
+    if not summary.get("serving"):
+        yield overhead_words(summary["instrument_overhead"])
     failures = summary["runs"]["failures"]
     yield from (f"{count(row['rows'], 'row')} {row['status']}: {row['reason']}." for row in failures[:5])
     if len(failures) > 5:

@@ -116,8 +116,20 @@ def load_name(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     rate = point.get("axis_load.rate_per_s") or (load["rate_per_s"] if load["name"] == "open" else None)
     what = f"with {count(int(users), 'user')}" if users else "one after the other"
     what = f"with {digits(float(rate))} arrivals a second" if rate else what
+    others = (f"{n.removeprefix('axis_')} {v:g}" for n, v in point.items() if _turned(n, v))
+    what = ", ".join([what, *others])
     which = str(point["point_id"]).partition(",")[0]
     return f"{'One request, repeated' if which == 'reference' else 'Requests'} {what}"
+
+
+def swept_load(serving: Mapping[str, Any]) -> bool:
+    """Whether the run turned the load itself."""
+    return any(n.startswith("axis_load.") and v is not None for point in serving["points"] for n, v in point.items())
+
+
+def _turned(name: str, value: object) -> bool:
+    """Whether an entry of a point is an axis, other than the load, that the sweep turned."""
+    return name.startswith("axis_") and not name.startswith("axis_load.") and isinstance(value, int | float)
 
 
 def _point(serving: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ _STAGES = (
     "T_preprocess",
     "T_request",
 )
+_OF_A_SERVER = ("T_request", "TTFT", "TPOT")
 _ROWS_A_FIT = 1200
 _LINE = 25
 _EXPLAINED = 0.5  # a line that explains less than half of the variance is named
@@ -45,10 +46,12 @@ def panels(part: Part) -> list[dict[str, Any]]:
     if part.frame is None:
         return []
     made = []
+    whole = frames.whole_metric(part.frame)
     for kind in KINDS.values():
         for found in slices(part.frame, kind):
-            fits = {name: fit for name in _STAGES if (fit := fit_scaling(found, name)) is not None}
-            if "T_total" in fits:
+            stages = _STAGES if whole in _STAGES[:1] else _OF_A_SERVER
+            fits = {name: fit for name in stages if (fit := fit_scaling(found, name)) is not None}
+            if whole in fits:
                 made.append(_panel(kind.name, found.x, held_fixed(found.fixed), found.rows, fits))
             break
     return made
@@ -60,7 +63,7 @@ def _panel(kind: str, x: str, held: str, frame: pd.DataFrame, fits: Mapping[str,
     first = np.array([bool(frames.FIRST_TIME & set(names)) for names in flags], dtype=np.int64)
     said = ""
     if len(index) > _ROWS_A_FIT:
-        total = frames.values(frame, "T_total")
+        total = frames.values(frame, next(iter(fits)))
         ranked = np.argsort(total, kind="stable")
         even = ranked[np.linspace(0, len(ranked) - 1, _ROWS_A_FIT - 200).round().astype(int)]
         index = np.unique(np.concatenate([even, np.flatnonzero(first)[:100], ranked[-100:]]))
@@ -184,9 +187,11 @@ def _cautions(story: Story) -> list[str]:
             measured = int(((part.summary.get("runs") or {}).get("ok_by_mode") or {}).get("instrumented", 0))
             of = f"{max(throttled):,} of {count(measured, 'run')}" if measured else count(max(throttled), "run")
             said.append(f"throttled in {of}")
-        for entry in part.summary.get("scaling") or []:
+        entries = part.summary.get("scaling") or []
+        whole = next((name for name in ("T_total", "T_request") if any(e["stage"] == name for e in entries)), None)
+        for entry in entries:
             explained = entry.get("r2_unflagged") if entry.get("slope_unflagged_ms") is not None else entry.get("r2")
-            if entry["stage"] == "T_total" and entry.get("measurable") and known(explained) and explained < _EXPLAINED:
+            if entry["stage"] == whole and entry.get("measurable") and known(explained) and explained < _EXPLAINED:
                 said.append(f"the line explains only {percent(explained)} of the variance (R²)")
         few = part.summary.get("too_few_points") or {}
         said += [f"{n} counts of {KINDS[kind].unit}s, three are needed for a slope" for kind, n in few.items()]

@@ -17,7 +17,8 @@ function tokenControls() {
   const box = $("tokencontrols");
   if (!box) return;
   const all = Object.values(series()).flat(), stages = new Set(all.flatMap((s) => Object.keys(s.panel.fits)));
-  const names = { T_total: "generate()", T_vision_encoder: "vision encoder", T_projector: "projector", T_LLM_prefill: "prefill", T_LLM_decode: "decode", TTFT_model: "first token", T_preprocess: "preprocessing", T_request: "request" };
+  const names = { T_total: "generate()", T_vision_encoder: "vision encoder", T_projector: "projector", T_LLM_prefill: "prefill", T_LLM_decode: "decode", TTFT_model: "first token", T_preprocess: "preprocessing", T_request: "request", TTFT: "first token", TPOT: "a token" };
+  if (stages.size && !stages.has(S.stage)) S.stage = Object.keys(names).find((name) => stages.has(name));
   box.replaceChildren(make("span", { class: "lab" }, "Time of"));
   for (const [stage, name] of Object.entries(names)) if (stages.has(stage))
     box.append(toggle(name, S.stage === stage, () => { S.stage = stage; tokenControls(); buildPanels(); }));
@@ -152,18 +153,20 @@ function paintEven(svg, width) {
   return { height: bottom + 24, marks };
 }
 
+// The fit of the whole: generate(), or the request where a server shows nothing else.
+const wholeFit = (panel) => panel?.fits.T_total || panel?.fits.T_request;
 const calc = { vision: 576, output: 8 };
 
 function buildCalculator() {
   const box = $("calc");
   if (!box) return;
-  const found = series(), kinds = ["vision", "output"].filter((k) => (found[k] || []).some((s) => s.panel.fits.T_total));
+  const found = series(), kinds = ["vision", "output"].filter((k) => (found[k] || []).some((s) => wholeFit(s.panel)));
   box.hidden = !kinds.length;
   box.replaceChildren(make("h3", {}, "What would it cost to ask for more?"));
   if (!kinds.length) return;
   const said = make("div", { "aria-live": "polite" });
   for (const kind of kinds) {
-    const largest = Math.max(...found[kind].flatMap((s) => s.panel.fits.T_total.mid.map(([v]) => v))), shown = make("b", {});
+    const largest = Math.max(...found[kind].flatMap((s) => wholeFit(s.panel).mid.map(([v]) => v))), shown = make("b", {});
     calc[kind] = Math.min(calc[kind], largest);
     const input = make("input", { type: "range", min: 0, max: largest, step: 1, value: calc[kind], oninput: () => { calc[kind] = Number(input.value); show(); } });
     const show = () => { shown.textContent = `+${whole(calc[kind])}`; result(); };
@@ -173,11 +176,11 @@ function buildCalculator() {
   const result = () => {
     said.replaceChildren();
     for (const [s, i] of visible().slice(0, 6)) {
-      const costs = kinds.map((k) => [calc[k], (found[k] || []).find((one) => one.story === i)?.panel.fits.T_total]).filter(([n]) => n);
+      const costs = kinds.map((k) => [calc[k], wholeFit((found[k] || []).find((one) => one.story === i)?.panel)]).filter(([n]) => n);
       if (!costs.length || costs.some(([, fit]) => !fit)) continue;
       const sum = costs.reduce((t, [n, f]) => t + n * f.slope[0], 0), half = Math.hypot(...costs.map(([n, f]) => (n * (f.slope[2] - f.slope[1])) / 2));
       const sign = (v) => `${v < 0 ? "" : "+"}${number(v)}`;
-      said.append(make("p", {}, D.stories.length > 1 ? `${alone(s.label)}: ` : "", make("b", {}, `${sign(sum)} ms`), ` (${sign(sum - half)} to ${sign(sum + half)}) of generate()`));
+      said.append(make("p", {}, D.stories.length > 1 ? `${alone(s.label)}: ` : "", make("b", {}, `${sign(sum)} ms`), ` (${sign(sum - half)} to ${sign(sum + half)}) of ${found[kinds[0]].find((one) => one.story === i)?.panel.fits.T_total ? "generate()" : "the request"}`));
     }
   };
   box.append(said, make("p", { class: "cap" }, "Straight lines of the sweeps; holds inside the counts that were measured. Intervals of two kinds are added as independent."));
