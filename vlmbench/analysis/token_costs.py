@@ -98,7 +98,9 @@ def aa_words(found: Mapping[str, HalvesCheck | None]) -> str:
 def _verdict(check: HalvesCheck | None) -> str:
     if check is None:
         return "not repeated often enough to tell"
-    return {"clean": check.beyond(), "drift": f"drift {check.ratio:.3f}"}.get(check.verdict, "too noisy to tell")
+    if check.verdict == "clean":
+        return check.beyond()
+    return f"drift {check.ratio:.3f}" if check.verdict == "drift" else "too noisy to tell"
 
 
 _HOW: Mapping[str, str] = {
