@@ -193,6 +193,8 @@ class ReplayServer:
         if target.endswith("/models"):
             entries = [{"id": name, "object": "model", "owned_by": owner} for name in SCRIPTS]
             await _send_json(writer, 200, {"object": "list", "data": entries})
+        elif target.endswith("/health"):
+            await _send_json(writer, 200, {"status": "ok"})
         elif target.endswith("/version") and self.dialect == "vllm":
             await _send_json(writer, 200, {"version": "0.0.0+replay"})
         elif target.endswith("/metrics") and self.dialect != "openai":
