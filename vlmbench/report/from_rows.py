@@ -112,6 +112,10 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
         raise InputError("\n".join(left_out) or f"no rows ({RECORDS_NAME}) at or below {_named(tops)}")
     single = list(written.values()) == [target]
     notes = [] if single else [*_together(bases, written), write_pages(target, tops, written)]
+    if not single:
+        from vlmbench.report.runtimes import draw_runtimes
+
+        draw_runtimes(target, tops, written)
     notes += [f"Left out: {reason}" for reason in left_out]
     return Report(
         page=target / PAGE,

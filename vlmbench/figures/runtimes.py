@@ -1,0 +1,264 @@
+"""One model under several runtimes: the stages of a request, how far its tail reaches, and what a token costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from vlmbench.figures.stage_bars import readable
+from vlmbench.figures.style import dot, pt
+from vlmbench.figures.theme import (
+    DATASET_COLOUR,
+    INK,
+    MUTED,
+    SERIES,
+    component_colour,
+    component_label,
+    new_figure,
+    plain_log_ticks,
+    theme,
+)
+from vlmbench.schema import HOST_PARTS, TOTAL_PARTS
+from vlmbench.text import digits, percent, plain, span
+
+_ORDER = (*HOST_PARTS[:-1], *TOTAL_PARTS, HOST_PARTS[-1])
+_NAMED_FROM = 0.09  # of a bar: a share that has room for its number
+_ABOVE: Mapping[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "handlelength": 1.0}
+_KINDS = {"output": ("output token", SERIES[2]), "vision": ("vision token", SERIES[0])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """A model under one runtime.
+
+    Args:
+        label: of the runtime.
+        summary: of phase 1; empty where no data set was measured.
+        tails: quantiles over the median, rows of :func:`vlmbench.analysis.distribution.tail_ratios`, by the time that
+            they are of (``T_request``, ``T_total``).
+        costs: kind of token to ms a token with both ends of its interval.
+    """
+
+    label: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    tails: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    costs: Mapping[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Median of each stage of a request, ms, in the order of the request."""
+        rows = {row["component"]: row["median"] for row in self.summary.get("components") or []}
+        return {name: float(rows[name]) for name in _ORDER if rows.get(name) is not None and rows[name] > 0}
+
+    def quantile(self, name: str) -> Mapping[str, Any]:
+        """A quantile of the whole request with its interval; empty where n does not carry it."""
+        whole = (self.summary.get("distribution") or {}).get("T_request") or {}
+        found: Mapping[str, Any] = (whole.get("workload") or {}).get(name) or {}
+        return found if found.get("value") is not None else {}
+
+
+def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
+    """Stacked stages of a request, a bar a runtime: above in ms with the whole's interval, below as shares.
+
+    Returns:
+        The figure; None unless two runtimes have stages.
+    """
+    shown = [one for one in runtimes if one.stages and one.quantile("p50")]
+    if len(shown) < 2:
+        return None
+    with theme():
+        figure = new_figure(
+            "Where a request's time goes, by runtime",
+            f"{caption}\nbars: medians of the stages; line: median of the request with its 95 % interval; diamond: its "
+            "P95 with its interval, where n carries one",
+            width=5.2,
+            height=1.5 + 0.95 * len(shown),
+            columns=1,
+        )
+        times, shares = figure.subplots(2, 1)
+        _times(times, shown)
+        _shares(shares, shown)
+        names = [name for name in _ORDER if any(name in one.stages for one in shown)]
+        seen = [n for n in names if any(one.stages.get(n, 0) / sum(one.stages.values()) >= 0.004 for one in shown)]
+        times.legend(
+            handles=[Patch(facecolor=component_colour(name)) for name in seen],
+            labels=[component_label(name).partition(" (")[0] for name in seen],
+            ncols=3,
+            columnspacing=1.0,
+            fontsize=pt(8),
+            **_ABOVE,
+        )
+    return figure
+
+
+def _bars(axes: Axes, shown: Sequence[Runtime], scale: Sequence[float]) -> None:
+    for row, (one, unit) in enumerate(zip(shown, scale, strict=True)):
+        left = 0.0
+        for name, time in one.stages.items():
+            axes.barh(
+                row, time * unit, left=left, height=0.4, color=component_colour(name), edgecolor="white",
+                linewidth=0.4,
+            )  # fmt: skip
+            left += time * unit
+    axes.set(ylim=(len(shown) - 0.7, -0.7), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
+
+
+def _times(axes: Axes, shown: Sequence[Runtime]) -> None:
+    _bars(axes, shown, [1.0] * len(shown))
+    for row, one in enumerate(shown):
+        middle, slow = one.quantile("p50"), one.quantile("p95")
+        for found, marker in ((middle, "|"), (slow, "D")):
+            if not found:
+                continue
+            if found.get("low") is not None and found.get("high") is not None:
+                axes.plot([found["low"], found["high"]], [row, row], color=INK, linewidth=dot(1.2))
+            axes.plot(
+                found["value"], row, marker=marker, color=INK, markerfacecolor="white", markersize=dot(5),
+                markeredgewidth=dot(1),
+            )  # fmt: skip
+        inside = span(middle.get("low"), middle.get("high"))
+        p95 = f"; P95 {digits(slow['value'])} ms" if slow else ""
+        axes.text(
+            0, row - 0.23, f"{one.label}: {digits(middle['value'])} ms" + (f" ({inside})" if inside else "") + p95,
+            va="bottom", fontsize=pt(8), color=INK,
+        )  # fmt: skip
+    axes.set(xlabel="Time (ms)", xlim=(0, None))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+
+
+def _shares(axes: Axes, shown: Sequence[Runtime]) -> None:
+    _bars(axes, shown, [100 / sum(one.stages.values()) for one in shown])
+    for row, one in enumerate(shown):
+        left, whole = 0.0, sum(one.stages.values())
+        for name, time in one.stages.items():
+            if time / whole >= _NAMED_FROM:
+                axes.text(
+                    100 * (left + time / 2) / whole, row, percent(time / whole, 2), ha="center", va="center",
+                    fontsize=pt(8), color=readable(component_colour(name)),
+                )  # fmt: skip
+            left += time
+        axes.text(0, row - 0.23, one.label, va="bottom", fontsize=pt(8), color=INK)
+    axes.set(xlabel="Share of a request (%)", xlim=(0, 100))
+
+
+def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
+    """P90, P95 and P99 over the median with intervals, of whole requests and of ``generate()``, by runtime.
+
+    Returns:
+        The figure; None unless two runtimes have any.
+    """
+    shown = [one for one in runtimes if any(len(_told(table)) for table in one.tails.values())]
+    if len(shown) < 2:
+        return None
+    wholes = (("T_request", "request", DATASET_COLOUR), ("T_total", "generate()", SERIES[2]))
+    with theme():
+        figure = new_figure(
+            "How far the tail reaches, by runtime",
+            f"{caption}\nlines: 95 % intervals; a percentile that n does not carry is not drawn",
+            width=5.2,
+            height=0.7 + 0.9 * len(shown),
+            columns=1,
+        )
+        axes = figure.subplots()
+        place, ends = 0.0, []
+        for one in shown:
+            axes.text(
+                0, place - 0.35, one.label, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(8.5),
+                color=INK,
+            )  # fmt: skip
+            for column, _, colour in wholes:
+                rows = _told(one.tails[column]) if column in one.tails else []
+                for at, row in enumerate(rows):
+                    y = place + 0.24 * at
+                    low, high = row["workload_low"], row["workload_high"]
+                    axes.plot([low, high], [y, y], color=colour, linewidth=dot(1.6))
+                    axes.plot(row["workload"], y, "o", color=colour, markersize=dot(3.5))
+                    axes.annotate(
+                        str(row["quantile"]).upper(), (high, y), xytext=(2.5, 0), textcoords="offset points",
+                        va="center", fontsize=pt(6.5), color=MUTED,
+                    )  # fmt: skip
+                    ends.append(high)
+                place += 0.24 * max(len(rows), 1) + 0.1
+            place += 0.55
+        axes.axvline(1, color=MUTED, linewidth=dot(1))
+        axes.set(ylim=(place - 0.5, -0.75), yticks=[], xlabel="Quantile over the median (×)")
+        axes.set_xlim(right=1 + 1.12 * (max(ends) - 1))
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.legend(
+            handles=[Patch(facecolor=colour) for _, _, colour in wholes], labels=[name for _, name, _ in wholes],
+            ncols=2, fontsize=pt(8), **_ABOVE,
+        )  # fmt: skip
+    return figure
+
+
+def _told(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The quantiles that n carries, with both ends."""
+    return [
+        {str(name): value for name, value in row.items()}
+        for row in table.dropna(subset=["workload", "workload_low", "workload_high"]).to_dict("records")
+    ]
+
+
+def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
+    """What one more output token and one more vision token take under each runtime, on one logarithmic axis.
+
+    Returns:
+        The figure; None unless two runtimes have a cost above 0.
+    """
+    shown = [(one, rows) for one in runtimes if (rows := _costs(one))]
+    if len(shown) < 2:
+        return None
+    with theme():
+        figure = new_figure(
+            "What one more token takes, by runtime",
+            f"{caption}\nslopes of time over tokens; lines: 95 % intervals",
+            width=5.2,
+            height=0.7 + 0.62 * len(shown),
+            columns=1,
+        )
+        axes = figure.subplots()
+        for place, (one, rows) in enumerate(shown):
+            words = [one.label]
+            for kind, (value, low, high) in rows.items():
+                unit, colour = _KINDS[kind]
+                if low > 0:
+                    axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
+                axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
+                words.append(
+                    f"{unit.removesuffix(' token')} {digits(value)} ms ({span(low, high).removesuffix(' ms')})"
+                )
+            axes.text(
+                0, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", transform=axes.get_yaxis_transform(),
+                va="bottom", fontsize=pt(7.5), color=INK,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
+        axes.set(ylim=(len(shown) - 0.5, -0.85), yticks=[], xlabel="Time a token (ms, log scale)")
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.legend(
+            handles=[Patch(facecolor=colour) for _, colour in _KINDS.values()],
+            labels=[f"one more {unit}" for unit, _ in _KINDS.values()],
+            ncols=2, fontsize=pt(8), **_ABOVE,
+        )  # fmt: skip
+    return figure
+
+
+def _costs(one: Runtime) -> dict[str, tuple[float, float, float]]:
+    """Kind of token to (ms, low, high), of the kinds whose cost is above 0."""
+    found = {}
+    for kind in _KINDS:
+        value, low, high = one.costs.get(kind, (0.0, None, None))
+        if value > 0 and low is not None and high is not None:
+            found[kind] = (value, low, high)
+    return found

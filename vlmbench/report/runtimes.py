@@ -1,0 +1,115 @@
+"""One model under several runtimes: the figures that show them side by side, from the runs of a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlmbench.analysis.distribution import tail_ratios
+from vlmbench.analysis.frames import load_runs
+from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, tokens_figure
+from vlmbench.figures.theme import save
+from vlmbench.report.page.first_screen import slope
+from vlmbench.report.page.parts import parts_of
+from vlmbench.report.page.stories import Story, stories_of
+from vlmbench.schema import TOTAL
+from vlmbench.text import lasting, whole
+
+_REQUEST, _HOUR_S = "T_request", 3600.0
+_ORDER = ("eager", "compiled", "cudagraph", "vllm", "endpoint")
+
+
+def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path, Path]) -> tuple[Path, ...]:
+    """Draw ``figures/runtimes*`` of every model that the runs have under two runtimes or more.
+
+    Args:
+        directory: where ``figures/`` goes.
+        runs: directories of runs, studies or grids.
+        summaries: where their summaries lie, by the directory of the rows.
+
+    Returns:
+        The files; none where no model was measured under two runtimes.
+    """
+    stories = stories_of(parts_of(list(runs), rows=False, left_out=[], summaries=summaries))
+    together: dict[tuple[str, str], list[Story]] = {}
+    for story in stories:
+        together.setdefault((story.facts["model"], story.facts["device"]), []).append(story)
+    shown = {key: found for key, found in together.items() if len({_name(one) for one in found}) > 1}
+    files: list[Path] = []
+    for (model, device), found in shown.items():
+        name = "" if len(shown) == 1 else "_" + re.sub(r"[^a-z0-9]+", "_", model.partition(" (")[0].lower()).strip("_")
+        for stem, figure in _figures(found, model, device):
+            files += save(figure, directory / "figures", f"{stem}{name}")
+    return tuple(files)
+
+
+def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tuple[str, Any]]:
+    ordered = sorted(stories, key=lambda one: _ORDER.index(_name(one)) if _name(one) in _ORDER else len(_ORDER))
+    runtimes = [_runtime(story) for story in ordered]
+    about = f"{model} · {device}"
+    data = [story for story in ordered if story.main and story.main.is_phase1]
+    swept = [replace(story, parts=story.sweeps) for story in ordered if story.sweeps]
+    counted = ", ".join(f"{_name(s)} {s.main.summary['runs']['workload_runs']:,}" for s in data if s.main)
+    of_data = f"{about} · n = {counted}\n{told_together(data)}"
+    yield from (
+        (stem, figure)
+        for stem, figure in (
+            ("runtimes", stages_figure(runtimes, of_data)),
+            ("runtimes_tail", tail_figure(runtimes, of_data)),
+            ("runtimes_tokens", tokens_figure(runtimes, f"{about}\n{told_together(swept)}")),
+        )
+        if figure is not None
+    )
+
+
+def _name(story: Story) -> str:
+    return story.facts["runtime"].partition(",")[0]
+
+
+def _runtime(story: Story) -> Runtime:
+    part = story.main if story.main and story.main.is_phase1 else None
+    tails = {}
+    if part is not None:
+        frame = load_runs(part.directory, (TOTAL, _REQUEST, "session", "started_unix_s"))
+        tails = {metric: tail_ratios(frame, metric) for metric in (_REQUEST, TOTAL)}
+    found = story.comparison.get("token_costs") or {}
+    return Runtime(
+        label=_name(story),
+        summary={} if part is None else part.summary,
+        tails=tails,
+        costs={kind: slope(entry) for kind, entry in found.items()},
+    )
+
+
+def told_together(stories: Sequence[Story]) -> str:
+    """Whether runs are of one card and host, how far apart in time, and whether their answers are of one length.
+
+    ``one card and host, 12 min apart``; what is not recorded is not said.
+    """
+    provenances = [story.parts[0].provenance for story in stories if story.parts]
+    cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
+    hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
+    said = []
+    if len(cards) == 1 and len(hosts) == 1:
+        said.append("one card and host")
+    elif cards and hosts:
+        said.append(f"{_number(len(cards), 'card')} of one kind, {_number(len(hosts), 'host')}")
+    sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
+    begun = [float(one["started_unix_s"]) for one in sessions]
+    if len(provenances) > 1 and begun:
+        apart = max(begun) - min(begun)
+        said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
+    counts = [(s.main.summary.get("tokens") or {}).get("num_output_tokens") for s in stories if s.main]
+    lengths = sorted({float(spread["median"]) for spread in counts if spread})
+    if len(lengths) == 1:
+        said.append(f"{whole(lengths[0])} output tokens")
+    elif lengths:
+        said.append(f"unlike answers: {', '.join(map(whole, lengths))} output tokens")
+    return "; ".join(said)
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
