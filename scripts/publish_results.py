@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""Publish measured runs in docs/results, and make figures, tables, words and pages there anew from the rows.
+
+    python scripts/publish_results.py --from DIR                # runs of `scripts/results.sh DIR`, then all that is made of them
+    python scripts/publish_results.py                           # everything that is made of rows, of every folder
+    python scripts/publish_results.py h200_llava_eager          # of one folder
+    python scripts/publish_results.py --archive h200_old        # keep the rows of a folder as an earlier result
+    python scripts/publish_results.py --results COPY            # try it without touching docs/results
+
+A part ``MODEL_RUNTIME_PHASE`` of ``scripts/results.txt`` becomes ``CARD_MODEL_RUNTIME/PHASE``, any other
+``CARD_PART``; the card's name comes from the run's provenance. Published are rows (compressed), provenance, how points
+ended, proofs of methods; everything else is made of them: summary, words, tables, some figures in few colours and
+pixels. Both sweeps of a folder are compared, runtimes of a model are drawn side by side in ``CARD_MODEL``, and
+``scripts/findings.py`` writes the pages. What changed is printed, a line a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from findings import folder_of, write_pages_of
+
+from vlmbench.errors import InputError, VlmbenchError
+from vlmbench.figures.style import FigureStyle, drawn_as
+from vlmbench.records.files import write_whole
+from vlmbench.report import write_pages, write_report
+from vlmbench.report.first_steps import write_first_steps
+from vlmbench.report.from_rows import FIRST_STEPS, kind_of
+from vlmbench.report.runtimes import draw_runtimes
+from vlmbench.report.token_comparison import write_exp5
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+ROWS, PACKED, WORDS, ARCHIVE = "records.jsonl", "records.jsonl.gz", "words.txt", "archive"
+INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json")
+PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
+SIDES = ("phase2", "phase3")
+MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "phase1": (
+        "components_bars", "launch_bound", "latency_distribution", "request_distribution", "ttft_itl", "device_use",
+        "request_timeline", "run_lane",
+    ),
+    "phase2": ("*_latency", "*_components"),
+    "phase3": ("*_latency", "*_components"),
+}  # fmt: skip
+"""Of a kind of run; of the others all."""
+DPI = 110  # of published figures; a run draws its own with 200, and as PDF
+MOST_BYTES = 15_000_000
+SMALLER_ROWS = 9
+
+
+def take(runs: Path, results: Path) -> list[Path]:
+    """Copy the inputs of finished runs into ``results``; says what was taken and what was not.
+
+    Returns:
+        Folders in ``results`` that got something.
+
+    Raises:
+        InputError: the directory holds nothing to publish.
+    """
+    taken = []
+    for place in sorted(path for path in runs.iterdir() if path.is_dir()):
+        arms = [place] if _rows(place) else sorted(path for path in place.iterdir() if path.is_dir() and _rows(path))
+        for arm in arms:
+            if not _has_measured(arm):
+                sys.stdout.write(f"not published, nothing was measured: {arm.relative_to(runs)}\n")
+                continue
+            folder = Path(folder_of(place.name, card_of(arm)))
+            target = results / folder / (arm.name if arm != place else "")
+            target.mkdir(parents=True, exist_ok=True)
+            for name in INPUTS[1:]:
+                if (arm / name).is_file():
+                    shutil.copyfile(arm / name, target / name)
+            rows = _rows(arm)
+            assert rows is not None
+            if rows.name == PACKED:
+                shutil.copyfile(rows, target / PACKED)
+            else:
+                write_whole(target / PACKED, gzip.compress(rows.read_bytes(), SMALLER_ROWS, mtime=0))
+            if arm != place and (place / FIRST_STEPS).is_file():
+                shutil.copyfile(place / FIRST_STEPS, results / folder / FIRST_STEPS)
+            taken.append(folder)
+    card = taken[0].parts[0].partition("_")[0] if taken else ""
+    for file in [path for pattern in PLAIN for path in sorted(runs.glob(pattern)) + sorted(runs.glob(f"*/{pattern}"))]:
+        if not card or file.name in (ROWS, WORDS) or _rows(file.parent):
+            continue
+        folder = Path(folder_of(file.stem if file.parent == runs else file.parent.name, card))
+        (results / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, results / folder / file.name)
+        taken.append(folder)
+    if not taken:
+        raise InputError(f"'{runs}' holds no runs; give the directory that scripts/results.sh wrote to")
+    found = list(dict.fromkeys(taken))
+    sys.stdout.write(f"taken: {', '.join(map(str, found))}\n")
+    return found
+
+
+def _rows(directory: Path) -> Path | None:
+    return next((path for name in (ROWS, PACKED) if (path := directory / name).is_file()), None)
+
+
+def _has_measured(directory: Path) -> bool:
+    path = _rows(directory)
+    assert path is not None
+    with gzip.open(path, "rb") if path.name == PACKED else path.open("rb") as lines:
+        return any(b'"status": "ok"' in line for line in lines)
+
+
+def card_of(directory: Path) -> str:
+    """``h200`` of ``NVIDIA H200``, ``cpu``."""
+    device = json.loads((directory / "provenance.json").read_text(encoding="utf-8")).get("device") or {}
+    return str(device.get("name") if device.get("type") == "cuda" else device.get("type") or "unknown").split()[-1].lower()
+
+
+def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
+    """The folders of results that hold rows, relative to ``results``: all, or those that are named.
+
+    Raises:
+        InputError: a name holds no results.
+    """
+    found = sorted({p.relative_to(results).parts[0] for p in results.rglob(PACKED)} - {ARCHIVE})
+    for name in chosen:
+        if name not in found:
+            raise InputError(f"'{name}' is no folder of results under '{results}'; there are: {', '.join(found) or 'none'}")
+    return [Path(name) for name in found if not chosen or name in chosen]
+
+
+def write_again(folder: Path, work: Path) -> dict[Path, Path]:
+    """Write the reports of a folder's runs below ``work``; returns what is to be published: its place to the file.
+
+    Everything runs inside ``work`` on relative paths, so that no file names a directory of this machine.
+
+    Raises:
+        InputError: rows or provenance are no input for a report.
+        MeasurementError: a file cannot be written.
+    """
+    runs = sorted(path.parent.relative_to(folder) for path in folder.rglob(PACKED))
+    top = work / folder.name
+    kinds: dict[Path, str] = {}
+    for run in runs:
+        _unpack(folder / run, top / run)
+    with chdir(work), drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+        here = Path(folder.name)
+        arms = (folder / FIRST_STEPS).is_file()
+        for run in runs:
+            if arms:
+                continue
+            kinds[run] = kind_of(here / run)
+            text = write_report(kinds[run], here / run)
+            (here / run / WORDS).write_text(text + "\n", encoding="utf-8")
+        if arms:
+            text = write_first_steps(here, {run.name: here / run for run in runs})
+            (here / WORDS).write_text(text + "\n", encoding="utf-8")
+        elif {Path(side) for side in SIDES} <= set(runs):
+            text = write_exp5([here / SIDES[0]], here / SIDES[1], here, pages=False).text
+            write_pages(here)
+            (here / WORDS).write_text(text + "\n", encoding="utf-8")
+    return dict(_published(top, kinds))
+
+
+def _unpack(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in INPUTS[1:]:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+    with gzip.open(folder / PACKED) as packed, (target / ROWS).open("wb") as rows:
+        shutil.copyfileobj(packed, rows)
+
+
+def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Path]]:
+    for path in sorted(path for path in top.rglob("*") if path.is_file()):
+        name = path.relative_to(top)
+        run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
+        within = name.relative_to(run)
+        figures = FIGURES.get(kinds.get(run, ""), ("*",))
+        drawn = within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
+        if drawn or any(fnmatch(within.as_posix(), one) for one in MADE):
+            yield name, path
+
+
+def small(file: Path) -> bytes:
+    """A file's content; of a PNG the same picture in 256 colours, which a figure of flat areas and thin lines needs not
+    more of, in a fourth of the bytes.
+    """
+    if file.suffix != ".png":
+        return file.read_bytes()
+    with Image.open(file) as image:
+        flat = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    flat.save(packed, format="png", optimize=True)
+    return packed.getvalue()
+
+
+def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
+    """Replace what a folder holds beside its inputs by what was made; says what changed, a line a file."""
+    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in INPUTS}
+    for name, path in made.items():
+        content = small(path)
+        if not (folder / name).is_file() or content != (folder / name).read_bytes():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, content)
+            yield f"{'changed' if name in old else 'new'} {name}"
+    for name in sorted(old - set(made)):
+        (folder / name).unlink()
+        yield f"removed {name}"
+
+
+def side_by_side(results: Path) -> Iterator[tuple[Path, dict[Path, Path], Any]]:
+    """Draw the runtimes of each model: (folder, what is to be published, the directory that holds it for so long)."""
+    models: dict[str, list[Path]] = {}
+    for name in folders(results):
+        stem, _, runtime = name.name.rpartition("_")
+        if runtime in ("eager", "compiled", "cudagraph", "vllm") and stem.count("_") == 1:
+            models.setdefault(stem, []).append(name)
+    for model, names in models.items():
+        if len(names) < 2:
+            continue
+        with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+            files = draw_runtimes(Path(work), [results / name for name in names], {})
+            yield Path(model), {path.relative_to(work): path for path in files}, work
+
+
+def archive(results: Path, names: Sequence[str]) -> None:
+    """Keep the inputs of folders as earlier results: everything that is made of them goes.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    for name in names:
+        if not (results / name).is_dir():
+            raise InputError(f"'{name}' is no folder under '{results}'")
+        for path in [path for path in (results / name).rglob("*") if path.is_file()]:
+            target = results / ARCHIVE / path.relative_to(results)
+            if path.name in (*INPUTS, "summary.json", FIRST_STEPS) or any(fnmatch(path.name, one) for one in PLAIN):
+                if path.name != WORDS:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(target)
+        shutil.rmtree(results / name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publish; 0 if everything could be written, 1 otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", help="folders in the results; all if none is named")
+    parser.add_argument("--from", dest="runs", type=Path, help="directory of runs to publish")
+    parser.add_argument("--archive", nargs="+", default=[], metavar="FOLDER", help="folders to keep as earlier results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of results (default: docs/results)")
+    options = parser.parse_args(arguments)
+    results, failed = options.results.resolve(), 0
+    try:
+        archive(results, options.archive)
+        taken = take(options.runs.resolve(), results) if options.runs else []
+        chosen = folders(results, options.folders or [str(n) for n in taken if any((results / n).rglob(PACKED))])
+    except InputError as error:
+        parser.error(str(error))
+    if options.archive and not options.runs and not options.folders:
+        chosen = []
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="vlmbench-") as work:
+            try:
+                changes = list(publish(write_again(results / name, Path(work)), results / name))
+            except (VlmbenchError, OSError) as error:
+                failed += 1
+                changes = [f"FAILED, nothing changed: {error}"]
+        _say(name, changes)
+    for name, made, _ in side_by_side(results):
+        _say(name, list(publish(made, results / name)))
+    if results == RESULTS:
+        for page in write_pages_of(results):
+            _say(page, ["written"])
+    size = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    sys.stdout.write(f"{size / 1e6:.1f} MB of {MOST_BYTES / 1e6:.0f} MB\n")
+    return 1 if failed or size > MOST_BYTES else 0
+
+
+def _say(name: Path, changes: Sequence[str]) -> None:
+    sys.stdout.write("\n  ".join([f"{name}:", *(changes or ["the same as before"])]) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
