@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Publish measured runs in docs/results, and make figures, tables, words and pages there anew from the rows.
 
-    python scripts/publish_results.py --from DIR                # runs of `scripts/results.sh DIR`, then all that is made of them
+    python scripts/publish_results.py --from DIR                # runs of scripts/results.sh DIR, and what is made of them
     python scripts/publish_results.py                           # everything that is made of rows, of every folder
     python scripts/publish_results.py h200_llava_eager          # of one folder
     python scripts/publish_results.py --archive h200_old        # keep the rows of a folder as an earlier result
@@ -27,17 +27,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from findings import folder_of, write_pages_of
+from findings import COMPARED, RUNTIMES, folder_of, write_pages_of
 
+from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
 from vlmbench.figures.style import FigureStyle, drawn_as
-from vlmbench.records.files import write_whole
+from vlmbench.records.files import write_json, write_whole
 from vlmbench.report import write_pages, write_report
+from vlmbench.report.comparison import as_dict, as_markdown
 from vlmbench.report.first_steps import write_first_steps
 from vlmbench.report.from_rows import FIRST_STEPS, kind_of
 from vlmbench.report.runtimes import draw_runtimes
@@ -49,6 +50,7 @@ INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json")
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 SIDES = ("phase2", "phase3")
 MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
+STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.*")
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "phase1": (
         "components_bars", "launch_bound", "latency_distribution", "request_distribution", "ttft_itl", "device_use",
@@ -81,6 +83,8 @@ def take(runs: Path, results: Path) -> list[Path]:
                 continue
             folder = Path(folder_of(place.name, card_of(arm)))
             target = results / folder / (arm.name if arm != place else "")
+            if arm == place and len(folder.parts) == 1 and (kind := kind_of(place)) in FIGURES:
+                target = target / kind  # beside the phases that the same model gets later
             target.mkdir(parents=True, exist_ok=True)
             for name in INPUTS[1:]:
                 if (arm / name).is_file():
@@ -123,7 +127,9 @@ def _has_measured(directory: Path) -> bool:
 def card_of(directory: Path) -> str:
     """``h200`` of ``NVIDIA H200``, ``cpu``."""
     device = json.loads((directory / "provenance.json").read_text(encoding="utf-8")).get("device") or {}
-    return str(device.get("name") if device.get("type") == "cuda" else device.get("type") or "unknown").split()[-1].lower()
+    return (
+        str(device.get("name") if device.get("type") == "cuda" else device.get("type") or "unknown").split()[-1].lower()
+    )
 
 
 def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
@@ -135,7 +141,9 @@ def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
     found = sorted({p.relative_to(results).parts[0] for p in results.rglob(PACKED)} - {ARCHIVE})
     for name in chosen:
         if name not in found:
-            raise InputError(f"'{name}' is no folder of results under '{results}'; there are: {', '.join(found) or 'none'}")
+            raise InputError(
+                f"'{name}' is no folder of results under '{results}'; there are: {', '.join(found) or 'none'}"
+            )
     return [Path(name) for name in found if not chosen or name in chosen]
 
 
@@ -187,8 +195,12 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
         figures = FIGURES.get(kinds.get(run, ""), ("*",))
-        drawn = within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
-        if drawn or any(fnmatch(within.as_posix(), one) for one in MADE):
+        drawn = (
+            within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
+        )
+        whole = run == Path() and bool(kinds) and Path() not in kinds  # what a study's runs say together
+        made = STUDY_MADE if whole else MADE
+        if drawn or any(fnmatch(within.as_posix(), one) for one in made):
             yield name, path
 
 
@@ -219,19 +231,28 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
         yield f"removed {name}"
 
 
-def side_by_side(results: Path) -> Iterator[tuple[Path, dict[Path, Path], Any]]:
-    """Draw the runtimes of each model: (folder, what is to be published, the directory that holds it for so long)."""
-    models: dict[str, list[Path]] = {}
-    for name in folders(results):
-        stem, _, runtime = name.name.rpartition("_")
-        if runtime in ("eager", "compiled", "cudagraph", "vllm") and stem.count("_") == 1:
-            models.setdefault(stem, []).append(name)
-    for model, names in models.items():
-        if len(names) < 2:
+def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Draw the runtimes of each model and compare them request by request; yields folders and what changed in them."""
+    models: dict[str, list[str]] = {}
+    for name in map(str, folders(results)):
+        stem, _, runtime = name.rpartition("_")
+        if runtime in RUNTIMES and stem.count("_") == 1:
+            models.setdefault(stem, []).append(runtime)
+    for model, found in models.items():
+        if len(found) < 2:
             continue
-        with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
-            files = draw_runtimes(Path(work), [results / name for name in names], {})
-            yield Path(model), {path.relative_to(work): path for path in files}, work
+        with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):
+            with drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+                files = list(draw_runtimes(Path(work), [Path(f"{model}_{runtime}") for runtime in found], {}))
+            for one, other in COMPARED:
+                sides = [Path(f"{model}_{runtime}") / "phase1" for runtime in (one, other)]
+                if all((side / PACKED).is_file() for side in sides):
+                    verdict = judge(*sides)
+                    stem = Path(work) / f"compare_{one}_{other}"
+                    files.append(write_json(stem.with_suffix(".json"), as_dict(verdict)))
+                    files.append(write_whole(stem.with_suffix(".md"), as_markdown(verdict)))
+            if files:
+                yield Path(model), list(publish({path.relative_to(work): path for path in files}, results / model))
 
 
 def archive(results: Path, names: Sequence[str]) -> None:
@@ -245,10 +266,10 @@ def archive(results: Path, names: Sequence[str]) -> None:
             raise InputError(f"'{name}' is no folder under '{results}'")
         for path in [path for path in (results / name).rglob("*") if path.is_file()]:
             target = results / ARCHIVE / path.relative_to(results)
-            if path.name in (*INPUTS, "summary.json", FIRST_STEPS) or any(fnmatch(path.name, one) for one in PLAIN):
-                if path.name != WORDS:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(target)
+            plain = path.name != WORDS and any(fnmatch(path.name, one) for one in PLAIN)
+            if plain or path.name in (*INPUTS, "summary.json", FIRST_STEPS):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
         shutil.rmtree(results / name)
 
 
@@ -277,8 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += 1
                 changes = [f"FAILED, nothing changed: {error}"]
         _say(name, changes)
-    for name, made, _ in side_by_side(results):
-        _say(name, list(publish(made, results / name)))
+    for name, changes in side_by_side(results):
+        _say(name, changes)
     if results == RESULTS:
         for page in write_pages_of(results):
             _say(page, ["written"])

@@ -16,7 +16,7 @@ from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
 from vlmbench.report.page.stories import Story, stories_of
 from vlmbench.schema import TOTAL
-from vlmbench.text import lasting, whole
+from vlmbench.text import count, lasting, whole
 
 _REQUEST, _HOUR_S = "T_request", 3600.0
 _ORDER = ("eager", "compiled", "cudagraph", "vllm", "endpoint")
@@ -85,31 +85,32 @@ def _runtime(story: Story) -> Runtime:
 
 
 def told_together(stories: Sequence[Story]) -> str:
-    """Whether runs are of one card and host, how far apart in time, and whether their answers are of one length.
-
-    ``one card and host, 12 min apart``; what is not recorded is not said.
-    """
-    provenances = [story.parts[0].provenance for story in stories if story.parts]
-    cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
-    hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
-    said = []
-    if len(cards) == 1 and len(hosts) == 1:
-        said.append("one card and host")
-    elif cards and hosts:
-        said.append(f"{_number(len(cards), 'card')} of one kind, {_number(len(hosts), 'host')}")
-    sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
-    begun = [float(one["started_unix_s"]) for one in sessions]
-    if len(provenances) > 1 and begun:
-        apart = max(begun) - min(begun)
-        said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
+    """How runs belong together, and whether their answers are of one length."""
+    said = [measured_together([story.parts[0].provenance for story in stories if story.parts])]
     counts = [(s.main.summary.get("tokens") or {}).get("num_output_tokens") for s in stories if s.main]
     lengths = sorted({float(spread["median"]) for spread in counts if spread})
     if len(lengths) == 1:
         said.append(f"{whole(lengths[0])} output tokens")
     elif lengths:
         said.append(f"unlike answers: {', '.join(map(whole, lengths))} output tokens")
+    return "; ".join(filter(None, said))
+
+
+def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
+    """Whether runs are of one card and host, and how far apart in time: ``one card and host; measured within the hour``.
+
+    What is not recorded is not said.
+    """
+    cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
+    hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
+    said = []
+    if len(cards) == 1 and len(hosts) == 1:
+        said.append("one card and host")
+    elif cards and hosts:
+        said.append(f"{count(len(cards), 'card')} of one kind, {count(len(hosts), 'host')}")
+    sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
+    begun = [float(one["started_unix_s"]) for one in sessions]
+    if len(provenances) > 1 and begun:
+        apart = max(begun) - min(begun)
+        said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
     return "; ".join(said)
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,906 @@
+#!/usr/bin/env python3
+"""Write the pages about the published results from their rows: every number on them is filled in here.
+
+    python scripts/findings.py            # docs/findings.md, docs/study_dropping_tokens.md, docs/results/README.md, README.md
+    python scripts/findings.py --check    # exit 1 and the names of pages that are not what would be written
+
+Sentences that do not depend on a number stand in ``scripts/pages``; what was not measured says so. A run of an earlier
+set (``docs/results/archive``) stands in where the present one has none, and is marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vlmbench.analysis.claims import (
+    MOST,
+    TAIL_FROM,
+    Told,
+    Verdict,
+    language_model_is_the_bottleneck,
+    tail_is_the_problem,
+    token_kinds_differ,
+)
+from vlmbench.schema import label_of
+from vlmbench.text import DASH, count, digits, percent, span, tight_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+MANIFEST = Path(__file__).resolve().parent / "results.txt"
+ARCHIVE = "archive"
+CARD = "h200"
+MODELS: Mapping[str, str] = {
+    "llava": "LLaVA-1.5-7B",
+    "qwen": "Qwen2.5-VL-7B",
+    "molmo": "Molmo-7B-D",
+    "molmoe": "MolmoE-1B",
+    "qwen3": "Qwen3-VL-8B",
+    "internvl3": "InternVL3-8B",
+    "gemma3": "Gemma 3 4B",
+    "qwen72": "Qwen2.5-VL-72B",
+}
+FULL = ("llava", "qwen")  # of these each runtime has its line, measured or not
+RUNTIMES: Mapping[str, str] = {
+    "eager": "eager",
+    "compiled": "decode compiled",
+    "cudagraph": "captured graphs",
+    "vllm": "vLLM",
+    "two_gpus": "eager, two GPUs",
+}
+METHODS: Mapping[str, str] = {"fastv": "FastV", "visionzip": "VisionZip's selection"}
+NOT_MEASURED = "not measured"
+EARLIER = "†"
+_PHASE = re.compile(r"(.+)_(phase[123])")
+
+
+def folder_of(part: str, card: str) -> str:
+    """Where a part's run is published: ``CARD_MODEL_RUNTIME/PHASE``, else ``CARD_PART``.
+
+    Args:
+        part: name of the run's directory.
+        card: ``h200``.
+    """
+    found = _PHASE.fullmatch(part)
+    return f"{card}_{found[1]}/{found[2]}" if found else f"{card}_{part}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A published run.
+
+    Args:
+        folder: relative to the results.
+        summary: content of its ``summary.json``.
+        provenance: of it.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What tells an earlier run from the present set."""
+        return EARLIER if self.folder.parts[0] == ARCHIVE else ""
+
+    @property
+    def begun(self) -> float:
+        """When its first session began, s since 1970."""
+        return min(float(one["started_unix_s"]) for one in self.provenance["sessions"])
+
+    @property
+    def code(self) -> str:
+        """What measured it: the first letters of the hash of the package's source."""
+        return str(self.provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
+
+
+class Published:
+    """What lies in a directory of results: by model, runtime and phase, methods, and the rest.
+
+    Args:
+        results: the directory.
+        link: how a page reaches it, ``results`` or ``docs/results``.
+    """
+
+    def __init__(self, results: Path, link: str = "results") -> None:
+        self.results, self.link = results, link
+
+    def run(self, name: str, phase: str = "") -> Run | None:
+        """The run of a folder, of the present set or else of an earlier one; None where there is none."""
+        for folder in (Path(f"{CARD}_{name}") / phase, Path(ARCHIVE) / f"{CARD}_{name}" / phase):
+            if (found := _read(self.results / folder / "summary.json")) is not None:
+                about = _read(self.results / folder / "provenance.json") or {}
+                return Run(folder=folder, summary=found, provenance=about)
+        return None
+
+    def comparison(self, name: str) -> Mapping[str, Any]:
+        """What the token comparison of a study says; empty where both kinds of token were not swept."""
+        found = self.run(name)
+        rows = (found.summary.get("comparisons") if found else None) or []
+        return rows[0] if rows else {}
+
+    def names(self) -> list[str]:
+        """``MODEL_RUNTIME`` of all that a page shows, in its order."""
+        every = [f"{model}_{runtime}" for model in MODELS for runtime in RUNTIMES]
+        full = {f"{model}_{runtime}" for model in FULL for runtime in RUNTIMES if runtime != "two_gpus"}
+        return [n for n in every if n in full or self.run(n, "phase1") or self.comparison(n)]
+
+    def methods(self) -> list[tuple[str, str, str, Run]]:
+        """(model, method, runtime, run) of interventions that were measured."""
+        found = []
+        for model in MODELS:
+            for method in METHODS:
+                for runtime in RUNTIMES:
+                    run = self.run(f"{model}_{method}_{runtime}")
+                    if run is not None and run.summary.get("arms"):
+                        found.append((model, method, runtime, run))
+        return found
+
+    def rows(self, run: Run | None, words: str = "rows") -> str:
+        """A link to the rows of a run."""
+        return "" if run is None else f"[{words}]({self.link}/{run.folder.as_posix()})"
+
+    def figure(self, name: str, words: str) -> str:
+        """A picture; empty where it is not there."""
+        return f"![{words}]({self.link}/{name})\n\n" if (self.results / name).is_file() else ""
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def value(entry: Mapping[str, Any] | None, write: Callable[[float], str] = digits, key: str = "") -> str:
+    """``622 (615–635)``; a dash for what is not there.
+
+    Args:
+        entry: with ``value``, ``low``, ``high``, or these behind ``key_``.
+        write: the number in words.
+        key: ``workload`` of ``workload``, ``workload_low``, ``workload_high``.
+    """
+    names = (key, f"{key}_low", f"{key}_high") if key else ("value", "low", "high")
+    middle, low, high = ((entry or {}).get(name) for name in names)
+    return DASH if middle is None else f"{write(middle)}{_ends(low, high, write)}"
+
+
+def _ends(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    if low is None or high is None:
+        return " (no interval)"
+    if write is percent:
+        return f" ({span(low, high, '%')})"
+    return f" ({tight_interval(low, high) if write is digits else f'{write(low)}–{write(high)}'})"
+
+
+def times(number: float) -> str:
+    """A factor with as many decimals as tell it from 1: ``1.012``, ``1.27``."""
+    return f"{number:.3f}" if abs(number - 1) < 0.1 else digits(number)
+
+
+def _who(name: str) -> tuple[str, str]:
+    model, _, runtime = name.partition("_")
+    return MODELS[model], RUNTIMES[runtime]
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+def claims_of(results: Published, name: str) -> tuple[Told, Told, Told]:
+    """The verdicts on tail, bottleneck and kinds of token."""
+    run = results.run(name, "phase1")
+    summary = run.summary if run else {}
+    found = tail_is_the_problem(summary), language_model_is_the_bottleneck(summary)
+    return (*found, token_kinds_differ(results.comparison(name)))
+
+
+def _claims_told(results: Published, name: str) -> list[Verdict]:
+    """The verdicts; what was measured and could not be told is open."""
+    verdicts = [one.verdict for one in claims_of(results, name)]
+    measured = [results.run(name, "phase1") is not None] * 2 + [bool(results.comparison(name))]
+    unmeasured = Verdict.UNMEASURED
+    return [Verdict.OPEN if is_there and v is unmeasured else v for v, is_there in zip(verdicts, measured, strict=True)]
+
+
+def claims_table(results: Published) -> str:
+    """The three claims under each runtime."""
+    rows = []
+    for name in results.names():
+        tail, share, kinds = claims_of(results, name)
+        run, compared = results.run(name, "phase1"), results.run(name)
+        rows.append(
+            [
+                *_who(name),
+                _verdict(tail, times, f"× at {tail.of.upper()}", run),
+                _verdict(share, percent, "", run),
+                _verdict(kinds, digits, " to 1", compared if results.comparison(name) else None),
+            ]
+        )
+    return table(
+        ("model", "runtime", "the tail is the problem", "the LLM is the bottleneck", "kinds of token differ"), rows
+    )
+
+
+def _verdict(found: Told, write: Callable[[float], str], unit: str, run: Run | None) -> str:
+    if run is None:
+        return NOT_MEASURED
+    if found.value is None:
+        return f"**{Verdict.OPEN}**{run.mark}: too few independent runs"
+    return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{_ends(found.low, found.high, write)}"
+
+
+def claims_words(results: Published) -> str:
+    """How often each claim holds, a bullet a claim."""
+    told = [_claims_told(results, name) for name in results.names()]
+    lines = []
+    for place, claim in enumerate(
+        ("The tail is the problem", "The language model is the bottleneck", "Kinds of token differ")
+    ):
+        found = Counter(one[place] for one in told)
+        measured = sum(found.values()) - found[Verdict.UNMEASURED]
+        if not measured:
+            lines.append(f"* {claim}: {NOT_MEASURED}.")
+            continue
+        parts = [
+            f"{verdict} in {found[verdict]}" for verdict in Verdict if found[verdict] and verdict != Verdict.UNMEASURED
+        ]
+        lines.append(f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured.")
+    return "\n".join(lines)
+
+
+# Tail -----------------------------------------------------------------------------------------------------------------
+
+
+def tail_table(results: Published) -> str:
+    """How far the tail of requests and of ``generate()`` reaches, and where it lies."""
+    rows = []
+    for name in results.names():
+        run = results.run(name, "phase1")
+        if run is None:
+            rows.append([*_who(name), NOT_MEASURED, *[DASH] * 4, ""])
+            continue
+        summary = run.summary
+        whole = (summary["distribution"].get("T_request") or {}).get("workload") or {}
+        tail = summary["tail"]
+        request = (tail.get("request") or {}).get("ratio")
+        of_model = next((r for r in reversed(tail["ratios_to_median"]) if r["workload"] is not None), None)
+        effective = whole.get("effective_n")
+        worth = "" if effective is None else f", worth {min(effective, whole['n']):,.0f}"
+        rows.append(
+            [
+                *_who(name),
+                f"{whole.get('n', 0):,}{worth}{run.mark}",
+                value(whole.get("p50")),
+                _quantile(request),
+                _quantile(of_model),
+                _largest_part(tail),
+                results.rows(run),
+            ]
+        )
+    heads = ("model", "runtime", "requests", "median, ms", "tail of a request, ×", "tail of `generate()`, ×")
+    return table((*heads, "most of the request's variance is", ""), rows)
+
+
+def _quantile(row: Mapping[str, Any] | None) -> str:
+    return DASH if row is None else f"{row['quantile'].upper()} {value(row, times, 'workload')}"
+
+
+def _largest_part(tail: Mapping[str, Any]) -> str:
+    parts = [row for row in (tail.get("request") or {}).get("variance_parts") or [] if row.get("share") is not None]
+    if not parts:
+        return DASH
+    top = max(parts, key=lambda row: float(row["share"]))
+    name = "`generate()`" if top["part"] == "T_total" else label_of(top["part"])
+    return f"{name}, {value(top, percent, 'share') if 'share_low' in top else _share(top)}"
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return f"{percent(row['share'])}{_ends(row.get('low'), row.get('high'), percent)}"
+
+
+def tail_words(results: Published) -> str:
+    """One bullet a model: under which runtimes ``generate()`` itself has a tail."""
+    lines = []
+    for model in MODELS:
+        clauses = []
+        for runtime, words in RUNTIMES.items():
+            run = results.run(f"{model}_{runtime}", "phase1")
+            row = run and next(
+                (r for r in reversed(run.summary["tail"]["ratios_to_median"]) if r["workload"] is not None), None
+            )
+            if run and row and row["workload_low"] is not None:
+                verdict = (
+                    "reaches the limit" if row["workload_low"] > TAIL_FROM
+                    else "stays below it" if row["workload_high"] < TAIL_FROM else "cannot be told from it"
+                )  # fmt: skip
+                clauses.append(f"{words} {_quantile(row)}, which {verdict}{run.mark}")
+        if clauses:
+            lines.append(f"* `generate()` of {MODELS[model]} alone: {'; '.join(clauses)}.")
+    return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+
+
+# Bottleneck -----------------------------------------------------------------------------------------------------------
+
+_STAGES = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
+
+
+def bottleneck_table(results: Published) -> str:
+    """Shares of a request, and how much of ``generate()`` the device waits."""
+    rows = []
+    for name in results.names():
+        run = results.run(name, "phase1")
+        if run is None:
+            rows.append([*_who(name), NOT_MEASURED, *[DASH] * 5])
+            continue
+        shares = {row["component"]: row.get("share_of_request") for row in run.summary["components"]}
+        waits = run.summary.get("launch_bound") or {}
+        rows.append(
+            [
+                *_who(name),
+                f"{value(run.summary.get('llm_share'), percent)}{run.mark}",
+                *(percent(shares.get(stage)) for stage in _STAGES),
+                value(waits, percent, "launch_bound") if "launch_bound_low" in waits else _waits(waits),
+            ]
+        )
+    heads = ("model", "runtime", "LLM, share of a request", "preprocessing", "vision encoder", "prefill", "decode")
+    return table((*heads, "device waits, of `generate()`"), rows)
+
+
+def _waits(waits: Mapping[str, Any]) -> str:
+    found = waits.get("launch_bound")
+    if found is None:
+        return NOT_MEASURED
+    return f"{percent(found)}{_ends(waits.get('low'), waits.get('high'), percent)}"
+
+
+def bottleneck_words(results: Published) -> str:
+    """One bullet a model: time against work."""
+    lines = []
+    for model in MODELS:
+        clauses = []
+        for runtime, words in RUNTIMES.items():
+            run = results.run(f"{model}_{runtime}", "phase1")
+            waits = ((run.summary.get("launch_bound") or {}) if run else {}).get("launch_bound")
+            if run is None or waits is None:
+                continue
+            told = language_model_is_the_bottleneck(run.summary)
+            work = "the device works for most of it" if waits < MOST else "but the device waits for most of it"
+            clauses.append(
+                f"{words}: {told.verdict} in time, {work} (waits {percent(waits)} of `generate()`){run.mark}"
+            )
+        if clauses:
+            lines.append(f"* {MODELS[model]}, {'; '.join(clauses)}.")
+    return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
+
+
+def tokens_table(results: Published) -> str:
+    """What one more token takes, and how the two kinds compare."""
+    rows = []
+    for name in results.names():
+        model = name.partition("_")[0]
+        found = results.comparison(name)
+        if not found:
+            if model in FULL:
+                rows.append([*_who(name), NOT_MEASURED, DASH, DASH, DASH, ""])
+            continue
+        run = results.run(name)
+        ratio = (found.get("ratios_unflagged") or found.get("ratios") or {}).get("output_over_vision")
+        pearson = ((found.get("flops_latency") or {}).get("together") or {}).get("pearson")
+        costs = found["token_costs"]
+        rows.append(
+            [
+                *_who(name),
+                f"{_cost(costs.get('output'))}{run.mark if run else ''}",
+                _cost(costs.get("vision")),
+                value(ratio),
+                DASH if pearson is None else f"{pearson:.2f}".replace("-", "−"),
+                results.rows(run),
+            ]
+        )
+    heads = ("model", "runtime", "ms an output token", "ms a vision token", "vision tokens for one of output")
+    return table((*heads, "FLOPs with latency, both sweeps, r", ""), rows)
+
+
+def _cost(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return DASH
+    end = "_unflagged" if entry.get("cost_unflagged_ms") is not None else ""
+    middle, low, high = entry[f"cost{end}_ms"], entry[f"low{end}"], entry[f"high{end}"]
+    if low is not None and low <= 0 <= high:
+        return f"none measurable ({tight_interval(low, high)})"
+    return f"{digits(middle)}{_ends(low, high, digits)}"
+
+
+def tokens_words(results: Published) -> str:
+    """How far the ratio moves with the runtime."""
+    lines = []
+    for model in MODELS:
+        found = []
+        for runtime in RUNTIMES:
+            told = token_kinds_differ(results.comparison(f"{model}_{runtime}"))
+            if told.value is not None:
+                found.append((told.value, RUNTIMES[runtime]))
+        if len(found) > 1:
+            low, high = min(found), max(found)
+            lines.append(
+                f"* {MODELS[model]}: between {digits(low[0])} to 1 ({low[1]}) and {digits(high[0])} to 1 ({high[1]}). How "
+                "far kinds of token differ is a property of the runtime as much as of the model."
+            )
+    return "\n".join(lines)
+
+
+# Runtimes -------------------------------------------------------------------------------------------------------------
+
+COMPARED = (("eager", "compiled"), ("eager", "cudagraph"), ("eager", "vllm"), ("cudagraph", "vllm"))
+_TIMES = ("T_request", "T_total", "TTFT_model", "T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
+
+
+def runtimes_table(results: Published) -> str:
+    """Ratios of runtimes, request by request; none where their answers are of unlike length."""
+    from vlmbench.report.runtimes import measured_together
+
+    rows = []
+    for model in MODELS:
+        for one, other in COMPARED:
+            stem = f"{CARD}_{model}/compare_{one}_{other}"
+            content = _read(results.results / f"{stem}.json")
+            head = [MODELS[model], f"{RUNTIMES[other]} over {RUNTIMES[one]}"]
+            sides = [results.run(f"{model}_{runtime}", "phase1") for runtime in (one, other)]
+            if content is None or None in sides:
+                if model in FULL:
+                    rows.append([*head, NOT_MEASURED, *[DASH] * (len(_TIMES) - 1), "", ""])
+                continue
+            runs = [side for side in sides if side is not None]
+            lengths = [(side.summary["tokens"]["num_output_tokens"] or {}).get("median") for side in runs]
+            if len(set(lengths)) > 1:
+                said = f"answers of {lengths[0]:g} and {lengths[1]:g} tokens: not divided"
+                rows.append([*head, said, *[DASH] * (len(_TIMES) - 1), "", ""])
+                continue
+            changes = {row["metric"]: row for row in content["pairs"][0]["changes"]}
+            link = f"[all times]({results.link}/{stem}.md)"
+            apart = measured_together([side.provenance for side in runs])
+            rows.append([*head, *(_ratio(changes.get(name)) for name in _TIMES), apart, link])
+    return table(("model", "", *(f"`{name}`" for name in _TIMES), "", ""), rows)
+
+
+def _ratio(row: Mapping[str, Any] | None) -> str:
+    return DASH if row is None else value(row["ratio"], times)
+
+
+# Fresh process --------------------------------------------------------------------------------------------------------
+
+
+def first_steps_words(results: Published) -> str:
+    """What first decode steps at a length of the cache take, with and without cuDNN's attention."""
+    for folder in (Path(f"{CARD}_llava_first_steps"), Path(ARCHIVE) / f"{CARD}_llava_first_steps"):
+        content = _read(results.results / folder / "first_steps.json")
+        if content is None:
+            continue
+        lines = []
+        words = {"torch_chooses": "With the kernels that torch chooses", "without_cudnn": "Without cuDNN's attention"}
+        for arm, said in words.items():
+            steps = [row for row in content["arms"][arm]["times"] if row["what"] == "decode step"]
+            first = sorted(row["first_ms"] for row in steps)
+            later = sorted(row["later_ms"] for row in steps if row["later_ms"] is not None)
+            process = next(r["process_ms"] for r in content["arms"][arm]["summary"] if r["what"] == "decode step")
+            lines.append(
+                f"* {said} the first decode step at each of {len(steps)} lengths of the cache takes "
+                f"{digits(first[0])}–{digits(first[-1])} ms, later ones {digits(later[0])}–{digits(later[-1])} ms; the "
+                f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
+            )
+        mark = f" {EARLIER}" if folder.parts[0] == ARCHIVE else ""
+        figure = results.figure(f"{folder.as_posix()}/figures/first_steps.png", "First decode steps of a fresh process")
+        link = f"[rows]({results.link}/{folder.as_posix()})"
+        return "\n".join(
+            [*lines, "", f"LLaVA-1.5-7B, eager, one process an arm, so without intervals{mark}; {link}.", "", figure]
+        )
+    return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}.\n"
+
+
+# Methods that drop vision tokens --------------------------------------------------------------------------------------
+
+_SHOWN_KEEPS = (1.0, 0.5, 0.25, 0.11)
+
+
+def methods_table(results: Published, model: str, method: str, runtime: str, run: Run) -> str:
+    """Every arm of a run: what it saves, where, and what FLOPs promised."""
+    rows = []
+    for arm in run.summary["arms"]:
+        total, prefill = arm["savings"].get("T_total"), arm["savings"].get("T_LLM_prefill")
+        if total is None:
+            continue
+        promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else None
+        name = METHODS[method] if arm["role"] == "method" else f"control: {_control(arm)}"
+        kept = "" if arm["kept"] is None else f", {digits(arm['kept'])} of {digits(arm['vision_tokens'])}"
+        rows.append(
+            [
+                name,
+                f"{DASH if arm['keep'] is None else percent(arm['keep'], 2)}{kept}",
+                f"{value(total['saved_ms'])}",
+                DASH if total["share"] is None else percent(total["share"]),
+                DASH if prefill is None else value(prefill["saved_ms"]),
+                DASH if promised is None else digits(promised),
+                digits(arm["method_ms"]["total"]) if arm["method_ms"] else DASH,
+                "the baseline's" if not arm["unlike_kernels"] else f"unlike: {', '.join(arm['unlike_kernels'])}",
+                f"{arm['pairs']}",
+            ]
+        )
+    heads = ("arm", "tokens kept", "saved of `generate()`, ms", "share", "of it in prefill, ms", "FLOPs promised, ms")
+    return table((*heads, "its own time, ms", "attention kernels", "pairs"), rows)
+
+
+def _control(arm: Mapping[str, Any]) -> str:
+    return "smaller image" if arm["name"] == "downsample" else "random tokens"
+
+
+def best_arm(run: Run, keep: float) -> Mapping[str, Any] | None:
+    """The method's own arm at a share."""
+    arms = [a for a in run.summary["arms"] if a["role"] == "method" and a["keep"] == keep and "T_total" in a["savings"]]
+    return arms[0] if arms else None
+
+
+def ratio_of(saving: Mapping[str, Any]) -> str:
+    """Baseline's time over the arm's, with its interval: ``1.31 × (1.28–1.35)``."""
+    base, saved = saving["baseline_ms"], saving["saved_ms"]
+    found = [None if saved[key] is None else base / (base - saved[key]) for key in ("value", "low", "high")]
+    if found[0] is None:
+        return DASH
+    return f"{times(found[0])} ×{_ends(found[1], found[2], times)}"
+
+
+def method_sections(results: Published) -> str:
+    """A section a run: figure, sentences, table."""
+    parts = []
+    for model, method, runtime, run in results.methods():
+        title = f"### {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}{' ' + EARLIER if run.mark else ''}"
+        figure = results.figure(f"{run.folder.as_posix()}/figures/interventions.png", title.removeprefix("### "))
+        parts.append(
+            f"{title}\n\n{figure}{methods_table(results, model, method, runtime, run)}\n\n{_method_words(run)}\n\n"
+            f"{results.rows(run).capitalize()}; `python -m vlmbench experiment=report runs=docs/{results.link}/"
+            f"{run.folder.as_posix()} output_dir=DIR`.\n"
+        )
+    return "\n".join(parts) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card.\n"
+
+
+def _method_words(run: Run) -> str:
+    lines = []
+    for keep in _SHOWN_KEEPS:
+        arm = best_arm(run, keep)
+        if arm is None:
+            continue
+        total = arm["savings"]["T_total"]
+        saved = total["saved_ms"]["value"]
+        promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else 0
+        words = [f"Keeping {percent(keep, 2)}: {_said(total)}"]
+        if promised > 0 and saved is not None and saved > 0 and total["verdict"] == "faster":
+            words.append(f"{percent(saved / promised)} of what FLOPs promised")
+        if arm["controls"]:
+            words.append(f"as fast or faster without thought: {', '.join(arm['controls'])}")
+        elif arm["controls"] is not None and keep < 1:
+            words.append("no control that was run is as fast")
+        if arm["drowned_after"] is not None:
+            words.append(f"less than 5 % of `generate()` from about {arm['drowned_after'][0]:,.0f} output tokens on")
+        lines.append(f"* {'; '.join(words)}.")
+    lines += [f"* Not run: {one['arm']}: {one['reason']}" for one in run.summary.get("skipped") or []]
+    return "\n".join(lines)
+
+
+def _said(saving: Mapping[str, Any]) -> str:
+    verdict = saving["verdict"]
+    if verdict == "no difference":
+        return f"no difference beyond {percent(saving['no_difference_beyond'])}"
+    if verdict == "too few pairs":
+        return "too few pairs to tell"
+    saved = saving["saved_ms"]
+    low, high = sorted(abs(saved[end]) for end in ("low", "high"))
+    return f"`generate()` is {verdict} by {value({'value': abs(saved['value']), 'low': low, 'high': high})} ms"
+
+
+def methods_words(results: Published) -> str:
+    """The answer in short, a bullet a run, at half and at a ninth of the tokens."""
+    lines = []
+    for model, method, runtime, run in results.methods():
+        clauses = []
+        for keep in (0.5, 0.11):
+            if (arm := best_arm(run, keep)) is not None:
+                controls = ""
+                if arm["controls"] is not None:
+                    controls = " (a control is as fast)" if arm["controls"] else " (no control is as fast)"
+                clauses.append(f"with {percent(keep, 2)} kept {_said(arm['savings']['T_total'])}{controls}")
+        lines.append(f"* {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}: {'; '.join(clauses)}{run.mark}.")
+    return "\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
+
+
+def published_table(results: Published) -> str:
+    """Published ratios of latency beside ours in the nearest setting."""
+
+    def ours(method: str, keep: float, metric: str) -> str:
+        found = []
+        for model in FULL:
+            for runtime in RUNTIMES:
+                run = results.run(f"{model}_{method}_{runtime}")
+                arm = best_arm(run, keep) if run and run.summary.get("arms") else None
+                if run and arm and metric in arm["savings"]:
+                    found.append(f"{MODELS[model]}, {RUNTIMES[runtime]}: {ratio_of(arm['savings'][metric])}{run.mark}")
+        return "; ".join(found) or NOT_MEASURED
+
+    fastv, cache = (
+        "[FastV](https://github.com/pkunlp-icler/FastV)",
+        "[the same, with a KV cache](https://github.com/pkunlp-icler/FastV#support-kv-cache)",
+    )
+    zipped, qwen = (
+        "[VisionZip](https://arxiv.org/abs/2412.04467)",
+        "[VisionZip#24](https://github.com/JIA-Lab-research/VisionZip/issues/24)",
+    )
+    rows = [
+        [
+            fastv,
+            "first token, LLaVA-1.5-13B, A100, half dropped",
+            "0.203 / 0.155 s = 1.31 ×",
+            ours("fastv", 0.5, "TTFT"),
+        ],
+        [fastv, "the same, three quarters dropped", "0.203 / 0.124 s = 1.64 ×", ours("fastv", 0.25, "TTFT")],
+        [cache, "whole answers, one image", "“approximately 8 %” = 1.09 ×", ours("fastv", 0.5, "T_total")],
+        [zipped, "prefill, LLaVA-NeXT", "8 ×", ours("visionzip", 0.11, "T_LLM_prefill")],
+        [qwen, "whole run, Qwen2.5-VL, as a user found", "“nearly the same”", ours("visionzip", 0.11, "T_total")],
+    ]
+    return table(("published by", "of what", "ratio", "ours: baseline over method"), rows)
+
+
+# What lies where ------------------------------------------------------------------------------------------------------
+
+
+def manifest() -> dict[str, str]:
+    """Part to its arguments, as ``scripts/results.txt`` lists them."""
+    found = {}
+    for line in MANIFEST.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            part, _, arguments = (word.strip() for word in line.split("|"))
+            found[part] = arguments
+    return found
+
+
+def folder_table(results: Published) -> str:
+    """Every folder with what it holds and its command."""
+    rows = []
+    for folder in sorted(
+        path for path in results.results.iterdir() if path.is_dir() and path.name.startswith(f"{CARD}_")
+    ):
+        part = folder.name.removeprefix(f"{CARD}_")
+        runs = [
+            run for phase in ("phase1", "phase2", "phase3", "") if (run := results.run(part, phase)) and not run.mark
+        ]
+        runs = [run for run in runs if run.provenance]
+        about = f"`scripts/results.sh DIR {part}`" if part in manifest() else COMMANDS.get(part, "")
+        if not about and part in MODELS:
+            about = "`python scripts/publish_results.py`, from the folders of its runtimes"
+        begun = min((run.begun for run in runs), default=None)
+        when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
+        code = ", ".join(sorted({run.code for run in runs}))
+        rows.append([f"[`{folder.name}`]({folder.name})", _holds(results, part, runs), when, code, about])
+    return table(("folder", "what", "begun, UTC", "code", "command"), rows)
+
+
+COMMANDS: Mapping[str, str] = {
+    "llava_first_steps": "`python -m vlmbench experiment=first_steps model=llava_1_5_7b output.tokens=24`",
+    "truth": "`python scripts/gpu/truth.py side_stream busy overhead recompiles moe_batch --out DIR`",
+    "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --model llava_1_5_7b --out DIR`",
+}
+
+
+def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
+    said = []
+    for run in runs:
+        counts = run.summary.get("runs") or {}
+        measured = counts.get("workload_runs") or (counts.get("ok_by_mode") or {}).get("instrumented", 0)
+        phase = (
+            run.folder.name if run.folder.name.startswith("phase") else "arms" if run.summary.get("arms") else "runs"
+        )
+        said.append(
+            f"{phase}: {count(measured, 'run')}" if phase != "arms" else f"{count(len(run.summary['arms']), 'arm')}"
+        )
+    if results.comparison(part):
+        said.append("token comparison")
+    if part in MODELS:
+        said.append("its runtimes side by side: figures, times compared")
+    return ", ".join(said) or "one line a finding"
+
+
+def example(results: Published) -> str:
+    """A folder to show a command with: the first that there is."""
+    found = sorted(path.name for path in results.results.glob(f"{CARD}_*_*") if any(path.rglob("provenance.json")))
+    return found[0] if found else "FOLDER"
+
+
+def readme_words(results: Published) -> str:
+    """The findings in short: of each of the two models a bullet on tail, bottleneck and tokens, then methods."""
+    lines = []
+    for model in FULL:
+        clauses: dict[str, list[str]] = {"tail": [], "share": [], "kinds": []}
+        for runtime, words in RUNTIMES.items():
+            name = f"{model}_{runtime}"
+            run = results.run(name, "phase1")
+            tail, share, kinds = claims_of(results, name)
+            mark = run.mark if run else ""
+            if run is not None and tail.value is not None:
+                middle = value(run.summary["distribution"]["T_request"]["workload"]["p50"])
+                ends = _ends(tail.low, tail.high, times)
+                clauses["tail"].append(
+                    f"{words}{mark} {middle} ms, {tail.of.upper()} {times(tail.value)} × ({tail.verdict}{ends.replace(' (', ', ')}"
+                )
+                waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
+                waited = "" if waits is None else f", device waits {percent(waits)}"
+                clauses["share"].append(f"{words}{mark} {percent(share.value)} ({share.verdict}{waited})")
+            if kinds.value is not None:
+                compared = results.run(name)
+                clauses["kinds"].append(
+                    f"{words}{compared.mark if compared else ''} **{digits(kinds.value)}**{_ends(kinds.low, kinds.high, digits)}"
+                )
+        heads = {
+            "tail": "median of a request, and its tail over that",
+            "share": "the language model's share of a request",
+            "kinds": "vision tokens that one output token is worth",
+        }
+        for key, head in heads.items():
+            lines.append(f"* {MODELS[model]}, {head}: {'; '.join(clauses[key]) or NOT_MEASURED}.")
+    lines.append(f"* Dropping vision tokens ([study]({results.link.removesuffix('results')}study_dropping_tokens.md)):")
+    lines += (
+        [f"  {line}" for line in methods_words(results).splitlines()] if results.methods() else [f"  {NOT_MEASURED}."]
+    )
+    return "\n".join(lines)
+
+
+def tour_words(results: Published) -> str:
+    """What the tour's second step shows."""
+    run = results.run("llava_eager", "phase1")
+    words = "**2. Look at a GPU's answer without a GPU.** The rows of an H200 are in the repository; this makes page, figures\n"
+    words += "and tables of them anew."
+    if run is None:
+        return words
+    decode = next(row for row in run.summary["components"] if row["component"] == "T_LLM_decode")
+    waits = run.summary.get("launch_bound") or {}
+    if waits.get("launch_bound") is None:
+        return words
+    lesson = "most of the time, so" if waits["launch_bound"] > MOST else "part of the time, and"
+    return (
+        f"{words} Decode is {percent(decode['share'])} of `generate()`, but the device waits for the host\n"
+        f"{_waits(waits)} of it, {lesson} \"the LLM is the bottleneck\" is not the whole lesson."
+    )
+
+
+def adds_up_words(results: Published) -> str:
+    """By how much the stages miss the whole, under each runtime of the first model."""
+    found = []
+    for runtime, words in RUNTIMES.items():
+        run = results.run(f"llava_{runtime}", "phase1")
+        if run is not None:
+            share = value(run.summary["residual"]["median_abs_share"], lambda number: f"{number * 100:.3f}")
+            found.append(f"{words} {share} % ({run.summary['residual']['runs_with_negative']} negative stages){run.mark}")
+    return "; ".join(found) or NOT_MEASURED
+
+
+def watching_words(results: Published) -> str:
+    """What watching costs by pairs, under each runtime of the first model."""
+    found = []
+    for runtime, words in RUNTIMES.items():
+        run = results.run(f"llava_{runtime}", "phase1")
+        cost = (run.summary.get("instrument_overhead") or {}) if run else {}
+        if run is not None and cost.get("value") is not None:
+            ends = "no interval" if cost["low"] is None else f"{100 * cost['low']:.2f} to {100 * cost['high']:.2f} %"
+            found.append(f"{words} {100 * cost['value']:.2f} % ({ends}, {cost['n']} pairs){run.mark}".replace("-", "−"))
+    return "; ".join(found) or NOT_MEASURED
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent / "pages"), undefined=StrictUndefined, autoescape=False,  # noqa: S701  # Markdown
+        keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def together(results: Published, model: str) -> str:
+    """Card, host, hour and code of a model's present phase-1 runs, in words."""
+    from vlmbench.report.runtimes import measured_together
+
+    runs = [run for runtime in RUNTIMES if (run := results.run(f"{model}_{runtime}", "phase1")) and not run.mark]
+    if not runs:
+        return NOT_MEASURED
+    codes = sorted({run.code for run in runs})
+    one = f"code `{codes[0]}`" if len(codes) == 1 else f"{len(codes)} states of the code"
+    return f"{measured_together([run.provenance for run in runs])}; {one}"
+
+
+def fill(template: str, results: Published) -> str:
+    """A page with its numbers."""
+    text = _environment().get_template(template).render(
+        r=results, models=MODELS, full=FULL, runtimes=RUNTIMES, card=card_name(results), tail_from=f"{TAIL_FROM:g}", most=percent(MOST, 2),
+        earlier=EARLIER, **{name: function for name, function in globals().items() if callable(function) and not name.startswith("_")},
+    )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def card_name(results: Published) -> str:
+    """The card's name, from the provenance of the runs.
+
+    Raises:
+        ValueError: they are of several kinds of card, or there are none.
+    """
+    names = {
+        str(found["device"]["name"])
+        for path in results.results.glob(f"{CARD}_*/**/provenance.json")
+        if (found := _read(path)) and found.get("device")
+    }
+    if len(names) != 1:
+        raise ValueError(
+            f"the runs of '{CARD}_*' must be of one kind of card (got {', '.join(sorted(names)) or 'none'})"
+        )
+    return names.pop()
+
+
+def pages(results: Path) -> Iterator[tuple[Path, str]]:
+    """(page, its text) of all that is made from the results."""
+    for template, page, link in (
+        ("findings.md.j2", ROOT / "docs" / "findings.md", "results"),
+        ("study_dropping_tokens.md.j2", ROOT / "docs" / "study_dropping_tokens.md", "results"),
+        ("results.md.j2", ROOT / "docs" / "results" / "README.md", "."),
+    ):
+        yield page, fill(template, Published(results, link))
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name in ("found", "tour", "trust"):
+        made = fill(f"readme_{name}.md.j2", Published(results, "docs/results")).strip("\n")
+        begin, end = f"<!-- {name}: written by scripts/findings.py -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
+    yield readme, text
+
+
+def write_pages_of(results: Path) -> Iterator[Path]:
+    """Write the pages; yields those that changed."""
+    for page, text in pages(results):
+        if not page.is_file() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            yield page.relative_to(ROOT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not what it would be")
+    options = parser.parse_args(arguments)
+    if options.check:
+        stale = [
+            page for page, text in pages(RESULTS) if not page.is_file() or page.read_text(encoding="utf-8") != text
+        ]
+        sys.stdout.write(
+            "".join(f"{page.relative_to(ROOT)} is not what scripts/findings.py writes\n" for page in stale)
+        )
+        return 1 if stale else 0
+    sys.stdout.write("".join(f"written: {page}\n" for page in write_pages_of(RESULTS)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
