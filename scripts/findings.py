@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the pages about the published results from their rows: every number on them is filled in here.
 
-    python scripts/findings.py            # docs/findings.md, docs/study_dropping_tokens.md, docs/results/README.md, README.md
+    python scripts/findings.py            # findings and the study in docs, docs/results/README.md, README.md
     python scripts/findings.py --check    # exit 1 and the names of pages that are not what would be written
 
 Sentences that do not depend on a number stand in ``scripts/pages``; what was not measured says so. A run of an earlier
@@ -11,18 +11,39 @@ set (``docs/results/archive``) stands in where the present one has none, and is 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from published import (
+    ARCHIVE,
+    CARD,
+    EARLIER,
+    FULL,
+    MANIFEST,
+    METHODS,
+    MODELS,
+    NOT_MEASURED,
+    RESULTS,
+    ROOT,
+    RUNTIMES,
+    Published,
+    Run,
+    read,
+    span_of,
+    table,
+    times,
+    value,
+    who,
+)  # fmt: skip
 
 from vlmbench.analysis.claims import (
     MOST,
@@ -34,172 +55,7 @@ from vlmbench.analysis.claims import (
     token_kinds_differ,
 )
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, percent, span, tight_interval
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
-MANIFEST = Path(__file__).resolve().parent / "results.txt"
-ARCHIVE = "archive"
-CARD = "h200"
-MODELS: Mapping[str, str] = {
-    "llava": "LLaVA-1.5-7B",
-    "qwen": "Qwen2.5-VL-7B",
-    "molmo": "Molmo-7B-D",
-    "molmoe": "MolmoE-1B",
-    "qwen3": "Qwen3-VL-8B",
-    "internvl3": "InternVL3-8B",
-    "gemma3": "Gemma 3 4B",
-    "qwen72": "Qwen2.5-VL-72B",
-}
-FULL = ("llava", "qwen")  # of these each runtime has its line, measured or not
-RUNTIMES: Mapping[str, str] = {
-    "eager": "eager",
-    "compiled": "decode compiled",
-    "cudagraph": "captured graphs",
-    "vllm": "vLLM",
-    "two_gpus": "eager, two GPUs",
-}
-METHODS: Mapping[str, str] = {"fastv": "FastV", "visionzip": "VisionZip's selection"}
-NOT_MEASURED = "not measured"
-EARLIER = "†"
-_PHASE = re.compile(r"(.+)_(phase[123])")
-
-
-def folder_of(part: str, card: str) -> str:
-    """Where a part's run is published: ``CARD_MODEL_RUNTIME/PHASE``, else ``CARD_PART``.
-
-    Args:
-        part: name of the run's directory.
-        card: ``h200``.
-    """
-    found = _PHASE.fullmatch(part)
-    return f"{card}_{found[1]}/{found[2]}" if found else f"{card}_{part}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A published run.
-
-    Args:
-        folder: relative to the results.
-        summary: content of its ``summary.json``.
-        provenance: of it.
-    """
-
-    folder: Path
-    summary: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-
-    @property
-    def mark(self) -> str:
-        """What tells an earlier run from the present set."""
-        return EARLIER if self.folder.parts[0] == ARCHIVE else ""
-
-    @property
-    def begun(self) -> float:
-        """When its first session began, s since 1970."""
-        return min(float(one["started_unix_s"]) for one in self.provenance["sessions"])
-
-    @property
-    def code(self) -> str:
-        """What measured it: the first letters of the hash of the package's source."""
-        return str(self.provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
-
-
-class Published:
-    """What lies in a directory of results: by model, runtime and phase, methods, and the rest.
-
-    Args:
-        results: the directory.
-        link: how a page reaches it, ``results`` or ``docs/results``.
-    """
-
-    def __init__(self, results: Path, link: str = "results") -> None:
-        self.results, self.link = results, link
-
-    def run(self, name: str, phase: str = "") -> Run | None:
-        """The run of a folder, of the present set or else of an earlier one; None where there is none."""
-        for folder in (Path(f"{CARD}_{name}") / phase, Path(ARCHIVE) / f"{CARD}_{name}" / phase):
-            if (found := _read(self.results / folder / "summary.json")) is not None:
-                about = _read(self.results / folder / "provenance.json") or {}
-                return Run(folder=folder, summary=found, provenance=about)
-        return None
-
-    def comparison(self, name: str) -> Mapping[str, Any]:
-        """What the token comparison of a study says; empty where both kinds of token were not swept."""
-        found = self.run(name)
-        rows = (found.summary.get("comparisons") if found else None) or []
-        return rows[0] if rows else {}
-
-    def names(self) -> list[str]:
-        """``MODEL_RUNTIME`` of all that a page shows, in its order."""
-        every = [f"{model}_{runtime}" for model in MODELS for runtime in RUNTIMES]
-        full = {f"{model}_{runtime}" for model in FULL for runtime in RUNTIMES if runtime != "two_gpus"}
-        return [n for n in every if n in full or self.run(n, "phase1") or self.comparison(n)]
-
-    def methods(self) -> list[tuple[str, str, str, Run]]:
-        """(model, method, runtime, run) of interventions that were measured."""
-        found = []
-        for model in MODELS:
-            for method in METHODS:
-                for runtime in RUNTIMES:
-                    run = self.run(f"{model}_{method}_{runtime}")
-                    if run is not None and run.summary.get("arms"):
-                        found.append((model, method, runtime, run))
-        return found
-
-    def rows(self, run: Run | None, words: str = "rows") -> str:
-        """A link to the rows of a run."""
-        return "" if run is None else f"[{words}]({self.link}/{run.folder.as_posix()})"
-
-    def figure(self, name: str, words: str) -> str:
-        """A picture; empty where it is not there."""
-        return f"![{words}]({self.link}/{name})\n\n" if (self.results / name).is_file() else ""
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def value(entry: Mapping[str, Any] | None, write: Callable[[float], str] = digits, key: str = "") -> str:
-    """``622 (615–635)``; a dash for what is not there.
-
-    Args:
-        entry: with ``value``, ``low``, ``high``, or these behind ``key_``.
-        write: the number in words.
-        key: ``workload`` of ``workload``, ``workload_low``, ``workload_high``.
-    """
-    names = (key, f"{key}_low", f"{key}_high") if key else ("value", "low", "high")
-    middle, low, high = ((entry or {}).get(name) for name in names)
-    return DASH if middle is None else f"{write(middle)}{_ends(low, high, write)}"
-
-
-def _ends(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
-    if low is None or high is None:
-        return " (no interval)"
-    if write is percent:
-        return f" ({span(low, high, '%')})"
-    return f" ({tight_interval(low, high) if write is digits else f'{write(low)}–{write(high)}'})"
-
-
-def times(number: float) -> str:
-    """A factor with as many decimals as tell it from 1: ``1.012``, ``1.27``."""
-    return f"{number:.3f}" if abs(number - 1) < 0.1 else digits(number)
-
-
-def _who(name: str) -> tuple[str, str]:
-    model, _, runtime = name.partition("_")
-    return MODELS[model], RUNTIMES[runtime]
-
+from vlmbench.text import DASH, count, digits, percent, tight_interval
 
 # Claims ---------------------------------------------------------------------------------------------------------------
 
@@ -228,7 +84,7 @@ def claims_table(results: Published) -> str:
         run, compared = results.run(name, "phase1"), results.run(name)
         rows.append(
             [
-                *_who(name),
+                *who(name),
                 _verdict(tail, times, f"× at {tail.of.upper()}", run),
                 _verdict(share, percent, "", run),
                 _verdict(kinds, digits, " to 1", compared if results.comparison(name) else None),
@@ -244,7 +100,7 @@ def _verdict(found: Told, write: Callable[[float], str], unit: str, run: Run | N
         return NOT_MEASURED
     if found.value is None:
         return f"**{Verdict.OPEN}**{run.mark}: too few independent runs"
-    return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{_ends(found.low, found.high, write)}"
+    return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{span_of(found.low, found.high, write)}"
 
 
 def claims_words(results: Published) -> str:
@@ -275,7 +131,7 @@ def tail_table(results: Published) -> str:
     for name in results.names():
         run = results.run(name, "phase1")
         if run is None:
-            rows.append([*_who(name), NOT_MEASURED, *[DASH] * 4, ""])
+            rows.append([*who(name), NOT_MEASURED, *[DASH] * 4, ""])
             continue
         summary = run.summary
         whole = (summary["distribution"].get("T_request") or {}).get("workload") or {}
@@ -286,7 +142,7 @@ def tail_table(results: Published) -> str:
         worth = "" if effective is None else f", worth {min(effective, whole['n']):,.0f}"
         rows.append(
             [
-                *_who(name),
+                *who(name),
                 f"{whole.get('n', 0):,}{worth}{run.mark}",
                 value(whole.get("p50")),
                 _quantile(request),
@@ -313,7 +169,7 @@ def _largest_part(tail: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    return f"{percent(row['share'])}{_ends(row.get('low'), row.get('high'), percent)}"
+    return f"{percent(row['share'])}{span_of(row.get('low'), row.get('high'), percent)}"
 
 
 def tail_words(results: Published) -> str:
@@ -348,13 +204,13 @@ def bottleneck_table(results: Published) -> str:
     for name in results.names():
         run = results.run(name, "phase1")
         if run is None:
-            rows.append([*_who(name), NOT_MEASURED, *[DASH] * 5])
+            rows.append([*who(name), NOT_MEASURED, *[DASH] * 5])
             continue
         shares = {row["component"]: row.get("share_of_request") for row in run.summary["components"]}
         waits = run.summary.get("launch_bound") or {}
         rows.append(
             [
-                *_who(name),
+                *who(name),
                 f"{value(run.summary.get('llm_share'), percent)}{run.mark}",
                 *(percent(shares.get(stage)) for stage in _STAGES),
                 value(waits, percent, "launch_bound") if "launch_bound_low" in waits else _waits(waits),
@@ -368,7 +224,7 @@ def _waits(waits: Mapping[str, Any]) -> str:
     found = waits.get("launch_bound")
     if found is None:
         return NOT_MEASURED
-    return f"{percent(found)}{_ends(waits.get('low'), waits.get('high'), percent)}"
+    return f"{percent(found)}{span_of(waits.get('low'), waits.get('high'), percent)}"
 
 
 def bottleneck_words(results: Published) -> str:
@@ -402,7 +258,7 @@ def tokens_table(results: Published) -> str:
         found = results.comparison(name)
         if not found:
             if model in FULL:
-                rows.append([*_who(name), NOT_MEASURED, DASH, DASH, DASH, ""])
+                rows.append([*who(name), NOT_MEASURED, DASH, DASH, DASH, ""])
             continue
         run = results.run(name)
         ratio = (found.get("ratios_unflagged") or found.get("ratios") or {}).get("output_over_vision")
@@ -410,7 +266,7 @@ def tokens_table(results: Published) -> str:
         costs = found["token_costs"]
         rows.append(
             [
-                *_who(name),
+                *who(name),
                 f"{_cost(costs.get('output'))}{run.mark if run else ''}",
                 _cost(costs.get("vision")),
                 value(ratio),
@@ -429,7 +285,7 @@ def _cost(entry: Mapping[str, Any] | None) -> str:
     middle, low, high = entry[f"cost{end}_ms"], entry[f"low{end}"], entry[f"high{end}"]
     if low is not None and low <= 0 <= high:
         return f"none measurable ({tight_interval(low, high)})"
-    return f"{digits(middle)}{_ends(low, high, digits)}"
+    return f"{digits(middle)}{span_of(low, high, digits)}"
 
 
 def tokens_words(results: Published) -> str:
@@ -444,8 +300,7 @@ def tokens_words(results: Published) -> str:
         if len(found) > 1:
             low, high = min(found), max(found)
             lines.append(
-                f"* {MODELS[model]}: between {digits(low[0])} to 1 ({low[1]}) and {digits(high[0])} to 1 ({high[1]}). How "
-                "far kinds of token differ is a property of the runtime as much as of the model."
+                f"* {MODELS[model]}: between {digits(low[0])} to 1 ({low[1]}) and {digits(high[0])} to 1 ({high[1]})."
             )
     return "\n".join(lines)
 
@@ -464,7 +319,7 @@ def runtimes_table(results: Published) -> str:
     for model in MODELS:
         for one, other in COMPARED:
             stem = f"{CARD}_{model}/compare_{one}_{other}"
-            content = _read(results.results / f"{stem}.json")
+            content = read(results.results / f"{stem}.json")
             head = [MODELS[model], f"{RUNTIMES[other]} over {RUNTIMES[one]}"]
             sides = [results.run(f"{model}_{runtime}", "phase1") for runtime in (one, other)]
             if content is None or None in sides:
@@ -494,7 +349,7 @@ def _ratio(row: Mapping[str, Any] | None) -> str:
 def first_steps_words(results: Published) -> str:
     """What first decode steps at a length of the cache take, with and without cuDNN's attention."""
     for folder in (Path(f"{CARD}_llava_first_steps"), Path(ARCHIVE) / f"{CARD}_llava_first_steps"):
-        content = _read(results.results / folder / "first_steps.json")
+        content = read(results.results / folder / "first_steps.json")
         if content is None:
             continue
         lines = []
@@ -523,7 +378,7 @@ def first_steps_words(results: Published) -> str:
 _SHOWN_KEEPS = (1.0, 0.5, 0.25, 0.11)
 
 
-def methods_table(results: Published, model: str, method: str, runtime: str, run: Run) -> str:
+def methods_table(method: str, run: Run) -> str:
     """Every arm of a run: what it saves, where, and what FLOPs promised."""
     rows = []
     for arm in run.summary["arms"]:
@@ -566,7 +421,7 @@ def ratio_of(saving: Mapping[str, Any]) -> str:
     found = [None if saved[key] is None else base / (base - saved[key]) for key in ("value", "low", "high")]
     if found[0] is None:
         return DASH
-    return f"{times(found[0])} ×{_ends(found[1], found[2], times)}"
+    return f"{times(found[0])} ×{span_of(found[1], found[2], times)}"
 
 
 def method_sections(results: Published) -> str:
@@ -576,7 +431,7 @@ def method_sections(results: Published) -> str:
         title = f"### {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}{' ' + EARLIER if run.mark else ''}"
         figure = results.figure(f"{run.folder.as_posix()}/figures/interventions.png", title.removeprefix("### "))
         parts.append(
-            f"{title}\n\n{figure}{methods_table(results, model, method, runtime, run)}\n\n{_method_words(run)}\n\n"
+            f"{title}\n\n{figure}{methods_table(method, run)}\n\n{_method_words(run)}\n\n"
             f"{results.rows(run).capitalize()}; `python -m vlmbench experiment=report runs=docs/{results.link}/"
             f"{run.folder.as_posix()} output_dir=DIR`.\n"
         )
@@ -692,9 +547,8 @@ def folder_table(results: Published) -> str:
             run for phase in ("phase1", "phase2", "phase3", "") if (run := results.run(part, phase)) and not run.mark
         ]
         runs = [run for run in runs if run.provenance]
-        about = f"`scripts/results.sh DIR {part}`" if part in manifest() else COMMANDS.get(part, "")
-        if not about and part in MODELS:
-            about = "`python scripts/publish_results.py`, from the folders of its runtimes"
+        said = list(dict.fromkeys(_command(run) for run in runs))
+        about = "<br>".join(said) or COMMANDS.get(part, "`python scripts/publish_results.py`")
         begun = min((run.begun for run in runs), default=None)
         when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
         code = ", ".join(sorted({run.code for run in runs}))
@@ -705,8 +559,18 @@ def folder_table(results: Published) -> str:
 COMMANDS: Mapping[str, str] = {
     "llava_first_steps": "`python -m vlmbench experiment=first_steps model=llava_1_5_7b output.tokens=24`",
     "truth": "`python scripts/gpu/truth.py side_stream busy overhead recompiles moe_batch --out DIR`",
-    "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --model llava_1_5_7b --out DIR`",
+    "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --out DIR`",
 }
+
+
+_ELSEWHERE = ("output_dir", "report", "progress", "measurement.time_limit_s", "hydra")
+
+
+def _command(run: Run) -> str:
+    """What was typed for a run, without where its rows went."""
+    words = [str(word) for word in run.provenance["sessions"][0]["command"][1:]]
+    kept = [word for word in words if word.partition("=")[0].partition("/")[0] not in _ELSEWHERE]
+    return f"`python -m vlmbench {' '.join(kept)}`".replace("|", "\\|")
 
 
 def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
@@ -722,6 +586,8 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
         )
     if results.comparison(part):
         said.append("token comparison")
+    if (results.results / f"{CARD}_{part}" / "first_steps.json").is_file():
+        said.append("a fresh process an arm")
     if part in MODELS:
         said.append("its runtimes side by side: figures, times compared")
     return ", ".join(said) or "one line a finding"
@@ -743,19 +609,21 @@ def readme_words(results: Published) -> str:
             run = results.run(name, "phase1")
             tail, share, kinds = claims_of(results, name)
             mark = run.mark if run else ""
-            if run is not None and tail.value is not None:
+            if run is not None:
                 middle = value(run.summary["distribution"]["T_request"]["workload"]["p50"])
-                ends = _ends(tail.low, tail.high, times)
-                clauses["tail"].append(
-                    f"{words}{mark} {middle} ms, {tail.of.upper()} {times(tail.value)} × ({tail.verdict}{ends.replace(' (', ', ')}"
-                )
+                told = "too few independent runs for a tail"
+                if tail.value is not None:
+                    ends = span_of(tail.low, tail.high, times)
+                    told = f"{tail.of.upper()} {times(tail.value)} ×{ends}: {tail.verdict}"
+                clauses["tail"].append(f"{words}{mark} {middle} ms, {told}")
                 waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
-                waited = "" if waits is None else f", device waits {percent(waits)}"
-                clauses["share"].append(f"{words}{mark} {percent(share.value)} ({share.verdict}{waited})")
+                waited = "" if waits is None else f", the device waits {percent(waits)}"
+                clauses["share"].append(f"{words}{mark} {percent(share.value)}{waited}")
             if kinds.value is not None:
                 compared = results.run(name)
                 clauses["kinds"].append(
-                    f"{words}{compared.mark if compared else ''} **{digits(kinds.value)}**{_ends(kinds.low, kinds.high, digits)}"
+                    f"{words}{compared.mark if compared else ''} **{digits(kinds.value)}**"
+                    f"{span_of(kinds.low, kinds.high, digits)}"
                 )
         heads = {
             "tail": "median of a request, and its tail over that",
@@ -774,8 +642,8 @@ def readme_words(results: Published) -> str:
 def tour_words(results: Published) -> str:
     """What the tour's second step shows."""
     run = results.run("llava_eager", "phase1")
-    words = "**2. Look at a GPU's answer without a GPU.** The rows of an H200 are in the repository; this makes page, figures\n"
-    words += "and tables of them anew."
+    words = "**2. Look at a GPU's answer without a GPU.** The rows of an H200 are in the repository; this makes page,\n"
+    words += "figures and tables of them anew."
     if run is None:
         return words
     decode = next(row for row in run.summary["components"] if row["component"] == "T_LLM_decode")
@@ -785,7 +653,7 @@ def tour_words(results: Published) -> str:
     lesson = "most of the time, so" if waits["launch_bound"] > MOST else "part of the time, and"
     return (
         f"{words} Decode is {percent(decode['share'])} of `generate()`, but the device waits for the host\n"
-        f"{_waits(waits)} of it, {lesson} \"the LLM is the bottleneck\" is not the whole lesson."
+        f'{_waits(waits)} of it, {lesson} "the LLM is the bottleneck" is not the whole lesson.'
     )
 
 
@@ -796,7 +664,9 @@ def adds_up_words(results: Published) -> str:
         run = results.run(f"llava_{runtime}", "phase1")
         if run is not None:
             share = value(run.summary["residual"]["median_abs_share"], lambda number: f"{number * 100:.3f}")
-            found.append(f"{words} {share} % ({run.summary['residual']['runs_with_negative']} negative stages){run.mark}")
+            found.append(
+                f"{words} {share} % ({run.summary['residual']['runs_with_negative']} negative stages){run.mark}"
+            )
     return "; ".join(found) or NOT_MEASURED
 
 
@@ -834,10 +704,10 @@ def together(results: Published, model: str) -> str:
 
 def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
-    text = _environment().get_template(template).render(
-        r=results, models=MODELS, full=FULL, runtimes=RUNTIMES, card=card_name(results), tail_from=f"{TAIL_FROM:g}", most=percent(MOST, 2),
-        earlier=EARLIER, **{name: function for name, function in globals().items() if callable(function) and not name.startswith("_")},
-    )  # fmt: skip
+    functions = {n: f for n, f in globals().items() if callable(f) and not n.startswith("_")}
+    limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}
+    about = {"models": MODELS, "full": FULL, "card": card_name(results)}
+    text = _environment().get_template(template).render(functions | limits | about | {"r": results})
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -850,7 +720,7 @@ def card_name(results: Published) -> str:
     names = {
         str(found["device"]["name"])
         for path in results.results.glob(f"{CARD}_*/**/provenance.json")
-        if (found := _read(path)) and found.get("device")
+        if (found := read(path)) and found.get("device")
     }
     if len(names) != 1:
         raise ValueError(

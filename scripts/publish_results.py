@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Publish measured runs in docs/results, and make figures, tables, words and pages there anew from the rows.
 
-    python scripts/publish_results.py --from DIR                # runs of scripts/results.sh DIR, and what is made of them
-    python scripts/publish_results.py                           # everything that is made of rows, of every folder
-    python scripts/publish_results.py h200_llava_eager          # of one folder
-    python scripts/publish_results.py --archive h200_old        # keep the rows of a folder as an earlier result
-    python scripts/publish_results.py --results COPY            # try it without touching docs/results
+    python scripts/publish_results.py --from DIR           # runs of scripts/results.sh DIR, and what is made of them
+    python scripts/publish_results.py                      # everything that is made of rows, of every folder
+    python scripts/publish_results.py h200_llava_eager     # of one folder
+    python scripts/publish_results.py --archive h200_old   # keep the rows of a folder as an earlier result
+    python scripts/publish_results.py --results COPY       # try it without touching docs/results
 
 A part ``MODEL_RUNTIME_PHASE`` of ``scripts/results.txt`` becomes ``CARD_MODEL_RUNTIME/PHASE``, any other
 ``CARD_PART``; the card's name comes from the run's provenance. Published are rows (compressed), provenance, how points
@@ -31,7 +31,8 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from findings import COMPARED, RUNTIMES, folder_of, write_pages_of
+from findings import COMPARED, write_pages_of
+from published import RUNTIMES, folder_of
 
 from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
@@ -50,7 +51,7 @@ INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json")
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 SIDES = ("phase2", "phase3")
 MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
-STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.*")
+STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "phase1": (
         "components_bars", "launch_bound", "latency_distribution", "request_distribution", "ttft_itl", "device_use",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shlex
 import subprocess
@@ -21,10 +20,8 @@ import vlmbench as package
 from vlmbench.cli import validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.machine.installation import conf_dir
-from vlmbench.text import digits
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
@@ -143,60 +140,12 @@ def test_the_number_of_models_is_true() -> None:
         assert int(said.group(1)) == len(shipped), page
 
 
-def test_what_readme_says_was_found_was_found() -> None:
-    """Each figure with its interval stands in the published summaries."""
-    phase1 = json.loads((RESULTS / "h200_llava_1_5_7b" / "summary.json").read_text())
-    p90 = next(row for row in phase1["tail"]["ratios_to_median"] if row["quantile"] == "p90")
-    median = phase1["distribution"]["T_request"]["workload"]["p50"]
-    residual = phase1["residual"]["median_abs_share"]
-    watching = phase1["instrument_overhead"]
-
-    def ratio(folder: str, key: str) -> dict[str, float]:
-        found = json.loads((RESULTS / folder / "comparison" / "summary.json").read_text())["comparisons"][0]
-        return dict(found[key]["output_over_vision"])
-
-    eager, compiled = (
-        ratio("h200_scaling_llava_1_5_7b", "ratios_unflagged"),
-        ratio("h200_compiled_llava_1_5_7b", "ratios"),
+def test_what_the_pages_say_was_found_is_what_the_rows_say() -> None:
+    """README, findings, study and results are what ``scripts/findings.py`` makes of the published results."""
+    done = subprocess.run(
+        [sys.executable, "scripts/findings.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    text = " ".join((ROOT / "README.md").read_text().split())
-    for said in (
-        f"**{digits(median['value'])} ms** at the median (95 % interval {digits(median['low'])}–{digits(median['high'])};",
-        f"{digits(p90['workload'])} × the median ({digits(p90['workload_low'])}–{digits(p90['workload_high'])})",
-        f"{digits(p90['reference'])} × ({digits(p90['reference_low'])}–{digits(p90['reference_high'])})",
-        f"**{digits(eager['value'])} vision tokens** ({digits(eager['low'])}–{digits(eager['high'])};",
-        f"cache for the first time, {digits(ratio('h200_scaling_llava_1_5_7b', 'ratios')['value'])})",
-        f"**{digits(compiled['value'])}** ({digits(compiled['low'])}–{digits(compiled['high'])})",
-        f"whole by {residual['value'] * 100:.3f} % at the median ({residual['low'] * 100:.3f}–{residual['high'] * 100:.3f} %)",
-        f"{watching['value'] * 100:.2f} % by pairs (−{-watching['low'] * 100:.2f} to {watching['high'] * 100:.2f} %",
-    ):
-        assert said in text, said
-
-
-def test_what_is_said_of_the_captured_loop_was_found() -> None:
-    """README and findings: its tail, and where that lies."""
-    tail = json.loads((RESULTS / "h200_cudagraph_llava_1_5_7b_8_tokens" / "summary.json").read_text())["tail"]
-    p95 = next(row for row in tail["ratios_to_median"] if row["quantile"] == "p95")
-    request, part = tail["request"]["ratio"], tail["request"]["variance_parts"][0]
-    sources = {row["source"]: row for row in tail["variance_sources"]}
-    assert part["part"] == "T_preprocess"
-    inside = f"({p95['workload_low']:.3f}–{p95['workload_high']:.3f}"
-    of_request = f"{request['workload']:.2f} ×"
-    ends = f"({request['workload_low']:.2f}–{request['workload_high']:.2f})"
-    readme, findings = (" ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/findings.md"))
-    for text in (readme, findings):
-        for said in (inside, f"{p95['workload']:.3f} ×", of_request, ends, f"{part['share']:.0%}".replace("%", " %")):
-            assert said in text, said
-
-    def share(source: str) -> str:
-        row = sources[source]
-        return f"{row['share'] * 100:.0f} %, {row['low'] * 100:.0f}–{row['high'] * 100:.0f}"
-
-    for source in ("workload", "host"):
-        assert share(source) in findings, share(source)
-    eager = json.loads((RESULTS / "h200_llava_1_5_7b_8_tokens" / "summary.json").read_text())["tail"]
-    p90 = next(row for row in eager["ratios_to_median"] if row["quantile"] == "p90")
-    assert f"{p90['workload']:.2f} × ({p90['workload_low']:.2f}–{p90['workload_high']:.2f})" in findings
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
 def test_the_citation_is_valid_and_of_this_version() -> None:

@@ -27,17 +27,18 @@ def unpack(source: str, target: Path) -> Path:
 
 def study(target: Path) -> Path:
     """Phase 1, both sweeps and their comparison of one model in eager mode, as ``experiment=all`` leaves them."""
-    unpack("h200_scaling_llava_1_5_7b/comparison", target)
-    unpack("h200_llava_1_5_7b", target / "phase1")
+    unpack("archive/h200_llava_eager", target)
+    unpack("archive/h200_llava_eager/phase1", target / "phase1")
     for part in ("phase2", "phase3"):
-        unpack(f"h200_scaling_llava_1_5_7b/{part}", target / part)
+        unpack(f"archive/h200_llava_eager/{part}", target / part)
     return target
 
 
 def grid(target: Path) -> Path:
     """Three models, as a grid leaves them."""
-    for name in ("h200_gemma3_4b", "h200_llava_1_5_7b", "vqa_v2_layout"):
-        unpack(name, target / name)
+    eager = {"gemma": "archive/h200_gemma3_eager/phase1", "llava": "archive/h200_llava_eager/phase1"}
+    for name, source in {**eager, "vqa_v2_layout": "vqa_v2_layout"}.items():
+        unpack(source, target / name)
     return target
 
 

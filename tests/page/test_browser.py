@@ -168,7 +168,7 @@ def test_names_from_records_stay_text(browser: Any, tmp_path: Path) -> None:
     from tests.page import published
     from vlmbench.report.page import write_page
 
-    source = published.unpack("h200_gemma3_4b", tmp_path / "source")
+    source = published.unpack("archive/h200_gemma3_eager/phase1", tmp_path / "source")
     rows = (
         (source / "records.jsonl")
         .read_text()

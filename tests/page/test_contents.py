@@ -185,7 +185,7 @@ def test_a_grid_stands_side_by_side_and_unlike_machines_are_named(tmp_path: Path
 
 def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp_path: Path) -> None:
     """8 tokens in one runtime, 32 and the sweeps in another, six days apart."""
-    published.unpack("h200_cudagraph_llava_1_5_7b_8_tokens", tmp_path / "graph")
+    published.unpack("archive/h200_llava_cudagraph/phase1", tmp_path / "graph")
     published.study(tmp_path / "eager")
     data = page_data([tmp_path / "graph", tmp_path / "eager"])
     lengths, token, differ = map(plain, data["overview_said"])
@@ -215,14 +215,14 @@ def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp
 
 
 def test_two_sweeps_of_one_model_in_two_runtimes_are_two_stories(tmp_path: Path) -> None:
-    eager = published.unpack("h200_scaling_llava_1_5_7b/phase3", tmp_path / "eager" / "phase3")
-    compiled = published.unpack("h200_compiled_llava_1_5_7b/phase3", tmp_path / "compiled" / "phase3")
+    eager = published.unpack("archive/h200_llava_eager/phase3", tmp_path / "eager" / "phase3")
+    compiled = published.unpack("archive/h200_llava_compiled/phase3", tmp_path / "compiled" / "phase3")
     stories = stories_of(parts_of([eager.parent, compiled.parent]))
     assert [story.label for story in stories] == ["eager, sdpa attention", "compiled, sdpa attention"]
 
 
 def test_a_run_of_another_version_is_left_out_aloud(tmp_path: Path) -> None:
-    published.unpack("h200_gemma3_4b", tmp_path / "good")
+    published.unpack("archive/h200_gemma3_eager/phase1", tmp_path / "good")
     (tmp_path / "old").mkdir()
     write_json(tmp_path / "old" / "summary.json", {"experiment_name": "phase2_scaling", "headline": {}})
     (note,) = page_data(tmp_path)["notes"]
@@ -234,7 +234,7 @@ def test_a_run_of_another_version_is_left_out_aloud(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_models_stay_below_the_limit_and_the_page_says_how(tmp_path: Path) -> None:
-    source = published.unpack("h200_gemma3_4b", tmp_path / "source")
+    source = published.unpack("archive/h200_gemma3_eager/phase1", tmp_path / "source")
     for i in range(1000):
         published.renamed(source, tmp_path / "grid" / f"m{i:04d}", name=f"model-{i:04d}", architecture=f"A{i}")
     data = page_data(tmp_path / "grid", most_bytes=400_000)
@@ -248,7 +248,7 @@ def test_a_thousand_models_stay_below_the_limit_and_the_page_says_how(tmp_path: 
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
-    source = published.unpack("h200_gemma3_4b", tmp_path / "source")
+    source = published.unpack("archive/h200_gemma3_eager/phase1", tmp_path / "source")
     evil = '</script><script>alert("1")</script>'
     for i, name in enumerate((evil, "נמל־שפה \u202eגדול", r"50 % of $x_1$ & \textbf{y}", "a" * 400)):
         published.renamed(source, tmp_path / "grid" / f"m{i}", name=name)

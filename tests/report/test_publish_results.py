@@ -1,10 +1,11 @@
-"""scripts/regenerate_results.py: published files made anew from the rows beside them."""
+"""scripts/publish_results.py and scripts/findings.py: runs published, and everything on the pages made of their rows."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,50 +17,59 @@ import pytest
 
 from tests.analysis.made import PROVENANCE, usual, write
 from tests.analysis.swept import OUTPUT, VISION, sweep
-from vlmbench.errors import InputError
+from vlmbench.analysis.claims import Told, Verdict
+from vlmbench.report.from_rows import report
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "regenerate_results.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+RESULTS = SCRIPTS.parent / "docs" / "results"
 
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no scripts")
+pytestmark = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="a source distribution has no scripts")
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("regenerate_results", SCRIPT)
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def published(folder: Path, rows: Any, config: dict[str, str], *, files: tuple[str, ...]) -> Path:
-    """A folder of results whose files are stale."""
-    write(folder, rows, PROVENANCE | {"config": config})
-    plain = folder / "records.jsonl"
-    (folder / "records.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
-    plain.unlink()
-    for name in files:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("stale")
+@pytest.fixture(scope="module")
+def findings() -> ModuleType:
+    return _script("findings")
+
+
+@pytest.fixture(scope="module")
+def script(findings: ModuleType) -> ModuleType:
+    return _script("publish_results")
+
+
+def measured(folder: Path, rows: Any, runtime: str, **config: Any) -> Path:
+    """A finished run directory of a part."""
+    session = {
+        "session": 0,
+        "started_unix_s": 1.8e9,
+        "command": ["__main__.py", "experiment=phase1", "output_dir=…/p"],
+        "code": {"vlmbench": {"source_sha256": "abcdef0123"}},
+    }
+    about = {"config": config, "runtime": {"name": runtime}, "sessions": [session]}
+    write(folder, rows, {**PROVENANCE, **about, "device": {"type": "cuda", "name": "NVIDIA H200", "uuid": "GPU-1"}})
     return folder
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
-    root = tmp_path / "results"
-    published(
-        root / "one", usual(30, 10), {"report": "phase1", "name": "mine"},
-        files=("summary.json", "words.txt", "figures/over_time.png", "tables/latency.md", "tables/old.md"),
-    )  # fmt: skip
-    published(
-        root / "two" / "phase2", sweep("vision_tokens", VISION), {"report": "none", "name": "phase2"},
-        files=("summary.json", "figures/vision_tokens_latency.png", "latency_model.json"),
-    )  # fmt: skip
-    published(root / "two" / "phase3", sweep("output_tokens", OUTPUT), {"name": "phase3"}, files=("words.txt",))
-    (root / "two" / "comparison" / "figures").mkdir(parents=True)
-    for name in ("summary.json", "words.txt", "figures/break_even.png"):
-        (root / "two" / "comparison" / name).write_text("stale")
+def runs(tmp_path: Path) -> Path:
+    root = tmp_path / "runs"
+    study = root / "llava_eager"
+    measured(study / "phase1", usual(40, 10), "eager", report="phase1")
+    measured(study / "phase2", sweep("vision_tokens", VISION), "eager", report="none", name="phase2")
+    measured(study / "phase3", sweep("output_tokens", OUTPUT), "eager", name="phase3")
+    measured(root / "llava_cudagraph", usual(40, 10), "cudagraph", report="phase1")
+    measured(root / "molmo_cudagraph", usual(30, 10), "cudagraph", report="phase1")
+    (root / "truth.jsonl").write_text('{"part": "busy"}\n')
+    (root / "parts.tsv").write_text("llava_eager\t0\t9\n")
     return root
 
 
@@ -67,71 +77,134 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_what_is_published_is_written_again_and_nothing_else(
-    script: ModuleType, results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_runs_become_folders_with_all_that_is_made_of_their_rows(
+    script: ModuleType, findings: ModuleType, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(results.parent)
-    before = content(results)
-    assert script.main(["--results", "results"]) == 0
-    after = content(results)
-    assert after.keys() == before.keys(), "no file appears, none goes"
-    changed = {name for name in after if after[name] != before[name]}
-    assert changed == {name for name, old in before.items() if old == b"stale"} - {"one/tables/old.md"}
-    assert json.loads(after["one/summary.json"])["experiment_name"] == "phase1_dataset_profiling"
-    assert json.loads(after["two/phase2/summary.json"])["experiment_name"] == "phase2_scaling"
-    assert b"What does one more output token cost?" in after["two/phase3/words.txt"]
-    assert b"costs as much as" in after["two/comparison/words.txt"]
-    assert after["one/figures/over_time.png"].startswith(b"\x89PNG")
-    assert after["one/words.txt"].endswith(b"tables/.\n")
-    for name, text in after.items():
-        assert str(results.parent).encode() not in text, name
+    results = tmp_path / "results"
+    assert script.main(["--from", str(runs), "--results", str(results)]) == 0
+    made = content(results)
+    for name in (
+        "h200_llava_eager/phase1/records.jsonl.gz",
+        "h200_llava_eager/phase1/figures/components_bars.png",
+        "h200_llava_eager/phase2/summary.json",
+        "h200_llava_eager/phase3/words.txt",
+        "h200_llava_eager/figures/break_even.png",
+        "h200_llava_eager/tables/token_costs.md",
+        "h200_llava/figures/runtimes.png",
+        "h200_llava/compare_eager_cudagraph.md",
+        "h200_molmo_cudagraph/phase1/summary.json",
+        "h200_truth/truth.jsonl",
+    ):
+        assert name in made, name
+    assert not [name for name in made if name.endswith((".pdf", ".html")) or name.endswith("parts.tsv")]
+    before = (runs / "llava_eager" / "phase1" / "records.jsonl").read_bytes()
+    assert gzip.decompress(made["h200_llava_eager/phase1/records.jsonl.gz"]) == before
+    for name, text in made.items():
+        assert str(tmp_path).encode() not in text, name
+    assert json.loads(made["h200_llava_eager/summary.json"])["experiment_name"] == "exp5_token_comparison"
+    capsys.readouterr()
+
+    stale = results / "h200_llava_eager" / "phase1"
+    (stale / "summary.json").write_text("stale")
+    (stale / "figures" / "old.png").write_text("stale")
+    assert script.main(["--results", str(results), "h200_llava_eager"]) == 0
     said = capsys.readouterr().out
-    assert "  changed figures/over_time.png" in said
-    assert "  no longer written, left as it is: tables/old.md" in said
-    assert "  new, not published: tables/components.md" in said
-    assert script.main(["--results", "results", "one", "two/phase3"]) == 0
-    again = capsys.readouterr().out
-    assert "two/phase2" not in again
-    assert "changed" not in again, "the same rows give the same bytes"
-    assert content(results) == after
+    assert "changed phase1/summary.json" in said
+    assert "removed phase1/figures/old.png" in said
+    assert content(results) == made, "the same rows give the same bytes"
+
+    found = findings.Published(results)
+    page = " ".join(findings.fill("findings.md.j2", found).split())
+    assert "one NVIDIA H200" in page
+    assert re.search(r"\| LLaVA-1.5-7B \| vLLM \| not measured \| not measured \| not measured \|", page)
+    middle = found.run("llava_eager", "phase1").summary["distribution"]["T_request"]["workload"]["p50"]
+    assert findings.value(middle) in page
+    assert "../" not in page
+    assert "not measured on this card" in findings.fill("study_dropping_tokens.md.j2", found).lower()
+
+    script.main(["--results", str(results), "--archive", "h200_llava_cudagraph"])
+    assert not (results / "h200_llava_cudagraph").exists()
+    kept = results / "archive" / "h200_llava_cudagraph"
+    assert {path.name for path in (kept / "phase1").iterdir()} == {
+        "records.jsonl.gz",
+        "provenance.json",
+        "summary.json",
+    }
+    earlier = findings.Published(results).run("llava_cudagraph", "phase1")
+    assert earlier.mark == findings.EARLIER, "an earlier run stands in, and is marked"
 
 
-def test_folders_are_chosen_by_name(script: ModuleType, results: Path) -> None:
-    assert [str(name) for name in script.folders(results)] == ["one", "two/phase2", "two/phase3", "two/comparison"]
-    assert [str(name) for name in script.folders(results, ["two"])] == ["two/phase2", "two/phase3", "two/comparison"]
-    assert [str(name) for name in script.folders(results, ["two/phase3"])] == ["two/phase3"]
-    with pytest.raises(InputError, match=r"'three' is no folder of results .* there are: one, two/phase2"):
-        script.folders(results, ["three"])
+def test_what_is_no_result_is_refused_in_two_lines(script: ModuleType, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for words in (["--from", str(tmp_path / "empty")], ["nowhere"], ["--archive", "nowhere"]):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPTS / "publish_results.py"), *words, "--results", str(tmp_path / "none")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
 
 
-def test_arms_of_first_steps_are_written_as_one(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_part_without_a_measured_row_is_not_published(
+    script: ModuleType, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(script.RESULTS / "h200_first_steps", tmp_path / "first")
-    (tmp_path / "first" / "figures" / "first_steps.png").write_text("stale")
+    rows = runs / "molmo_cudagraph" / "records.jsonl"
+    rows.write_text(rows.read_text().replace('"status": "ok"', '"status": "error"'))
+    found = script.take(runs, tmp_path / "results")
+    assert Path("h200_molmo_cudagraph") not in found
+    assert "nothing was measured: molmo_cudagraph" in capsys.readouterr().out
+
+
+def test_a_part_s_folder() -> None:
+    assert _script("published").folder_of("llava_vllm", "h200") == "h200_llava_vllm"
+    assert _script("published").folder_of("qwen_compiled_phase1", "h100") == "h100_qwen_compiled/phase1"
+    assert _script("published").folder_of("llava_fastv_eager", "h200") == "h200_llava_fastv_eager"
+
+
+def test_a_number_is_printed_with_its_interval_or_says_that_it_has_none(findings: ModuleType) -> None:
+    assert findings.value({"value": 1.2345, "low": 1.1, "high": 1.4}) == "1.23 (1.10–1.40)"
+    assert findings.value({"value": 3.0, "low": None, "high": None}) == "3.00 (no interval)"
+    assert findings.value(None) == "–"
+    assert findings.ratio_of({"baseline_ms": 20.0, "saved_ms": {"value": 10.0, "low": 5.0, "high": 12.0}}) == (
+        "2.00 × (1.33–2.50)"
+    )
+    told = Told(verdict=Verdict.HOLDS, value=0.9, low=0.89, high=0.91)
+    assert findings._verdict(told, findings.percent, "", None) == "not measured"
+
+
+def test_every_folder_is_of_a_part_and_the_whole_is_small(findings: ModuleType, script: ModuleType) -> None:
+    parts = {f"{findings.CARD}_{part}" for part in (*findings.manifest(), *findings.COMMANDS, *findings.MODELS)}
+    folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
+    assert folders - parts - {"archive", "vqa_v2_layout"} == set()
+    archive = (RESULTS / "archive" / "README.md").read_text()
+    assert [
+        path.name for path in (RESULTS / "archive").iterdir() if path.is_dir() and f"`{path.name}`" not in archive
+    ] == []
+    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
+    assert size < script.MOST_BYTES, f"{size / 1e6:.1f} MB"
+
+
+PUBLISHED = sorted(
+    path.relative_to(RESULTS).as_posix()
+    for path in RESULTS.glob("*")
+    if path.is_dir() and path.name != "archive" and any(path.rglob("records.jsonl.gz"))
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_report_can_be_made_of_each_folder(tmp_path: Path, name: str) -> None:
+    made = report([RESULTS / name], tmp_path / "out")
+    assert made.runs
+    assert made.left_out == ()
+    assert made.page.is_file() or (tmp_path / "out" / "first_steps.json").is_file()
+
+
+def test_a_copy_of_first_steps_is_written_as_one(script: ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "h200_llava_first_steps", tmp_path / "h200_llava_first_steps")
+    (tmp_path / "h200_llava_first_steps" / "figures" / "first_steps.png").write_text("stale")
     before = content(tmp_path)
     assert script.main(["--results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "first:\n  changed figures/first_steps.png\n", (
-        "the numbers are the published ones"
-    )
-    assert content(tmp_path).keys() == before.keys()
-
-
-def test_a_run_of_no_phase_changes_nothing(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    published(tmp_path / "odd", usual(5, 5), {"report": "none", "name": "odd"}, files=("summary.json",))
-    before = content(tmp_path)
-    assert script.main(["--results", str(tmp_path)]) == 1
-    assert content(tmp_path) == before
-    said = capsys.readouterr().out
-    assert "FAILED, nothing changed" in said
-    assert "must name a phase as 'report' or 'name' of its config: phase1, phase2, phase3 (got none and odd)" in said
-
-
-def test_it_says_how_to_use_it() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
-    assert "python scripts/regenerate_results.py h200_gemma3_4b" in done.stdout
-    wrong = subprocess.run([sys.executable, str(SCRIPT), "nowhere"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert "'nowhere' is no folder of results" in wrong.stderr
+    after = content(tmp_path)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"h200_llava_first_steps/figures/first_steps.png"}, "the numbers are the published ones"

@@ -73,8 +73,8 @@ def test_every_published_summary_has_numbers_with_both_ends(path: Path) -> None:
 
 
 def test_a_result_has_facts_files_and_no_path_of_this_machine() -> None:
-    result = read_result(RESULTS / "h200_llava_1_5_7b")
-    assert result.name == "phase1_dataset_profiling llava_1_5_7b h200_llava_1_5_7b"
+    result = read_result(RESULTS / "archive" / "h200_llava_eager" / "phase1")
+    assert result.name == "phase1_dataset_profiling llava_1_5_7b phase1"
     assert result.facts["device.name"] == "NVIDIA H200"
     assert result.pictures
     assert {"summary.json", "provenance.json"} <= {path.name for path in result.files}
@@ -145,7 +145,7 @@ def test_a_store_that_fails_costs_nothing_and_the_same_command_gives_it_the_run_
 def test_a_run_is_an_event_file_of_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = read_result(RESULTS / "h200_scaling_llava_1_5_7b" / "phase2")
+    result = read_result(RESULTS / "archive" / "h200_llava_eager" / "phase2")
     done = TensorboardTracker(folder=str(tmp_path)).track(result, None)
     events = EventAccumulator(done.where)
     events.Reload()
@@ -164,7 +164,7 @@ def test_a_study_is_tracked_part_by_part_unless_it_was_stopped(
     """A study whose parts lie there already; with the exit status that it ended with."""
     study = tmp_path / "study"
     for name in ("phase2", "phase3"):
-        shutil.copytree(RESULTS / "h200_scaling_llava_1_5_7b" / name, study / name)
+        shutil.copytree(RESULTS / "archive" / "h200_llava_eager" / name, study / name)
     outcome = OutcomeFile(study)
     job = Job(
         settings=validate.validate(compose("experiment=all")), config={}, overrides=[], directory=study, outcome=outcome,
@@ -188,7 +188,7 @@ def test_a_run_is_written_offline_by_wandb(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom vlmbench.trackers.result import read_result\n"
         "from vlmbench.trackers.wandb import WandbTracker\nfrom dataclasses import replace\n"
-        f"result = replace(read_result(Path({str(RESULTS / 'h200_gemma3_4b')!r})), directory=Path('.'))\n"
+        f"result = replace(read_result(Path({str(RESULTS / 'archive' / 'h200_gemma3_eager' / 'phase1')!r})), directory=Path('.'))\n"
         "print(WandbTracker().track(result, None).where)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

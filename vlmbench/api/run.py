@@ -187,7 +187,7 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
 
     Examples:
         >>> import vlmbench
-        >>> run = vlmbench.read("docs/results/h200_llava_1_5_7b")
+        >>> run = vlmbench.read("docs/results/h200_llava_eager/phase1")
         >>> bool(run.frame["status"].eq("ok").all())
         True
     """

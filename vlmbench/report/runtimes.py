@@ -97,9 +97,9 @@ def told_together(stories: Sequence[Story]) -> str:
 
 
 def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
-    """Whether runs are of one card and host, and how far apart in time: ``one card and host; measured within the hour``.
+    """Whether runs are of one card and host, and how far apart in time; what is not recorded is not said.
 
-    What is not recorded is not said.
+    For example ``one card and host; measured within the hour``.
     """
     cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
     hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}

@@ -1,0 +1,176 @@
+"""Published results as the pages read them: runs of the present set or an earlier one, and their numbers in words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmbench.text import DASH, digits, percent, span, tight_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+MANIFEST = Path(__file__).resolve().parent / "results.txt"
+ARCHIVE = "archive"
+CARD = "h200"
+MODELS: Mapping[str, str] = {
+    "llava": "LLaVA-1.5-7B",
+    "qwen": "Qwen2.5-VL-7B",
+    "molmo": "Molmo-7B-D",
+    "molmoe": "MolmoE-1B",
+    "qwen3": "Qwen3-VL-8B",
+    "internvl3": "InternVL3-8B",
+    "gemma3": "Gemma 3 4B",
+    "qwen72": "Qwen2.5-VL-72B",
+}
+FULL = ("llava", "qwen")  # of these each runtime has its line, measured or not
+RUNTIMES: Mapping[str, str] = {
+    "eager": "eager",
+    "compiled": "decode compiled",
+    "cudagraph": "captured graphs",
+    "vllm": "vLLM",
+    "two_gpus": "eager, two GPUs",
+}
+METHODS: Mapping[str, str] = {"fastv": "FastV", "visionzip": "VisionZip's selection"}
+NOT_MEASURED = "not measured"
+EARLIER = "†"
+_PHASE = re.compile(r"(.+)_(phase[123])")
+
+
+def folder_of(part: str, card: str) -> str:
+    """Where a part's run is published: ``CARD_MODEL_RUNTIME/PHASE``, else ``CARD_PART``.
+
+    Args:
+        part: name of the run's directory.
+        card: ``h200``.
+    """
+    found = _PHASE.fullmatch(part)
+    return f"{card}_{found[1]}/{found[2]}" if found else f"{card}_{part}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A published run.
+
+    Args:
+        folder: relative to the results.
+        summary: content of its ``summary.json``.
+        provenance: of it.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What tells an earlier run from the present set."""
+        return EARLIER if self.folder.parts[0] == ARCHIVE else ""
+
+    @property
+    def begun(self) -> float:
+        """When its first session began, s since 1970."""
+        return min(float(one["started_unix_s"]) for one in self.provenance["sessions"])
+
+    @property
+    def code(self) -> str:
+        """What measured it: the first letters of the hash of the package's source."""
+        return str(self.provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
+
+
+class Published:
+    """What lies in a directory of results: by model, runtime and phase, methods, and the rest.
+
+    Args:
+        results: the directory.
+        link: how a page reaches it, ``results`` or ``docs/results``.
+    """
+
+    def __init__(self, results: Path, link: str = "results") -> None:
+        self.results, self.link = results, link
+
+    def run(self, name: str, phase: str = "") -> Run | None:
+        """The run of a folder, of the present set or else of an earlier one; None where there is none."""
+        for folder in (Path(f"{CARD}_{name}") / phase, Path(ARCHIVE) / f"{CARD}_{name}" / phase):
+            if (found := read(self.results / folder / "summary.json")) is not None:
+                about = read(self.results / folder / "provenance.json") or {}
+                return Run(folder=folder, summary=found, provenance=about)
+        return None
+
+    def comparison(self, name: str) -> Mapping[str, Any]:
+        """What the token comparison of a study says; empty where both kinds of token were not swept."""
+        found = self.run(name)
+        rows = (found.summary.get("comparisons") if found else None) or []
+        return rows[0] if rows else {}
+
+    def names(self) -> list[str]:
+        """``MODEL_RUNTIME`` of all that a page shows, in its order."""
+        every = [f"{model}_{runtime}" for model in MODELS for runtime in RUNTIMES]
+        full = {f"{model}_{runtime}" for model in FULL for runtime in RUNTIMES if runtime != "two_gpus"}
+        return [n for n in every if n in full or self.run(n, "phase1") or self.comparison(n)]
+
+    def methods(self) -> list[tuple[str, str, str, Run]]:
+        """(model, method, runtime, run) of interventions that were measured."""
+        found = []
+        for model in MODELS:
+            for method in METHODS:
+                for runtime in RUNTIMES:
+                    run = self.run(f"{model}_{method}_{runtime}")
+                    if run is not None and run.summary.get("arms"):
+                        found.append((model, method, runtime, run))
+        return found
+
+    def rows(self, run: Run | None, words: str = "rows") -> str:
+        """A link to the rows of a run."""
+        return "" if run is None else f"[{words}]({self.link}/{run.folder.as_posix()})"
+
+    def figure(self, name: str, words: str) -> str:
+        """A picture; empty where it is not there."""
+        return f"![{words}]({self.link}/{name})\n\n" if (self.results / name).is_file() else ""
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def value(entry: Mapping[str, Any] | None, write: Callable[[float], str] = digits, key: str = "") -> str:
+    """``622 (615–635)``; a dash for what is not there.
+
+    Args:
+        entry: with ``value``, ``low``, ``high``, or these behind ``key_``.
+        write: the number in words.
+        key: ``workload`` of ``workload``, ``workload_low``, ``workload_high``.
+    """
+    names = (key, f"{key}_low", f"{key}_high") if key else ("value", "low", "high")
+    middle, low, high = ((entry or {}).get(name) for name in names)
+    return DASH if middle is None else f"{write(middle)}{span_of(low, high, write)}"
+
+
+def span_of(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    if low is None or high is None:
+        return " (no interval)"
+    if write is percent:
+        return f" ({span(low, high, '%')})"
+    return f" ({tight_interval(low, high) if write is digits else f'{write(low)}–{write(high)}'})"
+
+
+def times(number: float) -> str:
+    """A factor with as many decimals as tell it from 1: ``1.012``, ``1.27``."""
+    return f"{number:.3f}" if abs(number - 1) < 0.1 else digits(number)
+
+
+def who(name: str) -> tuple[str, str]:
+    model, _, runtime = name.partition("_")
+    return MODELS[model], RUNTIMES[runtime]
