@@ -105,13 +105,24 @@ def take(runs: Path, results: Path) -> list[Path]:
             continue
         folder = Path(folder_of(file.stem if file.parent == runs else file.parent.name, card))
         (results / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, results / folder / file.name)
+        target = results / folder / file.name
+        write_whole(target, _with_earlier_parts(file, target))
         taken.append(folder)
     if not taken:
         raise InputError(f"'{runs}' holds no runs; give the directory that scripts/results.sh wrote to")
     found = list(dict.fromkeys(taken))
     sys.stdout.write(f"taken: {', '.join(map(str, found))}\n")
     return found
+
+
+def _with_earlier_parts(file: Path, target: Path) -> bytes:
+    """A file's lines, behind those of parts (``"part"`` of a line) that the published file alone has."""
+    lines = file.read_bytes()
+    if file.suffix != ".jsonl" or not target.is_file():
+        return lines
+    again = {json.loads(line).get("part") for line in lines.splitlines() if line.strip()}
+    old = [line for line in target.read_bytes().splitlines(keepends=True) if json.loads(line).get("part") not in again]
+    return b"".join([*old, lines])
 
 
 def _rows(directory: Path) -> Path | None:
