@@ -586,37 +586,37 @@ def _truth_energy(lines: Sequence[dict[str, Any]]) -> str:
     off = block["integral_j"] / block["rise_j"] - 1
     return (
         f"a request takes {digits(block['energy_j_a_run'])} J above idle by one block of {block['runs']} runs, "
-        f"{digits(aligned[0])}–{digits(aligned[-1])} J by runs aligned with the counter's steps ({len(aligned)} gaps, 4 runs "
-        f"each); the integral of sampled power is {percent(abs(off))} {'above' if off > 0 else 'below'} the counter"
+        f"{digits(aligned[0])}–{digits(aligned[-1])} J by runs aligned with the counter's steps (medians of "
+        f"{len(aligned)} gaps); the integral of sampled power is {percent(abs(off))} {'above' if off > 0 else 'below'} the counter"
     )
 
 
 def _truth_floor(lines: Sequence[dict[str, Any]]) -> str:
     over = sorted(line["over_floor"] for line in lines)
     return (
-        f"the prefill of {lines[0]['vision_tokens']:,} vision tokens takes {times(over[0])}–{times(over[-1])} × its floor "
-        f"({len(over)} runs): a bound, not crossed"
+        f"the prefill of {lines[0]['vision_tokens']:,} vision tokens takes {times(over[0])}–{times(over[-1])} × its "
+        f"floor ({len(over)} runs): a bound, not crossed"
     )
 
 
 def _truth_recompiles(lines: Sequence[dict[str, Any]]) -> str:
     seen = [line for line in lines if line.get("first_step_ms") is not None]
-    first = {
-        again: sorted(one["first_step_ms"] for one in seen if bool(one["captured"]) == again) for again in (True, False)
-    }
-    words = [
-        f"{digits(of[0])}–{digits(of[-1])} ms where a CUDA graph was captured{'' if again else ' in none'} ({len(of)} runs)"
-        for again, of in first.items()
-        if of
-    ]
+    again, kept = (
+        sorted(one["first_step_ms"] for one in seen if bool(one["captured"]) is was) for was in (True, False)
+    )
+    words = []
+    if again:
+        words.append(f"{digits(again[0])}–{digits(again[-1])} ms in {len(again)} runs that captured a CUDA graph again")
+    if kept:
+        words.append(f"{digits(kept[0])}–{digits(kept[-1])} ms in {len(kept)} that captured none")
     return f"the first compiled step of a `generate()` takes {', '.join(words)}"
 
 
 def _truth_busy(lines: Sequence[dict[str, Any]]) -> str:
     busy, whole = _of(lines, what="busy_total"), _of(lines, what="T_total")
     return (
-        f"busy time of one request over {busy['n']} traces varies by {percent(busy['relative_sd'])}, its `generate()` by "
-        f"{percent(whole['relative_sd'])} (standard deviation over mean): the noise is the host's"
+        f"busy time of one request over {busy['n']} traces varies by {percent(busy['relative_sd'])} (standard "
+        f"deviation over mean), its `generate()` by {percent(whole['relative_sd'])}: the noise is the host's"
     )
 
 
@@ -628,7 +628,8 @@ def _truth_overhead(lines: Sequence[dict[str, Any]]) -> str:
 
 def _truth_side_stream(lines: Sequence[dict[str, Any]]) -> str:
     row = lines[0]
-    return f"work of {digits(row['planted_ms'], 5)} ms on a side stream of the tower is seen as {digits(row['T_vision_encoder_ms'], 5)} ms"
+    seen = digits(row["T_vision_encoder_ms"], 5)
+    return f"work of {digits(row['planted_ms'], 5)} ms on a side stream of the tower is seen as {seen} ms"
 
 
 def _truth_moe(lines: Sequence[dict[str, Any]]) -> str:

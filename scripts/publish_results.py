@@ -32,7 +32,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from findings import COMPARED, write_pages_of
-from published import RUNTIMES, folder_of
+from published import CARD, RUNTIMES, folder_of
 
 from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
@@ -99,9 +99,9 @@ def take(runs: Path, results: Path) -> list[Path]:
             if arm != place and (place / FIRST_STEPS).is_file():
                 shutil.copyfile(place / FIRST_STEPS, results / folder / FIRST_STEPS)
             taken.append(folder)
-    card = taken[0].parts[0].partition("_")[0] if taken else ""
+    card = taken[0].parts[0].partition("_")[0] if taken else CARD
     for file in [path for pattern in PLAIN for path in sorted(runs.glob(pattern)) + sorted(runs.glob(f"*/{pattern}"))]:
-        if not card or file.name in (ROWS, WORDS) or _rows(file.parent):
+        if file.name in (ROWS, WORDS) or _rows(file.parent):
             continue
         folder = Path(folder_of(file.stem if file.parent == runs else file.parent.name, card))
         (results / folder).mkdir(parents=True, exist_ok=True)
@@ -296,11 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results, failed = options.results.resolve(), 0
     try:
         archive(results, options.archive)
-        taken = take(options.runs.resolve(), results) if options.runs else []
-        chosen = folders(results, options.folders or [str(n) for n in taken if any((results / n).rglob(PACKED))])
+        took = take(options.runs.resolve(), results) if options.runs else []
+        taken = [str(name) for name in took if any((results / name).rglob(PACKED))]
+        chosen = folders(results, options.folders or taken)
     except InputError as error:
         parser.error(str(error))
-    if options.archive and not options.runs and not options.folders:
+    if (options.archive or options.runs) and not (options.folders or taken):
         chosen = []
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work:
