@@ -587,7 +587,8 @@ def _truth_energy(lines: Sequence[dict[str, Any]]) -> str:
     return (
         f"a request takes {digits(block['energy_j_a_run'])} J above idle by one block of {block['runs']} runs, "
         f"{digits(aligned[0])}–{digits(aligned[-1])} J by runs aligned with the counter's steps (medians of "
-        f"{len(aligned)} gaps); the integral of sampled power is {percent(abs(off))} {'above' if off > 0 else 'below'} the counter"
+        f"{len(aligned)} gaps); the integral of sampled power is {percent(abs(off))} "
+        f"{'above' if off > 0 else 'below'} it"
     )
 
 
