@@ -96,7 +96,7 @@ def compare_arms(asked: Asked, *, encoder: bool) -> None:
     want = [asked.ask(method, captured=False) for method in methods]
     first = [given.logits[0] for given, _ in want]
     scale = float(first[0].abs().max())
-    assert torch.allclose(first[3], first[0])
+    assert want[3][0].same(want[0][0], within=1e-4 * scale)
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert float((first[one] - first[other]).abs().max()) > 1e-2 * scale, "arms that answer alike prove nothing"
     for _ in range(2):  # captured, then replayed
@@ -131,6 +131,7 @@ def test_other_architectures(family: str) -> None:
     methods = (
         KeepAfterProjector(keep=0.5, selector="uniform"),
         KeepInLayer(keep=0.5, layer=2),
+        KeepInLayer(keep=0.5, layer=[1, 3]),  # looks at a layer that holds fewer tokens itself
         KeepInLayer(keep=0.5, layer=[1, 3], selector="norm"),
     )
     prepared = model.prepared(10)
@@ -251,21 +252,3 @@ def test_kernels_are_seen_where_replays_run_no_python() -> None:
     assert found["keep_after_projector"] == found["keep_in_layer"] == found["none"]
     held = [proof for label, proof in arms.proofs.items() if label.endswith("as captured")]
     assert [proof["tokens_equal"] for proof in held] == [8, 8]
-
-
-def test_every_layer_of_a_step_attends_as_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the one whose weights a selector looked at: it must not repeat its keys where the others do not."""
-    asked = Asked("qwen2_5_vl_7b", Replaying)
-    asked.ask(FASTV, captured=True)
-    attend = torch.nn.functional.scaled_dot_product_attention
-    heads: set[tuple[int, int]] = set()
-
-    def noted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        if key.shape[2] == 8 * -(-key.shape[2] // 8) and query.shape[2] < 8:  # a step over a window
-            heads.add((query.shape[1], key.shape[1]))
-        return attend(query, key, *args, **options)
-
-    with asked.loop.python():
-        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
-        asked.ask(FASTV, captured=True)
-    assert heads == {(2, 2)}

@@ -46,9 +46,9 @@ class AttentionRow:
         loop: that may capture the module's stage: the row then is a part of its own in the replays, between two marks.
     """
 
-    def __init__(self, module: torch.nn.Module, row: Row, marks: MethodMarks, *, loop: Any = None) -> None:
+    def __init__(self, module: Any, row: Row, marks: MethodMarks, *, loop: Any = None) -> None:
         self._loop = loop
-        self._module: Any = module
+        self._module = module
         self._row = row
         self._marks = marks
         self._parts: list[torch.Tensor] = []
@@ -95,11 +95,12 @@ class AttentionRow:
         def work() -> torch.Tensor:
             return weights(query, key, attention_mask, self._row, options)
 
-        if self.armed and self._loop is not None and self._loop.recorder.recording:
+        armed = self.armed and query.shape[2] > 1  # while a decode step is captured, rows wait for the next prefill
+        if armed and self._loop is not None and self._loop.recorder.recording:
             held: list[torch.Tensor] = []
             again = partial(_replayed, self._module, held)
             held.append(self._loop.recorder.nested(work, again))
-        elif self.armed:
+        elif armed:
             self._marks.enter()
             self._parts.append(work())
             self._marks.leave()
