@@ -313,7 +313,7 @@ def whole_metric(frame: pd.DataFrame) -> str:
     Args:
         frame: rows of a run.
     """
-    return "T_request" if np.isnan(values(measured(frame), "T_total")).all() else "T_total"
+    return "T_request" if np.isnan(values(frame, "T_total")).all() else "T_total"
 
 
 def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
