@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from published import (
     ARCHIVE,
     CARD,
+    EACH,
     EARLIER,
     FULL,
     MANIFEST,
@@ -308,7 +309,10 @@ def tokens_words(results: Published) -> str:
 
 # Runtimes -------------------------------------------------------------------------------------------------------------
 
-COMPARED = (("eager", "compiled"), ("eager", "cudagraph"), ("eager", "vllm"), ("cudagraph", "vllm"))
+COMPARED = (
+    ("eager", "compiled"), ("eager", "cudagraph"), ("eager", "vllm"), ("cudagraph", "vllm"),
+    ("cudagraph_compiled", "vllm"),
+)  # fmt: skip
 _TIMES = ("T_request", "T_total", "TTFT_model", "T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
 
 
@@ -324,7 +328,7 @@ def runtimes_table(results: Published) -> str:
             head = [MODELS[model], f"{RUNTIMES[other]} over {RUNTIMES[one]}"]
             sides = [results.run(f"{model}_{runtime}", "phase1") for runtime in (one, other)]
             if content is None or None in sides:
-                if model in FULL:
+                if model in FULL and one in EACH:
                     rows.append([*head, NOT_MEASURED, *[DASH] * (len(_TIMES) - 1), "", ""])
                 continue
             runs = [side for side in sides if side is not None]
@@ -372,6 +376,35 @@ def first_steps_words(results: Published) -> str:
             [*lines, "", f"LLaVA-1.5-7B, eager, one process an arm, so without intervals{mark}; {link}.", "", figure]
         )
     return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}.\n"
+
+
+def budget_words(results: Published) -> str:
+    """Which settings answered in time, and whether they did so again."""
+    lines = []
+    for model in MODELS:
+        content = read(results.results / f"{CARD}_{model}_budget" / "budget.json")
+        if content is None:
+            continue
+        rows = [
+            [
+                row["point_id"], value(row["latency"]), f"{row['fit']}{', chosen' if row['chosen'] else ''}",
+                value(row["measured_again"]), row["promise"] or DASH,
+            ]
+            for row in content["settings"]
+        ]  # fmt: skip
+        heads = (
+            "setting",
+            f"P{content['percentile']:g} of `{content['metric']}`, ms",
+            "fits",
+            "measured again, ms",
+            "promise",
+        )
+        figure = results.figure(
+            f"{CARD}_{model}_budget/figures/budget.png", f"What fits into {content['latency_ms']:g} ms"
+        )
+        link = f"[rows]({results.link}/{CARD}_{model}_budget)"
+        lines.append(f"{MODELS[model]}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
+    return "\n\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
 
 
 # Methods that drop vision tokens --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import argparse
 import gzip
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -48,6 +49,7 @@ from vlmbench.report.token_comparison import write_exp5
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 ROWS, PACKED, WORDS, ARCHIVE = "records.jsonl", "records.jsonl.gz", "words.txt", "archive"
 INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json")
+WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png")
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 SIDES = ("phase2", "phase3")
 MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
@@ -96,8 +98,15 @@ def take(runs: Path, results: Path) -> list[Path]:
                 shutil.copyfile(rows, target / PACKED)
             else:
                 write_whole(target / PACKED, gzip.compress(rows.read_bytes(), SMALLER_ROWS, mtime=0))
-            if arm != place and (place / FIRST_STEPS).is_file():
-                shutil.copyfile(place / FIRST_STEPS, results / folder / FIRST_STEPS)
+            for name in WHOLE:  # what the parts of it say together, which rows alone do not
+                if arm != place and (place / name).is_file():
+                    (results / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    said = small(place / name)
+                    if name.endswith(".json"):
+                        said = re.sub(
+                            rb'"[^"]*/(?=%b)' % re.escape(place.name).encode(), b'"', said
+                        )  # no path of a machine
+                    write_whole(results / folder / name, said)
             taken.append(folder)
     card = taken[0].parts[0].partition("_")[0] if taken else CARD
     for file in [path for pattern in PLAIN for path in sorted(runs.glob(pattern)) + sorted(runs.glob(f"*/{pattern}"))]:
@@ -231,7 +240,8 @@ def small(file: Path) -> bytes:
 
 def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     """Replace what a folder holds beside its inputs by what was made; says what changed, a line a file."""
-    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in INPUTS}
+    kept = {Path(name) for name in WHOLE if name != FIRST_STEPS}
+    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in INPUTS} - kept
     for name, path in made.items():
         content = small(path)
         if not (folder / name).is_file() or content != (folder / name).read_bytes():
@@ -247,10 +257,11 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
     """Draw the runtimes of each model and compare them request by request; yields folders and what changed in them."""
     models: dict[str, list[str]] = {}
     for name in map(str, folders(results)):
-        stem, _, runtime = name.rpartition("_")
-        if runtime in RUNTIMES and stem.count("_") == 1:
-            models.setdefault(stem, []).append(runtime)
+        stem, runtime = name.split("_", 2)[:2], name.split("_", 2)[-1]
+        if runtime in RUNTIMES:
+            models.setdefault("_".join(stem), []).append(runtime)
     for model, found in models.items():
+        found.sort(key=list(RUNTIMES).index)
         if len(found) < 2:
             continue
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):

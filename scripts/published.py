@@ -26,14 +26,16 @@ MODELS: Mapping[str, str] = {
     "gemma3": "Gemma 3 4B",
     "qwen72": "Qwen2.5-VL-72B",
 }
-FULL = ("llava", "qwen")  # of these each runtime has its line, measured or not
+FULL = ("llava", "qwen")  # of these a page has a line for each runtime, measured or not
 RUNTIMES: Mapping[str, str] = {
     "eager": "eager",
     "compiled": "decode compiled",
     "cudagraph": "captured graphs",
+    "cudagraph_compiled": "captured, step compiled",
     "vllm": "vLLM",
     "two_gpus": "eager, two GPUs",
 }
+EACH = ("eager", "compiled", "cudagraph", "vllm")  # the runtimes of which each of them has a line
 METHODS: Mapping[str, str] = {"fastv": "FastV", "visionzip": "VisionZip's selection"}
 NOT_MEASURED = "not measured"
 EARLIER = "†"
@@ -109,7 +111,7 @@ class Published:
     def names(self) -> list[str]:
         """``MODEL_RUNTIME`` of all that a page shows, in its order."""
         every = [f"{model}_{runtime}" for model in MODELS for runtime in RUNTIMES]
-        full = {f"{model}_{runtime}" for model in FULL for runtime in RUNTIMES if runtime != "two_gpus"}
+        full = {f"{model}_{runtime}" for model in FULL for runtime in EACH}
         return [n for n in every if n in full or self.run(n, "phase1") or self.comparison(n)]
 
     def methods(self) -> list[tuple[str, str, str, Run]]:

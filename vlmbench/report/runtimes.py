@@ -47,7 +47,7 @@ def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path
 
 
 def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tuple[str, Any]]:
-    ordered = sorted(stories, key=lambda one: _ORDER.index(_name(one)) if _name(one) in _ORDER else len(_ORDER))
+    ordered = sorted(stories, key=_place)
     runtimes = [_runtime(story) for story in ordered]
     about = f"{model} · {device}"
     data = [story for story in ordered if story.main and story.main.is_phase1]
@@ -66,7 +66,14 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
 
 
 def _name(story: Story) -> str:
-    return story.facts["runtime"].partition(",")[0]
+    """The runtime's name, and whether its decode step was compiled before it was captured."""
+    runtime = (story.parts[0].provenance.get("runtime") or {}) if story.parts else {}
+    return story.facts["runtime"].partition(",")[0] + (", step compiled" if runtime.get("decode_compile") else "")
+
+
+def _place(story: Story) -> int:
+    name = _name(story).partition(",")[0]
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
 def _runtime(story: Story) -> Runtime:
