@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engines.replaying import Replaying
 from tests.engines.test_cudagraph import loop_of, narrow_molmo, small
@@ -252,3 +254,26 @@ def test_kernels_are_seen_where_replays_run_no_python() -> None:
     assert found["keep_after_projector"] == found["keep_in_layer"] == found["none"]
     held = [proof for label, proof in arms.proofs.items() if label.endswith("as captured")]
     assert [proof["tokens_equal"] for proof in held] == [8, 8]
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_an_arm_holds_nothing_of_its_selector() -> None:
+    """Whoever captures a step first, its operators are the same: a row of weights is of the prefill only."""
+    ran = []
+    for selector in ("last_token_attention", "random"):
+        asked = Asked("llava_1_5_7b", Replaying, tokens=2)
+        asked.ask(replace(FASTV, selector=selector), captured=True)
+        _, play = next(iter(asked.loop._steps.values()))
+        with torch.no_grad(), _Counting() as seen:
+            play()
+        ran.append(seen.names)
+    assert ran[0] == ran[1]
