@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.command_line import command_line
 from tests.engines.replaying import Replaying
 from tests.engines.test_cudagraph import loop_of, narrow_molmo, small
 from tests.interventions.tiny import TinyVLM, redraw, tiny_vlm
@@ -277,3 +280,33 @@ def test_a_step_of_an_arm_holds_nothing_of_its_selector() -> None:
             play()
         ran.append(seen.names)
     assert ran[0] == ran[1]
+
+
+def test_the_command_measures_captured_arms_and_goes_on(tmp_path: Path) -> None:
+    words = (
+        "experiment=interventions",
+        "runtime=cudagraph",
+        "intervention=fastv",
+        "intervention.layer=1",
+        "sweep.axes.intervention.keep=[1,0.5]",
+        "measurement.stopping.min_samples=2",
+        "measurement.stopping.max_samples=2",
+        "measurement.image_size=[112,112]",
+        "figures.formats=[png]",
+        "output.tokens=3",
+        "progress=false",
+        f"output_dir={tmp_path}",
+    )
+    assert command_line(*words).status == 0
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    ok = {row["intervention_arguments"]: row for row in rows if row["status"] == "ok"}
+    half = ok["keep=0.5,layer=1,selector=last_token_attention"]
+    assert half["kept_by_layer"] == "16x1,8x1"
+    assert half["attention_kernel_LLM_decode"] == ok[""]["attention_kernel_LLM_decode"]
+    assert ok["keep=1,layer=1,selector=last_token_attention"]["output_ids"] == ok[""]["output_ids"]
+    assert "T_capture" not in half
+    proofs = json.loads((tmp_path / "proofs.json").read_text())
+    assert sum(label.endswith(" as captured") and proof["holds"] for label, proof in proofs.items()) == 3
+    assert "as captured proved itself" in (tmp_path / "report.html").read_text()
+    assert command_line(*words).status == 0
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == len(rows)
