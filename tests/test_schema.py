@@ -80,8 +80,8 @@ def test_labels() -> None:
 
 
 def test_stages() -> None:
-    assert TOTAL_PARTS == ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
     assert TOTAL_STAGES == ("setup", "vision_encoder", "projector", "LLM_prefill", "LLM_decode")
+    assert (*(f"T_{name}" for name in TOTAL_STAGES), "T_answer_out", "T_residual") == TOTAL_PARTS
     assert DECODE_PARTS == ("T_decode_forward", "T_decode_loop")
     assert HOST_PARTS == ("T_video_decode", "T_preprocess", "T_transfer", "T_detokenize")
     assert COST_STAGES == ("vision_encoder", "projector", "llm_prefill", "llm_decode")

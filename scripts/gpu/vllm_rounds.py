@@ -20,7 +20,7 @@ from scipy import stats
 
 from vlmbench.records.reading import iter_rows
 
-STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_residual")
+STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_answer_out", "T_residual")
 TIMES = ("T_request", "T_preprocess", "TTFT", "T_total", *STAGES, "ITL")
 Row = Mapping[str, Any]
 

@@ -31,4 +31,9 @@ def test_planted_ratios_come_back() -> None:
 
 def test_an_engine_without_figures_is_not_spoken_of() -> None:
     assert engine_agreement(rows(T_LLM_decode=[20.0] * 30)) == []
-    assert agreement_words([]) == []
+    assert agreement_words([]) == agreement_words([], asynchronous=True) == []
+
+
+def test_an_engine_that_reads_tokens_a_step_later_is_said_to() -> None:
+    decode = engine_agreement(rows(T_LLM_decode=[20.0] * 30, engine_decode_time=[19.0] * 30))
+    assert agreement_words(decode, asynchronous=True)[1].startswith("With asynchronous scheduling the engine reads")

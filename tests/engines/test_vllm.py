@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test-vllm)"),
     pytest.mark.filterwarnings("default"),  # vLLM's own warnings are its own affair
 ]
-NAMED = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+NAMED = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_answer_out")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_stages_of_one_request_and_the_engines_own_figures(model: Any) -> None:
         named = sum(values[name] for name in NAMED)
         assert values["T_total"] == pytest.approx(named + values["T_residual"])
         assert all(values[name] > 0 for name in NAMED if tokens > 1 or name != "T_LLM_decode")
-        assert values["T_residual"] >= 0
+        assert "undone_step" not in values.get("flags", ())
         assert values["T_transfer"] is None, "within generate()"
         assert values["T_detokenize"] is None, "within generate()"
         assert values["T_request"] == pytest.approx(values["T_preprocess"] + values["T_total"])
@@ -160,7 +160,6 @@ def test_the_phases(
         "measurement.stopping.max_samples=12",
         "measurement.stopping.max_time_s=5",
         f"output_dir={tmp_path / 'run'}",
-        timeout_s=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads((tmp_path / "run" / file).read_text())
@@ -177,6 +176,55 @@ def test_the_phases(
     assert engine["prefix_caching"] is False
     assert engine["marked"]["projector"] == ["visual.merger"]
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "axis", "points"),
+    [
+        (["load=closed", "sweep.axes.load.concurrency=[1,3]"], "axis_load.concurrency", [1, 3]),
+        (["load=open", "load.warmup_requests=2", "sweep.axes.load.rate_per_s=[2,20]"], "axis_load.rate_per_s", [2, 20]),
+    ],
+    ids=["closed", "open"],
+)
+def test_loads(
+    words: list[str],
+    axis: str,
+    points: list[float],
+    vlmbench: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    done = vlmbench(
+        "experiment=phase1", "runtime=vllm", "runtime.enforce_eager=true", "runtime.dtype=float32", *words,
+        "dataset.num_samples=10", "output.tokens=8", "measurement.reference=false", "load.ttft_limit_ms=60000",
+        f"output_dir={run}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(iter_rows(run))
+    measured = [row for row in rows if row["status"] == "ok"]
+    assert len(measured) == 20
+    assert {row["status"] for row in rows} == {"ok", "warmup"}
+    assert sorted({row[axis] for row in measured}) == points
+    for row in measured:
+        assert row["runtime"] == "vllm"
+        assert row["num_output_tokens"] == 8
+        assert len(row["ITL"]) == 7
+        assert 0 <= row["T_late"] < row["TTFT"] <= row["T_request"] <= row["T_end"]
+        assert row["T_request"] == pytest.approx(row["TTFT"] + sum(row["ITL"]), abs=0.01)
+        assert row["engine_prefill_time"] <= row["T_end"]
+        assert 8 <= row["engine_steps"] >= row["engine_steps_shared"]
+        assert "T_vision_encoder" not in row
+        assert not row["flags"]
+    if axis == "axis_load.concurrency":
+        assert not any(row["engine_steps_shared"] for row in rows if row[axis] == 1)
+        assert all(row["engine_steps_shared"] for row in measured if row[axis] == 3)
+    summary = json.loads((run / "summary.json").read_text())["serving"]
+    assert [point["requests"] for point in summary["points"]] == [10, 10]
+    assert all(point["good_share"] == 1 and not point["client_in_the_way"] for point in summary["points"])
+    assert (run / "figures" / "pareto.png").is_file()
+    loads = json.loads((run / "loads.json").read_text())["loads"]
+    assert [load["sent"]["measured"] for load in loads] == [10, 10]
 
 
 def test_another_architecture_with_dummy_weights(model: Any) -> None:

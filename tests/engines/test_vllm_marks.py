@@ -52,16 +52,15 @@ class Planted:
         left = self.request.num_prompt_tokens - self.request.num_computed_tokens
         now = min(self.a_step, left) if left > 0 else 1
         self.request.num_computed_tokens += now
-        return SimpleNamespace(num_scheduled_tokens={"one": now})
+        return SimpleNamespace(num_scheduled_tokens={"one": now}, total_num_scheduled_tokens=now)
 
-    def _execute(self) -> None:
-        if self.request.num_computed_tokens == self.a_step:
+    def _execute(self, scheduled: Any) -> None:
+        if scheduled.total_num_scheduled_tokens and self.request.num_computed_tokens == self.a_step:
             self.model.embed_multimodal()
 
     def step(self) -> None:
         scheduler = self.engine_core.engine_core.scheduler
-        scheduler.schedule()
-        self.model_executor.execute_model()
+        self.model_executor.execute_model(scheduler.schedule())
         self.model_executor.sample_tokens()
         scheduler.update_from_output()
         self.output_processor.process_outputs()
@@ -77,6 +76,9 @@ def test_a_part_of_a_prompt_gives_no_token_and_marks_nest() -> None:
     ):
         for _ in range(4):
             engine.step()
+        engine.model_executor.execute_model(
+            SimpleNamespace(total_num_scheduled_tokens=0)
+        )  # ends asynchronous scheduling
     forward = [("forward", True), ("forward", False)]
     assert told == [
         ("forward", True),

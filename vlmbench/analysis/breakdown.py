@@ -13,7 +13,7 @@ from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.ratios import ratio_of_sums
-from vlmbench.schema import DECODE_PARTS, HOST_PARTS, MODEL_PARTS, TOTAL_PARTS
+from vlmbench.schema import DECODE_PARTS, HOST_PARTS, MODEL_PARTS, TOTAL_PARTS, TOTAL_STAGES
 
 PARAMETER_PARTS: tuple[str, ...] = (*(part.name for part in MODEL_PARTS), "other")
 
@@ -182,7 +182,7 @@ def column(kind: str, stage: str) -> str:
     return f"peak_{kind}_{stage.removeprefix('T_')}_bytes"
 
 
-COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in TOTAL_PARTS[:-1])
+COLUMNS: tuple[str, ...] = tuple(column(kind, stage) for kind in KINDS for stage in TOTAL_STAGES)
 """What the probe ``memory_stages`` writes."""
 
 
@@ -199,7 +199,7 @@ def memory_by_stage(frame: pd.DataFrame) -> pd.DataFrame:
     """
     traced = frames.measured(frame, "trace")
     found = []
-    for stage in TOTAL_PARTS[:-1]:
+    for stage in (f"T_{name}" for name in TOTAL_STAGES):
         allocated, reserved = (column(kind, stage) for kind in KINDS)
         known = traced[traced[allocated].notna()] if allocated in traced else traced.iloc[:0]
         if known.empty:

@@ -18,6 +18,10 @@ PAIRS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "generate() until the first token": (("TTFT_model",), "engine_first_token_latency"),
     "first until last token": (("T_LLM_decode",), "engine_decode_time"),
 }
+ASYNCHRONOUS = (
+    "With asynchronous scheduling the engine reads a token after it has launched the next step, so its first token is "
+    "later and its decode shorter than the device's, which the marks tell; only the encoder is the same thing twice."
+)
 COLUMNS = tuple(theirs for _, theirs in PAIRS.values())
 
 
@@ -45,11 +49,17 @@ def engine_agreement(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def agreement_words(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say it in a sentence; none where there is nothing to say."""
+def agreement_words(found: Sequence[Mapping[str, Any]], *, asynchronous: bool = False) -> list[str]:
+    """Say it in a sentence; none where there is nothing to say.
+
+    Args:
+        found: of :func:`engine_agreement`.
+        asynchronous: the engine launches a step before it reads the token of the one before.
+    """
     if not found:
         return []
-    return [f"The marks beside the engine's own figures, medians: {'; '.join(map(_words, found))}."]
+    said = [f"The marks beside the engine's own figures, medians: {'; '.join(map(_words, found))}."]
+    return [*said, ASYNCHRONOUS] if asynchronous else said
 
 
 def _words(row: Mapping[str, Any]) -> str:

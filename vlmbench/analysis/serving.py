@@ -19,11 +19,26 @@ from scipy import stats
 from vlmbench.analysis import frames
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import median, quantile
+from vlmbench.engines.endpoint.dialects import IN_PROCESS
 
 BLOCKS = 10
 _CPU_LIMIT = 0.8  # of one core: one thread does all
 _LATE_LIMIT = 0.05  # of the median TTFT
 _SLOW_LIMIT = 0.05  # share of rows flagged client_slow; of chunks that came out of one read
+
+
+def served(provenance: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Facts of what answered a load: a server, or the engine of the run's own process; None for a run without either.
+
+    Args:
+        provenance: content of ``provenance.json``.
+    """
+    endpoint = (provenance.get("model") or {}).get("endpoint")
+    if isinstance(endpoint, Mapping):
+        return endpoint
+    load = ((provenance.get("config") or {}).get("load") or {}).get("name")
+    return None if load in (None, "none") else {"dialect": IN_PROCESS}
+
 
 COLUMNS: tuple[str, ...] = (
     "TTFT",
@@ -55,7 +70,7 @@ COLUMNS: tuple[str, ...] = (
     "load_number",
     "reason",
 )
-"""The columns of an endpoint's rows that the summaries need."""
+"""The columns of a load's rows that the summaries need."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,11 +157,7 @@ def _check_engine(job: Job) -> None:
     if settings.runtime.engine == "vllm":
         _check_vllm(job)
     if settings.runtime.engine != "endpoint":
-        if settings.load.name != "none":
-            raise ConfigError(
-                f"load={settings.load.name} needs a server (got runtime={settings.runtime.name})\n"
-                "add runtime=endpoint runtime.base_url=http://HOST:PORT/v1 runtime.model=NAME, or leave load out"
-            )
+        _check_load(job)
         return
     if settings.dry_run:
         raise ConfigError(
@@ -172,6 +168,29 @@ def _check_engine(job: Job) -> None:
         raise ConfigError(
             f"task={settings.task} needs the model in this process (got runtime=endpoint)\n"
             "measure a server with experiment=phase1, phase2 or phase3"
+        )
+
+
+def _check_load(job: Job) -> None:
+    """Refuse a load where requests come one after the other.
+
+    Raises:
+        ConfigError: an engine that serves one request at a time, or a task that measures no load.
+    """
+    settings = job.settings
+    if settings.load.name == "none":
+        return
+    if settings.runtime.engine != "vllm":
+        raise ConfigError(
+            f"load={settings.load.name} needs a server, or vLLM in this process (got runtime={settings.runtime.name})\n"
+            "add runtime=vllm, or runtime=endpoint runtime.base_url=http://HOST:PORT/v1 runtime.model=NAME, "
+            "or leave load out"
+        )
+    if settings.task != "profile" or settings.dry_run:
+        what = "dry_run=true" if settings.dry_run else f"task={settings.task}"
+        raise ConfigError(
+            f"a load is measured by experiment=phase1, phase2 or phase3 (got {what} with load={settings.load.name})\n"
+            "leave load out, or choose one of those"
         )
 
 

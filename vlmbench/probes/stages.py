@@ -66,8 +66,8 @@ class Stages:
     ``undone`` is the time of decode steps after the last token that came out, whose results were thrown away (a stop
     flag that is read one step late); None where there was none. It is no part of ``tail``.
 
-    ``tail`` is the time between the last token and the return of ``generate()``: it belongs to no stage and is part
-    of ``T_residual``.
+    ``tail`` is the time between the last token and the return of ``generate()``: part of ``T_residual``, or
+    ``T_answer_out`` of an engine that hands tokens out.
     """
 
     T_setup: float | None

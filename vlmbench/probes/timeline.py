@@ -124,6 +124,7 @@ class TimelineWatch:
         self._handles: list[Any] = []
         self._one_device = len(model.devices) == 1
         self._unlisten: Callable[[], None] | None = None
+        self._tells = isinstance(model, TellsStages)
         self.stopping_criteria = [self._token]
         self._method = marks_of(model.module)
         self._of_method = self._method.active
@@ -232,7 +233,10 @@ class TimelineWatch:
         values = _columns(stages)
         gaps = [round(x, 6) for x in stages.ITL]
         values["ITL" if run.num_forwards is None else "between_forwards_ms"] = gaps
-        values["T_residual"] = run.T_total - stages.named - (stages.undone or 0.0)
+        out = stages.tail if self._tells else 0.0
+        if self._tells:
+            values["T_answer_out"] = out
+        values["T_residual"] = run.T_total - stages.named - (stages.undone or 0.0) - out
         values.update(self._own_work())
         if self._probe.host_times and (host := self._clock.read_host()) != self._clock.read():
             values.update({f"host_{name}": value for name, value in _columns(self._cut(host, run)).items()})

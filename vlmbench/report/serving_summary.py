@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.frames import REFERENCE, load_runs
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.serving import (
     COLUMNS,
@@ -20,9 +20,10 @@ from vlmbench.analysis.serving import (
     paired_differences,
     requests_of,
     saturated,
+    served,
     serving_table,
 )
-from vlmbench.engines.endpoint.dialects import definitions
+from vlmbench.engines.endpoint.dialects import IN_PROCESS, definitions
 from vlmbench.engines.endpoint.pairs import CONTRASTS
 from vlmbench.errors import InputError
 from vlmbench.figures import serving
@@ -49,9 +50,14 @@ class Serving:
     loads: Sequence[Mapping[str, Any]]
     provenance: Mapping[str, Any]
 
+    @property
+    def in_process(self) -> bool:
+        """The engine ran in the run's own process: there is no client beside it."""
+        return (served(self.provenance) or {}).get("dialect") == IN_PROCESS
+
 
 def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | None:
-    """Read a run against a server; None for a run of a model in this process.
+    """Read a run against a server or under a load; None for one request after the other in this process.
 
     Args:
         directory: of the run.
@@ -60,12 +66,12 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
     Raises:
         InputError: no records, or files that cannot be read.
     """
-    endpoint = (provenance.get("model") or {}).get("endpoint")
-    if not isinstance(endpoint, Mapping):
+    server = served(provenance)
+    if server is None:
         return None
     config = provenance.get("config") or {}
     load, runtime = config.get("load") or {}, config.get("runtime") or {}
-    figures = tuple(definitions(str(endpoint.get("dialect"))))
+    figures = tuple(definitions(str(server.get("dialect"))))
     axes = (f"axis_{name}" for name in axis_names((config.get("sweep") or {}).get("axes") or {}))
     frame = load_runs(directory, tuple(dict.fromkeys((*COLUMNS, *figures, *axes))))
     path = directory / _LOADS
@@ -92,9 +98,9 @@ def summarise_serving(found: Serving) -> dict[str, Any]:
     """
     config = found.provenance.get("config") or {}
     load = config.get("load") or {}
-    endpoint = (found.provenance.get("model") or {}).get("endpoint") or {}
+    server = served(found.provenance) or {}
     summary = {
-        "server": {name: endpoint.get(name) for name in ("dialect", "version", "connection", "cache", "through_proxy")},
+        "server": {name: server.get(name) for name in ("dialect", "version", "connection", "cache", "through_proxy")},
         "load": {name: load.get(name) for name in ("name", "concurrency", "rate_per_s", "arrivals")},
         "limits": {name: load.get(f"{name}_limit_ms") for name in ("ttft", "tpot", "request")},
         "devices": (config.get("runtime") or {}).get("devices"),
@@ -119,7 +125,7 @@ def _point(found: Serving, row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         **{str(name): None if value is None or value != value else value for name, value in row.items()},  # noqa: PLR0124  NaN
         "errors_by_class": errors,
-        "client_in_the_way": client_in_the_way(rows, loads),
+        "client_in_the_way": [] if found.in_process else client_in_the_way(rows, loads),
         "saturated": saturated(found.frame, point) if open_loop else None,
         "flags": sorted({flag for load in loads for flag in load.get("flags", [])}),
         "client_cpu_share": _share(loads),
@@ -142,7 +148,7 @@ def _server_figures(found: Serving) -> dict[str, Any]:
     """Medians of the server's own figures, beside what it means by them."""
     rows = requests_of(found.frame)
     rows = rows[rows["status"] == "ok"]
-    dialect = str(((found.provenance.get("model") or {}).get("endpoint") or {}).get("dialect"))
+    dialect = str((served(found.provenance) or {}).get("dialect"))
     made: dict[str, Any] = {}
     meanings = {**definitions(dialect), "T_unattributed": "ms: TTFT minus what the server says it spent until then"}
     for name, meaning in meanings.items():
@@ -166,7 +172,8 @@ def _pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def serving_figures(server: Serving) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of what a server gave under its loads; none with fewer than two loads."""
     drawings = {"pareto": serving.pareto_figure, "ttft_throughput": serving.ttft_figure}
+    table = server.table[~server.table["point_id"].astype(str).str.startswith(REFERENCE)]
     for name, draw in drawings.items():
-        figure = draw(server.table, server.provenance)
+        figure = draw(table, server.provenance)
         if figure is not None:
             yield name, figure

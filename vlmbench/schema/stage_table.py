@@ -136,13 +136,23 @@ STAGES: tuple[Stage, ...] = (
         meaning="sampling, stopping, cache and input upkeep within T_LLM_decode",
     ),
     Stage(
+        name="answer_out",
+        label="Last token out",
+        colour="#999933",
+        code="out",
+        page=("#7a7a1f", "#c9c95f"),
+        parent=TOTAL,
+        meaning="last token ready → handed out: from the device, scheduler, text; of engines that hand tokens out, "
+        "elsewhere it is part of the residual",
+    ),
+    Stage(
         name="residual",
         label="Residual",
         colour="#8C8C8C",
         code="res",
         page=("#8d8f94", "#9c9fa6"),
         parent=TOTAL,
-        meaning="T_total minus the five stages of generate(); signed",
+        meaning="T_total minus the stages of generate(); signed",
     ),
     Stage(
         name="detokenize",
@@ -178,8 +188,10 @@ COMPARED_TIMES: tuple[str, ...] = (
 DECIDING_TIMES: tuple[str, ...] = tuple(name for name in COMPARED_TIMES if name not in ("T_transfer", "T_detokenize"))
 """Those that decide whether there is a regression: all but those of some microseconds, which jump by tens of %."""
 
-TOTAL_STAGES: tuple[str, ...] = tuple(name.removeprefix("T_") for name in TOTAL_PARTS if name != "T_residual")
-"""Names of the stages of one ``generate()``, in order, without the residual."""
+TOTAL_STAGES: tuple[str, ...] = tuple(
+    name.removeprefix("T_") for name in TOTAL_PARTS if name not in ("T_answer_out", "T_residual")
+)
+"""Names of the stages of one ``generate()`` until its last token, in order."""
 
 TIME_OF_COST: Mapping[str, str] = {stage.costs: stage.column for stage in STAGES if stage.costs}
 """Suffix of ``flops_*``, ``bytes_*`` and ``floor_ms_*`` to the column of the time that the work takes."""

@@ -144,7 +144,8 @@ def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:
     runtime = chosen.options()
     began = time.monotonic()
     _set_threads(job, runtime.threads, host or look())
-    model = engine(chosen.engine)(job.build("model"), runtime, asdict(chosen), job.settings.seed)
+    settings = {**asdict(chosen), "under_load": job.settings.load.name != "none"}
+    model = engine(chosen.engine)(job.build("model"), runtime, settings, job.settings.seed)
     facts = model.facts
     took = f"{time.monotonic() - began:.1f} s, weights in {facts['build_s']:.2f} s"
     note(f"{facts['name']} ({facts['weights']} weights) on {model.device} in {took}")
@@ -181,6 +182,20 @@ def _measure(
         told=lambda points, done, total: run.note(points_done=points, rows=len(store), runs=(done, total)),
         about=job.settings.workload == "controlled",
     ) as progress:
+        stamp = {"runtime": job.settings.runtime.name, **_stamp(model)}
+        if job.settings.load.name != "none":
+            from vlmbench.session.engine_load import measure_load
+
+            states = measure_load(
+                job,
+                model,
+                series,
+                store=store,
+                progress=progress,
+                stop_requested=lambda: bool(stop),
+                stamp=stamp,
+            )
+            return states, set(), progress.words()
         runner = Runner(
             model=model,
             probes=probes,
@@ -191,7 +206,7 @@ def _measure(
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
-            stamp={"runtime": job.settings.runtime.name, **_stamp(model)},
+            stamp=stamp,
             annotate=annotator(costs, model) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,

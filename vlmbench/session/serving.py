@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, swe
 from vlmbench.session.ending import to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.reporting import report_and_conclude, stopped
-from vlmbench.session.serving_loads import Loads, sizes_of
+from vlmbench.session.serving_loads import Loads, OverHttp, exchanger_of, sizes_of
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
 from vlmbench.text import note, parse_json, say, shown
@@ -92,26 +92,25 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
             limit = job.settings.measurement.time_limit_s
             deadline = None if limit is None else time.monotonic() + limit
             with ProgressBar(show=job.settings.progress, told=partial(_note, directory, store)) as progress:
+                http = OverHttp(server=server, run_id=run_id, sizes=sizes)
                 loads = Loads(
-                    server=server,
+                    answerer=http,
                     load=load,
                     store=store,
-                    run_id=run_id,
                     seed=job.settings.seed,
                     progress=progress,
                     stop_requested=lambda: bool(stop) or (deadline is not None and time.monotonic() > deadline),
                     max_errors_in_a_row=job.settings.measurement.max_errors_in_a_row,
-                    sizes=sizes,
                 )
-                _rehearse(loads, series)
+                _rehearse(http, series)
                 here = _session(job, server, {"name": dataset.name, "samples": len(samples)})
                 for warning in directory.begin(here, points_total=len(series)):
                     say(f"unlike the sessions before: {warning}")
                 with collector_at_rest():
                     states = loads.run(series)
-                    _pairs(job, loads, series)
-        _cut_by_time(states, stopped=bool(stop))
-        _write_loads(job.directory, loads)
+                    _pairs(job, http, loads, series)
+        cut_by_time(states, stopped=bool(stop))
+        write_loads(job.directory, loads, definitions(server.kind.name))
         directory.end([state.report() for state in states], device=_DEVICE)
         if stop:
             return stopped(job, progress.words(), again=again)
@@ -210,7 +209,7 @@ def _series(job: Job, samples: Samples, server: Server, load: Load, run_id: str)
     if settings.workload == "controlled":
         stopping = job.build("measurement.stopping")
         return sweep_series(samples, base, knobs, sweep, stopping=stopping, bare_every=0), sizes
-    _check_trace(load, len(samples) * measurement.repeats)
+    check_trace(load, len(samples) * measurement.repeats)
     return [
         series
         for point in sweep.points()
@@ -231,6 +230,15 @@ def _check_axes(axes: set[str], load: Load) -> None:
             raise ConfigError(
                 f"axis '{axis}' needs the model in this process, which runtime=endpoint has not\n{instead}"
             )
+    check_load_axes(axes, load)
+
+
+def check_load_axes(axes: Collection[str], load: Load) -> None:
+    """Refuse a sweep of what the kind of load has not.
+
+    Raises:
+        ConfigError: users of an open loop, or arrivals of a closed one.
+    """
     for axis, kind in (("concurrency", "closed"), ("rate_per_s", "open")):
         if LOAD_PREFIX + axis in axes and load.kind != kind:
             raise ConfigError(
@@ -238,7 +246,12 @@ def _check_axes(axes: set[str], load: Load) -> None:
             )
 
 
-def _check_trace(load: Load, requests: int) -> None:
+def check_trace(load: Load, requests: int) -> None:
+    """Refuse a trace with fewer arrivals than requests.
+
+    Raises:
+        InputError: it has.
+    """
     if load.kind != "open" or load.arrivals != "trace" or load.trace_file is None:
         return
     from pathlib import Path
@@ -258,7 +271,7 @@ def _said_of_the_way(server: Server) -> None:
     note(f"model '{server.endpoint.model}' on a server of dialect {server.kind.name}")
 
 
-def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
+def _rehearse(http: OverHttp, series: Sequence[Series]) -> None:
     """Send one request before anything is measured: what is wrong with all of them is said now.
 
     Raises:
@@ -270,11 +283,12 @@ def _rehearse(loads: Loads, series: Sequence[Series]) -> None:
     for one, index in asked:
         try:
             request = one.request(index)
-            order = loads.order(request, 0, f"rehearsal/{index}")
+            order = http.order(request, 0, f"rehearsal/{index}")
         except (SampleError, UnreachablePointError) as error:
             reason = str(error)
             continue
-        run(rehearse(loads.server, loads.exchanger(), order, images=bool(request.images)), loads.turns)
+        exchanger = exchanger_of(http.server, http.turns)
+        run(rehearse(http.server, exchanger, order, images=bool(request.images)), http.turns)
         return
     raise InputError(f"none of the first {len(asked)} requests can be sent: {reason}")
 
@@ -295,7 +309,7 @@ def _plain(node: Any) -> dict[str, Any]:
     return dict(node) if isinstance(node, Mapping) else {}
 
 
-def _pairs(job: Job, loads: Loads, series: Sequence[Series]) -> None:
+def _pairs(job: Job, http: OverHttp, loads: Loads, series: Sequence[Series]) -> None:
     """Ask the paired requests, where some are wanted."""
     wanted = job.settings.runtime.pairs
     if not wanted or loads.stop_requested():
@@ -306,7 +320,10 @@ def _pairs(job: Job, loads: Loads, series: Sequence[Series]) -> None:
             request = first.request(index)
             if not request.images:
                 continue
-            if left_out := loads.ask(request, wanted):
+            left_out = http.ask(
+                request, wanted, store=loads.store, seed=loads.seed, stop_requested=loads.stop_requested
+            )
+            if left_out:
                 say(f"warning: {left_out}")
             return
         except SampleError:
@@ -314,14 +331,14 @@ def _pairs(job: Job, loads: Loads, series: Sequence[Series]) -> None:
     say("warning: no paired requests: none of the first samples has an image that can be read")
 
 
-def _cut_by_time(states: Sequence[SeriesState], *, stopped: bool) -> None:
+def cut_by_time(states: Sequence[SeriesState], *, stopped: bool) -> None:
     """A series that did not end, and was not stopped by the user, met the time limit."""
     for state in states:
         if state.ended == "interrupted" and not stopped:
             state.ended = "time_limit"
 
 
-def _write_loads(directory: Path, loads: Loads) -> None:
+def write_loads(directory: Path, loads: Loads, figures: Mapping[str, str]) -> None:
     """``loads.json``: every load of all sessions, and what the server's figures mean."""
     path = directory / LOADS_FILE
     before: list[Any] = []
@@ -332,7 +349,7 @@ def _write_loads(directory: Path, loads: Loads) -> None:
             say(f"{LOADS_FILE} of the sessions before could not be read; it begins anew")
     content = {
         "schema_version": 1,
-        "server_figures": definitions(loads.server.kind.name),
+        "server_figures": dict(figures),
         "loads": [*before, *(episode.as_dict() for episode in loads.episodes)],
     }
     write_json(path, content)

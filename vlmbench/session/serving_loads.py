@@ -1,4 +1,4 @@
-"""Loads on a server, point by point: requests encoded, sent, and written as rows while the answers come."""
+"""Loads, point by point: requests made ready, sent, and written as rows while the answers come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from vlmbench.engines.endpoint.arrivals import due_times
 from vlmbench.engines.endpoint.bodies import chat_body
@@ -140,33 +140,124 @@ def sizes_of(server: Server, base: Request, run_id: str) -> Sizes:
     return Sizes(ask=ask, base=base)
 
 
+class Answerer(Protocol):
+    """What answers the requests of a load."""
+
+    def order(self, request: Request, repeat: int, name: str) -> Order:
+        """Make a request ready to be sent.
+
+        Args:
+            request: what is asked.
+            repeat: counts the runs of one request.
+            name: makes its images unlike those of all others.
+
+        Raises:
+            SampleError: an image cannot be read or decoded.
+            UnreachablePointError: it cannot be asked what it aims at.
+        """
+
+    def send(self, **sending: Any) -> tuple[LoadFacts, Window | None]:
+        """Send a load: the arguments are those of :class:`vlmbench.engines.endpoint.driver.Sending`.
+
+        Returns:
+            what it was like, and what the server counted meanwhile (None where nothing is known of that).
+        """
+
+
 @dataclass(kw_only=True)
-class Loads:
-    """Measures series of requests on a server, into one store.
+class OverHttp:
+    """A server; see :class:`Answerer`.
 
     Args:
         server: that answers.
-        load: how requests are sent, where the sweep turns nothing of it.
-        store: open; what is in it already is not measured again.
         run_id: of this session: makes images new to the server.
-        seed: of all orders.
-        progress: told after every run.
-        stop_requested: asked often.
-        max_errors_in_a_row: after this many a point ends.
         sizes: finds the images of a number of vision tokens; None where none is aimed at.
     """
 
     server: Server
+    run_id: str
+    sizes: Sizes | None = None
+    turns: Turns = field(init=False, default_factory=Turns)
+
+    def order(self, request: Request, repeat: int, name: str) -> Order:
+        """A request, encoded."""
+        if self.sizes is not None:
+            request = self.sizes.resolve(request)
+        return order_of(self.server, request, repeat, f"{self.run_id}/{name}")
+
+    def send(self, **sending: Any) -> tuple[LoadFacts, Window | None]:
+        """Send a load, with the server's counters looked at before and after."""
+        before = run(self.server.counters())
+        facts = run(Driver(exchanger=exchanger_of(self.server, self.turns), **sending).run(), self.turns)
+        after = run(self.server.counters())
+        return facts, None if before is None or after is None else between(before, after)
+
+    def ask(
+        self, base: Request, pairs: int, *, store: RecordStore, seed: int, stop_requested: Callable[[], bool]
+    ) -> str | None:
+        """Send paired requests after the workload; returns why a contrast was left out, None where none was.
+
+        Args:
+            base: a request with an image.
+            pairs: of each contrast.
+            store: takes their rows.
+            seed: of their order.
+            stop_requested: asked often.
+
+        Raises:
+            SampleError: its image cannot be read.
+        """
+        asker = Asker(
+            endpoint=self.server.endpoint, exchanger=exchanger_of(self.server, self.turns), run_id=self.run_id
+        )
+
+        def done(half: Half) -> bool:
+            return (half.point_id, str(half.number), 0, _MODE) in store
+
+        def took(half: Half, result: Result) -> None:
+            if done(half):
+                return
+            store.append(
+                Record(
+                    point_id=half.point_id,
+                    sample_id=str(half.number),
+                    repeat=0,
+                    mode=Mode.INSTRUMENTED,
+                    status=Status.OK if result.ok else Status.ERROR,
+                    session=store.session,
+                    started_unix_s=time.time(),
+                    values=result.values,
+                    flags=result.flags,
+                    reason=result.reason,
+                )
+            )
+
+        asked = ask_pairs(asker, base, pairs=pairs, seed=seed, done=done, took=took, stop_requested=stop_requested)
+        return run(asked, self.turns)
+
+
+@dataclass(kw_only=True)
+class Loads:
+    """Measures series of requests under load, into one store.
+
+    Args:
+        answerer: a server, or an engine of this process.
+        load: how requests are sent, where the sweep turns nothing of it.
+        store: open; what is in it already is not measured again.
+        seed: of all orders.
+        progress: told after every run.
+        stop_requested: asked often.
+        max_errors_in_a_row: after this many a point ends.
+    """
+
+    answerer: Answerer
     load: Load
     store: RecordStore
-    run_id: str
     seed: int
     progress: Progress
     stop_requested: Callable[[], bool]
     max_errors_in_a_row: int
-    sizes: Sizes | None = None
     episodes: list[Episode] = field(init=False, default_factory=list)
-    turns: Turns = field(init=False, default_factory=Turns)
 
     def run(self, series: Sequence[Series]) -> list[SeriesState]:
         """Measure everything that is not in the store yet; returns how each series ended."""
@@ -183,26 +274,6 @@ class Loads:
             if state.ended is None:
                 state.ended = "interrupted"
         return states
-
-    def exchanger(self) -> Exchanger:
-        """What sends requests, for one loop."""
-        return exchanger_of(self.server, self.turns)
-
-    def order(self, request: Request, repeat: int, name: str) -> Order:
-        """A request, encoded.
-
-        Args:
-            request: what is asked.
-            repeat: counts the runs of one request.
-            name: makes its images unlike those of all others.
-
-        Raises:
-            SampleError: an image cannot be read or decoded.
-            UnreachablePointError: no image makes as many vision tokens as it aims at.
-        """
-        if self.sizes is not None:
-            request = self.sizes.resolve(request)
-        return order_of(self.server, request, repeat, f"{self.run_id}/{name}")
 
     def _recall(self, states: Sequence[SeriesState]) -> None:
         """What earlier sessions measured."""
@@ -248,11 +319,11 @@ class Loads:
                 if (series.point_id, name, repeat, _MODE) in self.store:
                     self.progress.advance(series.point_id, earlier=True)
                     continue
-                order = self.order(request, repeat, f"{series.point_id}/{name}/{repeat}")
-            except UnreachablePointError as error:
-                self._skip(state, (name, repeat), str(error))
-                return
-            except SampleError as error:
+                order = self.answerer.order(request, repeat, f"{series.point_id}/{name}/{repeat}")
+            except (SampleError, UnreachablePointError) as error:
+                if isinstance(error, UnreachablePointError) and _turns_requests(series):
+                    self._skip(state, (name, repeat), str(error))
+                    return
                 self._count(state, ok=False, reason=str(error))
                 values = {"error_class": "sample"}
                 self._write(state, key=(name, repeat), status=Status.ERROR, values=values, reason=str(error))
@@ -271,7 +342,9 @@ class Loads:
                 break
             try:
                 request = series.request(number % series.size)
-                spare.append(self.order(request, len(spare), f"{series.point_id}/spare/{len(self.episodes)}/{number}"))
+                spare.append(
+                    self.answerer.order(request, len(spare), f"{series.point_id}/spare/{len(self.episodes)}/{number}")
+                )
             except (SampleError, UnreachablePointError):
                 continue  # it has its row where it is measured
         return spare
@@ -284,22 +357,16 @@ class Loads:
     def _send(self, state: SeriesState, measured: Sequence[Order]) -> None:
         series, load = state.series, self.load_at(state.series.axes)
         spare = self._spare(series, load)
-        before = run(self.server.counters())
-        arrivals = due_times(load, f"{self.seed}/{series.point_id}") if load.kind == "open" else iter(())
-        driver = Driver(
-            exchanger=self.exchanger(),
+        every_s, self.store.fsync_every_s = self.store.fsync_every_s, None  # the disk must not stop this thread
+        facts, window = self.answerer.send(
             load=load,
             measured=measured,
             spare=spare,
-            arrivals=arrivals,
+            arrivals=due_times(load, f"{self.seed}/{series.point_id}") if load.kind == "open" else iter(()),
             took=lambda result, role: self._took(state, result, role),
             stop_requested=lambda: self.stop_requested() or state.ended is not None,
         )
-        every_s, self.store.fsync_every_s = self.store.fsync_every_s, None  # the disk must not stop this thread
-        facts = run(driver.run(), self.turns)
         self.store.fsync_every_s = every_s
-        after = run(self.server.counters())
-        window = None if before is None or after is None else between(before, after)
         session = self.store.session
         self.episodes.append(Episode(point_id=series.point_id, session=session, load=load, facts=facts, window=window))
 
@@ -366,43 +433,10 @@ class Loads:
             )
         )
 
-    def ask(self, base: Request, pairs: int) -> str | None:
-        """Send paired requests after the workload; returns why a contrast was left out, None where none was.
 
-        Args:
-            base: a request with an image.
-            pairs: of each contrast.
-
-        Raises:
-            SampleError: its image cannot be read.
-        """
-        asker = Asker(endpoint=self.server.endpoint, exchanger=self.exchanger(), run_id=self.run_id)
-
-        def done(half: Half) -> bool:
-            return (half.point_id, str(half.number), 0, _MODE) in self.store
-
-        def took(half: Half, result: Result) -> None:
-            if done(half):
-                return
-            self.store.append(
-                Record(
-                    point_id=half.point_id,
-                    sample_id=str(half.number),
-                    repeat=0,
-                    mode=Mode.INSTRUMENTED,
-                    status=Status.OK if result.ok else Status.ERROR,
-                    session=self.store.session,
-                    started_unix_s=time.time(),
-                    values=result.values,
-                    flags=result.flags,
-                    reason=result.reason,
-                )
-            )
-
-        asked = ask_pairs(
-            asker, base, pairs=pairs, seed=self.seed, done=done, took=took, stop_requested=self.stop_requested
-        )
-        return run(asked, self.turns)
+def _turns_requests(series: Series) -> bool:
+    """Whether the sweep turns the requests of a point, not the load alone: what one cannot reach, none can."""
+    return any(not name.startswith(LOAD_PREFIX) for name in series.axes)
 
 
 def _refuses(result: Result) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 from vlmbench.engines.endpoint.answer import Answer
 
 DIALECTS = ("auto", "openai", "vllm", "llamacpp", "transformers")
+IN_PROCESS = "in_process"
+"""What stands for a dialect where an engine of this process is under load."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,15 @@ _LLAMACPP = Dialect(
     ),
 )  # fmt: skip
 _TRANSFORMERS = Dialect(name="transformers", stream_options={})
-_ALL = {d.name: d for d in (_OPENAI, _VLLM, _LLAMACPP, _TRANSFORMERS)}
+_IN_PROCESS = Dialect(
+    name=IN_PROCESS,
+    figures=_figures(
+        ("engine_queued_time", "ms", "", "joined the engine until scheduled"),
+        ("engine_prefill_time", "ms", "", "scheduled until first token, encoder included, in steps shared with others"),
+        ("engine_decode_time", "ms", "", "first token until last token, in steps shared with others"),
+    ),
+)  # fmt: skip
+_ALL = {d.name: d for d in (_OPENAI, _VLLM, _LLAMACPP, _TRANSFORMERS, _IN_PROCESS)}
 # columns whose sum is the server's own time until the first token, by dialect
 _UNTIL_FIRST = {
     "vllm": ("server_queue_time_ms", "server_time_to_first_token_ms"),

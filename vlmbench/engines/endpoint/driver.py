@@ -20,7 +20,8 @@ from vlmbench.engines.endpoint.settings import Load
 
 _LOOK_EVERY_S = 0.1  # how often the wish to stop is looked for
 _LEAD_NS = 50_000_000  # connections of an open loop are opened this long before their request is due
-_START_NS = 100_000_000  # from the start of an open loop to time 0 of its arrivals
+START_NS = 100_000_000
+"""From the start of an open loop to time 0 of its arrivals."""
 
 
 class Role(StrEnum):
@@ -55,32 +56,30 @@ class LoadFacts:
 
 
 @dataclass(kw_only=True)
-class Driver:
-    """Sends the requests of one point.
+class Sending:
+    """What is sent next, for what, and what became of it; how it travels is a subclass's matter.
 
     Args:
-        exchanger: sends one.
-        load: how they are sent.
+        load: how requests are sent.
         measured: what is measured, in order.
         spare: requests for warm-up first and for fillers then; each is sent once.
         arrivals: due times of an open loop, s.
         took: given each result with its role, as it comes.
         stop_requested: asked often; True ends the load without waiting for answers.
+        now_ns: the clock.
     """
 
-    exchanger: Exchanger
     load: Load
     measured: Sequence[Order]
     spare: Sequence[Order]
     arrivals: Iterator[float]
     took: Callable[[Result, Role], None]
     stop_requested: Callable[[], bool] = lambda: False
+    now_ns: Callable[[], int] = time.monotonic_ns
     _spare: Iterator[Order] = field(init=False)
     _queue: Iterator[Order] = field(init=False)
     _warmups_left: int = field(init=False)
     _open: int = field(init=False, default=0)  # measured requests without a result
-    _in_flight: int = field(init=False, default=0)  # sent and not ended
-    _outstanding: int = field(init=False, default=0)  # of an open loop: with those whose connection is being opened
     _stopped: bool = field(init=False, default=False)
     _used_up: bool = field(init=False, default=False)
     _sent: dict[str, int] = field(init=False, default_factory=dict)
@@ -92,6 +91,62 @@ class Driver:
         self._queue = iter(self.measured)
         self._warmups_left = min(self.load.warmups, len(self.spare))
         self._open = len(self.measured)
+
+    def _next(self) -> tuple[Role, Order] | None:
+        """The next request and what it is sent for; None when the load may end."""
+        if self._stopped:
+            return None
+        if self._warmups_left:
+            self._warmups_left -= 1
+            return Role.WARMUP, next(self._spare)
+        order = next(self._queue, None)
+        if order is not None:
+            return Role.MEASURED, order
+        if not self._open or not self.load.warmups:
+            return None
+        order = next(self._spare, None)
+        self._used_up = self._used_up or order is None
+        return None if order is None else (Role.FILLER, order)
+
+    def _facts(self, begin_ns: int, cpu_s: float, longest_turn_ms: float) -> LoadFacts:
+        """What the load was like, from when it began and the processor time that was spent before."""
+        return LoadFacts(
+            wall_s=(self.now_ns() - begin_ns) / 1e9,
+            cpu_s=time.process_time() - cpu_s,
+            longest_turn_ms=longest_turn_ms,
+            sent=self._sent,
+            failed=self._failed,
+            window_s=(self._window[1] - self._window[0]) / 1e9 if self._window else 0.0,
+            fillers_used_up=self._used_up,
+        )
+
+    def _note(self, role: Role, result: Result, due_ns: int, attempt: int, *, last: bool) -> None:
+        """Count a result and pass it on; one that the stop cut off is dropped, and measured when the run goes on."""
+        if self._stopped and not result.ok:
+            return
+        self._sent[role] = self._sent.get(role, 0) + 1
+        if result.error_class is not None:
+            self._failed[result.error_class] = self._failed.get(result.error_class, 0) + 1
+        if role is Role.MEASURED:
+            self._open -= last
+            now = self.now_ns()
+            self._window = [min([due_ns, *self._window[:1]]), now]
+        flags = (*result.flags, "retry") if attempt else result.flags
+        values = {**result.values, "attempt": attempt, "due_s": due_ns / 1e9}
+        self.took(replace(result, values=values, flags=flags), role)
+
+
+@dataclass(kw_only=True)
+class Driver(Sending):
+    """Sends the requests of one point to a server.
+
+    Args:
+        exchanger: sends one.
+    """
+
+    exchanger: Exchanger
+    _in_flight: int = field(init=False, default=0)  # sent and not ended
+    _outstanding: int = field(init=False, default=0)  # of an open loop: with those whose connection is being opened
 
     async def run(self) -> LoadFacts:
         """Send everything; returns what it cost."""
@@ -110,31 +165,7 @@ class Driver:
             work.cancel()
         if not work.cancelled():
             work.result()
-        return LoadFacts(
-            wall_s=(time.monotonic_ns() - begin_ns) / 1e9,
-            cpu_s=time.process_time() - cpu,
-            longest_turn_ms=self.exchanger.turns.longest_ns / 1e6,
-            sent=self._sent,
-            failed=self._failed,
-            window_s=(self._window[1] - self._window[0]) / 1e9 if self._window else 0.0,
-            fillers_used_up=self._used_up,
-        )
-
-    def _next(self) -> tuple[Role, Order] | None:
-        """The next request and what it is sent for; None when the load may end."""
-        if self._stopped:
-            return None
-        if self._warmups_left:
-            self._warmups_left -= 1
-            return Role.WARMUP, next(self._spare)
-        order = next(self._queue, None)
-        if order is not None:
-            return Role.MEASURED, order
-        if not self._open or not self.load.warmups:
-            return None
-        order = next(self._spare, None)
-        self._used_up = self._used_up or order is None
-        return None if order is None else (Role.FILLER, order)
+        return self._facts(begin_ns, cpu, self.exchanger.turns.longest_ns / 1e6)
 
     async def _closed_loop(self) -> None:
         users = self.load.concurrency if self.load.kind == "closed" else 1
@@ -161,7 +192,7 @@ class Driver:
                     break
 
     async def _open_loop(self) -> None:
-        start_ns = time.monotonic_ns() + _START_NS
+        start_ns = time.monotonic_ns() + START_NS
         async with asyncio.TaskGroup() as group:
             for offset in self.arrivals:
                 due_ns = start_ns + round(offset * 1e9)
@@ -205,18 +236,3 @@ class Driver:
         finally:
             self._in_flight -= 1
         return replace(result, values={**result.values, "in_flight_at_start": before})
-
-    def _note(self, role: Role, result: Result, due_ns: int, attempt: int, *, last: bool) -> None:
-        """Count a result and pass it on; one that the stop cut off is dropped, and measured when the run goes on."""
-        if self._stopped and not result.ok:
-            return
-        self._sent[role] = self._sent.get(role, 0) + 1
-        if result.error_class is not None:
-            self._failed[result.error_class] = self._failed.get(result.error_class, 0) + 1
-        if role is Role.MEASURED:
-            self._open -= last
-            now = time.monotonic_ns()
-            self._window = [min([due_ns, *self._window[:1]]), now]
-        flags = (*result.flags, "retry") if attempt else result.flags
-        values = {**result.values, "attempt": attempt, "due_s": due_ns / 1e9}
-        self.took(replace(result, values=values, flags=flags), role)

@@ -49,6 +49,21 @@ def _between(told: Told, stage: str) -> Callable[[Call], Call]:
     return make
 
 
+def _of_steps(told: Told) -> Callable[[Call], Call]:
+    """Tell when a step's model begins and ends; asynchronous scheduling ends with an empty step, which runs nothing."""
+    marked = _between(told, "forward")
+
+    def make(call: Call) -> Call:
+        inside = marked(call)
+
+        def step(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+            return (inside if scheduled.total_num_scheduled_tokens else call)(scheduled, *args, **kwargs)
+
+        return step
+
+    return make
+
+
 @dataclass(kw_only=True)
 class Steps:
     """Counts what a run's steps give, and what the host spent in which part of them.
@@ -135,7 +150,7 @@ class Boundaries:
             for path in self.projectors:
                 for module in _called(model.get_submodule(path)):
                     put(wrapped(module, "forward", _between(told, "projector")))
-            put(wrapped(self.engine.model_executor, "execute_model", _between(told, "forward")))
+            put(wrapped(self.engine.model_executor, "execute_model", _of_steps(told)))
             put(wrapped(core.scheduler, "schedule", steps.timed("schedule")))
             put(wrapped(core.scheduler, "update_from_output", steps.timed("schedule")))
             put(wrapped(self.engine.model_executor, "sample_tokens", steps.timed("sampling")))

@@ -233,7 +233,7 @@ class VllmModel:
         with self.boundaries.counted(steps, stopping_criteria or ()):
             assert isinstance(prepared, VllmPrepared)
             for request in prepared.requests:
-                name, internal = self._add(request)
+                name, internal = self.add(request)
                 steps.tokens[internal] = 0
                 answers[name], texts[name] = [], ""
                 final[name] = internal
@@ -251,7 +251,7 @@ class VllmModel:
             raise MeasurementError("vLLM ended a request without a token")
         return torch.tensor([tokens + tokens[-1:] * (longest - len(tokens)) for tokens in answers.values()])
 
-    def _add(self, request: Any) -> tuple[str, str]:
+    def add(self, request: Any) -> tuple[str, str]:
         """Add a copy of a request, whose images vLLM takes for new ones; its name outside and inside the engine.
 
         Equal images would be encoded once and shared, within a batch and across requests.
@@ -281,13 +281,7 @@ class VllmModel:
         columns: dict[str, Any] = {"T_transfer": None, "T_detokenize": None, "engine_encoder_runs": steps.encoder_calls}
         columns |= {_HOST[part]: ms for part, ms in steps.host_ms.items()}
         if (stats := self._last.get("metrics")) is not None:
-            columns |= {
-                "engine_queued_time": (stats.scheduled_ts - stats.queued_ts) * 1e3,
-                "engine_prefill_time": (stats.first_token_ts - stats.scheduled_ts) * 1e3,
-                "engine_decode_time": (stats.last_token_ts - stats.first_token_ts) * 1e3,
-                "engine_inference_time": (stats.last_token_ts - stats.scheduled_ts) * 1e3,
-                "engine_first_token_latency": stats.first_token_latency * 1e3,
-            }
+            columns |= statistics(stats)
         if seconds := self._last["encoder"].get("encoder_forward_secs"):
             columns["engine_encoder_forward"] = seconds * 1e3
         return columns
@@ -295,6 +289,17 @@ class VllmModel:
     def release(self) -> str:
         """Nothing to give back: the engine holds its cache for good."""
         return "the engine's own memory"
+
+
+def statistics(stats: Any) -> dict[str, float]:
+    """vLLM's own statistics of a request that ended (``RequestStateStats``), ms."""
+    return {
+        "engine_queued_time": (stats.scheduled_ts - stats.queued_ts) * 1e3,
+        "engine_prefill_time": (stats.first_token_ts - stats.scheduled_ts) * 1e3,
+        "engine_decode_time": (stats.last_token_ts - stats.first_token_ts) * 1e3,
+        "engine_inference_time": (stats.last_token_ts - stats.scheduled_ts) * 1e3,
+        "engine_first_token_latency": stats.first_token_latency * 1e3,
+    }
 
 
 def _tensors(requests: Sequence[Any]) -> dict[str, Any]:
@@ -332,7 +337,8 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
     from vlmbench.models.loading import weightless
     from vlmbench.models.placement import resolve_device, resolve_dtype
 
-    chosen = VllmSettings(**{name: settings[name] for name in VllmSettings.__dataclass_fields__})
+    own = {name: settings[name] for name in VllmSettings.__dataclass_fields__ if name in settings}
+    chosen = VllmSettings(**own)
     device = resolve_device(runtime.device)
     dtype = str(resolve_dtype(runtime.dtype, device)).removeprefix("torch.")
     folder = None

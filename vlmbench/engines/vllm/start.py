@@ -38,6 +38,7 @@ class VllmSettings:
         encoder_stats: vLLM's own time of the encoder beside the marks; it waits for the device before and after.
         untried_version: run a version of vLLM outside :data:`TRIED`.
         engine_options: further arguments of vLLM's ``EngineArgs``.
+        under_load: requests come at the same time: as many at once as a server takes; else 8, which need few graphs.
     """
 
     enforce_eager: bool = False
@@ -46,6 +47,7 @@ class VllmSettings:
     encoder_stats: bool = False
     untried_version: bool = False
     engine_options: Mapping[str, Any] = field(default_factory=dict)
+    under_load: bool = False
 
 
 def check_installed() -> None:
@@ -146,7 +148,7 @@ def start_engine(
         "seed": seed,
         "enforce_eager": settings.enforce_eager,
         "max_model_len": settings.max_model_len,
-        "max_num_seqs": 8,
+        "max_num_seqs": None if settings.under_load else 8,
         "enable_prefix_caching": False,
         "mm_processor_cache_gb": 0,
         "enable_mm_processor_stats": settings.encoder_stats,

@@ -46,7 +46,7 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
         (HOW_LONG, _how_long(summary)),
         (HOW_BAD, _how_bad(summary)),
         *(serving.answers(server) if server else []),
-        (WHICH_PART, [serving.NOT_SEEN] if server else [*_which_part(summary), *_device(summary, provenance)]),
+        (WHICH_PART, [serving.not_seen(server)] if server else [*_which_part(summary), *_device(summary, provenance)]),
         *([(HOW_MUCH_ENERGY, energy["words"])] if energy else []),
         (HOW_SURE, [*(serving.doubts(server) if server else []), *_how_sure(summary, provenance)]),
     ]
@@ -230,7 +230,12 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     sentences += [
         *_busy_host(provenance),
         *([] if summary.get("serving") else [overhead_words(summary["instrument_overhead"])]),
-        *agreement_words(summary.get("engine_agreement") or []),
+        *agreement_words(
+            summary.get("engine_agreement") or [],
+            asynchronous=any(
+                (session.get("engine") or {}).get("async_scheduling") for session in provenance.get("sessions") or []
+            ),
+        ),
         *_precision(summary),
         *_drift(summary),
         *_lengths(summary, provenance),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmbench.engines.endpoint.dialects import IN_PROCESS
 from vlmbench.report.narrative.pieces import Sentence, bold, ci
 from vlmbench.text import count, digits, ms, percent, span
 
@@ -15,6 +16,11 @@ WHAT_PAIRS_SAY = "What do paired requests say?"
 NOT_SEEN = (
     "A server shows no stages: vision encoder, projector, prefill and decode of a request are absent here, not zero. "
     "TTFT holds the upload, preprocessing, queue, encoder and prefill together."
+)
+NOT_SPLIT = (
+    "Under a load the steps of the engine serve several requests at once, and none of their time is split among them: "
+    "vision encoder, projector, prefill and decode of a request are absent here, not zero. TTFT counts from when a "
+    "request is due and holds queue, encoder and prefill; inputs are made ahead of that (T_preprocess_ahead)."
 )
 _LOADS = 2
 _FLAGS: Mapping[str, str] = {
@@ -33,6 +39,11 @@ def answers(serving: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         first = "Differences of two runs each, in random order; none of them is a stage of a request."
         found.append((WHAT_PAIRS_SAY, [first, *map(_pair, serving["pairs"])]))
     return found
+
+
+def not_seen(serving: Mapping[str, Any]) -> str:
+    """What the rows of a load cannot show."""
+    return NOT_SPLIT if serving["server"].get("dialect") == IN_PROCESS else NOT_SEEN
 
 
 def first_words(serving: Mapping[str, Any]) -> list[Sentence]:

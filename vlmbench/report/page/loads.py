@@ -76,7 +76,7 @@ def said(part: Part) -> list[Sentence]:
     serving = part.summary.get("serving")
     if not isinstance(serving, Mapping):
         return []
-    lines: list[Sentence] = [[words.NOT_SEEN]]
+    lines: list[Sentence] = [[words.not_seen(serving)]]
     lines += [[line] for line in words.doubts(serving)]
     return lines
 

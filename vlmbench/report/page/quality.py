@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vlmbench.analysis import frames
+from vlmbench.analysis.serving import served
 from vlmbench.report.narrative.serving import first_words
 from vlmbench.report.page.cells import share_span, signed
 from vlmbench.report.page.parts import Part
@@ -287,7 +288,7 @@ def _load(part: Part) -> str:
     """How many requests at once: of a batch, and under way."""
     config: Mapping[str, Any] = part.provenance.get("config") or {}
     load: Mapping[str, Any] = config.get("load") or {}
-    if (part.provenance.get("model") or {}).get("endpoint"):
+    if served(part.provenance) is not None:
         if part.frame is not None and any(str(name).startswith("axis_load.") for name in part.frame):
             return "swept: each load has its own figures"
         if load.get("name") == "open":
