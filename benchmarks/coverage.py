@@ -248,20 +248,23 @@ def of_ratios(plan: Plan) -> Iterator[Cell]:
 
 
 def of_shares(plan: Plan) -> Iterator[Cell]:
-    """The share of one stage (30 %) whose noise is its own."""
+    """The share of one stage (30 %) whose noise is its own; and 2 % and 98 % over requests of all lengths."""
     trials, random, columns, counts = plan
-    for tail in TAILS:
-        for n in counts:
-            for column in columns:
-                old, new = [], []
-                for _ in range(trials):
-                    part = 30 * runs(random, n, column, tail)
-                    whole = part + 70 * runs(random, n, column, tail)
-                    found = ratio_of_sums(part, whole)
-                    if len(old) < BEFORE:
-                        old.append(holds(old_share(part, whole), 0.3))
-                    new.append(holds((found.low, found.high), 0.3))
-                yield counted("coverage", f"share, n {n}, {tail}", column, old, new)
+    for value, unlike in ((0.3, 0.0), (0.02, 1.0), (0.98, 1.0)):
+        kind = f"share of {value:.0%}, unlike requests" if unlike else "share"
+        for tail in TAILS:
+            for n in counts:
+                for column in columns:
+                    old, new = [], []
+                    for _ in range(trials):
+                        sizes = np.exp(unlike * random.standard_normal((2, n))) if unlike else np.ones((2, n))
+                        part = value * sizes[0] * runs(random, n, column, tail)
+                        whole = part + (1 - value) * sizes[1] * runs(random, n, column, tail)
+                        found = ratio_of_sums(part, whole)
+                        if len(old) < BEFORE:
+                            old.append(holds(old_share(part, whole), value))
+                        new.append(holds((found.low, found.high), value))
+                    yield counted("coverage", f"{kind}, n {n}, {tail}", column, old, new)
 
 
 def of_gaps(plan: Plan) -> Iterator[Cell]:

@@ -94,3 +94,16 @@ def test_failures_are_counted_by_kind() -> None:
     assert reasons.words() == (
         "2: cannot read 'a.jpg': it is cut off after 17 bytes, for example; 1: 'c.jpg' is 300 times as wide as high"
     )
+
+
+@pytest.mark.parametrize("words", [("experiment=smoke",), ("-m", "seed=1,2"), ("experiment=status", "runs=x")])
+def test_a_working_directory_that_is_gone_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    lost = "import os, sys; os.rmdir(os.getcwd()); from vlmbench.cli.main import main; main()"
+    (tmp_path / "gone").mkdir()
+    command = [sys.executable, "-c", lost, *words]
+    done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "vlmbench: the working directory is not there any more (No such file or directory): it was removed or replaced",
+        "change to one that is (cd ~), and run the command again",
+    ]

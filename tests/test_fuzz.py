@@ -140,7 +140,7 @@ def built(job: Any) -> int:
 def test_a_command_line_ends_with_a_status_and_words(
     tmp_path_factory: pytest.TempPathFactory, given: list[str]
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    folder = tmp_path_factory.mktemp("fuzz")  # of each case: a multirun says how its directory stands
     done = command_line(*given, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}/m", task=built)
     assert done.status in (OK, FAILED, BAD_INPUT), (given, done)
     assert "Traceback" not in done.said, (given, done.said)

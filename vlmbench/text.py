@@ -270,7 +270,7 @@ def shown(path: Path) -> str:
     """A path as the user would write it: relative where it lies below the working directory."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):  # OSError: the working directory was removed
         return str(path)
 
 

@@ -194,6 +194,23 @@ def test_ratio_of_sums_covers_the_truth() -> None:
     assert hits >= 450
 
 
+def test_the_interval_of_a_share_lies_within_its_whole() -> None:
+    """Nothing is cut: few runs that scatter much have ends near 0 and 1, not on them."""
+    rest = np.array([0.01, 3.0, 0.02, 0.01, 8.0, 0.03])
+    share = ratio_of_sums(10 - rest, np.full(6, 10.0))
+    other = ratio_of_sums(rest, np.full(6, 10.0))
+    assert share.low is not None
+    assert share.high is not None
+    assert 0 < share.low < share.value < share.high < 1  # type: ignore[operator]
+    assert (other.low, other.high) == (pytest.approx(1 - share.high), pytest.approx(1 - share.low))
+    never = ratio_of_sums(np.zeros(6), np.full(6, 10.0))
+    assert (never.low, never.value, never.high) == (0, 0, 0)
+    signed = ratio_of_sums(np.array([-1.0, 1.0] * 10), np.full(20, 10.0))
+    assert signed.low == pytest.approx(-(signed.high or 0))
+    over = ratio_of_sums(np.array([12.0, 9.0] * 10), np.full(20, 10.0))
+    assert (over.high or 0) > 1
+
+
 def test_ratio_of_sums_counts_clusters() -> None:
     part, whole = np.tile(np.random.default_rng(2).uniform(1, 6, 20), 10), np.full(200, 10.0)
     free, tied = ratio_of_sums(part, whole), ratio_of_sums(part, whole, clusters=np.tile(np.arange(20), 10))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import command_line
 from vlmbench.cli import run_names
 from vlmbench.cli.run_names import in_a_path
 from vlmbench.cluster.grid import Task, new_submission
@@ -63,3 +64,12 @@ def test_a_name_becomes_one_level_of_100_bytes() -> None:
     assert in_a_path("a/b") == "a-b"
     assert run_names.run_name(0, "x" * 300) == "0_" + "x" * 100
     assert len(in_a_path("é" * 300).encode()) == 100
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_a_multirun_without_a_job_is_refused(tmp_path: Path, launcher: str) -> None:
+    """It ended with 0, or with the status of what an earlier command had left in the directory."""
+    done = command_line("-m", "seed=glob(*)", f"hydra/launcher={launcher}", f"output_dir={tmp_path / 'm'}")
+    assert done.status == 2
+    assert done.own[0] == "vlmbench: this multirun has no job: a key=glob(…) of it matches nothing"
+    assert len(done.own) == 2

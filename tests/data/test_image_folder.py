@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import pickle
 import re
 
@@ -113,6 +114,30 @@ def test_companions_and_hidden_files_are_no_pictures_and_are_counted(root, capsy
         (root / name).write_bytes(b"\0\5\x16\7Mac OS X")
     assert [sample.sample_id for sample in all_of(ImageFolder(root=root))] == before
     assert "4 files left out" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_counted(root, capsys):
+    before = [sample.sample_id for sample in all_of(ImageFolder(root=root))]
+    (root / "old.jpg").symlink_to("gone.jpg")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "closed").mkdir()
+    (root / "closed" / "d.jpg").write_bytes((root / "b.jpg").read_bytes())
+    (root / "secret.jpg").touch()
+    for name in ("closed", "secret.jpg"):
+        (root / name).chmod(0)
+    try:
+        found = [sample.sample_id for sample in all_of(ImageFolder(root=root))]
+    finally:
+        (root / "closed").chmod(0o700)
+    said = capsys.readouterr().err
+    if os.geteuid() == 0:  # root may read everything
+        assert found == sorted([*before, "closed/d.jpg", "secret.jpg"])
+        assert (
+            "2 names left out: folders and images that this user may not read, links to nothing (loop.png, …)" in said
+        )
+    else:
+        assert found == before
+        assert "4 names left out: folders and images that this user may not read, links to nothing (closed, …)" in said
 
 
 @pytest.mark.parametrize("header", ["image, question", " image ,question ", "\ufeffimage,question"])

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis import frames
-from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.ratios import ratio_of_sums
@@ -52,8 +51,7 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
             share = ratio_of_sums(spent, total, clusters=codes)
             middle = median(time, clusters=codes)
             row: tuple[Any, ...] = (name, whole, int((~np.isnan(time)).sum()), middle.value, middle.low, middle.high)
-            ends = (share.low, share.high) if name == "T_residual" else within_whole(share)
-            row += (float(np.nanmean(time)), share.value, *ends)
+            row += (float(np.nanmean(time)), share.value, share.low, share.high)
             row += (ratio_of_sums(spent, values(rows, "T_request")).value, share.lag1, share.effective_n)
             table.append(row)
     return pd.DataFrame(table, columns=_COLUMNS)
@@ -73,16 +71,6 @@ def llm_share(frame: pd.DataFrame) -> dict[str, Any]:
     whole = "T_total" if np.isnan(values(rows, "T_request")).all() else "T_request"
     share = ratio_of_sums(values(rows, "T_LLM_prefill") + decode, values(rows, whole), clusters=sample_codes(rows))
     return {"whole": whole, **share.as_dict()}
-
-
-def within_whole(share: Estimate) -> tuple[float | None, float | None]:
-    """The interval of a share of a whole, no farther than 0 and 1: beyond them lies no share, whatever a symmetric
-    interval of few runs says. The share itself is left as it was measured, and its interval with it where it lies
-    outside.
-    """
-    if share.low is None or share.high is None or share.value is None or not 0 <= share.value <= 1:
-        return share.low, share.high
-    return max(share.low, 0.0), min(share.high, 1.0)
 
 
 def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 
 from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, t_reach
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
@@ -32,7 +33,9 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     """The share that ``part`` has of ``whole`` over all observations: sum by sum, so that shares of parts add up.
 
     The interval is the ratio estimator's (linearised, with Student's t; W. G. Cochran, Sampling Techniques, 3rd ed.,
-    section 6.5), over clusters where there are some, with the dependence of runs next to each other in it.
+    section 6.5), over clusters where there are some, with the dependence of runs next to each other in it. It is made
+    on the scale of log-odds where each part is within its whole, so that its ends lie between 0 and 1 as the share
+    does; on the logarithmic scale where a part exceeds its whole; and is symmetric where one is negative.
     """
     top, base = np.asarray(part, np.float64).ravel(), np.asarray(whole, np.float64).ravel()
     good = ~(np.isnan(top) | np.isnan(base))
@@ -49,8 +52,12 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
         short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
         return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
     reach = float(t_reach(effective)) * spread / abs(float(base.sum()))
-    if share > 0 and not (top < 0).any():
-        # A share of times cannot be negative: the interval is made on the logarithmic scale.
+    if 0 < share < 1 and ((top >= 0) & (top <= base)).all():
+        # What is within its whole in every run cannot lie beyond it: the interval is made on the scale of log-odds.
+        step = reach / (share * (1 - share))
+        low, high = (float(expit(logit(share) + way * step)) for way in (-1, 1))
+    elif share > 0 and not (top < 0).any():
+        # A ratio of times cannot be negative: the interval is made on the logarithmic scale.
         low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
     else:
         low, high = share - reach, share + reach

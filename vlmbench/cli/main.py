@@ -90,6 +90,7 @@ def _main() -> NoReturn:
     interrupt_on_signals()
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
+        _check_working_directory()
         sys.argv[1:] = arranged(taken(sys.argv[1:]))
         want_traceback = want_traceback or level() == Level.VERBOSE
         with interrupted_in_words_of_others():
@@ -199,6 +200,21 @@ def run_job(config: DictConfig) -> int:
     if status == INTERRUPTED and outcome.now.cause != Cause.TIME_LIMIT:
         _stopped.append(outcome.directory.name)
     return status
+
+
+def _check_working_directory() -> None:
+    """Refuse to run in a directory that is no more: Hydra's words would be about something else.
+
+    Raises:
+        InputError: it was removed, or may not be looked at.
+    """
+    try:
+        Path.cwd()
+    except OSError as found:
+        raise InputError(
+            f"the working directory is not there any more ({found.strerror}): it was removed or replaced\n"
+            "change to one that is (cd ~), and run the command again"
+        ) from None
 
 
 def _of_permission(error: PermissionError) -> InputError:

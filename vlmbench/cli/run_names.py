@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from vlmbench.cluster.grid import numbered_directories
+from vlmbench.errors import ConfigError
 
 _LONGEST, _LONGEST_PART = 100, 40
 _SAID_ALREADY = {"experiment", "name", "output_dir"}  # by the name of the experiment, or by the path
@@ -30,7 +31,15 @@ def choose(sweep_dir: Path, jobs: Sequence[Sequence[str]], first_index: int) -> 
         sweep_dir: of the multirun, which need not exist.
         jobs: the overrides of each job.
         first_index: number of the first.
+
+    Raises:
+        ConfigError: there are none, and nothing would be measured.
     """
+    if not jobs:
+        raise ConfigError(
+            "this multirun has no job: a key=glob(…) of it matches nothing\n"
+            "glob(…) chooses among the names of a group: 'model=glob(qwen*)'; list other values: seed=1,2"
+        )
     _known.clear()
     _known.update(numbered_directories(sweep_dir, range(first_index, first_index + len(jobs))))
     _differs.clear()

@@ -71,10 +71,16 @@ class ImageFolder:
         return FolderSamples(root=root, entries=entries, rows=rows, prompt=self.prompt)
 
     def _found(self, root: Path) -> Iterator[_Entry]:
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found, unreadable = _images(root)
         paths = [path for path in found if not _is_hidden(path.relative_to(root))]
         if left := count(len(found) - len(paths), "file") if len(found) > len(paths) else "":
             say(f"image folder: {left} left out: in hidden folders, or companions of macOS (names like ._a.png)")
+        if unreadable:
+            first = f"{unreadable[0].relative_to(root)}{', …' if len(unreadable) > 1 else ''}"
+            say(
+                f"image folder: {count(len(unreadable), 'name')} left out: folders and images that this user may not "
+                f"read, links to nothing ({first})"
+            )
         if not paths:
             raise InputError(f"image folder: no image in {root} (looked for {', '.join(sorted(SUFFIXES))})")
         for path in paths:
@@ -132,6 +138,19 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                         raise InputError(f"{where} is malformed JSON: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as UTF-8 JSONL or CSV: {error}") from error
+
+
+def _images(root: Path) -> tuple[list[Path], list[Path]]:
+    """All images below a folder, and what would be images or may hold some and cannot be read; each sorted."""
+    images: list[Path] = []
+    unreadable: list[Path] = []
+    for folder, _, names in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
+        for path in (Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES):
+            if os.access(path, os.R_OK) and path.is_file():
+                images.append(path)
+            else:
+                unreadable.append(path)
+    return sorted(images), sorted(unreadable)
 
 
 def _is_hidden(relative: Path) -> bool:

@@ -77,17 +77,11 @@ def _latencies(summary: Summary) -> Iterator[Macro]:
                 yield from _with_interval(f"{name}{word}", found.get("value"), found.get("low"), found.get("high"))
 
 
-def bounded(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """The ends of an interval of a share within 0 and 1; a stage's part of a sum cannot lie beyond."""
-    return tuple(None if end is None else min(max(end, 0.0), 1.0) for end in (low, high))  # type: ignore[return-value]
-
-
 def _shares(summary: Summary) -> Iterator[Macro]:
     for row in summary.get("components") or []:
         if row.get("share") is None or row["component"] == "T_residual":
             continue
-        low, high = bounded(row.get("share_low"), row.get("share_high"))
-        ends = [None if end is None else 100 * end for end in (low, high)]
+        ends = [None if end is None else 100 * end for end in (row.get("share_low"), row.get("share_high"))]
         yield from _with_interval(f"Share{safe(row['component'])}", 100 * row["share"], *ends)
 
 

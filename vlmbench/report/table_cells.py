@@ -11,7 +11,6 @@ from typing import Any
 from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
-from vlmbench.report.paper_numbers import bounded
 from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
 from vlmbench.report.scope_table import ARM_COLUMNS, arm_rows, scope_rows
 from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span
@@ -91,7 +90,7 @@ def components(summary: Summary) -> Grid:
                 _bare(row["median"]),
                 _bare(row["mean"]),
                 percent(row["share"]),
-                _share_span(row),
+                span(row["share_low"], row["share_high"], "%"),
                 row["part_of"],
                 *([factor(over.get(row["component"])), of_peak(costs.get(row["component"], {}))] if known else []),
             )
@@ -106,14 +105,6 @@ def components(summary: Summary) -> Grid:
         rows=tuple(rows),
         colours=tuple(colours),
     )
-
-
-def _share_span(row: Mapping[str, Any]) -> str:
-    """The interval of a share, within 0 and 100 %; of the residual, which is signed, as it is."""
-    low, high = row["share_low"], row["share_high"]
-    if row["component"] != "T_residual":
-        low, high = bounded(low, high)
-    return span(low, high, "%")
 
 
 def parameters(summary: Summary) -> Grid:
