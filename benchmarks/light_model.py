@@ -101,6 +101,12 @@ class LightModel:
     def announce(self, prepared: Prepared) -> None:
         pass
 
+    def ready(self, prepared: Prepared) -> dict[str, float]:
+        return {}
+
+    def own_columns(self) -> dict[str, float]:
+        return {}
+
     def generate(self, prepared: Prepared, stopping_criteria: list[Any] | None = None) -> torch.Tensor:
         steps = prepared.output.max_new_tokens
         return self.module.generate(prepared.inputs["input_ids"], steps, stopping_criteria or [])

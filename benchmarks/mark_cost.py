@@ -7,6 +7,9 @@ Each line is the median over repeats of the mean over many calls: processor time
 fastest repeat's wall time, and the ratio (of processor times) to the plainest way to do the same. Lines are taken in
 turn, so that a slow moment hits all of them. On CUDA the figures are those of the host: what a call costs the thread
 that launches kernels.
+
+Last, what the thread costs that notices frozen control groups: its two looks a second as a share of that second, and
+the ratio of the same work with and without it, in pairs of about a second each, with the interval of their median.
 """
 
 from __future__ import annotations
@@ -15,17 +18,21 @@ import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from vlmbench.analysis.quantiles import median
+
 Act = Callable[[], object]
 NEW_TOKENS = 32
+_LOOK = "one look of the thread that beats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +59,21 @@ def timed(lines: list[Line], repeats: int) -> dict[str, list[Cost]]:
     found: dict[str, list[Cost]] = {line.name: [] for line in lines}
     for turn in range(repeats + 1):
         for line in lines:
-            line.reset()
-            act, loop = line.act, range(line.calls)
-            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-            for _ in loop:
-                act()
-            cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+            cost = timed_once(line)
             if turn:
-                found[line.name].append(Cost(wall=wall / line.calls / 1e3, cpu=cpu / line.calls / 1e3))
+                found[line.name].append(cost)
     return found
+
+
+def timed_once(line: Line) -> Cost:
+    """The mean cost of a call over one repeat."""
+    line.reset()
+    act, loop = line.act, range(line.calls)
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    for _ in loop:
+        act()
+    cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+    return Cost(wall=wall / line.calls / 1e3, cpu=cpu / line.calls / 1e3)
 
 
 def host_lines() -> list[Line]:
@@ -201,6 +214,38 @@ def probe_lines(tensors: int, device: str) -> list[Line]:
     ]
 
 
+def beat_lines() -> list[Line]:
+    """One look of the thread that notices frozen control groups."""
+    from vlmbench.machine.suspension import Suspensions
+
+    suspensions, beats = Suspensions(), Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+    suspensions._beats = beats
+    return [Line(name=_LOOK, act=lambda: suspensions._look(beat=True), calls=500)] if beats.is_file() else []
+
+
+def beat_ratios(pairs: int) -> list[Cost]:
+    """Ratios of the cost of requests of an empty model, with the thread to without it; which is first takes turns."""
+    from light_model import LightModel, LightSamples
+
+    from vlmbench.machine.suspension import Suspensions
+    from vlmbench.request import Output, Request
+    from vlmbench.runner.execution import complete, prepare
+
+    model = LightModel(parameters=686, device="cpu")
+    run = prepare(model, Request(sample=LightSamples(1)[0], output=Output(max_new_tokens=NEW_TOKENS, forced=True)))
+    line = Line(name="requests", act=lambda: complete(model, run, [], []), calls=200)
+    once = timed([line], 3)["requests"][-1].wall
+    line = Line(name="requests", act=line.act, calls=max(1, round(1e6 / once)))
+    ratios = []
+    for pair in range(pairs):
+        took: dict[bool, Cost] = {}
+        for beats in (True, False) if pair % 2 else (False, True):
+            with Suspensions() if beats else nullcontext():
+                took[beats] = timed_once(line)
+        ratios.append(Cost(wall=took[True].wall / took[False].wall, cpu=took[True].cpu / took[False].cpu))
+    return ratios
+
+
 def store_lines(directory: Path, stack: ExitStack) -> list[Line]:
     """One row: encoding it, writing it to memory, appending it to the store."""
     from vlmbench.records.store import RecordStore
@@ -235,9 +280,15 @@ def store_lines(directory: Path, stack: ExitStack) -> list[Line]:
     ]
 
 
+def span(estimate: Any) -> str:
+    """The interval of an estimate, or why there is none."""
+    return estimate.note if estimate.low is None else f"{estimate.low:.4f} to {estimate.high:.4f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="of each line (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=60, help="with and without the thread (default: %(default)s)")
     parser.add_argument("--tensors", type=int, default=686, help="parameter tensors (default: LLaVA-1.5-7B's 686)")
     options = parser.parse_args()
     import torch
@@ -247,7 +298,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {name}")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         lines = [*host_lines(), *hook_lines(), *criterion_lines(device), *probe_lines(options.tensors, device)]
-        lines += store_lines(Path(temporary), stack)
+        lines += store_lines(Path(temporary), stack) + beat_lines()
         if device == "cuda":
             lines += event_lines("cuda:0")
         found = timed(lines, options.repeats)
@@ -258,6 +309,13 @@ def main() -> None:
         print(f"{line.name:40}{cpu:>10.3f}{statistics.median(walls):>10.3f}{min(walls):>10.3f}", end="")
         plain = line.plain and statistics.median(cost.cpu for cost in found[line.plain])
         print(f"{cpu / plain:>8.2f}  {line.plain}" if plain else "")
+    if _LOOK in found:
+        share = 2 * statistics.median(cost.cpu for cost in found[_LOOK]) / 1e6
+        print(f"the thread that notices freezes: two looks a second are {share:.4%} of it")
+    ratios = beat_ratios(options.pairs)
+    for name, values in (("wall", [r.wall for r in ratios]), ("processor", [r.cpu for r in ratios])):
+        middle = median(values)
+        print(f"the same work with and without it, {name} time: {middle.value:.4f} ({span(middle)}), n {len(ratios)}")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,13 @@ def test_a_child_that_takes_too_long_is_ended() -> None:
         child.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.5)
 
 
+def test_what_the_instrument_costs_is_measured() -> None:
+    """The model that takes no time has all that the loop asks of one."""
+    mark_cost = importlib.import_module("mark_cost")
+    lines = mark_cost.probe_lines(8, "cpu")
+    assert {line.name: len(mark_cost.timed([line], 1)[line.name]) for line in lines} == {line.name: 1 for line in lines}
+
+
 def test_the_dry_run_in_full_takes_no_short_cut(tmp_path: Path) -> None:
     """Its row must not measure the short cuts that it is compared with."""
     benchmark = importlib.import_module("dry_run")

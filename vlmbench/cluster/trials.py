@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from vlmbench.cluster.states import RunState, RunStatus, without_studies
 from vlmbench.cluster.status import status
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.records.objective import Objective, kept
+from vlmbench.records.run_directory import overrides_of
 from vlmbench.text import parse_json
 
 SEARCH_NAME = "search.json"
@@ -65,6 +63,8 @@ def trials(sweep_dir: Path) -> tuple[list[Trial], list[str]] | None:
         return None
     try:
         directions = [str(one) for one in parse_json(path.read_bytes())["directions"]]
+        if not set(directions) <= {MINIMIZE, MAXIMIZE}:
+            raise ValueError(f"directions {directions}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"cannot read '{path}': {error!r}; it is of no search of vlmbench") from error
     try:
@@ -92,11 +92,8 @@ def _trial(one: RunStatus, parameters: Mapping[str, str]) -> Trial:
 
 def _set_to(one: RunStatus) -> dict[str, str]:
     """Key to value of what a run was set to; Hydra's own list of it, else the launcher's."""
-    try:
-        listed: Any = yaml.safe_load((one.run.directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        listed = one.run.overrides
-    parts = (str(text).lstrip("+~").partition("=") for text in listed or ())
+    listed = overrides_of(one.run.directory)
+    parts = (text.lstrip("+~").partition("=") for text in (one.run.overrides if listed is None else listed))
     return {key: value for key, _, value in parts}
 
 

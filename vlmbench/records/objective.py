@@ -70,6 +70,8 @@ def objectives(directory: Path, names: Sequence[str]) -> list[Objective]:
     path = directory / SUMMARY_NAME
     try:
         summary = parse_json(path.read_bytes())
+        if not isinstance(summary, dict):
+            raise ValueError(summary)
     except (OSError, ValueError) as error:
         raise MeasurementError(
             f"the objective {', '.join(names)} cannot be told: '{path}' cannot be read ({type(error).__name__})\n"
@@ -86,7 +88,8 @@ def _value(summary: Mapping[str, Any], name: str) -> Objective:
         try:
             found = found[int(key)] if isinstance(found, list) else found[key]
         except (KeyError, IndexError, ValueError, TypeError):
-            there = list(found) if isinstance(found, Mapping) else [f"0 to {len(found) - 1}"] if found else []
+            few = isinstance(found, list) and found
+            there = list(found) if isinstance(found, Mapping) else [f"0 to {len(found) - 1}"] if few else []
             raise MeasurementError(
                 f"the objective '{name}' is not in {SUMMARY_NAME}: there is no '{key}'\n"
                 f"There is {nearest(key, list(map(str, there)), 12) or 'nothing'}."
@@ -103,9 +106,10 @@ def _value(summary: Mapping[str, Any], name: str) -> Objective:
 def _in_full(summary: Mapping[str, Any], name: str) -> str:
     """The path with what the short forms leave out."""
     first, _, rest = name.partition(".")
-    if first not in summary and first in (summary.get("distribution") or {}) and rest in ("p50", "p90", "p95", "p99"):
+    times, tokens = (part if isinstance(part := summary.get(key), dict) else {} for key in ("distribution", "tokens"))
+    if first not in summary and first in times and rest in ("p50", "p90", "p95", "p99"):
         return f"distribution.{first}.workload.{rest}"
-    if first not in summary and first in (summary.get("tokens") or {}) and not rest:
+    if first not in summary and first in tokens and not rest:
         return f"tokens.{first}.median"
     return name
 
@@ -123,7 +127,12 @@ def kept(directory: Path) -> list[Objective] | None:
     """
     path = directory / OBJECTIVE_NAME
     try:
-        return [Objective(**one) for one in parse_json(path.read_bytes())["objectives"]]
+        found = [Objective(**one) for one in parse_json(path.read_bytes())["objectives"]]
+        for one in found:
+            ends = [end for end in (one.low, one.high) if end is not None]
+            if not isinstance(one.name, str) or not all(type(x) in (int, float) for x in (one.value, *ends)):
+                raise ValueError(f"{one}")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

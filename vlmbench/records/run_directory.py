@@ -40,6 +40,17 @@ FOLDERS = (".hydra", "figures", "tables")
 """Folders of a run directory that a run, or its report, writes into."""
 
 
+def overrides_of(directory: Path) -> list[str] | None:
+    """The choices that a run was made with, by Hydra's own list; None where it does not say."""
+    import yaml
+
+    try:
+        listed = yaml.safe_load((directory / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return [str(one) for one in listed] if isinstance(listed, list) else None
+
+
 class RunDirectory:
     """The exclusive right to one run directory, and all that is written there beside reports.
 

@@ -14,6 +14,7 @@ from vlmbench.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, ConfigError, Inp
 from vlmbench.models.vision.candidates import seen_tokens
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import State
+from vlmbench.records.run_directory import overrides_of
 from vlmbench.report.budget import headline, text, write
 from vlmbench.session.dry_run import predict
 from vlmbench.session.ending import to_continue
@@ -186,16 +187,11 @@ def _check_runs(job: Job, found: Budget, runs: Sequence[ResultSet], again: str) 
 
 def _as_measured(run: Path) -> list[str] | None:
     """The choices that a run was made with; None where it does not say."""
-    import yaml
-
-    try:
-        listed = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError):
+    listed = overrides_of(run)
+    if listed is None:
         return None
     kept = [
-        str(one)
-        for one in listed
-        if not str(one).startswith("hydra") and str(one).lstrip("+~").partition("=")[0] not in _OF_THE_RUN
+        one for one in listed if not one.startswith("hydra") and one.lstrip("+~").partition("=")[0] not in _OF_THE_RUN
     ]
     if not any(one.startswith("experiment=") for one in kept):
         kept.insert(0, "experiment=phase1")

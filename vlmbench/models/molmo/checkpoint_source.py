@@ -168,7 +168,9 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
         return {found: None}
     try:
         weight_map: dict[str, str] = parse_json(found.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise ValueError("'weight_map' must name a file for each tensor")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"'{found}' is not an index of weights: {error!r}") from error
     files: dict[Path, set[str] | None] = {}
     for name, file in _items(weight_map):
