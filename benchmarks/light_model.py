@@ -101,7 +101,7 @@ class LightModel:
     def announce(self, prepared: Prepared) -> None:
         pass
 
-    def ready(self, prepared: Prepared) -> dict[str, float]:
+    def ready(self, _: Prepared) -> dict[str, float]:
         return {}
 
     def own_columns(self) -> dict[str, float]:

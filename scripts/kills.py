@@ -259,7 +259,7 @@ class Kind:
 
     def _moment(self) -> float:
         """Seconds after the first row (negative: after the start), within what an attempt takes on this machine now."""
-        if self.name == "report_again":
+        if self.name in ("report_again", "export"):  # they store no rows
             return -self.rng.uniform(0, self.seconds)
         if self.name != "report" and self.rng.random() < 0.25:
             return -self.rng.uniform(0, max(self.seconds - self.after_s, 0.1))
@@ -357,6 +357,7 @@ def attempt(name: str, run: Path, number: signal.Signals | None, moment: float |
     os.close(writer)
     seen, acknowledged, buffer = 0.0, set[Key](), b""
     sent: float | None = None
+    hears = number is signal.SIGKILL  # the others are for a command line, not for a Python that begins one
     os.set_blocking(reader, False)
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -366,12 +367,15 @@ def attempt(name: str, run: Path, number: signal.Signals | None, moment: float |
             buffer += data
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
+            if line == b"hears":
+                hears = True
+                continue
             if line != b"report":
                 acknowledged.add(tuple(json.loads(line)))
             if not seen and (line == b"report" or name != "report"):
                 seen = time.monotonic()
         now = time.monotonic()
-        if number is not None and moment is not None and sent is None:
+        if number is not None and moment is not None and sent is None and hears:
             due = now - began >= -moment if moment < 0 else bool(seen) and now - seen >= moment
             if due:
                 os.kill(child, number)
@@ -424,7 +428,8 @@ def _child(name: str, run: Path, writer: int) -> None:
 
 
 def _tell(run: Path, writer: int) -> None:
-    """Let the store say which rows it holds, and the report that it begins."""
+    """Let the command line say that it hears signals, the store which rows it holds, and the report that it begins."""
+    import vlmbench.cli.main
     import vlmbench.report
     from vlmbench.records.store import RecordStore
 
@@ -437,12 +442,19 @@ def _tell(run: Path, writer: int) -> None:
             key = [name, record.point_id, record.sample_id, record.repeat, str(record.mode)]
             os.write(writer, json.dumps(key).encode() + b"\n")
 
+    hear = vlmbench.cli.main.interrupt_on_signals
+
+    def hearing() -> None:
+        hear()
+        os.write(writer, b"hears\n")
+
     def reporting(*arguments: Any, **named: Any) -> Any:
         os.write(writer, b"report\n")
         return report(*arguments, **named)
 
     RecordStore.append = told  # type: ignore[method-assign]
     vlmbench.report.write_report = reporting
+    vars(vlmbench.cli.main)["interrupt_on_signals"] = hearing
 
 
 def _stored_keys(run: Path) -> Iterator[Key]:
@@ -482,8 +494,8 @@ def _compile_on_a_cpu() -> None:
     def anywhere(runtime: Any, team: Any) -> Any:
         return where(replace(runtime, compile=False), team)
 
-    GenerationMixin._valid_auto_compile_criteria = told
-    loading._placement = anywhere
+    vars(loading)["_placement"] = anywhere
+    setattr(GenerationMixin, may.__name__, told)
 
 
 def _skipped(run: Path) -> set[tuple[str, str, str]]:

@@ -63,6 +63,27 @@ def test_a_command_that_is_told_to_stop_can_be_continued(tmp_path: Path, place: 
     assert (outcome["state"], outcome["exit_status"], outcome["cause"]) == ("interrupted", 130, "stopped")
 
 
+def test_a_command_that_is_told_to_stop_as_it_begins_says_so() -> None:
+    """Killed at random: between the first handler and the first job."""
+    done = ended("vlmbench.cli.main.conf_dir", signal.SIGHUP, "before", *SMALL)
+    assert (done.returncode, done.stderr) == (130, "vlmbench: interrupted before anything was measured\n")
+
+
+def test_an_import_that_is_interrupted_shows_no_traceback() -> None:
+    code = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "hydra": os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Stop())
+from vlmbench.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_a_multirun_that_is_told_to_stop_between_two_jobs_ends(tmp_path: Path) -> None:
     place = "vlmbench.session.profile.profile"
     done = ended(

@@ -87,10 +87,10 @@ def _main() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
     keep_out_of_output()
     schema.register()
-    interrupt_on_signals()
-    entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
+        interrupt_on_signals()
         _check_working_directory()
+        entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
         sys.argv[1:] = arranged(taken(sys.argv[1:]))
         want_traceback = want_traceback or level() == Level.VERBOSE
         with interrupted_in_words_of_others():
