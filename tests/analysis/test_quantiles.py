@@ -196,14 +196,14 @@ def test_ratio_of_sums_covers_the_truth() -> None:
 
 def test_the_interval_of_a_share_lies_within_its_whole() -> None:
     """Nothing is cut: few runs that scatter much have ends near 0 and 1, not on them."""
-    rest = np.array([0.01, 3.0, 0.02, 0.01, 8.0, 0.03])
-    share = ratio_of_sums(10 - rest, np.full(6, 10.0))
-    other = ratio_of_sums(rest, np.full(6, 10.0))
+    rest = np.random.default_rng(3).permutation(np.repeat([0.01, 0.02, 0.1, 8.0], 3))
+    share = ratio_of_sums(10 - rest, np.full(12, 10.0))
+    other = ratio_of_sums(rest, np.full(12, 10.0))
     assert share.low is not None
     assert share.high is not None
     assert 0 < share.low < share.value < share.high < 1  # type: ignore[operator]
     assert (other.low, other.high) == (pytest.approx(1 - share.high), pytest.approx(1 - share.low))
-    never = ratio_of_sums(np.zeros(6), np.full(6, 10.0))
+    never = ratio_of_sums(np.zeros(12), np.full(12, 10.0))
     assert (never.low, never.value, never.high) == (0, 0, 0)
     signed = ratio_of_sums(np.array([-1.0, 1.0] * 10), np.full(20, 10.0))
     assert signed.low == pytest.approx(-(signed.high or 0))

@@ -10,6 +10,7 @@ import gzip
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -121,7 +122,7 @@ def iter_lines(path: Path | str, *, left_out: list[int] | None = None) -> Iterat
     try:
         with gzip.open(file) if file.suffix == PACKED else file.open("rb") as stream:
             yield from _lines(stream, file, [] if left_out is None else left_out)
-    except (OSError, EOFError) as error:  # gzip raises OSError for a damaged file, EOFError for one that is cut off
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises any of them for a file that is damaged or cut off
         raise InputError(
             f"cannot read records '{file}': {getattr(error, 'strerror', None) or error}.\n"
             f"Name a run directory that holds a {RECORDS_NAME}, or such a file."
