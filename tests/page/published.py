@@ -85,7 +85,13 @@ def served(target: Path) -> Path:
     load = {"name": "closed", "concurrency": 1, "rate_per_s": None, "arrivals": "poisson", "ttft_limit_ms": 100.0}
     provenance = {
         "model": {"name": "served-vlm", "endpoint": {"dialect": "vllm", "version": "0", "cache": "defeat"}},
-        "config": {"load": load, "runtime": {"devices": 1}, "report": "phase1", "workload": "dataset"},
+        "config": {
+            "load": load,
+            "sweep": {"axes": {"load": {"concurrency": [1, 4, 16]}}},
+            "runtime": {"devices": 1},
+            "report": "phase1",
+            "workload": "dataset",
+        },
         "device": {"type": "cpu", "name": "client"},
     }
     (target / "provenance.json").write_text(json.dumps(provenance))
