@@ -328,6 +328,11 @@ def client_in_the_way(rows: pd.DataFrame, loads: Sequence[Mapping[str, Any]]) ->
     slow = float(ok["flags"].astype(str).str.contains("client_slow").mean())
     if slow > _SLOW_LIMIT:
         reasons.append(f"{slow:.0%} of the requests met a pause of the client of more than {_LATE_LIMIT:.0%} of TTFT")
+    busy = float(ok["flags"].astype(str).str.contains("busy_host").mean())
+    if busy > _SLOW_LIMIT:
+        reasons.append(
+            f"{busy:.0%} of the requests waited here for a processor for more than {_LATE_LIMIT:.0%} of their time"
+        )
     together = float(ok["coalesced_share"].mean()) if "coalesced_share" in ok else 0.0
     if together > _SLOW_LIMIT:
         reasons.append(f"{together:.0%} of the chunks came out of one read with the one before")

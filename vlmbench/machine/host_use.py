@@ -73,6 +73,15 @@ class MachineUse:
         """Read the files."""
         return cls(waited_ns=_waited_ns(), steal_ms=_steal_ms())
 
+    def until_now(self) -> dict[str, float | None]:
+        """Columns of what came since; what cannot be known here is None."""
+        now = MachineUse.now()
+        waited = _difference(self.waited_ns, now.waited_ns)
+        return {
+            "thread_waited_ms": None if waited is None else waited / 1e6,
+            "steal_ms": _difference(self.steal_ms, now.steal_ms),
+        }
+
 
 def _waited_ns() -> int | None:
     with suppress(OSError, ValueError, IndexError):
@@ -113,19 +122,16 @@ class HostUse:
 
     def columns(self) -> dict[str, Any]:
         """What was used between :meth:`enter` and :meth:`leave`; what cannot be known here is None."""
-        after, before = MachineUse.now(), self._machine
         first, last = self._entered, self._left
         if first is None or last is None:
             return {}
-        waited = _difference(before.waited_ns, after.waited_ns)
         return {
             "thread_cpu_ms": (last.cpu_ns - first.cpu_ns) / 1e6,
-            "thread_waited_ms": None if waited is None else waited / 1e6,
+            **self._machine.until_now(),
             "switches_voluntary": _difference(first.voluntary, last.voluntary),
             "switches_involuntary": _difference(first.involuntary, last.involuntary),
             "page_faults_minor": _difference(first.minor, last.minor),
             "page_faults_major": _difference(first.major, last.major),
-            "steal_ms": _difference(before.steal_ms, after.steal_ms),
         }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from vlmbench.engines.endpoint.address import Address, Proxy
 from vlmbench.engines.endpoint.wire import Head, Piece, ResponseParser, WireError, request_bytes
+from vlmbench.machine.host_use import MachineUse
 
 Sink = Callable[[int, bytes], None]
 
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
         self.last_read_ns = 0
         self.connect_ns = 0
         self.served = 0
+        self.host: MachineUse | None = None  # what the host had given when the connection was chosen for a request
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmbench.engines.endpoint.answer import Answer, row_values
-from vlmbench.engines.endpoint.client import Client, Connection, ExchangeError, Times
+from vlmbench.engines.endpoint.client import Client, Connection, ExchangeError
 from vlmbench.engines.endpoint.dialects import Dialect, server_values
 from vlmbench.engines.endpoint.loop import Turns
 from vlmbench.engines.endpoint.wire import Head
+from vlmbench.machine.host_use import MachineUse, busy_flags
 
 _SLOW_SHARE = 0.05  # of TTFT: a client that is later than this itself changes what it measures
 _SLOW_LEAST_MS = 1.0
@@ -96,6 +97,11 @@ class Exchanger:
         Raises:
             ExchangeError: none can be opened.
         """
+        found = await self._free()
+        found.host = MachineUse.now()  # before the request is due: it takes tens of us
+        return found
+
+    async def _free(self) -> Connection:
         while self.reuse and self._idle:
             found = self._idle.pop()
             if found.may_serve_again:
@@ -132,7 +138,7 @@ class Exchanger:
             self._release(connection)
         if (fault := _what_is_wrong(head, answer)) is not None:
             return self._failed(order, answer, connection, due_ns, fault)
-        return self._whole(order, answer, connection.times, due_ns)
+        return self._whole(order, answer, connection, due_ns)
 
     def not_sent(self, order: Order, due_ns: int, error_class: str, reason: str) -> Result:
         """The result of a request that did not leave."""
@@ -175,10 +181,13 @@ class Exchanger:
         timers.append(loop.call_later(self.silence_s, look))
         return timers
 
-    def _whole(self, order: Order, answer: Answer, times: Times, due_ns: int) -> Result:
+    def _whole(self, order: Order, answer: Answer, connection: Connection, due_ns: int) -> Result:
+        times = connection.times
         values, flags = row_values(answer, times, due_ns=due_ns, asked_tokens=order.asked_tokens, forced=order.forced)
         values.update(server_values(self.kind, answer, values["TTFT"]))
         values["client_longest_turn"] = self.turns.longest_between(due_ns, times.end_ns) / 1e6
+        values.update(connection.host.until_now() if connection.host else {})
+        flags = (*flags, *busy_flags(values, values["T_request"]))
         lag = max(values["T_late"], values["client_longest_turn"])
         if lag > _SLOW_LEAST_MS and lag > _SLOW_SHARE * values["TTFT"]:
             flags = (*flags, "client_slow")
