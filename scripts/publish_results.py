@@ -48,7 +48,7 @@ from vlmbench.report.token_comparison import write_exp5
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 ROWS, PACKED, WORDS, ARCHIVE = "records.jsonl", "records.jsonl.gz", "words.txt", "archive"
-INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json")
+INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json", "loads.json")
 WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png")
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 SIDES = ("phase2", "phase3")
