@@ -11,6 +11,7 @@ set (``docs/results/archive``) stands in where the present one has none, and is 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 import sys
@@ -597,6 +598,48 @@ COMMANDS: Mapping[str, str] = {
 }
 
 
+def server_table(results: Published) -> str:
+    """What the loads on servers on a processor gave, one line a run."""
+    rows = []
+    for folder in sorted((results.results / SERVERS).glob("*/")):
+        summary, about = read(folder / "summary.json"), read(folder / "provenance.json")
+        if summary is None or about is None:
+            continue
+        run = Run(folder=folder.relative_to(results.results), summary=summary, provenance=about)
+        point = summary["serving"]["points"][0]
+        request = summary["distribution"]["T_request"]["workload"]
+        rows.append(
+            [
+                f"[`{folder.name}`]({run.folder.as_posix()})",
+                f"{point['requests']:,}",
+                value(point, key="requests_per_s"),
+                value(request["p50"]),
+                value(request["p99"]) if request["p99"]["value"] is not None else _sample_p99(folder),
+                digits(request["max"]),
+                percent(point["good_share"]),
+                _command(run),
+            ]
+        )
+    heads = (
+        "run",
+        "requests",
+        "answers a second",
+        "a request (ms), P50",
+        "P99",
+        "slowest",
+        "first token within 200 ms",
+    )
+    return table((*heads, "command"), rows) if rows else f"{NOT_MEASURED}."
+
+
+def _sample_p99(folder: Path) -> str:
+    """The 99th percentile of the very requests that were sent, where they are too few to say more."""
+    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [row for line in lines if (row := json.loads(line))["status"] == "ok" and row["point_id"] == "dataset"]
+    by_size = sorted(row["T_request"] for row in rows)
+    return f"n too small ({digits(by_size[int(0.99 * len(by_size))])} in the sample)"
+
+
 def truth_table(results: Published) -> str:
     """What the checks of the instrument found on the card, from the lines of ``scripts/gpu/truth.py``."""
     file = results.results / f"{CARD}_truth" / "truth.jsonl"
@@ -682,6 +725,7 @@ _TRUTH: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] = {
     "moe_batch": _truth_moe,
 }
 
+SERVERS = "cpu_llama_server"
 _ELSEWHERE = ("output_dir", "report", "progress", "measurement.time_limit_s", "hydra")
 
 
