@@ -41,7 +41,8 @@ from vlmbench.engines.endpoint.loop import run as run_loop
 from vlmbench.engines.endpoint.server import get
 
 AIPERF, GUIDELLM = "aiperf==0.13.0", "guidellm[vision]==0.8.1"
-TORCH = ("torch==2.13.0+cpu", "--find-links", "https://download.pytorch.org/whl/torch/")  # or 3 GB of CUDA come along
+TORCH = "torch==2.13.0+cpu"  # or 3 GB of CUDA come along with GuideLLM
+TORCH_AT = "https://download.pytorch.org/whl/torch/"  # where it is, unless PIP_FIND_LINKS names another place
 SIDE, TOKENS, WORDS = 280, 16, 16
 TINY = Path(__file__).resolve().parent.parent / "conf" / "model" / "tiny.yaml"
 
@@ -95,13 +96,16 @@ def make_environments(folder: Path) -> dict[str, Path]:
     if not uv.exists():
         checked(run([sys.executable, "-m", "venv", str(folder / "uv")]), "making an environment")
         checked(run([str(uv.with_name("python")), "-m", "pip", "install", "-q", "uv"]), "installing uv")
-    wanted: dict[str, list[str]] = {"aiperf": [AIPERF], "guidellm": [*TORCH, GUIDELLM]}
+    links = os.environ.get("PIP_FIND_LINKS", TORCH_AT).split()
+    wanted: dict[str, list[str]] = {
+        "aiperf": [AIPERF],
+        "guidellm": [TORCH, GUIDELLM, *(part for link in links for part in ("--find-links", link))],
+    }
     for name in missing:
-        print(f"installing {wanted[name][-1]} in {folder} …", flush=True)
+        print(f"installing {name} in {folder} …", flush=True)
         checked(run([str(uv), "venv", "-q", "--clear", "--python", sys.executable, str(folder / name)]), "uv venv")
         python = str(found[name] / "python")
-        links = [part for place in os.environ.get("PIP_FIND_LINKS", "").split() for part in ("--find-links", place)]
-        checked(run([str(uv), "pip", "install", "-q", "--python", python, *wanted[name], *links]), f"installing {name}")
+        checked(run([str(uv), "pip", "install", "-q", "--python", python, *wanted[name]]), f"installing {name}")
     return found
 
 
