@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from tests.command_line import command_line
 from vlmbench.cli import early_checks, validate
 from vlmbench.request import TokenCounts
 from vlmbench.runner.guards import Outsized
@@ -107,3 +108,11 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path: Path, words: tuple[
         "vlmbench: the working directory is not there any more (No such file or directory): it was removed or replaced",
         "change to one that is (cd ~), and run the command again",
     ]
+
+
+@pytest.mark.parametrize("given", ["seed=99999999999999999999", "seed=-1", "runtime.threads=1000000"])
+def test_a_number_that_torch_cannot_take_is_refused(given: str) -> None:
+    """It ended in a traceback, and so many threads in a crash."""
+    done = command_line("experiment=smoke", given)
+    assert done.status == 2
+    assert f"'{given.partition('=')[0]}' must be " in done.said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     with pytest.raises(InputError, match=r"is not empty.*\ngive a new folder"):
         export(spec_of("tiny"), tmp_path, runtime=FLOAT, weights=False, seed=0)
+
+
+def test_a_disk_without_room_for_weights_is_said(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from vlmbench.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+main()
+"""
+    words = ["experiment=export", "export_weights=true", f"output_dir={tmp_path / 'served'}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "free space, or give another folder"
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_a_folder_and_nothing_else(

@@ -7,11 +7,12 @@ The files are those of a checkpoint on the hub, so whatever opens one opens the 
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import InputError, ModelError, first_line
+from vlmbench.errors import InputError, MeasurementError, ModelError, first_line
 from vlmbench.models import building
 from vlmbench.models.loading import build_config, load, plain
 from vlmbench.models.placement import resolve_dtype
@@ -50,6 +51,7 @@ def export(spec: ModelSpec, folder: Path, *, runtime: Runtime, weights: bool, se
     Raises:
         InputError: the folder holds something already.
         ModelError: the YAML is of a checkpoint, or of an architecture that no server has.
+        MeasurementError: there is no room for the weights.
     """
     import torch
 
@@ -75,11 +77,26 @@ def export(spec: ModelSpec, folder: Path, *, runtime: Runtime, weights: bool, se
     if weights:
         stored = Runtime(device=runtime.device, dtype=str(dtype).removeprefix("torch."))
         module = load(spec, stored, seed=seed).module
-        module.save_pretrained(folder)
+        _save(module, folder)
     _write_config(config, folder, dtype)
     ids = building.token_ids(processor.tokenizer)
     transformers_library().GenerationConfig(do_sample=False, **ids).save_pretrained(folder)
     return folder
+
+
+def _save(module: Any, folder: Path) -> None:
+    """Write the weights.
+
+    Raises:
+        MeasurementError: the disk is full, or the like.
+    """
+    safetensors: Any = importlib.import_module("safetensors")
+    try:
+        module.save_pretrained(folder)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise MeasurementError(
+            f"the weights cannot be written: {first_line(error)}\nfree space, or give another folder"
+        ) from error
 
 
 def _write_config(config: Any, folder: Path, dtype: Any) -> None:
@@ -116,7 +133,7 @@ def write_processor(processor: Any, folder: Path, *, model_type: str) -> None:
     try:
         held.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
-    except (AttributeError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise ModelError(f"{cls.__name__} cannot be written: {first_line(error)}") from error
     if "video_processor" in absent:
         _write_video_processor(processor, folder, model_type)

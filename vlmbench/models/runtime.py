@@ -12,6 +12,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")
 
 
+_MOST_THREADS = 1024  # where torch cannot start as many, it crashes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """How a model is loaded and run; the keys of ``conf/runtime/*.yaml``.
@@ -66,8 +69,8 @@ class Runtime:
             raise ValueError(
                 f"'runtime.tp_plan' must be null with 'runtime.device_map' (got {self.tp_plan} and {self.device_map})"
             )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"'runtime.threads' must be 1 or more (got {self.threads:g})")
+        if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
+            raise ValueError(f"'runtime.threads' must be 1 to {_MOST_THREADS} (got {self.threads:,})")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -262,6 +262,8 @@ class RunConfig:
     figures: FiguresConfig = field(default_factory=FiguresConfig)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:  # what torch and numpy both take
+            raise ValueError(f"'seed' must be 0 or more and below 2^63 (got {self.seed})")
         _one_of("task", self.task, TASKS)
         _one_of("report", self.report, REPORTS)
         _one_of("workload", self.workload, WORKLOADS)
