@@ -233,7 +233,7 @@ class Kind:
             key
             for key in _stored_keys(whole)
             if (self.name, key[0]) not in _CHOSEN_BY_NOISE
-            and key[1] != "reference"  # the request nearest to the median
+            and key[1] != "reference"  # another request where a process died in the first
         }
         self.seconds, self.after_s = map(float, json.loads(took.read_text()))
         for name in (self.folder / "whole.modules").read_text().splitlines():
