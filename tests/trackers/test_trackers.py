@@ -73,7 +73,7 @@ def test_every_published_summary_has_numbers_with_both_ends(path: Path) -> None:
 
 
 def test_a_result_has_facts_files_and_no_path_of_this_machine() -> None:
-    result = read_result(RESULTS / "archive" / "h200_llava_eager" / "phase1")
+    result = read_result(RESULTS / "h200_llava_eager" / "phase1")
     assert result.name == "phase1_dataset_profiling llava_1_5_7b phase1"
     assert result.facts["device.name"] == "NVIDIA H200"
     assert result.pictures

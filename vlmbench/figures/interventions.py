@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from vlmbench.analysis.interventions import ArmResult, Saving
 from vlmbench.figures.style import dot, pt
-from vlmbench.figures.theme import INK, MUTED, caption, new_figure, theme
+from vlmbench.figures.theme import INK, caption, new_figure, theme
 from vlmbench.text import digits, percent, span
 
 BASELINE, METHOD, CONTROL = "#9A9A9A", "#00704F", "#7CCBA9"
@@ -20,7 +20,7 @@ _METRIC = "T_total"
 
 
 def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any]) -> Figure | None:
-    """One row an arm: left the time of ``generate()``, right what it saves with its interval and what FLOPs promised.
+    """One bar an arm: the time of ``generate()`` with the interval of what it saves, and where FLOPs promised its end.
 
     Args:
         arms: of one point of a sweep.
@@ -33,84 +33,83 @@ def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any
     if not shown:
         return None
     pairs = min(arm.pairs for arm in shown)
-    note = "medians of paired differences, 95 % intervals; diamonds: the baseline's stage times × FLOPs saved"
+    common = _common(shown)
+    note = "bars: the baseline's median less the median of paired differences, with its 95 % interval; diamonds: less "
+    note += f"what FLOPs promised\n{', '.join(f'{name}={value}' for name, value in common.items())}"
+    baseline = shown[0].savings[_METRIC].baseline_ms
     with theme():
         figure = new_figure(
-            "What does the method save, and what would be as fast without it?",
+            "What does the method save?",
             caption(provenance, n=pairs, unit="pairs an arm", note=note),
-            width=11.0,
-            height=1.2 + 0.42 * (len(shown) + 1),
+            width=5.2,
+            height=0.7 + 0.45 * (len(shown) + 1),
+            columns=1,
         )
-        times, savings = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.2])
-        _times(times, shown)
-        _savings(savings, shown)
-        times.set_yticks(range(len(shown) + 1), ["baseline", *(_label(arm) for arm in shown)])
-        times.invert_yaxis()
-        figure.legend(
+        axes = figure.subplots()
+        _bar(axes, 0, baseline, BASELINE, f"baseline: {digits(baseline)} ms")
+        for row, arm in enumerate(shown, start=1):
+            _arm(axes, row, arm, common)
+        axes.axvline(baseline, color=BASELINE, linewidth=dot(1), zorder=0)
+        axes.set(xlabel="Time of generate() (ms)", yticks=[], ylim=(len(shown) + 0.5, -0.8))
+        axes.set_xlim(left=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.legend(
             handles=[
-                Patch(facecolor=BASELINE),
                 Patch(facecolor=METHOD),
                 Patch(facecolor=CONTROL),
-                Line2D([], [], marker="D", markerfacecolor="none", markeredgecolor=INK, linestyle="none"),
+                Line2D([], [], marker="D", markerfacecolor="white", markeredgecolor=INK, linestyle="none"),
             ],
-            labels=["baseline", "method", "control", "promised by FLOPs"],
-            loc="outside upper right",
-            ncols=4,
-            handlelength=1.4,
+            labels=["method", "control", "promised by FLOPs"],
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.1,
+            ncols=3,
+            handlelength=1.2,
+            fontsize=pt(8),
         )
     return figure
 
 
-def _label(arm: ArmResult) -> str:
-    kernels = "\nkernel + tokens" if arm.unlike_kernels else ""
-    name, opened, arguments = arm.label.partition(" (")  # arguments stand below the name: the panels need the room
-    return f"{name}{chr(10) if opened else ''}{arguments.removesuffix(')')}{kernels}"
+def _common(arms: Sequence[ArmResult]) -> dict[str, str]:
+    """What all arms of the method have alike, its name first: a label need not say it."""
+    methods = [{"method": arm.name, **_arguments(arm)} for arm in arms if arm.role == "method"]
+    return {k: v for k, v in methods[0].items() if all(one.get(k) == v for one in methods)} if methods else {}
 
 
-def _colour(arm: ArmResult) -> str:
-    return METHOD if arm.role == "method" else CONTROL
+def _arguments(arm: ArmResult) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in arm.arguments.split(",") if "=" in part)
 
 
-def _times(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    baseline = arms[0].savings[_METRIC].baseline_ms
-    values = [baseline, *(_time(arm.savings[_METRIC]) for arm in arms)]
-    axes.barh(range(len(values)), values, height=0.62, color=[BASELINE, *map(_colour, arms)])
-    for row, value in enumerate(values):
-        axes.annotate(
-            f"{digits(value)} ms", (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=pt(8)
-        )
-    axes.set(title="Time of generate()", xlabel="Time (ms)", xlim=(0, 1.22 * max(values)))
-    axes.grid(visible=False, axis="y")
+def _name(arm: ArmResult, common: Mapping[str, str]) -> str:
+    """What tells an arm from the others: ``keep=0.5``, ``keep=0.5 selector=random``, ``downsample keep=0.5``."""
+    own = [f"{name}={value}" for name, value in _arguments(arm).items() if name != "seed" and common.get(name) != value]
+    return " ".join([*([] if arm.name == common.get("method") and own else [arm.name]), *own])
+
+
+def _bar(axes: Axes, row: int, time: float, colour: str, words: str) -> None:
+    axes.barh(row, time, height=0.36, color=colour)
+    axes.text(0, row - 0.2, words, va="bottom", fontsize=pt(8), color=INK)
+
+
+def _arm(axes: Axes, row: int, arm: ArmResult, common: Mapping[str, str]) -> None:
+    saving = arm.savings[_METRIC]
+    saved, low, high = saving.saved.value or 0.0, saving.saved.low, saving.saved.high
+    inside = span(low, high)
+    share = f", {percent(saved / saving.baseline_ms)}" if saving.baseline_ms else ""
+    words = f"{_name(arm, common)}: saves {digits(saved)} ms{share}" + (f" ({inside})" if inside else "")
+    kernels = "; kernel + tokens" if arm.unlike_kernels else ""
+    _bar(axes, row, _time(saving), METHOD if arm.role == "method" else CONTROL, words + kernels)
+    if low is not None and high is not None:
+        ends = [saving.baseline_ms - high, saving.baseline_ms - low]
+        axes.plot(ends, [row, row], color=INK, linewidth=dot(1.2), solid_capstyle="butt")
+    if arm.promised_ms:
+        end = saving.baseline_ms - sum(arm.promised_ms.values())
+        axes.plot(
+            end, row, marker="D", markerfacecolor="white", markeredgecolor=INK, markersize=dot(4.5),
+            markeredgewidth=dot(1), linestyle="none",
+        )  # fmt: skip
 
 
 def _time(saving: Saving) -> float:
     return saving.baseline_ms - (saving.saved.value or 0.0)
-
-
-def _savings(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    for row, arm in enumerate(arms, start=1):
-        saving = arm.savings[_METRIC]
-        value = saving.saved.value or 0.0
-        low, high = saving.saved.low, saving.saved.high
-        if low is not None and high is not None:
-            axes.plot([low, high], [row, row], color=_colour(arm), linewidth=dot(2.2), solid_capstyle="butt")
-        axes.plot(value, row, marker="o", color=_colour(arm), markersize=dot(6))
-        if arm.promised_ms:
-            promised = sum(arm.promised_ms.values())
-            axes.plot(promised, row, marker="D", markerfacecolor="none", markeredgecolor=INK, markersize=dot(6))
-        inside = span(low, high)
-        share = percent(value / saving.baseline_ms) if saving.baseline_ms else ""
-        axes.annotate(
-            f"{digits(value)} ms, {share}" + (f" ({inside})" if inside else ""),
-            (1, row),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=pt(8),
-            color=INK,
-            annotation_clip=False,
-        )
-    axes.axvline(0, color=MUTED, linewidth=1)
-    axes.set(title="Saved of generate()", xlabel="Saved (ms)")
-    axes.grid(visible=False, axis="y")
