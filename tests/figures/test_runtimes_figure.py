@@ -1,0 +1,143 @@
+"""Runtimes side by side, and a method's arms: what is drawn and what is said, at every size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.figures.seen import caption_of, outside, overlaps, texts
+from vlmbench.analysis.estimate import Estimate
+from vlmbench.analysis.interventions import ArmResult, Saving
+from vlmbench.figures.interventions import interventions_figure
+from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, tokens_figure
+from vlmbench.figures.style import STYLES, FigureStyle, drawn_as
+from vlmbench.report.runtimes import draw_runtimes, measured_together
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "archive"
+
+
+def runtime(label: str, decode: float, *, p95: float | None = None, cost: float = 20.0) -> Runtime:
+    stages = {"T_preprocess": 10.0, "T_vision_encoder": 7.0, "T_LLM_prefill": 20.0, "T_LLM_decode": decode}
+    whole = sum(stages.values())
+    tail = pd.DataFrame(
+        [
+            {"quantile": "p90", "workload": 1.1, "workload_low": 1.05, "workload_high": 1.2},
+            {"quantile": "p95", "workload": p95, "workload_low": p95 and 1.1, "workload_high": p95 and 1.4},
+        ]
+    )
+    return Runtime(
+        label=label,
+        summary={
+            "components": [{"component": name, "median": ms} for name, ms in stages.items()],
+            "distribution": {
+                "T_request": {
+                    "workload": {
+                        "p50": {"value": whole, "low": whole - 2, "high": whole + 2},
+                        "p95": {"value": None if p95 is None else p95 * whole, "low": None, "high": None},
+                    }
+                }
+            },
+        },
+        tails={"T_request": tail, "T_total": tail},
+        costs={"output": (cost, cost * 0.9, cost * 1.1), "vision": (0.024, 0.016, 0.033)},
+    )
+
+
+FOUR = [
+    runtime("eager", 600, p95=1.3),
+    runtime("compiled", 190, cost=6.0),
+    runtime("cudagraph", 48),
+    runtime("vllm", 35),
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("draw", [stages_figure, tail_figure, tokens_figure])
+def test_four_runtimes_can_be_read_at_every_size(style: str, draw: Any) -> None:
+    with drawn_as(FigureStyle(name=style)):
+        figure = draw(FOUR, "a caption")
+        assert figure is not None
+        assert overlaps(figure) == []
+        assert outside(figure) == []
+    assert all(one.label in texts(figure) for one in FOUR)
+
+
+def test_the_numbers_of_each_runtime_stand_above_its_bar() -> None:
+    words = texts(stages_figure(FOUR, ""))
+    assert "eager: 637 ms (635–639 ms); P95 828 ms" in words
+    assert "compiled: 227 ms (225–229 ms)\n" in words, "a percentile that n does not carry is not said"
+    assert "94 %" in words, "decode's share of the eager request"
+    assert "output 6.00 (5.40–6.60), vision 0.0240 (0.0160–0.0330)" in texts(tokens_figure(FOUR, ""))
+
+
+def test_one_runtime_is_no_comparison() -> None:
+    for draw in (stages_figure, tail_figure, tokens_figure):
+        assert draw(FOUR[:1], "") is None
+        assert draw([Runtime(label="a"), Runtime(label="b")], "") is None
+
+
+def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
+    for name in ("h200_llava_eager", "h200_llava_compiled"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_compiled"]
+    with drawn_as(FigureStyle(name="paper", formats=("png",))):
+        files = draw_runtimes(tmp_path / "out", runs, {})
+        assert {path.name for path in files if path.suffix == ".png"} == {"runtimes_tokens.png"}, "one has no data set"
+        said = (tmp_path / "out" / "figures" / "runtimes_tokens.txt").read_text()
+        assert "llava_1_5_7b (random weights) · NVIDIA H200" in said
+        assert "2 cards of one kind" in said
+        assert draw_runtimes(tmp_path / "alone", runs[:1], {}) == ()
+
+
+def test_how_runs_belong_together() -> None:
+    def run(card: str, host: str, at: float) -> dict[str, Any]:
+        return {"device": {"uuid": card}, "host": {"host": host}, "sessions": [{"started_unix_s": at}]}
+
+    assert measured_together([run("a", "h", 0.5e9), run("a", "h", 0.5e9 + 3000)]) == (
+        "one card and host; measured within the hour"
+    )
+    assert measured_together([run("a", "h", 0.5e9), run("b", "h", 0.5e9 + 86400)]) == (
+        "2 cards of one kind, 1 host; measured 24 hours apart"
+    )
+    assert measured_together([{}]) == ""
+
+
+def arm(role: str, keep: float, saved: float, **more: Any) -> ArmResult:
+    saving = Saving(metric="T_total", saved=Estimate(value=saved, low=saved - 1, high=saved + 1, n=40), baseline_ms=100)
+    about: dict[str, Any] = {
+        "point": "", "name": "keep_in_layer", "arguments": f"keep={keep},layer=2,selector=last_token_attention",
+        "role": role, "keep": keep, "pairs": 40, "savings": {"T_total": saving}, "method_ms": {},
+        "promised_ms": {"T_LLM_prefill": 12.0}, "vision_tokens": 576.0, "kept": 300.0, "kept_by_layer": "",
+        "kernels_seen": True, "unlike_kernels": (), "kernel_ms": None, "tokens_equal": None, "tokens_compared": 0,
+        "controls": None, "drowned_after": None, "even_after": None,
+    }  # fmt: skip
+    return ArmResult(**{**about, **more})
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_arms_stand_below_each_other_with_what_they_save(style: str) -> None:
+    arms = [
+        arm("method", 0.5, 8.0),
+        arm("control", 0.5, 9.0, arguments="keep=0.5,layer=2,selector=random,seed=0"),
+        arm("control", 0.5, 30.0, name="downsample", arguments="keep=0.5"),
+        arm("method", 0.11, 14.0, unlike_kernels=("LLM_prefill",)),
+    ]
+    provenance = json.loads((RESULTS / "h200_llava_eager" / "phase1" / "provenance.json").read_text())
+    with drawn_as(FigureStyle(name=style)):
+        figure = interventions_figure(arms, provenance)
+        assert figure is not None
+        assert overlaps(figure) == []
+        assert outside(figure) == []
+    words = texts(figure)
+    assert "keep=0.5: saves 8.00 ms, 8.00 % (7.00–9.00 ms)" in words
+    assert "keep=0.5 selector=random: saves 9.00 ms" in words
+    assert "downsample keep=0.5: saves 30.0 ms" in words
+    assert "keep=0.11: saves 14.0 ms, 14.0 % (13.0–15.0 ms); kernel + tokens" in words
+    if style == "page":
+        assert "method=keep_in_layer, layer=2, selector=last_token_attention" in caption_of(figure)
+    assert interventions_figure([], provenance) is None
