@@ -234,9 +234,7 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
                 if low > 0:
                     axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
                 axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
-                words.append(
-                    f"{unit.removesuffix(' token')} {digits(value)} ms ({span(low, high).removesuffix(' ms')})"
-                )
+                words.append(f"{unit.removesuffix(' token')} {digits(value)} ({span(low, high).removesuffix(' ms')})")
             axes.text(
                 0, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", transform=axes.get_yaxis_transform(),
                 va="bottom", fontsize=pt(7.5), color=INK,
