@@ -257,9 +257,9 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
     """Draw the runtimes of each model and compare them request by request; yields folders and what changed in them."""
     models: dict[str, list[str]] = {}
     for name in map(str, folders(results)):
-        stem, runtime = name.split("_", 2)[:2], name.split("_", 2)[-1]
-        if runtime in RUNTIMES:
-            models.setdefault("_".join(stem), []).append(runtime)
+        card, model, *runtime = name.split("_", 2)
+        if runtime and runtime[0] in RUNTIMES:
+            models.setdefault(f"{card}_{model}", []).append(runtime[0])
     for model, found in models.items():
         found.sort(key=list(RUNTIMES).index)
         if len(found) < 2:
