@@ -586,14 +586,14 @@ def manifest() -> dict[str, str]:
 def folder_table(results: Published) -> str:
     """Every folder with what it holds and its command."""
     rows = []
-    for folder in sorted(
-        path for path in results.results.iterdir() if path.is_dir() and path.name.startswith(f"{CARD}_")
-    ):
+    for folder in sorted(path for path in results.results.iterdir() if path.is_dir()):
+        if folder.name in (ARCHIVE, "vqa_v2_layout"):
+            continue
         part = folder.name.removeprefix(f"{CARD}_")
-        runs = [
-            run for phase in ("phase1", "phase2", "phase3", "") if (run := results.run(part, phase)) and not run.mark
-        ]
-        runs = [run for run in runs if run.provenance]
+        runs = results.below(folder)
+        begun = min((run.begun for run in runs), default=None)
+        when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
+        code = ", ".join(sorted({run.code for run in runs}))
         said = list(dict.fromkeys(_command(run) for run in runs))
         about = "<br>".join(said) or COMMANDS.get(part, "`python scripts/publish_results.py`")
         begun = min((run.begun for run in runs), default=None)

@@ -102,6 +102,12 @@ class Published:
                 return Run(folder=folder, summary=found, provenance=about)
         return None
 
+    def below(self, folder: Path) -> list[Run]:
+        """All runs of a folder that have a summary and say how they were made."""
+        places = sorted(path.parent for path in folder.rglob("summary.json"))
+        found = [(p, read(p / "summary.json"), read(p / "provenance.json")) for p in places]
+        return [Run(folder=p.relative_to(self.results), summary=s, provenance=a) for p, s, a in found if s and a]
+
     def comparison(self, name: str) -> Mapping[str, Any]:
         """What the token comparison of a study says; empty where both kinds of token were not swept."""
         found = self.run(name)
