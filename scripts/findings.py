@@ -587,7 +587,7 @@ def folder_table(results: Published) -> str:
     """Every folder with what it holds and its command."""
     rows = []
     for folder in sorted(path for path in results.results.iterdir() if path.is_dir()):
-        if folder.name in (ARCHIVE, "vqa_v2_layout"):
+        if folder.name in (ARCHIVE, SERVERS, "vqa_v2_layout"):
             continue
         part = folder.name.removeprefix(f"{CARD}_")
         runs = results.below(folder)
