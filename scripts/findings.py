@@ -103,6 +103,9 @@ def _verdict(found: Told, write: Callable[[float], str], unit: str, run: Run | N
         return NOT_MEASURED
     if found.value is None:
         return f"**{Verdict.OPEN}**{run.mark}: too few independent runs"
+    if found.low is None:
+        said = "not bounded" if write is digits else f"{write(found.value)}{unit}, no interval"
+        return f"**{found.verdict}**{run.mark}: {said}"
     return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{span_of(found.low, found.high, write)}"
 
 
@@ -143,6 +146,8 @@ def tail_table(results: Published) -> str:
         of_model = next((r for r in reversed(tail["ratios_to_median"]) if r["workload"] is not None), None)
         effective = whole.get("effective_n")
         worth = "" if effective is None else f", worth {min(effective, whole['n']):,.0f}"
+        if failed := summary["runs"]["status"].get("error", 0):
+            worth += f", {failed} more failed"
         rows.append(
             [
                 *who(name),
@@ -198,6 +203,7 @@ def tail_words(results: Published) -> str:
 
 # Bottleneck -----------------------------------------------------------------------------------------------------------
 
+_PARTS = ("T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
 _STAGES = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
 
 
@@ -241,12 +247,14 @@ def bottleneck_words(results: Published) -> str:
             if run is None or waits is None:
                 continue
             told = language_model_is_the_bottleneck(run.summary)
-            work = "the device works for most of it" if waits < MOST else "but the device waits for most of it"
+            shares = {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
+            largest = max(_PARTS, key=lambda name: shares.get(name, 0.0))
             clauses.append(
-                f"{words}: {told.verdict} in time, {work} (waits {percent(waits)} of `generate()`){run.mark}"
+                f"{words}{run.mark}: {told.verdict}; the largest part is {label_of(largest)} "
+                f"({percent(shares[largest])}), and the device waits for {percent(waits)} of `generate()`"
             )
         if clauses:
-            lines.append(f"* {MODELS[model]}, {'; '.join(clauses)}.")
+            lines += [f"* {MODELS[model]}, {clause}." for clause in clauses]
     return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
 
 
@@ -272,7 +280,7 @@ def tokens_table(results: Published) -> str:
                 *who(name),
                 f"{_cost(costs.get('output'))}{run.mark if run else ''}",
                 _cost(costs.get("vision")),
-                value(ratio),
+                value(ratio) if ratio and ratio.get("low") is not None else "not bounded",
                 DASH if pearson is None else f"{pearson:.2f}".replace("-", "−"),
                 results.rows(run),
             ]
@@ -295,15 +303,17 @@ def tokens_words(results: Published) -> str:
     """How far the ratio moves with the runtime."""
     lines = []
     for model in MODELS:
-        found = []
+        found, unbounded = [], False
         for runtime in RUNTIMES:
             told = token_kinds_differ(results.comparison(f"{model}_{runtime}"))
-            if told.value is not None:
+            if told.value is not None and told.low is not None:
                 found.append((told.value, RUNTIMES[runtime]))
+            unbounded |= told.value is not None and told.low is None
         if len(found) > 1:
             low, high = min(found), max(found)
             lines.append(
-                f"* {MODELS[model]}: between {digits(low[0])} to 1 ({low[1]}) and {digits(high[0])} to 1 ({high[1]})."
+                f"* {MODELS[model]}: between {digits(low[0])} to 1 ({low[1]}) and {digits(high[0])} to 1 ({high[1]})"
+                f"{', where the ratio is bounded' if unbounded else ''}."
             )
     return "\n".join(lines)
 
@@ -370,7 +380,9 @@ def first_steps_words(results: Published) -> str:
                 f"{digits(first[0])}–{digits(first[-1])} ms, later ones {digits(later[0])}–{digits(later[-1])} ms; the "
                 f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
             )
-        mark = f" {EARLIER}" if folder.parts[0] == ARCHIVE else ""
+        arm = read(next((results.results / folder).glob("*/provenance.json"))) or {}
+        began = datetime.fromtimestamp(min(one["started_unix_s"] for one in arm["sessions"]), UTC)
+        mark = f"; measured on {began:%Y-%m-%d at %H:%M} UTC"
         figure = results.figure(f"{folder.as_posix()}/figures/first_steps.png", "First decode steps of a fresh process")
         link = f"[rows]({results.link}/{folder.as_posix()})"
         return "\n".join(
@@ -492,6 +504,10 @@ def _method_words(run: Run) -> str:
         if arm["drowned_after"] is not None:
             words.append(f"less than 5 % of `generate()` from about {arm['drowned_after'][0]:,.0f} output tokens on")
         lines.append(f"* {'; '.join(words)}.")
+    if not run.summary["proofs"]:
+        lines.append(
+            "* This run was cut off: so many pairs as the table says, and its proof of the method was not stored."
+        )
     lines += [f"* Not run: {one['arm']}: {one['reason']}" for one in run.summary.get("skipped") or []]
     return "\n".join(lines)
 
@@ -515,7 +531,7 @@ def methods_words(results: Published) -> str:
         for keep in (0.5, 0.11):
             if (arm := best_arm(run, keep)) is not None:
                 controls = ""
-                if arm["controls"] is not None:
+                if arm["controls"] is not None and arm["savings"]["T_total"]["verdict"] == "faster":
                     controls = " (a control is as fast)" if arm["controls"] else " (no control is as fast)"
                 clauses.append(f"with {percent(keep, 2)} kept {_said(arm['savings']['T_total'])}{controls}")
         lines.append(f"* {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}: {'; '.join(clauses)}{run.mark}.")
@@ -532,9 +548,9 @@ def arms_tokens(results: Published) -> str:
 def published_table(results: Published) -> str:
     """Published ratios of latency beside ours in the nearest setting."""
 
-    def ours(method: str, keep: float, metric: str) -> str:
+    def ours(method: str, keep: float, metric: str, models: Sequence[str] = FULL) -> str:
         found = []
-        for model in FULL:
+        for model in models:
             for runtime in RUNTIMES:
                 run = results.run(f"{model}_{method}_{runtime}")
                 arm = best_arm(run, keep) if run and run.summary.get("arms") else None
@@ -565,7 +581,12 @@ def published_table(results: Published) -> str:
             ours("fastv", 0.5, "T_total"),
         ],
         [zipped, "prefill, LLaVA-NeXT", "8 ×", ours("visionzip", 0.11, "T_LLM_prefill")],
-        [qwen, "whole run, Qwen2.5-VL, as a user found", "“nearly the same”", ours("visionzip", 0.11, "T_total")],
+        [
+            qwen,
+            "whole run, Qwen2.5-VL, as a user found",
+            "“nearly the same”",
+            ours("visionzip", 0.11, "T_total", ["qwen"]),
+        ],
     ]
     return table(("published by", "of what", "ratio", "ours: baseline over method"), rows)
 
@@ -604,6 +625,7 @@ def folder_table(results: Published) -> str:
 
 
 COMMANDS: Mapping[str, str] = {
+    "llava_vllm_stats": "the same with `runtime.encoder_stats=true`, for vLLM's own figure of the encoder",
     "llava_first_steps": "`python -m vlmbench experiment=first_steps model=llava_1_5_7b output.tokens=24`",
     "truth": "`python scripts/gpu/truth.py side_stream busy overhead recompiles moe_batch --out DIR`",
     "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --out DIR`",
@@ -775,43 +797,71 @@ def example(results: Published) -> str:
 
 
 def readme_words(results: Published) -> str:
-    """The findings in short: of each of the two models a bullet on tail, bottleneck and tokens, then methods."""
-    lines = []
-    for model in FULL:
-        clauses: dict[str, list[str]] = {"tail": [], "share": [], "kinds": []}
-        for runtime, words in RUNTIMES.items():
-            name = f"{model}_{runtime}"
-            run = results.run(name, "phase1")
-            tail, share, kinds = claims_of(results, name)
-            mark = run.mark if run else ""
-            if run is not None:
-                middle = value(run.summary["distribution"]["T_request"]["workload"]["p50"])
-                told = "too few independent runs for a tail"
-                if tail.value is not None:
-                    ends = span_of(tail.low, tail.high, times)
-                    told = f"{tail.of.upper()} {times(tail.value)} ×{ends}: {tail.verdict}"
-                clauses["tail"].append(f"{words}{mark} {middle} ms, {told}")
-                waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
-                waited = "" if waits is None else f", the device waits {percent(waits)}"
-                clauses["share"].append(f"{words}{mark} {percent(share.value)}{waited}")
-            if kinds.value is not None:
-                compared = results.run(name)
-                clauses["kinds"].append(
-                    f"{words}{compared.mark if compared else ''} **{digits(kinds.value)}**"
-                    f"{span_of(kinds.low, kinds.high, digits)}"
-                )
-        heads = {
-            "tail": "median of a request, and its tail over that",
-            "share": "the language model's share of a request",
-            "kinds": "vision tokens that one output token is worth",
-        }
-        for key, head in heads.items():
-            lines.append(f"* {MODELS[model]}, {head}: {'; '.join(clauses[key]) or NOT_MEASURED}.")
-    lines.append(f"* Dropping vision tokens ([study]({results.link.removesuffix('results')}study_dropping_tokens.md)):")
-    lines += (
-        [f"  {line}" for line in methods_words(results).splitlines()] if results.methods() else [f"  {NOT_MEASURED}."]
+    """The findings in short: the two models under their runtimes, then methods."""
+    rows = []
+    for name in [name for name in results.names() if name.partition("_")[0] in FULL]:
+        run = results.run(name, "phase1")
+        tail, share, kinds = claims_of(results, name)
+        if run is None and kinds.value is None:
+            continue
+        compared = results.run(name)
+        worth = DASH if kinds.value is None else "not bounded" if kinds.low is None else _told(kinds, digits)
+        row = [*who(name), *[NOT_MEASURED] * 4]
+        if run is not None:
+            waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
+            row[2:] = [
+                value(run.summary["distribution"]["T_request"]["workload"]["p50"]) + run.mark,
+                "too few" if tail.value is None else f"{tail.of.upper()} {_told(tail, times)}: {tail.verdict}",
+                _told(share, percent),
+                DASH if waits is None else percent(waits),
+            ]
+        rows.append([*row, worth + (compared.mark if compared and kinds.value is not None else "")])
+    heads = (
+        "model",
+        "runtime",
+        "request, median ms",
+        "tail, ×",
+        "LLM, share",
+        "device waits",
+        "vision tokens for one of output",
     )
-    return "\n".join(lines)
+    lines = [
+        table(heads, rows),
+        "",
+        f"Dropping vision tokens ([study]({results.link.removesuffix('results')}study_dropping_tokens.md)):",
+        "",
+    ]
+    return "\n".join([*lines, methods_words(results)])
+
+
+def held_tails(results: Published) -> str:
+    """Where the variance of those requests lies whose tail is the problem."""
+    said = []
+    for name in [name for name in results.names() if name.partition("_")[0] in FULL]:
+        run = results.run(name, "phase1")
+        if run is not None and tail_is_the_problem(run.summary).verdict is Verdict.HOLDS:
+            said.append(f"{', '.join(who(name))}: {_largest_part(run.summary['tail'])}")
+    return (
+        f"Where the tail is the problem, the variance is mostly one part of the request ({'; '.join(said)})."
+        if said
+        else ""
+    )
+
+
+def engine_words(results: Published) -> str:
+    """How the marks agree with an engine's own figures."""
+    run = results.run("llava_vllm_stats", "phase1") or results.run("llava_vllm", "phase1")
+    found = (run.summary.get("engine_agreement") or []) if run else []
+    encoder = next((row for row in found if "encoder" in row["engine"]), None)
+    return (
+        NOT_MEASURED
+        if encoder is None
+        else f"{value(encoder['ratio'], lambda number: f'{number:.4f}')}, {encoder['runs']} runs"
+    )
+
+
+def _told(found: Told, write: Callable[[float], str]) -> str:
+    return DASH if found.value is None else f"{write(found.value)}{span_of(found.low, found.high, write)}"
 
 
 def tour_words(results: Published) -> str:
@@ -875,6 +925,43 @@ def together(results: Published, model: str) -> str:
     codes = sorted({run.code for run in runs})
     one = f"code `{codes[0]}`" if len(codes) == 1 else f"{len(codes)} states of the code"
     return f"{measured_together([run.provenance for run in runs])}; {one}"
+
+
+def side_work(results: Published) -> str:
+    """Whether the two models were measured at the same time, on which cards of which hosts."""
+    from vlmbench.report.runtimes import measured_together
+
+    spans = []
+    provenances = []
+    for model in FULL:
+        runs = [run for runtime in RUNTIMES if (run := results.run(f"{model}_{runtime}", "phase1")) and not run.mark]
+        sessions = [session for run in runs for session in run.provenance["sessions"] if session.get("ended_unix_s")]
+        provenances += [run.provenance for run in runs]
+        if sessions:
+            ends = (one["ended_unix_s"] for one in sessions)
+            spans.append((min(one["started_unix_s"] for one in sessions), max(ends)))
+    if len(spans) < len(FULL):
+        return ""
+    if max(begin for begin, _ in spans) >= min(end for _, end in spans):
+        return "* They were measured one after the other."
+    return f"* Together: {measured_together(provenances)}; at the same time, each on a card of its own."
+
+
+def other_day(results: Published) -> str:
+    """What an output token took in eager mode on another day, beside today."""
+    lines = []
+    for model in FULL:
+        now = results.comparison(f"{model}_eager")
+        before = read(results.results / ARCHIVE / f"{CARD}_{model}_eager" / "summary.json")
+        rows = (before or {}).get("comparisons") or []
+        run = results.run(f"{model}_eager")
+        if now and rows and run and not run.mark:
+            costs = [_cost(found["token_costs"]["output"]) for found in (now, rows[0])]
+            lines.append(
+                f"* {MODELS[model]} in eager mode: {costs[0]} ms an output token here, {costs[1]} ms on another "
+                f"day{EARLIER}, on a card of the same kind: what eager mode measures is how fast the host launches."
+            )
+    return "\n".join(lines)
 
 
 def fill(template: str, results: Published) -> str:

@@ -163,7 +163,7 @@ def value(entry: Mapping[str, Any] | None, write: Callable[[float], str] = digit
     """
     names = (key, f"{key}_low", f"{key}_high") if key else ("value", "low", "high")
     middle, low, high = ((entry or {}).get(name) for name in names)
-    return DASH if middle is None else f"{write(middle)}{span_of(low, high, write)}"
+    return DASH if middle is None else f"{write(middle)}{span_of(low, high, write)}".replace("-", "−")
 
 
 def span_of(low: float | None, high: float | None, write: Callable[[float], str]) -> str:

@@ -115,7 +115,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
 
     found = findings.Published(results)
     page = " ".join(findings.fill("findings.md.j2", found).split())
-    assert "one NVIDIA H200" in page
+    assert "an NVIDIA H200" in page
     assert re.search(r"\| LLaVA-1.5-7B \| vLLM \| not measured \| not measured \| not measured \|", page)
     middle = found.run("llava_eager", "phase1").summary["distribution"]["T_request"]["workload"]["p50"]
     assert findings.value(middle) in page

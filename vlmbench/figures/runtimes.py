@@ -221,7 +221,7 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     with theme():
         figure = new_figure(
             "What one more token takes, by runtime",
-            f"{caption}\nslopes of time over tokens; lines: 95 % intervals",
+            f"{caption}\nslopes of time over tokens; lines: 95 % intervals; arrows: upper ends of those that hold 0",
             width=5.2,
             height=0.7 + 0.62 * len(shown),
             columns=1,
@@ -231,10 +231,14 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
             words = [one.label]
             for kind, (value, low, high) in rows.items():
                 unit, colour = _KINDS[kind]
-                if low > 0:
-                    axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
+                kind_of = unit.removesuffix(" token")
+                if low <= 0:  # a logarithmic axis has no place for 0: the upper end, pointing to it
+                    axes.plot(high, place, marker="<", color=colour, markersize=dot(5))
+                    words.append(f"{kind_of} not told from 0 (at most {digits(high)})")
+                    continue
+                axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
                 axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
-                words.append(f"{unit.removesuffix(' token')} {digits(value)} ({span(low, high).removesuffix(' ms')})")
+                words.append(f"{kind_of} {digits(value)} ({span(low, high).removesuffix(' ms')})")
             axes.text(
                 0, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", transform=axes.get_yaxis_transform(),
                 va="bottom", fontsize=pt(7.5), color=INK,
