@@ -380,8 +380,8 @@ def first_steps_words(results: Published) -> str:
                 f"{digits(first[0])}–{digits(first[-1])} ms, later ones {digits(later[0])}–{digits(later[-1])} ms; the "
                 f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
             )
-        arm = read(next((results.results / folder).glob("*/provenance.json"))) or {}
-        began = datetime.fromtimestamp(min(one["started_unix_s"] for one in arm["sessions"]), UTC)
+        about = read(next((results.results / folder).glob("*/provenance.json"))) or {}
+        began = datetime.fromtimestamp(min(one["started_unix_s"] for one in about["sessions"]), UTC)
         mark = f"; measured on {began:%Y-%m-%d at %H:%M} UTC"
         figure = results.figure(f"{folder.as_posix()}/figures/first_steps.png", "First decode steps of a fresh process")
         link = f"[rows]({results.link}/{folder.as_posix()})"
@@ -666,11 +666,36 @@ def server_table(results: Published) -> str:
     return table((*heads, "command"), rows) if rows else f"{NOT_MEASURED}."
 
 
+def stall_words(results: Published) -> str:
+    """What a server that stands still for a while looks like in an open and in a closed loop."""
+    said = []
+    for name, loop in (("stall_open", "an open loop"), ("stall_closed", "a closed loop")):
+        folder = results.results / SERVERS / name
+        summary = read(folder / "summary.json")
+        if summary is None:
+            return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+        times_ms = sorted(_measured(folder, "TTFT"))
+        slow = sum(time > SLOW_MS for time in times_ms)
+        middle = digits(summary["distribution"]["TTFT"]["workload"]["p50"]["value"])
+        said.append(
+            f"{slow} of {len(times_ms):,} requests of {loop} waited more than {SLOW_MS / 1e3:g} s for their first "
+            f"token (median {middle} ms, the sample's P99 {digits(times_ms[int(0.99 * len(times_ms))])} ms)"
+        )
+    return f"{', and '.join(said)}: a closed loop hides the tail. [Rows]({results.link}/{SERVERS})."
+
+
+SLOW_MS = 500.0
+
+
+def _measured(folder: Path, column: str) -> list[float]:
+    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [float(row[column]) for row in rows if row["status"] == "ok" and row["point_id"] == "dataset"]
+
+
 def _sample_p99(folder: Path) -> str:
     """The 99th percentile of the very requests that were sent, where they are too few to say more."""
-    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
-        rows = [row for line in lines if (row := json.loads(line))["status"] == "ok" and row["point_id"] == "dataset"]
-    by_size = sorted(row["T_request"] for row in rows)
+    by_size = sorted(_measured(folder, "T_request"))
     return f"n too small ({digits(by_size[int(0.99 * len(by_size))])} in the sample)"
 
 
