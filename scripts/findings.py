@@ -538,6 +538,25 @@ def methods_words(results: Published) -> str:
     return "\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
 
 
+def methods_verdict(results: Published) -> str:
+    """How many arms that drop tokens are faster, and of how many a control is as fast."""
+    arms = [
+        arm
+        for *_, run in results.methods()
+        for arm in run.summary["arms"]
+        if arm["role"] == "method" and (arm["keep"] or 1) < 1 and "T_total" in arm["savings"]
+    ]
+    if not arms:
+        return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
+    found = Counter(arm["savings"]["T_total"]["verdict"] for arm in arms)
+    told = [arm for arm in arms if arm["savings"]["T_total"]["verdict"] == "faster" and arm["controls"] is not None]
+    said = ", ".join(f"{verdict} in {number}" for verdict, number in found.most_common())
+    return (
+        f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be told, "
+        f"a control that costs no thought is as fast in {sum(bool(arm['controls']) for arm in told)} of {len(told)}."
+    )
+
+
 def arms_tokens(results: Published) -> str:
     """How long the answers of all arms are."""
     ranges = [run.summary["scope"]["output_tokens"] for *_, run in results.methods()]
