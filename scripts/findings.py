@@ -552,8 +552,8 @@ def methods_verdict(results: Published) -> str:
     told = [arm for arm in arms if arm["savings"]["T_total"]["verdict"] == "faster" and arm["controls"] is not None]
     said = ", ".join(f"{verdict} in {number}" for verdict, number in found.most_common())
     return (
-        f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be told, "
-        f"a control that costs no thought is as fast in {sum(bool(arm['controls']) for arm in told)} of {len(told)}."
+        f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be "
+        f"told, a control that costs no thought is as fast in {sum(bool(arm['controls']) for arm in told)} of {len(told)}."
     )
 
 
