@@ -551,9 +551,10 @@ def methods_verdict(results: Published) -> str:
     found = Counter(arm["savings"]["T_total"]["verdict"] for arm in arms)
     told = [arm for arm in arms if arm["savings"]["T_total"]["verdict"] == "faster" and arm["controls"] is not None]
     said = ", ".join(f"{verdict} in {number}" for verdict, number in found.most_common())
+    fast = sum(bool(arm["controls"]) for arm in told)
     return (
         f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be "
-        f"told, a control that costs no thought is as fast in {sum(bool(arm['controls']) for arm in told)} of {len(told)}."
+        f"told, a control that costs no thought is as fast in {fast} of {len(told)}."
     )
 
 
