@@ -34,7 +34,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
         (["measurement.repeats=many"], "'measurement.repeats' must be a whole number (got 'many')"),
         (["measurement.repeats=0", "output.policy=x"], "'output.policy' must be one of auto, forced, natural (got 'x')\n"
          "'measurement.repeats' must be 1 or more (got 0)"),
-        (["dataset.num_samples=-3"], "dataset: 'num_samples' must be 1 or more (got -3)"),
+        (["dataset.num_samples=-3"], "dataset: 'num_samples' must be 1 to 10,000,000 (got -3)"),
         (["sweep=vision_tokens", "sweep.axes.vision_tokens=[]"], "axis 'vision_tokens' has no values"),
         (["+sweep.axes.nope=[1]"], "axis 'nope' must be one of vision_tokens"),
         (["runtime.device=cuda:7x"], "(got 'cuda:7x')"),

@@ -116,3 +116,25 @@ def test_a_number_that_torch_cannot_take_is_refused(given: str) -> None:
     done = command_line("experiment=smoke", given)
     assert done.status == 2
     assert f"'{given.partition('=')[0]}' must be " in done.said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("output.tokens=1000000000000",), "'output.tokens' must be 1,048,576 or less"),
+        (("measurement.prompt_tokens=99999999",), "'measurement.prompt_tokens' must be 1,048,576 or less"),
+        (("measurement.image_size=[1000000,1000000]",), "'a side of measurement.image_size' must be 16,384 or less"),
+        (("dataset.num_samples=100000000000000",), "'num_samples' must be 1 to 10,000,000"),
+        (("experiment=phase2", "sweep=resolution", "sweep.axes.resolution=[1000000]"), "must be 16,384 or less"),
+        (("experiment=phase3", "sweep.axes.output_tokens=[1000000000000]"), "must be 1,048,576 or less"),
+        (
+            ("experiment=phase3", "sweep.axes.output_tokens={start:1,stop:1000000000000,step:1}"),
+            "a range has at most 10,000 values",
+        ),
+    ],
+)
+def test_a_number_that_would_fill_the_memory_is_refused(words: tuple[str, ...], message: str) -> None:
+    """The system ended the process, without a word."""
+    done = command_line(*words)
+    assert done.status == 2
+    assert message in done.said

@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+MOST_TOKENS = 1_048_576
+"""What one count of a request (tokens, images, rows of a batch) may be: more is a slip, and would fill the memory."""
+MOST_SIDE = 16_384
+"""Pixels of a side of an image: two of them make 268 million, 0.8 GB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from vlmbench.request import Output, Request
+from vlmbench.request import MOST_SIDE, MOST_TOKENS, Output, Request
 
 _PROCESSOR_PREFIX = "processor."
 INTERVENTION_PREFIX = "intervention."
@@ -41,6 +41,8 @@ _AUTO_AXIS = "vision_tokens"
 _LEAST_CACHE = 8  # tokens: a few more than are prefilled to learn the cache's layout
 _AUTO_POINTS, _LEAST_AUTO_POINTS = 6, 3
 _LOW, _HIGH = 16, 576  # where a model reaches any count: from a thumbnail to LLaVA-1.5's image
+_SIDES = frozenset({"resolution", "image_width", "image_height"})
+_MOST_VALUES = 10_000
 _SPAN = 6  # the highest count is this many times the lowest, where that is above _HIGH
 _T = TypeVar("_T")
 
@@ -48,6 +50,9 @@ _T = TypeVar("_T")
 def _whole(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"a value of axis '{name}' must be a whole number of {least} or more (got {value!r})")
+    most = MOST_SIDE if name in _SIDES else MOST_TOKENS
+    if value > most:
+        raise ValueError(f"a value of axis '{name}' must be {most:,} or less (got {value:,})")
     return value
 
 
@@ -134,10 +139,12 @@ def spaced(spec: Mapping[str, Any]) -> list[int]:
             raise ValueError("'spacing' goes with 'num', not with 'step'")
         if spec["step"] < 1:
             raise ValueError(f"'step' must be 1 or more (got {spec['step']})")
+        _not_too_many((stop - start) // spec["step"] + 1)
         return list(range(start, stop + 1, spec["step"]))
     num, spacing = spec["num"], spec.get("spacing", "linear")
     if num < 2:
         raise ValueError(f"'num' must be 2 or more (got {num})")
+    _not_too_many(num)
     if spacing == "linear":
         values = [start + (stop - start) * i / (num - 1) for i in range(num)]
     elif spacing == "log":
@@ -147,6 +154,11 @@ def spaced(spec: Mapping[str, Any]) -> list[int]:
     else:
         raise ValueError(f"'spacing' must be linear or log (got {spacing!r})")
     return sorted({round(v) for v in values})
+
+
+def _not_too_many(values: int) -> None:
+    if values > _MOST_VALUES:
+        raise ValueError(f"a range has at most {_MOST_VALUES:,} values (got {values:,})")
 
 
 def spread(counts: Sequence[int], most: int) -> list[int]:

@@ -17,6 +17,8 @@ _BLOCK = sum(_QUESTIONS)
 _SIZES = {"coco": "synthetic_vqa", "long_tail": "synthetic_long_tail"}  # sizes of images: name of the data set
 _KEPT_IMAGES = 8  # encoded images in memory, some 150 kB each: questions about one image follow each other
 
+_MOST_SAMPLES = 10_000_000  # their order is held in memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticVQA:
@@ -37,8 +39,8 @@ class SyntheticVQA:
     sizes: str = "coco"
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"'num_samples' must be 1 or more (got {self.num_samples})")
+        if not 1 <= self.num_samples <= _MOST_SAMPLES:
+            raise ValueError(f"'num_samples' must be 1 to {_MOST_SAMPLES:,} (got {self.num_samples:,})")
         if self.seed < 0:
             raise ValueError(f"'seed' must be 0 or more (got {self.seed})")
         if self.sizes not in _SIZES:

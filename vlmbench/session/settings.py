@@ -13,6 +13,7 @@ from vlmbench import plugins
 from vlmbench.figures.style import FigureStyle
 from vlmbench.models.runtime import Runtime
 from vlmbench.records.objective import names_of
+from vlmbench.request import MOST_SIDE, MOST_TOKENS
 from vlmbench.schema import COMPARED_TIMES
 
 MISSING: Any = "???"  # what OmegaConf calls a value that must be given
@@ -27,6 +28,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         _at_least("output.tokens", self.tokens, 1)
+        _at_most("output.tokens", self.tokens, MOST_TOKENS)
         _one_of("output.policy", self.policy, OUTPUT_POLICIES)
 
 
@@ -147,6 +149,7 @@ class LoadConfig:
         _one_of("load.arrivals", self.arrivals, ARRIVALS)
         for name, least in (("concurrency", 1), ("max_outstanding", 1), ("retries", 0), ("warmup_requests", 0)):
             _at_least(f"load.{name}", getattr(self, name), least)
+        _at_most("load.concurrency", self.concurrency, MOST_TOKENS)
         for name in ("rate_per_s", "ttft_limit_ms", "tpot_limit_ms", "request_limit_ms"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -177,10 +180,13 @@ class MeasurementConfig:
             _at_least(f"measurement.{name}", getattr(self, name), least)
         _one_of("measurement.batch", self.batch, BATCHES)
         _at_least("measurement.prompt_tokens", self.prompt_tokens, 1)
+        _at_most("measurement.prompt_tokens", self.prompt_tokens, MOST_TOKENS)
+        _at_most("measurement.repeats", self.repeats, MOST_TOKENS)
         _at_least("measurement.max_errors_in_a_row", self.max_errors_in_a_row, 1)
         _at_least("measurement.time_limit_s", self.time_limit_s, 0)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"'measurement.image_size' must be [width, height] in pixels (got {self.image_size})")
+        _at_most("a side of measurement.image_size", max(self.image_size or [1]), MOST_SIDE)
 
 
 @dataclass
@@ -304,6 +310,11 @@ def _check_engine(name: str) -> None:
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"'{name}' must be {least:g} or more (got {value:g})")
+
+
+def _at_most(name: str, value: float | None, most: int) -> None:
+    if value is not None and value > most:
+        raise ValueError(f"'{name}' must be {most:,} or less (got {value:,})")
 
 
 TASKS = (
