@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -20,9 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from published import (
@@ -147,7 +150,8 @@ def tail_table(results: Published) -> str:
         effective = whole.get("effective_n")
         worth = "" if effective is None else f", worth {min(effective, whole['n']):,.0f}"
         if failed := summary["runs"]["status"].get("error", 0):
-            worth += f", {failed} more failed"
+            again = _failed_and_again(results.results / run.folder)
+            worth += f", {failed} failed first, {again} of {failed} ran when tried again"
         rows.append(
             [
                 *who(name),
@@ -161,6 +165,12 @@ def tail_table(results: Published) -> str:
         )
     heads = ("model", "runtime", "requests", "median, ms", "tail of a request, ×", "tail of `generate()`, ×")
     return table((*heads, "most of the request's variance is", ""), rows)
+
+
+def _failed_and_again(folder: Path) -> int:
+    """How many of the requests that failed were measured by a later try."""
+    measured = {row["sample_id"] for row in _counted(folder)}
+    return len({row["sample_id"] for row in _rows(folder) if row["status"] == "error"} & measured)
 
 
 def _quantile(row: Mapping[str, Any] | None) -> str:
@@ -199,6 +209,60 @@ def tail_words(results: Published) -> str:
         if clauses:
             lines.append(f"* `generate()` of {MODELS[model]} alone: {'; '.join(clauses)}.")
     return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+
+
+_SLOW = 2.0  # preprocessing is slow from so many of its medians on
+_UNRELATED = 0.2  # a rank correlation nearer to 0 says that it is not the request
+_HOST_S = ": this tail is of the host and of how it preprocesses there, not of the images."
+
+
+def _stolen(rows: Sequence[Mapping[str, Any]]) -> str:
+    return percent(fmean((row.get("steal_ms") or 0) > 0 for row in rows), 2) if rows else DASH
+
+
+def slow_words(results: Published) -> str:
+    """Whether the requests whose preprocessing is slow under one runtime are those that are slow under another."""
+    lines = []
+    for model in FULL:
+        runs = _present(results, model)
+        held = _held(runs)
+        if len(held) < 2:
+            continue
+        shares = []
+        for runtime, run in runs.items():
+            rows = _counted(results.results / run.folder)
+            limit = _SLOW * median(row["T_preprocess"] for row in rows)
+            slow, other = (
+                [row for row in rows if (row["T_preprocess"] > limit) is is_slow] for is_slow in (True, False)
+            )
+            shares.append(
+                f"{RUNTIMES[runtime]} {len(slow)} of {len(rows)} ({_stolen(slow)}; of the others {_stolen(other)})"
+            )
+        rank = _rank(results, [runs[runtime] for runtime in held[:2]])
+        lines.append(
+            f"* Requests to {MODELS[model]} whose preprocessing took more than {_SLOW:g} × its median, and from how many "
+            f"of them the hypervisor took processor time while they ran: {'; '.join(shares)}. The rank correlation of "
+            f"the same request's preprocessing under {RUNTIMES[held[0]]} and under {RUNTIMES[held[1]]} is {rank:.2f}"
+            f"{_HOST_S if abs(rank) < _UNRELATED else '.'}"
+        )
+    return "\n".join(lines)
+
+
+def _present(results: Published, model: str) -> dict[str, Run]:
+    """Phase 1 of a model by runtime, of the present set."""
+    runs = {runtime: results.run(f"{model}_{runtime}", "phase1") for runtime in RUNTIMES}
+    return {runtime: run for runtime, run in runs.items() if run is not None and not run.mark}
+
+
+def _held(runs: Mapping[str, Run]) -> list[str]:
+    return [name for name, run in runs.items() if tail_is_the_problem(run.summary).verdict is Verdict.HOLDS]
+
+
+def _rank(results: Published, runs: Sequence[Run]) -> float:
+    """Rank correlation of the preprocessing of the same requests in two runs."""
+    first, second = (_by_request(results.results / run.folder, "T_preprocess") for run in runs)
+    common = sorted(first.keys() & second.keys())
+    return float(spearmanr([first[one] for one in common], [second[one] for one in common]).statistic)
 
 
 # Bottleneck -----------------------------------------------------------------------------------------------------------
@@ -251,11 +315,20 @@ def bottleneck_words(results: Published) -> str:
             largest = max(_PARTS, key=lambda name: shares.get(name, 0.0))
             clauses.append(
                 f"{words}{run.mark}: {told.verdict}; the largest part is {label_of(largest)} "
-                f"({percent(shares[largest])}), and the device waits for {percent(waits)} of `generate()`"
+                f"({percent(shares[largest])}), and the device waits for {percent(waits)} of `generate()`, "
+                f"{_where_it_waits(run.summary['launch_bound'])}"
             )
         if clauses:
             lines += [f"* {MODELS[model]}, {clause}." for clause in clauses]
     return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+
+
+def _where_it_waits(waits: Mapping[str, Any]) -> str:
+    """The stage with the largest part of the waiting, and which part."""
+    idle = {row["stage"]: row["elapsed_ms"] - row["busy_ms"] for row in waits["stages"]}
+    whole = idle.pop("total")
+    top = max(idle, key=lambda stage: idle[stage])
+    return f"{percent(idle[top] / whole, 2)} of that in {label_of(f'T_{top}')}"
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------------
@@ -295,8 +368,26 @@ def _cost(entry: Mapping[str, Any] | None) -> str:
     end = "_unflagged" if entry.get("cost_unflagged_ms") is not None else ""
     middle, low, high = entry[f"cost{end}_ms"], entry[f"low{end}"], entry[f"high{end}"]
     if low is not None and low <= 0 <= high:
-        return f"none measurable ({tight_interval(low, high)})"
+        return f"cannot be told from 0 ({tight_interval(low, high)})".replace("-", "−")
     return f"{digits(middle)}{span_of(low, high, digits)}"
+
+
+def power_words(results: Published) -> str:
+    """In how many runs of the vision sweeps the card was held back by its power limit, and how far its clock fell."""
+    said = []
+    for name in results.names():
+        run = results.run(name, "phase2")
+        if run is None or run.mark:
+            continue
+        rows = _counted(results.results / run.folder)
+        held = sum("throttled:power" in row["flags"] for row in rows)
+        clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz") is not None]
+        if held and clocks:
+            ends = f"{min(clocks):,.0f} of {max(clocks):,.0f} MHz"
+            said.append(f"{', '.join(who(name))}: {held} of {len(rows)} runs, clock down to {ends}")
+    if not said:
+        return ""
+    return f"The card's power limit held it back in vision sweeps, and these rows are in the slopes: {'; '.join(said)}."
 
 
 def tokens_words(results: Published) -> str:
@@ -353,6 +444,40 @@ def runtimes_table(results: Published) -> str:
             apart = measured_together([side.provenance for side in runs])
             rows.append([*head, *(_ratio(changes.get(name)) for name in _TIMES), apart, link])
     return table(("model", "", *(f"`{name}`" for name in _TIMES), "", ""), rows)
+
+
+def engine_side_words(results: Published) -> str:
+    """What two columns of the table do not have in common, with the numbers that tell how much it matters."""
+    lines = []
+    for model in FULL:
+        sides = [results.run(f"{model}_{runtime}", "phase1") for runtime in ("cudagraph", "vllm")]
+        if any(side is None or side.mark for side in sides):
+            continue
+        runs = [side for side in sides if side is not None]
+        folders = [results.results / run.folder for run in runs]
+        inside = median(
+            [sum(row.get(part) or 0.0 for part in ("T_transfer", "T_detokenize")) for row in _counted(folders[0])]
+        )
+        first, second = (_by_request(folder, "T_preprocess") for folder in folders)
+        logs = [math.log(second[one] / first[one]) for one in first.keys() & second.keys()]
+        middle, mean = (times(math.exp(found)) for found in (median(logs), fmean(logs)))
+        waits = [
+            f"{percent(row['launch_bound'])} of it under {RUNTIMES[runtime]} "
+            f"({count(row['launches'], 'launch', 'launches')})"
+            for runtime, run in zip(("cudagraph", "vllm"), runs, strict=True)
+            for row in (run.summary.get("launch_bound") or {}).get("stages") or []
+            if row["stage"] == "vision_encoder"
+        ]
+        lines.append(
+            f"* {MODELS[model]}: transfer and text take {digits(inside)} ms outside `generate()` in the captured loop; "
+            f"`T_preprocess` of vLLM over it is {middle} by the median of pairs and {mean} by the geometric mean; the "
+            f"device waits in the vision encoder for {', for '.join(waits)}."
+        )
+    return "\n".join(lines)
+
+
+def _counted(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in _rows(folder) if row["status"] == "ok" and row["mode"] == "instrumented"]
 
 
 def _ratio(row: Mapping[str, Any] | None) -> str:
@@ -534,7 +659,11 @@ def methods_words(results: Published) -> str:
                 if arm["controls"] is not None and arm["savings"]["T_total"]["verdict"] == "faster":
                     controls = " (a control is as fast)" if arm["controls"] else " (no control is as fast)"
                 clauses.append(f"with {percent(keep, 2)} kept {_said(arm['savings']['T_total'])}{controls}")
-        lines.append(f"* {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}: {'; '.join(clauses)}{run.mark}.")
+        pairs = sorted({arm["pairs"] for arm in run.summary["arms"]})
+        said = f" ({pairs[0]}–{pairs[-1]} pairs, cut off, without its proof)" if not run.summary["proofs"] else ""
+        lines.append(
+            f"* {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}{said}: {'; '.join(clauses)}{run.mark}."
+        )
     return "\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
 
 
@@ -560,9 +689,29 @@ def methods_verdict(results: Published) -> str:
 
 def arms_tokens(results: Published) -> str:
     """How long the answers of all arms are."""
+    ends = _answer(results)
+    return f"{ends} output tokens, " if ends else ""
+
+
+def _answer(results: Published) -> str:
     ranges = [run.summary["scope"]["output_tokens"] for *_, run in results.methods()]
-    ends = sorted({f"{end:g}" for one in ranges if one for end in one}, key=float)
-    return f"{' to '.join(ends)} output tokens, " if ends else ""
+    return " to ".join(sorted({f"{end:g}" for one in ranges if one for end in one}, key=float))
+
+
+def drowned_words(results: Published) -> str:
+    """From which length of the answer on nothing of a saving is left to speak of, over all arms that drop tokens."""
+    found = [
+        arm["drowned_after"][0]
+        for *_, run in results.methods()
+        for arm in run.summary["arms"]
+        if arm["role"] == "method" and (arm["keep"] or 1) < 1 and arm["drowned_after"] is not None
+    ]
+    if not found:
+        return ""
+    return (
+        f"what is saved here is below 5 % of `generate()` from {min(found):,.0f} (least saved) or {max(found):,.0f} "
+        "(most) output tokens on"
+    )
 
 
 def published_table(results: Published) -> str:
@@ -596,11 +745,17 @@ def published_table(results: Published) -> str:
         [fastv, "the same, three quarters dropped", "0.203 / 0.124 s = 1.64 ×", ours("fastv", 0.25, "TTFT")],
         [
             cache,
-            "answers of 300 tokens and more, one image (its demo)",
+            "whole answer of 300 tokens and more, one image, three quarters dropped (its demo's settings; the figure "
+            "names none)",
             "“approximately 8 %” = 1.09 ×",
-            ours("fastv", 0.5, "T_total"),
+            f"answers of {_answer(results)} tokens only: {ours('fastv', 0.25, 'T_total')}",
         ],
-        [zipped, "prefill, LLaVA-NeXT", "8 ×", ours("visionzip", 0.11, "T_LLM_prefill")],
+        [
+            zipped,
+            "prefill, LLaVA-NeXT, share not named in the abstract",
+            "8 ×",
+            f"11 % kept: {ours('visionzip', 0.11, 'T_LLM_prefill')}",
+        ],
         [
             qwen,
             "whole run, Qwen2.5-VL, as a user found",
@@ -707,10 +862,19 @@ def stall_words(results: Published) -> str:
 SLOW_MS = 500.0
 
 
-def _measured(folder: Path, column: str) -> list[float]:
+@cache
+def _rows(folder: Path) -> list[dict[str, Any]]:
     with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [float(row[column]) for row in rows if row["status"] == "ok" and row["point_id"] == "dataset"]
+        return [json.loads(line) for line in lines]
+
+
+def _measured(folder: Path, column: str) -> list[float]:
+    return [float(row[column]) for row in _rows(folder) if row["status"] == "ok" and row["point_id"] == "dataset"]
+
+
+def _by_request(folder: Path, column: str) -> dict[str, float]:
+    """A time of each request of the workload, of the runs that count."""
+    return {row["sample_id"]: float(row[column]) for row in _counted(folder) if row["point_id"] == "dataset"}
 
 
 def _sample_p99(folder: Path) -> str:
@@ -826,6 +990,8 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
         said.append(
             f"{phase}: {count(measured, 'run')}" if phase != "arms" else f"{count(len(run.summary['arms']), 'arm')}"
         )
+        if run.summary.get("arms") and not run.summary.get("proofs"):
+            said.append("cut off")
     if results.comparison(part):
         said.append("token comparison")
     if (results.results / f"{CARD}_{part}" / "first_steps.json").is_file():
@@ -882,15 +1048,22 @@ def readme_words(results: Published) -> str:
 def held_tails(results: Published) -> str:
     """Where the variance of those requests lies whose tail is the problem."""
     said = []
-    for name in [name for name in results.names() if name.partition("_")[0] in FULL]:
-        run = results.run(name, "phase1")
-        if run is not None and tail_is_the_problem(run.summary).verdict is Verdict.HOLDS:
-            said.append(f"{', '.join(who(name))}: {_largest_part(run.summary['tail'])}")
-    return (
-        f"Where the tail is the problem, the variance is mostly one part of the request ({'; '.join(said)})."
-        if said
-        else ""
-    )
+    ranks = []
+    for model in FULL:
+        runs = _present(results, model)
+        held = _held(runs)
+        said += [f"{MODELS[model]}, {RUNTIMES[one]}: {_largest_part(runs[one].summary['tail'])}" for one in held]
+        if len(held) > 1:
+            ranks.append(_rank(results, [runs[one] for one in held[:2]]))
+    if not said:
+        return ""
+    words = f"Where the tail is the problem, the variance is mostly one part of the request ({'; '.join(said)})."
+    if ranks and all(abs(rank) < _UNRELATED for rank in ranks):
+        words += (
+            " The same images are not slow twice (rank correlation of a request's preprocessing between two of these "
+            f"runs: {', '.join(f'{rank:.2f}' for rank in ranks)}){_HOST_S}"
+        )
+    return words
 
 
 def engine_words(results: Published) -> str:
@@ -1004,7 +1177,8 @@ def other_day(results: Published) -> str:
             costs = [_cost(found["token_costs"]["output"]) for found in (now, rows[0])]
             lines.append(
                 f"* {MODELS[model]} in eager mode: {costs[0]} ms an output token here, {costs[1]} ms on another "
-                f"day{EARLIER}, on a card of the same kind: what eager mode measures is how fast the host launches."
+                f"day{EARLIER}, on a card of the same kind. The device waits in most of it (above): a "
+                "time of the host."
             )
     return "\n".join(lines)
 

@@ -210,3 +210,32 @@ def test_a_copy_of_first_steps_is_written_as_one(script: ModuleType, tmp_path: P
     after = content(tmp_path)
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"h200_llava_first_steps/figures/first_steps.png"}, "the numbers are the published ones"
+
+
+def _with_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True)
+    with gzip.open(folder / "records.jsonl.gz", "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_whether_the_same_requests_are_slow_twice_is_told_by_rows_that_count(
+    findings: ModuleType, tmp_path: Path
+) -> None:
+    results = findings.Published(tmp_path)
+    runs = []
+    for name, times in (("a", (1.0, 2.0, 3.0, 4.0)), ("b", (40.0, 30.0, 20.0, 10.0))):
+        one = {"status": "ok", "mode": "instrumented", "point_id": "dataset"}
+        rows = [{**one, "sample_id": str(i), "T_preprocess": time} for i, time in enumerate(times)]
+        rows += [{**rows[0], "T_preprocess": 1e6} | other for other in ({"status": "warmup"}, {"mode": "bare"})]
+        rows += [{**one, "sample_id": str(i), "status": "error", "T_preprocess": None} for i in (0, 9)]
+        _with_rows(tmp_path / name, rows)
+        runs.append(findings.Run(folder=Path(name), summary={}, provenance={}))
+    assert findings._rank(results, runs) == pytest.approx(-1.0)
+    assert findings._rank(results, [runs[0], runs[0]]) == pytest.approx(1.0)
+    assert findings._failed_and_again(tmp_path / "a") == 1, "request 0 ran later, request 9 never did"
+
+
+def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
+    stages = [("LLM_decode", 60.0, 50.0), ("vision_encoder", 40.0, 10.0), ("total", 100.0, 60.0)]
+    rows = [{"stage": stage, "elapsed_ms": elapsed, "busy_ms": busy} for stage, elapsed, busy in stages]
+    assert findings._where_it_waits({"stages": rows}) == "75 % of that in Vision encoder"
