@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import spearmanr
 
@@ -240,8 +241,8 @@ def slow_words(results: Published) -> str:
             )
         rank = _rank(results, [runs[runtime] for runtime in held[:2]])
         lines.append(
-            f"* Requests to {MODELS[model]} whose preprocessing took more than {_SLOW:g} × its median, and from how many "
-            f"of them the hypervisor took processor time while they ran: {'; '.join(shares)}. The rank correlation of "
+            f"* Requests to {MODELS[model]} whose preprocessing took more than {_SLOW:g} × its median, and from how "
+            f"many of them the hypervisor took processor time while they ran: {'; '.join(shares)}. The rank correlation of "
             f"the same request's preprocessing under {RUNTIMES[held[0]]} and under {RUNTIMES[held[1]]} is {rank:.2f}"
             f"{_HOST_S if abs(rank) < _UNRELATED else '.'}"
         )
@@ -502,7 +503,7 @@ def first_steps_words(results: Published) -> str:
             process = next(r["process_ms"] for r in content["arms"][arm]["summary"] if r["what"] == "decode step")
             lines.append(
                 f"* {said} the first decode step at each of {len(steps)} lengths of the cache takes "
-                f"{digits(first[0])}–{digits(first[-1])} ms, later ones {digits(later[0])}–{digits(later[-1])} ms; the "
+                f"{digits(first[0])}–{digits(first[-1])} ms (median {digits(median(first))}), later ones {digits(later[0])}–{digits(later[-1])} ms; the "
                 f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
             )
         about = read(next((results.results / folder).glob("*/provenance.json"))) or {}
@@ -849,12 +850,12 @@ def stall_words(results: Published) -> str:
         summary = read(folder / "summary.json")
         if summary is None:
             return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
-        times_ms = sorted(_measured(folder, "TTFT"))
+        times_ms = _measured(folder, "TTFT")
         slow = sum(time > SLOW_MS for time in times_ms)
         middle = digits(summary["distribution"]["TTFT"]["workload"]["p50"]["value"])
         said.append(
             f"{slow} of {len(times_ms):,} requests of {loop} waited more than {SLOW_MS / 1e3:g} s for their first "
-            f"token (median {middle} ms, the sample's P99 {digits(times_ms[int(0.99 * len(times_ms))])} ms)"
+            f"token (median {middle} ms, the sample's P99 {digits(_p99(times_ms))} ms)"
         )
     return f"{', and '.join(said)}: a closed loop hides the tail. [Rows]({results.link}/{SERVERS})."
 
@@ -879,8 +880,12 @@ def _by_request(folder: Path, column: str) -> dict[str, float]:
 
 def _sample_p99(folder: Path) -> str:
     """The 99th percentile of the very requests that were sent, where they are too few to say more."""
-    by_size = sorted(_measured(folder, "T_request"))
-    return f"n too small ({digits(by_size[int(0.99 * len(by_size))])} in the sample)"
+    return f"n too small ({digits(_p99(_measured(folder, 'T_request')))} in the sample)"
+
+
+def _p99(values: Sequence[float]) -> float:
+    """By linear interpolation, as percentiles are elsewhere."""
+    return float(np.quantile(values, 0.99))
 
 
 def truth_table(results: Published) -> str:

@@ -239,3 +239,7 @@ def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
     stages = [("LLM_decode", 60.0, 50.0), ("vision_encoder", 40.0, 10.0), ("total", 100.0, 60.0)]
     rows = [{"stage": stage, "elapsed_ms": elapsed, "busy_ms": busy} for stage, elapsed, busy in stages]
     assert findings._where_it_waits({"stages": rows}) == "75 % of that in Vision encoder"
+
+
+def test_the_sample_s_p99_is_the_interpolated_one(findings: ModuleType) -> None:
+    assert findings._p99([float(value) for value in range(1, 1001)]) == pytest.approx(990.01)
