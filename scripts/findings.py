@@ -243,7 +243,8 @@ def slow_words(results: Published) -> str:
         lines.append(
             f"* Requests to {MODELS[model]} whose preprocessing took more than {_SLOW:g} × its median, and from how "
             f"many of them the hypervisor took processor time while they ran: {'; '.join(shares)}. The rank "
-            f"correlation of the same request's preprocessing under {RUNTIMES[held[0]]} and under {RUNTIMES[held[1]]} is {rank:.2f}"
+            f"correlation of the same request's preprocessing under {RUNTIMES[held[0]]} and "
+            f"under {RUNTIMES[held[1]]} is {rank:.2f}"
             f"{_HOST_S if abs(rank) < _UNRELATED else '.'}"
         )
     return "\n".join(lines)
@@ -504,7 +505,8 @@ def first_steps_words(results: Published) -> str:
             lines.append(
                 f"* {said} the first decode step at each of {len(steps)} lengths of the cache takes "
                 f"{digits(first[0])}–{digits(first[-1])} ms (median {digits(median(first))}), later ones "
-                f"{digits(later[0])}–{digits(later[-1])} ms; the first request of the process pays {digits(process)} ms beyond a later one in its decode."
+                f"{digits(later[0])}–{digits(later[-1])} ms; the "
+                f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
             )
         about = read(next((results.results / folder).glob("*/provenance.json"))) or {}
         began = datetime.fromtimestamp(min(one["started_unix_s"] for one in about["sessions"]), UTC)
