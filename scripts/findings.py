@@ -686,7 +686,7 @@ def methods_verdict(results: Published) -> str:
     fast = sum(bool(arm["controls"]) for arm in told)
     return (
         f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be "
-        f"told, a control that costs no thought is as fast in {fast} of {len(told)}."
+        f"told, a control that costs no thought is as fast by whole requests in {fast} of {len(told)}."
     )
 
 
