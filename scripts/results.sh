@@ -50,6 +50,8 @@ while IFS='|' read -r name limit arguments; do
     arguments=${arguments//\{study\}/$study}
     arguments=${arguments//\{phase1\}/$phase1}
     arguments=${arguments//\{arms\}/$arms}
+    # the tiny model has no layer 2, before which FastV drops
+    [[ -n ${SMALL:-} && $arguments == *intervention=fastv* ]] && arguments+=' intervention.layer=1'
     read -ra words <<<"$arguments"
     path=${PYTHONPATH:-}
     [[ $arguments == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path

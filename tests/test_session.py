@@ -86,6 +86,8 @@ def test_a_second_signal_ends_at_once_and_the_truth_is_on_disk(
         ([ended("p", "skipped", 0, failed=1), ended("q", "all_measured", 6)], 0, State.DONE),
         ([ended("p", "oom", 2, failed=1)], 1, State.FAILED),
         ([ended("p", "skipped", 0, failed=1)], 1, State.FAILED),
+        ([ended("p", "skipped", 0, failed=1), ended("none", "median_interval", 6, beside=True)], 1, State.FAILED),
+        ([ended("p", "median_interval", 6), ended("control", "skipped", 0, failed=1, beside=True)], 0, State.DONE),
     ],
 )
 def test_how_a_run_ends(tmp_path: Path, states: list[SeriesState], status: int, state: State) -> None:

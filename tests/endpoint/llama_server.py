@@ -80,6 +80,7 @@ def running(folder: Path, *, projector: bool = True, tiles: int = 1) -> Iterator
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     place = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    place.mkdir(parents=True, exist_ok=True)
     if not (place / MODEL).is_file():
         write_language_model(place / MODEL)
         write_vision_model(place / PROJECTOR, tiles=TILES)

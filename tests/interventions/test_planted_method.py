@@ -90,6 +90,7 @@ def measure(directory: Path, method: Intervention, monkeypatch: pytest.MonkeyPat
     knobs = Knobs(output=Output(max_new_tokens=8, forced=True))
     points = arms(sweep.points(), method, controls=True)
     series = sweep_series(Samples(1), 0, knobs, sweep, stopping=rule, bare_every=0, points=points)
+    assert [one.beside for one in series] == [point.role != "method" for point in points]
     with RecordStore(directory) as store:
         runner = Runner(
             model=PlantedModel(TIMES),

@@ -19,6 +19,7 @@ from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.files import write_json
 from vlmbench.report.from_rows import directories, kind_of, report
 from vlmbench.report.phase1_summary import summarise
+from vlmbench.text import shown
 
 CliRun = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -110,6 +111,22 @@ def test_several_directories_are_one_page_and_need_a_place(tmp_path: Path) -> No
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == ["report.html", "run", "run_2", "tables"]
     medians = [json.loads((tmp_path / "to" / n / "summary.json").read_text())["headline"]["median_ms"] for n in ("run", "run_2")]  # fmt: skip
     assert medians[1] - medians[0] == pytest.approx(20.0)
+
+
+def test_a_directory_without_rows_is_named_and_damaged_rows_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, empty = made(tmp_path / "run"), tmp_path / "empty"
+    empty.mkdir()
+    rows = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    (run / "records.jsonl").write_text("".join([*rows[:2], rows[2][:40] + "\n", *rows[3:]]))
+    found = report([run, empty], tmp_path / "to")
+    assert found.runs == 1
+    assert found.left_out == (f"{shown(empty)}: no rows (records.jsonl) at or below it",)
+    assert "Left out: " in found.text
+    assert [r.getMessage() for r in caplog.records if "damaged line" in r.getMessage()] == [
+        f"{run / 'records.jsonl'}: 1 damaged line(s) before line 4 are left out"
+    ]
 
 
 @pytest.mark.parametrize(

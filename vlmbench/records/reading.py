@@ -12,6 +12,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,17 @@ def _lines(stream: Iterable[bytes], file: Path, left_out: list[int]) -> Iterator
                 continue
             measured.add(key)
         if len(left_out) > told:
-            _log.warning("%s: %d damaged line(s) before line %d are left out", file, len(left_out) - told, number)
+            _warn(f"{file}: {len(left_out) - told} damaged line(s) before line {number} are left out")
             told = len(left_out)
         yield line.strip(), row
     if twice:
-        _log.warning("%s: %d row(s) stand in it twice; the first of each counts", file, twice)
+        _warn(f"{file}: {twice} row(s) stand in it twice; the first of each counts")
+
+
+@cache
+def _warn(words: str) -> None:
+    """Say a warning once: a report reads the same rows for each of its parts."""
+    _log.warning("%s", words)
 
 
 def token_gaps(line: bytes) -> list[float | None] | None:

@@ -95,11 +95,14 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
         raise InputError(f"'{to}' holds rows of a run of its own; give another output_dir")
     bases = _bases(tops, to)
     places: dict[Path, Path] = {}
-    for top, base in bases.items():
-        for place in _runs(top, 0):
-            places.setdefault(place, base / place.relative_to(top))
-    written: dict[Path, Path] = {}
     texts, left_out = [], []
+    for top, base in bases.items():
+        found = list(_runs(top, 0))
+        for place in found:
+            places.setdefault(place, base / place.relative_to(top))
+        if not found:
+            left_out.append(f"{shown(top)}: no rows ({RECORDS_NAME}) at or below it")
+    written: dict[Path, Path] = {}
     for place, folder in places.items():
         detail(f"report of {shown(place)}")
         _tidy(folder)
@@ -109,7 +112,8 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
         except InputError as error:
             left_out.append(f"{shown(place)}: {error}")
     if not written:
-        raise InputError("\n".join(left_out) or f"no rows ({RECORDS_NAME}) at or below {_named(tops)}")
+        raise InputError("\n".join(left_out))
+    shown_runs = len(written)
     single = list(written.values()) == [target]
     notes = [] if single else [*_together(bases, written), write_pages(target, tops, written)]
     if not single:
@@ -119,7 +123,7 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
     notes += [f"Left out: {reason}" for reason in left_out]
     return Report(
         page=target / PAGE,
-        runs=len(places) - len(left_out),
+        runs=shown_runs,
         text="\n\n".join([*(texts if single else []), *notes]),
         left_out=tuple(left_out),
     )
@@ -129,10 +133,6 @@ def _tidy(folder: Path) -> None:
     """Remove what a report that was killed left half-written; a report holds no lock, so only what is old."""
     if folder.is_dir() and not is_held(folder):
         remove_stray_parts(folder, older_than_s=_OLD_S)
-
-
-def _named(tops: Sequence[Path]) -> str:
-    return ", ".join(f"'{top}'" for top in tops)
 
 
 def _bases(tops: Sequence[Path], to: Path | None) -> dict[Path, Path]:

@@ -51,6 +51,7 @@ class Series:
         stopping: instead: repeat the one request until the rule is met.
         rounds: its runs are spread evenly over this many rounds; None for one a round.
         bare_every: each ``bare_every``-th run has a bare run beside it; 0 for none.
+        beside: stands beside what was asked for (baseline or control of a method), and answers nothing by itself.
     """
 
     point_id: str
@@ -61,6 +62,7 @@ class Series:
     stopping: Stopping | None = None
     rounds: int | None = None
     bare_every: int = 1
+    beside: bool = False
 
     def jobs(self, seed: int) -> Iterator[tuple[int, int]]:
         """(request, repeat) in the order of measurement: shuffled within each pass over the requests, from the seed."""
@@ -224,6 +226,7 @@ def sweep_series(
                 request=_always(request),
                 stopping=stopping,
                 bare_every=bare_every,
+                beside=request.intervention is not None and request.intervention.role != "method",
             )
         )
     if not series:

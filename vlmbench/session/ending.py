@@ -53,16 +53,19 @@ def conclude(
         far: how far it is, in words, for a run that the time limit cut short.
 
     Returns:
-        The exit status: 0 done; 1 something failed, or nothing could be measured; 130 the time limit cut it short.
+        The exit status: 0 done; 1 something failed, or nothing of what was asked for could be measured; 130 the time
+        limit cut it short.
     """
     if cut := cut_short(states, untraced):
         return interrupted(outcome, f"{_cut_words(cut, far)}; {again}", say, cause=Cause.TIME_LIMIT)
     failed = [s for s in states if s.failed and s.ended != "skipped"]
+    asked = [s for s in states if not s.series.beside]
     reason: str | None = None
     if failed:
         reason = "; ".join(map(_failed_words, failed[:_SHOWN]))
-    elif not any(state.measured for state in states):
-        reason = "nothing could be measured: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in states[:_SHOWN])
+    elif not any(state.measured for state in asked):
+        what = "nothing could be measured" if len(asked) == len(states) else "no run of the method could be measured"
+        reason = f"{what}: " + "; ".join(f"{s.series.point_id}: {s.reason}" for s in asked[:_SHOWN])
     if reason is not None:
         say(reason)
     elif left_out := [s for s in states if s.left_out]:
