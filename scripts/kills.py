@@ -74,8 +74,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
             *arguments,
         )
         for method, arguments in {
-            "keep_after_projector": ("sweep.axes.intervention.keep=[1,0.5]",), "keep_in_layer": (), "fastv": (),
-            "pyramid_drop": ("intervention.layer=[1,2,3]",), "visionzip": (), "downsample": (), "early_exit": (),
+            "keep_after_projector": ("sweep.axes.intervention.keep=[1,0.5]",),
+            "keep_in_layer": ("intervention.layer=1",), "fastv": ("intervention.layer=1",),
+            "pyramid_drop": ("intervention.layer=[1]",), "visionzip": (), "downsample": (), "early_exit": (),
             "assisted": (), "quantized": (),
         }.items()
     },

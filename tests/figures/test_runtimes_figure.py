@@ -121,7 +121,9 @@ def arm(role: str, keep: float, saved: float, **more: Any) -> ArmResult:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_arms_stand_below_each_other_with_what_they_save(style: str) -> None:
+    few = Saving(metric="T_total", saved=Estimate(value=5.0, low=None, high=None, n=3), baseline_ms=100)
     arms = [
+        arm("method", 0.25, 5.0, savings={"T_total": few}),
         arm("method", 0.5, 8.0),
         arm("control", 0.5, 9.0, arguments="keep=0.5,layer=2,selector=random,seed=0"),
         arm("control", 0.5, 30.0, name="downsample", arguments="keep=0.5"),
@@ -135,6 +137,7 @@ def test_arms_stand_below_each_other_with_what_they_save(style: str) -> None:
         assert outside(figure) == []
     words = texts(figure)
     assert "keep=0.5: saves 8.00 ms, 8.00 % (7.00–9.00 ms)" in words
+    assert "keep=0.25: saves 5.00 ms, 5.00 % (too few pairs to tell)" in words
     assert "keep=0.5 selector=random: saves 9.00 ms" in words
     assert "downsample keep=0.5: saves 30.0 ms" in words
     assert "keep=0.11: saves 14.0 ms, 14.0 % (13.0–15.0 ms); kernel + tokens" in words
