@@ -293,7 +293,7 @@ class Kind:
             state.problems.append(f"{run}: went on for {done.outlived_s:.0f} s after {number and number.name}")
         if died and number is not signal.SIGKILL:
             state.problems.append(f"{run}: {number and number.name} ended it with {done.status}, not with 130")
-        if done.status in _ENDS.get(self.name, (0,)):
+        if done.status in _ENDS.get(self.name, (0,)) or (done.status == 1 and _skipped(run)):  # 1: all arms given up
             self.seconds, self.after_s = min(self.seconds, done.seconds), min(self.after_s, done.after_s)
             self._check_end(run, state)
         elif not died and done.status != 130:
@@ -339,7 +339,8 @@ class Kind:
         if self.name == "export" and (unlike := _unlike(run, self.folder / "whole")):
             state.problems.append(f"{run}: {unlike[:3]} are not as in an uninterrupted export")
         for path in run.rglob("outcome.json"):
-            if (ended := json.loads(path.read_bytes()))["state"] != "done" and ended["exit_status"] != 2:
+            ended = json.loads(path.read_bytes())
+            if ended["state"] != "done" and ended["exit_status"] != 2 and not (ended["exit_status"] == 1 and skipped):
                 state.problems.append(f"{path}: not done at exit status 0")
         if left := [str(path) for path in (*run.rglob(".*.part"), *run.parent.glob(".*.part"))]:
             state.problems.append(f"{run}: half-written files stay: {left[:3]}")
