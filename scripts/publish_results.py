@@ -20,6 +20,7 @@ import argparse
 import gzip
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -304,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--archive", nargs="+", default=[], metavar="FOLDER", help="folders to keep as earlier results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of results (default: docs/results)")
     options = parser.parse_args(arguments)
+    os.environ["COLUMNS"] = "120"  # published words do not depend on the terminal of who publishes them
     results, failed = options.results.resolve(), 0
     try:
         archive(results, options.archive)

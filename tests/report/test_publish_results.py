@@ -36,6 +36,11 @@ def _script(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # what is published does not depend on it
+
+
 @pytest.fixture(scope="module")
 def findings() -> ModuleType:
     return _script("findings")
