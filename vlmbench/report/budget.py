@@ -40,7 +40,7 @@ def grid(found: Budget) -> Grid:
                 one.point,
                 *(getattr(one, name) for name in names),
                 *(plain(one.amounts[name]) if name in one.amounts else DASH for name in amounts),
-                _cell(one.latency.value, one.latency.low, one.latency.high) or one.latency.note,
+                _cell(one.latency.value, one.latency.low, one.latency.high) or DASH,
                 one.note or f"{one.fit}{', chosen' if one.chosen else ''}" + _why(one),
                 DASH if check is None else _cell(check.measured.value, check.measured.low, check.measured.high),
                 DASH if check is None else str(check.promise),
@@ -56,8 +56,8 @@ def grid(found: Budget) -> Grid:
 
 
 def _why(one: Setting) -> str:
-    """Why it cannot be told, where the runs allow no interval."""
-    return f" ({one.latency.note})" if one.latency.value is not None and one.latency.note else ""
+    """Why it cannot be told, in the column that has room for words."""
+    return f" ({one.latency.note})" if one.latency.note else ""
 
 
 def _cell(value: float | None, low: float | None, high: float | None) -> str:
