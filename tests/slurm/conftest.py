@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from vlmbench.cluster.states import RunStatus
 from vlmbench.cluster.status import status
+from vlmbench.records.lock import holder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +39,28 @@ class Cluster:
 
     def cancel(self, job_id: str) -> None:
         subprocess.run(["scancel", job_id], check=True, timeout=60)
+
+    def saved(self) -> float:
+        """When the controller last wrote down its jobs (seconds since the epoch)."""
+        return (self.folder / "state" / "job_state").stat().st_mtime
+
+    def says(self) -> str:
+        """What Slurm knows of its node and its jobs, and the last lines of its logs."""
+        told = []
+        for command in (["sinfo", "-N", "-o", "%N %T %E"], ["squeue", "-r", "-o", "%i %T %r %S"]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            told += [" ".join(command), done.stdout + done.stderr]
+        for log in ("slurmctld.log", "node0.log"):
+            told += [log, *(self.folder / "log" / log).read_text(errors="replace").splitlines()[-15:]]
+        return "\n".join(told)
+
+    def drained(self) -> str:
+        """Why the node takes no jobs; empty if it takes some."""
+        done = subprocess.run(
+            ["sinfo", "-h", "-N", "-p", "cpu", "-t", "drain,down,fail", "-o", "%N %T: %E"], check=True,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout.strip()
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +114,9 @@ def vlmbench(tmp_path: Path, slurm_cluster: Cluster) -> Iterator[Vlmbench]:
         parent.kill()
         parent.wait()
     subprocess.run(["scancel", "--quiet", "--me"], check=False, timeout=60)
+    if why := slurm_cluster.drained():  # what one test broke is not the next one's fault
+        subprocess.run(["scontrol", "update", "nodename=ALL", "state=resume"], check=True, timeout=60)
+        pytest.fail(f"this test left a node that takes no jobs (it was resumed): {why}")
 
 
 def pictures(folder: Path, count: int = 6) -> Path:
@@ -103,7 +130,9 @@ def until(what: Callable[[], object], timeout: float, every: float = 0.5) -> obj
     """Wait until ``what()`` gives something; the limit is part of the test."""
     deadline = time.monotonic() + timeout
     while not (found := what()):
-        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        if time.monotonic() > deadline:
+            folder = os.environ.get("VLMBENCH_SLURM")
+            pytest.fail(f"waited {timeout} s in vain\n{Cluster(Path(folder)).says() if folder else ''}")
         time.sleep(every)
     return found
 
@@ -114,6 +143,26 @@ def states(folder: Path) -> dict[str, RunStatus]:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def hold(grid: Path, names: Sequence[str], count: int) -> list[int]:
+    """Stop the processes of ``count`` runs where they are; none is left stopped when they are not so many."""
+    if len(names) != count:
+        return []
+    pids = [holder.pid for name in names if (holder := holder_of(grid / name))]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    if sum(map(is_stopped, pids)) == count:
+        return pids
+    go_on(pids)
+    return []
+
+
+def go_on(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def is_stopped(pid: int) -> bool:

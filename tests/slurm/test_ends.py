@@ -66,3 +66,19 @@ def test_a_suspended_job_is_suspended(tmp_path: Path, slurm_cluster: Cluster) ->
     until(lambda: look(tmp_path).state == RunState.RUNNING, 30)
     slurm_cluster.cancel(job)
     until(lambda: look(tmp_path).state == RunState.CANCELLED, 60)
+
+
+def test_a_job_that_is_held_is_told_with_the_way_out(tmp_path: Path, slurm_cluster: Cluster) -> None:
+    submit(tmp_path, tasks.sleep)
+    until(lambda: look(tmp_path).state == RunState.RUNNING, 60)
+    job = look(tmp_path).job_id
+    subprocess.run(["scontrol", "requeuehold", job], check=True, timeout=60)
+    until(lambda: "scontrol release" in (look(tmp_path).reason or ""), 60)
+    held = look(tmp_path)
+    assert held.state == RunState.QUEUED
+    assert held.reason.startswith("Slurm holds it back (")
+    assert held.reason.endswith(f"): scontrol release {job}")
+    subprocess.run(["scontrol", "release", job], check=True, timeout=60)
+    until(lambda: look(tmp_path).state == RunState.RUNNING, 60)
+    slurm_cluster.cancel(job)
+    until(lambda: look(tmp_path).state == RunState.CANCELLED, 60)

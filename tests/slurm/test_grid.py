@@ -7,14 +7,14 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
-from tests.slurm.conftest import Cluster, Vlmbench, is_stopped, kill, pictures, states, until
+from tests.slurm.conftest import Cluster, Vlmbench, go_on, hold, is_stopped, kill, pictures, states, until
 from vlmbench.cluster.collect import collect
 from vlmbench.cluster.grid import FOLDER, read_submissions
 from vlmbench.cluster.launch import cancel
@@ -77,12 +77,14 @@ def test_a_grid_with_every_fault_is_complete_after_a_resume(
 
     parent.kill()
     # The controller saves its state every few seconds and forgets what came later: a job that started in the last
-    # moment would be held and its node drained. So both running tasks are to be well on their way.
-    until(lambda: len([name for name in running(5) if name not in (first, second)]) == 2, 150)
-    time.sleep(6)
+    # moment would run twice, and its node be drained. So both running tasks are held, that none ends and none begins,
+    # until a state is saved that knows them.
+    held = until(lambda: hold(grid, [name for name in running(5) if name not in (first, second)], 2), 150, every=0.1)
+    until(lambda: slurm_cluster.saved() > max(psutil.Process(pid).create_time() for pid in held), 60)
     slurm_cluster.daemon("kill", "slurmctld", "-9")
     assert RunState.UNKNOWN in {one.state for one in status(grid)}, "Slurm is silent: nobody is lost for that"
     slurm_cluster.daemon("restart", "slurmctld")
+    go_on(held)
 
     until(lambda: [name for name in running(5) if name not in (first, second)], 120)
     urgent = slurm_cluster.sbatch("--partition=urgent", "--gres=gpu:2", "--output=/dev/null", "--wrap=sleep 2")
@@ -205,6 +207,19 @@ def test_names_that_would_run_in_a_shell_do_not_and_no_script_holds_a_secret(
     files = [path for path in odd.rglob("*") if path.is_file()]
     assert any("#SBATCH" in path.read_text(errors="replace") for path in files), "the script as submitit writes it"
     assert not [path for path in files if b"plain-value-of" in path.read_bytes()]
+
+
+def test_a_grid_that_cannot_begin_says_why(tmp_path: Path, vlmbench: Vlmbench, slurm_cluster: Cluster) -> None:
+    subprocess.run(["scontrol", "update", "nodename=ALL", "state=drain", "reason=planted"], check=True, timeout=60)
+    try:
+        parent = vlmbench.start("seed=1", "measurement.repeats=2", f"output_dir={tmp_path / 'grid'}")
+        until(lambda: "DRAINED" in vlmbench.said(), 120)
+        assert "0_smoke: queued: " in vlmbench.said()
+        assert slurm_cluster.drained().endswith("planted")
+    finally:
+        subprocess.run(["scontrol", "update", "nodename=ALL", "state=resume"], check=True, timeout=60)
+    assert parent.wait(timeout=240) == 0, vlmbench.said()
+    assert vlmbench.said().count("DRAINED") == 1, "a reason is told once"
 
 
 def test_what_slurm_refuses_is_said(tmp_path: Path, vlmbench: Vlmbench) -> None:

@@ -95,11 +95,11 @@ def now(wanted: list[Path], sweep_dir: Path, lost_after_s: float) -> list[RunSta
 
 
 def wait(wanted: list[Path], sweep_dir: Path, *, poll_s: float, lost_after_s: float) -> list[RunStatus]:
-    """Until every task is over or lost; says what changes."""
+    """Until every task is over or lost; says what changes, and why a task waits for more than its turn."""
     runs = runs_of(sweep_dir)
     pending = [runs[path] for path in wanted if path in runs]
     over: dict[Path, RunStatus] = {}
-    told = ""
+    told, reasons = "", set[str]()
     while True:
         found = status_of([run for run in pending if run.directory not in over], lost_after_s=lost_after_s)
         over.update({one.run.directory: one for one in found if one.state in OVER})
@@ -107,9 +107,17 @@ def wait(wanted: list[Path], sweep_dir: Path, *, poll_s: float, lost_after_s: fl
         if line != told:
             say(line)
             told = line
+        waits = {one.reason: one.run.directory.name for one in found if one.state == RunState.QUEUED and one.reason}
+        for reason in sorted(waits.keys() - reasons - _ITS_TURN):
+            say(f"{waits[reason]}: queued: {reason}")
+        reasons |= waits.keys()
         if len(over) == len(pending):
             return [over[run.directory] for run in pending]
         time.sleep(poll_s)
+
+
+# What Slurm answers about a job that waits for others, which needs no word.
+_ITS_TURN = frozenset({"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"})
 
 
 def _still(found: list[RunStatus]) -> list[RunStatus]:

@@ -32,6 +32,7 @@ WAITING = frozenset(
 )
 
 STOPPED = frozenset({"SUSPENDED", "STOPPED"})
+HELD = frozenset({"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 
 
 class SlurmSilentError(Exception):

@@ -73,7 +73,7 @@ class Answers:
         if is_final(outcome):
             state, reason = RunState.DONE, None
         elif job is not None and job.state in slurm.WAITING:
-            state, reason = RunState.QUEUED, job.reason
+            state, reason = RunState.QUEUED, _why_it_waits(job, job_id)
         elif job is not None and job.state in slurm.STOPPED:
             state, reason = RunState.SUSPENDED, f"Slurm holds it back ({job.state}): scontrol resume {job_id}"
         elif job is not None:
@@ -110,6 +110,12 @@ class Answers:
         if time.time() - last_sign < self.lost_after_s:
             return RunState.UNKNOWN, "no sign of it yet"
         return RunState.LOST, "neither in the queue nor in the accounts, and it left no result"
+
+
+def _why_it_waits(job: slurm.JobState, job_id: str | None) -> str:
+    """Slurm's words, and what to do about a job that will not begin by itself."""
+    held = "held" in job.reason.lower() or job.state in slurm.HELD
+    return f"Slurm holds it back ({job.reason or job.state}): scontrol release {job_id}" if held else job.reason
 
 
 def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
