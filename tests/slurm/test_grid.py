@@ -27,7 +27,7 @@ from vlmbench.records.reading import iter_rows
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 TASKS = 8
-REPEATS = 40
+REPEATS = 100  # long enough that a task which was seen to run still runs when it is killed
 IMAGES = 6
 
 
