@@ -83,7 +83,7 @@ def test_every_row_carries_it_and_the_clock_starts_with_the_first_mark(tmp_path:
 
 def test_a_run_says_when_it_began_not_when_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100, 200))
-    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr("vlmbench.runner.execution.unix_s", lambda: float(next(now)))
     model = PlantedModel(QUICK)
     outcome = complete(model, prepare(model, in_memory(request(2))), [TimelineProbe()], [])
     assert outcome.started_unix_s == 100

@@ -71,6 +71,19 @@ def test_a_single_repeated_request(tmp_path: Path, slower: float, verdict: str) 
     assert "100 runs of one request" in check.words()
 
 
+def test_the_session_goes_before_a_wall_clock_that_was_set_back(tmp_path: Path) -> None:
+    noise = random.Random(2)
+    made = [
+        row("reference", "r", repeat=i, started=float(i - 7200 * late), prefill=20 + noise.gauss(0, 0.1) + 2 * late)
+        | {"session": int(late)}
+        for i in range(100)
+        for late in [i >= 50]
+    ]
+    check = halves_check(load_runs(write(tmp_path, made)))
+    assert check is not None
+    assert check.ratio == pytest.approx(62 / 60, abs=0.004)
+
+
 def test_samples_are_compared_with_themselves(tmp_path: Path) -> None:
     noise = random.Random(5)
     made = [

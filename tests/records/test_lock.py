@@ -99,6 +99,13 @@ class TestLocksThatStayOnTheirHost:
         with pytest.raises(DirectoryConflictError, match=str(parent.pid)):
             RunLock(tmp_path, break_lock=True).__enter__()
 
+    def test_it_is_not_robbed_after_the_wall_clock_was_set(self, tmp_path: Path) -> None:
+        parent = psutil.Process(os.getppid())  # what its lock held before the clock went two hours back
+        before = {"process_started_unix_s": parent.create_time() + 7200, "booted_unix_s": psutil.boot_time() + 7200}
+        assert leave_behind(tmp_path, host=Holder.myself().host, pid=parent.pid, **before).lives_here()
+        with pytest.raises(DirectoryConflictError, match=str(parent.pid)):
+            RunLock(tmp_path).__enter__()
+
 
 def test_on_shared_locks_a_crashed_holder_elsewhere_is_dead(tmp_path: Path) -> None:
     leave_behind(tmp_path)

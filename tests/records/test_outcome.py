@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def test_a_run_from_begin_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again = OutcomeFile(tmp_path)
     again.begin()
     assert read_outcome(tmp_path).attempt == 1
+
+
+@pytest.mark.parametrize("step_s", [-7200, 30 * 86400])
+def test_setting_the_wall_clock_makes_a_run_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    file = OutcomeFile(tmp_path, every_s=0)
+    file.begin(points_total=4)
+    now = time.time
+    with monkeypatch.context() as stepped:
+        stepped.setattr(time, "time", lambda: now() + step_s)
+        file.progress(points_done=2)
+        seen = read_outcome(tmp_path)
+        assert 0 <= seen.updated_unix_s - seen.started_unix_s < 3600
+        file.begin()  # the next run looks at it anew
+        assert abs(read_outcome(tmp_path).started_unix_s - now() - step_s) < 3600
+    file.begin()
 
 
 def test_progress_is_written_now_and_then_only(tmp_path: Path) -> None:

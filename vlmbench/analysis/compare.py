@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
-from vlmbench.analysis.frames import values, workload
+from vlmbench.analysis.frames import in_time, values, workload
 from vlmbench.analysis.shift import BLIND, Shift, shift_between
 from vlmbench.schema import COMPARED_TIMES
 from vlmbench.text import count, digits, percent, span, worth
@@ -193,8 +193,7 @@ def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
     found = workload(rows)
     if not len(found):
         found = rows[(rows["status"] == "ok") & (rows["mode"] == "instrumented")]
-    order = [c for c in ("started_unix_s", "repeat") if c in found]
-    return found.sort_values(order, kind="stable") if order else found
+    return in_time(found)
 
 
 def _requests(rows: pd.DataFrame) -> list[str]:

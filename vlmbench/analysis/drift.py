@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.estimate import Estimate, holm
-from vlmbench.analysis.frames import workload
+from vlmbench.analysis.frames import in_time, workload
 from vlmbench.analysis.shift import BLIND, Shift, shift_in_time
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.schema import TOTAL_PARTS
@@ -138,7 +138,7 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     rows = timing_rows(frame)
     if metric not in rows or "point_id" not in rows:
         return None
-    rows = _in_time(rows[rows[metric] > 0])
+    rows = in_time(rows[rows[metric] > 0])
     names = [c for c in ("point_id", "sample_id") if c in rows]
     repeats = rows.groupby(names, observed=True)[metric].transform("size")
     repeated = rows[repeats >= MIN_REPEATS]
@@ -194,11 +194,6 @@ def correct_family(p_values: Sequence[float]) -> list[float]:
     """
     stages = len(p_values) - 1
     return holm(p_values, [OF_WHOLE, *([(1 - OF_WHOLE) / max(stages, 1)] * stages)])
-
-
-def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
-    order = [c for c in ("started_unix_s", "repeat") if c in rows]
-    return rows.sort_values(order, kind="stable") if order else rows
 
 
 def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:

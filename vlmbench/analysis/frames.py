@@ -295,6 +295,12 @@ def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     return of_dataset if len(of_dataset) else rows.drop(index=_of(rows, REFERENCE).index)
 
 
+def in_time(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one run directory in the order measured: by process first, for the wall clock may be set between two."""
+    order = [name for name in ("session", "started_unix_s", "repeat") if name in rows]
+    return rows.sort_values(order, kind="stable") if order else rows
+
+
 def sample_codes(frame: pd.DataFrame) -> NDArray[np.int64]:
     """One number a sample, shape (rows,): runs of one sample are not independent."""
     return np.asarray(pd.factorize(frame["sample_id"])[0], dtype=np.int64)

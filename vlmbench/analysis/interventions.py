@@ -210,9 +210,7 @@ def _result(point: str, rows: pd.DataFrame, baseline: pd.DataFrame, arms: Mappin
 
 def _paired(baseline: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of an arm with the baseline's of the same request and repeat beside them (suffix ``_0``), in time."""
-    together = rows.merge(baseline, on=_PAIR, suffixes=("", "_0"))
-    order = "started_unix_s" if "started_unix_s" in together else "repeat"
-    return together.sort_values(order, kind="stable")
+    return frames.in_time(rows.merge(baseline, on=_PAIR, suffixes=("", "_0")))
 
 
 def _saving(together: pd.DataFrame, metric: str) -> Saving | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmbench.analysis.frames import measured, values
+from vlmbench.analysis.frames import in_time, measured, values
 from vlmbench.stopping import Stopping, median_reach, missing_s, worth
 from vlmbench.text import count, lasting, percent
 
@@ -29,9 +29,7 @@ def precision_summary(frame: pd.DataFrame, metric: str = "T_total", goal: float 
         (measured time, s, that the goal would still take; None where that cannot be told); ``words``: a sentence,
         empty where nothing was measured.
     """
-    rows = measured(frame)
-    order = [name for name in ("started_unix_s", "repeat") if name in rows]
-    rows = rows.sort_values(order, kind="stable") if order else rows
+    rows = in_time(measured(frame))
     points = []
     for point in rows["point_id"].astype(object).unique():
         times = values(rows[rows["point_id"] == point], metric)

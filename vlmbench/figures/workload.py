@@ -215,11 +215,11 @@ def _variance_row(axes: Axes, place: int, row: Mapping[Any, Any], jitter: float 
 
 def _cut_pauses(tables: list[pd.DataFrame]) -> list[float]:
     """Move later sessions up to the end of those before, in place; returns the moments where two of them meet."""
-    spans = pd.concat(tables).groupby("session")["at"].agg(["min", "max"]).sort_values("min")
+    spans = pd.concat(tables).groupby("session")["at"].agg(["min", "max"])
     borders: list[float] = []
     for before, after in zip(spans.index[:-1], spans.index[1:], strict=True):
         pause = float(spans.loc[after, "min"] - spans.loc[before, "max"])
-        later = spans["min"] >= spans.loc[after, "min"]
+        later = spans.index >= after
         spans[later] -= pause
         for table in tables:
             table.loc[table["session"].isin(spans.index[later]), "at"] -= pause
@@ -261,7 +261,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
             {"at": values(rows, "started_unix_s"), "ms": values(rows, metric), "session": session}
         ).dropna()
         if len(table):
-            series.append((name, table.sort_values("at", kind="stable"), colour))
+            series.append((name, table.sort_values(["session", "at"], kind="stable"), colour))
     if not series:
         return None
     borders = _cut_pauses([table for _, table, _ in series])

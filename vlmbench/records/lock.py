@@ -50,6 +50,7 @@ class Holder:
     process_started_unix_s: float
     job_id: str | None
     since_unix_s: float
+    booted_unix_s: float = 0.0
 
     @classmethod
     def myself(cls) -> Holder:
@@ -60,6 +61,7 @@ class Holder:
             process_started_unix_s=psutil.Process().create_time(),
             job_id=slurm_job_id(),
             since_unix_s=time.time(),
+            booted_unix_s=psutil.boot_time(),
         )
 
     def __str__(self) -> str:
@@ -72,7 +74,10 @@ class Holder:
             return False
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.process_started_unix_s) < 2 and process.is_running()
+            apart_s = process.create_time() - self.process_started_unix_s
+            # Linux counts from the boot, whose date moves with the wall clock when that is set.
+            moved_s = psutil.boot_time() - self.booted_unix_s
+            return min(abs(apart_s), abs(apart_s - moved_s)) < 2 and process.is_running()
         except psutil.Error:
             return False
 

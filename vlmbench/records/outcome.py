@@ -16,6 +16,7 @@ from typing import Any
 
 from vlmbench.errors import InputError
 from vlmbench.machine.host import host_hash, slurm_ids
+from vlmbench.machine.wall_clock import look_at_wall_clock, unix_s
 from vlmbench.records.files import write_json
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.redact import shareable
@@ -158,8 +159,9 @@ class OutcomeFile:
             before = read_outcome(self.directory)
         except InputError:
             before = None  # unreadable: this attempt's is to replace it
+        look_at_wall_clock()
         self.now = replace(
-            _mine(), points_total=points_total, started_unix_s=time.time(), attempt=before.attempt + 1 if before else 0
+            _mine(), points_total=points_total, started_unix_s=unix_s(), attempt=before.attempt + 1 if before else 0
         )
         self._write()
 
@@ -226,7 +228,7 @@ class OutcomeFile:
         return self.now
 
     def _write(self) -> None:
-        self.now = replace(self.now, updated_unix_s=time.time())
+        self.now = replace(self.now, updated_unix_s=unix_s())
         content: dict[str, Any] = asdict(self.now)
         write_json(self.directory / OUTCOME_NAME, content)
         self._written_s = time.monotonic()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +28,7 @@ from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.hiding import with_environment
 from vlmbench.machine.host import device_facts, device_state, host_facts, slurm_ids, software
 from vlmbench.machine.installation import code_state
+from vlmbench.machine.wall_clock import unix_s
 from vlmbench.records.comparable import unlike, unlike_words, with_mixture_named
 from vlmbench.records.config_history import as_stored, flat
 from vlmbench.records.files import strict, write_json
@@ -95,7 +95,7 @@ def collect(
     code = code_state()
     session = {
         "session": 0,
-        "started_unix_s": time.time(),
+        "started_unix_s": unix_s(),
         "ended_unix_s": None,
         "command": shareable_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "code": code,
@@ -274,7 +274,7 @@ def end_session(
         device: ``cpu``, ``cuda:0`` ….
         extra: facts that are known at the end only.
     """
-    ended = {"ended_unix_s": time.time(), "state_after": device_state(device), **(extra or {})}
+    ended = {"ended_unix_s": unix_s(), "state_after": device_state(device), **(extra or {})}
     *earlier, last = begun["sessions"]
     whole = {**begun, "sessions": [*earlier, {**last, **strict(ended)}]}
     write_json(Path(directory) / PROVENANCE_NAME, whole)

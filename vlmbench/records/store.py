@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from vlmbench.schema import Record, Status
 TORN_NAME = "records.torn.jsonl"
 _OWN_NAMES = frozenset({"schema_version", "started_unix_s", "flags", "reason", *IDENTITY})
 _KEPT_OF_TORN_BYTES = 65536
+_COPIED_BYTES = 1 << 20
 _GROWS_WITHIN_S = 0.05  # a line that a living process is writing is whole long before
 
 _log = logging.getLogger(__name__)
@@ -258,10 +260,11 @@ class RecordStore:
             return RowsLostError(f"{what}: {where}.\n{rest}", moved_to=place.parent if place else None)
         saved = self.path.with_name(f"records.saved-{time.time_ns()}.jsonl") if replaced else self.path
         try:
-            content = os.pread(self._descriptor, mine.st_size, 0)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(saved, "wb", opener=lambda path, _: os.open(path, flags, 0o666)) as file:
-                file.write(content)
+                with os.fdopen(os.dup(self._descriptor), "rb") as lost:  # one pread() ends at 2 GiB
+                    lost.seek(0)
+                    shutil.copyfileobj(lost, file, _COPIED_BYTES)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmbench.errors import SampleError
 from vlmbench.machine.host_use import HostUse, busy_flags
+from vlmbench.machine.wall_clock import unix_s
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
 from vlmbench.probes.protocol import Probe, RunFacts
 from vlmbench.request import ImageSource, Request, Sample
@@ -142,7 +143,7 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
 
     collections_before = len(collected)
     host = HostUse.begin()
-    started = time.time()
+    started = unix_s()
     t0 = time.perf_counter_ns()
     prepared = model.transfer(run.prepared)
     synchronize(model.devices)

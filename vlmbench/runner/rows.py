@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError, first_line
+from vlmbench.machine.wall_clock import unix_s
 from vlmbench.models.protocol import Target
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
@@ -60,7 +60,7 @@ class Rows:
                 mode=mode,
                 status=status,
                 session=self.store.session,
-                started_unix_s=time.time()
+                started_unix_s=unix_s()
                 if outcome is None or outcome.started_unix_s is None
                 else outcome.started_unix_s,
                 axes=series.axes,

@@ -20,6 +20,7 @@ from vlmbench.engines.endpoint.server import Server, unreachable
 from vlmbench.engines.endpoint.settings import Load
 from vlmbench.engines.endpoint.sizes import Sizes
 from vlmbench.errors import SampleError, UnreachablePointError
+from vlmbench.machine.wall_clock import unix_s
 from vlmbench.records.store import RecordStore
 from vlmbench.request import Request
 from vlmbench.runner.loop import Progress
@@ -225,7 +226,7 @@ class OverHttp:
                     mode=Mode.INSTRUMENTED,
                     status=Status.OK if result.ok else Status.ERROR,
                     session=store.session,
-                    started_unix_s=time.time(),
+                    started_unix_s=unix_s(),
                     values=result.values,
                     flags=result.flags,
                     reason=result.reason,
@@ -425,7 +426,7 @@ class Loads:
                 mode=Mode.INSTRUMENTED,
                 status=status,
                 session=self.store.session,
-                started_unix_s=time.time(),
+                started_unix_s=unix_s(),
                 axes=state.series.axes,
                 values=values,
                 flags=flags,
