@@ -35,7 +35,6 @@ from published import (
     EACH,
     EARLIER,
     FULL,
-    MANIFEST,
     METHODS,
     MODELS,
     NOT_MEASURED,
@@ -61,6 +60,8 @@ from vlmbench.analysis.claims import (
     tail_is_the_problem,
     token_kinds_differ,
 )
+from vlmbench.analysis.frames import REFERENCE
+from vlmbench.figures.serving import point_label
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, percent, tight_interval
 
@@ -670,6 +671,53 @@ def methods_words(results: Published) -> str:
     return "\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
 
 
+def grid_words(results: Published) -> str:
+    """All methods, shares and runtimes as one command: how long it took, and what each saved."""
+    parts = []
+    for model in MODELS:
+        folder = results.results / f"{CARD}_{model}_grid"
+        runs = [run for run in results.below(folder) if run.summary.get("arms")]
+        if not runs:
+            continue
+        rows = [[*_method_and_runtime(run), *(_saved(run, keep) for keep in _GRID_KEEPS), _pairs(run)] for run in runs]
+        keeps = {arm["keep"] for run in runs for arm in run.summary["arms"] if arm["role"] == "method"}
+        tries = (read(folder / "part.json") or {"tries": []})["tries"]
+        took = f"took {sum(one['seconds'] for one in tries):,} s" if tries else "was not timed"
+        if len(tries) > 1:
+            took += f", in {len(tries)} goes"
+        if tries and tries[-1]["status"]:
+            took += " and was not finished"
+        methods, runtimes = (len({row[place] for row in rows}) for place in (0, 1))
+        heads = ("method", "runtime", *(f"{percent(keep, 2)} kept" for keep in _GRID_KEEPS), "pairs")
+        parts.append(
+            f"{MODELS[model]}: {count(methods, 'method')} × {count(len(keeps), 'share')} × "
+            f"{count(runtimes, 'runtime')} {took}, loading and proofs included ([rows]({results.link}/{folder.name})). "
+            f"Saved of `generate()`, ms:\n\n{table(heads, sorted(rows))}"
+        )
+    return "\n\n".join(parts) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
+
+
+_GRID_KEEPS = (0.5, 0.25, 0.11, 0.05)
+
+
+def _method_and_runtime(run: Run) -> tuple[str, str]:
+    intervention = run.provenance["config"]["intervention"]
+    layer, selector = intervention.get("layer"), intervention.get("selector")
+    name = "pyramid_drop" if isinstance(layer, list) else "fastv" if layer is not None else (
+        "visionzip" if selector == "encoder_attention" else "keep_after_projector"
+    )  # fmt: skip
+    return METHODS[name], RUNTIMES[run.provenance["runtime"]["name"]]
+
+
+def _saved(run: Run, keep: float) -> str:
+    arm = best_arm(run, keep)
+    return DASH if arm is None else value(arm["savings"]["T_total"]["saved_ms"])
+
+
+def _pairs(run: Run) -> str:
+    return "–".join(str(end) for end in sorted({f(arm["pairs"] for arm in run.summary["arms"]) for f in (min, max)}))
+
+
 def methods_verdict(results: Published) -> str:
     """How many arms that drop tokens are faster, and of how many a control is as fast."""
     arms = [
@@ -772,16 +820,6 @@ def published_table(results: Published) -> str:
 # What lies where ------------------------------------------------------------------------------------------------------
 
 
-def manifest() -> dict[str, str]:
-    """Part to its arguments, as ``scripts/results.txt`` lists them."""
-    found = {}
-    for line in MANIFEST.read_text(encoding="utf-8").splitlines():
-        if line.strip() and not line.startswith("#"):
-            part, _, arguments = (word.strip() for word in line.split("|"))
-            found[part] = arguments
-    return found
-
-
 def folder_table(results: Published) -> str:
     """Every folder with what it holds and its command."""
     rows = []
@@ -842,6 +880,95 @@ def server_table(results: Published) -> str:
         "first token within 200 ms",
     )
     return table((*heads, "command"), rows) if rows else f"{NOT_MEASURED}."
+
+
+_ASKED: Mapping[str, str] = {
+    "vllm_closed": "in this process",
+    "vllm_open": "in this process",
+    "endpoint/closed": "as a server",
+    "endpoint/open": "as a server",
+}
+
+
+def _loaded(results: Published) -> Iterator[tuple[str, str, Run, list[Mapping[str, Any]]]]:
+    """(model, how vLLM was asked, run, its loads) of what was measured under load on the card."""
+    for model in MODELS:
+        for place, asked in _ASKED.items():
+            name, _, phase = place.partition("/")
+            run = results.run(f"{model}_{name}", phase or "phase1")
+            points = ((run.summary.get("serving") or {}).get("points") or []) if run else []
+            if run is not None and (shown := [point for point in points if point["point_id"] != REFERENCE]):
+                yield model, asked, run, shown
+
+
+def _load(run: Run, point: Mapping[str, Any]) -> str:
+    """``4 users``, ``5 a second``."""
+    if said := point_label(point):
+        return said
+    load = run.summary["serving"]["load"]
+    return point_label({f"axis_load.{name}": load[name] for name in (_OPEN if load["name"] == "open" else _CLOSED)})
+
+
+_OPEN, _CLOSED = ("rate_per_s",), ("concurrency",)
+
+
+def load_table(results: Published) -> str:
+    """What vLLM gave on the card under load, a line a load."""
+    rows = [
+        [
+            MODELS[model],
+            asked,
+            _load(run, point),
+            f"{point['requests']:,}" + (f", {point['errors']:,} failed" if point["errors"] else ""),
+            value(point, key="requests_per_s"),
+            value(point, key="tokens_per_s"),
+            value(point, key="TTFT_p50"),
+            value(point, key="TTFT_p99") if point["TTFT_p99"] is not None else "n too small",
+            value(point, key="T_request_p50"),
+            results.rows(run),
+        ]
+        for model, asked, run, points in _loaded(results)
+        for point in points
+    ]
+    heads = ("model", "vLLM", "load", "requests", "answers a second", "tokens a second", "first token, ms, P50", "P99")
+    return table((*heads, "request, ms, P50", ""), rows) if rows else ""
+
+
+def load_words(results: Published) -> str:
+    """How far throughput and first token go from the least load to the most, a bullet a run."""
+    lines = []
+    for model, asked, run, points in _loaded(results):
+        first, last = (min(points, key=_rate), max(points, key=_rate))
+        held = sum(bool(point["client_in_the_way"]) for point in points)
+        client = f"; the client was in its own way in {held} of {count(len(points), 'load')}" if held else ""
+        rate = value(first, key="requests_per_s")
+        said = f"* {MODELS[model]}, vLLM {asked}, {_load(run, first)}: {rate} answers a second"
+        if first is not last:
+            said += f", {_load(run, last)}: {value(last, key='requests_per_s')}; the first token takes"
+            said += f" {value(first, key='TTFT_p50')} and {value(last, key='TTFT_p50')} ms at the median"
+        lines.append(f"{said}{client}{run.mark}.")
+    return "\n".join(lines) or f"Under load on this card: {NOT_MEASURED}."
+
+
+def _rate(point: Mapping[str, Any]) -> float:
+    return float(next((number for name, number in point.items() if name.startswith("axis_load.")), 0.0))
+
+
+def alone_words(results: Published) -> str:
+    """How many requests at a time the claims are about."""
+    if any(_loaded(results)):
+        return "* Claims, tails and stages are of one request at a time on one card."
+    return "* One request at a time on one card. Servers under load: [engines](engines.md)."
+
+
+def energy_words(results: Published) -> str:
+    """What a request takes in energy, a bullet a model."""
+    runs = [(model, results.run(f"{model}_energy", "phase1")) for model in MODELS]
+    return "\n".join(
+        f"* {MODELS[model]}, {RUNTIMES[run.provenance['runtime']['name']]}: {' '.join(run.summary['energy']['words'])}"
+        for model, run in runs
+        if run is not None and run.summary.get("energy")
+    )
 
 
 def stall_words(results: Published) -> str:
@@ -991,12 +1118,9 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
     for run in runs:
         counts = run.summary.get("runs") or {}
         measured = counts.get("workload_runs") or (counts.get("ok_by_mode") or {}).get("instrumented", 0)
-        phase = (
-            run.folder.name if run.folder.name.startswith("phase") else "arms" if run.summary.get("arms") else "runs"
-        )
-        said.append(
-            f"{phase}: {count(measured, 'run')}" if phase != "arms" else f"{count(len(run.summary['arms']), 'arm')}"
-        )
+        phase = f"{run.folder.name}: " if len(run.folder.parts) > 1 and not run.folder.name.isdigit() else ""
+        arms = run.summary.get("arms")
+        said.append(phase + (count(len(arms), "arm") if arms else count(measured, "run")))
         if run.summary.get("arms") and not run.summary.get("proofs"):
             said.append("cut off")
     if results.comparison(part):
@@ -1005,7 +1129,7 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
         said.append("a fresh process an arm")
     if part in MODELS:
         said.append("its runtimes side by side: figures, times compared")
-    return ", ".join(said) or "one line a finding"
+    return ", ".join(f"{n} × {one}" if n > 1 else one for one, n in Counter(said).items()) or "one line a finding"
 
 
 def example(results: Published) -> str:
@@ -1208,7 +1332,7 @@ def card_name(results: Published) -> str:
     names = {
         str(found["device"]["name"])
         for path in results.results.glob(f"{CARD}_*/**/provenance.json")
-        if (found := read(path)) and found.get("device")
+        if (found := read(path)) and (found.get("device") or {}).get("type") == "cuda"
     }
     if len(names) != 1:
         raise ValueError(

@@ -27,14 +27,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from findings import COMPARED, write_pages_of
-from published import CARD, RUNTIMES, folder_of
+from published import CARD, RUNTIMES, SERVER, folder_of, manifest, read, tries_of
 
 from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
@@ -50,23 +52,24 @@ from vlmbench.report.token_comparison import write_exp5
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 ROWS, PACKED, WORDS, ARCHIVE = "records.jsonl", "records.jsonl.gz", "words.txt", "archive"
 INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json", "loads.json")
-WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png")
+WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png", SERVER)
+PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 SIDES = ("phase2", "phase3")
 MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
 STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
 FIGURES: Mapping[str, tuple[str, ...]] = {
-    "phase1": (
-        "components_bars", "launch_bound", "latency_distribution", "request_distribution", "ttft_itl", "device_use",
-        "request_timeline", "run_lane",
-    ),
+    "phase1": ("components_bars", "request_distribution", "pareto", "ttft_throughput"),
     "phase2": ("*_latency", "*_components"),
     "phase3": ("*_latency", "*_components"),
 }  # fmt: skip
 """Of a kind of run; of the others all."""
+SHOWN = f"{CARD}_llava_eager"  # of this one pages show all
+GRID = "_grid"  # its runs are the lines of one table: none
 DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
+CUT = (124, 137)  # exit status of what its time cut off
 
 
 def take(runs: Path, results: Path) -> list[Path]:
@@ -85,14 +88,14 @@ def take(runs: Path, results: Path) -> list[Path]:
             if not _has_measured(arm):
                 sys.stdout.write(f"not published, nothing was measured: {arm.relative_to(runs)}\n")
                 continue
-            folder = Path(folder_of(place.name, card_of(arm)))
+            folder = Path(folder_of(place.name, card_of(arm, read(place / SERVER))))
             target = results / folder / (arm.name if arm != place else "")
             if arm == place and len(folder.parts) == 1 and (kind := kind_of(place)) in FIGURES:
                 target = target / kind  # beside the phases that the same model gets later
             target.mkdir(parents=True, exist_ok=True)
             for name in INPUTS[1:]:
                 if (arm / name).is_file():
-                    shutil.copyfile(arm / name, target / name)
+                    write_whole(target / name, small(arm / name))
             rows = _rows(arm)
             assert rows is not None
             if rows.name == PACKED:
@@ -108,6 +111,8 @@ def take(runs: Path, results: Path) -> list[Path]:
                             rb'"[^"]*/(?=%b)' % re.escape(place.name).encode(), b'"', said
                         )  # no path of a machine
                     write_whole(results / folder / name, said)
+            if tries := tries_of(runs).get(place.name):
+                write_json(results / folder / PART, {"tries": [asdict(one) for one in tries]})
             taken.append(folder)
     card = taken[0].parts[0].partition("_")[0] if taken else CARD
     for file in [path for pattern in PLAIN for path in sorted(runs.glob(pattern)) + sorted(runs.glob(f"*/{pattern}"))]:
@@ -123,6 +128,34 @@ def take(runs: Path, results: Path) -> list[Path]:
     found = list(dict.fromkeys(taken))
     sys.stdout.write(f"taken: {', '.join(map(str, found))}\n")
     return found
+
+
+def say_of_parts(runs: Path) -> None:
+    """Say which parts failed before they had a row, were cut off or not begun, and whether they are of one code."""
+    tries = tries_of(runs)
+    for part, found in tries.items():
+        last = found[-1]
+        how = f"exit {last.status} after {last.seconds} s"
+        if last.status in CUT:
+            how += ", its time was over"
+        log = runs / "logs" / f"{part}.log"
+        said = (
+            [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            if (log.is_file())
+            else []
+        )
+        has_rows = any(_rows(place) for place in (runs / part, *(runs / part).glob("*/")))
+        if not has_rows:
+            sys.stdout.write(f"{part}: no row ({how}); last words: {said[-1] if said else 'none'}\n")
+        elif last.status:
+            sys.stdout.write(f"{part}: published as far as it came ({how})\n")
+    if tries and (left := [part for part in manifest() if part not in tries]):
+        sys.stdout.write(f"not begun: {', '.join(left)}\n")
+    codes = sorted({one.code for found in tries.values() for one in found if one.code})
+    if len(codes) > 1:
+        parts = {code: [part for part, found in tries.items() if any(t.code == code for t in found)] for code in codes}
+        said = [f"{code}: {', '.join(names)}" for code, names in parts.items()]
+        sys.stdout.write(f"measured by {len(codes)} states of the code, do not compare: {'; '.join(said)}\n")
 
 
 def _with_earlier_parts(file: Path, target: Path) -> bytes:
@@ -146,12 +179,11 @@ def _has_measured(directory: Path) -> bool:
         return any(b'"status": "ok"' in line for line in lines)
 
 
-def card_of(directory: Path) -> str:
-    """``h200`` of ``NVIDIA H200``, ``cpu``."""
+def card_of(directory: Path, server: Mapping[str, Any] | None = None) -> str:
+    """``h200`` of ``NVIDIA H200``, ``cpu``; of what a server ran on, where one was asked that says so."""
     device = json.loads((directory / "provenance.json").read_text(encoding="utf-8")).get("device") or {}
-    return (
-        str(device.get("name") if device.get("type") == "cuda" else device.get("type") or "unknown").split()[-1].lower()
-    )
+    name = device.get("name") if device.get("type") == "cuda" else device.get("type")
+    return str((server or {}).get("device") or name or "unknown").split()[-1].lower()
 
 
 def folders(results: Path, chosen: Sequence[str] = ()) -> list[Path]:
@@ -216,7 +248,9 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         name = path.relative_to(top)
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
-        figures = FIGURES.get(kinds.get(run, ""), ("*",))
+        figures = ("*",) if top.name == SHOWN else FIGURES.get(kinds.get(run, ""), ("*",))
+        if top.name.endswith(GRID):
+            figures = ()
         drawn = (
             within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
         )
@@ -227,9 +261,12 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
 
 
 def small(file: Path) -> bytes:
-    """A file's content; of a PNG the same picture in 256 colours, which a figure of flat areas and thin lines needs not
-    more of, in a fourth of the bytes.
+    """A file's content; JSON without its spaces, of a PNG the same picture in 256 colours, which a figure of flat areas
+    and thin lines needs not more of, in a fourth of the bytes.
     """
+    if file.suffix == ".json":
+        said = json.loads(file.read_bytes())
+        return (json.dumps(said, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
     if file.suffix != ".png":
         return file.read_bytes()
     with Image.open(file) as image:
@@ -242,7 +279,9 @@ def small(file: Path) -> bytes:
 def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     """Replace what a folder holds beside its inputs by what was made; says what changed, a line a file."""
     kept = {Path(name) for name in WHOLE if name != FIRST_STEPS}
-    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in INPUTS} - kept
+    old = {
+        path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in (*INPUTS, PART)
+    } - kept
     for name, path in made.items():
         content = small(path)
         if not (folder / name).is_file() or content != (folder / name).read_bytes():
@@ -291,7 +330,7 @@ def archive(results: Path, names: Sequence[str]) -> None:
         for path in [path for path in (results / name).rglob("*") if path.is_file()]:
             target = results / ARCHIVE / path.relative_to(results)
             plain = path.name != WORDS and any(fnmatch(path.name, one) for one in PLAIN)
-            if plain or path.name in (*INPUTS, "summary.json", FIRST_STEPS):
+            if plain or path.name in (*INPUTS, *WHOLE, PART, "summary.json"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
         shutil.rmtree(results / name)
@@ -310,6 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         archive(results, options.archive)
         took = take(options.runs.resolve(), results) if options.runs else []
+        if options.runs:
+            say_of_parts(options.runs.resolve())
         taken = [str(name) for name in took if any((results / name).rglob(PACKED))]
         chosen = folders(results, options.folders or taken)
     except InputError as error:
@@ -329,9 +370,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results == RESULTS:
         for page in write_pages_of(results):
             _say(page, ["written"])
-    size = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    size = size_of(results)
     sys.stdout.write(f"{size / 1e6:.1f} MB of {MOST_BYTES / 1e6:.0f} MB\n")
+    again = [path for path in (results / ARCHIVE).glob("*/") if (results / path.name).is_dir()]
+    if again:
+        said = ", ".join(f"{path.name} {size_of(path) / 1e6:.2f} MB" for path in sorted(again))
+        sys.stdout.write(f"in the archive and measured since: {said}\n")
     return 1 if failed or size > MOST_BYTES else 0
+
+
+def size_of(directory: Path) -> int:
+    """What all files in it hold, bytes."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _say(name: Path, changes: Sequence[str]) -> None:

@@ -36,10 +36,41 @@ RUNTIMES: Mapping[str, str] = {
     "two_gpus": "eager, two GPUs",
 }
 EACH = ("eager", "compiled", "cudagraph", "vllm")  # the runtimes of which each of them has a line
-METHODS: Mapping[str, str] = {"fastv": "FastV", "visionzip": "VisionZip's selection"}
+METHODS: Mapping[str, str] = {
+    "fastv": "FastV",
+    "pyramid_drop": "PyramidDrop",
+    "visionzip": "VisionZip's selection",
+    "keep_after_projector": "largest norm",
+}
 NOT_MEASURED = "not measured"
 EARLIER = "†"
 _PHASE = re.compile(r"(.+)_(phase[123])")
+TRIES = "parts.tsv"
+SERVER = "server.json"
+
+
+def manifest() -> dict[str, str]:
+    """Part to its arguments, as ``scripts/results.txt`` lists them."""
+    lines = [line for line in MANIFEST.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    return {part.strip(): arguments.strip() for part, _, _, arguments in (line.split("|") for line in lines)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Try:
+    """A try at a part, a line of ``parts.tsv``: how it ended, how long it took, and what code it ran."""
+
+    status: int
+    seconds: int
+    code: str
+
+
+def tries_of(runs: Path) -> dict[str, list[Try]]:
+    """Part to the tries at it, in their order; empty where ``scripts/results.sh`` left no list."""
+    found: dict[str, list[Try]] = {}
+    listed = (runs / TRIES).read_text(encoding="utf-8") if (runs / TRIES).is_file() else ""
+    for part, status, seconds, code, *_ in ((*line.split("\t"), "", "") for line in listed.splitlines()):
+        found.setdefault(part, []).append(Try(status=int(status), seconds=int(seconds), code=code))
+    return found
 
 
 def folder_of(part: str, card: str) -> str:

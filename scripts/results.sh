@@ -1,34 +1,66 @@
 #!/usr/bin/env bash
-# The runs behind docs/results on one card, part by part as scripts/results.txt lists them.
+# The runs behind docs/results, part by part as scripts/results.txt lists them, all of one state of the code: the first call
+# copies the checkout to DIR/tree, and that is what is measured from then on, whatever becomes of the checkout.
 #
-#   scripts/results.sh DIR                  every part in its order, each within its time
-#   scripts/results.sh DIR PART…            these; PART may be a pattern: 'llava_*'
-#   SECONDS_LEFT=580 scripts/results.sh DIR begins no part that does not fit into what is left
+#   scripts/results.sh DIR                    every part in its order, each within its time
+#   scripts/results.sh DIR PART…              these; PART may be a pattern: 'llava_*'
+#   scripts/results.sh DIR --lanes [PART…]    in the background, a lane a GPU: its parts, half of the processors, own caches
+#   scripts/results.sh DIR --wait SECONDS     waits for the lanes, at most so long, and says how far they are
+#   scripts/results.sh DIR --stop             ends them; what was measured stays
+#   scripts/results.sh DIR --pack FILE        what is published, and logs, in FILE.0, FILE.1 … of 15 MB (cat FILE.* | tar xz)
+#   scripts/results.sh DIR --list             each part with its lane, its time and its whole command
+#   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
-#   SMALL=1 scripts/results.sh DIR          the tiny model and few runs: tries every command on any machine
+#   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
 #
-# On a host of several cards, one call for each (CUDA_VISIBLE_DEVICES, taskset) with the parts of one model. A part that is
-# done is left as it is, one that was cut short goes on where it stopped. The reports are made anew from the rows anywhere,
-# by `python -m vlmbench experiment=report runs=DIR/PART`. DIR/parts.tsv says how each part ended.
+# The same call goes on: a part that is done is left as it is, one that was cut short continues. DIR/parts.tsv says how each
+# ended (part, exit status, seconds, code, when), DIR/logs what it said. Reports are made anew from the rows anywhere, by
+# `python -m vlmbench experiment=report runs=DIR/PART`. To measure another state of the code, take another DIR.
 set -uo pipefail
 shopt -s extglob
-out=${1:?DIR}; shift
-python=${PYTHON:-python3}
-here=$(dirname "$0")
-study="--config-dir $here/results experiment=measured"
+mkdir -p "${1:?DIR}"
+out=$(cd "$1" && pwd); shift
+root=$(cd "$(dirname "$0")/.." && pwd) tree=$out/tree
+PYTHON=${PYTHON:-python3}
+[[ $PYTHON == */* ]] && PYTHON=$(realpath -s "$PYTHON")
+[ -n "${VLLM_SITE:-}" ] && VLLM_SITE=$(realpath "$VLLM_SITE")
+export PYTHON VLLM_SITE=${VLLM_SITE:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
+
+study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
-arms='experiment=interventions sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8 measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+other=${phase1/404/200} # one request in twenty is enough of them: P95
+few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+load='experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128}'
 small=()
 if [ -n "${SMALL:-}" ]; then
-    phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false'
-    arms='experiment=interventions sweep.axes.intervention.keep=[1,0.5] output.tokens=2 measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
+    export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
+    phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
+    few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
+    load=${load/tokens=8/tokens=4}
     small=(model=tiny)
 fi
-mkdir -p "$out"
+arms="$few sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8"
 
-wanted() { # whether a part was asked for
-    local name=$1 pattern; shift
-    [ $# = 0 ] && return 0
+commands() { # name, lane, seconds, command: a line a part
+    local name lane limit words
+    while IFS='|' read -r name lane limit words; do
+        name=${name// /} lane=${lane// /} limit=${limit// /}
+        [[ -z $name || $name == \#* ]] && continue
+        [ -n "${SMALL:-}" ] && words=${words/\{study\}_*([^ ])/"{study}_small"}
+        words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
+        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
+        read -r words <<<"$words"
+        # the tiny model has too few layers for methods that drop before a layer
+        [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
+        printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"
+    done <"$root/scripts/results.txt"
+}
+
+wanted() { # whether a part was asked for: by its name, else by its lane
+    local name=$1 lane=$2 pattern; shift 2
+    [[ -n ${LANE:-} && ($lane == - || $((lane % LANES)) != "$LANE") ]] && return 1
+    [ $# = 0 ] && [ "$lane" != - ] && return 0
     for pattern; do
         # shellcheck disable=SC2053 (a pattern on purpose)
         [[ $name == $pattern ]] && return 0
@@ -36,37 +68,135 @@ wanted() { # whether a part was asked for
     return 1
 }
 
-failed=0 found=0
-while IFS='|' read -r name limit arguments; do
-    name=${name// /} limit=${limit// /}
-    [[ -z $name || $name == \#* ]] && continue
-    wanted "$name" "$@" || continue
-    found=1
-    if [ -n "${SECONDS_LEFT:-}" ] && ((SECONDS + limit > SECONDS_LEFT)); then
-        echo "=== $name: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $limit s)"
-        continue
+how() { [ -f "$out/parts.tsv" ] && awk -F'\t' -v part="$1" '$1 == part {status = $2} END {print status}' "$out/parts.tsv"; }
+
+part() { # measure one
+    local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status words command
+    read -ra words <<<"$3"
+    if [[ ${words[0]} == *.sh ]]; then
+        [ -n "${SMALL:-}" ] && words=("${words[0]}" tiny)
+        command=("$tree/${words[0]}" "$out/$name" "${words[@]:1}")
+    else
+        [[ $3 == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path
+        command=("$PYTHON" -m vlmbench "${words[@]}" "${small[@]}" report=none progress=false "output_dir=$out/$name")
     fi
-    [ -n "${SMALL:-}" ] && arguments=${arguments/\{study\}_*([^ ])/"{study}_small"}
-    arguments=${arguments//\{study\}/$study}
-    arguments=${arguments//\{phase1\}/$phase1}
-    arguments=${arguments//\{arms\}/$arms}
-    # the tiny model has no layer 2, before which FastV drops
-    [[ -n ${SMALL:-} && $arguments == *intervention=fastv* ]] && arguments+=' intervention.layer=1'
-    read -ra words <<<"$arguments"
-    path=${PYTHONPATH:-}
-    [[ $arguments == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path
-    echo "=== $name: python -m vlmbench ${words[*]}"
-    began=$SECONDS
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" \
-        "$python" -m vlmbench "${words[@]}" "${small[@]}" report=none progress=false output_dir="$out/$name" \
-        </dev/null 2>&1 | grep -v '^\[transformers\]' | tail -n "${LINES_SHOWN:-6}"
-    status=${PIPESTATUS[0]}
-    printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" >>"$out/parts.tsv"
+    echo "=== $name: ${words[*]}"
+    mkdir -p "$out/logs"
+    echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1
+    status=$?
+    grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" "$source" "$(date -u +%FT%TZ)" >>"$out/parts.tsv"
     echo "=== $name: exit $status after $((SECONDS - began)) s"
-    [ "$status" = 0 ] || failed=1
-done <"$here/results.txt"
-if [ $found = 0 ]; then
-    echo "no part is called '$*'; parts: $(grep -v '^#' "$here/results.txt" | cut -d'|' -f1 | xargs)" >&2
-    exit 2
+    return $status
+}
+
+measure() { # measure the parts that were asked for
+    local name lane limit words turn found=0 failed=0 cache=$out/cache/${LANE:-0}
+    export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
+    export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-$cache/vllm} PORT=${PORT:-$((8421 + ${LANE:-0}))}
+    source=$("$PYTHON" -c 'from vlmbench.machine.installation import package_dir, source_sha256 as of; print(of(package_dir())[:8])') || exit 2
+    for turn in 1 2; do # those that their time cut off go on when all others had theirs
+        while IFS=$'\t' read -r name lane limit words <&3; do
+            wanted "$name" "$lane" "$@" || continue
+            found=1
+            [ "$turn" = 2 ] && [[ $(how "$name") != @(124|137) ]] && continue
+            if [ "$(how "$name")" = 0 ] && [ -d "$out/$name" ]; then
+                echo "=== $name: done before"
+            elif [ -n "${SECONDS_LEFT:-}" ] && ((SECONDS + limit > SECONDS_LEFT)); then
+                echo "=== $name: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $limit s)"
+            else
+                part "$name" "$limit" "$words" || failed=1
+            fi
+        done 3< <(commands)
+    done
+    if [ $found = 0 ]; then
+        echo "no part is called '$*'; parts: $(commands | cut -f1 | xargs)" >&2
+        exit 2
+    fi
+    return $failed
+}
+
+lanes() { # start a lane for each GPU
+    local cards number lane mine
+    IFS=, read -ra cards <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)}"
+    number=${LANES:-${#cards[@]}}
+    ((number > 0)) || number=1
+    for ((lane = 0; lane < number; lane++)); do
+        if ! flock -n "$out/lane_$lane.lock" true; then
+            echo "lane $lane is running already"
+            continue
+        fi
+        mine=$("$PYTHON" -c 'import os, sys
+lane, lanes, every = int(sys.argv[1]), int(sys.argv[2]), sorted(os.sched_getaffinity(0))
+print(*(every[lane * len(every) // lanes : (lane + 1) * len(every) // lanes] or every), sep=",")' "$lane" "$number")
+        CUDA_VISIBLE_DEVICES=${cards[lane]:-} LANE=$lane LANES=$number setsid nohup flock -n "$out/lane_$lane.lock" \
+            taskset -c "$mine" "$0" "$out" "$@" </dev/null >>"$out/lane_$lane.log" 2>&1 &
+        echo "lane $lane: GPU ${cards[lane]:-none}, processors $mine, $out/lane_$lane.log"
+    done
+    sleep 1 # each holds its lock
+}
+
+running() { # whether a lane is
+    local lock
+    for lock in "$out"/lane_*.lock; do
+        [ -e "$lock" ] && ! flock -n "$lock" true && return 0
+    done
+    return 1
+}
+
+wait_for() { # wait for the lanes, then say how far they are
+    local log end=$((SECONDS + $1))
+    while ((SECONDS < end)) && running; do sleep 1; done
+    for log in "$out"/lane_*.log; do
+        [ -e "$log" ] && echo "$(basename "$log" .log): $(grep '^=== ' "$log" | tail -n 1 | cut -c1-110)"
+    done
+    [ -f "$out/parts.tsv" ] && cat "$out/parts.tsv"
+    if running; then echo "not done yet"; else echo "nothing is running"; fi
+}
+
+session() { # of processes, by the number of one of them
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f4
+}
+
+stop() { # end the lanes and all that they started: a session of processes each
+    local lock process
+    for lock in "$out"/lane_*.lock; do
+        flock -n "$lock" true && continue
+        for process in /proc/[0-9]*; do
+            [ "$(session "${process#/proc/}")" = "$(cat "${lock%.lock}.session")" ] && kill -TERM "${process#/proc/}"
+        done
+    done
+    wait_for 60
+}
+
+pack() { # FILE: all that is needed to publish elsewhere
+    tar -C "$out" -cz --exclude=./tree --exclude=./cache --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
+        split -d -a 1 -b 15000000 - "$1."
+    ls -l "$1".*
+}
+
+if [ "${1:-}" = --list ]; then commands; exit; fi
+if [ "$root" != "$tree" ]; then
+    state=(vlmbench conf hydra_plugins scripts pyproject.toml)
+    if [ ! -e "$tree" ]; then
+        copy=$(mktemp -d "$out/tree.XXXXXX")
+        tar -C "$root" --exclude=__pycache__ -c "${state[@]}" | tar -C "$copy" -x || exit 2
+        mv -T "$copy" "$tree" 2>/dev/null || rm -r "$copy" # another call was faster
+    fi
+    changed=$(for name in "${state[@]}"; do diff -rq --exclude=__pycache__ "$root/$name" "$tree/$name"; done)
+    [ -z "$changed" ] || echo "measured is $tree; the checkout is not the same any more: $(wc -l <<<"$changed") files, first: $(head -n 1 <<<"$changed")" >&2
+    exec "$tree/scripts/results.sh" "$out" "$@"
 fi
-exit $failed
+cd "$tree" || exit 2
+case ${1:-} in
+--lanes) lanes "${@:2}" ;;
+--wait) wait_for "${2:?SECONDS}" ;;
+--stop) stop ;;
+--pack) pack "$(realpath "${2:?FILE}")" ;;
+--*) echo "'$1' is none of --lanes, --wait, --stop, --pack, --list" >&2; exit 2 ;;
+*)
+    [ -n "${LANE:-}" ] && session $$ >"$out/lane_$LANE.session"
+    measure "$@"
+    ;;
+esac

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -91,14 +94,28 @@ def test_all_errors_come_at_once(compose: Compose) -> None:
         assert part in str(caught.value)
 
 
-def test_every_part_of_the_results_composes(compose: Compose) -> None:
+def test_every_part_of_the_results_composes(compose: Compose, tmp_path: Path) -> None:
     scripts = Path(__file__).parent.parent / "scripts"
-    lines = (scripts / "results.txt").read_text().splitlines()
-    parts = [line.split("|") for line in lines if line and not line.startswith("#")]
-    assert len({name.strip() for name, _, _ in parts}) == len(parts) > 15
-    for _, limit, words in parts:
-        assert 0 < int(limit) <= 600
-        validate.validate(compose(*(word for word in words.split() if "{" not in word)))
+    listed = subprocess.run(
+        [scripts / "results.sh", tmp_path, "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "SMALL": ""},
+    ).stdout
+    parts = [line.split("\t") for line in listed.splitlines()]
+    assert len({name for name, *_ in parts}) == len(parts) > 30
+    for name, lane, limit, words in parts:
+        assert lane in {"0", "1", "-"}, name
+        assert 0 < int(limit) <= 600, name
+        first, *others = words.split()
+        if first.endswith(".sh"):
+            assert os.access(scripts.parent / first, os.X_OK)
+            continue
+        choices = [one for one in (first, *others) if "=" in one and "experiment=measured" not in one]
+        multirun = first == "-m"
+        for job in product(*(one.split(",") if multirun and "[" not in one else [one] for one in choices)):
+            validate.validate(compose(*job))
     for file in (scripts / "results" / "experiment").glob("*.yaml"):
         for choices in yaml.safe_load(file.read_text())["parts"].values():
             validate.validate(compose(*choices))
