@@ -51,6 +51,7 @@ commands() { # name, lane, seconds, command: a line a part
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
         words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
         read -r words <<<"$words"
+        [ -n "${SMALL:-}" ] && words=${words//samples=80/samples=40}
         # the tiny model has too few layers for methods that drop before a layer
         [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
         printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"
@@ -130,7 +131,7 @@ lanes() { # start a lane for each GPU
         mine=$("$PYTHON" -c 'import os, sys
 lane, lanes, every = int(sys.argv[1]), int(sys.argv[2]), sorted(os.sched_getaffinity(0))
 print(*(every[lane * len(every) // lanes : (lane + 1) * len(every) // lanes] or every), sep=",")' "$lane" "$number")
-        CUDA_VISIBLE_DEVICES=${cards[lane]:-} LANE=$lane LANES=$number setsid nohup flock -n "$out/lane_$lane.lock" \
+        CUDA_VISIBLE_DEVICES=${cards[lane]:-} LANE=$lane LANES=$number setsid nohup \
             taskset -c "$mine" "$0" "$out" "$@" </dev/null >>"$out/lane_$lane.log" 2>&1 &
         echo "lane $lane: GPU ${cards[lane]:-none}, processors $mine, $out/lane_$lane.log"
     done
@@ -196,7 +197,11 @@ case ${1:-} in
 --pack) pack "$(realpath "${2:?FILE}")" ;;
 --*) echo "'$1' is none of --lanes, --wait, --stop, --pack, --list" >&2; exit 2 ;;
 *)
-    [ -n "${LANE:-}" ] && session $$ >"$out/lane_$LANE.session"
+    if [ -n "${LANE:-}" ]; then # all that it starts holds the lock too
+        exec 9>"$out/lane_$LANE.lock"
+        flock -n 9 || { echo "lane $LANE is running already"; exit 2; }
+        session $$ >"$out/lane_$LANE.session"
+    fi
     measure "$@"
     ;;
 esac

@@ -62,6 +62,13 @@ def test_a_range_takes_the_place_of_a_list(compose: Compose, given_range: str, s
         assert found == {"vision_tokens": spaced(spec)}
 
 
+@pytest.mark.parametrize("words", ["engine_options={max_num_seqs:128}", "engine_options.max_num_seqs=128"])
+def test_arguments_of_an_engine_are_taken_as_they_are_documented(compose: Compose, words: str) -> None:
+    composed = compose(*arranged(["runtime=vllm", f"runtime.{words}"]))
+    validate.validate(composed)
+    assert composed.runtime.engine_options == {"max_num_seqs": 128}
+
+
 def test_axes_as_a_mapping_replace_those_of_the_sweep(compose: Compose) -> None:
     assert axes(compose, "experiment=phase2", "sweep.axes={resolution:[56,112,224]}") == {"resolution": [56, 112, 224]}
     assert axes(compose, "sweep.axes={batch_size:[1,2],images:[1]}") == {"batch_size": [1, 2], "images": [1]}

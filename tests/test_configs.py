@@ -13,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from vlmbench.cli import validate
+from vlmbench.cli.argument_order import arranged
 from vlmbench.machine.installation import conf_dir
 
 Compose = Callable[..., DictConfig]
@@ -94,6 +95,12 @@ def test_all_errors_come_at_once(compose: Compose) -> None:
         assert part in str(caught.value)
 
 
+def _values(setting: str) -> list[str]:
+    """A setting for each of its values in a multirun."""
+    name, _, values = setting.partition("=")
+    return [setting] if values.startswith("[") else [f"{name}={value}" for value in values.split(",")]
+
+
 def test_every_part_of_the_results_composes(compose: Compose, tmp_path: Path) -> None:
     scripts = Path(__file__).parent.parent / "scripts"
     listed = subprocess.run(
@@ -113,9 +120,8 @@ def test_every_part_of_the_results_composes(compose: Compose, tmp_path: Path) ->
             assert os.access(scripts.parent / first, os.X_OK)
             continue
         choices = [one for one in (first, *others) if "=" in one and "experiment=measured" not in one]
-        multirun = first == "-m"
-        for job in product(*(one.split(",") if multirun and "[" not in one else [one] for one in choices)):
-            validate.validate(compose(*job))
+        for job in product(*(_values(one) if first == "-m" else [one] for one in choices)):
+            validate.validate(compose(*arranged(job)))
     for file in (scripts / "results" / "experiment").glob("*.yaml"):
         for choices in yaml.safe_load(file.read_text())["parts"].values():
             validate.validate(compose(*choices))

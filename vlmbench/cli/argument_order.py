@@ -22,6 +22,7 @@ _WITH_VALUE = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", 
                "--experimental-rerun"}  # fmt: skip
 _INFO, _INFOS = {"-i", "--info"}, {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _AXIS = re.compile(r"(?P<key>(?:\+\+)?sweep\.axes\.(?P<axis>[^=]+))=(?P<value>.*)", re.DOTALL)
+_OPEN = re.compile(r"runtime\.(engine_options|extra_body)[.=]")  # takes names that no YAML lists
 _SHORT_RANGE = re.compile(r"(\+{0,2}sweep\.axes\.[^=]+)=((?:log|linear|range|auto)\([^()\"']*\))")
 AXES = f"{', '.join(KNOBS)}, processor.NAME, intervention.NAME or load.NAME"
 """What an axis can be, in words."""
@@ -85,7 +86,7 @@ def _as_hydra_takes(setting: str) -> Iterator[str]:
         value = _value(setting)
         yield f'{found["key"]}="{_short(found["axis"], value)}"' if isinstance(value, Mapping) else setting
     else:
-        yield setting
+        yield f"++{setting}" if _OPEN.match(setting) else setting
 
 
 def _axes(setting: str) -> Iterator[str]:
