@@ -56,6 +56,7 @@ from vlmbench.analysis.claims import (
     TAIL_FROM,
     Told,
     Verdict,
+    claims_told,
     language_model_is_the_bottleneck,
     tail_is_the_problem,
     token_kinds_differ,
@@ -71,9 +72,7 @@ from vlmbench.text import DASH, count, digits, percent, tight_interval
 def claims_of(results: Published, name: str) -> tuple[Told, Told, Told]:
     """The verdicts on tail, bottleneck and kinds of token."""
     run = results.run(name, "phase1")
-    summary = run.summary if run else {}
-    found = tail_is_the_problem(summary), language_model_is_the_bottleneck(summary)
-    return (*found, token_kinds_differ(results.comparison(name)))
+    return claims_told(run.summary if run else {}, results.comparison(name))
 
 
 def _claims_told(results: Published, name: str) -> list[Verdict]:

@@ -51,7 +51,7 @@ commands() { # name, lane, seconds, command: a line a part
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
         words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
         read -r words <<<"$words"
-        [ -n "${SMALL:-}" ] && words=${words//samples=80/samples=40}
+        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words/percentile=90/percentile=50}
         # the tiny model has too few layers for methods that drop before a layer
         [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
         printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"

@@ -46,6 +46,16 @@ class Told:
     of: str = ""
 
 
+def claims_told(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> tuple[Told, Told, Told]:
+    """Tell all three: the tail, the bottleneck, the kinds of token.
+
+    Args:
+        summary: of phase 1; empty if there is none.
+        comparison: an entry of a token comparison's ``comparisons``; empty if there is none.
+    """
+    return tail_is_the_problem(summary), language_model_is_the_bottleneck(summary), token_kinds_differ(comparison)
+
+
 def tail_is_the_problem(summary: Mapping[str, Any]) -> Told:
     """Tell whether the slowest requests take much longer than the middle one.
 

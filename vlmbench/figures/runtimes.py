@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,14 +74,9 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     if len(shown) < 2:
         return None
     with theme():
-        figure = new_figure(
-            "Where a request's time goes, by runtime",
-            f"{caption}\nbars: medians of the stages; line: median of the request with its 95 % interval; diamond: its "
-            "P95 with its interval, where n carries one",
-            width=5.2,
-            height=1.5 + 0.95 * len(shown),
-            columns=1,
-        )
+        told = "bars: medians of the stages; line: median of the request with its 95 % interval; diamond: its "
+        told += "P95 with its interval, where n carries one"
+        figure = _figure("Where a request's time goes, by runtime", f"{caption}\n{told}", 1.5 + 0.95 * len(shown))
         times, shares = figure.subplots(2, 1)
         _times(times, shown)
         _shares(shares, shown)
@@ -98,6 +93,10 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     return figure
 
 
+def _figure(title: str, caption: str, height: float) -> Figure:
+    return new_figure(title, caption, width=5.2, height=height, columns=1)
+
+
 def _bars(axes: Axes, shown: Sequence[Runtime], scale: Sequence[float]) -> None:
     for row, (one, unit) in enumerate(zip(shown, scale, strict=True)):
         left = 0.0
@@ -107,9 +106,26 @@ def _bars(axes: Axes, shown: Sequence[Runtime], scale: Sequence[float]) -> None:
                 linewidth=0.4,
             )  # fmt: skip
             left += time * unit
-    axes.set(ylim=(len(shown) - 0.7, -0.7), yticks=[])
+    _rows(axes, len(shown) - 0.7, -0.7)
+
+
+def _rows(axes: Axes, low: float, high: float, label: str = "") -> None:
+    """An axis of rows whose names stand above them."""
+    axes.set(ylim=(low, high), yticks=[], xlabel=label)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
+
+
+def _named(axes: Axes, place: float, words: str, size: float) -> None:
+    """The name of a row, above it."""
+    axes.text(0, place, words, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(size), color=INK)
+
+
+def _legend(axes: Axes, kinds: Iterable[tuple[str, str]]) -> None:
+    """Names of kinds and their colours, above the axis."""
+    labels, colours = zip(*kinds, strict=True)
+    handles = [Patch(facecolor=colour) for colour in colours]
+    axes.legend(handles=handles, labels=labels, ncols=2, fontsize=pt(8), **_ABOVE)
 
 
 def _times(axes: Axes, shown: Sequence[Runtime]) -> None:
@@ -161,20 +177,12 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         return None
     wholes = (("T_request", "request", DATASET_COLOUR), ("T_total", "generate()", SERIES[2]))
     with theme():
-        figure = new_figure(
-            "How far the tail reaches, by runtime",
-            f"{caption}\nlines: 95 % intervals; a percentile that n does not carry is not drawn",
-            width=5.2,
-            height=0.7 + 0.9 * len(shown),
-            columns=1,
-        )
+        told = "lines: 95 % intervals; a percentile that n does not carry is not drawn"
+        figure = _figure("How far the tail reaches, by runtime", f"{caption}\n{told}", 0.7 + 0.9 * len(shown))
         axes = figure.subplots()
         place, ends = 0.0, []
         for one in shown:
-            axes.text(
-                0, place - 0.35, one.label, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(8.5),
-                color=INK,
-            )  # fmt: skip
+            _named(axes, place - 0.35, one.label, 8.5)
             for column, _, colour in wholes:
                 rows = _told(one.tails[column]) if column in one.tails else []
                 for at, row in enumerate(rows):
@@ -190,14 +198,9 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
                 place += 0.24 * max(len(rows), 1) + 0.1
             place += 0.55
         axes.axvline(1, color=MUTED, linewidth=dot(1))
-        axes.set(ylim=(place - 0.5, -0.75), yticks=[], xlabel="Quantile over the median (×)")
+        _rows(axes, place - 0.5, -0.75, "Quantile over the median (×)")
         axes.set_xlim(right=1 + 1.12 * (max(ends) - 1))
-        axes.spines["left"].set_visible(False)
-        axes.grid(visible=False, axis="y")
-        axes.legend(
-            handles=[Patch(facecolor=colour) for _, _, colour in wholes], labels=[name for _, name, _ in wholes],
-            ncols=2, fontsize=pt(8), **_ABOVE,
-        )  # fmt: skip
+        _legend(axes, ((name, colour) for _, name, colour in wholes))
     return figure
 
 
@@ -219,13 +222,8 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     if len(shown) < 2:
         return None
     with theme():
-        figure = new_figure(
-            "What one more token takes, by runtime",
-            f"{caption}\nslopes of time over tokens; lines: 95 % intervals; arrows: upper ends of those that hold 0",
-            width=5.2,
-            height=0.7 + 0.62 * len(shown),
-            columns=1,
-        )
+        told = "slopes of time over tokens; lines: 95 % intervals; arrows: upper ends of those that hold 0"
+        figure = _figure("What one more token takes, by runtime", f"{caption}\n{told}", 0.7 + 0.62 * len(shown))
         axes = figure.subplots()
         for place, (one, rows) in enumerate(shown):
             words = [one.label]
@@ -239,20 +237,11 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
                 axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
                 axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
                 words.append(f"{kind_of} {digits(value)} ({span(low, high).removesuffix(' ms')})")
-            axes.text(
-                0, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", transform=axes.get_yaxis_transform(),
-                va="bottom", fontsize=pt(7.5), color=INK,
-            )  # fmt: skip
+            _named(axes, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", 7.5)
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)
-        axes.set(ylim=(len(shown) - 0.5, -0.85), yticks=[], xlabel="Time a token (ms, log scale)")
-        axes.spines["left"].set_visible(False)
-        axes.grid(visible=False, axis="y")
-        axes.legend(
-            handles=[Patch(facecolor=colour) for _, colour in _KINDS.values()],
-            labels=[f"one more {unit}" for unit, _ in _KINDS.values()],
-            ncols=2, fontsize=pt(8), **_ABOVE,
-        )  # fmt: skip
+        _rows(axes, len(shown) - 0.5, -0.85, "Time a token (ms, log scale)")
+        _legend(axes, ((f"one more {unit}", colour) for unit, colour in _KINDS.values()))
     return figure
 
 

@@ -6,15 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from vlmbench.analysis.claims import (
-    MOST,
-    TAIL_FROM,
-    Told,
-    Verdict,
-    language_model_is_the_bottleneck,
-    tail_is_the_problem,
-    token_kinds_differ,
-)
+from vlmbench.analysis.claims import MOST, TAIL_FROM, Told, Verdict, claims_told
 from vlmbench.report.page.cells import cell, known, share_span, table
 from vlmbench.report.page.loads import loads
 from vlmbench.report.page.overview import unlike
@@ -70,7 +62,7 @@ def told(story: Story) -> tuple[Told, Told, Told]:
     """
     part = story.main
     summary = part.summary if part and part.is_phase1 and loads(part) is None else {}
-    return tail_is_the_problem(summary), language_model_is_the_bottleneck(summary), token_kinds_differ(story.comparison)
+    return claims_told(summary, story.comparison)
 
 
 def _cell(story: Story, found: Told, words: Any, of: str, more: str = "") -> dict[str, Any]:
