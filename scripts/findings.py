@@ -1117,8 +1117,8 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
     for run in runs:
         counts = run.summary.get("runs") or {}
         measured = counts.get("workload_runs") or (counts.get("ok_by_mode") or {}).get("instrumented", 0)
-        phase = f"{run.folder.name}: " if len(run.folder.parts) > 1 and not run.folder.name.isdigit() else ""
         arms = run.summary.get("arms")
+        phase = f"{run.folder.name}: " if len(run.folder.parts) > 1 and not arms else ""
         said.append(phase + (count(len(arms), "arm") if arms else count(measured, "run")))
         if run.summary.get("arms") and not run.summary.get("proofs"):
             said.append("cut off")

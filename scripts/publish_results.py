@@ -64,7 +64,8 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "phase3": ("*_latency", "*_components"),
 }  # fmt: skip
 """Of a kind of run; of the others all."""
-SHOWN = f"{CARD}_llava_eager"  # of this one pages show all
+SHOWN = f"{CARD}_llava_eager"  # of its phase 1 pages show more
+MORE = ("launch_bound", "latency_distribution", "ttft_itl", "device_use", "request_timeline", "run_lane")
 GRID = "_grid"  # its runs are the lines of one table: none
 DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 MOST_BYTES = 15_000_000
@@ -248,9 +249,9 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         name = path.relative_to(top)
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
-        figures = ("*",) if top.name == SHOWN else FIGURES.get(kinds.get(run, ""), ("*",))
-        if top.name.endswith(GRID):
-            figures = ()
+        figures = () if top.name.endswith(GRID) else FIGURES.get(kinds.get(run, ""), ("*",))
+        if top.name == SHOWN and kinds.get(run) == "phase1":
+            figures += MORE
         drawn = (
             within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
         )
