@@ -160,6 +160,64 @@ def test_a_part_without_a_measured_row_is_not_published(
     assert "nothing was measured: molmo_cudagraph" in capsys.readouterr().out
 
 
+@pytest.fixture
+def loaded(tmp_path: Path) -> Path:
+    """Parts of other kinds, of published rows: a server that ran on a card, a load in this process, a grid of methods."""
+    root = tmp_path / "runs"
+    for loop in ("closed", "open"):
+        shutil.copytree(RESULTS / "cpu_llama_server" / loop, root / "llava_endpoint" / loop)
+    (root / "llava_endpoint" / "server.json").write_text('{"device": "NVIDIA H200", "vllm": "0.26.0"}')
+    shutil.copytree(RESULTS / "cpu_llama_server" / "closed", root / "llava_vllm_closed")
+    about = json.loads((root / "llava_vllm_closed" / "provenance.json").read_text())
+    about["device"] = {"type": "cuda", "name": "NVIDIA H200"}
+    (root / "llava_vllm_closed" / "provenance.json").write_text(json.dumps(about))
+    for number, method in enumerate(("fastv", "visionzip")):
+        shutil.copytree(RESULTS / f"h200_llava_{method}_cudagraph", root / "llava_grid" / f"{number}_{method}")
+    (root / "logs").mkdir()
+    (root / "logs" / "qwen_compiled.log").write_text("begins\nit broke\n\n")
+    lines = (
+        "llava_endpoint 0 200 aaaa t",
+        "qwen_compiled 1 9 bbbb t",
+        "llava_grid 124 600 aaaa t",
+        "llava_grid 0 30 aaaa t",
+    )
+    (root / "parts.tsv").write_text("".join(f"{line}\n".replace(" ", "\t") for line in lines))
+    return root
+
+
+def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
+    script: ModuleType, findings: ModuleType, loaded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    assert set(map(str, script.take(loaded, results))) == {
+        "h200_llava_endpoint", "h200_llava_vllm_closed", "h200_llava_grid"
+    }  # fmt: skip
+    script.say_of_parts(loaded)
+    said = capsys.readouterr().out
+    assert "qwen_compiled: no row (exit 1 after 9 s); last words: it broke" in said
+    assert "not begun: llava_compiled, llava_budget" in said
+    assert "2 states of the code, do not compare: aaaa: llava_endpoint, llava_grid; bbbb: qwen_compiled" in said
+
+    found = findings.Published(results)
+    assert "not measured" in findings.load_words(found), "rows without a summary are none of a page"
+    assert findings.load_table(found) == ""
+    for place in ("llava_endpoint/closed", "llava_endpoint/open", "llava_grid/0_fastv", "llava_grid/1_visionzip"):
+        shutil.copy(loaded / place / "summary.json", results / f"h200_{place}" / "summary.json")
+    shutil.copy(loaded / "llava_vllm_closed/summary.json", results / "h200_llava_vllm_closed/phase1/summary.json")
+    lines = findings.load_table(found).splitlines()
+    assert [line.split(" | ")[1:4] for line in lines[2:]] == [
+        ["in this process", "4 users", "400"], ["as a server", "4 users", "400"], ["as a server", "10 a second", "400"]
+    ]  # fmt: skip
+    assert "vLLM as a server, 10 a second: 9.95 (9.14–10.8) answers a second" in findings.load_words(found)
+    grid = findings.grid_words(found)
+    assert "2 methods × 4 shares × 1 runtime took 630 s, in 2 goes, loading" in grid
+    row = next(line for line in grid.splitlines() if line.startswith("| VisionZip"))
+    saved = found.run("llava_grid", "1_visionzip").summary["arms"][1]["savings"]["T_total"]["saved_ms"]
+    assert row.split(" | ")[2] == findings.value(saved)
+    assert findings.card_name(found) == "NVIDIA H200"
+    assert "one request at a time" in findings.alone_words(found)
+
+
 def test_a_part_s_folder() -> None:
     assert _script("published").folder_of("llava_vllm", "h200") == "h200_llava_vllm"
     assert _script("published").folder_of("qwen_compiled_phase1", "h100") == "h100_qwen_compiled/phase1"
