@@ -44,6 +44,22 @@ def test_a_response_is_the_same_however_it_is_cut(data: bytes, places: list[int]
     assert [stamp for stamp, _ in pieces] == sorted(stamp for stamp, _ in pieces)
 
 
+@given(st.sampled_from([_CHUNKED, _LENGTH]), st.lists(st.integers(0, 500), max_size=12))
+def test_the_read_that_ends_a_response_shows_it_before_it_is_parsed(data: bytes, places: list[int]) -> None:
+    parser = ResponseParser()
+    *earlier, last = filter(None, _cut(data, places))
+    for part in earlier:
+        if parser.head is None:  # later reads wait to be parsed
+            parser.feed(0, part)
+    assert parser.may_end_with(last)
+
+
+def test_a_chunk_in_the_middle_of_an_answer_waits_to_be_parsed() -> None:
+    parser = ResponseParser()
+    parser.feed(0, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert not parser.may_end_with(b"7\r\ndata:a\n\r\n")
+
+
 def test_a_body_without_length_ends_with_the_connection() -> None:
     parser = ResponseParser()
     pieces = parser.feed(7, b"HTTP/1.1 200 OK\r\n\r\nabc")

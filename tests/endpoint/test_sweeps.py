@@ -74,13 +74,28 @@ def test_vision_tokens_are_found_by_asking_and_their_planned_cost_comes_back(
 def test_counts_that_no_image_makes_are_skipped(vlmbench_here: Any, tmp_path: Path) -> None:
     with ReplayServer(dialect="vllm", pixels_a_token=28) as server:
         axis = "sweep.axes.vision_tokens=[16,81,100,144,162,20000]"
-        _, said = _measure(vlmbench_here, server.base_url, "prefill", tmp_path, "experiment=phase2", axis)
+        for _ in range(2):  # the second only goes on
+            _, said = _measure(vlmbench_here, server.base_url, "prefill", tmp_path, "experiment=phase2", axis)
+            assert "1 row skipped" in said
     seen = _counts(tmp_path, "vision_tokens", "num_vision_tokens")
     assert set(seen) == {16, 81, 100, 144, 162}, "by sizes asked first, sizes between them, or several images"
     assert all(abs(count - aimed) <= TOLERANCE * aimed for aimed, counts in seen.items() for count in counts)
     (skipped,) = _rows(tmp_path, "skipped")
     assert skipped["reason"].startswith("vision_tokens=20000 cannot be reached within 2% on this server; nearest: ")
-    assert "1 row skipped" in said
+
+
+def test_a_study_of_a_server_measures_what_is_not_given_and_compares_tokens(vlmbench_here: Any, tmp_path: Path) -> None:
+    whole, given = tmp_path / "whole", tmp_path / "given"
+    with ReplayServer(dialect="vllm", pixels_a_token=28) as server:
+        first, _ = _measure(vlmbench_here, server.base_url, "prefill", whole, "experiment=token_comparison")
+        asked = len(server.log)
+        results = (f"phase2_results={whole / 'phase2'}", f"phase3_results={whole / 'phase3'}")
+        second, _ = _measure(vlmbench_here, server.base_url, "prefill", given, "experiment=token_comparison", *results)
+        assert len(server.log) == asked, "what is given is not measured again"
+    (row,) = first["comparisons"]
+    assert row["token_costs"] == second["comparisons"][0]["token_costs"]
+    assert set(row["token_costs"]) == {"vision", "output"}
+    assert (given / "figures" / "token_costs.png").is_file()
 
 
 def test_a_server_that_makes_one_count_of_all_images_is_given_several(vlmbench_here: Any, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +66,21 @@ def test_a_resumed_store_knows_what_was_measured_and_counts_sessions(tmp_path: P
             store.append(record(0))
         store.append(record(0, status=Status.WARMUP))
     assert sum(1 for _ in iter_rows(tmp_path)) == 4
+
+
+def test_what_an_earlier_session_skipped_is_not_said_again_for_the_same_reason(tmp_path: Path) -> None:
+    def skipped(reason: str, **changes: Any) -> Record:
+        return replace(record(0, status=Status.SKIPPED), reason=reason, **changes)
+
+    for _ in range(3):
+        with RecordStore(tmp_path) as store:
+            store.append(skipped("no such image in /home/someone/data"))
+            store.append(skipped("no such image in /home/someone/data", repeat=1))
+            store.append(skipped("no such image in /home/someone/data", sample_id="other"))
+    with RecordStore(tmp_path) as store:
+        store.append(skipped("too long"))
+    found = [(row["sample_id"], row["repeat"]) for row in iter_rows(tmp_path)]
+    assert found == [("s/é", 0), ("s/é", 1), ("other", 0), ("s/é", 0)]
 
 
 def test_not_finite_values_become_null_with_a_flag(tmp_path: Path) -> None:

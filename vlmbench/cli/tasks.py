@@ -151,7 +151,7 @@ def _check_engine(job: Job) -> None:
     """Refuse what the chosen engine cannot do.
 
     Raises:
-        ConfigError: a load, a dry run, a study or an anatomy that does not go with it.
+        ConfigError: a load, a dry run or an anatomy that does not go with it.
     """
     settings = job.settings
     if settings.runtime.engine == "vllm":
@@ -164,10 +164,10 @@ def _check_engine(job: Job) -> None:
             "'dry_run' must be false with runtime=endpoint: the server's model and hardware are not known here\n"
             "predict the model itself: leave runtime=endpoint out, and give model=NAME target_device=NAME"
         )
-    if settings.task != "profile":
+    if settings.task not in ("profile", "study"):
         raise ConfigError(
             f"task={settings.task} needs the model in this process (got runtime=endpoint)\n"
-            "measure a server with experiment=phase1, phase2 or phase3"
+            "measure a server with experiment=phase1, phase2, phase3, token_comparison or all"
         )
 
 

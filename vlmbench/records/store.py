@@ -69,7 +69,8 @@ class RecordStore:
     """Rows of one run directory, appended; use as a context manager, while holding the directory's ``RunLock``.
 
     Rows with the status ``ok`` are measured rows: a second one with the same key is refused. Other rows (``cold``,
-    ``warmup``, ``oom``, ``error``, ``skipped``) may come again, so a resumed run can repeat what failed.
+    ``warmup``, ``oom``, ``error``, ``skipped``) may come again, so a resumed run can repeat what failed. A ``skipped``
+    row that an earlier session stored for the same request and reason is not stored again: it says nothing new.
 
     Before each row is written, the file must still be the one that was opened, with all that was left in it:
     where somebody removed, renamed, replaced or cut it, or moved its directory, rows would be lost without a word, and
@@ -95,6 +96,7 @@ class RecordStore:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self._measured = KeySet()
         self._requests = KeySet()
+        self._skipped = KeySet()  # by earlier sessions
         self._descriptor = -1
         self._size = 0  # of the file, as this store left it
         self._synced_s = 0.0
@@ -173,7 +175,7 @@ class RecordStore:
         return iter_rows(self.path)
 
     def append(self, record: Record) -> None:
-        """Store one row; it survives a kill of the process as soon as this returns.
+        """Store one row, unless it repeats why something is skipped; from then on a kill of the process leaves it.
 
         Values that are NaN or infinite are stored as null, with the flag ``not_finite:<name>``. A reason is stored
         without secrets and with its paths shortened.
@@ -194,6 +196,8 @@ class RecordStore:
             record = replace(
                 record, reason=str(shareable(record.reason)), values=without_secret_texts(dict(record.values))
             )
+        if record.status == Status.SKIPPED and (record.point_id, record.sample_id, record.reason) in self._skipped:
+            return
         self._write(_to_line(record.to_row()))
         if measured:
             self._measured.add(record.key)
@@ -323,6 +327,8 @@ class RecordStore:
                 return False
             self._measured.add(key)
             self._requests.add((row["point_id"], row["sample_id"]))
+        elif row["status"] == Status.SKIPPED:
+            self._skipped.add((row["point_id"], row["sample_id"], row.get("reason")))
         self.counts[row["point_id"], row["mode"], row["status"]] += 1
         return True
 

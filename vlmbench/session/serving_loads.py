@@ -323,7 +323,7 @@ class Loads:
                 order = self.answerer.order(request, repeat, f"{series.point_id}/{name}/{repeat}")
             except (SampleError, UnreachablePointError) as error:
                 if isinstance(error, UnreachablePointError) and _turns_requests(series):
-                    self._skip(state, (name, repeat), str(error))
+                    self._skip(state, str(error))
                     return
                 self._count(state, ok=False, reason=str(error))
                 values = {"error_class": "sample"}
@@ -380,7 +380,7 @@ class Loads:
         key = (order.sample_id, order.repeat)
         if role is Role.MEASURED and _refuses(result) and state.series.axes and not state.measured:
             if state.ended is None:  # one row says it
-                self._skip(state, key, result.reason or "refused", result.values)
+                self._skip(state, result.reason or "refused", result.values)
             return
         values = {**result.values, "load_number": len(self.episodes)}
         self._write(state, key=key, status=status, values=values, flags=flags, reason=result.reason)
@@ -389,13 +389,11 @@ class Loads:
             if result.ok and state.series.stopping is not None:
                 state.times_ms.append(float(result.values["T_request"]))
 
-    def _skip(
-        self, state: SeriesState, key: tuple[str, int], reason: str, values: Mapping[str, Any] | None = None
-    ) -> None:
-        """Note that the server cannot be asked a point of a sweep: its row says why, the others go on."""
+    def _skip(self, state: SeriesState, reason: str, values: Mapping[str, Any] | None = None) -> None:
+        """Note that the server cannot be asked a point of a sweep: its row, of no one sample, says why."""
         state.fail(reason)
         state.ended = "skipped"
-        self._write(state, key=key, status=Status.SKIPPED, values=values or {}, reason=reason)
+        self._write(state, key=("", 0), status=Status.SKIPPED, values=values or {}, reason=reason)
 
     def _count(self, state: SeriesState, *, ok: bool, reason: str | None) -> None:
         self.progress.advance(state.series.point_id)

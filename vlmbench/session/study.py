@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from vlmbench.runner.plan import SLOPE, output_counts, vision_counts
 from vlmbench.session.ending import to_continue
 from vlmbench.session.profile import load_model, profile
 from vlmbench.session.series import make_series
+from vlmbench.session.serving import profile_endpoint
 from vlmbench.sweep import turns_vision
 from vlmbench.text import note, say, show, shown
 
@@ -44,12 +46,10 @@ def study(job: Job) -> int:
     statuses: list[int] = []
     with RunLock(job.directory, break_lock=settings.break_lock):
         job.outcome.begin(points_total=len(parts) + 1)
-        model = load_model(parts[0]) if parts else None
-        with _attempts(job.directory) as attempts:
-            _check_comparable(parts, given, model, attempts)
+        measure = _measuring(job, parts, given)
         for number, part in enumerate(parts, start=1):
             note(f"part {number} of {len(parts)}: {part.settings.name} in {part.directory.name}/")
-            statuses.append(profile(part, model, again=again))
+            statuses.append(measure(part, again=again))
             job.outcome.progress(points_done=number, rows=sum(p.outcome.now.rows for p in parts))
             if statuses[-1] == INTERRUPTED:
                 reason = f"{part.directory.name}: {part.outcome.now.reason}"
@@ -59,6 +59,18 @@ def study(job: Job) -> int:
         status = _conclude(job, parts, given, statuses)
     say(f"results are in {shown(job.directory)}")
     return status
+
+
+def _measuring(job: Job, parts: list[Job], given: Mapping[str, str | None]) -> Callable[..., int]:
+    """What measures a part: with one model for all of them, or against a server, which is asked by each for itself."""
+    if job.settings.runtime.engine == "endpoint":
+        return profile_endpoint
+    if not parts:
+        return profile
+    model = load_model(parts[0])
+    with _attempts(job.directory) as attempts:
+        _check_comparable(parts, given, model, attempts)
+    return partial(profile, model=model)
 
 
 def _conclude(job: Job, parts: list[Job], given: dict[str, str | None], statuses: Sequence[int]) -> int:
@@ -135,12 +147,12 @@ def _attempts(directory: Path) -> Iterator[Attempts]:
 
 
 def _check_comparable(
-    parts: Sequence[Job], given: Mapping[str, str | None], model: VisionLanguageModel | None, attempts: Attempts
+    parts: Sequence[Job], given: Mapping[str, str | None], model: VisionLanguageModel, attempts: Attempts
 ) -> None:
     """Refuse a study whose comparison cannot be made, as far as that is known before anything is measured."""
     found: dict[str, int] = {"vision": 0, "output": 0}
     for part in parts:
-        if part.settings.workload != "controlled" or model is None:
+        if part.settings.workload != "controlled":
             continue
         series = make_series(part, part.build("dataset").open(), model, attempts)
         foreseen = vision_counts(model, series, attempts)
@@ -153,7 +165,7 @@ def _check_comparable(
 
         frames = [one.frame for path in results for one in read_results(Path(path))]
         missing = [kind for kind in missing if all(token_cost(frame, kind) is None for frame in frames)]
-    if parts and missing:
+    if missing:
         counts = ", ".join(f"{found[kind]} of {kind} tokens" for kind in missing)
         raise InputError(
             f"the comparison needs {SLOPE} counts of vision and of output tokens, and the points of this study make "

@@ -61,7 +61,7 @@ class Answer:
     def _take(self, stamp_ns: int, data: str) -> None:
         try:
             chunk = chunk_of(data)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:  # no JSON, or members of other types
             self.broken = self.broken or f"a chunk of the stream cannot be read: {error}"
             return
         self.kinds[chunk.kind] += 1

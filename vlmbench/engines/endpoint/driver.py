@@ -18,7 +18,7 @@ from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
 from vlmbench.engines.endpoint.loop import sleep_until
 from vlmbench.engines.endpoint.settings import Load
 
-_LOOK_EVERY_S = 0.1  # how often the wish to stop is looked for
+_LOOK_EVERY_S = 0.5  # how often the wish to stop is looked for
 _LEAD_NS = 50_000_000  # connections of an open loop are opened this long before their request is due
 START_NS = 100_000_000
 """From the start of an open loop to time 0 of its arrivals."""
@@ -153,19 +153,23 @@ class Driver(Sending):
         self.exchanger.turns.reset()
         begin_ns, cpu = time.monotonic_ns(), time.process_time()
         work = asyncio.create_task(self._open_loop() if self.load.kind == "open" else self._closed_loop())
+        looking = asyncio.create_task(self._stop_when_told(work))
         try:
-            while not work.done():
-                if self.stop_requested():
-                    self._stopped = True
-                    self.exchanger.abandon()
-                    work.cancel()
-                await asyncio.wait([work], timeout=_LOOK_EVERY_S)
+            await asyncio.wait([work])
         finally:
             self.exchanger.abandon()
+            looking.cancel()
             work.cancel()
         if not work.cancelled():
             work.result()
         return self._facts(begin_ns, cpu, self.exchanger.turns.longest_ns / 1e6)
+
+    async def _stop_when_told(self, work: asyncio.Task[None]) -> None:
+        while not self.stop_requested():
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self._stopped = True
+        self.exchanger.abandon()
+        work.cancel()
 
     async def _closed_loop(self) -> None:
         users = self.load.concurrency if self.load.kind == "closed" else 1

@@ -1,21 +1,28 @@
-"""An asyncio loop for measuring: timers as fine as the kernel's, and its own delays written down.
+"""An asyncio loop for measuring: fine timers, reads that are stamped first, and its own delays written down.
 
 ``asyncio``'s epoll selector rounds every timeout up to a whole millisecond, so a request would leave up to 1 ms late.
-Here the wait for a timer is a ``select()`` on the epoll descriptor itself, which takes microseconds.
+Here epoll waits whole milliseconds and a ``select()`` on its descriptor the rest of the last, which takes microseconds.
+
+A *tap* reads a socket as soon as the selector says that it is ready, before any callback of the loop: all streams that
+are ready at one moment are read and stamped before anything is parsed, and a token that arrives alone, after the
+processor has slept, does not pay for the loop's own way to it through a cold cache.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import selectors
 import sys
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+Tap = Callable[[], bool]
+"""Reads a socket that is ready; False where the transport must do it: the stream has ended, or is broken."""
 LONG_TURN_NS = 1_000_000
 """A turn of the loop (all callbacks between two waits) that takes longer is remembered, ns."""
 _KEPT_TURNS = 10_000
@@ -62,38 +69,87 @@ class Turns:
         return longest
 
 
-if sys.platform == "linux":
+class _FineSelector(selectors.DefaultSelector):
+    """The platform's selector, on Linux with waits that end within microseconds of their timeout; it serves taps there.
 
-    class _FineSelector(selectors.EpollSelector):
-        """epoll whose waits end within microseconds of their timeout."""
+    Attributes:
+        taps: what reads a socket, by its descriptor.
+        later: what follows when all sockets that were ready are read.
+    """
 
-        def __init__(self, turns: Turns) -> None:
-            super().__init__()
-            self._turns = turns
+    _selector: Any  # of the standard library's class: epoll itself
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self._turns = turns
+        self.taps: dict[int, Tap] = {}
+        self.later: deque[Callable[[], None]] = deque()
+
+    if sys.platform == "linux":
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            """Wait and read the tapped sockets, until there is something else for the loop to do."""
+            end = None if timeout is None else time.monotonic() + timeout
+            others = self._read(timeout)
+            while not others and not self.later:
+                if end is not None and (timeout := end - time.monotonic()) <= 0:
+                    break
+                others = self._read(timeout)
+            while self.later:
+                self.later.popleft()()
+                if self.later:  # what has arrived meanwhile comes first
+                    others = self._read(0) or others
+            return super().select(0) if others else []  # what is read no longer shows, all else still does
+
+        def _read(self, timeout: float | None) -> bool:
+            """Wait once and read; False where taps took all there was."""
             self._turns.end()
-            if timeout is not None and timeout > 0:
-                select.select([self.fileno()], [], [], timeout)
-                timeout = 0
+            ready = self._wait(timeout)
+            self._turns.begin()
+            others = not ready
+            for descriptor, events in ready:
+                tap = self.taps.get(descriptor)
+                if tap is None or events != select.EPOLLIN or not tap():
+                    others = True
+            return others
+
+        def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+            poll: Callable[[float | None], list[tuple[int, int]]] = self._selector.poll
+            if timeout is None or timeout <= 0:
+                return poll(timeout)
+            whole_ms = math.floor(timeout * 1e3)
+            if whole_ms:
+                return poll((whole_ms - 0.5) / 1e3)  # rounded up there; a wait that ends early is taken up again
+            select.select([self.fileno()], [], [], timeout)
+            return poll(0)
+
+    else:
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            """Wait, with the turns of the loop noted."""
+            self._turns.end()
             ready = super().select(timeout)
             self._turns.begin()
             return ready
 
-else:
 
-    class _FineSelector(selectors.DefaultSelector):
-        """The platform's selector, with the turns of the loop noted."""
+class MeasuringLoop(asyncio.SelectorEventLoop):
+    """A loop with fine timers and taps that writes its long turns down."""
 
-        def __init__(self, turns: Turns) -> None:
-            super().__init__()
-            self._turns = turns
+    def __init__(self, turns: Turns) -> None:
+        self._fine = _FineSelector(turns)
+        super().__init__(self._fine)
 
-        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            self._turns.end()
-            ready = super().select(timeout)
-            self._turns.begin()
-            return ready
+    def tap(self, descriptor: int, read: Tap | None) -> None:
+        """Let a callback read a socket before the loop does; None leaves it to the loop again."""
+        if read is None:
+            self._fine.taps.pop(descriptor, None)
+        else:
+            self._fine.taps[descriptor] = read
+
+    def after_reads(self, callback: Callable[[], None]) -> None:
+        """Call something when all sockets that are ready now are read; for taps only."""
+        self._fine.later.append(callback)
 
 
 def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:
@@ -107,9 +163,9 @@ def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:
         return runner.run(main)
 
 
-def new_loop(turns: Turns | None = None) -> asyncio.AbstractEventLoop:
-    """A loop with fine timers that writes its long turns down."""
-    return asyncio.SelectorEventLoop(_FineSelector(turns or Turns()))
+def new_loop(turns: Turns | None = None) -> MeasuringLoop:
+    """A loop with fine timers and taps that writes its long turns down."""
+    return MeasuringLoop(turns or Turns())
 
 
 async def sleep_until(due_ns: int) -> None:

@@ -91,15 +91,14 @@ def chunk_of(data: str) -> Chunk:
     if found.get("error"):
         return Chunk(kind=Kind.ERROR, error=error_text(found["error"]))
     usage, timings = found.get("usage") or None, found.get("timings") or None
-    choices = found.get("choices") or []
-    first = choices[0] if choices else {}
-    kind = _kind(first, found, usage)
+    choices = found.get("choices")
+    choice = choices[0] if choices else {}
     return Chunk(
-        kind=kind,
+        kind=_kind(choice.get("delta") or {}, choice, found),
         tokens_so_far=_count(usage, timings),
         usage=usage,
         timings=timings,
-        finish_reason=first.get("finish_reason"),
+        finish_reason=choice.get("finish_reason"),
     )
 
 
@@ -112,23 +111,24 @@ def error_text(error: Any) -> str:
     return " ".join(str(error).split())
 
 
-def _kind(choice: Mapping[str, Any], whole: Mapping[str, Any], usage: object) -> Kind:
-    delta = choice.get("delta") or {}
-    found = (
-        (Kind.CONTENT, delta.get("content") or delta.get("tool_calls")),
-        (Kind.REASONING, delta.get("reasoning_content") or delta.get("reasoning")),
-        (Kind.PROGRESS, whole.get("prompt_progress")),
-        (Kind.FINISH, choice.get("finish_reason")),
-        (Kind.USAGE, not choice and usage),
-        (Kind.ROLE, delta.get("role")),
-    )
-    return next((kind for kind, there in found if there), Kind.EMPTY)
+def _kind(delta: Mapping[str, Any], choice: Mapping[str, Any], whole: Mapping[str, Any]) -> Kind:
+    if delta.get("content") or delta.get("tool_calls"):
+        return Kind.CONTENT
+    if delta.get("reasoning_content") or delta.get("reasoning"):
+        return Kind.REASONING
+    if whole.get("prompt_progress"):
+        return Kind.PROGRESS
+    if choice.get("finish_reason"):
+        return Kind.FINISH
+    if not choice and whole.get("usage"):
+        return Kind.USAGE
+    return Kind.ROLE if delta.get("role") else Kind.EMPTY
 
 
 def _count(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None) -> int | None:
     """The server's running count of the answer's tokens."""
     for source, key in ((usage, "completion_tokens"), (timings, "predicted_n")):
         value = source.get(key) if isinstance(source, Mapping) else None
-        if isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int:  # a bool is none
             return value
     return None

@@ -76,11 +76,17 @@ class ResponseParser:
         Raises:
             WireError: this is no HTTP/1.1, or a chunk is broken.
         """
+        if self._mode == "size" and not self._buffer and (whole := _one_chunk(data)):
+            return [(stamp_ns, whole)]
         self._buffer += data
         pieces: list[Piece] = []
         while not self.complete and self._step(stamp_ns, pieces):
             pass
         return pieces
+
+    def may_end_with(self, data: bytes) -> bool:
+        """Whether the response may be complete with this read; only in chunks can that be told from its last bytes."""
+        return self._mode not in ("size", "chunk", "chunk_end") or len(data) < 5 or data.endswith(b"\r\n\r\n")
 
     def at_close(self) -> bool:
         """Take note that the server closed; True where that is how this response ends, not a broken one."""
@@ -162,6 +168,13 @@ class ResponseParser:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line
+
+
+def _one_chunk(data: bytes) -> bytes | None:
+    """The body of a read that is one whole chunk, as nearly all of a stream are; None for any other."""
+    size, _, rest = data.partition(b"\r\n")
+    body = rest[:-2]
+    return body if body and rest.endswith(b"\r\n") and size.lower() == b"%x" % len(body) else None
 
 
 def _parse_head(text: bytes) -> Head:
