@@ -57,6 +57,9 @@ def test_a_sweep_is_measured_its_best_setting_promised_and_the_promise_checked(t
     assert done.status == 2
     assert done.own[0].startswith("vlmbench: latency_ms=0.001 is below what the cheapest setting takes: the P50 of")
     assert len(done.own) == 2
+    assert "0 of 2 settings fit into" in done.out, "what was measured is shown and stored all the same"
+    assert (tmp_path / "third" / "figures" / "budget.png").exists()
+    assert not _rows(tmp_path / "third"), "nothing to check"
 
 
 def test_what_cannot_be_told_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlmbench.analysis.budget import Budget, Fit, Promise, checked, refuse_machines, settings_of, solve
+from vlmbench.analysis.budget import (
+    Budget,
+    Fit,
+    Promise,
+    checked,
+    refuse_if_nothing_fits,
+    refuse_machines,
+    settings_of,
+    solve,
+)
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.results import ResultSet
 from vlmbench.errors import InputError
@@ -118,8 +127,10 @@ def test_what_was_measured_as_planted_keeps_its_promise_and_what_became_slower_b
 
 
 def test_a_budget_below_the_cheapest_is_refused_in_two_lines() -> None:
+    found = _solved(10)
+    assert {one.fit for one in found.settings} == {Fit.OVER}, "judged all the same: they have a table and a figure"
     with pytest.raises(InputError) as error:
-        _solved(10)
+        refuse_if_nothing_fits(found)
     first, second = str(error.value).splitlines()
     assert first.startswith("latency_ms=10 is below what the cheapest setting takes: the P95 of T_request of the")
     assert "vision_tokens=64,output_tokens=8" in first
@@ -129,7 +140,7 @@ def test_a_budget_below_the_cheapest_is_refused_in_two_lines() -> None:
 
 def test_a_percentile_that_cannot_be_told_is_refused_in_two_lines() -> None:
     with pytest.raises(InputError) as error:
-        _solved(75, percentile=99)
+        refuse_if_nothing_fits(_solved(75, percentile=99))
     assert str(error.value).splitlines() == [
         "the P99 of T_request cannot be told at any setting: n too small: 150 of 368",
         "Measure more runs of each (measurement.stopping.min_samples=…), or ask for less: percentile=95.",
@@ -156,7 +167,8 @@ def test_the_same_in_terminal_markdown_latex_json_and_a_figure(tmp_path: Path) -
     assert [row["promise"] for row in content["settings"] if row["promise"]] == ["kept"]
     markdown = (tmp_path / "budget.md").read_text()
     assert markdown.startswith("### 4 of 6 settings fit into 75.0 ms (P95 of T_request); promises: 1 kept.")
-    assert "| vision_tokens=64,output_tokens=32 | 64 | 32 |" in markdown
-    assert r"vision\_tokens=64" in (tmp_path / "budget.tex").read_text()
+    assert "| vision tokens | output tokens | P95 of T_request, ms |" in markdown, "the amounts name the settings"
+    assert "\n| 64 | 32 | " in markdown
+    assert "64 & 32 & " in (tmp_path / "budget.tex").read_text()
     assert "promised P95 of T_request ≤ 75.0 ms, measured 60.0 ms (55.0–70.0 ms): kept" in text(found)
-    assert len(grid(found).columns) == 7
+    assert len(grid(found).columns) == 6

@@ -219,17 +219,11 @@ def refuse_machines(runs: Sequence[ResultSet]) -> None:
 def solve(
     settings: Sequence[Setting], *, limit_ms: float, percentile: float, metric: str, notes: Sequence[str] = ()
 ) -> Budget:
-    """Judge each setting, choose among those that fit, and find the front.
-
-    Raises:
-        InputError: nothing fits: the budget is below the cheapest setting, or the percentile cannot be told.
-    """
+    """Judge each setting, choose among those that fit, and find the front. Nothing need fit."""
     judged = [replace(one, fit=_fit(one, limit_ms)) for one in settings]
     known = [one for one in judged if one.latency.value is not None]
     fitting = [one for one in judged if one.fit is Fit.FITS]
     found = Budget(limit_ms=limit_ms, percentile=percentile, metric=metric, settings=tuple(judged), notes=tuple(notes))
-    if not fitting:
-        _refuse(found, known)
     made = [
         replace(
             one, chosen=one in fitting and not _is_beaten(one, fitting), front=one in known and _on_front(one, known)
@@ -277,12 +271,15 @@ def _differs(settings: Sequence[Setting]) -> Iterator[str]:
             yield name
 
 
-def _refuse(found: Budget, known: Sequence[Setting]) -> None:
-    """Say why nothing fits.
+def refuse_if_nothing_fits(found: Budget) -> None:
+    """Say why nothing fits, and what to ask for instead.
 
     Raises:
-        InputError: always.
+        InputError: the budget is below the cheapest setting, or the percentile cannot be told.
     """
+    if found.chosen:
+        return
+    known = [one for one in found.settings if one.latency.value is not None]
     if not known:
         notes = dict.fromkeys(one.latency.note for one in found.settings if one.latency.note)
         why = "; ".join(list(notes)[:_NAMED]) or "nothing was measured"

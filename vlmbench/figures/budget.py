@@ -13,7 +13,7 @@ from vlmbench.analysis.budget import AMOUNTS, Budget, Check, Fit, Setting
 from vlmbench.figures.interventions import BASELINE, METHOD
 from vlmbench.figures.style import dot
 from vlmbench.figures.theme import INK, SERIES, caption, new_figure, theme
-from vlmbench.text import ms, plain
+from vlmbench.text import count, ms, plain
 
 _COLOURS: Mapping[Fit, str] = {Fit.FITS: METHOD, Fit.OVER: BASELINE, Fit.UNTOLD: SERIES[4]}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -31,6 +31,8 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
     again = {check.setting.key: check for check in found.checks}
     inside = "" if any(one.predicted for one in found.settings) else "bars: 95 % intervals; "
     note = f"{inside}line: the front; ringed: chosen; crosses: measured again; dashed: the budget"
+    if without := sum(one.latency.value is None for one in found.settings):
+        note += f"\nnot drawn: {count(without, 'setting')} with too few independent runs for the {found.name}"
     with theme():
         figure = new_figure(
             f"What fits into {ms(found.limit_ms)}?", caption(provenance, note=note), width=6.4, height=3.8, columns=1
@@ -40,6 +42,9 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
         for number, kind in enumerate(kinds):
             part = [one for one in found.settings if _kind(one, others) == kind and one.latency.value is not None]
             _draw(axes, part, x, _MARKERS[number % len(_MARKERS)], again)
+        if x and (places := [one.amounts[x] for one in found.settings if x in one.amounts]):
+            room = 0.06 * (max(places) - min(places)) or 1.0  # also where a setting is not drawn
+            axes.set_xlim(min(places) - room, max(places) + room)
         axes.set(xlabel=x.capitalize() if x else "Setting", ylabel=f"{found.name} (ms)", ylim=(0, None))
         axes.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure

@@ -32,21 +32,29 @@ def grid(found: Budget) -> Grid:
     again = {check.setting.key: check for check in found.checks}
     amounts = [name for name in found.differs if name in AMOUNTS]
     names = [name for name in found.differs if name not in AMOUNTS]
+    what = [
+        (
+            *(getattr(one, name) for name in names),
+            *(plain(one.amounts[name]) if name in one.amounts else DASH for name in amounts),
+        )
+        for one in settings
+    ]
+    named = len(set(what)) < len(what)  # otherwise the amounts say which setting it is
     rows = []
-    for one in settings:
+    for one, cells in zip(settings, what, strict=True):
         check = again.get(one.key)
         rows.append(
             (
-                one.point,
-                *(getattr(one, name) for name in names),
-                *(plain(one.amounts[name]) if name in one.amounts else DASH for name in amounts),
+                *((one.point,) if named else ()),
+                *cells,
                 _cell(one.latency.value, one.latency.low, one.latency.high) or DASH,
                 one.note or f"{one.fit}{', chosen' if one.chosen else ''}" + _why(one),
                 DASH if check is None else _cell(check.measured.value, check.measured.low, check.measured.high),
                 DASH if check is None else str(check.promise),
             )
         )
-    columns = [("setting", False), *((name, False) for name in names), *((name, True) for name in amounts)]
+    columns = [("setting", False)] if named else []
+    columns += [*((name, False) for name in names), *((name, True) for name in amounts)]
     columns += [(f"{found.name}, ms", True), ("budget", False), ("measured again, ms", True), ("promise", False)]
     if not found.checks:
         columns, rows = columns[:-2], [row[:-2] for row in rows]

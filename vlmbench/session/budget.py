@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.analysis.budget import Budget, Promise, Setting, checked, refuse_machines, settings_of, solve
+from vlmbench.analysis.budget import (
+    Budget,
+    Promise,
+    Setting,
+    checked,
+    refuse_if_nothing_fits,
+    refuse_machines,
+    settings_of,
+    solve,
+)
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.quantiles import needed
 from vlmbench.analysis.results import ResultSet, read_results
@@ -63,6 +72,7 @@ def budget(job: Job) -> int:
             return INTERRUPTED
         files = write(found, job.directory, provenance)
         show(text(found))
+        refuse_if_nothing_fits(found)  # only now: what was measured has its table and its figure
         if status == OK and found.checks:
             status = _status(found)
         reason = None if status == OK else headline(found)
@@ -89,7 +99,7 @@ def _solved(job: Job, again: str) -> tuple[int, Budget, Mapping[str, Any]]:
         if not settings.allow_unlike:
             refuse_machines(runs)
         found = _solve(job, runs)
-        checks = _check_runs(job, found, runs, again) if settings.confirm else found
+        checks = _check_runs(job, found, runs, again) if settings.confirm and found.chosen else found
         return OK, checks, runs[0].provenance
     _check_measurable(job)
     part = job.part(SWEEP, ["task=profile"])
@@ -98,7 +108,7 @@ def _solved(job: Job, again: str) -> tuple[int, Budget, Mapping[str, Any]]:
     job.outcome.progress(points_done=1)
     runs = read_results(part.directory)
     found = _solve(job, runs)
-    if settings.confirm:
+    if settings.confirm and found.chosen:
         chosen, notes = _few(found.chosen)
         check = job.part(CHECK, ["task=profile"])
         status = max(status, _measured(check, model, again, [one.point for one in chosen]))
