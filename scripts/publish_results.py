@@ -70,7 +70,7 @@ GRID = "_grid"  # its runs are the lines of one table: none
 DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
-CUT = (124, 137)  # exit status of what its time cut off
+CUT = (124, 130, 137, 143)  # exit status of what its time, or somebody, cut off
 
 
 def take(runs: Path, results: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def say_of_parts(runs: Path) -> None:
         last = found[-1]
         how = f"exit {last.status} after {last.seconds} s"
         if last.status in CUT:
-            how += ", its time was over"
+            how += ", cut off"
         log = runs / "logs" / f"{part}.log"
         said = (
             [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -147,7 +147,7 @@ def say_of_parts(runs: Path) -> None:
         )
         has_rows = any(_rows(place) for place in (runs / part, *(runs / part).glob("*/")))
         if not has_rows:
-            sys.stdout.write(f"{part}: no row ({how}); last words: {said[-1] if said else 'none'}\n")
+            sys.stdout.write(f"{part}: no row ({how}); last words: {' / '.join(said[-2:]) or 'none'}\n")
         elif last.status:
             sys.stdout.write(f"{part}: published as far as it came ({how})\n")
     if tries and (left := [part for part in manifest() if part not in tries]):
@@ -307,16 +307,22 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
             continue
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):
             with drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+                left: list[str] = []
                 files = list(draw_runtimes(Path(work), [Path(f"{model}_{runtime}") for runtime in found], {}))
             for one, other in COMPARED:
                 sides = [Path(f"{model}_{runtime}") / "phase1" for runtime in (one, other)]
                 if all((side / PACKED).is_file() for side in sides):
-                    verdict = judge(*sides)
+                    try:
+                        verdict = judge(*sides)
+                    except VlmbenchError as error:
+                        left.append(f"not compared: {error}".partition("\n")[0])
+                        continue
                     stem = Path(work) / f"compare_{one}_{other}"
                     files.append(write_json(stem.with_suffix(".json"), as_dict(verdict)))
                     files.append(write_whole(stem.with_suffix(".md"), as_markdown(verdict)))
             if files:
-                yield Path(model), list(publish({path.relative_to(work): path for path in files}, results / model))
+                changes = publish({path.relative_to(work): path for path in files}, results / model)
+                yield Path(model), [*changes, *left]
 
 
 def archive(results: Path, names: Sequence[str]) -> None:

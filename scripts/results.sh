@@ -3,7 +3,7 @@
 # copies the checkout to DIR/tree, and that is what is measured from then on, whatever becomes of the checkout.
 #
 #   scripts/results.sh DIR                    every part in its order, each within its time
-#   scripts/results.sh DIR PART…              these; PART may be a pattern: 'llava_*'
+#   scripts/results.sh DIR PART…              these, in this order; PART may be a pattern: 'llava_*'
 #   scripts/results.sh DIR --lanes [PART…]    in the background, a lane a GPU: its parts, half of the processors, own caches
 #   scripts/results.sh DIR --wait SECONDS     waits for the lanes, at most so long, and says how far they are
 #   scripts/results.sh DIR --stop             ends them; what was measured stays
@@ -51,25 +51,33 @@ commands() { # name, lane, seconds, command: a line a part
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
         words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
         read -r words <<<"$words"
-        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words/percentile=90/percentile=50}
+        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words/ms=150 percentile=90/ms=600 percentile=50}
         # the tiny model has too few layers for methods that drop before a layer
         [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
         printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"
     done <"$root/scripts/results.txt"
 }
 
-wanted() { # whether a part was asked for: by its name, else by its lane
-    local name=$1 lane=$2 pattern; shift 2
-    [[ -n ${LANE:-} && ($lane == - || $((lane % LANES)) != "$LANE") ]] && return 1
-    [ $# = 0 ] && [ "$lane" != - ] && return 0
-    for pattern; do
-        # shellcheck disable=SC2053 (a pattern on purpose)
-        [[ $name == $pattern ]] && return 0
+ordered() { # the parts that were asked for, as they were asked for; in a lane its own
+    local pattern name lane limit words listed=" "
+    for pattern in "${@:-*}"; do
+        while IFS=$'\t' read -r name lane limit words; do
+            # shellcheck disable=SC2053 (a pattern on purpose)
+            [[ $name == $pattern && $listed != *" $name "* ]] || continue
+            [[ $lane == - && $# = 0 ]] && continue
+            [[ -n ${LANE:-} && ($lane == - || $((lane % LANES)) != "$LANE") ]] && continue
+            listed+="$name "
+            printf '%s\t%s\t%s\n' "$name" "$limit" "$words"
+        done < <(commands)
     done
-    return 1
 }
 
 how() { [ -f "$out/parts.tsv" ] && awk -F'\t' -v part="$1" '$1 == part {status = $2} END {print status}' "$out/parts.tsv"; }
+
+ended() { # note how a part did
+    printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$((SECONDS - $3))" "$source" "$(date -u +%FT%TZ)" >>"$out/parts.tsv"
+    echo "=== $1: exit $2 after $((SECONDS - $3)) s"
+}
 
 part() { # measure one
     local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status words command
@@ -84,23 +92,26 @@ part() { # measure one
     echo "=== $name: ${words[*]}"
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
+    trap 'ended "$name" 143 "$began"; exit 143' TERM
     PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1
     status=$?
     grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
-    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - began))" "$source" "$(date -u +%FT%TZ)" >>"$out/parts.tsv"
-    echo "=== $name: exit $status after $((SECONDS - began)) s"
+    ended "$name" "$status" "$began"
     return $status
 }
 
 measure() { # measure the parts that were asked for
-    local name lane limit words turn found=0 failed=0 cache=$out/cache/${LANE:-0}
+    local name limit words turn failed=0 parts cache=$out/cache/${LANE:-0}
+    parts=$(ordered "$@")
+    if [ -z "$parts" ]; then
+        echo "no part${LANE:+ of lane $LANE} is called '$*'; parts: $(commands | cut -f1 | xargs)" >&2
+        exit 2
+    fi
     export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
     export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-$cache/vllm} PORT=${PORT:-$((8421 + ${LANE:-0}))}
     source=$("$PYTHON" -c 'from vlmbench.machine.installation import package_dir, source_sha256 as of; print(of(package_dir())[:8])') || exit 2
     for turn in 1 2; do # those that their time cut off go on when all others had theirs
-        while IFS=$'\t' read -r name lane limit words <&3; do
-            wanted "$name" "$lane" "$@" || continue
-            found=1
+        while IFS=$'\t' read -r name limit words <&3; do
             [ "$turn" = 2 ] && [[ $(how "$name") != @(124|137) ]] && continue
             if [ "$(how "$name")" = 0 ] && [ -d "$out/$name" ]; then
                 echo "=== $name: done before"
@@ -109,12 +120,8 @@ measure() { # measure the parts that were asked for
             else
                 part "$name" "$limit" "$words" || failed=1
             fi
-        done 3< <(commands)
+        done 3<<<"$parts"
     done
-    if [ $found = 0 ]; then
-        echo "no part is called '$*'; parts: $(commands | cut -f1 | xargs)" >&2
-        exit 2
-    fi
     return $failed
 }
 

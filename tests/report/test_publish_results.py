@@ -185,6 +185,24 @@ def loaded(tmp_path: Path) -> Path:
     return root
 
 
+def test_all_parts_are_of_the_code_that_the_first_call_found(tmp_path: Path) -> None:
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [SCRIPTS / "results.sh", tmp_path, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = call("nothing")
+    assert done.returncode == 2
+    assert "no part is called 'nothing'; parts: llava_compiled " in done.stderr
+    copied = tmp_path / "tree" / "vlmbench" / "stopping.py"
+    assert copied.read_bytes() == (SCRIPTS.parent / "vlmbench" / "stopping.py").read_bytes()
+    assert "not the same any more" not in done.stderr
+    copied.write_text("# of another day\n")
+    done = call("--wait", "0")
+    assert "the checkout is not the same any more: 1 files" in done.stderr
+    assert done.stdout == "nothing is running\n"
+    assert copied.read_text() == "# of another day\n"
+
+
 def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     script: ModuleType, findings: ModuleType, loaded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +212,7 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     }  # fmt: skip
     script.say_of_parts(loaded)
     said = capsys.readouterr().out
-    assert "qwen_compiled: no row (exit 1 after 9 s); last words: it broke" in said
+    assert "qwen_compiled: no row (exit 1 after 9 s); last words: begins / it broke" in said
     assert "not begun: llava_compiled, llava_budget" in said
     assert "2 states of the code, do not compare: aaaa: llava_endpoint, llava_grid; bbbb: qwen_compiled" in said
 
