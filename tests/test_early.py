@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,3 +139,20 @@ def test_a_number_that_would_fill_the_memory_is_refused(words: tuple[str, ...], 
     done = command_line(*words)
     assert done.status == 2
     assert message in done.said
+
+
+def test_variables_of_torchrun_that_lead_nowhere_are_named() -> None:
+    """They ended in a traceback; a scheduler's script may leave them behind."""
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "two"}
+    command = [sys.executable, "-m", "vlmbench", "experiment=smoke"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "it cannot join the others: invalid literal" in done.stderr
+    assert done.stderr.splitlines()[1].endswith("or alone: unset RANK WORLD_SIZE")
+
+
+def test_python_without_docstrings_is_refused() -> None:
+    """Transformers reads its own, and failed in words about an architecture."""
+    command = [sys.executable, "-OO", "-m", "vlmbench", "experiment=smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "-OO" in done.stderr) == (2, True), done.stderr

@@ -216,8 +216,9 @@ def say(message: str) -> None:
     For what must be known: errors, warnings, how a run ended and where its results are.
     """
     _said.append(message)
-    sys.stderr.write(f"vlmbench: {message}\n")
-    sys.stderr.flush()
+    if sys.stderr is not None:  # a process of a desktop has none
+        sys.stderr.write(f"vlmbench: {message}\n")
+        sys.stderr.flush()
 
 
 _said: deque[str] = deque(maxlen=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -346,3 +348,30 @@ def test_what_killed_writers_left_is_removed_under_the_lock(tmp_path: Path) -> N
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.part"))
     assert left == ["mine.part", "part/.summary.json.ab12cd34.part"], "a part of a study is its holder's"
     assert remove_stray_parts(tmp_path) == []
+
+
+def test_what_this_user_may_not_read_is_left_alone_or_named(tmp_path: Path) -> None:
+    """A folder of somebody else's kept a run from continuing; a file was called no JSON."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / ".rows.part").touch()
+    (tmp_path / "outcome.json").write_text("{}")
+    for path, mode in ((tmp_path / "figures", 0), (tmp_path / "outcome.json", 0), (tmp_path, 0o777)):
+        path.chmod(mode)
+    code = f"""
+import os
+from pathlib import Path
+from vlmbench.errors import InputError
+from vlmbench.records.files import remove_stray_parts
+from vlmbench.records.outcome import read_outcome
+os.chdir({str(tmp_path)!r})
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+print(*remove_stray_parts(Path(".")))
+try:
+    read_outcome(Path("."))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    (tmp_path / "figures").chmod(0o755)
+    assert done.stdout.splitlines() == [".rows.part", "cannot read 'outcome.json': Permission denied"], done.stderr

@@ -220,7 +220,7 @@ def _read_json(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read '{file}': {error}") from None
+        raise InputError(f"cannot read '{file}': {getattr(error, 'strerror', None) or error}") from None
     if not text.strip():
         raise InputError(f"'{file}' is empty; the run that should have written it did not finish")
     try:

@@ -43,6 +43,11 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
             )
     if settings.task not in _MEASURING or settings.runtime.engine == "endpoint":
         return
+    if sys.flags.optimize > 1:
+        yield InputError(
+            "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and transformers builds no model without its own\n"
+            "start it without that"
+        )
     if settings.runtime.engine == "vllm" and not settings.dry_run:
         from vlmbench.engines.vllm.start import check_installed
 

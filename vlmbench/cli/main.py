@@ -32,7 +32,7 @@ from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
 from vlmbench.cli.run_names import is_search
-from vlmbench.cli.secrets import as_written, keep_out_of_output, refuse_in_grid
+from vlmbench.cli.secrets import as_written, flushed, keep_out_of_output, open_standard_streams, refuse_in_grid
 from vlmbench.errors import (
     BAD_INPUT,
     FAILED,
@@ -67,6 +67,17 @@ _onward: list[str] = []  # how the multirun of this process is continued
 
 def main() -> NoReturn:
     """Run the command line and exit; of several processes of torchrun the first does, the others do as it says."""
+    open_standard_streams()
+    keep_out_of_output()
+    try:
+        _lead_or_follow()
+    except SystemExit as end:
+        if not flushed() and not end.code:
+            sys.exit(FAILED)
+        raise
+
+
+def _lead_or_follow() -> NoReturn:
     if not tensor_parallel.started_by_torchrun():
         _main()
     try:
@@ -77,7 +88,7 @@ def main() -> NoReturn:
 
             sys.exit(Follower(team, load).follow())
     except VlmbenchError as error:
-        if os.environ["RANK"] == "0":
+        if os.environ["RANK"] == "0" or not os.environ["RANK"].isdecimal():
             say(str(error))
         sys.exit(error.exit_status)
 
@@ -85,7 +96,6 @@ def main() -> NoReturn:
 def _main() -> NoReturn:
     want_traceback = bool(os.environ.get(_TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1 whatever they are
-    keep_out_of_output()
     schema.register()
     try:
         interrupt_on_signals()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +19,7 @@ from omegaconf.resolvers import oc
 
 from vlmbench.errors import ConfigError
 from vlmbench.hiding import also_secret, hide_secrets, is_reference, is_secret, without_secrets
+from vlmbench.text import say
 
 _SHOWN = 5
 _from_environment: dict[str, str] = {}
@@ -25,14 +29,42 @@ _from_environment: dict[str, str] = {}
 
 
 class _Hiding:
-    """A text stream that hides secrets in what is written to it; all else is the stream's own."""
+    """A text stream that hides secrets in what is written to it; all else is the stream's own.
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    Words that cannot be written end no run, for its results are on disk: a character that the encoding does not have
+    becomes ``?``; once the reader is gone (``| head``, a terminal that was closed) or the disk is full, the rest is
+    lost.
+
+    Args:
+        stream: None where the caller closed it (``>&-``).
+
+    Attributes:
+        error: why words were lost, None where they were not or where nobody was there to read them.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = Path(os.devnull).open("w") if stream is None else stream  # noqa: SIM115 - until the process ends
+        self.error: OSError | None = None
+        if isinstance(self.stream, TextIOWrapper):
+            self.stream.reconfigure(errors="replace")
 
     def write(self, text: str) -> int:
-        self.stream.write(hide_secrets(text))
+        with self._losing():
+            self.stream.write(hide_secrets(text))
         return len(text)
+
+    def flush(self) -> None:
+        with self._losing():
+            self.stream.flush()
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = None if error.errno in (errno.EPIPE, errno.EIO) else error
+            with Path(os.devnull).open("w") as nowhere, suppress(OSError):  # Python, and libraries, write there again
+                os.dup2(nowhere.fileno(), self.stream.fileno())
 
     def writelines(self, lines: Iterator[str]) -> None:
         for line in lines:
@@ -40,6 +72,24 @@ class _Hiding:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def open_standard_streams() -> None:
+    """Open what the caller closed (``>&-``), or the next file would get its number and all that libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def flushed() -> bool:
+    """Write out what was printed; whether all of it was, and the user is told if not."""
+    sys.stdout.flush()
+    error = getattr(sys.stdout, "error", None)
+    if error is not None:
+        say(f"the rest of the output is lost: {error.strerror or error}")
+    return error is None
 
 
 def keep_out_of_output() -> None:

@@ -42,7 +42,8 @@ class Suspensions:
     def __enter__(self) -> Self:
         self._offset_s = _offset_s()
         self._over.clear()
-        threading.Thread(target=self._beat, daemon=True, name="vlmbench-beat").start()
+        with suppress(RuntimeError):  # no more threads are allowed here: a frozen control group is not noticed
+            threading.Thread(target=self._beat, daemon=True, name="vlmbench-beat").start()
         try:
             self._before = signal.signal(signal.SIGCONT, self._note)
         except ValueError:  # not the main thread

@@ -21,7 +21,7 @@ def transformers_library() -> Any:
     """
     library = importlib.import_module("transformers")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         library.utils.logging.disable_progress_bar()
         importlib.import_module("huggingface_hub.utils").disable_progress_bars()
     return library

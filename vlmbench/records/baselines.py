@@ -145,7 +145,9 @@ def _provenance(run: Path) -> dict[str, Any]:
         return {}
     try:
         content = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read '{shown(file)}': {error.strerror or error}") from None
+    except ValueError as error:
         raise InputError(
             f"'{shown(file)}' is not JSON that can be read: {error}\nrestore it or measure again"
         ) from None

@@ -213,7 +213,8 @@ def _folders(directory: Path, depth: int) -> Iterator[Path]:
     yield directory
     if depth:
         for below in directory.iterdir():
-            if below.is_dir() and not below.is_symlink() and not (below / ".run.lock").exists():
+            enters = below.is_dir() and not below.is_symlink() and os.access(below, os.R_OK | os.X_OK)
+            if enters and not (below / ".run.lock").exists():
                 yield from _folders(below, depth - 1)
 
 

@@ -135,5 +135,7 @@ def kept(directory: Path) -> list[Objective] | None:
         return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"cannot read '{path}': {error!r}; it holds no objectives of vlmbench") from error

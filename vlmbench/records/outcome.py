@@ -101,7 +101,9 @@ def read_outcome(directory: Path) -> Outcome | None:
         _check_types(made)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"cannot read '{path}': {error!r}; it is no outcome of vlmbench.") from error
     return made
 

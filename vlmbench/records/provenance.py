@@ -135,7 +135,8 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {error}.\nChoose another directory with output_dir=DIR.") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read '{path}': {why}.\nChoose another directory with output_dir=DIR.") from error
     if not _is_provenance(found):
         raise InputError(f"'{path}' is no provenance of vlmbench.\nChoose another directory with output_dir=DIR.")
     return found

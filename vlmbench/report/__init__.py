@@ -107,5 +107,5 @@ def write_pages(
         page = write_page(directory, runs, summaries)
         write_tables(directory, runs, summaries)
     except (ConfigError, InputError) as error:
-        return f"No page: {error}."
+        return f"No page: {str(error).rstrip('.')}."
     return f"The same with figures: {page.name}; tables for papers: tables/."

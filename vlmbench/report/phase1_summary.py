@@ -155,7 +155,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    except ValueError as error:
         raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
     if not isinstance(content, dict):
         raise InputError(f"'{path}' must hold a JSON object (got {type(content).__name__})")

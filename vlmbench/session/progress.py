@@ -33,7 +33,7 @@ class ProgressBar:
     ) -> None:
         self._told = told
         self._about = about
-        self._show = sys.stderr.isatty() if show is None else show
+        self._show = (sys.stderr is not None and sys.stderr.isatty()) if show is None else show
         self._total = 0
         self._points = 0
         self._done = 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.errors import ConfigError, DeviceError
+from vlmbench.errors import ConfigError, DeviceError, first_line
 from vlmbench.models.parallel.team import LOADING, Team
 
 if TYPE_CHECKING:
@@ -22,7 +22,15 @@ _TORCHRUN = "torchrun --nproc-per-node N -m vlmbench …"
 
 def started_by_torchrun() -> bool:
     """Whether this is one of several processes that torchrun started. Reads the environment only."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    size = os.environ.get("WORLD_SIZE", "")
+    return "RANK" in os.environ and size != "" and not (size.isdecimal() and int(size) < 2)
+
+
+def _not_torchrun(error: Exception) -> str:
+    return (
+        f"by RANK and WORLD_SIZE this is one of torchrun's processes; it cannot join the others: {first_line(error)}\n"
+        f"start it by {_TORCHRUN}, or alone: unset RANK WORLD_SIZE"
+    )
 
 
 _team: Team | None = None
@@ -38,15 +46,18 @@ def joined() -> Iterator[Team]:
     """Find the other processes of torchrun; on leaving, the first process ends the others.
 
     Raises:
-        DeviceError: more processes on this host than GPUs.
+        DeviceError: more processes on this host than GPUs, or the others cannot be found.
     """
     import torch
 
     global _team  # noqa: PLW0603 - a process belongs to one torchrun, as torch.distributed has one default group
     environment = os.environ
-    local_rank = int(environment.get("LOCAL_RANK", environment["RANK"]))
+    try:
+        local_rank = int(environment.get("LOCAL_RANK", environment["RANK"]))
+        here = int(environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]))
+    except ValueError as error:
+        raise DeviceError(_not_torchrun(error)) from error
     gpus = torch.cuda.device_count()
-    here = int(environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]))
     if torch.cuda.is_available() and here > gpus:
         raise DeviceError(
             f"torchrun started {here} processes here and {gpus} GPU(s) are visible: use --nproc-per-node {gpus} at most"
@@ -54,7 +65,10 @@ def joined() -> Iterator[Team]:
     if gpus:
         torch.cuda.set_device(local_rank)
     distributed: Any = torch.distributed
-    store, rank, size = next(distributed.rendezvous("env://"))
+    try:
+        store, rank, size = next(distributed.rendezvous("env://"))
+    except (ValueError, RuntimeError) as error:  # a variable of torchrun's is missing or senseless; nobody came
+        raise DeviceError(_not_torchrun(error)) from error
     _team = Team(rank=rank, size=size, store=distributed.PrefixStore("vlmbench", store))
     if _team.leads:
         _team.lead()
