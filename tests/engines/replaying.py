@@ -61,13 +61,12 @@ class Replaying:
     captures = True
 
     def __init__(self) -> None:
-        self._tapes: list[list[Callable[[], Any]]] = []
-        self._modes: list[_Noting] = []
+        self._noting: _Noting | None = None
         self.replays = 0
 
     @property
     def recording(self) -> bool:
-        return bool(self._tapes)
+        return self._noting is not None
 
     def obstacle(self, work: Callable[[], Any]) -> str | None:
         work()
@@ -82,7 +81,11 @@ class Replaying:
 
     def record(self, work: Callable[[], Any]) -> Callable[[], Any]:
         tape: list[Callable[[], Any]] = []
-        result = self._taped(tape, work)
+        with _Noting(tape) as self._noting:
+            try:
+                result = work()
+            finally:
+                self._noting = None
 
         def play() -> Any:
             self.replays += 1
@@ -93,21 +96,11 @@ class Replaying:
         return play
 
     def nested(self, work: Callable[[], Any], again: Callable[[Callable[[], Any]], Any]) -> Any:
+        assert self._noting is not None
         tape: list[Callable[[], Any]] = []
-        self._modes[-1].__exit__(None, None, None)
-        self._tapes[-1].append(lambda: again(lambda: [piece() for piece in tape]))
-        result = self._taped(tape, work)
-        self._modes[-1].__enter__()
+        outer, self._noting.tape = self._noting.tape, tape
+        assert outer is not None
+        outer.append(lambda: again(lambda: [piece() for piece in tape]))
+        result = work()
+        self._noting.tape = outer
         return result
-
-    def _taped(self, tape: list[Callable[[], Any]], work: Callable[[], Any]) -> Any:
-        mode = _Noting(tape)
-        self._tapes.append(tape)
-        self._modes.append(mode)
-        mode.__enter__()
-        try:
-            return work()
-        finally:
-            mode.__exit__(None, None, None)
-            self._modes.pop()
-            self._tapes.pop()

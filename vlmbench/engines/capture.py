@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from vlmbench.engines import constants
+
 T = TypeVar("T")
 Play = Callable[[], Any]
 
@@ -175,7 +177,7 @@ def _where(error: BaseException) -> str:
     trace, place = error.__traceback__, ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and code.co_filename != __file__:
+        if "/torch/" not in code.co_filename and code.co_filename not in {__file__, constants.__file__}:
             place = f"{code.co_qualname} (line {trace.tb_lineno})"
         trace = trace.tb_next
     return f"{place or 'it'} makes the host wait for the device"

@@ -150,7 +150,7 @@ class GraphLoop:
         begin = time.perf_counter()
         with torch.no_grad():
             self._capture(inputs(), prepared)
-        self._ready.add(key)
+        self._ready |= {key, self._key(prepared)}  # now it is known whether contents matter
         took = time.perf_counter() - begin
         self._report.seconds += took
         self._report.shapes += 1
@@ -226,8 +226,11 @@ class GraphLoop:
             self._graphs.as_python = False
 
     def _key(self, prepared: Prepared) -> tuple[Any, ...]:
-        """What a capture of the prefill depends on: the shapes of all inputs, and what a method does with them."""
-        return (*_shapes(prepared.inputs), *self._changed)
+        """What a capture of the prefill depends on: the shapes of all inputs, what a method does with them, and, where
+        a stage is captured for that, how the images are cut.
+        """
+        cut = prepared.cut.items() if self._graphs.by_contents else ()
+        return (*_shapes(prepared.inputs), *cut, *self._changed)
 
     def _held(self, prompt: int) -> Spans:
         """Tokens of the prompt that the layers store."""

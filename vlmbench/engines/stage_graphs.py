@@ -2,6 +2,8 @@
 
 The module's own ``__call__`` stays, so forward hooks fire around a replay as they do around eager code: the timeline's
 marks stand outside the graphs and need no knowledge of them. A projector inside a tower splits the tower's graph.
+
+A tower that reads its grid on the host is captured for the grid's contents (:mod:`vlmbench.engines.constants`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +19,14 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from vlmbench.engines.attention import attention_kernels
 from vlmbench.engines.capture import Play, Recorder
+from vlmbench.engines.constants import Constants, contents, small_integers
 from vlmbench.engines.static_cache import FixedCache
 from vlmbench.errors import first_line
 
 _Signature = tuple[Any, ...]
+
+_OF_IMAGES = frozenset({"vision_encoder", "projector"})  # what they read as integers is the same for many requests
+_TOLERANCE = 0.04  # of the norm of a stage's answer: rounding in bfloat16 through all layers is less, a wrong order more
 
 
 @dataclass(kw_only=True)
@@ -34,6 +41,8 @@ class _Captured:
         why_not: the reason.
         stored: of each cache among the inputs, what its layers held afterwards.
         reads: what its code reads besides, kept alive with it.
+        held: leaves whose contents it was captured for.
+        contents: these.
     """
 
     spec: TreeSpec
@@ -43,6 +52,8 @@ class _Captured:
     why_not: str | None = None
     stored: Sequence[tuple[FixedCache, list[int]]] = ()
     reads: object = None
+    held: Sequence[int] = ()
+    contents: bytes = b""
 
 
 @dataclass(kw_only=True)
@@ -108,15 +119,23 @@ class StageGraphs:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """For each stage: how many signatures are captured, and why others are not."""
+        """For each stage: how many signatures are captured, how many of them for the contents of small integer inputs
+        too, and why others are not captured.
+        """
         facts: dict[str, Any] = {}
         for stage in self.stages:
             entries = [entry for same in stage.captured.values() for entry in same]
-            found = facts.setdefault(stage.name, {"graphs": 0, "eager": [], "attention": []})
+            found = facts.setdefault(stage.name, {"graphs": 0, "of_contents": 0, "eager": [], "attention": []})
             found["attention"] = sorted({*found["attention"], *(name for e in entries for name in e.kernels)})
             found["graphs"] += sum(entry.play is not None for entry in entries)
+            found["of_contents"] += sum(bool(entry.held) for entry in entries)
             found["eager"] = sorted({*found["eager"], *(e.why_not for e in entries if e.why_not is not None)})
         return facts
+
+    @property
+    def by_contents(self) -> bool:
+        """Whether a stage is captured for the contents of inputs."""
+        return any(e.held for stage in self.stages for same in stage.captured.values() for e in same)
 
     def _forward(self, stage: Stage) -> Callable[..., Any]:
         original = stage.module.forward
@@ -140,7 +159,7 @@ class StageGraphs:
         leaves, spec = tree_flatten((args, kwargs))
         signature = (stage.variant, *_signature(leaves))
         same = stage.captured.setdefault(signature, [])
-        entry = next((e for e in same if e.spec == spec), None)
+        entry = next((e for e in same if e.spec == spec and (not e.held or e.contents == contents(leaves, e.held))), None)
         if entry is None:
             if not self.learning:
                 self.missed += 1
@@ -150,8 +169,8 @@ class StageGraphs:
             same.append(entry)
         if entry.play is None:
             return original(*args, **kwargs)
-        for static, leaf in zip(entry.static, leaves, strict=True):
-            if static is not leaf and isinstance(leaf, torch.Tensor):
+        for at, (static, leaf) in enumerate(zip(entry.static, leaves, strict=True)):
+            if static is not leaf and isinstance(leaf, torch.Tensor) and at not in entry.held:
                 static.copy_(leaf)
         answer = entry.play()
         for cache, stored in entry.stored:
@@ -164,9 +183,10 @@ class StageGraphs:
             for leaf in leaves
         ]
         args, kwargs = tree_unflatten(static, spec)
-
-        def work() -> Any:
-            return original(*args, **kwargs)
+        own = partial(original, *args, **kwargs)
+        work: Callable[[], Any] = own
+        held: Sequence[int] = ()
+        reads: object = None
 
         def first() -> Any:
             self._anew(stage)
@@ -177,9 +197,18 @@ class StageGraphs:
             with attention_kernels() as kernels:
                 first()
             why_not = self.recorder.obstacle(first)
+            if why_not is not None and stage.name in _OF_IMAGES and (held := small_integers(static)):
+                constants = Constants(roots=[static[at] for at in held])
+                self._anew(stage)
+                constants.learn(own)
+                work = constants.handed_out(own)
+                why_not = self.recorder.obstacle(first)
             if why_not is None:
                 reads = self._anew(stage)
                 play = self.recorder.record(work)
+            if why_not is None and held:
+                reads = (reads, constants)
+                why_not = self._differs(stage, static, play, own)
         except RuntimeError as error:
             why_not, kernels = f"its capture failed: {first_line(error)}", {}
         finally:
@@ -187,10 +216,18 @@ class StageGraphs:
         stored = [(leaf, list(leaf.stored)) for leaf in leaves if isinstance(leaf, FixedCache)]
         if why_not is not None:
             return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
+        captured = partial(
+            _Captured,
+            spec=spec,
+            static=static,
+            kernels=kernels,
+            stored=stored,
+            reads=reads,
+            held=held,
+            contents=contents(static, held),
+        )
         if not self.recorder.captures:
-            return _Captured(
-                spec=spec, static=static, kernels=kernels, play=self._alone(play), stored=stored, reads=reads
-            )
+            return captured(play=self._alone(play))
         # What a caller does to the answer (adding a field, say) must not reach the next replay's answer.
         outputs, shape = tree_flatten(play())
 
@@ -198,7 +235,29 @@ class StageGraphs:
             play()
             return tree_unflatten(list(outputs), shape)
 
-        return _Captured(spec=spec, static=static, kernels=kernels, play=fresh, stored=stored, reads=reads)
+        return captured(play=fresh)
+
+    def _differs(self, stage: Stage, static: Sequence[Any], play: Play, own: Callable[[], Any]) -> str | None:
+        """Let a replay answer as the code does, for the inputs that it was captured with and for others.
+
+        What was wrongly taken for a constant would be seen here. Kernels may round differently when they run again.
+        """
+        for sign in (1, -1):
+            for leaf in static:
+                if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+                    leaf.mul_(sign)
+            got = [leaf.clone() for leaf in tree_flatten(play())[0] if isinstance(leaf, torch.Tensor)]
+            self._anew(stage)
+            want = [leaf for leaf in tree_flatten(own())[0] if isinstance(leaf, torch.Tensor)]
+            self._anew(stage)
+            for one, other in zip(got, want, strict=True):
+                if torch.equal(one, other):
+                    continue
+                off = float((one.double() - other.double()).norm() / other.double().norm())
+                eps = torch.finfo(other.dtype).eps if other.is_floating_point() else 0.0
+                if not off <= min(_TOLERANCE, 1000 * eps):
+                    return f"its replay is off from its code's answer by {100 * off:.2g} %"
+        return None
 
     def _anew(self, stage: Stage) -> object:
         return None if self.anew is None else self.anew(stage.name)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from zlib import crc32
 
 from vlmbench.request import Output, Request, TokenCounts
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from vlmbench.machine.clock import Clock
     from vlmbench.models.inputs import Prompter
     from vlmbench.models.token_counts import ImageMarks
+
+
+_OF_TOKENS = frozenset(
+    {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"}
+)
+_MOST_OF_CUT = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +101,21 @@ class Prepared:
     def prefill(self) -> bool:
         """Whether the run has a prefill; over a cache of random keys it has none."""
         return self.cached is None or self.cached.filled_with != "random"
+
+    @property
+    def cut(self) -> Mapping[str, int]:
+        """Checksums of the small integer inputs that say how images are cut: grids, sizes, masks of patches. A tower's
+        path hangs on what they hold, not on their shapes alone. Only of those on the host: a device would be waited for.
+        """
+        return {
+            name: crc32(value.contiguous().numpy().tobytes())
+            for name, value in sorted(self.inputs.items())
+            if name not in _OF_TOKENS
+            and hasattr(value, "is_floating_point")
+            and not value.is_floating_point()
+            and value.device.type == "cpu"
+            and value.numel() <= _MOST_OF_CUT
+        }
 
     @cached_property
     def counts(self) -> TokenCounts:

@@ -84,14 +84,15 @@ def in_memory(request: Request) -> Request:
 
 
 def shape_key(prepared: Prepared, request: Request | None = None) -> str:
-    """Shapes of every input tensor, what the cache holds, and the method of the request's arm: requests with equal keys
-    take the same path through the model.
+    """Shapes of every input tensor, how the images are cut, what the cache holds, and the method of the request's arm:
+    requests with equal keys take the same path through the model.
     """
     arm = "" if request is None or request.intervention is None else request.intervention.label
     begins = "" if prepared.cached is None else f"cached {prepared.cached.tokens} {prepared.cached.filled_with} "
     return (
         arm
         + begins
+        + (f"cut {cut} " if (cut := prepared.cut) else "")
         + str({name: list(value.shape) for name, value in sorted(prepared.inputs.items()) if hasattr(value, "shape")})
     )
 
