@@ -1,7 +1,7 @@
 """A recorder for CPUs with the rules of CUDA graphs: operators are noted once and run again on the same tensors.
 
 No Python of the model runs in a replay, every tensor keeps its address, and a value that the host reads is an error
-while recording. What a real graph would get wrong (a length counted in Python, an input that moved) gives wrong tokens
+while recording, unless it is one of the constants that are handed out. What a real graph would get wrong (a length counted in Python, an input that moved) gives wrong tokens
 here as well.
 """
 
@@ -11,8 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten
+
+from vlmbench.engines.capture import as_uncaptured
+from vlmbench.engines.constants import _Handing
 
 _WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal")
 
@@ -33,6 +37,17 @@ class _Noting(TorchDispatchMode):
         if self.tape is not None:
             self.tape.append(_again(func, args, kwargs, out))
         return out
+
+
+class _Reading(TorchFunctionMode):
+    """Reading a list from a tensor, which no dispatch mode sees, would wait for the device as well."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.tolist:
+            handing = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, _Handing)]
+            if not any(mode.holds(args[0]) for mode in handing):
+                raise RuntimeError("called a synchronizing operation: tolist")
+        return func(*args, **(kwargs or {}))
 
 
 def _by_mask(indices: Any) -> bool:
@@ -71,7 +86,7 @@ class Replaying:
     def obstacle(self, work: Callable[[], Any]) -> str | None:
         work()
         try:
-            with _Noting(None):
+            with _Reading(), _Noting(None):
                 work()
         except RuntimeError as error:
             if "synchroniz" not in str(error):
@@ -81,11 +96,12 @@ class Replaying:
 
     def record(self, work: Callable[[], Any]) -> Callable[[], Any]:
         tape: list[Callable[[], Any]] = []
-        with _Noting(tape) as self._noting:
-            try:
+        self._noting = _Noting(tape)
+        try:
+            with as_uncaptured(), _Reading(), self._noting:
                 result = work()
-            finally:
-                self._noting = None
+        finally:
+            self._noting = None
 
         def play() -> Any:
             self.replays += 1

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from tests.engines.replaying import Replaying
-from tests.engines.test_cudagraph import loaded, loop_of, prepared
-from tests.models.shipped import request
+from tests.engines.test_cudagraph import loaded, loop_of, prepared, talkative
 from vlmbench.engines.constants import Constants
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.engines.stage_graphs import Stage, StageGraphs
-from vlmbench.errors import ModelError
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Prepared
 from vlmbench.request import Output
@@ -54,7 +54,7 @@ def by_the_grid(pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     index = torch.tensor([at for at in reversed(range(sum(lengths))) if at != 1], device=grid.device)
     order = torch.cat([index, index.new_tensor([1])])
     ends = torch.unique_consecutive(torch.tensor([0, *lengths]).cumsum(0)).tolist()
-    parts = [pixels[order][begin:end].cumsum(0) for begin, end in zip(ends, ends[1:], strict=False)]
+    parts = [pixels[order][begin:end].cumsum(0) for begin, end in itertools.pairwise(ends)]
     return torch.cat([*parts, pixels[sum(lengths) :]])
 
 
@@ -154,34 +154,156 @@ def test_constants_of_the_host_lie_on_the_device_where_work_reads_them() -> None
     assert torch.ops.aten._to_copy in made  # the copy of Python's values is an operator
 
 
-# --------------------------------------------------------------------------------------------- towers that read a grid
+# ------------------------------------------------------------------------------------------------ towers that read a grid
 
 
 @pytest.fixture
-def as_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> Callable[[Replaying], None]:
-    """Let transformers see that a stream is captured, where one would be: some of its code then goes another way."""
-
-    def tell(recorder: Replaying) -> None:
-        monkeypatch.setattr(
-            "transformers.utils.import_utils.is_cuda_stream_capturing", lambda: recorder.recording, raising=True
-        )
-
-    return tell
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Replaying:
+    """A recorder whose captures can be asked for, as those of a device can: some code then goes another way."""
+    made = Replaying()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: made.recording)
+    return made
 
 
-GRIDS = {"qwen2_5_vl_7b": ((112, 84), (84, 112)), "internvl3_8b": ()}
+def drawn(asked: Prepared) -> Prepared:
+    """The request with pixels that were not seen yet."""
+    asked.inputs["pixel_values"] = torch.randn_like(asked.inputs["pixel_values"])
+    return asked
 
 
-def test_a_tower_is_captured_for_what_its_grid_holds(as_in_a_capture: Callable[[Replaying], None]) -> None:
+def test_a_tower_is_captured_for_what_its_grid_holds(recorder: Replaying) -> None:
     model = loaded("qwen2_5_vl_7b")
-    loop = loop_of(model, Replaying)
-    as_in_a_capture(loop.recorder)
+    loop = loop_of(model, lambda: recorder)
     wide, high = (prepared(model, size=size, new_tokens=6) for size in ((112, 84), (84, 112)))
     assert wide.inputs["pixel_values"].shape == high.inputs["pixel_values"].shape
     assert wide.inputs["image_grid_thw"].tolist() != high.inputs["image_grid_thw"].tolist()
-    for asked, graphs in ((wide, 1), (high, 2), (wide, 2), (high, 2)):
-        asked.inputs["pixel_values"] = torch.randn_like(asked.inputs["pixel_values"])
-        assert loop.generate(asked).tolist() == model.generate(asked).tolist()
+    graphs = 0
+    for asked, new in ((wide, True), (high, True), (wide, False), (high, False)):
+        graphs += new
+        want = model.generate(drawn(asked))
+        assert (loop.ready(asked, lambda asked=asked: asked.inputs) > 0) == new
+        assert loop.generate(asked).tolist() == want.tolist()
         stage = loop.facts["stages"]["vision_encoder"]
         assert (stage["graphs"], stage["of_contents"], stage["eager"]) == (graphs, graphs, [])
     assert loop.missed == 0
+
+
+def test_contents_that_are_not_captured_run_as_python(recorder: Replaying) -> None:
+    model = loaded("qwen2_5_vl_7b")
+    tower = model.module.get_submodule(model.anatomy.vision_encoder[0])
+    wide, high = (prepared(model, size=size).inputs for size in ((112, 84), (84, 112)))
+    graphs = StageGraphs(recorder=recorder, stages=[Stage(name="vision_encoder", module=tower)])
+    grid = wide["image_grid_thw"].clone()
+
+    def answer() -> torch.Tensor:
+        return tower(wide["pixel_values"], grid_thw=grid).pooler_output.clone()
+
+    with torch.no_grad():
+        of_wide = answer()
+        with graphs.learn():
+            answer()
+        with graphs.installed():
+            assert torch.equal(answer(), of_wide)
+            replays = recorder.replays
+            assert graphs.missed == 0
+            grid.copy_(high["image_grid_thw"])  # the same tensor, with other contents
+            of_high = answer()
+            assert (graphs.missed, recorder.replays) == (1, replays)
+            grid.copy_(wide["image_grid_thw"])
+            assert torch.equal(answer(), of_wide)
+            assert (graphs.missed, recorder.replays) == (1, replays + 1)
+        grid.copy_(high["image_grid_thw"])
+        assert torch.equal(answer(), of_high)
+        assert not torch.equal(of_high, of_wide)
+
+
+class Watched:
+    """A tiny model's loop, with what its stages give and which modules inside its towers run."""
+
+    def __init__(self, name: str, recorder: Replaying) -> None:
+        self.module = tiny_model(name)
+        self.module.generation_config.eos_token_id = None
+        talkative(self.module, 0.1, 2.0)
+        anatomy = find_anatomy(self.module)
+        self.loop = GraphLoop(
+            module=self.module,
+            anatomy=anatomy,
+            device=torch.device("cpu"),
+            settings=GraphSettings(cache_step=8),
+            recorder=recorder,
+        )
+        inputs = tiny_inputs(name, self.module)
+        self.asked = Prepared(inputs=inputs, count=lambda: None, output=Output(max_new_tokens=6, forced=True))
+        self.given: list[tuple[str, list[torch.Tensor]]] = []
+        self.inside: list[str] = []
+        stages = {path: stage for stage, paths in anatomy.stages() for path in paths if stage in STAGES}
+        inside = tuple(f"{path}." for path, stage in stages.items() if stage == "vision_encoder")
+        for path, module in self.module.named_modules():
+            if path in stages:
+                module.register_forward_hook(self._give(stages[path]))
+            elif path.startswith(inside):
+                module.register_forward_hook(lambda *_, path=path: self.inside.append(path))
+
+    def _give(self, stage: str) -> Callable[..., None]:
+        def give(_module: Any, _inputs: Any, out: Any) -> None:
+            self.given.append((stage, [leaf.clone() for leaf in tree_flatten(out)[0] if torch.is_tensor(leaf)]))
+
+        return give
+
+    def run(self, *, eager: bool) -> tuple[list[list[int]], list[tuple[str, list[torch.Tensor]]]]:
+        """Tokens, and what each stage of the prefill gave."""
+        self.given.clear()
+        self.inside.clear()
+        tokens = generate(self.module, self.asked.inputs, 6)[:, -6:] if eager else self.loop.generate(self.asked)
+        return tokens.tolist(), [(stage, list(out)) for stage, out in self.given]
+
+
+STAGES = ("vision_encoder", "projector")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen2_vl", "glm4v", "smolvlm", "mistral3", "paddleocr_vl"])
+def test_replays_give_what_the_tower_gives_bit_for_bit(name: str, recorder: Replaying) -> None:
+    watched = Watched(name, recorder)
+    watched.run(eager=False)
+    for _ in range(2):
+        drawn(watched.asked)
+        want, of_code = watched.run(eager=True)
+        assert watched.inside
+        got, of_replays = watched.run(eager=False)
+        assert got == want
+        assert [stage for stage, _ in of_replays] == [stage for stage, _ in of_code]  # a mark for each, in order
+        for (_, one), (_, other) in zip(of_replays, of_code, strict=True):
+            assert all(map(torch.equal, one, other))
+        assert watched.inside == [], "Python of the tower ran in a replay"
+    facts = watched.loop.facts["stages"]
+    assert facts["vision_encoder"]["of_contents"] == 1
+    assert watched.loop.missed == 0
+
+
+def hooked(name: str, recorder: Replaying, hook: Callable[[torch.Tensor], torch.Tensor]) -> Watched:
+    """A loop whose tower does something more with the first thing that it makes of pixels."""
+    watched = Watched(name, recorder)
+    first = next(m for path, m in watched.module.named_modules() if path.endswith("patch_embed"))
+    first.register_forward_hook(lambda _module, _inputs, out: hook(out))
+    return watched
+
+
+def test_a_tower_that_reads_pixels_on_the_host_runs_as_python(recorder: Replaying) -> None:
+    watched = hooked("qwen2_5_vl", recorder, lambda out: out * (1 + out.sum().item()))
+    watched.run(eager=False)
+    drawn(watched.asked)
+    assert watched.run(eager=False)[0] == watched.run(eager=True)[0]
+    facts = watched.loop.facts["stages"]["vision_encoder"]
+    assert (facts["graphs"], facts["of_contents"]) == (0, 0)
+    assert facts["eager"] == ["called a synchronizing operation: _local_scalar_dense"]
+
+
+def test_what_was_wrongly_taken_for_a_constant_is_seen(recorder: Replaying) -> None:
+    # A way past every mode: on a device it would be an error, as reading from one always is.
+    watched = hooked("qwen2_5_vl", recorder, lambda out: out + torch.tensor(float(out.numpy().sum())))
+    watched.run(eager=False)
+    drawn(watched.asked)
+    assert watched.run(eager=False)[0] == watched.run(eager=True)[0]
+    facts = watched.loop.facts["stages"]["vision_encoder"]
+    assert (facts["graphs"], facts["of_contents"]) == (0, 0)
+    assert "off from its code's answer" in facts["eager"][0]

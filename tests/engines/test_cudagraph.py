@@ -17,7 +17,7 @@ from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
 from vlmbench.engines import cudagraph
 from vlmbench.engines.capture import Recorder, Uncaptured
-from vlmbench.engines.compiling import compiled
+from vlmbench.engines.compiling import MODE, compiled
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.engines.decode import _equal_as_rounded
 from vlmbench.errors import DeviceError, ModelError
@@ -220,7 +220,8 @@ def test_facts_name_windows_kernels_and_reasons() -> None:
     assert facts["decode"]["windows"] == [[1, -(-(prompt + 1) // 16) * 16]]
     assert facts["decode"]["attention"] == ["scaled_dot_product_flash_attention_for_cpu"]
     assert facts["stages"]["language_model"]["graphs"] == 1
-    assert "synchronizing" in facts["stages"]["vision_encoder"]["eager"][0]
+    tower = facts["stages"]["vision_encoder"]
+    assert (tower["graphs"], tower["of_contents"], tower["eager"]) == (1, 1, [])
     assert facts["cache_bytes"] > 0
     assert facts["capture_s"] > 0
 
@@ -307,18 +308,67 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d"])
 def test_the_decode_step_compiles_in_one_piece(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        cudagraph, "compiler_for", lambda wanted, device: lambda work: compiled(work, backend="aot_eager")
-    )
+    compile_only(monkeypatch, "decode_compile")
     model = loaded(name)
-    loop = loop_of(model, cache_step=32)
+    loop = loop_of(model, cache_step=32, decode_compile=True)
     inputs = prepared(model, size=small(name), new_tokens=8)
     assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
 
 
+def compile_only(monkeypatch: pytest.MonkeyPatch, setting: str) -> list[torch.fx.Graph]:
+    """Compile without a device, by what traces and does not write kernels; the graphs that were compiled."""
+    made: list[torch.fx.Graph] = []
+
+    def traced(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        made.append(module.graph)
+        return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
+
+    def compiler(work: Callable[..., Any]) -> Callable[..., Any]:
+        return compiled(work, backend=traced)
+
+    monkeypatch.setattr(
+        cudagraph, "compiler_for", lambda wanted, device, *, name: compiler if wanted and name == setting else None
+    )
+    return made
+
+
+@pytest.mark.parametrize("name", ["llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d"])
+def test_the_prefill_compiles_in_one_piece_for_each_length(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compile_only(monkeypatch, "prefill_compile")
+    model = loaded(name)
+    loop = loop_of(model, cache_step=32, prefill_compile=True)
+    for compiled_so_far, question in ((1, "What is it?"), (2, "What is on the table over there?"), (2, "What is it?")):
+        inputs = prepared(model, size=small(name), question=question, new_tokens=8)
+        assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+        assert len(made) == compiled_so_far
+    attention = [n for graph in made for n in graph.nodes if n.target is torch.nn.functional.scaled_dot_product_attention]
+    assert attention
+    assert all(node.kwargs.get("attn_mask") is None for node in attention), "a kernel for causal attention takes no mask"
+    assert loop.facts["prefill"]["compiled"] == MODE
+    assert loop.facts["decode"]["compiled"] is None
+
+
+def test_a_prefill_that_does_not_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_only(monkeypatch, "prefill_compile")
+    model = loaded("llava_1_5_7b")
+    decoder = model.module.get_submodule(model.anatomy.language_model[0])
+    handle = decoder.layers[0].register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    try:
+        with pytest.raises(ModelError, match=r"cannot be compiled and captured: .*\nTake runtime.prefill_compile=false"):
+            loop_of(model, prefill_compile=True).generate(prepared(model, size=(336, 336), new_tokens=4))
+    finally:
+        handle.remove()
+
+
+def test_a_compiled_prefill_is_one_that_is_captured() -> None:
+    with pytest.raises(ValueError, match=r"'prefill_compile' needs 'language_model'"):
+        GraphSettings(prefill_compile=True, capture=("vision_encoder",))
+
+
 def test_compiling_needs_cuda() -> None:
-    with pytest.raises(DeviceError, match=r"'runtime.decode_compile' needs CUDA"):
-        loop_of(loaded("tiny"), decode_compile=True)
+    for name in ("decode_compile", "prefill_compile"):
+        with pytest.raises(DeviceError, match=f"'runtime.{name}' needs CUDA"):
+            loop_of(loaded("tiny"), **{name: True})
 
 
 def test_logits_that_differ_by_rounding_are_the_same_step() -> None:

@@ -112,7 +112,7 @@ class CudaGraphs:
     def record(self, work: Callable[[], T]) -> Callable[[], T]:
         """Capture the work in one graph, or in several where parts of it are marked (:meth:`nested`)."""
         tape: list[Play] = []
-        with self._aside():
+        with self._aside(), as_uncaptured():
             result = self._taped(tape, work)
 
         def play() -> T:
@@ -165,6 +165,21 @@ class CudaGraphs:
             yield
         current.wait_stream(self._stream)
         torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def as_uncaptured() -> Iterator[None]:
+    """Let code that asks whether it is being captured go the way that it goes otherwise.
+
+    transformers 5.17 makes a mask for every causal prefill that is captured, and kernels for causal attention take none.
+    That way was looked at before (:meth:`Recorder.obstacle`): it waits for nothing.
+    """
+    asked = torch.cuda.is_current_stream_capturing
+    torch.cuda.is_current_stream_capturing = lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = asked
 
 
 def recorder_for(device: torch.device) -> Recorder:

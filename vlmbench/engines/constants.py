@@ -136,7 +136,7 @@ class _Following(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count an operator, and run it or not."""
         if not isinstance(func, torch._ops.OpOverload):
-            raise RuntimeError(f"what {func} reads and writes is not known")  # noqa: TRY004  # as a capture's failures
+            raise RuntimeError(f"what {func} reads and writes is not known")
         if func.overloadpacket is _ATEN.detach:  # torch's own, where somebody else holds what an operator gave
             return func(*args, **(kwargs or {}))
         number, self.count = self.count, self.count + 1
@@ -276,7 +276,8 @@ def _aliases(out: Any) -> Any:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -301,8 +302,9 @@ def _same(asked: Any, kept: Any) -> bool:
         return type(asked) is type(kept) and bool(asked == kept)
     if not isinstance(kept, torch.Tensor):
         return bool((asked.dtype, asked.tolist()) == kept)
-    return (
-        _storage(asked) == _storage(kept)
-        and (asked.shape, asked.dtype, asked.stride(), asked.storage_offset())
-        == (kept.shape, kept.dtype, kept.stride(), kept.storage_offset())
+    return _storage(asked) == _storage(kept) and (asked.shape, asked.dtype, asked.stride(), asked.storage_offset()) == (
+        kept.shape,
+        kept.dtype,
+        kept.stride(),
+        kept.storage_offset(),
     )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmbench.engines.capture import Play, Recorder, recorder_for
-from vlmbench.engines.compiling import MODE, compiler_for
+from vlmbench.engines.compiling import MODE, Compiler, compiler_for
 from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
@@ -50,11 +50,13 @@ class GraphSettings:
             decode step always is.
         decode_compile: compile the decode step (``max-autotune-no-cudagraphs``) before it is captured: about a minute
             and a half for each window, once.
+        prefill_compile: compile the decoder's prefill in the same way, for each length of a prompt.
     """
 
     cache_step: int = 256
     capture: tuple[str, ...] = ("vision_encoder", "projector", "language_model")
     decode_compile: bool = False
+    prefill_compile: bool = False
 
     def __post_init__(self) -> None:
         if self.cache_step < 1:
@@ -62,6 +64,8 @@ class GraphSettings:
         known = ("vision_encoder", "projector", "language_model")
         if unknown := sorted(set(self.capture) - set(known)):
             raise ValueError(f"'capture' must name stages among {', '.join(known)} (got {unknown})")
+        if self.prefill_compile and "language_model" not in self.capture:
+            raise ValueError("'prefill_compile' needs 'language_model' in 'capture'")
 
 
 @dataclass(kw_only=True)
@@ -104,13 +108,23 @@ class GraphLoop:
     _method: InReplays | None = field(init=False, default=None)
     _left: list[int] | None = field(init=False, default=None)
     _changed: tuple[Any, ...] = field(init=False, default=())
+    _compiler: Compiler | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         refuse_unfit(self.module)
         self._layers = decoder_layers(self.module)
         self.recorder = self.recorder or recorder_for(self.device)
+        of_step, of_prefill = (
+            compiler_for(getattr(self.settings, name), self.device, name=name)  # refused now, not in the first capture
+            for name in ("decode_compile", "prefill_compile")
+        )
+        self._compiler = of_step
         stages = [
-            Stage(name=name, module=self.module.get_submodule(path))
+            Stage(
+                name=name,
+                module=self.module.get_submodule(path),
+                compiler=of_prefill if name == "language_model" else None,
+            )
             for name, paths in self.anatomy.stages()
             if name in self.settings.capture
             for path in paths
@@ -122,7 +136,6 @@ class GraphLoop:
         self._keeps_logits = "logits_to_keep" in takes
         self._forward = self.module.forward
         self._decoder_config = self.module.config.get_text_config(decoder=True)
-        compiler_for(self.settings.decode_compile, self.device)  # refused now, not in the first capture
         config = self.module.generation_config
         eos = config.eos_token_id
         ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
@@ -296,7 +309,7 @@ class GraphLoop:
             windows=needed,
             choice=self._choice(forced=forced),
             template=template,
-            compiler=compiler_for(self.settings.decode_compile, self.device),
+            compiler=self._compiler,
         )
         self._report.decode_attention.update(step.kernels())
         why_not = self.recorder.obstacle(step)
@@ -437,6 +450,8 @@ class GraphLoop:
                 "attention": sorted(report.decode_attention),
                 "compiled": MODE if self.settings.decode_compile else None,
             },
+            "prefill": {"compiled": MODE if self.settings.prefill_compile else None},
+            "missed": self.missed,
             "cache_bytes": sum(state.cache.nbytes for state in self._states.values()),
         }
 
@@ -457,6 +472,7 @@ def load_model(spec: ModelSpec, runtime: Runtime, settings: Mapping[str, Any], s
         cache_step=settings["cache_step"],
         capture=tuple(settings["capture"]),
         decode_compile=settings["decode_compile"],
+        prefill_compile=settings["prefill_compile"],
     )
     model.loop = GraphLoop(module=model.module, anatomy=model.anatomy, device=model.device, settings=chosen)
     return model

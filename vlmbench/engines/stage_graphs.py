@@ -19,14 +19,15 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from vlmbench.engines.attention import attention_kernels
 from vlmbench.engines.capture import Play, Recorder
+from vlmbench.engines.compiling import Compiler
 from vlmbench.engines.constants import Constants, contents, small_integers
 from vlmbench.engines.static_cache import FixedCache
-from vlmbench.errors import first_line
+from vlmbench.errors import ModelError, first_line
 
 _Signature = tuple[Any, ...]
 
 _OF_IMAGES = frozenset({"vision_encoder", "projector"})  # what they read as integers is the same for many requests
-_TOLERANCE = 0.04  # of the norm of a stage's answer: rounding in bfloat16 through all layers is less, a wrong order more
+_TOLERANCE = 0.04  # of an answer's norm: rounding in bfloat16 through all layers is less, a wrong order more
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,10 @@ class _Captured:
     held: Sequence[int] = ()
     contents: bytes = b""
 
+    def serves(self, spec: TreeSpec, leaves: Sequence[Any]) -> bool:
+        """Whether it was captured for such inputs; where contents matter, they are looked at."""
+        return spec == self.spec and (not self.held or contents(leaves, self.held) == self.contents)
+
 
 @dataclass(kw_only=True)
 class Stage:
@@ -64,11 +69,13 @@ class Stage:
         name: ``vision_encoder``, ``projector`` or ``language_model``.
         module: the module.
         variant: how a method changes its code; graphs of the code as it is have None.
+        compiler: compiles its code before it is captured, for each signature; None leaves it as it is.
     """
 
     name: str
     module: torch.nn.Module
     variant: Hashable = None
+    compiler: Compiler | None = None
     captured: dict[_Signature, list[_Captured]] = field(default_factory=dict)
     part: tuple[Play, Any] | None = None  # set while an outer stage's replay calls this module
 
@@ -159,7 +166,7 @@ class StageGraphs:
         leaves, spec = tree_flatten((args, kwargs))
         signature = (stage.variant, *_signature(leaves))
         same = stage.captured.setdefault(signature, [])
-        entry = next((e for e in same if e.spec == spec and (not e.held or e.contents == contents(leaves, e.held))), None)
+        entry = next((e for e in same if e.serves(spec, leaves)), None)
         if entry is None:
             if not self.learning:
                 self.missed += 1
@@ -183,8 +190,11 @@ class StageGraphs:
             for leaf in leaves
         ]
         args, kwargs = tree_unflatten(static, spec)
-        own = partial(original, *args, **kwargs)
-        work: Callable[[], Any] = own
+
+        def own() -> Any:
+            return original(*args, **kwargs)
+
+        work: Callable[[], Any] = own if stage.compiler is None else stage.compiler(own)
         held: Sequence[int] = ()
         reads: object = None
 
@@ -195,7 +205,8 @@ class StageGraphs:
         self._inside = True
         try:
             with attention_kernels() as kernels:
-                first()
+                self._anew(stage)
+                own()
             why_not = self.recorder.obstacle(first)
             if why_not is not None and stage.name in _OF_IMAGES and (held := small_integers(static)):
                 constants = Constants(roots=[static[at] for at in held])
@@ -214,6 +225,11 @@ class StageGraphs:
         finally:
             self._inside = False
         stored = [(leaf, list(leaf.stored)) for leaf in leaves if isinstance(leaf, FixedCache)]
+        if stage.compiler is not None and stage.variant is not None:
+            why_not = f"a method changes its code ({stage.variant})"
+        if why_not is not None and stage.compiler is not None:
+            name = type(stage.module).__name__
+            raise ModelError(f"{name} cannot be compiled and captured: {why_not}.\nTake runtime.prefill_compile=false.")
         if why_not is not None:
             return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
         captured = partial(

@@ -104,8 +104,9 @@ class Prepared:
 
     @property
     def cut(self) -> Mapping[str, int]:
-        """Checksums of the small integer inputs that say how images are cut: grids, sizes, masks of patches. A tower's
-        path hangs on what they hold, not on their shapes alone. Only of those on the host: a device would be waited for.
+        """Checksums of the small integer inputs that say how images are cut (grids, sizes, masks of patches): a tower's
+        path hangs on what they hold, not on their shapes alone. Only of those on the host: a device would have to be
+        waited for.
         """
         return {
             name: crc32(value.contiguous().numpy().tobytes())

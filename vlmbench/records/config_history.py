@@ -63,6 +63,7 @@ ADDED: dict[str, Any] = {
         "cache_step": 256,
         "capture": ["vision_encoder", "projector", "language_model"],
         "decode_compile": False,
+        "prefill_compile": False,
         "enforce_eager": False,
         "max_model_len": 4096,
         "same_weights": False,

@@ -19,6 +19,7 @@ from vlmbench.schema import TOTAL
 from vlmbench.text import count, lasting, whole
 
 _REQUEST, _HOUR_S = "T_request", 3600.0
+_COMPILED = {"step": "decode_compile", "prefill": "prefill_compile"}
 _ORDER = ("eager", "compiled", "cudagraph", "vllm", "endpoint")
 
 
@@ -66,9 +67,11 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
 
 
 def _name(story: Story) -> str:
-    """The runtime's name, and whether its decode step was compiled before it was captured."""
+    """The runtime's name, and what of it was compiled before it was captured."""
     runtime = (story.parts[0].provenance.get("runtime") or {}) if story.parts else {}
-    return story.facts["runtime"].partition(",")[0] + (", step compiled" if runtime.get("decode_compile") else "")
+    compiled = [what for what in ("step", "prefill") if runtime.get(_COMPILED[what])]
+    said = f", {' and '.join(compiled)} compiled" if compiled else ""
+    return story.facts["runtime"].partition(",")[0] + said
 
 
 def _place(story: Story) -> int:

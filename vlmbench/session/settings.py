@@ -53,6 +53,7 @@ class RuntimeConfig:
     cache_step: int = 256
     capture: list[str] = field(default_factory=lambda: ["vision_encoder", "projector", "language_model"])
     decode_compile: bool = False
+    prefill_compile: bool = False
     # Of vLLM in this process; what they mean stands in conf/runtime/vllm.yaml.
     enforce_eager: bool = False
     max_model_len: int | None = 4096
@@ -86,8 +87,9 @@ class RuntimeConfig:
             self._check_vllm()
         if self.engine == "cudagraph":
             self._check_captured()
-        elif self.decode_compile:
-            raise ValueError(f"'runtime.decode_compile' must be false with engine {self.engine} (got true)")
+        for name in ("decode_compile", "prefill_compile"):
+            if self.engine != "cudagraph" and getattr(self, name):
+                raise ValueError(f"'runtime.{name}' must be false with engine {self.engine} (got true)")
         _at_least("runtime.pairs", self.pairs, 0)
         _at_least("runtime.devices", self.devices, 1)
         self.options()
@@ -103,6 +105,8 @@ class RuntimeConfig:
                 raise ValueError(f"'runtime.{name}' must be null with runtime=cudagraph (got {value})")
         if self.compile:
             raise ValueError("'runtime.compile' must be false with runtime=cudagraph (runtime.decode_compile compiles)")
+        if self.prefill_compile and "language_model" not in self.capture:
+            raise ValueError("'runtime.prefill_compile' needs language_model in 'runtime.capture'")
 
     def _check_vllm(self) -> None:
         """Refuse what vLLM decides itself.
