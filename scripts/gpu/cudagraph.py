@@ -2,6 +2,8 @@
 
     python scripts/gpu/cudagraph.py machine tokens decode prefill request overhead --model llava_1_5_7b --out DIR
     python scripts/gpu/cudagraph.py decode --model molmo_7b_d --compile --out DIR
+    python scripts/gpu/cudagraph.py encoder --model qwen2_5_vl_7b --runs 10 --out DIR    # is the tower captured?
+    python scripts/gpu/cudagraph.py prefill --compile --runs 10 --out DIR    # captured, and compiled before that
     python scripts/gpu/cudagraph.py all --device cpu --narrow --runs 3 --tokens 6 --out DIR    # a dry run anywhere
 
 Each part prints JSON lines and appends them to ``DIR/cudagraph.jsonl``:
@@ -10,7 +12,10 @@ machine   copy rate (read and write), rate of matrix-vector products (reads), ra
 tokens    answers of the loop against greedy ``generate()`` on the same inputs; where they part, by how little the
           eager logits of the two tokens differ
 decode    ms a token (whole steps, from the marks) over the floor: weights and cache read once at the copy rate
-prefill   ms of a prompt of ``--prompt`` tokens over the floor: its FLOPs at the datasheet's and at the measured rate
+encoder   vision encoder and projector, captured beside eager, for two images of equal shape and other grids: ms, how
+          far replays are from what the code gives for new pixels, and why something is not captured
+prefill   ms of a prompt of ``--prompt`` tokens over the floor: its FLOPs at the datasheet's and at the measured rate;
+          with ``--compile`` also compiled, and both answers against eager ones
 request   stages of one request of ``--tokens`` tokens, residual, first step over later ones; eager beside it, in turn
 overhead  T_total with the instrument over T_total without it, run in pairs; interval from blocks of pairs
 """
@@ -35,6 +40,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from torch.utils._pytree import tree_flatten
 
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.machine.peaks import measure_peaks, table_peaks
@@ -76,7 +82,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--compile", action="store_true", help="compile the decode step before it is captured")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the decode step, or the prefill, before it is captured"
+    )
     parser.add_argument("--cache-step", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of a request")
     parser.add_argument("--prompt", type=int, default=2000, help="tokens of the long prompt")
@@ -98,6 +106,9 @@ def spec_of(args: argparse.Namespace) -> ModelSpec:
     narrow = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     config["text_config"].update(**narrow, num_hidden_layers=2, num_key_value_heads=2)
     config["vision_config"].update(**narrow, num_hidden_layers=10)
+    if config["model_type"] == "qwen2_5_vl":
+        config["text_config"]["rope_scaling"] = {"rope_type": "default", "mrope_section": [2, 3, 3]}
+        config["vision_config"].update(num_heads=4, depth=2, out_hidden_size=64, fullatt_block_indexes=[1])
     return replace(spec, config=config)
 
 
@@ -112,12 +123,19 @@ def with_loop(model: TransformersModel, args: argparse.Namespace, **changes: Any
     return replace(model, loop=loop)
 
 
-def request(tokens: int, *, prompt: int | None = None, seed: int = 0, question: str = "What is this?") -> Request:
-    pixels = np.random.default_rng(seed).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+def request(
+    tokens: int,
+    *,
+    prompt: int | None = None,
+    seed: int = 0,
+    question: str = "What is this?",
+    size: tuple[int, int] = (640, 480),
+) -> Request:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG")
     data = out.getvalue()
-    image = ImageSource(name=f"random/{seed}", read=lambda: data, size=(640, 480))
+    image = ImageSource(name=f"random/{seed}", read=lambda: data, size=size)
     sample = Sample(sample_id=str(seed), question=question, images=(image,))
     return Request(sample=sample, output=Output(max_new_tokens=tokens, forced=True), prompt_tokens=prompt, seed=seed)
 
@@ -294,16 +312,76 @@ def decode(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
 
 
+def encoder(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    eager = loaded(args)
+    model = with_loop(eager, args, decode_compile=False)
+    for size in ((640, 480), (480, 640)):
+        run = prepared(model, request(4, size=size))
+        captured_ms = model.ready(run.prepared).get("T_capture")
+        rows, bare = times(model, run, args.runs), times(eager, run, 5)
+        differs = [tower_difference(model, prepared(model, request(4, size=size, seed=seed))) for seed in (1, 2)]
+        found: dict[str, Any] = {"size": size, "T_capture": captured_ms, "missed": model.loop.missed}
+        for name in ("T_vision_encoder", "T_projector", "T_LLM_prefill", "TTFT_model", "T_total"):
+            if name in rows[0]:
+                found[name] = middle([row[name] for row in rows])
+                found[f"eager_{name}"] = middle([row[name] for row in bare])
+        stages = model.loop.facts["stages"]
+        whole = [stage["graphs"] or not stage["eager"] for stage in stages.values()]
+        yield found | {
+            "T_capture_of_runs": [row["T_capture"] for row in rows if "T_capture" in row],
+            "off_by_share_of_norm": differs,
+            "stages": stages,
+            "captured": stages["vision_encoder"]["graphs"] > 0 and all(whole) and not model.loop.missed,
+        }
+    yield who(model)
+
+
+def tower_difference(model: TransformersModel, run: PreparedRun) -> float:
+    """How far what the towers give in replays is from what their code gives: the largest, in shares of the norm."""
+    given: list[list[torch.Tensor]] = [[], []]
+    moved = model.transfer(run.prepared)
+    model.ready(run.prepared)
+    for outputs, answerer in zip(given, (model, replace(model, loop=None)), strict=True):
+        handles = [
+            model.module.get_submodule(path).register_forward_hook(
+                lambda _module, _inputs, out, outputs=outputs: outputs.extend(tensors_of(out))
+            )
+            for name, paths in model.anatomy.stages()
+            if name in {"vision_encoder", "projector"}
+            for path in paths
+        ]
+        answerer.generate(moved)
+        for handle in handles:
+            handle.remove()
+    pairs = list(zip(*given, strict=True))
+    return max(float((one - other).norm() / other.norm()) for one, other in pairs)
+
+
+def tensors_of(out: Any) -> list[torch.Tensor]:
+    return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, torch.Tensor)]
+
+
 def prefill(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    model = with_loop(loaded(args), args, decode_compile=False)
-    run = long_request(model, args, 4)
+    eager = loaded(args)
+    run = long_request(eager, args, 4)
+    dtype = str(eager.dtype).removeprefix("torch.")
+    measured = rates(args.device, dtype)["matmul_flops_per_s"]
+    for compile_it in (False, True) if args.compile else (False,):
+        model = with_loop(eager, args, decode_compile=False, prefill_compile=compile_it)
+        yield {"prefill_compile": compile_it} | prefill_of(model, run, args, measured)
+        model.loop.clear()
+
+
+def prefill_of(model: TransformersModel, run: PreparedRun, args: argparse.Namespace, measured: float) -> dict[str, Any]:
+    bare = replace(model, loop=None)
     rows = times(model, run, args.runs)
     length = run.prepared.counts.num_input_tokens
     flops = prefill_flops(model, length)
     dtype = str(model.dtype).removeprefix("torch.")
-    measured = rates(args.device, dtype)["matmul_flops_per_s"]
     took = statistics.median(row["T_LLM_prefill"] for row in rows)
-    found = {
+    moved = model.transfer(run.prepared)
+    want, got = bare.generate(moved), model.generate(moved)
+    found: dict[str, Any] = {
         "input_tokens": length,
         "T_LLM_prefill": middle([row["T_LLM_prefill"] for row in rows]),
         "T_vision_encoder": middle([row["T_vision_encoder"] for row in rows]),
@@ -316,8 +394,11 @@ def prefill(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if model.device.type == "cuda" and (table := table_peaks(torch.cuda.get_device_name(), dtype).peaks) is not None:
         found["floor_ms_datasheet"] = round(flops / table.flops_per_s * 1e3, 4)
         found["over_floor_datasheet"] = round(took / (flops / table.flops_per_s * 1e3), 4)
-    eager = statistics.median(row["T_LLM_prefill"] for row in times(replace(model, loop=None), run, 5))
-    yield found | {"eager_T_LLM_prefill": round(eager, 4), **who(model)}
+    found["equal"] = torch.equal(want, got)
+    if not found["equal"]:
+        found |= parting(bare, moved, want, got)
+    eager_ms = statistics.median(row["T_LLM_prefill"] for row in times(bare, run, 5))
+    return found | {"eager_T_LLM_prefill": round(eager_ms, 4), **who(model)}
 
 
 def request_part(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -370,6 +451,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "machine": machine,
     "tokens": tokens,
     "decode": decode,
+    "encoder": encoder,
     "prefill": prefill,
     "request": request_part,
     "overhead": overhead,

@@ -341,9 +341,13 @@ def test_the_prefill_compiles_in_one_piece_for_each_length(name: str, monkeypatc
         inputs = prepared(model, size=small(name), question=question, new_tokens=8)
         assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
         assert len(made) == compiled_so_far
-    attention = [n for graph in made for n in graph.nodes if n.target is torch.nn.functional.scaled_dot_product_attention]
+    attention = [
+        n for graph in made for n in graph.nodes if n.target is torch.nn.functional.scaled_dot_product_attention
+    ]
     assert attention
-    assert all(node.kwargs.get("attn_mask") is None for node in attention), "a kernel for causal attention takes no mask"
+    assert all(node.kwargs.get("attn_mask") is None for node in attention), (
+        "a kernel for causal attention takes no mask"
+    )
     assert loop.facts["prefill"]["compiled"] == MODE
     assert loop.facts["decode"]["compiled"] is None
 
@@ -354,7 +358,9 @@ def test_a_prefill_that_does_not_compile_is_refused(monkeypatch: pytest.MonkeyPa
     decoder = model.module.get_submodule(model.anatomy.language_model[0])
     handle = decoder.layers[0].register_forward_hook(lambda *_: torch._dynamo.graph_break())
     try:
-        with pytest.raises(ModelError, match=r"cannot be compiled and captured: .*\nTake runtime.prefill_compile=false"):
+        with pytest.raises(
+            ModelError, match=r"cannot be compiled and captured: .*\nTake runtime.prefill_compile=false"
+        ):
             loop_of(model, prefill_compile=True).generate(prepared(model, size=(336, 336), new_tokens=4))
     finally:
         handle.remove()

@@ -63,7 +63,22 @@ def test_tokens_are_those_of_eager_generate(name: str) -> None:
     assert loop.facts["captured"] is True
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "internvl", "smolvlm", "gemma3", "paligemma"])
+def test_a_tower_is_captured_for_what_its_grid_holds() -> None:
+    model = on_gpu("qwen2_5_vl_7b")
+    loop, model.loop = model.loop, None
+    assert loop is not None
+    for size in ((112, 84), (84, 112), (112, 84)):  # of equal shape
+        asked = model.prepare(request(size=size, new_tokens=8))
+        inputs = model.transfer(asked)
+        loop.ready(asked, lambda inputs=inputs: inputs.inputs)
+        inputs.inputs["pixel_values"] = torch.randn_like(inputs.inputs["pixel_values"])
+        assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    stage = loop.facts["stages"]["vision_encoder"]
+    assert (stage["graphs"], stage["of_contents"], stage["eager"]) == (2, 2, [])
+    assert loop.missed == 0
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v", "mistral3", "internvl", "smolvlm", "gemma3", "paligemma"])
 def test_tokens_of_other_architectures(name: str) -> None:
     module = tiny_model(name)
     talkative(module, 0.1, 2.0)
@@ -75,6 +90,7 @@ def test_tokens_of_other_architectures(name: str) -> None:
         inputs["input_ids"][:, -1] = last
         asked = Prepared(inputs=inputs, count=lambda: None, output=Output(max_new_tokens=12, forced=True))
         assert loop.generate(asked).tolist() == generate(module, inputs, 12)[:, -12:].tolist()
+    assert loop.facts["stages"]["vision_encoder"]["eager"] == []
 
 
 def test_stages_are_seen_around_replays_and_nothing_is_captured_in_a_measured_run() -> None:
@@ -163,6 +179,15 @@ def test_parts_of_a_capture_are_replayed_with_what_stands_between() -> None:
     x.fill_(3.0)
     assert play().tolist() == [70.0] * 4
     assert between == ["before", "after"]
+
+
+def test_a_compiled_prefill_gives_the_same_tokens() -> None:
+    model = on_gpu("llava_1_5_7b", prefill_compile=True, cache_step=1024)
+    loop, model.loop = model.loop, None
+    assert loop is not None
+    inputs = model.transfer(model.prepare(request(size=(336, 336), new_tokens=8)))
+    assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    assert loop.facts["prefill"]["compiled"] == "max-autotune-no-cudagraphs"
 
 
 def test_a_compiled_step_gives_the_same_tokens() -> None:

@@ -171,7 +171,7 @@ class CudaGraphs:
 def as_uncaptured() -> Iterator[None]:
     """Let code that asks whether it is being captured go the way that it goes otherwise.
 
-    transformers 5.17 makes a mask for every causal prefill that is captured, and kernels for causal attention take none.
+    transformers 5.17 makes a mask for every causal prefill that is captured; kernels for causal attention take none.
     That way was looked at before (:meth:`Recorder.obstacle`): it waits for nothing.
     """
     asked = torch.cuda.is_current_stream_capturing
