@@ -50,6 +50,11 @@ def test_an_unknown_engine_is_refused_with_what_there_is() -> None:
     ("settings", "message"),
     [
         ({"engine": "transformers", "decode_compile": True}, r"'runtime.decode_compile' must be false"),
+        ({"engine": "transformers", "prefill_compile": True}, r"'runtime.prefill_compile' must be false"),
+        (
+            {"engine": "cudagraph", "prefill_compile": True, "capture": ["projector"]},
+            r"'runtime.prefill_compile' needs language_model",
+        ),
         ({"engine": "cudagraph", "device_map": "auto"}, r"'runtime.device_map' must be null"),
         ({"engine": "cudagraph", "tp_plan": "auto"}, r"'runtime.tp_plan' must be null"),
         ({"engine": "cudagraph", "cache_implementation": "static"}, r"'runtime.cache_implementation' must be null"),

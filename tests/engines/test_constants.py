@@ -15,6 +15,7 @@ from tests.engines.test_cudagraph import loaded, loop_of, prepared, talkative
 from vlmbench.engines.constants import Constants
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.engines.stage_graphs import Stage, StageGraphs
+from vlmbench.errors import ModelError
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Prepared
 from vlmbench.request import Output
@@ -278,6 +279,13 @@ def test_replays_give_what_the_tower_gives_bit_for_bit(name: str, recorder: Repl
     facts = watched.loop.facts["stages"]
     assert facts["vision_encoder"]["of_contents"] == 1
     assert watched.loop.missed == 0
+
+
+def test_a_decoder_that_a_method_changes_is_not_compiled(recorder: Replaying) -> None:
+    stage = Stage(name="language_model", module=torch.nn.Linear(2, 2), variant="method", compiler=lambda work: work)
+    graphs = StageGraphs(recorder=recorder, stages=[stage])
+    with graphs.learn(), pytest.raises(ModelError, match="Linear cannot be compiled and captured: a method changes"):
+        stage.module(torch.ones(1, 2))
 
 
 def hooked(name: str, recorder: Replaying, hook: Callable[[torch.Tensor], torch.Tensor]) -> Watched:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
@@ -185,6 +185,8 @@ class StageGraphs:
         return answer
 
     def _capture(self, stage: Stage, original: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> _Captured:
+        if stage.compiler is not None and stage.variant is not None:
+            _refuse_compiled(stage, "a method changes its code")
         static = [
             leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, torch.Tensor) else leaf
             for leaf in leaves
@@ -225,11 +227,8 @@ class StageGraphs:
         finally:
             self._inside = False
         stored = [(leaf, list(leaf.stored)) for leaf in leaves if isinstance(leaf, FixedCache)]
-        if stage.compiler is not None and stage.variant is not None:
-            why_not = f"a method changes its code ({stage.variant})"
         if why_not is not None and stage.compiler is not None:
-            name = type(stage.module).__name__
-            raise ModelError(f"{name} cannot be compiled and captured: {why_not}.\nTake runtime.prefill_compile=false.")
+            _refuse_compiled(stage, why_not)
         if why_not is not None:
             return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
         captured = partial(
@@ -300,6 +299,11 @@ class StageGraphs:
 
         held.append(self.recorder.nested(lambda: original(*args, **kwargs), again))
         return held[0]
+
+
+def _refuse_compiled(stage: Stage, why_not: str) -> NoReturn:
+    name = type(stage.module).__name__
+    raise ModelError(f"{name} cannot be compiled and captured: {why_not}.\nTake runtime.prefill_compile=false.")
 
 
 @contextmanager
