@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from vlmbench.analysis.interventions import ArmResult, Saving
 from vlmbench.figures.interventions import interventions_figure
 from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, tokens_figure
 from vlmbench.figures.style import STYLES, FigureStyle, drawn_as
-from vlmbench.report.runtimes import draw_runtimes, measured_together
+from vlmbench.report.runtimes import _name, draw_runtimes, measured_together
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "archive"
 
@@ -144,3 +145,17 @@ def test_arms_stand_below_each_other_with_what_they_save(style: str) -> None:
     if style == "page":
         assert "method=keep_in_layer, layer=2, selector=last_token_attention" in caption_of(figure)
     assert interventions_figure([], provenance) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({}, "cudagraph"),
+        ({"decode_compile": True}, "cudagraph, step compiled"),
+        ({"prefill_compile": True}, "cudagraph, prefill compiled"),
+        ({"decode_compile": True, "prefill_compile": True}, "cudagraph, step and prefill compiled"),
+    ],
+)
+def test_a_runtime_is_named_with_what_was_compiled(settings: dict[str, bool], label: str) -> None:
+    part = SimpleNamespace(provenance={"runtime": settings})
+    assert _name(SimpleNamespace(parts=[part], facts={"runtime": "cudagraph, bfloat16"})) == label  # type: ignore[arg-type]
