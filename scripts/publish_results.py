@@ -60,8 +60,8 @@ MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md"
 STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "phase1": ("components_bars", "request_distribution", "pareto", "ttft_throughput"),
-    "phase2": ("*_latency", "*_components"),
-    "phase3": ("*_latency", "*_components"),
+    "phase2": ("*_tokens_latency",),
+    "phase3": ("*_tokens_latency",),
 }  # fmt: skip
 """Of a kind of run; of the others all."""
 SHOWN = f"{CARD}_llava_eager"  # of its phase 1 pages show more
