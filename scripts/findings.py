@@ -839,6 +839,21 @@ def folder_table(results: Published) -> str:
     return table(("folder", "what", "begun, UTC", "code", "command"), rows)
 
 
+COMMITS: Mapping[str, str] = {"42765ee9": "2e55fe8", "f55f701c": "f546f37"}
+"""Code of the runs to the commit that has it. Between these two nothing changed that runs, marks or counts a request."""
+
+
+def commits_words(results: Published) -> str:
+    """Which commits have the code of the present runs, where that is known."""
+    present = results.results.glob(f"{CARD}_*")
+    codes = sorted({run.code for folder in present for run in results.below(folder)} & COMMITS.keys())
+    said = " and ".join(f"`{code}` is commit {COMMITS[code]}" for code in codes)
+    alike = (
+        ", between which nothing\nchanged that runs, marks or counts a request of these runtimes" if codes[1:] else ""
+    )
+    return f": {said}{alike}" if codes else ""
+
+
 COMMANDS: Mapping[str, str] = {
     "llava_vllm_stats": "the same with `runtime.encoder_stats=true`, for vLLM's own figure of the encoder",
     "llava_first_steps": "`python -m vlmbench experiment=first_steps model=llava_1_5_7b output.tokens=24`",
