@@ -840,7 +840,7 @@ def folder_table(results: Published) -> str:
 
 
 COMMITS: Mapping[str, str] = {"42765ee9": "2e55fe8", "f55f701c": "f546f37"}
-"""Code of the runs to the commit that has it. Between these two nothing changed that runs, marks or counts a request."""
+"""Code of runs to the commit that has it; between these two nothing changed that runs, marks or counts a request."""
 
 
 def commits_words(results: Published) -> str:
