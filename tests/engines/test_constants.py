@@ -189,6 +189,24 @@ def test_a_tower_is_captured_for_what_its_grid_holds(recorder: Replaying) -> Non
     assert loop.missed == 0
 
 
+class Elsewhere(Prepared):
+    """Inputs on a device, whose contents are not looked at before they are needed."""
+
+    cut = property(lambda _: {})  # type: ignore[assignment]
+
+
+def test_what_was_made_ready_on_the_host_is_ready_on_the_device(recorder: Replaying) -> None:
+    model = loaded("qwen2_5_vl_7b")
+    loop = loop_of(model, lambda: recorder)
+    for size in ((168, 168), (112, 84), (84, 112), (140, 112)):  # the longest first: no cache grows
+        asked = prepared(model, size=size, new_tokens=4)
+        moved = Elsewhere(inputs=asked.inputs, count=asked.count, output=asked.output)
+        assert loop.ready(asked, lambda asked=asked: asked.inputs) > 0
+        captures = loop.facts["shapes"]
+        assert loop.generate(moved).tolist() == model.generate(asked).tolist()
+        assert (loop.facts["shapes"], loop.missed) == (captures, 0)
+
+
 def test_contents_that_are_not_captured_run_as_python(recorder: Replaying) -> None:
     model = loaded("qwen2_5_vl_7b")
     tower = model.module.get_submodule(model.anatomy.vision_encoder[0])

@@ -163,7 +163,8 @@ class GraphLoop:
         begin = time.perf_counter()
         with torch.no_grad():
             self._capture(inputs(), prepared)
-        self._ready |= {key, self._key(prepared)}  # now it is known whether contents matter
+        # Now it is known whether contents matter; of inputs on the device only the shapes are looked at.
+        self._ready |= {key, self._key(prepared), self._key(prepared, cut=False)}
         took = time.perf_counter() - begin
         self._report.seconds += took
         self._report.shapes += 1
@@ -238,12 +239,12 @@ class GraphLoop:
         finally:
             self._graphs.as_python = False
 
-    def _key(self, prepared: Prepared) -> tuple[Any, ...]:
+    def _key(self, prepared: Prepared, *, cut: bool = True) -> tuple[Any, ...]:
         """What a capture of the prefill depends on: the shapes of all inputs, what a method does with them, and, where
         a stage is captured for that, how the images are cut.
         """
-        cut = prepared.cut.items() if self._graphs.by_contents else ()
-        return (*_shapes(prepared.inputs), *cut, *self._changed)
+        of_contents = prepared.cut.items() if cut and self._graphs.by_contents else ()
+        return (*_shapes(prepared.inputs), *of_contents, *self._changed)
 
     def _held(self, prompt: int) -> Spans:
         """Tokens of the prompt that the layers store."""
