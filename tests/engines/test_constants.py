@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from tests.engines.replaying import Replaying
 from tests.engines.test_cudagraph import loaded, loop_of, prepared, talkative
+from vlmbench.engines.capture import _where
 from vlmbench.engines.constants import Constants
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.engines.stage_graphs import Stage, StageGraphs
@@ -153,6 +154,17 @@ def test_constants_of_the_host_lie_on_the_device_where_work_reads_them() -> None
     made = [kept.func.overloadpacket for kept in constants.kept.values()]
     assert torch.ops.aten.lift_fresh in made
     assert torch.ops.aten._to_copy in made  # the copy of Python's values is an operator
+
+
+def test_the_line_that_waits_is_the_models_wherever_it_is_installed() -> None:
+    code = "def forward(x):\n    return [x for x in x.expand(2, -1, -1, 0)]\n"
+    made: dict[str, Any] = {}
+    exec(compile(code, "/opt/torch/lib/site-packages/transformers/modeling_x.py", "exec"), made)
+    pixels = torch.ones(1)
+    handed = Constants(roots=[pixels]).handed_out(lambda: made["forward"](pixels))
+    with pytest.raises(RuntimeError) as caught, torch.no_grad():
+        handed()
+    assert _where(caught.value) == "forward (line 2) makes the host wait for the device"
 
 
 # ------------------------------------------------------------------------------------------------ towers that read a grid

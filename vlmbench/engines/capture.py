@@ -7,9 +7,11 @@ host has read. :meth:`Recorder.obstacle` finds out beforehand.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ from vlmbench.engines import constants
 T = TypeVar("T")
 Play = Callable[[], Any]
 
+_NOT_THE_MODELS = (str(Path(torch.__file__).parent) + os.sep, __file__, constants.__file__)
 _WARM_UP_RUNS = 2  # the first run chooses kernels and makes workspaces, none of which may happen in a capture
 
 
@@ -192,7 +195,7 @@ def _where(error: BaseException) -> str:
     trace, place = error.__traceback__, ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and code.co_filename not in {__file__, constants.__file__}:
+        if not code.co_filename.startswith(_NOT_THE_MODELS):
             place = f"{code.co_qualname} (line {trace.tb_lineno})"
         trace = trace.tb_next
     return f"{place or 'it'} makes the host wait for the device"
