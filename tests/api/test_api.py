@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 import vlmbench
-from vlmbench.errors import ConfigError, DirectoryConflictError, InputError
+from vlmbench.api.measuring import Silent
+from vlmbench.errors import ConfigError, DeviceError, DirectoryConflictError, InputError
 
 FEW = {"max_samples": 10, "min_time_s": 0.0}
 QUICK: dict[str, Any] = {"output_tokens": 4, "stopping": FEW, "costs": False, "probes": ["timeline"]}
@@ -243,3 +245,29 @@ def test_reading_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study" / "phase1" / "records.jsonl").write_text("")
     with pytest.raises(InputError, match="its parts have them: phase1"):
         vlmbench.read(tmp_path / "study")
+
+
+def test_watched_calls_of_several_threads_take_turns(tiny: tuple[Any, Any]) -> None:
+    """Their hooks saw each other's calls, and two of three left no run."""
+    model, processor = tiny
+    inputs = processor(text=["What?"], return_tensors="pt")
+    with vlmbench.watch(model) as runs, ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(model.generate, **inputs, max_new_tokens=4, min_new_tokens=4)
+    assert [one.num_output_tokens for one in runs] == [4, 4, 4]
+    assert all(sum(one.stages.values()) > 0 for one in runs)
+
+
+def test_one_measurement_at_a_time(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    refused = []
+
+    class Meddler(Silent):
+        def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
+            if not refused:
+                with pytest.raises(DeviceError, match="another measurement is under way") as caught:
+                    vlmbench.measure(*tiny, [(image, "What?")], **QUICK)
+                refused.append(caught.value)
+
+    assert len(vlmbench.measure(*tiny, [(image, "What?")], **QUICK, progress=Meddler()).frame) == 10
+    assert refused
+    vlmbench.measure(*tiny, [(image, "What?")], **QUICK)

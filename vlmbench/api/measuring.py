@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.api.models import adopt, lent
+from vlmbench.api.models import adopt, alone, lent
 from vlmbench.api.requests import samples_of
 from vlmbench.api.run import WHICH, Run, Which
 from vlmbench.api.shipped import choice, component, defaults
@@ -114,6 +114,7 @@ def measure(
         InputError: no request, or one that is no request.
         AnatomyError: the model's stages cannot be found.
         DirectoryConflictError: ``directory`` belongs to other settings.
+        DeviceError: another thread of this process measures.
 
     Examples:
         >>> import vlmbench
@@ -160,7 +161,7 @@ def measure(
     run = Run(directory=place, which=rows)
     if directory is None:  # it lives as long as its run; one that fails has no run, and goes at once
         weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
-    with lent(target):
+    with alone(), lent(target):
         _measure_into(place, target, samples, settings, probes=probes, time_limit_s=time_limit_s, progress=progress)
     return run
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, fields
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from vlmbench.api.shipped import choice, component
-from vlmbench.errors import ConfigError
+from vlmbench.errors import ConfigError, DeviceError
 from vlmbench.models.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vlmbench.models.spec import ModelSpec
     from vlmbench.models.transformers_model import TransformersModel
 
+_measuring = Lock()
 _loaded: WeakKeyDictionary[Any, TransformersModel] = WeakKeyDictionary()
 
 
@@ -82,6 +84,24 @@ def adopt(model: nn.Module, processor: Any) -> TransformersModel:
     if known is not None and processor is known.processor:
         return known
     return TransformersModel.of(model, processor)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one thread of this process measure at a time.
+
+    Raises:
+        DeviceError: another one does.
+    """
+    if not _measuring.acquire(blocking=False):
+        raise DeviceError(
+            "another measurement is under way in this process, and two at once are latencies of neither\n"
+            "measure one after the other"
+        )
+    try:
+        yield
+    finally:
+        _measuring.release()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from vlmbench.models.protocol import Anatomy
@@ -85,6 +86,7 @@ class _Watched:
 def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[WatchedRun]]:
     """Time the stages of every ``generate()`` of a model while the block runs.
 
+    Calls of several threads take turns, for hooks do not tell whose call they saw.
     Hooks are set for the length of each call only; the model's hooks, mode and settings are left as they were found,
     also after an exception. The device is synchronised once before and once after a call, never inside it.
 
@@ -112,19 +114,20 @@ def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[Wat
     own = vars(model).get("generate")  # somebody else's wrapper, which stays
     original: Callable[..., Any] = cast("Any", model).generate
     runs: list[WatchedRun] = []
-    inside = False
+    inside, turn = False, RLock()
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         nonlocal inside
-        if inside:  # an assistant of the same model, say
-            return original(*args, **kwargs)
-        inside = True
-        try:
-            produced, run = _watched(target, original, args, kwargs, residual_goal)
-        finally:
-            inside = False
-        runs.append(run)
-        return produced
+        with turn:
+            if inside:  # an assistant of the same model, say
+                return original(*args, **kwargs)
+            inside = True
+            try:
+                produced, run = _watched(target, original, args, kwargs, residual_goal)
+            finally:
+                inside = False
+            runs.append(run)
+            return produced
 
     vars(model)["generate"] = generate
     try:
