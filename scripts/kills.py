@@ -5,9 +5,10 @@
 Kinds are commands (phase1, phase2, study, multirun, search: ``hydra/sweeper=optuna``, budget, export, report,
 report_again: ``experiment=report`` on a finished run), engines (cudagraph, uncaptured on a CPU; compiled, by inductor's
 C++ compiler, which transformers only uses on a CPU where it is told to; closed and open load against a replay server
-that this script starts) and every intervention. What cannot run here is named: ``intervention=quantized`` needs torchao
-or bitsandbytes, compiling g++. Each attempt is a whole command line on the tiny model (compose, load, measure, report)
-in a fork of this process, which has imported everything once; so an attempt takes seconds. Three in four kills are
+that this script starts; vllm, one request after the other and under a closed load) and every intervention. What cannot
+run here is named: ``intervention=quantized`` needs torchao or bitsandbytes, compiling g++, vllm the environment that
+``make test-vllm`` sets up. Each attempt is a whole command line on the tiny model (compose, load, measure, report) in a
+fork of this process, which has imported everything once; so an attempt takes seconds. Three in four kills are
 SIGKILL, the others SIGTERM, SIGINT or SIGHUP, which must end with 130 within seconds. Every row that a store
 acknowledges goes through a pipe to this process. After each kill all JSON files must be whole; a run that came to its
 end must be ``done`` with status 0, hold every row that was ever acknowledged, each once, and the keys of an
@@ -58,6 +59,9 @@ _SERVED = (
     "measurement.bare_every=0", "runtime=endpoint", "runtime.proxy=none", "runtime.model=counted",
     f"runtime.base_url=http://127.0.0.1:{_PORT}/v1",
 )  # fmt: skip
+_VLLM = (
+    "experiment=phase1", *_SMALL, "report=none", "runtime=vllm", "runtime.enforce_eager=true", "runtime.dtype=float32",
+)  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
     "phase1": ("experiment=phase1", *_SMALL, "measurement.repeats=2", "report=none"),
     "phase2": ("experiment=phase2", *_SMALL, _VISION),
@@ -68,6 +72,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "cudagraph": ("experiment=phase1", *_SMALL, "runtime=cudagraph", "report=none"),
     "closed": (*_SERVED, "load=closed", "load.concurrency=2"),
     "open": (*_SERVED, "load=open", "load.rate_per_s=20"),
+    "vllm": _VLLM,
+    "vllm_closed": (
+        *(one for one in _VLLM if "num_samples" not in one), "dataset.num_samples=10", "measurement.reference=false",
+        "load=closed", "load.concurrency=2",
+    ),
     **{
         method: (
             "experiment=interventions", *_SMALL, "measurement.prompt_tokens=8", "report=none", f"intervention={method}",
@@ -99,12 +108,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _ENDS = {"budget": (0, 2)}  # 2: its few runs are worth too little to tell whether the promise is kept
 _CHOSEN_BY_NOISE = {("budget", "check")}  # which settings are measured again depends on what was measured
-_NEEDS = {"quantized": "torchao", "quantized_bitsandbytes": "bitsandbytes", "search": "optuna"}
+_NEEDS = {
+    "vllm": "vllm",
+    "vllm_closed": "vllm",
+    "quantized": "torchao",
+    "quantized_bitsandbytes": "bitsandbytes",
+    "search": "optuna",
+}
 _SIGNALS = (signal.SIGKILL,) * 9 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_S = 600.0
 _UNHEARD_S = 20.0  # a signal to stop that a process outlives by so much was not heard
 # Modules that start threads or processes of their own, or are the fork's own business.
-_NOT_BEFORE_A_FORK = ("__main__", "torch._inductor", "torch._dynamo", "triton", "pyarrow")
+_NOT_BEFORE_A_FORK = ("__main__", "torch._inductor", "torch._dynamo", "triton", "pyarrow", "vllm")
 Key = tuple[str, str, str, int, str]  # directory, point, sample, repeat, mode
 
 
