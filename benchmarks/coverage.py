@@ -33,11 +33,13 @@ from scipy.signal import lfilter
 
 from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import holm
+from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.launch_bound import launch_table
-from vlmbench.analysis.quantiles import median, quantiles
+from vlmbench.analysis.quantiles import median, quantile, quantiles
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
-from vlmbench.analysis.shift import TOLERANCE, shift_between, shift_in_time
+from vlmbench.analysis.serving import rates, share_within
+from vlmbench.analysis.shift import TOLERANCE, Shift, shift_between, shift_in_time
 from vlmbench.analysis.tail import variance_split
 from vlmbench.analysis.variance import variance_parts, variance_sources
 
@@ -187,6 +189,12 @@ def old_slope(fit: Fit) -> tuple[float, float]:
     return widest.low, widest.high
 
 
+def old_within(held: NDArray[np.bool_]) -> tuple[float, float]:
+    """Wilson's interval of a share of independent requests."""
+    found = stats.binomtest(int(held.sum()), len(held)).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 # Coverage
 
 
@@ -330,6 +338,17 @@ def of_slopes(plan: Plan) -> Iterator[Cell]:
                         old.append(holds(old_slope(fit), value))
                         new.append(holds((slope.low, slope.high), value))
                     yield counted("coverage", f"slope, {name} × {repeats}, {tail}", column, old, new)
+        for column in columns:
+            old, new = [], []
+            for _ in range(trials):
+                x, y = swept(random, points, 15, column, "lognormal")
+                off = np.exp(SIGMA * random.standard_normal(len(points)))
+                fit = least_squares(np.column_stack([np.ones_like(x), x]), y * off[np.searchsorted(points, x)], x)
+                slope, plain = fit.estimate([0, 1]), fit.estimate([0, 1], method="HC3")
+                value = 0.5 * truth("lognormal")[1] ** 2
+                old.append(holds((plain.low, plain.high), value))
+                new.append(holds((slope.low, slope.high), value))
+            yield counted("coverage", f"slope, {name} × 15, points off the line by 5 %", column, old, new)
 
 
 def of_slope_ratios(plan: Plan) -> Iterator[Cell]:
@@ -409,6 +428,98 @@ def of_pairs(plan: Plan) -> Iterator[Cell]:
                 yield counted("coverage", f"paired overhead, {n} pairs, {tail}", column, old, new)
 
 
+def of_savings(plan: Plan) -> Iterator[Cell]:
+    """What a method saves (20 of 100 ms): the median of paired differences of neighbouring runs."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for column in columns:
+            many = runs(np.random.default_rng(4), 1_000_000, column, tail).reshape(-1, 2)
+            value = float(np.median(100 * many[:, 0] - 80 * many[:, 1]))
+            for n in counts:
+                new = []
+                for _ in range(trials):
+                    times = runs(random, 2 * n, column, tail).reshape(n, 2)
+                    turn = random.integers(2, size=n)
+                    found = median(100 * times[np.arange(n), turn] - 80 * times[np.arange(n), 1 - turn])
+                    new.append(holds((found.low, found.high), value))
+                yield counted("coverage", f"saving of a method, {n} pairs, {tail}", column, [None], new)
+
+
+def of_loads(plan: Plan) -> Iterator[Cell]:
+    """One user who waits for each answer: answers a second, and the share of answers within the true P90 and P99."""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        for n in (n for n in counts if n >= 100):
+            limits = {q: true_quantile(tail, q) for q in (0.9, 0.99)}
+            for column in columns:
+                speed: list[bool | None] = []
+                within: dict[float, list[bool | None]] = {q: [] for q in limits}
+                alone: dict[float, list[bool | None]] = {q: [] for q in limits}
+                for _ in range(trials):
+                    times = runs(random, n, column, tail)
+                    if len(speed) < max(trials // 4, 1):
+                        answers, _tokens = rates(loaded(times), "load")
+                        speed.append(holds((answers.low, answers.high), 1 / truth(tail)[1]))
+                    for q, limit in limits.items():
+                        found = share_within(times <= limit, times)
+                        within[q].append(holds((found.low, found.high), q))
+                        if len(alone[q]) < BEFORE:
+                            alone[q].append(holds(old_within(times <= limit), q))
+                yield counted("coverage", f"load: answers a second, n {n}, {tail}", column, [None], speed)
+                for q, held in within.items():
+                    row = f"load: share within a limit ({q:.0%}), n {n}, {tail}"
+                    yield counted("coverage", row, column, alone[q], held)
+
+
+def loaded(times: Array) -> pd.DataFrame:
+    """Rows of requests that follow each other, s."""
+    return pd.DataFrame(
+        {
+            "status": "ok", "point_id": "load", "session": 0, "load_number": 0, "num_output_tokens": 2.0,
+            "due_s": np.concatenate([[0.0], np.cumsum(times)[:-1]]),
+            "TTFT": 500 * times, "T_end": 1e3 * times, "T_request": 1e3 * times,
+        }
+    )  # fmt: skip
+
+
+def of_predictions(plan: Plan) -> Iterator[Cell]:
+    """A latency model of a sweep (nine points × 20): typical time of a request it has not seen, and one run of it."""
+    trials, random, columns, _ = plan
+    for tail in TAILS:
+        for column in columns:
+            typical, single = [], []
+            for _ in range(max(trials // 2, 1)):
+                order = np.concatenate([random.permutation(9) for _ in range(20)])
+                vision, output = np.array([0, 1000, 2000])[order % 3], np.array([2, 17, 33])[order // 3]
+                ratio = runs(random, len(order), column, tail)
+                prefill, decode = (20 + 0.05 * vision) * ratio, 10 * (output - 1) * ratio
+                model = fit_latency_model(
+                    {"T_total": prefill + decode, "T_LLM_prefill": prefill, "T_LLM_decode": decode,
+                     "num_vision_tokens": vision, "num_prompt_tokens": 50 + 0 * vision, "num_output_tokens": output}
+                )  # fmt: skip
+                asked = {"vision": 1500, "prompt": 50, "output": 25}
+                middle = 20 + 0.05 * 1500 + 240
+                one = middle * runs(random, 1, 0.0, tail)[0]
+                typical.append(holds(model.interval(**asked, typical=True), middle * true_quantile(tail, 0.5)))
+                single.append(holds(model.interval(**asked), one))
+            yield counted("coverage", f"prediction of a typical time, {tail}", column, [None], typical)
+            yield counted("coverage", f"prediction of one run, {tail}", column, [None], single)
+
+
+def of_budgets(plan: Plan) -> Iterator[Cell]:
+    """A setting whose P95 is a hair beyond the budget: is it said to fit, or a promise of it to be kept?"""
+    trials, random, columns, counts = plan
+    for tail in TAILS:
+        limit = true_quantile(tail, 0.95)
+        for n in (n for n in counts if n >= 100):
+            for column in columns:
+                new = []
+                for _ in range(trials):
+                    high = quantile(runs(random, n, column, tail), 0.95).high
+                    new.append(high is not None and high <= limit)  # as analysis/budget.py judges
+                yield counted("alarms", f"budget: P95 beyond it is said to fit, n {n}, {tail}", column, [None], new)
+
+
 def of_split(plan: Plan) -> Iterator[Cell]:
     """Prompt tokens without any effect beside vision tokens with one: is their share told from none, the other's held?
 
@@ -474,16 +585,24 @@ def of_halves(plan: Plan) -> Iterator[Cell]:
                 for table, factor in (("alarms", 1.0), ("power", 1.05)):
                     if (table == "power" and n < 100) or (table == "alarms" and n not in counts):
                         continue
-                    old, new = [], []
+                    old, new, held = [], [], []
                     for _ in range(trials):
                         times = runs(random, n, column, tail) * np.where(later, factor, 1.0)
                         if len(old) < BEFORE:
                             old.append(old_halves(times[~later], times[later]))
-                        new.append(shift_in_time(times, later, np.zeros(n)).differs())
+                        shift = shift_in_time(times, later, np.zeros(n))
+                        new.append(shift.differs())
+                        held.append(_inside(shift, factor))
                     yield counted(table, f"A/A, one request, n {n}, {tail}", column, old, new)
+                    if table == "alarms":
+                        yield counted("coverage", f"ratio of halves, n {n}, {tail}", column, [None], held)
                 if n >= 100 and tail == "lognormal":
                     best = best_power(n, column)
                     yield Cell(table="power", row=BEST.format(n=n), column=column, before=math.nan, after=best)
+
+
+def _inside(shift: Shift, factor: float) -> bool | None:
+    return holds((shift.estimate.low, shift.estimate.high), factor)
 
 
 def of_sweeps(plan: Plan) -> Iterator[Cell]:
@@ -541,15 +660,24 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
                     if table == "power" and n < 100:
                         continue
                     old, new, paired = [], [], []
+                    held: tuple[list[bool | None], list[bool | None]] = ([], [])
                     for _ in range(trials):
                         first, second = (runs(random, n, column, tail) for _ in range(2))
                         size, names = np.exp(random.standard_normal(n)), np.arange(n)
                         if len(old) < BEFORE:
                             old.append(old_halves(first, factor * second))
-                        new.append(shift_between(first, names * 0, factor * second, names * 0).differs())
-                        paired.append(shift_between(size * first, names, factor * size * second, names).differs())
-                    yield counted(table, f"two runs of one request, n {n} each, {tail}", column, old, new)
-                    yield counted(table, f"two runs of {n} requests, {tail}", column, [None], paired)
+                        one = shift_between(first, names * 0, factor * second, names * 0)
+                        many = shift_between(size * first, names, factor * size * second, names)
+                        new.append(one.differs())
+                        paired.append(many.differs())
+                        for hits, shift in zip(held, (one, many), strict=True):
+                            hits.append(_inside(shift, factor))
+                    kinds = (f"two runs of one request, n {n} each, {tail}", f"two runs of {n} requests, {tail}")
+                    yield counted(table, kinds[0], column, old, new)
+                    yield counted(table, kinds[1], column, [None], paired)
+                    if table == "alarms":
+                        for kind, hits in zip(kinds, held, strict=True):
+                            yield counted("coverage", f"ratio of {kind}", column, [None], hits)
     for n in counts:
         for column in columns:
             old, new = [], []
@@ -637,6 +765,10 @@ QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "comparisons": of_comparisons,
     "split": of_split,
     "variance": of_variance,
+    "savings": of_savings,
+    "loads": of_loads,
+    "predictions": of_predictions,
+    "budgets": of_budgets,
 }
 TITLES = {
     "coverage": "Share of 95 % intervals that hold the truth: before → after (share that was given an interval)",

@@ -109,10 +109,21 @@ def test_a_retry_counts_once() -> None:
     assert table["errors"].tolist() == [1]
 
 
-def test_share_has_wilsons_interval() -> None:
-    found = share_within(50, 100)
-    assert (found.low, found.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert share_within(0, 0).value is None
+def test_share_has_wilsons_interval_for_what_the_requests_are_worth() -> None:
+    random = np.random.default_rng(0)
+    times = random.normal(100, 5, 400)
+    found = share_within(times <= 100, times)
+    assert found.low is not None
+    assert found.high is not None
+    assert 300 < (found.effective_n or 0) < 400
+    assert 0.045 < (found.high - found.low) / 2 < 0.06
+    tied = np.repeat(random.normal(100, 5, 40), 10)
+    wide = share_within(tied <= 100, tied)
+    assert wide.low is not None
+    assert wide.high is not None
+    assert wide.high - wide.low > 2 * (found.high - found.low), "requests that resemble the one before are worth fewer"
+    assert share_within(np.ones(50), np.full(50, 3.0)).high == 1
+    assert share_within([], []).value is None
 
 
 def test_the_frontier() -> None:

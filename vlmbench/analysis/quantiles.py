@@ -132,9 +132,10 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
 
 def _estimate(ordered: Array, q: float, worth: _Worth) -> Estimate:
     low, high, enough = quantile_ends(ordered, q, np.array(worth.observations))
-    # Tokens of few requests are few observations of a tail, however many they are. A median needs six requests.
-    least = max(fewest(0.5), fewest(q) / 2)
-    if not enough or worth.n < needed(max(q, 1 - q)) or worth.clusters < least:
+    # Tokens of few requests are few observations of a tail, however many they are: the requests are counted. What these
+    # are worth widens the interval and is no gate beyond the six of a median: few requests that look independent by
+    # chance would pass a higher one, and the intervals of those hold less.
+    if not enough or worth.n < needed(max(q, 1 - q)) or worth.clusters < fewest(0.5):
         return _too_small(ordered, q, worth)
     return Estimate(
         value=_of_sorted(ordered, q),

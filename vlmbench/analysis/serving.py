@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from vlmbench.analysis import frames
+from vlmbench.analysis.dependence import at_quantile, dependence, inflation
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import median, quantile
 from vlmbench.engines.endpoint.dialects import IN_PROCESS
@@ -178,12 +179,27 @@ def _mean(blocks: Sequence[float]) -> Estimate:
     return Estimate(value=value, low=low, high=value + reach, n=n, n_needed=3)
 
 
-def share_within(good: int, n: int) -> Estimate:
-    """A share with Wilson's interval."""
+def share_within(held: ArrayLike, times: ArrayLike) -> Estimate:
+    """A share of requests with Wilson's interval, for the independent requests that they are worth.
+
+    Args:
+        held: whether each request is counted, in the order sent.
+        times: of each request, ms; whether one is slow hangs on those before it as its time does, and may do so where
+            no time says it (failures come in rows): the larger dependence is used.
+    """
+    counted = np.asarray(held, dtype=np.float64).ravel()
+    n = len(counted)
     if not n:
         return Estimate(value=None, n=0, n_needed=1, shortfall=Shortfall.TOO_FEW_RUNS)
-    found = stats.binomtest(good, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(value=good / n, low=float(found.low), high=float(found.high), n=n, n_needed=1)
+    share, known = float(counted.mean()), dependence(times)
+    of_times = at_quantile(min(max(share, 1 - share), 1 - 0.5 / n), known.n / max(known.effective_n, 1.0))
+    m = n / max(float(of_times), float(inflation(counted)), 1.0)
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    middle = (share + z**2 / (2 * m)) / (1 + z**2 / m)
+    reach = z / (1 + z**2 / m) * math.sqrt(share * (1 - share) / m + (z / (2 * m)) ** 2)
+    # rounding alone would leave an end of none or all a hair inside
+    low, high = (0.0 if share == 0 else middle - reach), (1.0 if share == 1 else middle + reach)
+    return Estimate(value=share, low=low, high=high, n=n, n_needed=1, lag1=known.lag1, effective_n=m)
 
 
 def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices: int = 1) -> pd.DataFrame:
@@ -215,7 +231,8 @@ def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices:
         row |= _cells("tokens_per_s_user", _inverse(median(ok["TPOT"].to_numpy(dtype=np.float64, na_value=np.nan))))
         if limits:
             final = rows[~_tried_again(rows)]
-            good = share_within(int(limits.held(final).sum()), len(final))
+            final = final.sort_values("due_s", kind="stable")
+            good = share_within(limits.held(final), frames.values(final, "T_request"))
             row |= _cells("good_share", good)
             row["goodput_per_s"] = None if answers.value is None or good.value is None else answers.value * good.value
         made.append(row)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import hypergeom
 
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
@@ -137,8 +138,9 @@ def variance_split(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame
     shares, added = _split(scaled, sample_codes(rows)[good], len(names))
     squares = np.square(scaled[:, -1])
     result = [_split_row(name, names, shares, added, squares) for name in PREDICTORS if name in rows]
-    rest, reach = 1 - float(shares.sum()), reach_of_sum(added.sum(axis=1), squares)
-    result.append(("rest", rest, rest - reach, rest + reach, "jitter and what is not linear"))
+    rest = 1 - float(shares.sum())
+    low, high = _ends(rest, reach_of_sum(added.sum(axis=1), squares))
+    result.append(("rest", rest, low, high, "jitter and what is not linear"))
     again = values(reference(frame), metric)
     again = again[~np.isnan(again)]
     if len(again) > 1:
@@ -183,8 +185,19 @@ def _split_row(
     if name not in names:
         return name, 0.0, None, None, "the same in every request"
     place = names.index(name)
-    share, reach = float(shares[place]), reach_of_sum(added[:, place], squares)
-    return name, share, share - reach, share + reach, ""
+    share = float(shares[place])
+    return name, share, *_ends(share, reach_of_sum(added[:, place], squares)), ""
+
+
+def _ends(share: float, reach: float) -> tuple[float, float]:
+    """The interval of a share: on the scale of log-odds where both ends lie between 0 and 1.
+
+    A large share is off by what its small rest is off by, which is far more often too small than too large.
+    """
+    if not 0 < share - reach < share + reach < 1:
+        return share - reach, share + reach
+    step = reach / (share * (1 - share))
+    return float(expit(logit(share) - step)), float(expit(logit(share) + step))
 
 
 def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
