@@ -256,16 +256,24 @@ def of_ratios(plan: Plan) -> Iterator[Cell]:
 
 
 def of_shares(plan: Plan) -> Iterator[Cell]:
-    """The share of one stage (30 %) whose noise is its own; and 2 % and 98 % over requests of all lengths."""
+    """Share of one stage (30 %) whose noise is its own; 2 % and 98 % over requests of all lengths, which may drift."""
     trials, random, columns, counts = plan
-    for value, unlike in ((0.3, 0.0), (0.02, 1.0), (0.98, 1.0)):
-        kind = f"share of {value:.0%}, unlike requests" if unlike else "share"
+    for value, kind in (
+        (0.3, "share"),
+        (0.02, "share of 2%, unlike requests"),
+        (0.98, "share of 98%, unlike requests"),
+        (0.02, "share of 2%, workload drifts"),
+    ):
         for tail in TAILS:
             for n in counts:
                 for column in columns:
                     old, new = [], []
                     for _ in range(trials):
-                        sizes = np.exp(unlike * random.standard_normal((2, n))) if unlike else np.ones((2, n))
+                        sizes = np.ones((2, n))
+                        if kind.endswith("unlike requests"):
+                            sizes = np.exp(random.standard_normal((2, n)))
+                        elif kind.endswith("drifts"):
+                            sizes = np.exp([machine(random, n, column) for _ in range(2)])
                         part = value * sizes[0] * runs(random, n, column, tail)
                         whole = part + (1 - value) * sizes[1] * runs(random, n, column, tail)
                         found = ratio_of_sums(part, whole)

@@ -14,7 +14,7 @@ CHANCE = 4 * math.sqrt(0.95 * 0.05 / TRIALS)
 
 @pytest.fixture(scope="module")
 def cells() -> list[Cell]:
-    return simulate(TRIALS, ("quantiles", "shares", "gaps", "halves", "loads"), columns=(0.0, 0.8), counts=(100,))
+    return simulate(TRIALS, ("quantiles", "shares", "halves", "loads"), columns=(0.0, 0.8), counts=(100,))
 
 
 def test_intervals_hold_the_truth_under_dependence(cells: list[Cell]) -> None:

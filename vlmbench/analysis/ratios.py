@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from scipy.special import expit, logit
 
-from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, t_reach
+from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, slow_variance, t_reach
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 from vlmbench.analysis.quantiles import quantile_draws, quantiles, with_codes
 
@@ -46,12 +47,13 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
         return Estimate(value=None, n=len(top), n_needed=least, shortfall=Shortfall.TOO_FEW_RUNS)
     share = float(top.sum() / base.sum())
     errors = top - share * base
-    spread, effective, n = _spread_of_sum(errors, None if labels is None else with_codes(top, labels)[1])
+    spread, effective, n, freedom = _spread_of_sum(errors, None if labels is None else with_codes(top, labels)[1])
     lag1 = dependence(errors).lag1
     if effective < LEAST_SUM:
         short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
         return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
-    reach = float(t_reach(effective)) * spread / abs(float(base.sum()))
+    quantile = max(float(t_reach(effective)), float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)))
+    reach = quantile * spread / abs(float(base.sum()))
     if 0 < share < 1 and ((top >= 0) & (top <= base)).all():
         # What is within its whole in every run cannot lie beyond it: the interval is made on the scale of log-odds.
         step = reach / (share * (1 - share))
@@ -64,23 +66,34 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
 
 
-def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[float, float, int]:
-    """Standard deviation of the sum of errors, the effective number of its terms, and their count."""
+def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[float, float, int, float]:
+    """Standard deviation of the sum of errors, the effective number of its terms, their count, and the degrees of
+    freedom of the deviation where these are fewer than the terms say.
+    """
     n = len(errors)
     if n < 2:
-        return math.nan, float(n), n
+        return math.nan, float(n), n, math.inf
     if codes is None:
-        variance, effective = long_run(errors)
-        return math.sqrt(n * float(variance)), float(effective), n
+        return _of_series(errors)
     kinds = int(codes.max()) + 1
     if kinds < 2:
-        return math.nan, 1.0, kinds
+        return math.nan, 1.0, kinds, math.inf
     sums = np.bincount(codes, weights=errors, minlength=kinds).astype(np.float64)
     if not (np.diff(codes) < 0).any():
-        variance, effective = long_run(sums)
-        return math.sqrt(kinds * float(variance)), float(effective), kinds
+        return _of_series(sums)
     of_clusters = kinds / (kinds - 1) * float(np.square(sums).sum())
-    in_time, effective = long_run(errors)
+    in_time, _ = long_run(errors)
     alone = n / (n - 1) * float(np.square(errors).sum())
     whole = max(of_clusters + n * float(in_time) - alone, of_clusters)
-    return math.sqrt(whole), kinds * of_clusters / whole if whole > 0 else float(kinds), kinds
+    return math.sqrt(whole), kinds * of_clusters / whole if whole > 0 else float(kinds), kinds, math.inf
+
+
+def _of_series(errors: Array) -> tuple[float, float, int, float]:
+    """Of errors in time: from their dependence, or from their slow waves where these say more.
+
+    Large requests may depend on each other as well (a workload that drifts), which the body does not show.
+    """
+    n = len(errors)
+    in_time, effective = (float(one) for one in long_run(errors))
+    slow, freedom = slow_variance(errors)
+    return math.sqrt(n * max(in_time, slow)), effective, n, freedom if slow > in_time else math.inf
