@@ -336,6 +336,18 @@ def test_a_tower_that_reads_pixels_on_the_host_runs_as_python(recorder: Replayin
     assert facts["eager"] == ["called a synchronizing operation: _local_scalar_dense"]
 
 
+def test_code_that_fails_while_it_is_followed_runs_as_python(
+    recorder: Replaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr(Constants, "learn", fails)
+    watched = Watched("qwen2_5_vl", recorder)
+    assert watched.run(eager=False)[0] == watched.run(eager=True)[0]
+    assert watched.loop.facts["stages"]["vision_encoder"]["eager"] == ["its capture failed: no such argument"]
+
+
 def test_what_was_wrongly_taken_for_a_constant_is_seen(recorder: Replaying) -> None:
     # A way past every mode: on a device it would be an error, as reading from one always is.
     watched = hooked("qwen2_5_vl", recorder, lambda out: out + torch.tensor(float(out.numpy().sum())))

@@ -222,7 +222,7 @@ class StageGraphs:
             if why_not is None and held:
                 reads = (reads, constants)
                 why_not = self._differs(stage, static, play, own)
-        except RuntimeError as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # it ran uncaptured before
             why_not, kernels = f"its capture failed: {first_line(error)}", {}
         finally:
             self._inside = False
