@@ -156,3 +156,16 @@ def test_python_without_docstrings_is_refused() -> None:
     command = [sys.executable, "-OO", "-m", "vlmbench", "experiment=smoke"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "-OO" in done.stderr) == (2, True), done.stderr
+
+
+def test_the_backend_of_a_notebook_is_not_asked_for() -> None:
+    """``MPLBACKEND`` is left to what a notebook starts; a report ended in a traceback."""
+    code = (
+        "from vlmbench.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: import matplotlib; print(matplotlib.get_backend())"
+    )
+    command = [sys.executable, "-c", code, "--version"]
+    environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1].lower() == "agg", done.stderr

@@ -67,6 +67,7 @@ _onward: list[str] = []  # how the multirun of this process is continued
 
 def main() -> NoReturn:
     """Run the command line and exit; of several processes of torchrun the first does, the others do as it says."""
+    os.environ["MPLBACKEND"] = "agg"  # figures are files; that of a notebook may not be installed here
     open_standard_streams()
     keep_out_of_output()
     try:
