@@ -10,11 +10,14 @@ processes of a machine share the clock, so the client's error and the server's o
 * ``TTFT - plan``, ``ITL - plan``: what a user of the figures sees, server's lateness and network included.
 * ``read - written``: from the server's note (taken right after its write) to the client's stamp: the client alone.
 * ``server late``: written minus planned.
-* ``CPU a token``: processor time of the client's process over the tokens that it received.
+* ``CPU a token``: processor time of the client's process over the tokens that it received, opening connections and
+  making rows included. ``user`` and ``system`` are the kernel's guess from where its ticks fell; their sum is exact.
+* ``bare``: the same requests by a loop that only opens, sends, waits in ``epoll`` and calls ``recv``, and throws away
+  what it reads: the share of the system, which grows with the time between tokens. The rest is the client's own.
 
-All in ms (processor time in us): median, then 50th, 95th, 99th percentile and largest by size. Streams begin up to one
-token gap apart, so that a server of one thread can keep to its plan at all. ``a bare socket`` is what one blocking
-``recv`` costs here: the share of the system, which grows with the time between tokens. A crowded machine shows in all.
+All in ms (processor time in us): median, then 50th, 95th, 99th percentile and largest by size. Bare loop and client
+take turns, ``--rounds`` of each; processor times are the median of the rounds and their range. Streams begin up to one
+token gap apart, so that a server of one thread can keep to its plan at all. A crowded machine shows in all.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import select
 import socket
 import statistics
 import subprocess
@@ -29,7 +34,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from vlmbench.engines.endpoint.address import Address
 from vlmbench.engines.endpoint.client import Client
@@ -44,6 +50,7 @@ from vlmbench.runner.execution import collector_at_rest
 
 TTFT_MS, ITL_MS, TOKENS = 200.0, 20.0, 32
 AIM_MS = 0.5
+READ = "read - written"
 MODEL = f"counted,itl_ms={ITL_MS},tokens={TOKENS}"
 APART = 0.618034  # of a gap between the first tokens of requests that follow one another: spread evenly, however many
 
@@ -85,20 +92,63 @@ def orders(count: int, *, together: bool) -> list[Order]:
     return made
 
 
-def bare_socket_us(url: str, requests: int = 5) -> float:
-    """Processor time of one blocking ``recv``, a request at a time, us."""
-    address, reads, before = Address.parse(url), 0, time.process_time()
-    for order in orders(requests, together=True):
-        payload = request_bytes("POST", address.target("chat/completions"), address.authority, {}, order.body)
-        with socket.create_connection((address.host, address.port)) as connection:
-            connection.sendall(payload)
-            while b"[DONE]" not in connection.recv(65536):
-                reads += 1
-    return 1e6 * (time.process_time() - before) / reads
+@dataclass(kw_only=True)
+class Use:
+    """Processor time of this process between entering and leaving, s."""
+
+    total: float = 0.0
+    user: float = 0.0
+    system: float = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        total, before = self._before
+        self.total, now = time.process_time() - total, resource.getrusage(resource.RUSAGE_SELF)
+        self.user, self.system = now.ru_utime - before.ru_utime, now.ru_stime - before.ru_stime
 
 
-def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[list[Result], LoadFacts, dict[str, Any]]:
-    """Results, cost, and the server's log by request, of a closed loop with so many streams."""
+def bare(url: str, streams: int, requests: int, *, together: bool) -> tuple[Use, dict[str, list[int]]]:
+    """What the system takes for the same reads, and when each event of a request was read, ns."""
+    address, epoll = Address.parse(url), select.epoll()
+    left, under_way = iter(orders(requests, together=together)), dict[int, tuple[str, socket.socket]]()
+    seen: dict[str, list[tuple[int, bytes]]] = {}
+
+    def begin() -> None:
+        if (order := next(left, None)) is None:
+            return
+        connection = socket.create_connection((address.host, address.port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request_bytes("POST", address.target("chat/completions"), address.authority, {}, order.body))
+        epoll.register(connection, select.EPOLLIN)
+        under_way[connection.fileno()], seen[order.sample_id] = (order.sample_id, connection), []
+
+    with collector_at_rest(), Use() as use:
+        for _ in range(streams):
+            begin()
+        while under_way:
+            for descriptor, _ in epoll.poll():
+                name, connection = under_way[descriptor]
+                data = connection.recv(65536)
+                seen[name].append((time.monotonic_ns(), data))
+                if data.endswith(b"0\r\n\r\n"):
+                    del under_way[descriptor]
+                    connection.close()
+                    begin()
+    return use, {name: [at for at, data in reads for _ in range(data.count(b"data: "))] for name, reads in seen.items()}
+
+
+def log_of(url: str, requests: int) -> dict[str, Any]:
+    """What the server wrote down of the last requests, by their names."""
+    endpoint = Endpoint(base_url=url, model=MODEL, proxy="none")
+    log = run(get(Client(address=endpoint.address), "/v1/replay/log", endpoint.headers())).json
+    return {entry["user"]: entry for entry in log[-requests:]}
+
+
+def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[list[Result], LoadFacts, Use]:
+    """Results, what the load was like, and its cost, of a closed loop with so many streams."""
     endpoint = Endpoint(base_url=url, model=MODEL, proxy="none")
     client, turns = Client(address=endpoint.address), Turns()
     exchanger = Exchanger(
@@ -125,15 +175,14 @@ def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[l
         arrivals=iter(()),
         took=took,
     )
-    with collector_at_rest():
+    with collector_at_rest(), Use() as use:
         facts = run(driver.run(), turns)
-    log = run(get(client, "/v1/replay/log", endpoint.headers())).json
-    return results, facts, {entry["user"]: entry for entry in log[-requests:]}
+    return results, facts, use
 
 
 def errors(results: Sequence[Result], log: dict[str, Any]) -> dict[str, list[float]]:
     """All single errors, ms."""
-    found: dict[str, list[float]] = {"TTFT - plan": [], "ITL - plan": [], "read - written": [], "server late": []}
+    found: dict[str, list[float]] = {"TTFT - plan": [], "ITL - plan": [], READ: [], "server late": []}
     for result in results:
         if not result.ok:
             raise SystemExit(f"a request failed: {result.reason}")
@@ -143,7 +192,7 @@ def errors(results: Sequence[Result], log: dict[str, Any]) -> dict[str, list[flo
         came = [due_ns + t * 1e6 for t in values["chunk_times"]]
         found["TTFT - plan"].append((came[0] - steps[0][1]) / 1e6)
         found["ITL - plan"] += [gap - ITL_MS for gap in values["ITL"]]
-        found["read - written"] += [(c - step[2]) / 1e6 for c, step in zip(came, steps, strict=True)]
+        found[READ] += [(c - step[2]) / 1e6 for c, step in zip(came, steps, strict=True)]
         found["server late"] += [(step[2] - step[1]) / 1e6 for step in steps]
     return found
 
@@ -154,35 +203,75 @@ def line(name: str, values: Sequence[float]) -> str:
     shown = [by_size[min(len(by_size) - 1, int(q * len(by_size)))] for q in (0.5, 0.95, 0.99, 1.0)]
     within = sum(v <= AIM_MS for v in by_size) / len(by_size)
     cells = "".join(f"{v:9.3f}" for v in shown)
-    return f"  {name:<16}{statistics.median(values):+9.3f}{cells}{within:9.1%}   n = {len(values):,}"
+    return f"  {name:<20}{statistics.median(values):+9.3f}{cells}{within:9.1%}   n = {len(values):,}"
+
+
+def bare_late(seen: dict[str, list[int]], log: dict[str, Any]) -> list[float]:
+    """``read - written`` of the bare loop, ms."""
+    return [
+        (at - step[2]) / 1e6
+        for name, reads in seen.items()
+        for at, step in zip(reads, log[name]["steps"], strict=True)
+        if step[0] == "content"
+    ]
+
+
+def a_token(uses: Sequence[Use], tokens: int) -> str:
+    """Processor time a token of each round, us."""
+    each = [1e6 * use.total / tokens for use in uses]
+    user, system = (
+        1e6 * statistics.median(part) / tokens for part in zip(*((u.user, u.system) for u in uses), strict=True)
+    )
+    return (
+        f"{statistics.median(each):6.0f} us ({min(each):.0f} to {max(each):.0f}; user {user:.0f}, system {system:.0f})"
+    )
+
+
+def compare(url: str, streams: int, requests: int, rounds: int, *, together: bool) -> None:
+    """Measure one number of streams, by the bare loop and by the client in turn, and print it."""
+    found: dict[str, list[float]] = {}
+    uses: dict[str, list[Use]] = {"client": [], "bare": []}
+    results: list[Result] = []
+    facts: list[LoadFacts] = []
+    for _ in range(rounds):
+        use, seen = bare(url, streams, requests, together=together)
+        uses["bare"].append(use)
+        found.setdefault(f"bare {READ}", []).extend(bare_late(seen, log_of(url, requests)))
+        came, load, use = measure(url, streams, requests, together=together)
+        uses["client"].append(use)
+        results, facts = [*results, *came], [*facts, load]
+        for name, values in errors(came, log_of(url, requests)).items():
+            found.setdefault(name, []).extend(values)
+    tokens = requests * TOKENS
+    print(
+        f"{streams} streams, {rounds} rounds of {requests} requests of {TOKENS} tokens, load {os.getloadavg()[0]:.1f}\n"
+        f"  {'ms':<20}{'median':>9}{'|p50|':>9}{'|p95|':>9}{'|p99|':>9}{'largest':>9}{f'<= {AIM_MS}':>9}"
+    )
+    for name, values in found.items():
+        print(line(name, values))
+    for name, spent in uses.items():
+        print(f"  CPU a token, {name:<7}{a_token(spent, tokens)}")
+    late = max(result.values["T_late"] for result in results)
+    busy = max(load.cpu_s / load.wall_s for load in facts)
+    print(
+        f"  client busy at most {busy:.1%}; longest turn {max(load.longest_turn_ms for load in facts):.2f} ms; "
+        f"sent at most {late:.2f} ms late; flagged client_slow {sum('client_slow' in r.flags for r in results)}, "
+        f"busy_host {sum('busy_host' in r.flags for r in results)} of {len(results)}"
+    )
 
 
 def main() -> None:
     """Print errors and costs for each number of streams."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 32, 200])
-    parser.add_argument("--requests", type=int, default=None, help="of each load; default: 20, or four a stream")
+    parser.add_argument("--requests", type=int, default=None, help="of each round; default: 20, or four a stream")
+    parser.add_argument("--rounds", type=int, default=3, help="of the bare loop and of the client, in turn")
     parser.add_argument("--together", action="store_true", help="all streams' tokens are due at the same moments")
     given = parser.parse_args()
     with replay() as url:
-        print(f"a bare socket: {bare_socket_us(url):.0f} us of processor time a read")
         for streams in given.streams:
             requests = given.requests or max(20, 4 * streams)
-            results, facts, log = measure(url, streams, requests, together=given.together)
-            tokens = sum(result.values["num_chunks"] for result in results)
-            print(
-                f"{streams} streams, {requests} requests of {TOKENS} tokens, load {os.getloadavg()[0]:.1f}\n"
-                f"  {'ms':<16}{'median':>9}{'|p50|':>9}{'|p95|':>9}{'|p99|':>9}{'largest':>9}{f'<= {AIM_MS}':>9}"
-            )
-            for name, values in errors(results, log).items():
-                print(line(name, values))
-            late = max(result.values["T_late"] for result in results)
-            print(
-                f"  CPU a token {1e6 * facts.cpu_s / tokens:.0f} us; client busy {facts.cpu_s / facts.wall_s:.1%}; "
-                f"longest turn {facts.longest_turn_ms:.2f} ms; sent at most {late:.2f} ms late; "
-                f"flagged client_slow {sum('client_slow' in r.flags for r in results)}, "
-                f"busy_host {sum('busy_host' in r.flags for r in results)} of {requests}"
-            )
+            compare(url, streams, requests, given.rounds, together=given.together)
 
 
 if __name__ == "__main__":

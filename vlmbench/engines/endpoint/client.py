@@ -100,7 +100,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Stamp what was read; it is parsed in a later callback."""
-        self._took(data)
+        self.last_read_ns = stamp = time.monotonic_ns()
+        self._reads.append((stamp, data))
         if not self._parsing:
             self._parsing = True
             self._loop.call_soon(self._parse)
@@ -109,6 +110,7 @@ class Connection(asyncio.Protocol):
         """Read the socket, which is ready; False where its end or its error is the transport's matter."""
         try:
             data = os.read(descriptor, _READ_BYTES)
+            stamp = time.monotonic_ns()
         except BlockingIOError:
             return True
         except OSError as error:
@@ -116,15 +118,12 @@ class Connection(asyncio.Protocol):
             return False
         if not data:
             return False
-        self._took(data)
+        self.last_read_ns = stamp
+        self._reads.append((stamp, data))
         if not self._parsing and (len(self._reads) >= _READS_AT_ONCE or self._parser.may_end_with(data)):
             self._parsing = True
             loop.after_reads(self._parse)
         return True
-
-    def _took(self, data: bytes) -> None:
-        self.last_read_ns = stamp = time.monotonic_ns()
-        self._reads.append((stamp, data))
 
     def pause_writing(self) -> None:
         """Take note that the system takes no more bytes for now."""

@@ -90,15 +90,13 @@ class _FineSelector(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Wait and read the tapped sockets, until there is something else for the loop to do."""
             end = None if timeout is None else time.monotonic() + timeout
-            others = self._read(timeout)
+            others = self._read(0 if self.later else timeout)
             while not others and not self.later:
                 if end is not None and (timeout := end - time.monotonic()) <= 0:
                     break
                 others = self._read(timeout)
-            while self.later:
+            if self.later:  # one at a time, with what it leads to: the next comes when what arrived meanwhile is read
                 self.later.popleft()()
-                if self.later:  # what has arrived meanwhile comes first
-                    others = self._read(0) or others
             return super().select(0) if others else []  # what is read no longer shows, all else still does
 
         def _read(self, timeout: float | None) -> bool:
