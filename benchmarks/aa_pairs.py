@@ -5,9 +5,9 @@
     python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
 
 Each run is a process of its own; the runs of a pair follow each other. ``differs`` names the times whose verdict is
-*faster* or *slower*; of 20 pairs one at most should have any. A machine that does change between two processes is not
-told from a false alarm here: take one with nothing else to do. ``benchmarks/coverage.py`` asks the same of simulated
-runs, where the truth is known.
+*faster* or *slower*; of 20 pairs one at most should have any. A machine that does change between two processes is told
+from a false alarm by the processor time that the calling thread needed for the same work: ``processor`` is its ratio.
+``benchmarks/coverage.py`` asks the same of simulated runs, where the truth is known.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vlmbench.analysis.compare import Change
 from vlmbench.text import count, digits, percent
 
 DIFFERENT = (Change.FASTER, Change.SLOWER)
+APART = 0.03  # a processor that needs so much more or less time for the same work is another machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"dataset.num_samples={chosen.runs}", "output.tokens=4", "measurement.bare_every=0", "measurement.costs=false",
         "measurement.reference=false", "measurement.trace_requests=0", "probe=[timeline]", "progress=false",
     ]  # fmt: skip
-    alarms = compared = 0
+    alarms = compared = changed = 0
     with tempfile.TemporaryDirectory() as folder:
         for pair in range(chosen.pairs):
             sides = [Path(folder, f"{pair}{side}") for side in "ab"]
@@ -51,10 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ]
             compared += 1
             alarms += bool(differs)
+            before, after = (vlmbench.read(place).frame["thread_cpu_ms"].median() for place in sides)
+            changed += bool(differs) and abs(after / before - 1) > APART
             whole = found["T_total"]
-            said = f"T_total {digits(whole.ratio.value or 0, 4)}× ({whole.verdict()})"
+            said = f"processor {digits(after / before, 4)}×, T_total {digits(whole.ratio.value or 0, 4)}×"
+            said += f" ({whole.verdict()})"
             print(f"pair {pair + 1}: {said}; differs: {', '.join(differs) or 'nothing'}", flush=True)
-    print(f"{alarms} of {count(compared, 'pair')} differ in some time ({percent(alarms / compared)}).")
+    print(
+        f"{alarms} of {count(compared, 'pair')} differ in some time ({percent(alarms / compared)}); in {changed} of "
+        f"them the processor took over {percent(APART)} more or less time for the same work."
+    )
 
 
 if __name__ == "__main__":
