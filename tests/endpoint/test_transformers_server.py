@@ -108,7 +108,8 @@ def test_it_is_met_asked_and_measured(served: tuple[str, str]) -> None:
         values = result.values
         assert result.ok, result.reason
         assert values["chunks_role"] >= 1, "the role is a chunk of its own, and no token"
-        assert values["T_first_event"] < values["TTFT"] <= values["T_request"] <= values["T_end"]
+        # the role and the first token may come with one read, which has one stamp
+        assert values["T_first_event"] <= values["TTFT"] <= values["T_request"] <= values["T_end"]
         assert 1 <= values["num_output_tokens"] <= 6
         assert not any(name.startswith("server_") for name in values), "it says nothing of its own times"
     more = with_image.measured[0].values["num_input_tokens"] - text.measured[0].values["num_input_tokens"]
