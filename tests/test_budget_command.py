@@ -41,8 +41,9 @@ def test_a_sweep_is_measured_its_best_setting_promised_and_the_promise_checked(t
         "the P50 of T_request cannot be told",  # this and the next where thirty runs are worth too few
         "no setting surely fits into 0.00100 ms: the P50 of",
     )
-    assert done.own[0].removeprefix("vlmbench: ").startswith(why)
-    assert len(done.own) == 2
+    assert done.own[0].startswith("vlmbench: written: ")
+    assert done.own[1].removeprefix("vlmbench: ").startswith(why)
+    assert len(done.own) == 3
     assert "0 of 2 settings fit into" in done.out, "what was measured is shown and stored all the same"
     assert (tmp_path / "third" / "figures" / "budget.png").exists()
     assert not _rows(tmp_path / "third"), "nothing to check"

@@ -181,19 +181,11 @@ def test_parts_of_a_capture_are_replayed_with_what_stands_between() -> None:
     assert between == ["before", "after"]
 
 
-def test_a_compiled_prefill_gives_the_same_tokens() -> None:
-    model = on_gpu("llava_1_5_7b", prefill_compile=True, cache_step=1024)
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+def test_a_compiled_part_gives_the_same_tokens(part: str) -> None:
+    model = on_gpu("llava_1_5_7b", cache_step=1024, **{f"{part}_compile": True})
     loop, model.loop = model.loop, None
     assert loop is not None
     inputs = model.transfer(model.prepare(request(size=(336, 336), new_tokens=8)))
     assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
-    assert loop.facts["prefill"]["compiled"] == "max-autotune-no-cudagraphs"
-
-
-def test_a_compiled_step_gives_the_same_tokens() -> None:
-    model = on_gpu("llava_1_5_7b", decode_compile=True, cache_step=1024)
-    loop, model.loop = model.loop, None
-    assert loop is not None
-    inputs = model.transfer(model.prepare(request(size=(336, 336), new_tokens=8)))
-    assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
-    assert loop.facts["decode"]["compiled"] == "max-autotune-no-cudagraphs"
+    assert loop.facts[part]["compiled"] == "max-autotune-no-cudagraphs"

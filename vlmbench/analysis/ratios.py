@@ -56,14 +56,24 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     reach = quantile * spread / abs(float(base.sum()))
     if 0 < share < 1 and ((top >= 0) & (top <= base)).all():
         # What is within its whole in every run cannot lie beyond it: the interval is made on the scale of log-odds.
-        step = reach / (share * (1 - share))
-        low, high = (float(expit(logit(share) + way * step)) for way in (-1, 1))
+        low, high = on_log_odds(share, reach)
     elif share > 0 and not (top < 0).any():
         # A ratio of times cannot be negative: the interval is made on the logarithmic scale.
         low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
     else:
         low, high = share - reach, share + reach
     return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
+
+
+def on_log_odds(share: float, reach: float) -> tuple[float, float]:
+    """Both ends of a share's interval on the scale of log-odds, where none lies beyond 0 or 1.
+
+    Args:
+        share: between 0 and 1, neither of them.
+        reach: half of the interval's width on the plain scale.
+    """
+    step = reach / (share * (1 - share))
+    return float(expit(logit(share) - step)), float(expit(logit(share) + step))
 
 
 def _spread_of_sum(errors: Array, codes: NDArray[np.int64] | None) -> tuple[float, float, int, float]:

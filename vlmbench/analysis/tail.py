@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 from scipy.stats import hypergeom
 
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
 from vlmbench.analysis.host import time_is_host
 from vlmbench.analysis.quantiles import quantile
+from vlmbench.analysis.ratios import on_log_odds
 from vlmbench.analysis.variance import ABSENCE, SPEED, Shape, reach_of_sum
 from vlmbench.schema import HOST_PARTS, TOTAL, TOTAL_PARTS
 
@@ -196,8 +196,7 @@ def _ends(share: float, reach: float) -> tuple[float, float]:
     """
     if not 0 < share - reach < share + reach < 1:
         return share - reach, share + reach
-    step = reach / (share * (1 - share))
-    return float(expit(logit(share) - step)), float(expit(logit(share) + step))
+    return on_log_odds(share, reach)
 
 
 def _predicted(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ def compiler_for(wanted: bool, device: torch.device, *, name: str) -> Compiler |
 
 
 def compiled(work: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """The work, compiled in one piece at its first call: a break of the graph is an error, not a slower one."""
+    """The work, compiled in one piece at its first call: a break of the graph is an error, and never slower work."""
     compile_one: Any = torch.compile
     inner = compile_one(work, fullgraph=True, dynamic=False, **options)
     dynamo: Any = torch._dynamo.config

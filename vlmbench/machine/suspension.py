@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import threading
@@ -12,6 +13,8 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import psutil
+
+_log = logging.getLogger(__name__)
 
 _SLEPT_S = 0.05  # the two clocks are read one after the other
 _BEAT_S = 0.5
@@ -42,8 +45,10 @@ class Suspensions:
     def __enter__(self) -> Self:
         self._offset_s = _offset_s()
         self._over.clear()
-        with suppress(RuntimeError):  # no more threads are allowed here: a frozen control group is not noticed
+        try:
             threading.Thread(target=self._beat, daemon=True, name="vlmbench-beat").start()
+        except RuntimeError as error:  # a limit of processes
+            _log.warning("a frozen control group will not be noticed: %s", error)
         try:
             self._before = signal.signal(signal.SIGCONT, self._note)
         except ValueError:  # not the main thread

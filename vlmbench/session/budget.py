@@ -72,13 +72,13 @@ def budget(job: Job) -> int:
             return INTERRUPTED
         files = write(found, job.directory, provenance)
         show(text(found))
+        say(f"written: {shown(files[0])}, .md, .tex and {shown(job.directory / 'figures')}")
         refuse_if_nothing_fits(found)  # only now: what was measured has its table and its figure
         if status == OK and found.checks:
             status = _status(found)
         reason = None if status == OK else headline(found)
         job.outcome.progress(points_done=2)
         job.outcome.end(State.FAILED if status else State.DONE, exit_status=status, reason=reason)
-    say(f"written: {shown(files[0])}, .md, .tex and {shown(job.directory / 'figures')}")
     return status
 
 
