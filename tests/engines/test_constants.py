@@ -348,6 +348,15 @@ def test_code_that_fails_while_it_is_followed_runs_as_python(
     assert watched.loop.facts["stages"]["vision_encoder"]["eager"] == ["its capture failed: no such argument"]
 
 
+def test_what_does_not_fit_is_no_reason_to_run_as_python(recorder: Replaying, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    monkeypatch.setattr(Constants, "learn", fails)
+    with pytest.raises(torch.OutOfMemoryError, match="3 GiB"):
+        Watched("qwen2_5_vl", recorder).run(eager=False)
+
+
 def test_what_was_wrongly_taken_for_a_constant_is_seen(recorder: Replaying) -> None:
     # A way past every mode: on a device it would be an error, as reading from one always is.
     watched = hooked("qwen2_5_vl", recorder, lambda out: out + torch.tensor(float(out.numpy().sum())))

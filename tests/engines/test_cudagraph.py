@@ -308,11 +308,14 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d"])
 def test_the_decode_step_compiles_in_one_piece(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_only(monkeypatch, "decode_compile")
+    made = compile_only(monkeypatch, "decode_compile")
     model = loaded(name)
     loop = loop_of(model, cache_step=32, decode_compile=True)
     inputs = prepared(model, size=small(name), new_tokens=8)
     assert loop.generate(inputs).tolist() == model.generate(inputs).tolist()
+    products = [node for graph in made for node in graph.nodes if node.target is torch._C._nn.linear]
+    assert products
+    assert all(len(node.args) < 3 or node.args[2] is None for node in products), "a bias makes inductor's product slow"
 
 
 def compile_only(monkeypatch: pytest.MonkeyPatch, setting: str) -> list[torch.fx.Graph]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vlmbench.engines import constants
 
@@ -87,6 +88,8 @@ class CudaGraphs:
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._tapes: list[list[Play]] = []
         self._graph: torch.cuda.CUDAGraph | None = None
+        # The pool ends with its last graph, also where that is one that failed: so one stays.
+        self._first = self.record(lambda: torch.zeros((), device=device))
 
     @property
     def recording(self) -> bool:
@@ -128,20 +131,24 @@ class CudaGraphs:
     def nested(self, work: Callable[[], T], again: Callable[[Play], Any]) -> T:
         """End the graph, capture the part in graphs of its own, and begin another graph."""
         tape: list[Play] = []
-        self._end()
+        with unseen():
+            self._end()
         self._tapes[-1].append(lambda: again(lambda: [piece() for piece in tape]))
         result = self._taped(tape, work)
-        self._begin()
+        with unseen():
+            self._begin()
         return result
 
     def _taped(self, tape: list[Play], work: Callable[[], T]) -> T:
         self._tapes.append(tape)
         try:
-            self._begin()
+            with unseen():
+                self._begin()
             try:
                 return work()
             finally:
-                self._end()
+                with unseen():
+                    self._end()
         finally:
             self._tapes.pop()
 
@@ -168,6 +175,13 @@ class CudaGraphs:
             yield
         current.wait_stream(self._stream)
         torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Keep what follows from whoever follows a work's operators: a capture that begins or ends runs some of its own."""
+    with _disable_current_modes():
+        yield
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def compiled(work: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         limits = dynamo.patch(recompile_limit=_MOST_GRAPHS, accumulated_recompile_limit=4 * _MOST_GRAPHS)
-        with limits, _causal_without_masks():
+        with limits, _causal_without_masks(), _biases_apart():
             return inner(*args)
 
     return call
@@ -69,3 +69,26 @@ def _causal_without_masks() -> Iterator[None]:
 
 def _not_traced(tensor: object = None) -> bool:  # noqa: ARG001  # transformers' signature
     return False
+
+
+_LINEAR = torch.nn.functional.linear
+
+
+@contextmanager
+def _biases_apart() -> Iterator[None]:
+    """Let a matrix times one vector be followed by the addition of its bias, which inductor does not do by itself.
+
+    Only without one does it read the matrix at the memory's rate: 3584 x 3584 numbers in bfloat16 take 21 us with a bias
+    on an H200, three times what reading them takes (scripts/gpu/cudagraph.py decode --model molmo_7b_d --compile).
+    """
+    setattr(torch.nn.functional, "linear", _linear)  # noqa: B010  # mypy: as another function
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = _LINEAR
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if bias is None or x.numel() != x.shape[-1]:
+        return _LINEAR(x, weight, bias)
+    return _LINEAR(x, weight) + bias

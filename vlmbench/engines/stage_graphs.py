@@ -196,41 +196,27 @@ class StageGraphs:
         def own() -> Any:
             return original(*args, **kwargs)
 
-        work: Callable[[], Any] = own if stage.compiler is None else stage.compiler(own)
         held: Sequence[int] = ()
-        reads: object = None
-
-        def first() -> Any:
-            self._anew(stage)
-            return work()
-
         self._inside = True
         try:
             with attention_kernels() as kernels:
                 self._anew(stage)
                 own()
-            why_not = self.recorder.obstacle(first)
-            if why_not is not None and stage.name in _OF_IMAGES and (held := small_integers(static)):
-                constants = Constants(roots=[static[at] for at in held])
-                self._anew(stage)
-                constants.learn(own)
-                work = constants.handed_out(own)
-                why_not = self.recorder.obstacle(first)
-            if why_not is None:
-                reads = self._anew(stage)
-                play = self.recorder.record(work)
-            if why_not is None and held:
-                reads = (reads, constants)
-                why_not = self._differs(stage, static, play, own)
+            tried = self._tried(stage, own if stage.compiler is None else stage.compiler(own))
+            if isinstance(tried, str) and stage.name in _OF_IMAGES and (held := small_integers(static)):
+                tried = self._tried_for_contents(stage, own, static, held)
+        except torch.OutOfMemoryError:  # says nothing about the stage's code: the run does not fit
+            raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # it ran uncaptured before
-            why_not, kernels = f"its capture failed: {first_line(error)}", {}
+            tried, kernels = f"its capture failed: {first_line(error)}", {}
         finally:
             self._inside = False
         stored = [(leaf, list(leaf.stored)) for leaf in leaves if isinstance(leaf, FixedCache)]
-        if why_not is not None and stage.compiler is not None:
-            _refuse_compiled(stage, why_not)
-        if why_not is not None:
-            return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=why_not)
+        if isinstance(tried, str):
+            if stage.compiler is not None:
+                _refuse_compiled(stage, tried)
+            return _Captured(spec=spec, static=[], play=None, kernels=kernels, why_not=tried)
+        play, reads = tried
         captured = partial(
             _Captured,
             spec=spec,
@@ -251,6 +237,32 @@ class StageGraphs:
             return tree_unflatten(list(outputs), shape)
 
         return captured(play=fresh)
+
+    def _tried(self, stage: Stage, work: Callable[[], Any]) -> tuple[Play, object] | str:
+        """What runs captured work again, with what it reads besides; or why it cannot be captured."""
+
+        def first() -> Any:
+            self._anew(stage)
+            return work()
+
+        why_not = self.recorder.obstacle(first)
+        if why_not is not None:
+            return why_not
+        reads = self._anew(stage)
+        return self.recorder.record(work), reads
+
+    def _tried_for_contents(
+        self, stage: Stage, own: Callable[[], Any], static: Sequence[Any], held: Sequence[int]
+    ) -> tuple[Play, object] | str:
+        """As above, with all that the code makes of some inputs alone as it is for their contents."""
+        constants = Constants(roots=[static[at] for at in held])
+        self._anew(stage)
+        constants.learn(own)
+        tried = self._tried(stage, constants.handed_out(own))
+        if isinstance(tried, str):
+            return tried
+        play, reads = tried
+        return self._differs(stage, static, play, own) or (play, (reads, constants))
 
     def _differs(self, stage: Stage, static: Sequence[Any], play: Play, own: Callable[[], Any]) -> str | None:
         """Let a replay answer as the code does, for the inputs that it was captured with and for others.
