@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vlmbench
@@ -159,6 +162,28 @@ def test_the_model_is_given_back_as_it_was(tiny: tuple[Any, Any], image: Image.I
         model.eval()
         model.generation_config.do_sample = False
         model.generation_config.temperature = None
+
+
+def drawn_from() -> tuple[Any, ...]:
+    keys, position = np.random.get_state()[1:3]
+    return random.getstate(), keys.tobytes(), position, torch.get_rng_state().tolist()
+
+
+def test_random_numbers_of_the_caller_stay_where_they_were(tiny: tuple[Any, Any], image: Image.Image) -> None:
+    before = drawn_from()
+    model, _ = vlmbench.load("tiny", device="cpu", seed=3)
+    assert drawn_from() == before
+    request = [(image, "What?")]
+    filled = vlmbench.measure(*tiny, request, sweep={"kv_length": [64, 80, 96]}, **QUICK)  # of random keys and values
+    assert len(filled.frame)
+    assert drawn_from() == before
+    with pytest.raises(InputError, match="no request could be measured"):
+        vlmbench.measure(*tiny, [(b"no image", "What?")], **QUICK)
+    assert drawn_from() == before
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        plain = type(model)(model.config).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
 
 
 def test_watch_times_any_generate(tiny: tuple[Any, Any], image: Image.Image) -> None:

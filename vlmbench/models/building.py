@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, first_line
+from vlmbench.machine.randomness import seeded
 from vlmbench.models.attention import Attention, as_transformers_takes_it
 from vlmbench.models.checkpoint import (
     ReleasedCheckpointError,
@@ -74,19 +75,19 @@ def random_module(config: Any, where: Placement, *, attn_implementation: Attenti
     import torch
 
     _check_fits(config, where, name=name)
-    torch.manual_seed(seed)
     options: dict[str, Any] = {
         "dtype": where.dtype,
         "attn_implementation": as_transformers_takes_it(attn_implementation),
     }
     try:
-        if where.tp_plan is not None:
-            return _split_random(config, where, options, name=name)
-        if where.device_map is not None:
-            _need_package("accelerate", f"device_map={where.device_map}")
-            return _empty_checkpoint(config, {**options, "device_map": where.device_map})
-        with torch.device(where.device):
-            return _from_config(config, **options).eval()
+        with seeded(seed, [where.device]):
+            if where.tp_plan is not None:
+                return _split_random(config, where, options, name=name)
+            if where.device_map is not None:
+                _need_package("accelerate", f"device_map={where.device_map}")
+                return _empty_checkpoint(config, {**options, "device_map": where.device_map})
+            with torch.device(where.device):
+                return _from_config(config, **options).eval()
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"'{name}' does not fit on {where.device}: {first_line(error)}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import DeviceError, ModelError, SampleError, UnreachablePointError, first_line
+from vlmbench.machine.randomness import seeded
 from vlmbench.models import building
 from vlmbench.models.attention import allow_backends
 from vlmbench.models.building import choose_experts, count_parameters, module_on_meta
@@ -229,10 +230,11 @@ def _random(spec: ModelSpec, runtime: Runtime, where: Placement, seed: int) -> t
     return module, processor, _elapsed_s(began, where.device)
 
 
-def _pretrained(spec: ModelSpec, runtime: Runtime, where: Placement, _: int) -> tuple[Any, Any, float]:
+def _pretrained(spec: ModelSpec, runtime: Runtime, where: Placement, seed: int) -> tuple[Any, Any, float]:
     """(module, processor, seconds that the weights took) of a checkpoint."""
     began = time.monotonic()
-    module = building.pretrained_module(spec, where, attn_implementation=runtime.attn_implementation)
+    with seeded(seed, [where.device]):  # parts may be drawn before the checkpoint's take their place
+        module = building.pretrained_module(spec, where, attn_implementation=runtime.attn_implementation)
     build_s = _elapsed_s(began, where.device)
     return module, _processor_of(spec, module.config.model_type), build_s
 

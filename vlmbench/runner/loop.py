@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from vlmbench.errors import SampleError
+from vlmbench.machine.randomness import seeded
 from vlmbench.machine.suspension import Suspensions
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
@@ -113,7 +114,8 @@ class Runner:
         states = [SeriesState(series=s, jobs=s.jobs(self.seed)) for s in series]
         self._rows.recall(states)
         self.progress.expect(sum(s.series.expected for s in states))
-        with collector_at_rest() as self._collected, self._suspensions:
+        drawing = seeded(self.seed, self.model.devices)  # random caches, and methods of others
+        with drawing, collector_at_rest() as self._collected, self._suspensions:
             suspects = [state for state in states if state.series.axes and self._deaths(state.series.point_id)]
             self._rounds([state for state in states if state not in suspects])
             self._rounds(suspects)
