@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlmbench.analysis.curve_shape import design, point_table
+from vlmbench.analysis.curve_shape import design, missed_medians, point_table, pulled_to_medians, robust_fit
 from vlmbench.analysis.regression import least_squares
-from vlmbench.analysis.robust_fit import missed_medians, pulled_to_medians, robust_fit
 
 
 def tilted() -> tuple[np.ndarray, np.ndarray]:

@@ -20,10 +20,9 @@ from vlmbench.errors import ConfigError
 from vlmbench.records.outcome import Cause, OutcomeFile
 from vlmbench.session.job import Job
 from vlmbench.session.tracking import tracked
-from vlmbench.trackers.headline import headline_numbers
 from vlmbench.trackers.library import library
 from vlmbench.trackers.mlflow import MlflowTracker
-from vlmbench.trackers.result import TRACKED_NAME, earlier, keep, read_result
+from vlmbench.trackers.result import TRACKED_NAME, earlier, headline_numbers, keep, read_result
 from vlmbench.trackers.tensorboard import TensorboardTracker
 from vlmbench.trackers.wandb import WandbTracker
 

@@ -12,10 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from vlmbench.analysis.curve_shape import design, fit_forms, held_out_check, point_table
+from vlmbench.analysis.curve_shape import (
+    Missed,
+    design,
+    fit_forms,
+    held_out_check,
+    missed_medians,
+    point_table,
+    robust_fit,
+)
 from vlmbench.analysis.frames import FIRST_TIME, whole_metric
 from vlmbench.analysis.regression import Array, Estimate, Fit, least_squares
-from vlmbench.analysis.robust_fit import Missed, missed_medians, robust_fit
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, Slice, held, slices
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import count, digits, interval, percent, plain, whole

@@ -140,7 +140,7 @@ class TokenCost:
 
     @property
     def cost_robust(self) -> Estimate:
-        """The same with outliers pulled in (:mod:`vlmbench.analysis.robust_fit`)."""
+        """The same with outliers pulled in (:mod:`vlmbench.analysis.curve_shape`)."""
         return self.total.robust_slope
 
     def moved(self) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
 
     from vlmbench.analysis.compare import Comparison
     from vlmbench.report.phase1_summary import Run as Phase1Run
+    from vlmbench.report.table_cells import Grid
 
 Which = Literal["measured", "all"]
 WHICH: tuple[Which, ...] = ("measured", "all")
+_FIGURE = "components_bars"
 _PHASE1, _SCALING = "phase1", ("phase2", "phase3")
 _NOT_SAVED = shutil.ignore_patterns("*.part", ".run.lock")
 
@@ -168,10 +173,14 @@ class Run:
         return scaling_text(self.summary, self.provenance)
 
     def _repr_html_(self) -> str:
-        """Show the same in a notebook: tables and the first figure."""
-        from vlmbench.api.notebook import shown
+        """Show the same in a notebook: tables as the report has them, and the figure of the stages."""
+        from vlmbench.report.table_cells import grids
 
-        return shown(self)
+        parts = [_table(grid) for grid in grids(self.summary) if grid.rows][:2]
+        names = self.figures
+        if names:
+            parts.append(_picture(self, _FIGURE if _FIGURE in names else names[0]))
+        return "\n".join(parts)
 
 
 def read(path: Path | str, rows: Which = "measured") -> Run:
@@ -249,3 +258,16 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
         what = f"lacks {', '.join(missing)}" if missing else "holds no row"
         raise InputError(f"'frame' must hold rows of a run as vlmbench.read gives them (it {what})")
     return summarise_frame(frame)
+
+
+def _table(grid: Grid) -> str:
+    head = "".join(f"<th>{escape(heading)}</th>" for heading, _ in grid.columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in grid.rows)
+    return f"<table><caption>{escape(grid.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _picture(run: Run, name: str) -> str:
+    memory = io.BytesIO()
+    run.figure(name).savefig(memory, format="png", dpi=100)
+    data = base64.b64encode(memory.getvalue()).decode()
+    return f'<img alt="{escape(name)}" src="data:image/png;base64,{data}">'

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.cluster.grid import FOLDER, Run, Task, check_path, find_runs, read_submissions, task_content
-from vlmbench.cluster.liveness import rows_gone
 from vlmbench.cluster.states import RunState
-from vlmbench.cluster.status import status_of
+from vlmbench.cluster.status import rows_gone, status_of
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.machine.installation import package_dir, source_sha256
 from vlmbench.records.files import remove_stray_parts

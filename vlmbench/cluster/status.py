@@ -5,17 +5,21 @@ Looking writes nothing and takes no lock, so anybody who may read a grid may ask
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vlmbench.cluster import local_state, slurm
 from vlmbench.cluster.grid import Run, find_runs
-from vlmbench.cluster.liveness import with_last_sign, with_rows
 from vlmbench.cluster.slurm_state import Answers, find_unstored, is_final
 from vlmbench.cluster.states import LOST_AFTER_S, RunState, RunStatus, time_left
 from vlmbench.errors import InputError
-from vlmbench.records.outcome import Outcome, State, read_outcome
+from vlmbench.machine.suspension import held_still_by
+from vlmbench.records.lock import holder_of
+from vlmbench.records.outcome import OUTCOME_NAME, Outcome, State, read_outcome
+from vlmbench.records.reading import RECORDS_NAME
+from vlmbench.text import lasting
 
 
 def status(runs: Path, *, lost_after_s: float = LOST_AFTER_S) -> list[RunStatus]:
@@ -93,3 +97,46 @@ def _outcome(run: Run) -> Outcome | str | None:
 
 def _job_id(run: Run) -> str | None:
     return run.task.job_id if run.task else None
+
+
+QUIET_S = 120.0
+"""A run writes at least every ten seconds once it measures; loading a model and one long run may take longer."""
+
+
+def with_rows(one: RunStatus) -> RunStatus:
+    """A run that says it is done, and whose rows are gone, is not."""
+    gone = rows_gone(one.run.directory, one.outcome) if one.state == RunState.DONE and one.outcome else None
+    return one if gone is None else replace(one, state=RunState.LOST, reason=gone)
+
+
+def rows_gone(directory: Path, outcome: Outcome) -> str | None:
+    """What is wrong with the rows of a run that is over, in words; None where a look finds them there."""
+    file = directory / RECORDS_NAME
+    if not outcome.rows or ((there := file.exists()) and file.stat().st_size):
+        return None
+    if file.with_name(f"{RECORDS_NAME}.gz").exists() or any(directory.glob(f"*/{OUTCOME_NAME}")):
+        return None  # packed; a study, whose rows are those of its parts
+    return f"its {outcome.rows} rows are gone: {RECORDS_NAME} is {'empty' if there else 'missing'}"
+
+
+def with_last_sign(one: RunStatus) -> RunStatus:
+    """A run that is under way, with the age of its last sign of life, and with what holds it still on this host."""
+    if one.state not in (RunState.RUNNING, RunState.SUSPENDED):
+        return one
+    sign_s = _age_s(one.run.directory)
+    holder = holder_of(one.run.directory)
+    still = held_still_by(holder.pid) if holder is not None and holder.lives_here() else None
+    state, reason = one.state, one.reason
+    if still is not None and holder is not None:
+        state, reason = RunState.SUSPENDED, reason or f"process {holder.pid} is held still by {still}"
+    elif state == RunState.RUNNING and sign_s is not None and sign_s > QUIET_S:
+        who = f" ({holder})" if holder is not None else ""
+        reason = f"no sign of life for {lasting(sign_s)}: it loads, is in a long run, or is frozen{who}"
+    return replace(one, state=state, reason=reason, sign_s=sign_s)
+
+
+def _age_s(directory: Path) -> float | None:
+    """How long ago anything of a run, or of the parts of a study, was written; s."""
+    names = (OUTCOME_NAME, RECORDS_NAME, f"*/{OUTCOME_NAME}", f"*/{RECORDS_NAME}")
+    times = [path.stat().st_mtime for name in names for path in directory.glob(name)]
+    return max(time.time() - max(times), 0.0) if times else None
