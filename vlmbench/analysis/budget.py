@@ -155,7 +155,6 @@ def settings_of(runs: Sequence[ResultSet], *, metric: str, percentile: float) ->
     """Every point of the runs that was measured, with its percentile.
 
     Args:
-        runs: what was measured.
         metric: column of the time, ms.
         percentile: between 0 and 100.
     """
@@ -311,7 +310,6 @@ def checked(found: Budget, again: Mapping[tuple[str, str], Estimate], notes: Seq
     """With what runs made for it say of each promise.
 
     Args:
-        found: as solved.
         again: key of a setting to its percentile in the new runs.
         notes: what was not measured again, and why.
     """

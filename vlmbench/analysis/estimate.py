@@ -88,7 +88,6 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
     A question without an answer stays nan and counts: which ones have an answer hangs on the same noise.
 
     Args:
-        p_values: of the questions.
         weights: how much each of them matters, above 0; None: all alike.
     """
     importance = [1.0] * len(p_values) if weights is None else list(weights)

@@ -223,7 +223,6 @@ def floor_sentences(cost: Mapping[str, Any], labels: Mapping[str, str]) -> list[
 
     Args:
         cost: ``stages`` (rows of :func:`floor_table`) and ``peaks`` (mapping with ``source``, or None).
-        labels: component to its words.
     """
     stages = [row for row in cost["stages"] if row["over_floor"] is not None]
     if not stages:

@@ -97,7 +97,6 @@ def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.Data
     """All rows of a run as a DataFrame, one row a run, in the order written.
 
     Args:
-        path: run directory or records file.
         columns: which columns to keep (identity columns point_id, sample_id, repeat, mode, status, flags come always;
             one that no row has is all NaN); all but nested ones if None.
 
@@ -181,12 +180,9 @@ def load_token_gaps(
     that memory stays bounded and quantiles stay unbiased.
 
     Args:
-        path: run directory or records file.
         point_ids: the points; all if None.
-        mode: of the runs.
         cluster: what gaps that are not independent have in common: the sample, or only the run.
         max_gaps: the most gaps to hold.
-        seed: of the draw.
     """
     file = records_path(path)
     points = None if point_ids is None else set(point_ids)

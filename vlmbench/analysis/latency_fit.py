@@ -68,7 +68,6 @@ def fit_latency_model(frame: Any, *, provenance: Mapping[str, Any] | None = None
     Args:
         frame: a DataFrame of records or a mapping of column name to array; rows whose status is not ``ok``, that were
             not watched by the timeline, or whose batch size is not the commonest, are left out.
-        provenance: kept with the model.
 
     Raises:
         InputError: no measured times, fewer than three different requests, or rows of several runtimes.

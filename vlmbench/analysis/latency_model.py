@@ -169,7 +169,6 @@ class LatencyModel:
         had not seen, and what single runs of one request differ by.
 
         Args:
-            vision, prompt, output: observed token counts.
             typical: of the typical time of such requests: without the spread of single runs.
             extrapolate: answer beyond the measured counts too. Nothing there says how far off it is.
 

@@ -108,7 +108,6 @@ def untraced_runs(rows: pd.DataFrame, sample_id: str) -> pd.DataFrame:
 
     Args:
         rows: instrumented runs of the traced request's point.
-        sample_id: of the traced request.
 
     Returns:
         Rows with the token counts of its own runs (every shape that these have); its own runs alone where none has
@@ -226,7 +225,6 @@ def top_kernels(rows: Iterable[Mapping[str, Any]], count: int = 10) -> pd.DataFr
 
     Args:
         rows: as :func:`vlmbench.records.reading.iter_rows` gives them.
-        count: rows a stage.
 
     Returns:
         ``stage``, ``name``, ``calls`` and ``ms`` of a request (means over the traced runs), ``of`` (device kernels or

@@ -355,7 +355,6 @@ def scalings(
     Args:
         frame: rows of records (:mod:`vlmbench.schema`); rows that were not measured are left out.
         kinds: names out of :data:`vlmbench.analysis.slices.KINDS`.
-        stages: names of times.
     """
     stages = tuple(stages)
     found = (fit_scaling(part, stage) for kind in kinds for part in slices(frame, KINDS[kind]) for stage in stages)

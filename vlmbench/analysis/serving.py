@@ -146,7 +146,6 @@ def rates(frame: pd.DataFrame, point_id: str) -> tuple[Estimate, Estimate]:
 
     Args:
         frame: all rows of a run, warm-up and fillers with them.
-        point_id: of the point.
     """
     here = frame[frame["point_id"].astype(str) == point_id]
     answers: list[float] = []
@@ -208,7 +207,6 @@ def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices:
     Args:
         frame: rows of an endpoint run (:data:`COLUMNS`).
         limits: for goodput; None for none.
-        devices: accelerators behind the server.
 
     Returns:
         ``point_id``, ``axis_*``, ``requests``, ``errors``; and with ``_low`` and ``_high``: ``requests_per_s``,
@@ -327,7 +325,6 @@ def client_in_the_way(rows: pd.DataFrame, loads: Sequence[Mapping[str, Any]]) ->
     """Why the client itself may have changed what it measured; empty where nothing speaks for it.
 
     Args:
-        rows: measured requests of a point.
         loads: what its loads cost the client (``cpu_s``, ``wall_s``).
     """
     reasons = []

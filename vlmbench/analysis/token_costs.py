@@ -56,7 +56,6 @@ def checks(
 
     Args:
         runs: kind of token to the runs that its cost comes from.
-        phase2, phase3: the sides.
 
     Returns:
         By name: ``phase 2``, ``phase 3``; ``phase 2 (prompt tokens)`` where a side has several runs, empty where one
@@ -344,7 +343,6 @@ def compare(phase2: ResultSet, phase3: ResultSet, *, output_dir: Path | None = N
     Vision and prompt tokens are looked for in ``phase2`` first, output tokens in ``phase3`` first.
 
     Args:
-        phase2, phase3: the two sets.
         output_dir: sources are named as seen from there.
 
     Raises:

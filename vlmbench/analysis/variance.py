@@ -67,7 +67,6 @@ def variance_parts(frame: pd.DataFrame, whole: str, parts: Sequence[str]) -> pd.
 
     Args:
         frame: rows of a run, in the order measured.
-        whole: column of the time.
         parts: columns; those that some row lacks are left out.
 
     Returns:

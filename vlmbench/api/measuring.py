@@ -82,8 +82,6 @@ def measure(
     as they come; the model is given back in the mode and with the settings that it had, also after an exception.
 
     Args:
-        model: an image-text-to-text model of transformers.
-        processor: its processor.
         requests: a list of ``(image, text)`` or ``([image, image], text)``, images as PIL images, paths or encoded
             bytes (a PIL image is encoded as PNG first, so ``T_preprocess`` holds the decoding of a PNG); or
             :class:`vlmbench.request.Sample` objects; or a data set of :mod:`vlmbench.data`.

@@ -34,7 +34,6 @@ def load(
         model: a name of ``conf/model`` (``"llava_1_5_7b"``), or a specification.
         weights: ``random`` (real dimensions, no download: latency is real, answers are not) or ``pretrained``.
         path: a local folder with the checkpoint.
-        seed: of random weights.
         runtime: fields of :class:`vlmbench.models.runtime.Runtime`: ``device="cuda:1"``, ``dtype="bfloat16"``,
             ``attn_implementation="eager"`` …
 
@@ -76,7 +75,6 @@ def adopt(model: nn.Module, processor: Any) -> TransformersModel:
 
     Args:
         model: an image-text-to-text model of transformers, loaded by whomever.
-        processor: its processor.
     """
     from vlmbench.models.transformers_model import TransformersModel
 

@@ -50,10 +50,6 @@ def defaults(*path: str) -> dict[str, Any]:
 def component(node: Mapping[str, Any], **changes: Any) -> Any:
     """Build the component that a node with a ``_target_`` describes.
 
-    Args:
-        node: of a shipped YAML.
-        changes: fields that take another value.
-
     Raises:
         ConfigError: a field that the component does not have, or a value that it refuses.
     """

@@ -91,7 +91,6 @@ def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[Wat
     also after an exception. The device is synchronised once before and once after a call, never inside it.
 
     Args:
-        model: an image-text-to-text model of transformers.
         residual_goal: a run whose stages miss the whole by a larger share is flagged.
 
     Yields:

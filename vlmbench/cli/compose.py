@@ -31,10 +31,7 @@ def compose_tasks(
     """Index to the task and its configuration (Hydra's node left out), resolved but for what the environment holds.
 
     Args:
-        loader: of the running Hydra.
-        config: of the sweep.
         job_overrides: overrides of each job.
-        first_index: number of the first.
 
     Raises:
         ConfigError: a job's configuration is wrong; better said now than by a thousand failed jobs.

@@ -64,7 +64,6 @@ def write_composed(directory: Path, config: Mapping[str, Any], overrides: Sequen
     """Write ``.hydra/`` as Hydra itself would, secrets hidden; called once the directory is this run's.
 
     Args:
-        directory: of the run.
         config: plain, what the environment holds as it is written (``${oc.env:NAME}``).
         overrides: what the user wrote on the command line.
     """

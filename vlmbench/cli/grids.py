@@ -28,7 +28,6 @@ def run(task: str, runs: str | None, output_dir: Path | None = None) -> int:
     """Run ``status``, ``collect`` or ``cancel`` on the runs at and below ``runs``; returns the exit status.
 
     Args:
-        task: which.
         runs: a run or sweep directory, or one that holds some.
         output_dir: where ``collect`` writes; ``runs`` itself if None.
 

@@ -239,9 +239,7 @@ def end_sweep(jobs: Sequence[Sequence[str]], begun: int, first_index: int) -> No
     """Say what a multirun that the user stopped leaves undone (the launcher of this process calls it).
 
     Args:
-        jobs: overrides of every job.
         begun: how many of them were begun.
-        first_index: number of the first.
     """
     rest = [f"#{i} {' '.join(o)}".rstrip() for i, o in enumerate(jobs[begun:], start=first_index + begun)]
     more = f" and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""

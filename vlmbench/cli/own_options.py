@@ -52,7 +52,6 @@ def check_option(word: str, following: Sequence[str]) -> None:
 
     Args:
         word: begins with ``-``.
-        following: the words behind it.
 
     Raises:
         ConfigError: with what was probably meant.

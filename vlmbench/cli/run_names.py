@@ -30,7 +30,6 @@ def choose(sweep_dir: Path, jobs: Sequence[Sequence[str]], first_index: int) -> 
     Args:
         sweep_dir: of the multirun, which need not exist.
         jobs: the overrides of each job.
-        first_index: number of the first.
 
     Raises:
         ConfigError: there are none, and nothing would be measured.
@@ -55,8 +54,6 @@ def run_name(number: int, name: str, sweeper: str = "", overrides: str = "") -> 
     """The directory of a job, below that of its sweep; of a job that was not chosen for, number and experiment only.
 
     Args:
-        number: of the job.
-        name: of the experiment.
         sweeper: class of Hydra's sweeper.
         overrides: what was set, joined by commas.
     """

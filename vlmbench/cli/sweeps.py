@@ -31,10 +31,7 @@ def announced(
     """Name the jobs and list those that measure, then let them run.
 
     Args:
-        loader: of the running Hydra.
-        config: of the sweep.
         job_overrides: overrides of each job.
-        first_index: number of the first.
     """
     sweep_dir = Path(str(config.hydra.sweep.dir))
     run_names.choose(sweep_dir, job_overrides, first_index)

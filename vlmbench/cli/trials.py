@@ -86,7 +86,6 @@ def show_trials(sweep_dir: Path, output_dir: Path | None = None) -> bool:
     """Print the trials of a search and write ``trials.json``, ``.md`` and ``.tex``; nothing where it is no search.
 
     Args:
-        sweep_dir: of the search.
         output_dir: where the files go; the search's own directory if None.
 
     Returns:

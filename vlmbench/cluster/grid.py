@@ -113,7 +113,6 @@ def task_content(
     Args:
         index: the job's number in its sweep.
         directory: the run directory, relative to the sweep directory.
-        overrides: as on the command line.
         config: without Hydra's own node, resolved but for what the environment holds.
         source_sha256: of vlmbench's sources at submit.
         requeues: how often the task may go back into the queue at its time limit.
@@ -141,9 +140,7 @@ def new_submission(
     """Lay out and store a submission.
 
     Args:
-        sweep_dir: made when missing.
         cluster: ``slurm``, ``local`` or ``basic``.
-        job_name: a unique ending is added.
         tasks: index to the task and the content of its task file (see :func:`task_content`); None for one that is run
             by the process that submits it.
         settings: of the launcher, for the record.
@@ -200,7 +197,6 @@ def read_submissions(sweep_dir: Path, *, damaged: list[str] | None = None) -> li
     """All submissions of a sweep directory, the oldest first.
 
     Args:
-        sweep_dir: of the sweep.
         damaged: gets what is wrong with those that cannot be read; None raises it.
 
     Raises:

@@ -34,7 +34,6 @@ def ending(exit_status: int, reason: str | None) -> str:
     """The line that a task leaves in its log when it comes to its end.
 
     Args:
-        exit_status: of the task.
         reason: what it told its user last.
     """
     return _OVER + json.dumps({"exit_status": exit_status, "reason": reason})

@@ -33,9 +33,7 @@ def launch_on_slurm(
     """Submit what is missing, store the ids, wait unless ``detach``; returns the state of every task.
 
     Args:
-        sweep_dir: of the sweep.
         composed: from ``vlmbench.cli.compose.compose_tasks``.
-        settings: of the jobs.
         run_task: what a node calls with the path of its task file; found by its name there.
 
     Raises:

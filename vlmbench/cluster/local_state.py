@@ -16,9 +16,7 @@ def judge(run: Run, outcome: Outcome | None, job_id: str | None, lost_after_s: f
     """What the run is doing.
 
     Args:
-        run: of this machine.
         outcome: its own account, if it left one.
-        job_id: for the table.
         lost_after_s: so long a task may take to show itself.
     """
     return _of_log(run, outcome, job_id) or _here(run, outcome, job_id, lost_after_s)

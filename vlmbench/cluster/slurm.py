@@ -66,8 +66,6 @@ def submit(
     """Submit the tasks as arrays of at most MaxArraySize; ids are stored as soon as Slurm gives them.
 
     Args:
-        submission: stored already.
-        settings: of the jobs.
         function: importable by name; called on the node with the path of the task file.
         stored: called after each array.
 

@@ -62,7 +62,6 @@ class Answers:
         """What the run is doing.
 
         Args:
-            run: submitted to Slurm.
             outcome: its own account, if it left one.
             job_id: of the job it was submitted as last.
         """

@@ -44,7 +44,6 @@ def begin(sweep_dir: Path, objective: Sequence[str], directions: Sequence[str]) 
     """Write what a search looks for into its directory.
 
     Args:
-        sweep_dir: of the search.
         objective: paths. directions: ``minimize`` or ``maximize`` of each.
     """
     write_json(

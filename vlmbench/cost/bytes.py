@@ -63,7 +63,6 @@ class Parameters:
         """Exact, from a model (also one without weights).
 
         Args:
-            model: the module.
             anatomy: of it; found by rule where not given.
             size: what to add up of each parameter; None: its elements. With
                 :func:`vlmbench.models.weight_bytes.in_memory` all numbers are bytes as they lie in memory.
@@ -218,7 +217,6 @@ class Bytes:
         Args:
             counts: of one row, or the means of different ones.
             output_tokens: tokens that come out of each row, 1 or more.
-            batch_size: rows.
             copies: all rows are one request, and so visit the same experts.
             visits: of a mixture, the experts that were seen; None: as many as are expected.
         """

@@ -308,8 +308,6 @@ class ClosedForm:
 
         Args:
             flops: of a batch, attention counted in full.
-            counts: of one row.
-            batch_size: rows.
         """
         return replace(flops, llm_prefill=flops.llm_prefill - batch_size * self.decoder.masked(counts.num_input_tokens))
 
@@ -326,7 +324,6 @@ class ClosedForm:
         Args:
             counts: of one row, observed on prepared inputs or predicted.
             output_tokens: tokens that come out of each row, 1 or more.
-            batch_size: rows.
             grids: (height, width) in patches of each image, for towers that take any size; the most square ones
                 with the observed number of patches where not given (it matters for windowed attention only).
 

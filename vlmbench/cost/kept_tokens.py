@@ -38,10 +38,8 @@ def under_method(
     Args:
         row: cost columns of the request, nothing dropped.
         closed: the model's closed form; None where none is known (the FLOPs are left out then).
-        counts: of one row, nothing dropped.
         observed: of the run: ``kept_by_layer`` or ``weight_bytes_…`` decide; without them the row is as it was.
         output_tokens: tokens that came out.
-        batch_size: rows.
     """
     kept = observed.get("kept_by_layer")
     precision = any(name.startswith("weight_bytes_") for name in observed)

@@ -151,7 +151,6 @@ class Predictor:
         Args:
             counts: of one row, observed on prepared inputs.
             output_tokens: tokens that come out of each row, 1 or more.
-            batch_size: equal requests that run together.
             grids: (height, width) in patches of each image, for towers that take any size (see
                 :meth:`vlmbench.cost.decoder_formula.ClosedForm.flops`).
             counted: FLOPs of the whole batch, where they were counted; the closed form's otherwise.
@@ -196,7 +195,6 @@ def wall_s(predictions: Iterable[Prediction], *, runs_per_point: int, extra_ms_p
     """Expected time of a sweep in seconds, without loading the model.
 
     Args:
-        predictions: its points.
         runs_per_point: measured and warm-up runs of each.
         extra_ms_per_run: preparing inputs, moving them, writing records.
 

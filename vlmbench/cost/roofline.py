@@ -62,11 +62,9 @@ def stage_roofline(
     """Judge one stage.
 
     Args:
-        stage: its name.
         flops: its FLOPs.
         moved: the fewest bytes it must move.
         peaks: of the device, in the dtype of the run.
-        measured_ms: its time.
         busy_share: share of that time with a kernel running on the device (from the kernel-trace pass), 0 … 1.
     """
     compute_ms, memory_ms = flops / peaks.flops_per_s * 1e3, moved / peaks.bytes_per_s * 1e3

@@ -127,7 +127,6 @@ class Costs:
             inputs: the prepared inputs of ``generate``, whole batch (values of float tensors are not read).
             counts: of one row, or the means of different ones.
             output_tokens: tokens that came out of each row.
-            batch_size: rows.
             each: the counts of every request of a batch of different ones; empty where all rows are equal.
             ended_apart: whether some request of the batch ended before the last step: then a decode has no floor.
             visits: of a mixture, the experts that the run visited; None: they were not seen, and are as expected.

@@ -24,7 +24,6 @@ def encode_clip(picture: Image, frames: int) -> bytes:
 
     Args:
         picture: RGB.
-        frames: how many.
     """
     import av
 

@@ -105,7 +105,6 @@ def stream_items(stream: IO[bytes], key: str, source: str) -> Iterator[Any]:
 
     Args:
         stream: the JSON as bytes of UTF-8.
-        key: of the list.
         source: what error messages call the file.
 
     Raises:

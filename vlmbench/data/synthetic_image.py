@@ -77,8 +77,6 @@ def render_jpeg(*, seed: int, image: int, size: tuple[int, int]) -> bytes:
     """The encoded picture of that number: the same bytes for the same numbers and library versions.
 
     Args:
-        seed: of the data set.
-        image: number of the image.
         size: (width, height) in pixels.
     """
     rng = np.random.default_rng((seed, image))

@@ -22,9 +22,7 @@ def comparison_figure(
 
     Args:
         changes: at least one.
-        provenance: of the candidate.
         threshold: share by which a time may be longer; a dotted line.
-        requests: that both runs measured.
     """
     note = "filled: a difference (95 %, corrected for the number of times); hollow: none told; dotted: the threshold"
     with theme():

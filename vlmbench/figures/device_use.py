@@ -29,7 +29,6 @@ def device_use(frame: pd.DataFrame, peaks: DevicePeaks | None) -> dict[str, tupl
 
     Args:
         frame: rows of a run with :data:`vlmbench.analysis.floors.COLUMNS`.
-        peaks: of the device.
     """
     rows = workload(frame)
     found = {}

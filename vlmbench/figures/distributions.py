@@ -112,7 +112,6 @@ def draw_box(axes: Axes, row: int, time: NDArray[np.float64], colour: str, n: in
         axes: with rows of height 1, downwards.
         row: where.
         time: all runs, ms.
-        colour: of the box.
         n: independent requests behind the runs: they decide what is drawn.
     """
     q = widest(n)

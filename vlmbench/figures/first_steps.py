@@ -21,7 +21,6 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
 
     Args:
         tables: arm to its table, of :func:`vlmbench.analysis.first_steps.first_times`.
-        provenance: of one of the arms.
 
     Returns:
         The figure; None where no shape was met twice.

@@ -77,7 +77,6 @@ def grid_figure(frame: pd.DataFrame, axes_columns: Sequence[str], *, note: str =
     Args:
         frame: measured rows with a column ``group``.
         axes_columns: columns of the grid's axes.
-        note: stands in the caption.
     """
     swept = {group for name in axes_columns for group in _swept(frame, name)}
     parts = {name: _by_other_axes(frame, name, axes_columns) for name in axes_columns}

@@ -138,7 +138,6 @@ def ttft_and_itl(frame: pd.DataFrame, gaps: TokenGaps, provenance: Mapping[str, 
 
     Args:
         frame: all rows of a run.
-        gaps: token gaps of its workload.
         provenance: content of ``provenance.json``.
 
     Returns:

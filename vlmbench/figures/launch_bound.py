@@ -76,7 +76,6 @@ def _words(frame: pd.DataFrame, whole: Mapping[Any, Any]) -> str:
     """What busy and elapsed times come from: traces and how far they were scaled, untraced runs.
 
     Args:
-        frame: all rows.
         whole: row ``total`` of the table.
     """
     traces, runs = whole["traces"], whole["untraced_runs"]

@@ -94,8 +94,6 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     """Medians, the fit with its 95 % band; points left out of the check fit are hollow.
 
     Args:
-        axes: the panel.
-        scaling: what to draw.
         x_label: whether the panel is at the bottom.
         runs: draw every run, and the medians with 95 % intervals of order statistics; else 5–95 % of the runs.
 

@@ -54,7 +54,6 @@ def scaling_figure(
     """One panel a stage, all of one kind of token.
 
     Args:
-        scalings: fits of one slice.
         provenance: of the run, for the caption.
         title: above the figure.
         columns: panels side by side.

@@ -42,7 +42,6 @@ def draw_pareto(axes: Axes, table: pd.DataFrame) -> Axes:
     """Draw tokens a second per device against tokens a second per user, intervals on both axes, and the frontier.
 
     Args:
-        axes: to draw on.
         table: of :func:`vlmbench.analysis.serving.serving_table`.
     """
     x, y = "tokens_per_s_user", "tokens_per_s_device"
@@ -61,7 +60,6 @@ def draw_ttft_throughput(axes: Axes, table: pd.DataFrame) -> Axes:
     """Draw the median time to first token against answers a second, with intervals on both axes.
 
     Args:
-        axes: to draw on.
         table: of :func:`vlmbench.analysis.serving.serving_table`.
     """
     x, y = "requests_per_s", "TTFT_p50"

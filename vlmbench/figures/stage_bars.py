@@ -168,10 +168,7 @@ def name_parts(axes: Axes, edge: float, parts: Parts, width: float, unit: float)
     """Write the name and the ms of each part below a bar that is as wide as the axis.
 
     Args:
-        axes: with rows downwards.
         edge: where the bar ends.
-        parts: of the bar.
-        width: of the axis.
         unit: width of a letter on it.
     """
     scale = width / sum(time for _, time in parts)
@@ -196,7 +193,6 @@ def spread(centres: Sequence[float], widths: Sequence[float], low: float, high: 
     Args:
         centres: where they would stand, rising.
         widths: of each.
-        low, high: ends of the line.
     """
     beside = np.array([(a + b) / 2 for a, b in pairwise(widths)])
     steps = np.concatenate([[0.0], np.cumsum(beside)])

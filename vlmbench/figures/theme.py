@@ -168,9 +168,7 @@ def new_figure(
     Call it inside :func:`theme`.
 
     Args:
-        title: its title.
         caption_text: its caption; more may be added by :func:`add_caption`.
-        width: inches on a page.
         height: inches on a page of what is drawn; title and caption come on top.
         columns: columns of a paper that it takes; None: one if it is narrow on the page, else two.
     """
@@ -252,7 +250,6 @@ def caption(
     Args:
         provenance: content of ``provenance.json``; what it lacks is left out.
         n: how many independent observations the figure shows.
-        unit: what n counts.
         effective: independent observations that the n are worth; None where that was not looked for.
         note: anything else a reader must know; stands on a line of its own.
     """
@@ -388,12 +385,7 @@ def _equal_steps(number: int, low: float, high: float) -> NDArray[np.float64]:
 
 
 def plain_log_ticks(axis: Axis, write: Callable[[float], str] = plain) -> None:
-    """Give a logarithmic axis plain numbers, and no ticks between them that are labelled otherwise.
-
-    Args:
-        axis: after its scale was set.
-        write: a value to its label.
-    """
+    """Give a logarithmic axis plain numbers, and no ticks between them that are labelled otherwise."""
     axis.set_major_locator(RoomyLogLocator(write))
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
     axis.set_minor_locator(NullLocator())

@@ -74,9 +74,7 @@ def save(name: str, runs: Sequence[Path], top: Path, folder: Path) -> Path:
     """Keep what a comparison needs of runs; a baseline of that name is replaced.
 
     Args:
-        name: of the baseline.
         runs: run directories at or below ``top``.
-        top: what the user named.
         folder: where baselines are kept.
 
     Returns:

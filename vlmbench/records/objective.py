@@ -60,10 +60,6 @@ def names_of(given: Any) -> tuple[str, ...]:
 def objectives(directory: Path, names: Sequence[str]) -> list[Objective]:
     """The values that a run's summary holds.
 
-    Args:
-        directory: of the run.
-        names: paths.
-
     Raises:
         MeasurementError: there is no such value, or too little was measured for it; the message says what there is.
     """

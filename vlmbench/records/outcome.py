@@ -179,7 +179,6 @@ class OutcomeFile:
 
         Args:
             points_done, points_total: points that are over, and all.
-            rows: in the directory.
             runs: how many are over, of how many that are expected.
         """
         done, total = runs or (self.now.runs_done, self.now.runs_total)
@@ -208,10 +207,7 @@ class OutcomeFile:
 
         Args:
             state: ``done``, ``failed`` or ``interrupted``.
-            exit_status: what the process will return.
             reason: in words; None takes the error's message.
-            error: its traceback is kept.
-            cause: why it was interrupted.
             before: of a run that was not continued, why it had ended before.
         """
         text = None if error is None else "".join(tracebacks.format_exception(error))

@@ -86,10 +86,8 @@ def collect(
     """Everything about this process, as the first session of a provenance (see the shape above).
 
     Args:
-        config: the configuration, plain.
         model_facts: ``VisionLanguageModel.facts``.
         device: ``cpu``, ``cuda:0`` …; for CUDA, torch must be initialised there.
-        seed: of the run.
         state_before: a snapshot taken earlier; None takes one now.
     """
     code = code_state()
@@ -214,7 +212,6 @@ def check_alike(directory: Path, session: Mapping[str, Any], *, allow_unlike: bo
     """Refuse to mix what this process would measure with what unlike hardware, dtype or runtime measured.
 
     Args:
-        directory: the run directory.
         session: ``device`` and ``model`` as in a session of :func:`collect`, as far as known already: what is absent
             is not compared, so that a wrong GPU is found before a model is loaded.
         allow_unlike: do not refuse.
@@ -270,7 +267,6 @@ def end_session(
     """Note the end of the last session: time, state of the device, ``extra``; returns the whole provenance.
 
     Args:
-        directory: the run directory.
         begun: the whole provenance as :func:`begin_session` wrote it; what became of the file meanwhile is replaced.
         device: ``cpu``, ``cuda:0`` ….
         extra: facts that are known at the end only.

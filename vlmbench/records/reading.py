@@ -86,7 +86,6 @@ def iter_rows(path: Path | str, *, itl: bool = True, left_out: list[int] | None 
     """The rows of a records file in the order of writing, in constant memory; also while a process appends to it.
 
     Args:
-        path: run directory or records file.
         itl: keep the lists of token gaps; without them reading is faster and ``ITL`` is None.
         left_out: gets the numbers (from 1) of the lines that are no rows.
 

@@ -137,7 +137,6 @@ class RunDirectory:
 
         Args:
             session: from :func:`vlmbench.records.provenance.collect`.
-            points_total: points of the run.
 
         Returns:
             What is unlike the sessions before, in words.
@@ -159,7 +158,6 @@ class RunDirectory:
         """Write down how each point ended, and the end of the session with the state of its device.
 
         Args:
-            points: a mapping a point.
             device: ``cpu``, ``cuda:0`` ….
             extra: facts that are known at the end only.
         """

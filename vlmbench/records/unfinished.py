@@ -15,7 +15,6 @@ def unfinished(directory: Path, *, about: bool = False) -> str | None:
     """Say how far a run is that is not over: ``interrupted after 69 of 200 runs``.
 
     Args:
-        directory: of the run.
         about: whether a rule, not a number, ends its points, so that its total is an estimate.
 
     Returns:

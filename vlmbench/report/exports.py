@@ -32,7 +32,6 @@ def llmd_report(summary: Summary, provenance: Mapping[str, Any]) -> dict[str, An
 
     Args:
         summary: of phase 1.
-        provenance: of the run.
     """
     latency = {}
     for metric, (name, unit) in _LATENCIES.items():

@@ -75,7 +75,6 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
     """Write the report of the runs at and below some directories.
 
     Args:
-        runs: directories.
         to: where everything goes, one folder a run; beside the rows if None, which one directory alone allows.
         extra_figures: entry points of ``vlmbench.figures``.
 

@@ -77,7 +77,6 @@ def summarise(
     """The findings as plain data, the content of ``summary.json``.
 
     Args:
-        frame: all rows.
         arms: every arm but the baselines.
         provenance: content of ``provenance.json``.
         proofs: content of ``proofs.json``.

@@ -23,9 +23,7 @@ def write_phase_file(
     """Write a phase file whole, in constant memory.
 
     Args:
-        path: the file.
         experiment: ``experiment_name``.
-        provenance, summary: plain data.
         results: rows, each as one line of JSON (see :func:`run_rows`).
 
     Raises:
@@ -50,7 +48,6 @@ def run_rows(directory: Path, *, arms: bool = False) -> Iterator[bytes]:
     and repeat, and none that a later row made good (a run that was continued may have measured it).
 
     Args:
-        directory: of the run.
         arms: whether the arms of a comparison of methods count; without, only its baseline does.
     """
     kept = _failures_that_stand(directory)

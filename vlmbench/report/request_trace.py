@@ -31,7 +31,6 @@ def write_request_traces(directory: Path, to: Path, frame: pd.DataFrame, summary
     """Write ``exports/request_p50.trace.json`` and, where n allows a P95, ``exports/request_p95.trace.json``.
 
     Args:
-        directory: with the rows.
         to: where ``exports/`` goes.
         frame: the rows, in the order written.
         summary: of phase 1, whose percentiles of the whole request are looked for.

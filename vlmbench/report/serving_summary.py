@@ -60,7 +60,6 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
     """Read a run against a server or under a load; None for one request after the other in this process.
 
     Args:
-        directory: of the run.
         provenance: content of its ``provenance.json``.
 
     Raises:
@@ -87,9 +86,6 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
 
 def summarise_serving(found: Serving) -> dict[str, Any]:
     """Say what a server gave.
-
-    Args:
-        found: a run that was read.
 
     Returns:
         ``server`` (dialect, version), ``load``, ``limits``, ``points`` (one a load: rates, goodput, errors, flags,

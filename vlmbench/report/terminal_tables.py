@@ -183,7 +183,6 @@ def as_text(content: RenderableType, width: int | None = None) -> str:
     """Rendered as plain text.
 
     Args:
-        content: of rich.
         width: columns; those of the terminal, or 120 where there is none, if None.
     """
     width = width or terminal_width()

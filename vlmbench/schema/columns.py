@@ -349,7 +349,6 @@ def label_of(name: str, *, unit: bool = False) -> str:
     """Name a column on an axis or in a heading.
 
     Args:
-        name: of the column.
         unit: add the unit: ``LLM prefill, ms``.
 
     Returns:

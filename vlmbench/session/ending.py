@@ -25,7 +25,6 @@ def to_continue(directory: Path, output_dir: str | None) -> str:
 
     Args:
         directory: of the run, or of one job of a multirun.
-        output_dir: as configured.
     """
     if output_dir:
         return SAME_COMMAND
@@ -45,9 +44,7 @@ def conclude(
     """Write down how the run ended, and say so.
 
     Args:
-        outcome: of the run.
         states: of all series, which have ended.
-        say: tells the user.
         untraced: point ids whose trace the time limit left out.
         again: how the run is continued, see :func:`to_continue`.
         far: how far it is, in words, for a run that the time limit cut short.
@@ -149,7 +146,6 @@ def note_refusal(outcome: OutcomeFile, error: DirectoryConflictError, config: Ma
 
     Args:
         outcome: of the job that was refused, not begun.
-        error: why.
         config: resolved, of that job.
     """
     try:

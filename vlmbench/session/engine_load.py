@@ -75,13 +75,7 @@ def measure_load(
     """Measure series under load; returns how each ended.
 
     Args:
-        job: the job.
         model: of ``runtime=vllm``.
-        series: what is measured.
-        store: takes the rows.
-        progress: told after every run.
-        stop_requested: asked often.
-        stamp: values of every row.
 
     Raises:
         ConfigError: an axis that does not go with a load.

@@ -47,7 +47,6 @@ def profile(
     """Measure what the configuration asks for, then report; returns the exit status.
 
     Args:
-        job: the job.
         model: loaded before (one load for several parts of a study); None loads it.
         again: how the job is continued when it is cut short; None where it is no part of another.
         points: ids of the points of its sweep that are measured; None for all.
@@ -137,7 +136,6 @@ def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:
     """The configured model on the configured device, with a word on how long it took.
 
     Args:
-        job: the job.
         host: how busy the host is; looked at now if None.
     """
     chosen = job.settings.runtime

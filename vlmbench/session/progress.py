@@ -78,8 +78,6 @@ class ProgressBar:
         """Runs of a point are over; more than expected make the total grow.
 
         Args:
-            point_id: of the point.
-            runs: how many.
             earlier: an earlier session measured them: they say nothing of the time left.
         """
         self._done += runs

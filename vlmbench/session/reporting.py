@@ -35,7 +35,6 @@ def write_reports(job: Job, *, needed: bool) -> None:
     """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
 
     Args:
-        job: the job.
         needed: False where the run will be continued: too little for a report then does not end it as failed.
     """
     from vlmbench.report import write_report
@@ -56,9 +55,7 @@ def stopped(job: Job, far: str, *, again: str) -> int:
     Whoever stops a run may give it little time: no figure is drawn, and another signal ends it at once.
 
     Args:
-        job: the job.
         far: how far it is, in words.
-        again: how it is continued.
     """
     from vlmbench.report import write_quick_report
 

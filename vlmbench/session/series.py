@@ -25,8 +25,6 @@ def make_series(
     """The series that workload, sweep and data set make.
 
     Args:
-        job: the job.
-        samples: its data set, open.
         model: answers what it can be asked; nothing is generated.
         attempts: names the samples that are looked at on disk; one in which a process died is no reference.
 

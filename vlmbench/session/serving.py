@@ -62,7 +62,6 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
     """Measure a server as the configuration asks, then report; returns the exit status.
 
     Args:
-        job: the job.
         again: how the job is continued when it is cut short; None where it is no part of another.
 
     Raises:

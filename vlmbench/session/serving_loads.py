@@ -88,8 +88,6 @@ def order_of(server: Server, request: Request, repeat: int, salt: str) -> Order:
     """A request, encoded.
 
     Args:
-        server: that it is for.
-        request: what is asked.
         repeat: counts the runs of one request.
         salt: makes its images unlike those of all others, where the server's caches are to be defeated.
 
@@ -115,13 +113,7 @@ def order_of(server: Server, request: Request, repeat: int, salt: str) -> Order:
 
 
 def sizes_of(server: Server, base: Request, run_id: str) -> Sizes:
-    """What asks a server which images give how many vision tokens, one request after the other.
-
-    Args:
-        server: that is asked.
-        base: a request with an image.
-        run_id: of this session.
-    """
+    """What asks a server which images give how many vision tokens, one request after the other."""
     turns, asked = Turns(), itertools.count()
 
     def ask(request: Request) -> Result:
@@ -148,7 +140,6 @@ class Answerer(Protocol):
         """Make a request ready to be sent.
 
         Args:
-            request: what is asked.
             repeat: counts the runs of one request.
             name: makes its images unlike those of all others.
 
@@ -199,11 +190,8 @@ class OverHttp:
         """Send paired requests after the workload; returns why a contrast was left out, None where none was.
 
         Args:
-            base: a request with an image.
             pairs: of each contrast.
-            store: takes their rows.
             seed: of their order.
-            stop_requested: asked often.
 
         Raises:
             SampleError: its image cannot be read.

@@ -24,7 +24,6 @@ def tracked(job: Job, measure: Callable[[Job], int]) -> int:
     time limit is.
 
     Args:
-        job: the job.
         measure: runs it; returns the exit status.
 
     Raises:

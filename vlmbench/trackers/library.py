@@ -11,11 +11,6 @@ from vlmbench.errors import ConfigError
 def library(module: str, *, tracker: str, package: str) -> Any:
     """Import a tracker's library.
 
-    Args:
-        module: to import.
-        tracker: as users write it.
-        package: to install.
-
     Raises:
         ConfigError: it is not installed.
     """

@@ -45,7 +45,6 @@ class Tracker(Protocol):
         """Store a result. Whatever it raises is said in one line, and the run ends as it would have.
 
         Args:
-            result: what the run directory holds.
             run_id: of :class:`Tracked`, where this directory was tracked before; its numbers are then replaced.
         """
         ...

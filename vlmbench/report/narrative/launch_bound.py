@@ -57,7 +57,6 @@ def sentences(whole: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> 
 
     Args:
         whole: row ``total`` of :func:`vlmbench.analysis.launch_bound.launch_table`.
-        stages: its other rows.
     """
     inside = span(whole["launch_bound_low"], whole["launch_bound_high"], "%")
     traces, runs = whole["traces"], whole["untraced_runs"]

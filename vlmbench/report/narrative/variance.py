@@ -33,7 +33,6 @@ def source_sentences(table: Sequence[Mapping[str, Any]], what: str = "The tail")
 
     Args:
         table: rows of :func:`vlmbench.analysis.variance.variance_sources`.
-        what: whose owner is named.
     """
     rows = {row["source"]: row for row in table if row["of_rest"] is not None}
     of_host = sum(float(rows[name]["of_rest"]) for name in (SPEED, ABSENCE, HOST) if name in rows)

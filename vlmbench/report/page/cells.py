@@ -60,7 +60,6 @@ def cell(text: str, **more: Any) -> dict[str, Any]:
     """A cell.
 
     Args:
-        text: its value.
         more: ``sub`` (a second line), ``sw`` (stage whose colour stands before it), ``bar`` ((stage, share from 0 to
             1)), ``busy`` (share of the time that the device works), ``v`` (verdict: good, warn, bad or open),
             ``pick`` (index of a request that a click chooses).
@@ -91,7 +90,6 @@ def table(
         caption: above it.
         columns: (heading, whether its cells are numbers).
         rows: cells; a text is a cell without anything else.
-        note: below it.
         look: ``stack`` (cards on a phone) or ``tight`` (stays a table).
     """
     return {
