@@ -8,6 +8,7 @@ be said beside this, and what a restart alone changes is in the difference and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ import pandas as pd
 
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
 from vlmbench.analysis.frames import in_time, values, workload
+from vlmbench.analysis.pace import Pace, pace_between
 from vlmbench.analysis.shift import BLIND, Shift, shift_between
 from vlmbench.schema import COMPARED_TIMES
 from vlmbench.text import count, digits, percent, span, worth
@@ -30,6 +32,7 @@ class Change(StrEnum):
     SLOWER = "slower"
     NONE_BEYOND = "no difference beyond"
     TOO_NOISY = "too noisy to tell"
+    MACHINE = "the machine changed: cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class StageChange:
         shift: ratio with its interval and p-value.
         p_value: corrected for the number of times compared.
         baseline_ms, candidate_ms: medians over the runs of the requests that both have.
+        pace: change of the machine's pace; None where it is not known.
     """
 
     metric: str
@@ -48,6 +52,7 @@ class StageChange:
     p_value: float
     baseline_ms: float
     candidate_ms: float
+    pace: Pace | None = None
 
     @property
     def ratio(self) -> Estimate:
@@ -56,15 +61,40 @@ class StageChange:
 
     @property
     def change(self) -> Change:
-        """The verdict."""
+        """The verdict: a difference is one that the machine does not explain, and none is one that it does not hide."""
+        low, high = self.of_code
         if self.shift.differs(self.p_value):
-            return Change.FASTER if (self.ratio.value or 1.0) < 1 else Change.SLOWER
-        return Change.NONE_BEYOND if self.shift.beyond() <= BLIND else Change.TOO_NOISY
+            if low <= 1 <= high:
+                return Change.MACHINE
+            return Change.FASTER if high < 1 else Change.SLOWER
+        if self.beyond() <= BLIND:
+            return Change.NONE_BEYOND
+        return Change.MACHINE if self.shift.beyond() <= BLIND else Change.TOO_NOISY
+
+    @property
+    def of_code(self) -> tuple[float, float]:
+        """What the ratio may be without the machine's change, with 95 %: (low, high)."""
+        low, high = self.ratio.low, self.ratio.high
+        if low is None or high is None:
+            return 0.0, math.inf
+        return (low, high) if self.pace is None else self.pace.beyond(self.ratio)
+
+    @property
+    def at_least(self) -> float:
+        """The ratio at the best guess, less the most that the machine's change explains of one above 1."""
+        return (self.ratio.value or 1.0) / (1.0 if self.pace is None else self.pace.explains)
+
+    def beyond(self) -> float:
+        """The largest difference that may be the code's, as a share; infinite where nothing is known of it."""
+        low, high = self.of_code
+        return max(1 - low, high - 1)
 
     def verdict(self) -> str:
         """The verdict in words: ``no difference beyond 1.8 %``."""
         if self.change is Change.NONE_BEYOND:
-            return f"{self.change.value} {percent(self.shift.beyond(), 2)}"
+            return f"{self.change.value} {percent(self.beyond(), 2)}"
+        if self.change is Change.MACHINE and self.pace is not None and not self.pace.changed:
+            return self.change.value.replace("changed", "may have changed")
         if self.change is Change.TOO_NOISY and self.ratio.note:
             return f"{self.change.value} ({self.ratio.note})"
         return self.change.value
@@ -82,7 +112,7 @@ class StageChange:
             "change": self.change.name.lower(),
             "verdict": self.verdict(),
             "ratio": self.ratio.as_dict(),
-            "no_difference_beyond": None if self.ratio.low is None else self.shift.beyond(),
+            "no_difference_beyond": beyond if math.isfinite(beyond := self.beyond()) else None,
             "p_value": None if np.isnan(self.p_value) else self.p_value,
             "requests": self.shift.requests,
             "baseline_ms": self.baseline_ms,
@@ -98,12 +128,14 @@ class Comparison:
         changes: metric to its verdict, the whole first.
         requests: requests that both runs measured.
         only_baseline, only_candidate: requests that one run alone measured; they are left out.
+        pace: change of the machine's pace between the two; None where it is not known.
     """
 
     changes: Mapping[str, StageChange]
     requests: int
     only_baseline: int
     only_candidate: int
+    pace: Pace | None = None
 
     def words(self) -> list[str]:
         """What it says, a sentence each."""
@@ -114,6 +146,7 @@ class Comparison:
             f"{count(self.requests, 'request')} that both runs measured"
             f"{f'; {left_out:,} that one alone measured are left out' if left_out else ''}."
         ]
+        said += [] if self.pace is None else [f"{self.pace.words()}.".capitalize()]
         return [*said, *(f"{change.words()}." for change in self.changes.values())]
 
     def table(self) -> pd.DataFrame:
@@ -144,12 +177,19 @@ class Comparison:
             "requests": self.requests,
             "only_baseline": self.only_baseline,
             "only_candidate": self.only_candidate,
+            "machine": None if self.pace is None else self.pace.as_dict(),
             "changes": [change.as_dict() for change in self.changes.values()],
             "words": self.words(),
         }
 
 
-def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[str] = COMPARED_TIMES) -> Comparison:
+def compare(
+    baseline: pd.DataFrame,
+    candidate: pd.DataFrame,
+    metrics: Sequence[str] = COMPARED_TIMES,
+    *,
+    same_machine: bool = True,
+) -> Comparison:
     """Compare two runs time by time.
 
     A request is a sample at a point of a sweep; requests that only one run measured are left out and counted. A single
@@ -158,6 +198,7 @@ def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[s
     Args:
         baseline, candidate: rows of a run each (:func:`vlmbench.analysis.frames.load_runs`).
         metrics: names of times; those that a run lacks are left out.
+        same_machine: whether the two were meant to run alike; a change of the machine's pace is then none of the code.
     """
     sides = [_in_time(rows) for rows in (baseline, candidate)]
     names = [_requests(rows) for rows in sides]
@@ -177,9 +218,13 @@ def compare(baseline: pd.DataFrame, candidate: pd.DataFrame, metrics: Sequence[s
             continue
         found[metric] = (shift, float(np.nanmedian(times[0])), float(np.nanmedian(times[1])))
     corrected = holm([shift.p_value for shift, _, _ in found.values()])
+    pace = pace_between(*sides) if same_machine else None
     return Comparison(
+        pace=pace,
         changes={
-            metric: StageChange(metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after)
+            metric: StageChange(
+                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=pace
+            )
             for (metric, (shift, before, after)), p in zip(found.items(), corrected, strict=True)
         },
         requests=len(alike),

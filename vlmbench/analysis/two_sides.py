@@ -87,14 +87,21 @@ class Verdict:
     @property
     def nothing_told(self) -> bool:
         """Whether the runs allow no verdict on any stage."""
-        return all(change.change is Change.TOO_NOISY for _, change in self._changes())
+        return all(change.change in (Change.TOO_NOISY, Change.MACHINE) for _, change in self._changes())
+
+    @property
+    def by_machine(self) -> list[tuple[Pair, StageChange]]:
+        """Stages of which the machine's own change allows no verdict."""
+        return [(pair, change) for pair, change in self._changes() if change.change is Change.MACHINE]
 
     @property
     def exit_status(self) -> int:
-        """0: no regression; 1: some; 2: a run of the baseline, or every stage, could not be compared."""
+        """0: no regression; 1: some; 2: a run of the baseline, a stage beside a machine that changed, or every stage
+        could not be compared.
+        """
         if self.regressions:
             return FAILED
-        return BAD_INPUT if self.nothing_told or self.uncompared else OK
+        return BAD_INPUT if self.by_machine or self.nothing_told or self.uncompared else OK
 
     def _changes(self) -> Iterator[tuple[Pair, StageChange]]:
         """The times that decide; all of them where the runs have none of those."""
@@ -105,8 +112,8 @@ class Verdict:
 
 
 def regressed(change: StageChange, threshold: float) -> bool:
-    """Whether a stage is slower for sure, and by more than ``threshold`` at the best guess."""
-    return change.change is Change.SLOWER and (change.ratio.value or 1.0) > 1 + threshold
+    """Whether a stage is slower for sure, and by more than ``threshold`` at the best guess, the machine's part off."""
+    return change.change is Change.SLOWER and change.at_least > 1 + threshold
 
 
 def judge(
@@ -245,13 +252,21 @@ def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike
         said += [f"{name}: {note}" for note in side.notes if not note.startswith(_LEFT_OUT)]
         if compares(side.frame):
             said.append(f"{name}: a comparison of methods, of which the model as it is counts here, no other arm")
+    other = [one.name for one in differences if one.kind == "hardware" or one.name == "software.python"]
+    if other:
+        said.append(f"the machine's speed is not told from the code's: {', '.join(other)} differ")
+    elif not all("yardstick_ms" in side.frame for side in (baseline, candidate)):
+        said.append("how fast the machine was is not known of both: what it changed by itself is in the ratios")
+    comparison = compare(baseline.frame, candidate.frame, same_machine=not other)
+    if comparison.pace is not None:
+        said.append(comparison.pace.words())
     return Pair(
         label=label,
         baseline=baseline,
         candidate=candidate,
         differences=differences,
         remarks=tuple(said),
-        comparison=compare(baseline.frame, candidate.frame),
+        comparison=comparison,
     )
 
 

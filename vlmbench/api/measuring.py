@@ -66,6 +66,7 @@ def measure(
     bare_every: int = 2,
     reference: bool = True,
     costs: bool = True,
+    yardstick: bool = True,
     trace_requests: int = 3,
     stopping: Mapping[str, Any] | None = None,
     warmup: Mapping[str, Any] | None = None,
@@ -97,6 +98,7 @@ def measure(
         bare_every: every n-th run has one without instrument beside it (0: none).
         reference: repeat one request beside several.
         costs: FLOPs, bytes and floors of every run.
+        yardstick: a fixed calculation beside the runs, which tells how fast the host is.
         trace_requests: runs of each point that probes with runs of their own watch.
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
@@ -146,6 +148,7 @@ def measure(
             "bare_every": bare_every,
             "reference": reference,
             "costs": costs,
+            "yardstick": yardstick,
             "trace_requests": trace_requests,
             "stopping": {**defaults("measurement", "stopping"), **(stopping or {})},
             "warmup": {**defaults("measurement", "warmup"), **(warmup or {})},
@@ -207,6 +210,7 @@ def _measure_into(
                 seed=settings["seed"],
                 progress=progress or Silent(),
                 trace_requests=measurement["trace_requests"],
+                yardstick=measurement["yardstick"],
                 annotate=None if counted is None else annotator(counted, target),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,
                 attempts=run.attempts,

@@ -30,7 +30,7 @@ ADDED: dict[str, Any] = {
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "probe": {"timeline": {"nvtx": False}},
-    "measurement": {"batch": "different", "controls": True},
+    "measurement": {"batch": "different", "controls": True, "yardstick": True},
     "dataset": {"sizes": "coco"},
     "baseline": None,
     "candidate": None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmbench.analysis.compare import StageChange
 from vlmbench.analysis.provenance_changes import KINDS
 from vlmbench.analysis.two_sides import Pair, Verdict, regressed
 from vlmbench.errors import BAD_INPUT, FAILED
@@ -100,6 +101,9 @@ def headline(verdict: Verdict) -> str:
             for pair, change in verdict.regressions
         ]
         return f"Regression beyond {beyond}: {', '.join(slow)}."
+    if verdict.by_machine:
+        names = _names(verdict.by_machine)
+        return f"Cannot be compared: the machine changed, which may explain or hide a change of {names}."
     if verdict.nothing_told:
         note = next((c.ratio.note for p in verdict.pairs for c in p.comparison.changes.values() if c.ratio.note), "")
         return f"Cannot be compared: every time is too noisy to tell{f' ({note})' if note else ''}."
@@ -111,6 +115,8 @@ def headline(verdict: Verdict) -> str:
 
 def advice(verdict: Verdict) -> str:
     """What to do where not everything could be compared."""
+    if verdict.by_machine:
+        return "Measure both again, one right after the other, on a machine with nothing else to do."
     if verdict.nothing_told:
         return "Measure more requests or repeats, on a quieter machine."
     return "Measure what is missing, or name the runs that belong together: baseline=DIR/RUN candidate=DIR/RUN."
@@ -126,11 +132,15 @@ def _sentences(verdict: Verdict) -> Iterator[str]:
     if verdict.exit_status == BAD_INPUT:
         yield advice(verdict)
     elif unsure := verdict.unsure:
-        by_pair: dict[str, list[str]] = {}
-        for pair, change in unsure:
-            by_pair.setdefault(f"{pair.label}: " if pair.label else "", []).append(change.metric)
-        names = "; ".join(f"{label}{', '.join(metrics)}" for label, metrics in by_pair.items())
-        yield f"One beyond {_threshold(verdict)} could go unseen in {names}."
+        yield f"One beyond {_threshold(verdict)} could go unseen in {_names(unsure)}."
+
+
+def _names(found: Sequence[tuple[Pair, StageChange]]) -> str:
+    """``T_total, TTFT``; of several pairs ``llava, eager: T_total; qwen, eager: TTFT``."""
+    by_pair: dict[str, list[str]] = {}
+    for pair, change in found:
+        by_pair.setdefault(f"{pair.label}: " if pair.label else "", []).append(change.metric)
+    return "; ".join(f"{label}{', '.join(metrics)}" for label, metrics in by_pair.items())
 
 
 def _left_out(verdict: Verdict) -> Iterator[str]:

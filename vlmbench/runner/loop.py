@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from vlmbench.errors import SampleError
 from vlmbench.machine.randomness import seeded
 from vlmbench.machine.suspension import Suspensions
+from vlmbench.machine.yardstick import Yardstick
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
 from vlmbench.records.attempts import BEGUN_NAME, MOST_DEATHS, Attempts
@@ -66,6 +67,7 @@ class Runner:
         stamp: values that every row carries (the GPU's UUID).
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
+        yardstick: whether a fixed calculation stands beside the timed runs.
         attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
         deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it, the timed runs so much earlier
             that the traces have their time. None for no limit.
@@ -84,6 +86,7 @@ class Runner:
     max_errors_in_a_row: int = 20
     deadline_s: float | None = None
     attempts: Attempts | None = None
+    yardstick: bool = True
     arms: Arms = field(init=False)
     _rows: Rows = field(init=False)
     _failures: Failures = field(init=False)
@@ -99,10 +102,12 @@ class Runner:
     _began_s: float = field(init=False)
     _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
     _outsized: Outsized = field(init=False, default_factory=Outsized)
+    _yardstick: Yardstick = field(init=False)
 
     def __post_init__(self) -> None:
         self._began_s = time.monotonic()
         self.arms = Arms(model=self.model)
+        self._yardstick = Yardstick(on=self.yardstick)
         self._rows = rows = Rows(store=self.store, stamp=self.stamp)
         self._failures = failures = Failures(model=self.model, rows=rows, max_in_a_row=self.max_errors_in_a_row)
         self._warmer = Warmer(
@@ -210,8 +215,9 @@ class Runner:
         self._begin("prepare")
         try:
             request = settled(self.model, in_memory(request))
+            beside = self._yardstick.columns()  # before both: neither the bare run nor the other follows it more often
             for mode in modes:
-                self._measure(state, request, repeat, mode)
+                self._measure(state, request, repeat, mode, beside)
             state.errors_in_a_row = 0
         except Exception as error:  # any failure of a model is a row, not the end of the night
             self._failures.caught(error, state, sample_id, repeat, mode)
@@ -230,7 +236,9 @@ class Runner:
         if self.attempts is not None:
             self.attempts.end()
 
-    def _measure(self, state: SeriesState, request: Request, repeat: int, mode: Mode) -> None:
+    def _measure(
+        self, state: SeriesState, request: Request, repeat: int, mode: Mode, beside: Mapping[str, float] | None = None
+    ) -> None:
         suspended = self._suspensions.count()
         run = prepare(self.model, request)
         flags = check_inputs(self.model, run, swept=bool(state.series.axes))
@@ -251,8 +259,8 @@ class Runner:
             outcome = replace(outcome, flags=(*outcome.flags, "captured_again"))
         if self._warmer.saw(outcome.values, run.request):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
-        if of_arm:
-            outcome = replace(outcome, values={**outcome.values, **of_arm})
+        if of_arm or beside:
+            outcome = replace(outcome, values={**outcome.values, **of_arm, **(beside or {})})
         if mode is not Mode.TRACE:
             outcome = self._annotated(run, outcome)
         sample_id = request.sample.sample_id

@@ -204,6 +204,7 @@ def _measure(
             progress=progress,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
+            yardstick=measurement.yardstick,
             stamp=stamp,
             annotate=annotator(costs, model) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,

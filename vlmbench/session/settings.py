@@ -173,6 +173,7 @@ class MeasurementConfig:
     prompt_tokens: int | None = MISSING
     image_size: list[int] | None = MISSING
     base_sample: int = MISSING
+    yardstick: bool = MISSING
     trace_requests: int = MISSING
     max_errors_in_a_row: int = MISSING
     time_limit_s: float | None = MISSING
