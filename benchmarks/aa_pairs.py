@@ -104,9 +104,9 @@ def _pair(chosen: argparse.Namespace, place: Path, number: int, slower: float) -
         checked(run(command, env={"PYTHONPATH": path, "SLOWER": str(slower)}), side.name)
     verdict = judge(*sides)
     with_machine = verdict.pairs[0].comparison
-    without = compare(*(load_runs(side) for side in sides), same_machine=False)
+    without = compare(load_runs(sides[0]), load_runs(sides[1]), same_machine=False)
     whole, pace = with_machine.changes["T_total"], with_machine.pace
-    one = {
+    one: dict[str, Any] = {
         "pair": number, "slower": slower, "load": load, "status": verdict.exit_status,
         "differs": _differs(with_machine), "without": _differs(without), "gated": list(verdict.gate),
         "regression_without": any(

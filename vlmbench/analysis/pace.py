@@ -46,7 +46,7 @@ class Pace:
     @property
     def explains(self) -> float:
         """The largest ratio of times above 1 that it explains at the best guess; 1 where the machine was faster."""
-        return max(1.0, (self.ratio.value or 1.0) ** MOST)
+        return max(1.0, math.pow(self.ratio.value or 1.0, MOST))
 
     def beyond(self, time: Estimate) -> tuple[float, float]:
         """What the code's part of a ratio of times may be, with 95 %: (low, high)."""
