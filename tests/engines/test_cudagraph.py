@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.engines.replaying import Replaying
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
 from vlmbench.engines import cudagraph
+from vlmbench.engines.attention import grouped, grouped_attention, takes_groups
 from vlmbench.engines.capture import Recorder, Uncaptured
 from vlmbench.engines.compiling import MODE, compiled
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
@@ -388,3 +390,27 @@ def test_logits_that_differ_by_rounding_are_the_same_step() -> None:
     assert not torch.allclose(logits, rounded)
     assert _equal_as_rounded(logits, rounded)
     assert not _equal_as_rounded(logits, logits * 1.05)
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_groups_of_heads_attend_alike_side_by_side_and_as_they_are(heads: int) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 4, 1, 8), torch.randn(2, heads, 9, 8), torch.randn(2, heads, 9, 8)
+    mask = torch.zeros(2, 1, 1, 9)
+    mask[1, ..., 6:] = torch.finfo(torch.float32).min
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    answers = []
+    for as_they_are in (False, True):
+        with grouped(config, as_they_are=as_they_are):
+            answers.append(grouped_attention(SimpleNamespace(layer_idx=0), query, key, value, mask)[0])
+    assert answers[0].shape == (2, 1, 4, 8)
+    assert torch.allclose(*answers, atol=1e-6)
+    repeated = [kept.repeat_interleave(4 // heads, dim=1) for kept in (key, value)]
+    scores = (query @ repeated[0].transpose(2, 3)) / 8**0.5 + mask
+    assert torch.allclose(answers[1], (scores.softmax(-1) @ repeated[1]).transpose(1, 2), atol=1e-6)
+
+
+def test_only_a_kernel_that_takes_groups_is_handed_them() -> None:
+    assert takes_groups({"scaled_dot_product_cudnn_attention": 32})
+    assert not takes_groups({"scaled_dot_product_cudnn_attention": 4, "scaled_dot_product_efficient_attention": 28})
+    assert not takes_groups({})  # products: no kernel took them

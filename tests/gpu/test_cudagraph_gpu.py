@@ -13,6 +13,7 @@ from tests.interventions.test_captured import Asked, compare_arms
 from tests.interventions.tiny import redraw
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken
+from vlmbench.engines.attention import grouped
 from vlmbench.engines.capture import CudaGraphs
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.errors import ModelError
@@ -181,6 +182,22 @@ def test_parts_of_a_capture_are_replayed_with_what_stands_between() -> None:
     assert between == ["before", "after"]
 
 
+def test_groups_of_heads_are_handed_to_a_kernel_that_takes_them() -> None:
+    model = loaded_spec(shrunken("qwen2_5_vl_7b"), device="cuda", dtype="bfloat16", attn_implementation="sdpa")
+    loop = GraphLoop(module=model.module, anatomy=model.anatomy, device=model.device)
+    inputs = model.transfer(model.prepare(request(size=(112, 84), new_tokens=4)))
+    loop.generate(inputs)
+    ((step, _),) = loop._steps.values()
+    step.state.rewind(step.windows)
+    logits = []
+    for step._as_they_are in (True, False):
+        with grouped(step.decoder_config, as_they_are=step._as_they_are):
+            logits.append(step._run(step._mask()).float())
+    assert loop.facts["decode"]["attention"] == ["scaled_dot_product_cudnn_attention"]
+    assert float((logits[0] - logits[1]).norm() / logits[1].norm()) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # inductor's advice, and an error in these tests
 @pytest.mark.parametrize("part", ["prefill", "decode"])
 def test_a_compiled_part_gives_the_same_tokens(part: str) -> None:
     model = on_gpu("llava_1_5_7b", cache_step=1024, **{f"{part}_compile": True})

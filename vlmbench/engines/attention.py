@@ -1,8 +1,10 @@
 """Attention of one new token over a static cache, and which kernels scaled-dot-product attention chose.
 
 transformers' function repeats keys and values for every group of query heads where a mask is given, which copies the
-whole cache in every step of a grouped-query model. The queries of a group are instead laid side by side, as if they
-were several queries of one head: the same products, without a copy.
+whole cache in every step of a grouped-query model. cuDNN's kernel takes grouped heads as they are, and shares the cache
+among more of the device (28 heads over 4 of 2,048 tokens on an H200: 7.5 us, 44.4 side by side, 44.6 repeated). For
+other kernels the queries of a group are laid side by side, as if they were several queries of one head: the same
+products, without a copy.
 """
 
 # torch's dispatch modes are not annotated.
@@ -54,6 +56,11 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     for first, mask in _SHORTER:
         if module.layer_idx >= first:
             attention_mask = mask
+    if _AS_THEY_ARE:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+        )
+        return out.transpose(1, 2), None
     batch, heads, _, size = query.shape
     side_by_side = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
     out = torch.nn.functional.scaled_dot_product_attention(
@@ -63,10 +70,23 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
 
 
 _SHORTER: list[tuple[int, torch.Tensor]] = []
+_AS_THEY_ARE: list[bool] = []  # empty, or one True
+_OF_GROUPS = {"scaled_dot_product_cudnn_attention"}
+
+
+def takes_groups(kernels: Mapping[str, int]) -> bool:
+    """Whether all of these kernels take grouped heads with a mask as they are; others would fall back to products.
+
+    Args:
+        kernels: as :func:`attention_kernels` names them.
+    """
+    return set(kernels) == _OF_GROUPS
 
 
 @contextmanager
-def grouped(config: Any, shorter: Sequence[tuple[int, torch.Tensor]] = ()) -> Iterator[bool]:
+def grouped(
+    config: Any, shorter: Sequence[tuple[int, torch.Tensor]] = (), *, as_they_are: bool = False
+) -> Iterator[bool]:
     """Let a decoder's layers attend by :func:`grouped_attention`; whether they do.
 
     Only ``sdpa`` is replaced: with ``eager``, what the model's own code does is what was asked for.
@@ -74,6 +94,7 @@ def grouped(config: Any, shorter: Sequence[tuple[int, torch.Tensor]] = ()) -> It
     Args:
         config: of the decoder; its layers look the function up there in every call.
         shorter: (first layer, mask) of layers that hold fewer tokens, ascending.
+        as_they_are: hand groups of heads to the kernel, which must be one that takes them (:func:`takes_groups`).
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -86,11 +107,13 @@ def grouped(config: Any, shorter: Sequence[tuple[int, torch.Tensor]] = ()) -> It
     ALL_MASK_ATTENTION_FUNCTIONS.register(GROUPED, sdpa_mask)
     config._attn_implementation_internal = GROUPED
     _SHORTER[:] = shorter
+    _AS_THEY_ARE[:] = [True] * as_they_are
     try:
         yield True
     finally:
         config._attn_implementation_internal = before
         _SHORTER.clear()
+        _AS_THEY_ARE.clear()
 
 
 class _Seen(TorchDispatchMode):

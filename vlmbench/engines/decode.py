@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vlmbench.engines.attention import attention_kernels, grouped
+from vlmbench.engines.attention import attention_kernels, grouped, takes_groups
 from vlmbench.engines.refusals import refuse
 from vlmbench.engines.static_cache import FixedCache, Spans
 
@@ -154,6 +154,7 @@ class Step:
     template: Mapping[str, Any]
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     _plain: bool = field(init=False)
+    _as_they_are: bool = field(init=False, default=False)  # groups of heads
     _shift: int = field(init=False)
     _inputs: dict[str, Any] = field(init=False)
     _logits: Callable[[Any], torch.Tensor] = field(init=False)
@@ -181,7 +182,7 @@ class Step:
         state = self.state
         state.seen.index_fill_(1, state.slot, True)
         mask = self._mask()
-        with grouped(self.decoder_config, self._shorter()):
+        with grouped(self.decoder_config, self._shorter(), as_they_are=self._as_they_are):
             logits = self._logits(mask)
         state.slot.add_(1)
         for slot, _ in zip(state.slots, self.windows[1:], strict=False):
@@ -242,9 +243,20 @@ class Step:
         return found
 
     def kernels(self) -> Mapping[str, int]:
-        """Run the forward once, uncompiled: which attention operators it runs, and how often."""
+        """Run the forward once, uncompiled: which attention operators it runs, and how often.
+
+        Groups of heads are handed to the kernel as they are from here on, where it is one that takes them.
+        """
+        if self.state.device.type == "cuda":
+            found = self._kernels(as_they_are=True)
+            if takes_groups(found):
+                self._as_they_are = True
+                return found
+        return self._kernels(as_they_are=False)
+
+    def _kernels(self, *, as_they_are: bool) -> Mapping[str, int]:
         mask = self._mask()
-        with attention_kernels() as seen, grouped(self.decoder_config, self._shorter()):
+        with attention_kernels() as seen, grouped(self.decoder_config, self._shorter(), as_they_are=as_they_are):
             self._run(mask)
         return dict(seen)
 
