@@ -38,11 +38,13 @@ from published import (
     METHODS,
     MODELS,
     NOT_MEASURED,
+    PROVENANCE,
     RESULTS,
     ROOT,
     RUNTIMES,
     Published,
     Run,
+    code_of,
     read,
     span_of,
     table,
@@ -63,6 +65,7 @@ from vlmbench.analysis.claims import (
 )
 from vlmbench.analysis.frames import REFERENCE
 from vlmbench.figures.serving import point_label
+from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, percent, tight_interval
 
@@ -156,7 +159,7 @@ def tail_table(results: Published) -> str:
         rows.append(
             [
                 *who(name),
-                f"{whole.get('n', 0):,}{worth}{run.mark}",
+                f"{whole.get('n', 0):,}{worth}{_cut(run)}{run.mark}",
                 value(whole.get("p50")),
                 _quantile(request),
                 _quantile(of_model),
@@ -411,6 +414,89 @@ def tokens_words(results: Published) -> str:
     return "\n".join(lines)
 
 
+# How far the numbers can be trusted -------------------------------------------------------------------------------
+
+
+def steady_table(results: Published) -> str:
+    """The precision that was reached, whether the machine drifted, whether the stages add up, what watching costs."""
+    rows = []
+    for name in results.names():
+        run = results.run(name, "phase1")
+        if run is None:
+            continue
+        summary = run.summary
+        reach = next((point.get("reach") for point in (summary.get("precision") or {}).get("points") or []), None)
+        rows.append(
+            [
+                *who(name),
+                f"{'no interval' if reach is None else f'±{percent(reach)}'}{run.mark}",
+                _drift(summary.get("aa_check") or {}),
+                value(_hundredfold((summary.get("residual") or {}).get("median_abs_share"))),
+                value(_hundredfold(summary.get("instrument_overhead"))),
+            ]
+        )
+    heads = (
+        "model",
+        "runtime",
+        "median of `generate()` known to",
+        "A/A: second half over first",
+        "stages miss the whole, %",
+    )
+    return table((*heads, "watching costs, %"), rows)
+
+
+def _drift(check: Mapping[str, Any]) -> str:
+    if check.get("verdict") == "clean":
+        return f"no drift beyond {percent(check['no_drift_beyond'])}"
+    ends = span_of(check.get("low"), check.get("high"), times)
+    return DASH if check.get("ratio") is None else f"{check['verdict']}: {times(check['ratio'])}{ends}"
+
+
+def _hundredfold(entry: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Of an interval of shares one in percent."""
+    ends = {name: (entry or {}).get(name) for name in ("value", "low", "high")}
+    return {name: None if end is None else 100 * end for name, end in ends.items()}
+
+
+def data_table(results: Published) -> str:
+    """What another data set does to the tail: sizes of VQA v2 beside long-tailed ones, under the same runtime."""
+    rows = []
+    for model in MODELS:
+        other = results.run(f"{model}_long_tail", "phase1")
+        if other is None:
+            continue
+        runtime = other.provenance["runtime"]["name"]
+        for data, run in (("VQA v2", results.run(f"{model}_{runtime}", "phase1")), ("long-tailed", other)):
+            if run is None:
+                continue
+            tokens, tail = run.summary["tokens"]["num_vision_tokens"], run.summary["tail"]
+            split = next((row for row in tail["variance_split"] if row["source"] == "num_vision_tokens"), None)
+            rows.append(
+                [
+                    MODELS[model], f"{RUNTIMES[runtime]}{run.mark}", data,
+                    f"{run.summary['runs']['workload_runs']:,}{_cut(run)}",
+                    " / ".join(f"{tokens[name]:,.0f}" for name in ("min", "median", "max")),
+                    value(run.summary["distribution"]["T_request"]["workload"]["p50"]),
+                    _quantile((tail.get("request") or {}).get("ratio")),
+                    DASH if split is None else _share(split), results.rows(run),
+                ]
+            )  # fmt: skip
+    heads = (
+        "model",
+        "runtime",
+        "sizes of images",
+        "requests",
+        "vision tokens, least / median / most",
+        "request, median ms",
+    )
+    heads = (*heads, "tail of a request, ×", "variance of `generate()` that vision tokens explain", "")
+    return table(heads, rows) if rows else f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
+
+
+def _cut(run: Run) -> str:
+    return ", cut off" if run.cut else ""
+
+
 # Runtimes -------------------------------------------------------------------------------------------------------------
 
 COMPARED = (
@@ -431,7 +517,11 @@ def runtimes_table(results: Published) -> str:
             content = read(results.results / f"{stem}.json")
             head = [MODELS[model], f"{RUNTIMES[other]} over {RUNTIMES[one]}"]
             sides = [results.run(f"{model}_{runtime}", "phase1") for runtime in (one, other)]
-            if content is None or None in sides:
+            if (
+                content is None
+                or len({None if side is None else side.mark for side in sides} - {None}) != 1
+                or None in sides
+            ):
                 if model in FULL and one in EACH:
                     rows.append([*head, NOT_MEASURED, *[DASH] * (len(_TIMES) - 1), "", ""])
                 continue
@@ -492,7 +582,7 @@ def _ratio(row: Mapping[str, Any] | None) -> str:
 def first_steps_words(results: Published) -> str:
     """What first decode steps at a length of the cache take, with and without cuDNN's attention."""
     for folder in (Path(f"{CARD}_llava_first_steps"), Path(ARCHIVE) / f"{CARD}_llava_first_steps"):
-        content = read(results.results / folder / "first_steps.json")
+        content = read(results.results / folder / FIRST_STEPS)
         if content is None:
             continue
         lines = []
@@ -510,7 +600,8 @@ def first_steps_words(results: Published) -> str:
             )
         about = read(next((results.results / folder).glob("*/provenance.json"))) or {}
         began = datetime.fromtimestamp(min(one["started_unix_s"] for one in about["sessions"]), UTC)
-        mark = f"; measured on {began:%Y-%m-%d at %H:%M} UTC"
+        old = EARLIER if results.codes and code_of(about) not in results.codes else ""
+        mark = f"; measured on {began:%Y-%m-%d at %H:%M} UTC{old}"
         figure = results.figure(f"{folder.as_posix()}/figures/first_steps.png", "First decode steps of a fresh process")
         link = f"[rows]({results.link}/{folder.as_posix()})"
         return "\n".join(
@@ -528,7 +619,7 @@ def budget_words(results: Published) -> str:
             continue
         rows = [
             [
-                row["point_id"], value(row["latency"]), f"{row['fit']}{', chosen' if row['chosen'] else ''}",
+                _setting(row), value(row["latency"]), f"{row['fit']}{', chosen' if row['chosen'] else ''}",
                 value(row["measured_again"]), row["promise"] or DASH,
             ]
             for row in content["settings"]
@@ -546,6 +637,14 @@ def budget_words(results: Published) -> str:
         link = f"[rows]({results.link}/{CARD}_{model}_budget)"
         lines.append(f"{MODELS[model]}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
     return "\n\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    """``576 vision tokens, 8 output tokens``."""
+    return ", ".join(
+        f"{number:g} {axis.rpartition('.')[2].replace('_', ' ')}"
+        for axis, number in sorted(row["axes"].items(), reverse=True)
+    )
 
 
 # Methods that drop vision tokens --------------------------------------------------------------------------------------
@@ -827,31 +926,28 @@ def folder_table(results: Published) -> str:
             continue
         part = folder.name.removeprefix(f"{CARD}_")
         runs = results.below(folder)
-        begun = min((run.begun for run in runs), default=None)
+        abouts = [read(path) or {} for path in folder.rglob(PROVENANCE)]
+        begun = min((one["started_unix_s"] for about in abouts for one in about["sessions"]), default=None)
         when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
-        code = ", ".join(sorted({run.code for run in runs}))
+        codes = sorted({code_of(about) for about in abouts})
+        code = ", ".join(f"{one}{'' if not _of_card(folder) or one in results.codes else EARLIER}" for one in codes)
         said = list(dict.fromkeys(_command(run) for run in runs))
         about = "<br>".join(said) or COMMANDS.get(part, "`python scripts/publish_results.py`")
-        begun = min((run.begun for run in runs), default=None)
-        when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
-        code = ", ".join(sorted({run.code for run in runs}))
         rows.append([f"[`{folder.name}`]({folder.name})", _holds(results, part, runs), when, code, about])
     return table(("folder", "what", "begun, UTC", "code", "command"), rows)
 
 
-COMMITS: Mapping[str, str] = {"42765ee9": "2e55fe8", "f55f701c": "f546f37"}
-"""Code of runs to the commit that has it; between these two nothing changed that runs, marks or counts a request."""
+def _of_card(folder: Path) -> bool:
+    return folder.name.startswith(f"{CARD}_")
 
 
 def commits_words(results: Published) -> str:
-    """Which commits have the code of the present runs, where that is known."""
-    present = results.results.glob(f"{CARD}_*")
-    codes = sorted({run.code for folder in present for run in results.below(folder)} & COMMITS.keys())
-    said = " and ".join(f"`{code}` is commit {COMMITS[code]}" for code in codes)
-    alike = (
-        ", between which nothing\nchanged that runs, marks or counts a request of these runtimes" if codes[1:] else ""
-    )
-    return f": {said}{alike}" if codes else ""
+    """Which commits have the code of the present runs."""
+    present = {run.code for folder in results.results.glob(f"{CARD}_*") for run in results.below(folder)}
+    codes = {code: commit for code, commit in results.codes.items() if code in present and commit}
+    said = " and ".join(f"`{code}` is commit {commit}" for code, commit in codes.items())
+    alike = ", between which nothing\nchanged that runs, marks or counts a request of these runtimes"
+    return f": {said}{alike if len(codes) > 1 else ''}" if codes else ""
 
 
 COMMANDS: Mapping[str, str] = {
@@ -931,10 +1027,13 @@ def load_table(results: Published) -> str:
     rows = [
         [
             MODELS[model],
-            asked,
+            f"{asked}{run.mark}",
             _load(run, point),
-            f"{point['requests']:,}" + (f", {point['errors']:,} failed" if point["errors"] else ""),
+            f"{point['requests']:,}" + (f", {point['errors']:,} failed" if point["errors"] else "") + _cut(run),
             value(point, key="requests_per_s"),
+            DASH
+            if point["good_share"] is None
+            else f"{digits(point['goodput_per_s'])}, {value(point, percent, 'good_share')}",
             value(point, key="tokens_per_s"),
             value(point, key="TTFT_p50"),
             value(point, key="TTFT_p99") if point["TTFT_p99"] is not None else "n too small",
@@ -944,8 +1043,36 @@ def load_table(results: Published) -> str:
         for model, asked, run, points in _loaded(results)
         for point in points
     ]
-    heads = ("model", "vLLM", "load", "requests", "answers a second", "tokens a second", "first token, ms, P50", "P99")
-    return table((*heads, "request, ms, P50", ""), rows) if rows else ""
+    heads = ("model", "vLLM", "load", "requests", "answers a second", "of them within the limits", "tokens a second")
+    return table((*heads, "first token, ms, P50", "P99", "request, ms, P50", ""), rows) if rows else ""
+
+
+_LIMITS: Mapping[str, str] = {
+    "ttft": "a first token within {} ms", "tpot": "{} ms a token after it", "request": "a whole answer within {} ms"
+}  # fmt: skip
+
+
+def limits_words(results: Published) -> str:
+    """Which limits goodput is counted under."""
+    every = {
+        ", ".join(
+            _LIMITS[name].format(f"{limit:g}") for name, limit in run.summary["serving"]["limits"].items() if limit
+        )
+        for *_, run, _points in _loaded(results)
+    } - {""}
+    return f"Limits: {'; or '.join(sorted(every))}." if every else ""
+
+
+def load_figures(results: Published) -> str:
+    """What a user gets against what the card gives, and the first token against throughput."""
+    return "".join(
+        results.figure(f"{run.folder.as_posix()}/figures/{stem}.png", f"{MODELS[model]}, vLLM {asked}: {words}")
+        for model, asked, run, _ in _loaded(results)
+        for stem, words in (
+            ("pareto", "tokens a second of the card against tokens a second of a user"),
+            ("ttft_throughput", "time to the first token against answers a second"),
+        )
+    )
 
 
 def load_words(results: Published) -> str:
@@ -955,6 +1082,7 @@ def load_words(results: Published) -> str:
         first, last = (min(points, key=_rate), max(points, key=_rate))
         held = sum(bool(point["client_in_the_way"]) for point in points)
         client = f"; the client was in its own way in {held} of {count(len(points), 'load')}" if held else ""
+        client += "; cut off before all loads were measured" if run.cut else ""
         rate = value(first, key="requests_per_s")
         said = f"* {MODELS[model]}, vLLM {asked}, {_load(run, first)}: {rate} answers a second"
         if first is not last:
@@ -1158,7 +1286,7 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
             said.append("cut off")
     if results.comparison(part):
         said.append("token comparison")
-    if (results.results / f"{CARD}_{part}" / "first_steps.json").is_file():
+    if (results.results / f"{CARD}_{part}" / FIRST_STEPS).is_file():
         said.append("a fresh process an arm")
     if part in MODELS:
         said.append("its runtimes side by side: figures, times compared")
@@ -1326,7 +1454,9 @@ def side_work(results: Published) -> str:
         return ""
     if max(begin for begin, _ in spans) >= min(end for _, end in spans):
         return "* They were measured one after the other."
-    return f"* Together: {measured_together(provenances)}; at the same time, each on a card of its own."
+    cards = {(one.get("device") or {}).get("uuid") for one in provenances}
+    own = ", each on a card of its own" if len(cards) == len(FULL) else ""
+    return f"* Together: {measured_together(provenances)}; at the same time{own}."
 
 
 def other_day(results: Published) -> str:

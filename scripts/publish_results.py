@@ -2,16 +2,20 @@
 """Publish measured runs in docs/results, and make figures, tables, words and pages there anew from the rows.
 
     python scripts/publish_results.py --from DIR           # runs of scripts/results.sh DIR, and what is made of them
+    python scripts/publish_results.py --from DIR --same-set   # their code differs in nothing that runs: not a new set
     python scripts/publish_results.py                      # everything that is made of rows, of every folder
     python scripts/publish_results.py h200_llava_eager     # of one folder
+    python scripts/publish_results.py --from DIR --drop-earlier   # and remove runs of the archive that it has again
     python scripts/publish_results.py --archive h200_old   # keep the rows of a folder as an earlier result
     python scripts/publish_results.py --results COPY       # try it without touching docs/results
 
 A part ``MODEL_RUNTIME_PHASE`` of ``scripts/results.txt`` becomes ``CARD_MODEL_RUNTIME/PHASE``, any other
 ``CARD_PART``; the card's name comes from the run's provenance. Published are rows (compressed), provenance, how points
 ended, proofs of methods; everything else is made of them: summary, words, tables, some figures in few colours and
-pixels. Both sweeps of a folder are compared, runtimes of a model are drawn side by side in ``CARD_MODEL``, and
-``scripts/findings.py`` writes the pages. What changed is printed, a line a file.
+pixels. Runs of another state of the code than the present set's begin a new set: those that are measured again go, the
+others stay and are marked on the pages. What was cut off does not replace a run that has more rows. Both sweeps of a
+folder are compared, runtimes of a model are drawn side by side in ``CARD_MODEL``, and ``scripts/findings.py`` writes
+the pages. What changed is printed, a line a file.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -36,11 +42,29 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from findings import COMPARED, write_pages_of
-from published import CARD, RUNTIMES, SERVER, folder_of, manifest, read, tries_of
+from published import (
+    ARCHIVE,
+    CARD,
+    CUT_BY,
+    FULL,
+    PROVENANCE,
+    RUNTIMES,
+    SERVER,
+    SET,
+    SIDES,
+    Published,
+    code_of,
+    codes_of,
+    folder_of,
+    manifest,
+    read,
+    tries_of,
+)
 
 from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
 from vlmbench.figures.style import FigureStyle, drawn_as
+from vlmbench.machine.installation import source_sha256
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.comparison import as_dict, as_markdown
@@ -49,27 +73,30 @@ from vlmbench.report.from_rows import FIRST_STEPS, kind_of
 from vlmbench.report.runtimes import draw_runtimes
 from vlmbench.report.token_comparison import write_exp5
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-ROWS, PACKED, WORDS, ARCHIVE = "records.jsonl", "records.jsonl.gz", "words.txt", "archive"
-INPUTS = (PACKED, "provenance.json", "points.json", "proofs.json", "loads.json")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+ROWS, PACKED, WORDS, SUMMARY = "records.jsonl", "records.jsonl.gz", "words.txt", "summary.json"
+INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
 WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png", SERVER)
 PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
-SIDES = ("phase2", "phase3")
-MADE = ("summary.json", "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
-STUDY_MADE = ("summary.json", "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
+MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
+STUDY_MADE = (SUMMARY, "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "phase1": ("components_bars", "request_distribution", "pareto", "ttft_throughput"),
     "phase2": ("*_tokens_latency",),
     "phase3": ("*_tokens_latency",),
 }  # fmt: skip
 """Of a kind of run; of the others all."""
+OF_LOADS = ("pareto", "ttft_throughput")  # all that is published of phase 1 of a model that pages do not show
 SHOWN = f"{CARD}_llava_eager"  # of its phase 1 pages show more
 MORE = ("launch_bound", "latency_distribution", "ttft_itl", "device_use", "request_timeline", "run_lane")
 GRID = "_grid"  # its runs are the lines of one table: none
 DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
+_LOOKED_AT = 50  # commits whose code is compared
+KEPT = ("llava_eager", "llava_compiled", "llava_cudagraph", "gemma3_eager")  # earlier runs that tests read
 CUT = (124, 130, 137, 143)  # exit status of what its time, or somebody, cut off
 
 
@@ -86,13 +113,16 @@ def take(runs: Path, results: Path) -> list[Path]:
     for place in sorted(path for path in runs.iterdir() if path.is_dir()):
         arms = [place] if _rows(place) else sorted(path for path in place.iterdir() if path.is_dir() and _rows(path))
         for arm in arms:
-            if not _has_measured(arm):
-                sys.stdout.write(f"not published, nothing was measured: {arm.relative_to(runs)}\n")
-                continue
             folder = Path(folder_of(place.name, card_of(arm, read(place / SERVER))))
             target = results / folder / (arm.name if arm != place else "")
             if arm == place and len(folder.parts) == 1 and (kind := kind_of(place)) in FIGURES:
                 target = target / kind  # beside the phases that the same model gets later
+            if reason := _not_published(arm, target, [other.name for other in arms]):
+                sys.stdout.write(f"not published, {reason}: {arm.relative_to(runs)}\n")
+                continue
+            if target.is_dir() and any((target / name).is_file() for name in INPUTS):
+                for name in INPUTS:  # none of an earlier run's stays beside those of this one
+                    (target / name).unlink(missing_ok=True)
             target.mkdir(parents=True, exist_ok=True)
             for name in INPUTS[1:]:
                 if (arm / name).is_file():
@@ -129,6 +159,77 @@ def take(runs: Path, results: Path) -> list[Path]:
     found = list(dict.fromkeys(taken))
     sys.stdout.write(f"taken: {', '.join(map(str, found))}\n")
     return found
+
+
+def _not_published(arm: Path, target: Path, arms: Sequence[str]) -> str:
+    """Why a run is no result; empty where it is one.
+
+    A run that was cut off does not take the place of one that has more runs, nor one sweep that of a pair.
+    """
+    new = _measured(arm)
+    if not new:
+        return "nothing was measured"
+    if not (arm / PROVENANCE).is_file():
+        return "it does not say how it was made"
+    if not (target / PACKED).is_file():
+        return ""
+    old, points = _measured(target), read(arm / "points.json")
+    whole = points is not None and CUT_BY.isdisjoint(str(point["ended_by"]) for point in points["points"])
+    if not whole and new < old:
+        return f"cut off after {new} runs, of which '{target.name}' has {old} already"
+    alone = arm.name in SIDES and not {*SIDES} <= {*arms} and all((target.parent / s / PACKED).is_file() for s in SIDES)
+    return "one sweep of another code than the pair that is there" if alone and _code(arm) != _code(target) else ""
+
+
+def begin_set(runs: Path, results: Path, *, same: bool) -> None:
+    """Write which states of the code make the present set; says what that changes.
+
+    Args:
+        runs: what was taken; its code begins a new set.
+        results: earlier runs in it are marked from now on.
+        same: the code joins those of the present set: nothing that runs, marks or counts changed between.
+    """
+    found = {
+        _code(path.parent)
+        for place in ("*", "*/*")
+        for path in runs.glob(f"{place}/{PROVENANCE}")
+        if _rows(path.parent) and card_of(path.parent, read(path.parent.parent / SERVER)) == CARD
+    }
+    present = codes_of(results)
+    if found - present.keys():
+        codes = {**(present if same else {}), **dict.fromkeys(sorted(found), "")}
+        write_json(results / SET, {"codes": codes})
+        said = ", ".join(codes)
+        sys.stdout.write(f"the present set is of code {said} from now on; runs of other code are marked on the pages\n")
+
+
+def name_commits(results: Path) -> None:
+    """Write which commits have the code of the present set, where that is not known yet; says what was not found."""
+    codes = codes_of(results)
+    if "" not in codes.values():
+        return
+    found = {code: commit or commit_of(code) or "" for code, commit in codes.items()}
+    write_json(results / SET, {"codes": found})
+    for code in [code for code, commit in found.items() if not commit]:
+        sys.stdout.write(f"no commit of this checkout has code {code}: commit it, and publish again\n")
+
+
+def commit_of(code: str) -> str | None:
+    """The newest commit of this checkout whose package has a hash; None where none of the last ones has."""
+
+    def git(*words: str) -> bytes:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False)
+        return done.stdout
+
+    for commit in git("rev-list", f"--max-count={_LOOKED_AT}", "HEAD", "--", "vlmbench").decode().split():
+        with (
+            tempfile.TemporaryDirectory() as work,
+            tarfile.open(fileobj=io.BytesIO(git("archive", commit, "vlmbench"))) as all_,
+        ):
+            all_.extractall(work, filter="data")
+            if source_sha256(Path(work) / "vlmbench").startswith(code):
+                return commit[:7]
+    return None
 
 
 def say_of_parts(runs: Path) -> None:
@@ -173,11 +274,12 @@ def _rows(directory: Path) -> Path | None:
     return next((path for name in (ROWS, PACKED) if (path := directory / name).is_file()), None)
 
 
-def _has_measured(directory: Path) -> bool:
+def _measured(directory: Path) -> int:
+    """How many rows of a run count."""
     path = _rows(directory)
     assert path is not None
     with gzip.open(path, "rb") if path.name == PACKED else path.open("rb") as lines:
-        return any(b'"status": "ok"' in line for line in lines)
+        return sum(b'"status": "ok"' in line for line in lines)
 
 
 def card_of(directory: Path, server: Mapping[str, Any] | None = None) -> str:
@@ -228,11 +330,15 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
         if arms:
             text = write_first_steps(here, {run.name: here / run for run in runs})
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
-        elif {Path(side) for side in SIDES} <= set(runs):
+        elif {Path(side) for side in SIDES} <= set(runs) and len({_code(folder / side) for side in SIDES}) == 1:
             text = write_exp5([here / SIDES[0]], here / SIDES[1], here, pages=False).text
             write_pages(here)
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
     return dict(_published(top, kinds))
+
+
+def _code(run: Path) -> str:
+    return code_of(read(run / PROVENANCE) or {})
 
 
 def _unpack(folder: Path, target: Path) -> None:
@@ -250,6 +356,8 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
         figures = () if top.name.endswith(GRID) else FIGURES.get(kinds.get(run, ""), ("*",))
+        if kinds.get(run) == "phase1" and top.name.split("_")[1:2] not in [[model] for model in FULL]:
+            figures = OF_LOADS
         if top.name == SHOWN and kinds.get(run) == "phase1":
             figures += MORE
         drawn = (
@@ -262,11 +370,11 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
 
 
 def small(file: Path) -> bytes:
-    """A file's content; JSON without its spaces, of a PNG the same picture in 256 colours, which a figure of flat areas
-    and thin lines needs not more of, in a fourth of the bytes.
+    """A file's content; JSON without its spaces, a summary with eight digits a number, of a PNG the same picture in 256
+    colours, which a figure of flat areas and thin lines needs not more of, in a fourth of the bytes.
     """
     if file.suffix == ".json":
-        said = json.loads(file.read_bytes())
+        said = json.loads(file.read_bytes(), parse_float=_rounded if file.name == SUMMARY else float)
         return (json.dumps(said, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
     if file.suffix != ".png":
         return file.read_bytes()
@@ -275,6 +383,10 @@ def small(file: Path) -> bytes:
     packed = io.BytesIO()
     flat.save(packed, format="png", optimize=True)
     return packed.getvalue()
+
+
+def _rounded(number: str) -> float:
+    return float(f"{float(number):.8g}")
 
 
 def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
@@ -296,13 +408,16 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
 
 def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
     """Draw the runtimes of each model and compare them request by request; yields folders and what changed in them."""
-    models: dict[str, list[str]] = {}
+    models: dict[str, dict[str, bool]] = {}
+    codes = codes_of(results)
     for name in map(str, folders(results)):
         card, model, *runtime = name.split("_", 2)
         if runtime and runtime[0] in RUNTIMES:
-            models.setdefault(f"{card}_{model}", []).append(runtime[0])
-    for model, found in models.items():
-        found.sort(key=list(RUNTIMES).index)
+            of_set = any(not codes or _code(path.parent) in codes for path in (results / name).rglob(PROVENANCE))
+            models.setdefault(f"{card}_{model}", {})[runtime[0]] = of_set
+    for model, runtimes in models.items():
+        present = [one for one in RUNTIMES if runtimes.get(one)]
+        found = present if len(present) > 1 else [one for one in RUNTIMES if one in runtimes]
         if len(found) < 2:
             continue
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):
@@ -311,7 +426,7 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
                 files = list(draw_runtimes(Path(work), [Path(f"{model}_{runtime}") for runtime in found], {}))
             for one, other in COMPARED:
                 sides = [Path(f"{model}_{runtime}") / "phase1" for runtime in (one, other)]
-                if all((side / PACKED).is_file() for side in sides):
+                if {one, other} <= {*found} and all((side / PACKED).is_file() for side in sides):
                     try:
                         verdict = judge(*sides)
                     except VlmbenchError as error:
@@ -337,10 +452,30 @@ def archive(results: Path, names: Sequence[str]) -> None:
         for path in [path for path in (results / name).rglob("*") if path.is_file()]:
             target = results / ARCHIVE / path.relative_to(results)
             plain = path.name != WORDS and any(fnmatch(path.name, one) for one in PLAIN)
-            if plain or path.name in (*INPUTS, *WHOLE, PART, "summary.json"):
+            if plain or path.name in (*INPUTS, *WHOLE, PART, SUMMARY):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
         shutil.rmtree(results / name)
+
+
+def drop_measured_since(results: Path) -> Iterator[str]:
+    """Remove earlier runs that the present set has again, and their names from the archive's page; says which.
+
+    Those in ``KEPT`` stay: they are read for what they are.
+    """
+    present = Published(results)
+    for folder in sorted((results / ARCHIVE).glob(f"{CARD}_*")):
+        name = folder.name.removeprefix(f"{CARD}_")
+        phases = [path.parent.relative_to(folder) for path in folder.rglob(PACKED)]
+        runs = [present.run(name, phase.as_posix()) for phase in phases]
+        if name in KEPT or not runs or any(run is None or run.mark or run.cut for run in runs):
+            continue
+        shutil.rmtree(folder)
+        page = results / ARCHIVE / "README.md"
+        lines = page.read_text(encoding="utf-8").splitlines(keepends=True) if page.is_file() else []
+        lines = [re.sub(rf"(, )?`{folder.name}`(?(1)|(, )?)", "", line) for line in lines]
+        write_whole(page, "".join(line for line in lines if not line.startswith("|  |")))
+        yield folder.name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -348,6 +483,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", help="folders in the results; all if none is named")
     parser.add_argument("--from", dest="runs", type=Path, help="directory of runs to publish")
+    parser.add_argument("--same-set", action="store_true", help="the code of the runs joins the present set's")
+    parser.add_argument("--drop-earlier", action="store_true", help="remove earlier runs that were measured again")
     parser.add_argument("--archive", nargs="+", default=[], metavar="FOLDER", help="folders to keep as earlier results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of results (default: docs/results)")
     options = parser.parse_args(arguments)
@@ -357,6 +494,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         archive(results, options.archive)
         took = take(options.runs.resolve(), results) if options.runs else []
         if options.runs:
+            begin_set(options.runs.resolve(), results, same=options.same_set)
             say_of_parts(options.runs.resolve())
         taken = [str(name) for name in took if any((results / name).rglob(PACKED))]
         chosen = folders(results, options.folders or taken)
@@ -374,7 +512,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(name, changes)
     for name, changes in side_by_side(results):
         _say(name, changes)
+    if options.drop_earlier:
+        _say(Path(ARCHIVE), [f"removed {name}" for name in drop_measured_since(results)])
     if results == RESULTS:
+        name_commits(results)
         for page in write_pages_of(results):
             _say(page, ["written"])
     size = size_of(results)

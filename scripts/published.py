@@ -46,6 +46,8 @@ NOT_MEASURED = "not measured"
 EARLIER = "†"
 _PHASE = re.compile(r"(.+)_(phase[123])")
 TRIES = "parts.tsv"
+PROVENANCE, SET, SIDES = "provenance.json", "set.json", ("phase2", "phase3")
+CUT_BY = frozenset(("interrupted", "time_limit"))
 SERVER = "server.json"
 
 
@@ -92,26 +94,30 @@ class Run:
         folder: relative to the results.
         summary: content of its ``summary.json``.
         provenance: of it.
+        mark: what tells an earlier run from the present set.
+        ended_by: why its points ended; None where the run did not live to say so.
     """
 
     folder: Path
     summary: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    mark: str = ""
+    ended_by: frozenset[str] | None = None
 
     @property
-    def mark(self) -> str:
-        """What tells an earlier run from the present set."""
-        return EARLIER if self.folder.parts[0] == ARCHIVE else ""
-
-    @property
-    def begun(self) -> float:
-        """When its first session began, s since 1970."""
-        return min(float(one["started_unix_s"]) for one in self.provenance["sessions"])
+    def cut(self) -> bool:
+        """Whether the run was cut off before all was measured."""
+        return self.ended_by is None or not CUT_BY.isdisjoint(self.ended_by)
 
     @property
     def code(self) -> str:
         """What measured it: the first letters of the hash of the package's source."""
-        return str(self.provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
+        return code_of(self.provenance)
+
+
+def code_of(provenance: Mapping[str, Any]) -> str:
+    """The first letters of the hash of the package's source that measured."""
+    return str(provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
 
 
 class Published:
@@ -124,20 +130,30 @@ class Published:
 
     def __init__(self, results: Path, link: str = "results") -> None:
         self.results, self.link = results, link
+        self.codes = codes_of(results)
 
     def run(self, name: str, phase: str = "") -> Run | None:
         """The run of a folder, of the present set or else of an earlier one; None where there is none."""
         for folder in (Path(f"{CARD}_{name}") / phase, Path(ARCHIVE) / f"{CARD}_{name}" / phase):
-            if (found := read(self.results / folder / "summary.json")) is not None:
-                about = read(self.results / folder / "provenance.json") or {}
-                return Run(folder=folder, summary=found, provenance=about)
+            if (found := self.at(folder)) is not None:
+                return found
         return None
 
+    def at(self, folder: Path) -> Run | None:
+        """The run in a folder, relative to the results; of a study with the provenance of its last sweep."""
+        place = self.results / folder
+        if (found := read(place / "summary.json")) is None:
+            return None
+        about = read(place / PROVENANCE) or read(place / SIDES[1] / PROVENANCE) or {}
+        of_set = folder.parts[0] != ARCHIVE and (not self.codes or not about or code_of(about) in self.codes)
+        points = read(place / "points.json")
+        ended_by = None if points is None else frozenset(str(point["ended_by"]) for point in points["points"])
+        return Run(folder=folder, summary=found, provenance=about, mark="" if of_set else EARLIER, ended_by=ended_by)
+
     def below(self, folder: Path) -> list[Run]:
-        """All runs of a folder that have a summary and say how they were made."""
-        places = sorted(path.parent for path in folder.rglob("summary.json"))
-        found = [(p, read(p / "summary.json"), read(p / "provenance.json")) for p in places]
-        return [Run(folder=p.relative_to(self.results), summary=s, provenance=a) for p, s, a in found if s and a]
+        """All runs of a folder that say how they were made."""
+        places = sorted(path.parent for path in folder.rglob("summary.json") if (path.parent / PROVENANCE).is_file())
+        return [run for place in places if (run := self.at(place.relative_to(self.results)))]
 
     def comparison(self, name: str) -> Mapping[str, Any]:
         """What the token comparison of a study says; empty where both kinds of token were not swept."""
@@ -169,6 +185,12 @@ class Published:
     def figure(self, name: str, words: str) -> str:
         """A picture; empty where it is not there."""
         return f"![{words}]({self.link}/{name})\n\n" if (self.results / name).is_file() else ""
+
+
+def codes_of(results: Path) -> dict[str, str]:
+    """The states of the code whose runs make the present set, each with its commit; all runs do if none is named."""
+    found: dict[str, str] = (read(results / SET) or {}).get("codes", {})
+    return found
 
 
 def read(path: Path) -> dict[str, Any] | None:

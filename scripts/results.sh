@@ -31,7 +31,8 @@ study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
 other=${phase1/404/200} # one request in twenty is enough of them: P95
 few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
-load='experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128}'
+limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
+load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
 small=()
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
@@ -51,7 +52,7 @@ commands() { # name, lane, seconds, command: a line a part
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
         words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
         read -r words <<<"$words"
-        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words/ms=150 percentile=90/ms=600 percentile=50}
+        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words//num_samples=+([0-9])/num_samples=${REQUESTS}} words=${words/ms=150 percentile=90/ms=600 percentile=50}
         # the tiny model has too few layers for methods that drop before a layer
         [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
         printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"

@@ -5,7 +5,8 @@
 #   scripts/gpu/endpoint.sh DIR [MODEL]     about three minutes for a 7B on an H200; run again to continue
 #   PYTHON=python3 SERVER_PYTHON=python3    the server may have an environment of its own
 #   VLLM_SITE=DIR                           where vLLM's packages lie if they are not installed: for the server only
-#   USERS=[1,2,4,8,16] RATES=[4,8,12] REQUESTS=100 TOKENS=32 PORT=8421 SERVE_OPTIONS="--enforce-eager"
+#   USERS=[1,2,4,8,16] RATES=[4,8,12] REQUESTS=100 TOKENS=32 PORT=8421 TTFT_LIMIT_MS=200 TPOT_LIMIT_MS=20
+#   SERVE_OPTIONS="--enforce-eager"
 set -uo pipefail
 out=$(realpath -m "${1:?usage: scripts/gpu/endpoint.sh DIR [MODEL]}") model=${2:-llava_1_5_7b} failed=0
 cd "$(dirname "$0")/../.."
@@ -34,7 +35,8 @@ for _ in $(seq 300); do
 done
 echo "the server answers after $SECONDS s"
 to="experiment=phase1 runtime=endpoint runtime.base_url=http://127.0.0.1:$port/v1 runtime.model=vlm
-    dataset.num_samples=${REQUESTS:-100} output.tokens=${TOKENS:-32} measurement.reference=false"
+    dataset.num_samples=${REQUESTS:-100} output.tokens=${TOKENS:-32} measurement.reference=false
+    load.ttft_limit_ms=${TTFT_LIMIT_MS:-200} load.tpot_limit_ms=${TPOT_LIMIT_MS:-20}"
 # shellcheck disable=SC2086
 ask $to load=closed "sweep.axes.load.concurrency=${USERS:-[1,2,4,8,16]}" output_dir="$out/closed" || failed=1
 # shellcheck disable=SC2086
