@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from tests.command_line import command_line
-from vlmbench.cli import early_checks, validate
+from vlmbench.cli import early_checks, environment, validate
 from vlmbench.request import TokenCounts
 from vlmbench.runner.guards import Outsized
 from vlmbench.runner.reasons import Reasons
@@ -169,3 +169,57 @@ def test_the_backend_of_a_notebook_is_not_asked_for() -> None:
     environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1].lower() == "agg", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OMP_NUM_THREADS", "abc", "OMP_NUM_THREADS=abc, which is no number of threads"),
+        ("CUDA_VISIBLE_DEVICES", "0,abc", "CUDA_VISIBLE_DEVICES=0,abc, which names no GPU"),
+        ("TORCH_LOGS", "nonsense", "TORCH_LOGS=nonsense, which a library refuses: Invalid log settings"),
+        ("TORCH_COMPILE_DEBUG", "x", "TORCH_COMPILE_DEBUG=x, which a library refuses: invalid literal"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "HF_HUB_ETAG_TIMEOUT=soon, which a library refuses: invalid literal"),
+    ],
+)
+def test_a_variable_that_no_library_can_take_is_named_in_two_lines(
+    name: str, value: str, words: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vlmbench", "-q", "experiment=smoke", "runtime.device=cpu", "output_dir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, name: value}, capture_output=True, text=True, check=False
+    )
+    *_, first, second = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert first.startswith(f"vlmbench: the environment has {words}")
+    assert second.startswith("give ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("visible", ["", "0", "0, 1", "-1", "GPU-8932f937-d72c", "MIG-GPU-8932/1/0", "NoDevFiles"])
+def test_what_cuda_takes_as_visible_is_taken(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert not list(environment.wrong())
+
+
+@pytest.mark.parametrize(
+    "words", [("--config-dir", "{}"), ("--config-dir={}",), ("hydra.searchpath=[pkg://hydra.conf,file://{}]",)]
+)
+def test_a_folder_of_configurations_that_cannot_be_read_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    absent, locked, there = tmp_path / "absent", tmp_path / "locked", tmp_path / "there"
+    locked.mkdir(mode=0)
+    there.mkdir()
+    assert command_line(*(word.format(there) for word in words), "--cfg", "job").status == 0
+    for folder, why in ((absent, "No such file"), (locked, "Permission denied")):
+        if folder is locked and os.geteuid() == 0:
+            continue  # root may read it
+        done = command_line(*(word.format(folder) for word in words), "--cfg", "job")
+        assert done.status == 2
+        assert len(done.own) == 2
+        assert f"cannot read the folder '{folder}': {why}" in done.own[0]
+
+
+def test_a_package_of_configurations_that_is_not_there_is_refused() -> None:
+    done = command_line("hydra.searchpath=[pkg://not_there]", "--cfg", "job")
+    assert done.status == 2
+    assert done.own[0].startswith("vlmbench: no folder or package 'not_there' of configurations")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmbench.cli import environment
 from vlmbench.errors import ConfigError, DeviceError, InputError, ModelError, VlmbenchError
 from vlmbench.hiding import with_environment
 from vlmbench.machine.peaks import unknown_device
@@ -43,6 +44,7 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
             )
     if settings.task not in _MEASURING or settings.runtime.engine == "endpoint":
         return
+    yield from environment.wrong()
     if sys.flags.optimize > 1:
         yield InputError(
             "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and transformers builds no model without its own\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -15,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from vlmbench.cli.argument_order import AXES
 from vlmbench.cli.own_options import choices
 from vlmbench.cli.validate import unknown_key
-from vlmbench.errors import first_line
+from vlmbench.errors import InputError, first_line
 from vlmbench.machine.installation import conf_dir
 from vlmbench.sweep import KNOBS, NESTED
 
@@ -26,6 +28,9 @@ _VALUE = re.compile(
     r"(?P<kind>Integer|Float|Boolean|bool)"
 )
 _KINDS = {"Integer": "a whole number", "Float": "a number"}  # else true or false
+ABSENT = re.compile(r"provider=(?P<who>.*), path=(?P<path>.*) is not available")
+_FOLDERS = ("--config-dir", "-cd")
+_READABLE = "give one that is there and that this user may read, or leave it out"
 _LISTED = 8  # choices that one line holds
 _LONGER = "; give a range as text: 'sweep.axes.NAME=\"log(start, stop, num)\"', without a + where the axis is there"
 
@@ -51,6 +56,36 @@ def compact(error: BaseException) -> str:
         text = f"{text}: {str(cause).strip()}"
     text = "\n".join(line for line in text.splitlines() if not line.strip().startswith(_NOISE))
     return text + _LONGER if "sweep.axes." in text and "Cannot merge" in text else text
+
+
+def of_search_path(warning: UserWarning) -> str:
+    """A folder or package of the search path that is not there, of which Hydra only warns; other warnings as is."""
+    found = ABSENT.match(str(warning))
+    if found is None:
+        return first_line(warning)
+    return f"no folder or package '{found['path']}' of configurations, which '{found['who']}' names\n{_READABLE}"
+
+
+def check_folders(words: Sequence[str]) -> None:
+    """Refuse folders of configurations that the command line names and this user cannot read: Hydra passes over them.
+
+    Raises:
+        InputError: such a one.
+    """
+    given = [(word, place) for word, place in pairwise(words) if word in _FOLDERS]
+    parts = [(key, place) for key, is_there, place in (word.partition("=") for word in words) if is_there]
+    given += [(key, place) for key, place in parts if key in _FOLDERS]
+    for key, value in parts:
+        if key.lstrip("+") == "hydra.searchpath":
+            places = (one.strip(" '\"") for one in value.strip("'\"[]").split(","))
+            given += [
+                (key, one.removeprefix("file://")) for one in places if one and "://" not in one.removeprefix("file://")
+            ]
+    for key, place in given:
+        try:
+            os.scandir(place).close()
+        except OSError as error:
+            raise InputError(f"'{key}': cannot read the folder '{place}': {error.strerror}\n{_READABLE}") from None
 
 
 def of_yaml(error: yaml.YAMLError) -> str:

@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmbench.cli import config as schema
-from vlmbench.cli import early_checks, hydra_errors, trials, validate
+from vlmbench.cli import early_checks, environment, hydra_errors, trials, validate
 from vlmbench.cli.argument_order import arranged
 from vlmbench.cli.config import write_composed
 from vlmbench.cli.own_options import taken
@@ -104,6 +105,8 @@ def _main() -> NoReturn:
         entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
         sys.argv[1:] = arranged(taken(sys.argv[1:]))
         want_traceback = want_traceback or level() == Level.VERBOSE
+        hydra_errors.check_folders(sys.argv[1:])
+        warnings.filterwarnings("error", hydra_errors.ABSENT.pattern)
         with interrupted_in_words_of_others():
             entry()
     except KeyboardInterrupt:
@@ -116,6 +119,9 @@ def _main() -> NoReturn:
         say(hydra_errors.compact(error))
         trials.show_last()
         sys.exit(error.exit_status if isinstance(error, VlmbenchError) else BAD_INPUT)
+    except UserWarning as error:
+        say(hydra_errors.of_search_path(error))
+        sys.exit(BAD_INPUT)
     except yaml.YAMLError as error:
         if want_traceback:
             traceback.print_exc()
@@ -194,7 +200,7 @@ def run_job(config: DictConfig) -> int:
             ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
         say(reason)
     except Exception as caught:  # whatever it is, it must be in the outcome file, not only on a lost terminal
-        error = _of_permission(caught) if isinstance(caught, PermissionError) else caught
+        error = _in_our_words(caught)
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
         if config.task == "compare":  # where 1 says that something became slower
             status = BAD_INPUT
@@ -226,6 +232,13 @@ def _check_working_directory() -> None:
             f"the working directory is not there any more ({found.strerror}): it was removed or replaced\n"
             "change to one that is (cd ~), and run the command again"
         ) from None
+
+
+def _in_our_words(error: Exception) -> Exception:
+    """An error of the system or of a variable of the environment as a user's; any other as it is."""
+    if isinstance(error, VlmbenchError):
+        return error
+    return _of_permission(error) if isinstance(error, PermissionError) else environment.refused(error) or error
 
 
 def _of_permission(error: PermissionError) -> InputError:
