@@ -1,7 +1,7 @@
 """Two runs of the same command on the same machine: how often does a comparison see a difference that is not there?
 
     python benchmarks/aa_pairs.py                        # 20 pairs of the tiny model on the CPU, some 20 s a pair
-    python benchmarks/aa_pairs.py --out DIR              # keeps rows, pairs.jsonl and table.md there
+    python benchmarks/aa_pairs.py --out DIR              # keeps rows, pairs.jsonl and table.md there, and goes on
     python benchmarks/aa_pairs.py --pairs 5 --runs 100   # fewer and longer
     python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
 
@@ -101,6 +101,8 @@ def _pair(chosen: argparse.Namespace, place: Path, number: int, slower: float) -
         if slower and side is sides[1]:
             program = [str(ROOT / "benchmarks" / "slower.py")]
         command = [sys.executable, *program, *asked, f"output_dir={side}"]
+        if (side / "records.jsonl").is_file() and b'"done"' in (side / "outcome.json").read_bytes():
+            continue  # of an earlier call with the same --out
         checked(run(command, env={"PYTHONPATH": path, "SLOWER": str(slower)}), side.name)
     verdict = judge(*sides)
     with_machine = verdict.pairs[0].comparison

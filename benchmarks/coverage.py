@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.signal import lfilter
 
+from vlmbench.analysis.compare import Change, compare
 from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import holm
 from vlmbench.analysis.latency_fit import fit_latency_model
@@ -700,6 +701,42 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
             yield counted("alarms", f"two runs, whole and five stages, n {n} each", column, old, new)
 
 
+def of_machines(plan: Plan) -> Iterator[Cell]:
+    """Two processes with the fixed calculation beside their runs (± 5 %): on one machine that keeps still, and on one
+    whose speed differs by some 10 % from process to process, which stages follow to the power of 0 to 1.5. ``before``
+    knows nothing of the machine.
+    """
+    trials, random, columns, counts = plan
+    for n in counts:
+        for column in columns:
+            for table, spread, factor in (
+                ("alarms", 0.0, 1.0), ("alarms", 0.1, 1.0), ("power", 0.0, 1.05), ("power", 0.0, 1.1),
+            ):  # fmt: skip
+                old, new = [], []
+                for _ in range(max(trials // 4, 1)):
+                    sides = [
+                        beside_yardstick(random, n, column, math.exp(spread * random.standard_normal()), code)
+                        for code in (1.0, factor)
+                    ]
+                    for found, same in ((old, False), (new, True)):
+                        told = compare(sides[0], sides[1], STAGES, same_machine=same).changes.values()
+                        found.append(any(one.change in (Change.FASTER, Change.SLOWER) for one in told))
+                words = f"speed ± {100 * spread:g} %" if spread else "machine keeps still"
+                size = f", + {100 * (factor - 1):.0f} %" if table == "power" else ""
+                yield counted(table, f"two processes, {words}, n {n} each{size}", column, old, new)
+
+
+def beside_yardstick(
+    random: np.random.Generator, n: int, column: float | str, machine_takes: float, code: float
+) -> pd.DataFrame:
+    """Rows of a process whose machine takes so much longer than another; ``code`` multiplies the largest stage."""
+    times = staged(random, n, column) * (machine_takes ** np.array([0.0, 0.5, 1.0, 1.0, 1.5]))[:, None]
+    times[-1] *= code
+    beside = 0.2 * machine_takes * runs(random, n, column, "lognormal")
+    table = {**_requests(n), "yardstick_ms": beside, **dict(zip(STAGES, times, strict=True))}
+    return pd.DataFrame({**table, "T_total": times.sum(axis=0), "thread_waited_ms": 0.0})
+
+
 STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
 
 
@@ -771,6 +808,7 @@ QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "sweeps": of_sweeps,
     "family": of_family,
     "comparisons": of_comparisons,
+    "machines": of_machines,
     "split": of_split,
     "variance": of_variance,
     "savings": of_savings,
