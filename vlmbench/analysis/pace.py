@@ -23,8 +23,8 @@ from vlmbench.text import digits, span
 
 MOST = 2.0
 """Times the change of the pace, on a logarithmic scale, that a stage may follow at most. The error of the change counts
-once. Counted twice, a real change of 5 % (100 runs, autocorrelation 0.3) is found in 0.47 in place of 0.75 of the cases;
-with 1.5 in place of 2, false alarms are 0.4 where stages follow a change of 10 % 0 to 1.8 times; as it is, 0.06 at most.
+once. Counted twice, a real change of 5 % (100 runs, autocorrelation 0.3) is found in 0.47 instead of 0.75 of the cases.
+With 1.5 instead of 2, false alarms are 0.4 where stages follow a change of 10 % 0 to 1.8 times; as it is, at most 0.06.
 """
 _WITHIN = ("T_transfer", "T_total", "T_detokenize")  # what the waiting was counted over
 
