@@ -35,8 +35,7 @@ def wrong() -> Iterator[InputError]:
 
 def refused(error: BaseException) -> InputError | None:
     """Say which variable a library refused while it was imported, or set up its memory; None for other errors."""
-    frames = traceback.extract_tb(error.__traceback__)
-    importing = any(frame.filename.startswith("<frozen importlib") for frame in frames)
+    importing = any(frame.name == "<module>" for frame in traceback.extract_tb(error.__traceback__))
     words = str(error)
     for name, value in sorted(os.environ.items()):
         if not value or not _THEIRS.match(name) or not (importing or name.endswith("ALLOC_CONF")):
