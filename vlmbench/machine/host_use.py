@@ -11,7 +11,6 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 try:
@@ -21,8 +20,8 @@ except ImportError:  # Windows
 
 BUSY_SHARE = 0.05
 """A thread that waited longer than this share of a run for a processor ran on a busy host."""
-_STAT = Path("/proc/stat")
-_SCHEDSTAT = Path("/proc/thread-self/schedstat")
+_STAT = "/proc/stat"
+_SCHEDSTAT = "/proc/thread-self/schedstat"
 _STEAL = 8  # field of the line ``cpu`` in /proc/stat, counted from its name
 
 
@@ -85,14 +84,23 @@ class MachineUse:
 
 def _waited_ns() -> int | None:
     with suppress(OSError, ValueError, IndexError):
-        return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1])
+        return int(_beginning_of(_SCHEDSTAT).split()[1])
     return None
 
 
 def _steal_ms() -> float | None:
-    with suppress(OSError, ValueError, IndexError), _STAT.open(encoding="ascii") as file:
-        return int(file.readline().split()[_STEAL]) * 1e3 / os.sysconf("SC_CLK_TCK")
+    with suppress(OSError, ValueError, IndexError):
+        return int(_beginning_of(_STAT).split()[_STEAL]) * 1e3 / os.sysconf("SC_CLK_TCK")
     return None
+
+
+def _beginning_of(file: str) -> bytes:
+    """What a file of the kernel begins with; by system calls alone, which take a third of what a file object takes."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 256)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(kw_only=True)

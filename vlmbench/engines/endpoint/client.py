@@ -1,29 +1,26 @@
 """The client: connections, one streamed request at a time on each, every read stamped before it is looked at.
 
 Streams in the clear are read by a tap of the loop and stamped right after the read; TLS is read by asyncio. Parsing
-follows when the reads of all other streams that are ready at the same moment are stamped, and where nothing depends on
-it, of several reads at once: the first look at a read after the processor has slept costs five times the later ones.
+follows when the reads of all other streams that are ready at the same moment are stamped, and only when a stream may be
+complete or many reads wait: the first look at a read after the processor has slept costs five times the later ones.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from vlmbench.engines.endpoint.address import Address, Proxy
-from vlmbench.engines.endpoint.loop import MeasuringLoop
-from vlmbench.engines.endpoint.wire import Head, Piece, ResponseParser, WireError, request_bytes
+from vlmbench.engines.endpoint.loop import MeasuringLoop, Tap
+from vlmbench.engines.endpoint.wire import Head, ResponseParser, WireError, request_bytes
 from vlmbench.machine.host_use import MachineUse
 
 Sink = Callable[[int, bytes], None]
-_READ_BYTES = 65536
 _READS_AT_ONCE = 8  # parsed together: a tenth of a ms in which nothing is stamped
 
 
@@ -70,16 +67,13 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._tapped: tuple[MeasuringLoop, int] | None = None
-        self._read_error: OSError | None = None
-        self._reads: list[Piece] = []
-        self._parsing = False
+        self._tap = Tap(self._parse_some)
         self._parser = ResponseParser()
         self._sink: Sink | None = None
         self._done: asyncio.Future[None] | None = None
         self._drained: asyncio.Event = asyncio.Event()
         self._drained.set()
         self.times = Times()
-        self.last_read_ns = 0
         self.connect_ns = 0
         self.served = 0
         self.host: MachineUse | None = None  # what the host had given when the connection was chosen for a request
@@ -96,34 +90,15 @@ class Connection(asyncio.Protocol):
             clear = transport.get_extra_info("sslcontext") is None and sys.platform == "linux"
             if clear and isinstance(self._loop, MeasuringLoop):
                 self._tapped = self._loop, sock.fileno()
-                self._loop.tap(sock.fileno(), partial(self._read, *self._tapped))
+                self._loop.tap(sock.fileno(), self._tap)
 
     def data_received(self, data: bytes) -> None:
         """Stamp what was read; it is parsed in a later callback."""
-        self.last_read_ns = stamp = time.monotonic_ns()
-        self._reads.append((stamp, data))
-        if not self._parsing:
-            self._parsing = True
+        self._tap.last_ns = stamp = time.monotonic_ns()
+        self._tap.reads.append((stamp, data))
+        if not self._tap.looking:
+            self._tap.looking = True
             self._loop.call_soon(self._parse)
-
-    def _read(self, loop: MeasuringLoop, descriptor: int) -> bool:
-        """Read the socket, which is ready; False where its end or its error is the transport's matter."""
-        try:
-            data = os.read(descriptor, _READ_BYTES)
-            stamp = time.monotonic_ns()
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            self._read_error = error
-            return False
-        if not data:
-            return False
-        self.last_read_ns = stamp
-        self._reads.append((stamp, data))
-        if not self._parsing and (len(self._reads) >= _READS_AT_ONCE or self._parser.may_end_with(data)):
-            self._parsing = True
-            loop.after_reads(self._parse)
-        return True
 
     def pause_writing(self) -> None:
         """Take note that the system takes no more bytes for now."""
@@ -140,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._drained.set()
         if self._done is None or self._done.done():
             return
-        error = error or self._read_error
+        error = error or self._tap.error
         self._parse()
         if self._done.done():
             return
@@ -164,11 +139,13 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self.closed:
             raise ExchangeError("disconnected", "the server closed the connection before the request was sent")
-        self._parser, self._sink, self._reads = ResponseParser(), sink, []
+        self._parser, self._sink = ResponseParser(), sink
+        self._tap.reads.clear()
+        self._tap.ending = b""
         self._done = done = self._loop.create_future()
         times = self.times = Times(connect_ns=self.connect_ns, reused=self.served > 0)
         self.connect_ns = 0
-        times.start_ns = self.last_read_ns = time.monotonic_ns()
+        times.start_ns = self._tap.last_ns = time.monotonic_ns()
         self._transport.write(payload)
         await self._drained.wait()
         times.sent_ns = time.monotonic_ns()
@@ -177,6 +154,11 @@ class Connection(asyncio.Protocol):
         head = self._parser.head
         assert head is not None
         return head
+
+    @property
+    def last_read_ns(self) -> int:
+        """When something came last, or the request left."""
+        return self._tap.last_ns
 
     @property
     def head(self) -> Head | None:
@@ -208,9 +190,16 @@ class Connection(asyncio.Protocol):
             loop.tap(descriptor, None)
             self._tapped = None
 
-    def _parse(self) -> None:
-        self._parsing = False
-        reads, self._reads = self._reads, []
+    def _parse_some(self) -> None:
+        self._parse(_READS_AT_ONCE)
+        if self._tap.reads and self._tapped is not None:
+            self._tapped[0].look_again(self._tap)
+
+    def _parse(self, most: int | None = None) -> None:
+        tap = self._tap
+        tap.looking = False
+        reads = tap.reads[:most]
+        del tap.reads[:most]
         parser, sink, done = self._parser, self._sink, self._done
         if done is None or done.done():
             return
@@ -224,7 +213,7 @@ class Connection(asyncio.Protocol):
         except WireError as error:
             self._fail(ExchangeError("not_http", str(error)))
             return
-        self.times.head_ns = parser.head_ns
+        self.times.head_ns, tap.ending = parser.head_ns, parser.ending
         if parser.complete:
             self._finish()
 

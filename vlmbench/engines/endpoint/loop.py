@@ -11,7 +11,7 @@ processor has slept, does not pay for the loop's own way to it through a cold ca
 from __future__ import annotations
 
 import asyncio
-import math
+import os
 import select
 import selectors
 import sys
@@ -21,37 +21,55 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-Tap = Callable[[], bool]
-"""Reads a socket that is ready; False where the transport must do it: the stream has ended, or is broken."""
 LONG_TURN_NS = 1_000_000
-"""A turn of the loop (all callbacks between two waits) that takes longer is remembered, ns."""
+"""A turn of the loop (all that it does between two waits) that takes longer is remembered, ns."""
 _KEPT_TURNS = 10_000
+_READ_BYTES = 65536
+_KEPT_READS = 64  # of a stream, before they are looked at
+
+
+class Tap:
+    """A socket that the loop reads by itself; its end and its errors are left to the transport.
+
+    Args:
+        look: called when the reads should be looked at: the stream may be complete, or there are many.
+
+    Attributes:
+        reads: what was read and is not looked at yet, each with its moment.
+        last_ns: the last moment at which something was read.
+        ending: a read of five bytes or more that does not end with this cannot complete the stream.
+        looking: ``look`` is about to be called.
+        error: that broke the stream.
+    """
+
+    __slots__ = ("ending", "error", "last_ns", "look", "looking", "reads")
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look = look
+        self.reads: list[tuple[int, bytes]] = []
+        self.last_ns = 0
+        self.ending = b""
+        self.looking = False
+        self.error: OSError | None = None
 
 
 class Turns:
     """Remembers the long turns of a loop: while one lasts, nothing that arrives is given a time.
 
     Attributes:
-        longest_ns: the longest turn so far.
+        longest_ns: the longest turn so far; those that only read count from :data:`LONG_TURN_NS` on.
     """
 
     def __init__(self) -> None:
         self.longest_ns = 0
         self._long: deque[tuple[int, int]] = deque(maxlen=_KEPT_TURNS)
-        self._began = 0
 
-    def begin(self) -> None:
-        """Note that the loop has waited and runs callbacks now."""
-        self._began = time.monotonic_ns()
-
-    def end(self) -> None:
-        """Note that the loop is about to wait."""
-        if not self._began:
-            return
-        took = time.monotonic_ns() - self._began
+    def note(self, began_ns: int, ended_ns: int) -> None:
+        """Note a turn: when a wait had ended, and when the next began."""
+        took = ended_ns - began_ns
         self.longest_ns = max(self.longest_ns, took)
         if took > LONG_TURN_NS:
-            self._long.append((self._began, took))
+            self._long.append((began_ns, took))
 
     def reset(self) -> None:
         """Forget all turns."""
@@ -82,52 +100,69 @@ class _FineSelector(selectors.DefaultSelector):
     def __init__(self, turns: Turns) -> None:
         super().__init__()
         self._turns = turns
+        self._woke_ns = time.monotonic_ns()
         self.taps: dict[int, Tap] = {}
         self.later: deque[Callable[[], None]] = deque()
 
     if sys.platform == "linux":
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            """Wait and read the tapped sockets, until there is something else for the loop to do."""
-            end = None if timeout is None else time.monotonic() + timeout
-            others = self._read(0 if self.later else timeout)
-            while not others and not self.later:
-                if end is not None and (timeout := end - time.monotonic()) <= 0:
+            """Wait and read the tapped sockets, until there is something else for the loop to do.
+
+            One frame, for it runs once a token, mostly on a processor that has slept: every call is dear there.
+            """
+            poll, taps, later, clock = self._selector.poll, self.taps, self.later, time.monotonic_ns
+            now = clock()
+            self._turns.note(self._woke_ns, now)
+            due = None if timeout is None else now + timeout * 1e9
+            others = False
+            while not others:
+                left_s = 0.0 if later else None if due is None else (due - now) / 1e9
+                if left_s is None or left_s > 0.001:
+                    ready = poll(left_s and left_s - 0.001)  # it rounds up to whole ms
+                else:
+                    if left_s > 0:
+                        select.select([self.fileno()], [], [], left_s)
+                    ready = poll(0)
+                woke = now = clock()
+                for descriptor, events in ready:
+                    tap = taps.get(descriptor)
+                    if tap is None or events != select.EPOLLIN:
+                        others = True
+                        continue
+                    try:
+                        data = os.read(descriptor, _READ_BYTES)
+                    except BlockingIOError:
+                        continue
+                    except OSError as error:
+                        tap.error, others = error, True
+                        continue
+                    now = clock()
+                    if not data:
+                        others = True
+                        continue
+                    tap.last_ns = now
+                    tap.reads.append((now, data))
+                    if (data.endswith(tap.ending) or len(data) < 5 or len(tap.reads) > _KEPT_READS) and not tap.looking:
+                        tap.looking = True
+                        later.append(tap.look)
+                if later:  # one at a time, with what it leads to: the next when what came meanwhile is read
+                    later.popleft()()
                     break
-                others = self._read(timeout)
-            if self.later:  # one at a time, with what it leads to: the next comes when what arrived meanwhile is read
-                self.later.popleft()()
+                if due is not None and now >= due:
+                    break
+                if now - woke > LONG_TURN_NS:
+                    self._turns.note(woke, now)
+            self._woke_ns = woke
             return super().select(0) if others else []  # what is read no longer shows, all else still does
-
-        def _read(self, timeout: float | None) -> bool:
-            """Wait once and read; False where taps took all there was."""
-            self._turns.end()
-            ready = self._wait(timeout)
-            self._turns.begin()
-            others = not ready
-            for descriptor, events in ready:
-                tap = self.taps.get(descriptor)
-                if tap is None or events != select.EPOLLIN or not tap():
-                    others = True
-            return others
-
-        def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
-            poll: Callable[[float | None], list[tuple[int, int]]] = self._selector.poll
-            if timeout is None or timeout <= 0:
-                return poll(timeout)
-            whole_ms = math.floor(timeout * 1e3)
-            if whole_ms:
-                return poll((whole_ms - 0.5) / 1e3)  # rounded up there; a wait that ends early is taken up again
-            select.select([self.fileno()], [], [], timeout)
-            return poll(0)
 
     else:
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Wait, with the turns of the loop noted."""
-            self._turns.end()
+            self._turns.note(self._woke_ns, time.monotonic_ns())
             ready = super().select(timeout)
-            self._turns.begin()
+            self._woke_ns = time.monotonic_ns()
             return ready
 
 
@@ -138,16 +173,17 @@ class MeasuringLoop(asyncio.SelectorEventLoop):
         self._fine = _FineSelector(turns)
         super().__init__(self._fine)
 
-    def tap(self, descriptor: int, read: Tap | None) -> None:
-        """Let a callback read a socket before the loop does; None leaves it to the loop again."""
-        if read is None:
+    def tap(self, descriptor: int, tap: Tap | None) -> None:
+        """Read a socket before any callback; None leaves it to its transport again."""
+        if tap is None:
             self._fine.taps.pop(descriptor, None)
         else:
-            self._fine.taps[descriptor] = read
+            self._fine.taps[descriptor] = tap
 
-    def after_reads(self, callback: Callable[[], None]) -> None:
-        """Call something when all sockets that are ready now are read; for taps only."""
-        self._fine.later.append(callback)
+    def look_again(self, tap: Tap) -> None:
+        """Call ``look`` once more when all sockets that are ready now are read."""
+        tap.looking = True
+        self._fine.later.append(tap.look)
 
 
 def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:

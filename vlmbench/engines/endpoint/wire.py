@@ -61,11 +61,13 @@ class ResponseParser:
         head: once it is complete.
         head_ns: when its last byte was read.
         complete: the body has ended.
+        ending: what a read of five bytes or more that completes the response ends with, as far as can be told now.
     """
 
     head: Head | None = None
     head_ns: int = 0
     complete: bool = False
+    ending: bytes = b""
     _buffer: bytearray = field(default_factory=bytearray)
     _left: int = 0  # bytes of the body, or of the chunk, still to come
     _mode: str = "head"  # head, length, size, chunk, chunk_end, trailer, until_close
@@ -83,10 +85,6 @@ class ResponseParser:
         while not self.complete and self._step(stamp_ns, pieces):
             pass
         return pieces
-
-    def may_end_with(self, data: bytes) -> bool:
-        """Whether the response may be complete with this read; only in chunks can that be told from its last bytes."""
-        return self._mode not in ("size", "chunk", "chunk_end") or len(data) < 5 or data.endswith(b"\r\n\r\n")
 
     def at_close(self) -> bool:
         """Take note that the server closed; True where that is how this response ends, not a broken one."""
@@ -129,7 +127,7 @@ class ResponseParser:
         if head.status in (204, 304):
             self.complete = True
         elif "chunked" in head.headers.get("transfer-encoding", "").lower():
-            self._mode = "size"
+            self._mode, self.ending = "size", b"\r\n\r\n"
         elif "content-length" in head.headers:
             self._mode, self._left = "length", _length(head.headers["content-length"])
             self.complete = self._left == 0
