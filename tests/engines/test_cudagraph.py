@@ -289,6 +289,7 @@ def test_tokens_of_other_architectures(name: str, recorder: Callable[[], Recorde
         assert loop.generate(asked).tolist() == want
         first = first or want
     assert want == first
+    assert loop.facts["stages"]["language_model"]["eager"] == []
 
 
 def test_a_step_that_waits_for_the_device_is_refused() -> None:

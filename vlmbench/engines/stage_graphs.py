@@ -3,7 +3,7 @@
 The module's own ``__call__`` stays, so forward hooks fire around a replay as they do around eager code: the timeline's
 marks stand outside the graphs and need no knowledge of them. A projector inside a tower splits the tower's graph.
 
-A tower that reads its grid on the host is captured for the grid's contents (:mod:`vlmbench.engines.constants`).
+Code that reads a grid or a mask on the host is captured for their contents (:mod:`vlmbench.engines.constants`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from vlmbench.errors import ModelError, first_line
 
 _Signature = tuple[Any, ...]
 
-_OF_IMAGES = frozenset({"vision_encoder", "projector"})  # what they read as integers is the same for many requests
 _TOLERANCE = 0.04  # of an answer's norm: rounding in bfloat16 through all layers is less, a wrong order more
 
 
@@ -203,7 +202,7 @@ class StageGraphs:
                 self._anew(stage)
                 own()
             tried = self._tried(stage, own if stage.compiler is None else stage.compiler(own))
-            if isinstance(tried, str) and stage.name in _OF_IMAGES and (held := small_integers(static)):
+            if isinstance(tried, str) and stage.compiler is None and (held := small_integers(static)):
                 tried = self._tried_for_contents(stage, own, static, held)
         except torch.OutOfMemoryError:  # says nothing about the stage's code: the run does not fit
             raise
