@@ -324,3 +324,81 @@ def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
 
 def test_the_sample_s_p99_is_the_interpolated_one(findings: ModuleType) -> None:
     assert findings._p99([float(value) for value in range(1, 1001)]) == pytest.approx(990.01)
+
+
+def _of_code(folder: Path, code: str) -> None:
+    for path in folder.rglob("provenance.json"):
+        about = json.loads(path.read_text())
+        about["sessions"][0]["code"]["vlmbench"]["source_sha256"] = code
+        path.write_text(json.dumps(about))
+
+
+def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
+    script: ModuleType, findings: ModuleType, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+
+    def publish() -> str:
+        script.take(runs, results)
+        script.begin_set(runs, results, same=False)
+        return capsys.readouterr().out
+
+    publish()
+    assert findings.Published(results).codes.keys() == {"abcdef01"}
+    for folder in ("llava_eager/phase1", "llava_eager", "molmo_cudagraph/phase1"):
+        (results / f"h200_{folder}" / "summary.json").write_text("{}")
+
+    _of_code(runs, "12345678ab")
+    shutil.rmtree(runs / "llava_eager" / "phase3")
+    rows = (runs / "molmo_cudagraph" / "records.jsonl").read_text().splitlines(keepends=True)
+    (runs / "molmo_cudagraph" / "records.jsonl").write_text("".join(rows[:-5]))
+    (runs / "molmo_cudagraph" / "points.json").unlink(missing_ok=True)
+    said = publish()
+    assert "not published, one sweep of another code than the pair that is there: llava_eager/phase2" in said
+    assert re.search(r"not published, cut off after \d+ runs, of which 'phase1' has \d+ already: molmo_cudagraph", said)
+    assert "the present set is of code 12345678 from now on" in said
+    found = findings.Published(results)
+    assert found.run("llava_eager", "phase1").mark == ""
+    assert found.run("llava_eager").mark == found.run("molmo_cudagraph", "phase1").mark == findings.EARLIER
+    page = findings.folder_table(found)
+    assert "12345678, abcdef01†" in page
+
+    script.begin_set(runs, results, same=True)
+    assert findings.Published(results).codes.keys() == {"12345678"}, "the same code again changes nothing"
+    _of_code(runs, "99999999")
+    script.begin_set(runs, results, same=True)
+    assert findings.Published(results).codes.keys() == {"12345678", "99999999"}
+
+
+def test_earlier_runs_that_were_measured_again_go(script: ModuleType, runs: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for name in ("h200_molmo_cudagraph", "h200_gemma3_eager", "h200_qwen_eager"):
+        shutil.copytree(runs / "molmo_cudagraph", results / "archive" / name / "phase1")
+        packed = results / "archive" / name / "phase1" / "records.jsonl.gz"
+        packed.write_bytes(gzip.compress((runs / "molmo_cudagraph" / "records.jsonl").read_bytes()))
+    page = results / "archive" / "README.md"
+    page.write_text("| `h200_molmo_cudagraph` | a |\n| `h200_qwen_eager`, `h200_molmo_cudagraph`, `h200_x` | b |\n")
+    (runs / "molmo_cudagraph" / "points.json").write_text('{"points": [{"ended_by": "all_measured"}]}')
+    script.take(runs, results)
+    (results / "h200_molmo_cudagraph" / "phase1" / "summary.json").write_text("{}")
+    assert list(script.drop_measured_since(results)) == ["h200_molmo_cudagraph"]
+    assert {path.name for path in (results / "archive").glob("h200_*")} == {"h200_gemma3_eager", "h200_qwen_eager"}
+    assert page.read_text() == "| `h200_qwen_eager`, `h200_x` | b |\n"
+
+
+def test_the_commit_that_has_a_code_is_found(script: ModuleType) -> None:
+    commit = subprocess.run(
+        ["git", "rev-list", "--max-count=1", "HEAD", "--", "vlmbench"],
+        cwd=SCRIPTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    if not commit:
+        pytest.skip("no history of the checkout here")
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "vlmbench"], cwd=SCRIPTS.parent, capture_output=True, check=True
+    )
+    if changed.stdout:
+        pytest.skip("the checkout has changes")
+    assert script.commit_of(script.source_sha256(script.ROOT / "vlmbench")[:8]) == commit[:7]
