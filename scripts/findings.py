@@ -11,8 +11,6 @@ set (``docs/results/archive``) stands in where the present one has none, and is 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
 import re
 import sys
@@ -24,28 +22,36 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import findings_card
+import findings_loads
+import findings_methods
+from findings_methods import methods_words
 from published import (
     ARCHIVE,
     CARD,
     EACH,
     EARLIER,
     FULL,
-    METHODS,
     MODELS,
     NOT_MEASURED,
     PROVENANCE,
     RESULTS,
     ROOT,
     RUNTIMES,
+    SERVERS,
     Published,
     Run,
+    by_request,
     code_of,
+    command_of,
+    counted,
+    cut_words,
     read,
+    rows_of,
     span_of,
     table,
     times,
@@ -63,8 +69,6 @@ from vlmbench.analysis.claims import (
     tail_is_the_problem,
     token_kinds_differ,
 )
-from vlmbench.analysis.frames import REFERENCE
-from vlmbench.figures.serving import point_label
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, percent, tight_interval
@@ -159,7 +163,7 @@ def tail_table(results: Published) -> str:
         rows.append(
             [
                 *who(name),
-                f"{whole.get('n', 0):,}{worth}{_cut(run)}{run.mark}",
+                f"{whole.get('n', 0):,}{worth}{cut_words(run)}{run.mark}",
                 value(whole.get("p50")),
                 _quantile(request),
                 _quantile(of_model),
@@ -173,8 +177,8 @@ def tail_table(results: Published) -> str:
 
 def _failed_and_again(folder: Path) -> int:
     """How many of the requests that failed were measured by a later try."""
-    measured = {row["sample_id"] for row in _counted(folder)}
-    return len({row["sample_id"] for row in _rows(folder) if row["status"] == "error"} & measured)
+    measured = {row["sample_id"] for row in counted(folder)}
+    return len({row["sample_id"] for row in rows_of(folder) if row["status"] == "error"} & measured)
 
 
 def _quantile(row: Mapping[str, Any] | None) -> str:
@@ -212,7 +216,7 @@ def tail_words(results: Published) -> str:
                 clauses.append(f"{words} {_quantile(row)}, which {verdict}{run.mark}")
         if clauses:
             lines.append(f"* `generate()` of {MODELS[model]} alone: {'; '.join(clauses)}.")
-    return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+    return "\n".join(lines) or f"* {NOT_MEASURED.capitalize()}."
 
 
 _SLOW = 2.0  # preprocessing is slow from so many of its medians on
@@ -234,7 +238,7 @@ def slow_words(results: Published) -> str:
             continue
         shares = []
         for runtime, run in runs.items():
-            rows = _counted(results.results / run.folder)
+            rows = counted(results.results / run.folder)
             limit = _SLOW * median(row["T_preprocess"] for row in rows)
             slow, other = (
                 [row for row in rows if (row["T_preprocess"] > limit) is is_slow] for is_slow in (True, False)
@@ -265,7 +269,7 @@ def _held(runs: Mapping[str, Run]) -> list[str]:
 
 def _rank(results: Published, runs: Sequence[Run]) -> float:
     """Rank correlation of the preprocessing of the same requests in two runs."""
-    first, second = (_by_request(results.results / run.folder, "T_preprocess") for run in runs)
+    first, second = (by_request(results.results / run.folder, "T_preprocess") for run in runs)
     common = sorted(first.keys() & second.keys())
     return float(spearmanr([first[one] for one in common], [second[one] for one in common]).statistic)
 
@@ -325,7 +329,7 @@ def bottleneck_words(results: Published) -> str:
             )
         if clauses:
             lines += [f"* {MODELS[model]}, {clause}." for clause in clauses]
-    return "\n".join(lines) or f"* {NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
+    return "\n".join(lines) or f"* {NOT_MEASURED.capitalize()}."
 
 
 def _where_it_waits(waits: Mapping[str, Any]) -> str:
@@ -384,7 +388,7 @@ def power_words(results: Published) -> str:
         run = results.run(name, "phase2")
         if run is None or run.mark:
             continue
-        rows = _counted(results.results / run.folder)
+        rows = counted(results.results / run.folder)
         held = sum("throttled:power" in row["flags"] for row in rows)
         clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz") is not None]
         if held and clocks:
@@ -474,27 +478,16 @@ def data_table(results: Published) -> str:
             rows.append(
                 [
                     MODELS[model], f"{RUNTIMES[runtime]}{run.mark}", data,
-                    f"{run.summary['runs']['workload_runs']:,}{_cut(run)}",
+                    f"{run.summary['runs']['workload_runs']:,}{cut_words(run)}",
                     " / ".join(f"{tokens[name]:,.0f}" for name in ("min", "median", "max")),
                     value(run.summary["distribution"]["T_request"]["workload"]["p50"]),
                     _quantile((tail.get("request") or {}).get("ratio")),
                     DASH if split is None else _share(split), results.rows(run),
                 ]
             )  # fmt: skip
-    heads = (
-        "model",
-        "runtime",
-        "sizes of images",
-        "requests",
-        "vision tokens, least / median / most",
-        "request, median ms",
-    )
-    heads = (*heads, "tail of a request, ×", "variance of `generate()` that vision tokens explain", "")
-    return table(heads, rows) if rows else f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
-
-
-def _cut(run: Run) -> str:
-    return ", cut off" if run.cut else ""
+    heads = ("model", "runtime", "sizes of images", "requests", "vision tokens, least / median / most")
+    more = ("request, median ms", "tail of a request, ×", "variance of `generate()` that vision tokens explain", "")
+    return table((*heads, *more), rows) if rows else f"{NOT_MEASURED.capitalize()} on this card."
 
 
 # Runtimes -------------------------------------------------------------------------------------------------------------
@@ -548,9 +541,9 @@ def engine_side_words(results: Published) -> str:
         runs = [side for side in sides if side is not None]
         folders = [results.results / run.folder for run in runs]
         inside = median(
-            [sum(row.get(part) or 0.0 for part in ("T_transfer", "T_detokenize")) for row in _counted(folders[0])]
+            [sum(row.get(part) or 0.0 for part in ("T_transfer", "T_detokenize")) for row in counted(folders[0])]
         )
-        first, second = (_by_request(folder, "T_preprocess") for folder in folders)
+        first, second = (by_request(folder, "T_preprocess") for folder in folders)
         logs = [math.log(second[one] / first[one]) for one in first.keys() & second.keys()]
         middle, mean = (times(math.exp(found)) for found in (median(logs), fmean(logs)))
         waits = [
@@ -566,10 +559,6 @@ def engine_side_words(results: Published) -> str:
             f"device waits in the vision encoder for {', for '.join(waits)}."
         )
     return "\n".join(lines)
-
-
-def _counted(folder: Path) -> list[dict[str, Any]]:
-    return [row for row in _rows(folder) if row["status"] == "ok" and row["mode"] == "instrumented"]
 
 
 def _ratio(row: Mapping[str, Any] | None) -> str:
@@ -607,312 +596,7 @@ def first_steps_words(results: Published) -> str:
         return "\n".join(
             [*lines, "", f"LLaVA-1.5-7B, eager, one process an arm, so without intervals{mark}; {link}.", "", figure]
         )
-    return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}.\n"
-
-
-def budget_words(results: Published) -> str:
-    """Which settings answered in time, and whether they did so again."""
-    lines = []
-    for model in MODELS:
-        content = read(results.results / f"{CARD}_{model}_budget" / "budget.json")
-        if content is None:
-            continue
-        rows = [
-            [
-                _setting(row), value(row["latency"]), f"{row['fit']}{', chosen' if row['chosen'] else ''}",
-                value(row["measured_again"]), row["promise"] or DASH,
-            ]
-            for row in content["settings"]
-        ]  # fmt: skip
-        heads = (
-            "setting",
-            f"P{content['percentile']:g} of `{content['metric']}`, ms",
-            "fits",
-            "measured again, ms",
-            "promise",
-        )
-        figure = results.figure(
-            f"{CARD}_{model}_budget/figures/budget.png", f"What fits into {content['latency_ms']:g} ms"
-        )
-        link = f"[rows]({results.link}/{CARD}_{model}_budget)"
-        lines.append(f"{MODELS[model]}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
-    return "\n\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
-
-
-def _setting(row: Mapping[str, Any]) -> str:
-    """``576 vision tokens, 8 output tokens``."""
-    return ", ".join(
-        f"{number:g} {axis.rpartition('.')[2].replace('_', ' ')}"
-        for axis, number in sorted(row["axes"].items(), reverse=True)
-    )
-
-
-# Methods that drop vision tokens --------------------------------------------------------------------------------------
-
-_SHOWN_KEEPS = (1.0, 0.5, 0.25, 0.11)
-
-
-def methods_table(method: str, run: Run) -> str:
-    """Every arm of a run: what it saves, where, and what FLOPs promised."""
-    rows = []
-    for arm in run.summary["arms"]:
-        total, prefill = arm["savings"].get("T_total"), arm["savings"].get("T_LLM_prefill")
-        if total is None:
-            continue
-        promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else None
-        name = METHODS[method] if arm["role"] == "method" else f"control: {_control(arm)}"
-        kept = "" if arm["kept"] is None else f", {digits(arm['kept'])} of {digits(arm['vision_tokens'])}"
-        rows.append(
-            [
-                name,
-                f"{DASH if arm['keep'] is None else percent(arm['keep'], 2)}{kept}",
-                f"{value(total['saved_ms'])}",
-                DASH if total["share"] is None else percent(total["share"]),
-                DASH if prefill is None else value(prefill["saved_ms"]),
-                DASH if promised is None else digits(promised),
-                digits(arm["method_ms"]["total"]) if arm["method_ms"] else DASH,
-                "the baseline's" if not arm["unlike_kernels"] else f"unlike: {', '.join(arm['unlike_kernels'])}",
-                f"{arm['pairs']}",
-            ]
-        )
-    heads = ("arm", "tokens kept", "saved of `generate()`, ms", "share", "of it in prefill, ms", "FLOPs promised, ms")
-    return table((*heads, "its own time, ms", "attention kernels", "pairs"), rows)
-
-
-def _control(arm: Mapping[str, Any]) -> str:
-    return "smaller image" if arm["name"] == "downsample" else "random tokens"
-
-
-def best_arm(run: Run, keep: float) -> Mapping[str, Any] | None:
-    """The method's own arm at a share."""
-    arms = [a for a in run.summary["arms"] if a["role"] == "method" and a["keep"] == keep and "T_total" in a["savings"]]
-    return arms[0] if arms else None
-
-
-def ratio_of(saving: Mapping[str, Any]) -> str:
-    """Baseline's time over the arm's, with its interval: ``1.31 × (1.28–1.35)``."""
-    base, saved = saving["baseline_ms"], saving["saved_ms"]
-    found = [None if saved[key] is None else base / (base - saved[key]) for key in ("value", "low", "high")]
-    if found[0] is None:
-        return DASH
-    return f"{times(found[0])} ×{span_of(found[1], found[2], times)}"
-
-
-def method_sections(results: Published) -> str:
-    """A section a run: figure, sentences, table."""
-    parts = []
-    for model, method, runtime, run in results.methods():
-        title = f"### {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}{' ' + EARLIER if run.mark else ''}"
-        figure = results.figure(f"{run.folder.as_posix()}/figures/interventions.png", title.removeprefix("### "))
-        parts.append(
-            f"{title}\n\n{figure}{methods_table(method, run)}\n\n{_method_words(run)}\n\n"
-            f"{results.rows(run).capitalize()}; `python -m vlmbench experiment=report runs=docs/{results.link}/"
-            f"{run.folder.as_posix()} output_dir=DIR`.\n"
-        )
-    return "\n".join(parts) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card.\n"
-
-
-def _method_words(run: Run) -> str:
-    lines = []
-    for keep in _SHOWN_KEEPS:
-        arm = best_arm(run, keep)
-        if arm is None:
-            continue
-        total = arm["savings"]["T_total"]
-        saved = total["saved_ms"]["value"]
-        promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else 0
-        words = [f"Keeping {percent(keep, 2)}: {_said(total)}"]
-        if promised > 0 and saved is not None and saved > 0 and total["verdict"] == "faster":
-            words.append(f"{percent(saved / promised)} of what FLOPs promised")
-        if arm["controls"]:
-            words.append(f"as fast or faster without thought: {', '.join(arm['controls'])}")
-        elif arm["controls"] is not None and keep < 1:
-            words.append("no control that was run is as fast")
-        if arm["drowned_after"] is not None:
-            words.append(f"less than 5 % of `generate()` from about {arm['drowned_after'][0]:,.0f} output tokens on")
-        lines.append(f"* {'; '.join(words)}.")
-    if not run.summary["proofs"]:
-        lines.append(
-            "* This run was cut off: so many pairs as the table says, and its proof of the method was not stored."
-        )
-    lines += [f"* Not run: {one['arm']}: {one['reason']}" for one in run.summary.get("skipped") or []]
-    return "\n".join(lines)
-
-
-def _said(saving: Mapping[str, Any]) -> str:
-    verdict = saving["verdict"]
-    if verdict == "no difference":
-        return f"no difference beyond {percent(saving['no_difference_beyond'])}"
-    if verdict == "too few pairs":
-        return "too few pairs to tell"
-    saved = saving["saved_ms"]
-    low, high = sorted(abs(saved[end]) for end in ("low", "high"))
-    return f"`generate()` is {verdict} by {value({'value': abs(saved['value']), 'low': low, 'high': high})} ms"
-
-
-def methods_words(results: Published) -> str:
-    """The answer in short, a bullet a run, at half and at a ninth of the tokens."""
-    lines = []
-    for model, method, runtime, run in results.methods():
-        clauses = []
-        for keep in (0.5, 0.11):
-            if (arm := best_arm(run, keep)) is not None:
-                controls = ""
-                if arm["controls"] is not None and arm["savings"]["T_total"]["verdict"] == "faster":
-                    controls = " (a control is as fast)" if arm["controls"] else " (no control is as fast)"
-                clauses.append(f"with {percent(keep, 2)} kept {_said(arm['savings']['T_total'])}{controls}")
-        pairs = sorted({arm["pairs"] for arm in run.summary["arms"]})
-        said = f" ({pairs[0]}–{pairs[-1]} pairs, cut off, without its proof)" if not run.summary["proofs"] else ""
-        lines.append(
-            f"* {METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}{said}: {'; '.join(clauses)}{run.mark}."
-        )
-    return "\n".join(lines) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
-
-
-def grid_words(results: Published) -> str:
-    """All methods, shares and runtimes as one command: how long it took, and what each saved."""
-    parts = []
-    for model in MODELS:
-        folder = results.results / f"{CARD}_{model}_grid"
-        runs = [run for run in results.below(folder) if run.summary.get("arms")]
-        if not runs:
-            continue
-        rows = [[*_method_and_runtime(run), *(_saved(run, keep) for keep in _GRID_KEEPS), _pairs(run)] for run in runs]
-        keeps = {arm["keep"] for run in runs for arm in run.summary["arms"] if arm["role"] == "method"}
-        tries = (read(folder / "part.json") or {"tries": []})["tries"]
-        took = f"took {sum(one['seconds'] for one in tries):,} s" if tries else "was not timed"
-        if len(tries) > 1:
-            took += f", in {len(tries)} goes"
-        if tries and tries[-1]["status"]:
-            took += " and was not finished"
-        methods, runtimes = (len({row[place] for row in rows}) for place in (0, 1))
-        heads = ("method", "runtime", *(f"{percent(keep, 2)} kept" for keep in _GRID_KEEPS), "pairs")
-        parts.append(
-            f"{MODELS[model]}: {count(methods, 'method')} × {count(len(keeps), 'share')} × "
-            f"{count(runtimes, 'runtime')} {took}, loading and proofs included ([rows]({results.link}/{folder.name})). "
-            f"Saved of `generate()`, ms:\n\n{table(heads, sorted(rows))}"
-        )
-    return "\n\n".join(parts) or f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
-
-
-_GRID_KEEPS = (0.5, 0.25, 0.11, 0.05)
-
-
-def _method_and_runtime(run: Run) -> tuple[str, str]:
-    intervention = run.provenance["config"]["intervention"]
-    layer, selector = intervention.get("layer"), intervention.get("selector")
-    name = "pyramid_drop" if isinstance(layer, list) else "fastv" if layer is not None else (
-        "visionzip" if selector == "encoder_attention" else "keep_after_projector"
-    )  # fmt: skip
-    return METHODS[name], RUNTIMES[run.provenance["runtime"]["name"]]
-
-
-def _saved(run: Run, keep: float) -> str:
-    arm = best_arm(run, keep)
-    return DASH if arm is None else value(arm["savings"]["T_total"]["saved_ms"])
-
-
-def _pairs(run: Run) -> str:
-    return "–".join(str(end) for end in sorted({f(arm["pairs"] for arm in run.summary["arms"]) for f in (min, max)}))
-
-
-def methods_verdict(results: Published) -> str:
-    """How many arms that drop tokens are faster, and of how many a control is as fast."""
-    arms = [
-        arm
-        for *_, run in results.methods()
-        for arm in run.summary["arms"]
-        if arm["role"] == "method" and (arm["keep"] or 1) < 1 and "T_total" in arm["savings"]
-    ]
-    if not arms:
-        return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]} on this card."
-    found = Counter(arm["savings"]["T_total"]["verdict"] for arm in arms)
-    told = [arm for arm in arms if arm["savings"]["T_total"]["verdict"] == "faster" and arm["controls"] is not None]
-    said = ", ".join(f"{verdict} in {number}" for verdict, number in found.most_common())
-    fast = sum(bool(arm["controls"]) for arm in told)
-    return (
-        f"Of {len(arms)} arms that drop tokens `generate()` is {said}. Where it is faster and the controls can be "
-        f"told, a control that costs no thought is as fast by whole requests in {fast} of {len(told)}."
-    )
-
-
-def arms_tokens(results: Published) -> str:
-    """How long the answers of all arms are."""
-    ends = _answer(results)
-    return f"{ends} output tokens, " if ends else ""
-
-
-def _answer(results: Published) -> str:
-    ranges = [run.summary["scope"]["output_tokens"] for *_, run in results.methods()]
-    return " to ".join(sorted({f"{end:g}" for one in ranges if one for end in one}, key=float))
-
-
-def drowned_words(results: Published) -> str:
-    """From which length of the answer on nothing of a saving is left to speak of, over all arms that drop tokens."""
-    found = [
-        arm["drowned_after"][0]
-        for *_, run in results.methods()
-        for arm in run.summary["arms"]
-        if arm["role"] == "method" and (arm["keep"] or 1) < 1 and arm["drowned_after"] is not None
-    ]
-    if not found:
-        return ""
-    return (
-        f"what is saved here is below 5 % of `generate()` from {min(found):,.0f} (least saved) or {max(found):,.0f} "
-        "(most) output tokens on"
-    )
-
-
-def published_table(results: Published) -> str:
-    """Published ratios of latency beside ours in the nearest setting."""
-
-    def ours(method: str, keep: float, metric: str, models: Sequence[str] = FULL) -> str:
-        found = []
-        for model in models:
-            for runtime in RUNTIMES:
-                run = results.run(f"{model}_{method}_{runtime}")
-                arm = best_arm(run, keep) if run and run.summary.get("arms") else None
-                if run and arm and metric in arm["savings"]:
-                    found.append(f"{MODELS[model]}, {RUNTIMES[runtime]}: {ratio_of(arm['savings'][metric])}{run.mark}")
-        return "; ".join(found) or NOT_MEASURED
-
-    fastv, cache = (
-        "[FastV](https://github.com/pkunlp-icler/FastV)",
-        "[the same, with a KV cache](https://github.com/pkunlp-icler/FastV#support-kv-cache)",
-    )
-    zipped, qwen = (
-        "[VisionZip](https://arxiv.org/abs/2412.04467)",
-        "[VisionZip#24](https://github.com/JIA-Lab-research/VisionZip/issues/24)",
-    )
-    rows = [
-        [
-            fastv,
-            "first token, LLaVA-1.5-13B, A100, half dropped",
-            "0.203 / 0.155 s = 1.31 ×",
-            ours("fastv", 0.5, "TTFT"),
-        ],
-        [fastv, "the same, three quarters dropped", "0.203 / 0.124 s = 1.64 ×", ours("fastv", 0.25, "TTFT")],
-        [
-            cache,
-            "whole answer of 300 tokens and more, one image, three quarters dropped (its demo's settings; the figure "
-            "names none)",
-            "“approximately 8 %” = 1.09 ×",
-            f"answers of {_answer(results)} tokens only: {ours('fastv', 0.25, 'T_total')}",
-        ],
-        [
-            zipped,
-            "prefill, LLaVA-NeXT, share not named in the abstract",
-            "8 ×",
-            f"11 % kept: {ours('visionzip', 0.11, 'T_LLM_prefill')}",
-        ],
-        [
-            qwen,
-            "whole run, Qwen2.5-VL, as a user found",
-            "“nearly the same”",
-            ours("visionzip", 0.11, "T_total", ["qwen"]),
-        ],
-    ]
-    return table(("published by", "of what", "ratio", "ours: baseline over method"), rows)
+    return f"{NOT_MEASURED.capitalize()}.\n"
 
 
 # What lies where ------------------------------------------------------------------------------------------------------
@@ -931,7 +615,7 @@ def folder_table(results: Published) -> str:
         when = "" if begun is None else f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M}"
         codes = sorted({code_of(about) for about in abouts})
         code = ", ".join(f"{one}{'' if not _of_card(folder) or one in results.codes else EARLIER}" for one in codes)
-        said = list(dict.fromkeys(_command(run) for run in runs))
+        said = list(dict.fromkeys(command_of(run) for run in runs))
         about = "<br>".join(said) or COMMANDS.get(part, "`python scripts/publish_results.py`")
         rows.append([f"[`{folder.name}`]({folder.name})", _holds(results, part, runs), when, code, about])
     return table(("folder", "what", "begun, UTC", "code", "command"), rows)
@@ -956,151 +640,6 @@ COMMANDS: Mapping[str, str] = {
     "truth": "`python scripts/gpu/truth.py side_stream busy overhead recompiles energy floor moe_batch --out DIR`",
     "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --out DIR`",
 }
-
-
-def server_table(results: Published) -> str:
-    """What the loads on servers on a processor gave, one line a run."""
-    rows = []
-    for folder in sorted((results.results / SERVERS).glob("*/")):
-        summary, about = read(folder / "summary.json"), read(folder / "provenance.json")
-        if summary is None or about is None:
-            continue
-        run = Run(folder=folder.relative_to(results.results), summary=summary, provenance=about)
-        point = summary["serving"]["points"][0]
-        request = summary["distribution"]["T_request"]["workload"]
-        rows.append(
-            [
-                f"[`{folder.name}`]({run.folder.as_posix()})",
-                f"{point['requests']:,}",
-                value(point, key="requests_per_s"),
-                value(request["p50"]),
-                value(request["p99"]) if request["p99"]["value"] is not None else _sample_p99(folder),
-                digits(request["max"]),
-                percent(point["good_share"]),
-                _command(run),
-            ]
-        )
-    heads = (
-        "run",
-        "requests",
-        "answers a second",
-        "a request (ms), P50",
-        "P99",
-        "slowest",
-        "first token within 200 ms",
-    )
-    return table((*heads, "command"), rows) if rows else f"{NOT_MEASURED}."
-
-
-_ASKED: Mapping[str, str] = {
-    "vllm_closed": "in this process",
-    "vllm_open": "in this process",
-    "endpoint/closed": "as a server",
-    "endpoint/open": "as a server",
-}
-
-
-def _loaded(results: Published) -> Iterator[tuple[str, str, Run, list[Mapping[str, Any]]]]:
-    """(model, how vLLM was asked, run, its loads) of what was measured under load on the card."""
-    for model in MODELS:
-        for place, asked in _ASKED.items():
-            name, _, phase = place.partition("/")
-            run = results.run(f"{model}_{name}", phase or "phase1")
-            points = ((run.summary.get("serving") or {}).get("points") or []) if run else []
-            if run is not None and (shown := [point for point in points if point["point_id"] != REFERENCE]):
-                yield model, asked, run, shown
-
-
-def _load(run: Run, point: Mapping[str, Any]) -> str:
-    """``4 users``, ``5 a second``."""
-    if said := point_label(point):
-        return said
-    load = run.summary["serving"]["load"]
-    return point_label({f"axis_load.{name}": load[name] for name in (_OPEN if load["name"] == "open" else _CLOSED)})
-
-
-_OPEN, _CLOSED = ("rate_per_s",), ("concurrency",)
-
-
-def load_table(results: Published) -> str:
-    """What vLLM gave on the card under load, a line a load."""
-    rows = [
-        [
-            MODELS[model],
-            f"{asked}{run.mark}",
-            _load(run, point),
-            f"{point['requests']:,}" + (f", {point['errors']:,} failed" if point["errors"] else "") + _cut(run),
-            value(point, key="requests_per_s"),
-            DASH
-            if point["good_share"] is None
-            else f"{digits(point['goodput_per_s'])}, {value(point, percent, 'good_share')}",
-            value(point, key="tokens_per_s"),
-            value(point, key="TTFT_p50"),
-            value(point, key="TTFT_p99") if point["TTFT_p99"] is not None else "n too small",
-            value(point, key="T_request_p50"),
-            results.rows(run),
-        ]
-        for model, asked, run, points in _loaded(results)
-        for point in points
-    ]
-    heads = ("model", "vLLM", "load", "requests", "answers a second", "of them within the limits", "tokens a second")
-    return table((*heads, "first token, ms, P50", "P99", "request, ms, P50", ""), rows) if rows else ""
-
-
-_LIMITS: Mapping[str, str] = {
-    "ttft": "a first token within {} ms", "tpot": "{} ms a token after it", "request": "a whole answer within {} ms"
-}  # fmt: skip
-
-
-def limits_words(results: Published) -> str:
-    """Which limits goodput is counted under."""
-    every = {
-        ", ".join(
-            _LIMITS[name].format(f"{limit:g}") for name, limit in run.summary["serving"]["limits"].items() if limit
-        )
-        for *_, run, _points in _loaded(results)
-    } - {""}
-    return f"Limits: {'; or '.join(sorted(every))}." if every else ""
-
-
-def load_figures(results: Published) -> str:
-    """What a user gets against what the card gives, and the first token against throughput."""
-    return "".join(
-        results.figure(f"{run.folder.as_posix()}/figures/{stem}.png", f"{MODELS[model]}, vLLM {asked}: {words}")
-        for model, asked, run, _ in _loaded(results)
-        for stem, words in (
-            ("pareto", "tokens a second of the card against tokens a second of a user"),
-            ("ttft_throughput", "time to the first token against answers a second"),
-        )
-    )
-
-
-def load_words(results: Published) -> str:
-    """How far throughput and first token go from the least load to the most, a bullet a run."""
-    lines = []
-    for model, asked, run, points in _loaded(results):
-        first, last = (min(points, key=_rate), max(points, key=_rate))
-        held = sum(bool(point["client_in_the_way"]) for point in points)
-        client = f"; the client was in its own way in {held} of {count(len(points), 'load')}" if held else ""
-        client += "; cut off before all loads were measured" if run.cut else ""
-        rate = value(first, key="requests_per_s")
-        said = f"* {MODELS[model]}, vLLM {asked}, {_load(run, first)}: {rate} answers a second"
-        if first is not last:
-            said += f", {_load(run, last)}: {value(last, key='requests_per_s')}; the first token takes"
-            said += f" {value(first, key='TTFT_p50')} and {value(last, key='TTFT_p50')} ms at the median"
-        lines.append(f"{said}{client}{run.mark}.")
-    return "\n".join(lines) or f"Under load on this card: {NOT_MEASURED}."
-
-
-def _rate(point: Mapping[str, Any]) -> float:
-    return float(next((number for name, number in point.items() if name.startswith("axis_load.")), 0.0))
-
-
-def alone_words(results: Published) -> str:
-    """How many requests at a time the claims are about."""
-    if any(_loaded(results)):
-        return "* Claims, tails and stages are of one request at a time on one card."
-    return "* One request at a time on one card. Servers under load: [engines](engines.md)."
 
 
 def mask_words(results: Published) -> str:
@@ -1130,148 +669,6 @@ def energy_words(results: Published) -> str:
         for model, run in runs
         if run is not None and run.summary.get("energy")
     )
-
-
-def stall_words(results: Published) -> str:
-    """What a server that stands still for a while looks like in an open and in a closed loop."""
-    said = []
-    for name, loop in (("stall_open", "an open loop"), ("stall_closed", "a closed loop")):
-        folder = results.results / SERVERS / name
-        summary = read(folder / "summary.json")
-        if summary is None:
-            return f"{NOT_MEASURED[:1].upper()}{NOT_MEASURED[1:]}."
-        times_ms = _measured(folder, "TTFT")
-        slow = sum(time > SLOW_MS for time in times_ms)
-        middle = digits(summary["distribution"]["TTFT"]["workload"]["p50"]["value"])
-        said.append(
-            f"{slow} of {len(times_ms):,} requests of {loop} waited more than {SLOW_MS / 1e3:g} s for their first "
-            f"token (median {middle} ms, the sample's P99 {digits(_p99(times_ms))} ms)"
-        )
-    return f"{', and '.join(said)}: a closed loop hides the tail. [Rows]({results.link}/{SERVERS})."
-
-
-SLOW_MS = 500.0
-
-
-@cache
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def _measured(folder: Path, column: str) -> list[float]:
-    return [float(row[column]) for row in _rows(folder) if row["status"] == "ok" and row["point_id"] == "dataset"]
-
-
-def _by_request(folder: Path, column: str) -> dict[str, float]:
-    """A time of each request of the workload, of the runs that count."""
-    return {row["sample_id"]: float(row[column]) for row in _counted(folder) if row["point_id"] == "dataset"}
-
-
-def _sample_p99(folder: Path) -> str:
-    """The 99th percentile of the very requests that were sent, where they are too few to say more."""
-    return f"n too small ({digits(_p99(_measured(folder, 'T_request')))} in the sample)"
-
-
-def _p99(values: Sequence[float]) -> float:
-    """By linear interpolation, as percentiles are elsewhere."""
-    return float(np.quantile(values, 0.99))
-
-
-def truth_table(results: Published) -> str:
-    """What the checks of the instrument found on the card, from the lines of ``scripts/gpu/truth.py``."""
-    file = results.results / f"{CARD}_truth" / "truth.jsonl"
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        if not line.get("done"):
-            found.setdefault(line["part"], []).append(line)
-    rows = [[f"`{part}`", _TRUTH[part](of)] for part, of in found.items() if part in _TRUTH]
-    return table(("part of `scripts/gpu/truth.py`", "what it found"), rows) if rows else f"{NOT_MEASURED}."
-
-
-def _of(lines: Sequence[dict[str, Any]], **wanted: str) -> dict[str, Any]:
-    return next(line for line in lines if all(line.get(key) == word for key, word in wanted.items()))
-
-
-def _truth_energy(lines: Sequence[dict[str, Any]]) -> str:
-    aligned = sorted(line["energy_j"]["median"] for line in lines if str(line.get("what")).startswith("aligned"))
-    block = _of(lines, what="block")
-    off = block["integral_j"] / block["rise_j"] - 1
-    return (
-        f"a request takes {digits(block['energy_j_a_run'])} J above idle by one block of {block['runs']} runs, "
-        f"{digits(aligned[0])}–{digits(aligned[-1])} J by runs aligned with the counter's steps (medians of "
-        f"{len(aligned)} gaps); the integral of sampled power is {percent(abs(off))} "
-        f"{'above' if off > 0 else 'below'} it"
-    )
-
-
-def _truth_floor(lines: Sequence[dict[str, Any]]) -> str:
-    over = sorted(line["over_floor"] for line in lines)
-    return (
-        f"the prefill of {lines[0]['vision_tokens']:,} vision tokens takes {times(over[0])}–{times(over[-1])} × its "
-        f"floor ({len(over)} runs): a bound, not crossed"
-    )
-
-
-def _truth_recompiles(lines: Sequence[dict[str, Any]]) -> str:
-    seen = [line for line in lines if line.get("first_step_ms") is not None]
-    again, kept = (
-        sorted(one["first_step_ms"] for one in seen if bool(one["captured"]) is was) for was in (True, False)
-    )
-    words = []
-    if again:
-        words.append(f"{digits(again[0])}–{digits(again[-1])} ms in {len(again)} runs that captured a CUDA graph again")
-    if kept:
-        words.append(f"{digits(kept[0])}–{digits(kept[-1])} ms in {len(kept)} that captured none")
-    return f"the first compiled step of a `generate()` takes {', '.join(words)}"
-
-
-def _truth_busy(lines: Sequence[dict[str, Any]]) -> str:
-    busy, whole = _of(lines, what="busy_total"), _of(lines, what="T_total")
-    return (
-        f"busy time of one request over {busy['n']} traces varies by {percent(busy['relative_sd'])} (standard "
-        f"deviation over mean), its `generate()` by {percent(whole['relative_sd'])}: the noise is the host's"
-    )
-
-
-def _truth_overhead(lines: Sequence[dict[str, Any]]) -> str:
-    row = _of(lines, metric="thread_cpu_ms")
-    ends = f"{row['low']:.4f}–{row['high']:.4f}, {row['pairs']} pairs"
-    return f"processor time of the launching thread with the instrument over without: {row['ratio']:.4f} ({ends})"
-
-
-def _truth_side_stream(lines: Sequence[dict[str, Any]]) -> str:
-    row = lines[0]
-    seen = digits(row["T_vision_encoder_ms"], 5)
-    return f"work of {digits(row['planted_ms'], 5)} ms on a side stream of the tower is seen as {seen} ms"
-
-
-def _truth_moe(lines: Sequence[dict[str, Any]]) -> str:
-    row = next(line for line in lines if "pairs" in line)
-    ends = f"{row['low']:.3f}–{row['high']:.3f}, {row['pairs']} pairs"
-    return f"a step of a batch of eight different prompts over eight copies (MolmoE-1B): {row['ratio']:.3f} ({ends})"
-
-
-_TRUTH: Mapping[str, Callable[[Sequence[dict[str, Any]]], str]] = {
-    "energy": _truth_energy,
-    "floor": _truth_floor,
-    "recompiles": _truth_recompiles,
-    "busy": _truth_busy,
-    "overhead": _truth_overhead,
-    "side_stream": _truth_side_stream,
-    "moe_batch": _truth_moe,
-}
-
-SERVERS = "cpu_llama_server"
-_ELSEWHERE = ("output_dir", "report", "progress", "measurement.time_limit_s", "hydra")
-
-
-def _command(run: Run) -> str:
-    """What was typed for a run, without where its rows went."""
-    words = [str(word) for word in run.provenance["sessions"][0]["command"][1:]]
-    kept = [word for word in words if word.partition("=")[0].partition("/")[0] not in _ELSEWHERE]
-    return f"`python -m vlmbench {' '.join(kept)}`".replace("|", "\\|")
 
 
 def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
@@ -1479,7 +876,8 @@ def other_day(results: Published) -> str:
 
 def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
-    functions = {n: f for n, f in globals().items() if callable(f) and not n.startswith("_")}
+    modules = (globals(), vars(findings_card), vars(findings_loads), vars(findings_methods))
+    functions = {n: f for module in modules for n, f in module.items() if callable(f) and not n.startswith("_")}
     limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}
     about = {"models": MODELS, "full": FULL, "card": card_name(results)}
     text = _environment().get_template(template).render(functions | limits | about | {"r": results})

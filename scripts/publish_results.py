@@ -46,7 +46,6 @@ from published import (
     ARCHIVE,
     CARD,
     CUT_BY,
-    FULL,
     PROVENANCE,
     RUNTIMES,
     SERVER,
@@ -82,16 +81,15 @@ PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
 STUDY_MADE = (SUMMARY, "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
-FIGURES: Mapping[str, tuple[str, ...]] = {
-    "phase1": ("components_bars", "request_distribution", "pareto", "ttft_throughput"),
-    "phase2": ("*_tokens_latency",),
-    "phase3": ("*_tokens_latency",),
-}  # fmt: skip
-"""Of a kind of run; of the others all."""
-OF_LOADS = ("pareto", "ttft_throughput")  # all that is published of phase 1 of a model that pages do not show
-SHOWN = f"{CARD}_llava_eager"  # of its phase 1 pages show more
-MORE = ("launch_bound", "latency_distribution", "ttft_itl", "device_use", "request_timeline", "run_lane")
-GRID = "_grid"  # its runs are the lines of one table: none
+LOADS = ("pareto", "ttft_throughput")
+FIGURES: Mapping[str, tuple[str, ...]] = {"phase1": LOADS, "phase2": (), "phase3": ()}
+"""What pages show of a kind of run, the others are made of the rows; of a study nothing, of other kinds all."""
+SHOWN = f"{CARD}_llava_eager"  # of this study pages show
+MORE = (
+    "break_even", "components_bars", "request_distribution", "*_tokens_latency", "launch_bound", "latency_distribution",
+    "ttft_itl", "device_use", "request_timeline", "run_lane",
+)  # fmt: skip
+GRID = "_grid"  # its runs are the lines of one table: no figures, no tables
 DPI = 110  # of published figures; a run draws its own with 200, and as PDF
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
@@ -355,16 +353,14 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         name = path.relative_to(top)
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
-        figures = () if top.name.endswith(GRID) else FIGURES.get(kinds.get(run, ""), ("*",))
-        if kinds.get(run) == "phase1" and top.name.split("_")[1:2] not in [[model] for model in FULL]:
-            figures = OF_LOADS
-        if top.name == SHOWN and kinds.get(run) == "phase1":
-            figures += MORE
+        whole = run == Path() and bool(kinds) and Path() not in kinds  # what a study's runs say together
+        figures = FIGURES.get(kinds.get(run, ""), () if whole else ("*",)) + (MORE if top.name == SHOWN else ())
+        made: tuple[str, ...] = STUDY_MADE if whole else MADE
+        if top.name.endswith(GRID):
+            figures, made = (), (SUMMARY, WORDS)
         drawn = (
             within.parts[0] == "figures" and path.suffix == ".png" and any(fnmatch(path.stem, one) for one in figures)
         )
-        whole = run == Path() and bool(kinds) and Path() not in kinds  # what a study's runs say together
-        made = STUDY_MADE if whole else MADE
         if drawn or any(fnmatch(within.as_posix(), one) for one in made):
             yield name, path
 

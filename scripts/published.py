@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ _PHASE = re.compile(r"(.+)_(phase[123])")
 TRIES = "parts.tsv"
 PROVENANCE, SET, SIDES = "provenance.json", "set.json", ("phase2", "phase3")
 CUT_BY = frozenset(("interrupted", "time_limit"))
-SERVER = "server.json"
+SERVER, SERVERS = "server.json", "cpu_llama_server"
 
 
 def manifest() -> dict[str, str]:
@@ -235,3 +237,36 @@ def times(number: float) -> str:
 def who(name: str) -> tuple[str, str]:
     model, _, runtime = name.partition("_")
     return MODELS[model], RUNTIMES[runtime]
+
+
+@cache
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def measured(folder: Path, column: str) -> list[float]:
+    return [float(row[column]) for row in rows_of(folder) if row["status"] == "ok" and row["point_id"] == "dataset"]
+
+
+def by_request(folder: Path, column: str) -> dict[str, float]:
+    """A time of each request of the workload, of the runs that count."""
+    return {row["sample_id"]: float(row[column]) for row in counted(folder) if row["point_id"] == "dataset"}
+
+
+def counted(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in rows_of(folder) if row["status"] == "ok" and row["mode"] == "instrumented"]
+
+
+def cut_words(run: Run) -> str:
+    return ", cut off" if run.cut else ""
+
+
+_ELSEWHERE = ("output_dir", "report", "progress", "measurement.time_limit_s", "hydra")
+
+
+def command_of(run: Run) -> str:
+    """What was typed for a run, without where its rows went."""
+    words = [str(word) for word in run.provenance["sessions"][0]["command"][1:]]
+    kept = [word for word in words if word.partition("=")[0].partition("/")[0] not in _ELSEWHERE]
+    return f"`python -m vlmbench {' '.join(kept)}`".replace("|", "\\|")

@@ -217,23 +217,25 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     assert "2 states of the code, do not compare: aaaa: llava_endpoint, llava_grid; bbbb: qwen_compiled" in said
 
     found = findings.Published(results)
-    assert "not measured" in findings.load_words(found), "rows without a summary are none of a page"
-    assert findings.load_table(found) == ""
+    assert "not measured" in findings.findings_loads.load_words(found), "rows without a summary are none of a page"
+    assert findings.findings_loads.load_table(found) == ""
     for place in ("llava_endpoint/closed", "llava_endpoint/open", "llava_grid/0_fastv", "llava_grid/1_visionzip"):
         shutil.copy(loaded / place / "summary.json", results / f"h200_{place}" / "summary.json")
     shutil.copy(loaded / "llava_vllm_closed/summary.json", results / "h200_llava_vllm_closed/phase1/summary.json")
-    lines = findings.load_table(found).splitlines()
+    lines = findings.findings_loads.load_table(found).splitlines()
     assert [line.split(" | ")[1:4] for line in lines[2:]] == [
         ["in this process", "4 users", "400"], ["as a server", "4 users", "400"], ["as a server", "10 a second", "400"]
     ]  # fmt: skip
-    assert "vLLM as a server, 10 a second: 9.95 (9.14–10.8) answers a second" in findings.load_words(found)
-    grid = findings.grid_words(found)
+    assert "vLLM as a server, 10 a second: 9.95 (9.14–10.8) answers a second" in findings.findings_loads.load_words(
+        found
+    )
+    grid = findings.findings_methods.grid_words(found)
     assert "2 methods × 4 shares × 1 runtime took 630 s, in 2 goes, loading" in grid
     row = next(line for line in grid.splitlines() if line.startswith("| VisionZip"))
     saved = found.run("llava_grid", "1_visionzip").summary["arms"][1]["savings"]["T_total"]["saved_ms"]
     assert row.split(" | ")[2] == findings.value(saved)
     assert findings.card_name(found) == "NVIDIA H200"
-    assert "one request at a time" in findings.alone_words(found)
+    assert "one request at a time" in findings.findings_loads.alone_words(found)
 
 
 def test_a_part_s_folder() -> None:
@@ -246,9 +248,9 @@ def test_a_number_is_printed_with_its_interval_or_says_that_it_has_none(findings
     assert findings.value({"value": 1.2345, "low": 1.1, "high": 1.4}) == "1.23 (1.10–1.40)"
     assert findings.value({"value": 3.0, "low": None, "high": None}) == "3.00 (no interval)"
     assert findings.value(None) == "–"
-    assert findings.ratio_of({"baseline_ms": 20.0, "saved_ms": {"value": 10.0, "low": 5.0, "high": 12.0}}) == (
-        "2.00 × (1.33–2.50)"
-    )
+    assert findings.findings_methods.ratio_of(
+        {"baseline_ms": 20.0, "saved_ms": {"value": 10.0, "low": 5.0, "high": 12.0}}
+    ) == ("2.00 × (1.33–2.50)")
     told = Told(verdict=Verdict.HOLDS, value=0.9, low=0.89, high=0.91)
     assert findings._verdict(told, findings.percent, "", None) == "not measured"
 
@@ -323,7 +325,7 @@ def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
 
 
 def test_the_sample_s_p99_is_the_interpolated_one(findings: ModuleType) -> None:
-    assert findings._p99([float(value) for value in range(1, 1001)]) == pytest.approx(990.01)
+    assert findings.findings_loads._p99([float(value) for value in range(1, 1001)]) == pytest.approx(990.01)
 
 
 def _of_code(folder: Path, code: str) -> None:
