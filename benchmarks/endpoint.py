@@ -15,6 +15,9 @@ processes of a machine share the clock, so the client's error and the server's o
 * ``bare``: the same requests by a loop that only opens, sends, waits in ``epoll`` and calls ``recv``, and throws away
   what it reads: the share of the system, which grows with the time between tokens. The rest is the client's own.
 
+* ``truth and flag``: a request is late when a token was read over 1 ms and over 5 % of TTFT after it was written, the
+  limit of ``client_slow``; beside it what its row says. ``late, no flag`` is what a user would not notice.
+
 All in ms (processor time in us): median, then 50th, 95th, 99th percentile and largest by size. Bare loop and client
 take turns, ``--rounds`` of each; processor times are the median of the rounds and their range. Streams begin up to one
 token gap apart, so that a server of one thread can keep to its plan at all. A crowded machine shows in all.
@@ -32,6 +35,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +55,7 @@ from vlmbench.runner.execution import collector_at_rest
 TTFT_MS, ITL_MS, TOKENS = 200.0, 20.0, 32
 AIM_MS = 0.5
 READ = "read - written"
+SLOW_LEAST_MS, SLOW_SHARE = 1.0, 0.05  # a client later than both, the latter of TTFT, must flag the row
 MODEL = f"counted,itl_ms={ITL_MS},tokens={TOKENS}"
 APART = 0.618034  # of a gap between the first tokens of requests that follow one another: spread evenly, however many
 
@@ -197,6 +202,19 @@ def errors(results: Sequence[Result], log: dict[str, Any]) -> dict[str, list[flo
     return found
 
 
+def flags(results: Sequence[Result], log: dict[str, Any]) -> Counter[str]:
+    """Requests by whether the client really stamped a token late, and by what their rows say of it."""
+    found: Counter[str] = Counter()
+    for result in results:
+        values, steps = result.values, [s for s in log[result.order.sample_id]["steps"] if s[0] == "content"]
+        came = [values["due_s"] * 1e3 + t for t in values["chunk_times"]]
+        late_ms = max(c - step[2] / 1e6 for c, step in zip(came, steps, strict=True))
+        truth = "late" if late_ms > max(SLOW_LEAST_MS, SLOW_SHARE * values["TTFT"]) else "in time"
+        told = next((flag for flag in ("client_slow", "busy_host") if flag in result.flags), "no flag")
+        found[f"{truth}, {told}"] += 1
+    return found
+
+
 def line(name: str, values: Sequence[float]) -> str:
     """Median, percentiles by size, largest, and the share within the aim."""
     by_size = sorted(abs(v) for v in values)
@@ -233,6 +251,7 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
     uses: dict[str, list[Use]] = {"client": [], "bare": []}
     results: list[Result] = []
     facts: list[LoadFacts] = []
+    told: Counter[str] = Counter()
     for _ in range(rounds):
         use, seen = bare(url, streams, requests, together=together)
         uses["bare"].append(use)
@@ -240,7 +259,9 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
         came, load, use = measure(url, streams, requests, together=together)
         uses["client"].append(use)
         results, facts = [*results, *came], [*facts, load]
-        for name, values in errors(came, log_of(url, requests)).items():
+        log = log_of(url, requests)
+        told += flags(came, log)
+        for name, values in errors(came, log).items():
             found.setdefault(name, []).extend(values)
     tokens = requests * TOKENS
     print(
@@ -258,6 +279,7 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
         f"sent at most {late:.2f} ms late; flagged client_slow {sum('client_slow' in r.flags for r in results)}, "
         f"busy_host {sum('busy_host' in r.flags for r in results)} of {len(results)}"
     )
+    print("  requests by truth and flag: " + "; ".join(f"{name} {count}" for name, count in sorted(told.items())))
 
 
 def main() -> None:
