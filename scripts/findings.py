@@ -195,7 +195,7 @@ def _largest_part(tail: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    return f"{percent(row['share'])}{span_of(row.get('low'), row.get('high'), percent)}"
+    return f"{percent(row['share'])}{span_of(row.get('low'), row.get('high'), percent)}".replace("-", "−")
 
 
 def tail_words(results: Published) -> str:
@@ -519,6 +519,7 @@ def runtimes_table(results: Published) -> str:
                     rows.append([*head, NOT_MEASURED, *[DASH] * (len(_TIMES) - 1), "", ""])
                 continue
             runs = [side for side in sides if side is not None]
+            head[1] += runs[0].mark
             lengths = [(side.summary["tokens"]["num_output_tokens"] or {}).get("median") for side in runs]
             if len(set(lengths)) > 1:
                 said = f"answers of {lengths[0]:g} and {lengths[1]:g} tokens: not divided"
