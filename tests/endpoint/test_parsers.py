@@ -161,13 +161,24 @@ def test_arrivals() -> None:
     assert again == poisson
 
 
+WRONG = (("0\n1_0\n", "line 2"), ("1700000000.5\n", "begins at 1700000000.5 s"))
+
+
 def test_a_trace_file(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("# s\n0\n0.5\n\n0.5\n2\n")
     load = Load(kind="open", arrivals="trace", trace_file=str(path))
     assert list(due_times(load, "")) == [0, 0.5, 0.5, 2]
     assert load.warmups == 0
-    for text, line in (("1\n0.5\n", "line 2"), ("a\n", "line 1"), ("# only\n", "no arrivals"), ("inf\n", "line 1")):
+    path.write_bytes(b"\xef\xbb\xbf0\r\n1.5\r\n")  # as Windows writes it
+    assert read_trace(path) == [0, 1.5]
+    for text, line in (
+        ("1\n0.5\n", "line 2"),
+        ("a\n", "line 1"),
+        ("# only\n", "no arrivals"),
+        ("inf\n", "line 1"),
+        *WRONG,
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=line) as caught:
             read_trace(path)

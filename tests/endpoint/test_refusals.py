@@ -213,6 +213,13 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://me:secret@server/v1", "must not hold a user name or password"),
         ("http://server/v1?key=1", "without '?' or '#'"),
         ("http://server:port/v1", "must be a URL"),
+        ("ftp://me:secret@server/v1", "must begin with http://"),
+        ("me:secret@server:80/v1", "must begin with http://"),
+        ("//me:secret@server/v1", "must begin with http://"),
+        ("http://server/v1?key=secret", "without '?' or '#'"),
+        ("http://server:port/v1?key=secret", "must be a URL"),
+        ("http://server:0/v1", "a port of 1 or more"),
+        ("http://server/v 1", "a path of ASCII, no blank"),
     ],
 )
 def test_addresses_that_are_none(url: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import ssl
 import urllib.request
 from dataclasses import dataclass
@@ -42,20 +43,25 @@ class Address:
             ConfigError: it is no http or https URL, or holds a password or a query.
         """
         hint = f"give {name}=http://HOST:PORT/v1"
+        given = _without_secret(url)
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ConfigError(f"'{name}' must be a URL: {error} (got {_without_secret(url)!r})\n{hint}") from None
+            raise ConfigError(f"'{name}' must be a URL: {error} (got {given!r})\n{hint}") from None
         if parts.scheme not in _PORTS or not parts.hostname:
-            raise ConfigError(f"'{name}' must begin with http:// or https:// and a host (got {url!r})\n{hint}")
+            raise ConfigError(f"'{name}' must begin with http:// or https:// and a host (got {given!r})\n{hint}")
         if parts.username or parts.password:
             raise ConfigError(
                 f"'{name}' must not hold a user name or password: it is stored with the run\n"
                 "put the key into an environment variable and name that: runtime.api_key_env=NAME"
             )
         if parts.query or parts.fragment:
-            raise ConfigError(f"'{name}' must end with its path, without '?' or '#' (got {url!r})\n{hint}")
+            raise ConfigError(f"'{name}' must end with its path, without '?' or '#' (got {given!r})\n{hint}")
+        if port == 0 or not re.fullmatch(r"[!-~]*", parts.path):
+            raise ConfigError(
+                f"'{name}' must have a port of 1 or more and a path of ASCII, no blank (got {given!r})\n{hint}"
+            )
         return cls(
             scheme=parts.scheme,
             host=parts.hostname,
@@ -159,5 +165,8 @@ def tls_context(address: Address, ca_file: str | None) -> ssl.SSLContext | None:
 
 
 def _without_secret(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('://')[0]}://…@{after}" if at else url
+    """A URL as messages may show it, which are stored: without user, password, query and fragment."""
+    plain = re.sub(r"[?#].*", "?…", url, flags=re.DOTALL)
+    before, at, after = plain.rpartition("@")
+    scheme, is_url, _ = before.partition("://")
+    return f"{f'{scheme}://' if is_url else ''}…@{after}" if at else plain

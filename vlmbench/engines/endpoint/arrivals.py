@@ -28,15 +28,19 @@ def due_times(load: Load, seed: str) -> Iterator[float]:
     return _poisson(load.rate_per_s, seed) if load.arrivals == "poisson" else _constant(load.rate_per_s)
 
 
+_DAY_S = 86_400.0
+
+
 def read_trace(path: Path) -> list[float]:
     """Arrival times from a text file: one number a line, s, ascending; lines beginning with ``#`` are skipped.
 
     Raises:
-        InputError: it cannot be read, is empty, or a line is no number or smaller than the one before.
+        InputError: it cannot be read, is empty, begins after more than a day, or a line is no number or smaller than
+            the one before.
     """
     hint = "give one arrival a line, in seconds from the first, ascending"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'load.trace_file' cannot be read: {path}: {error}\n{hint}") from error
     times: list[float] = []
@@ -45,12 +49,14 @@ def read_trace(path: Path) -> list[float]:
         if not text or text.startswith("#"):
             continue
         try:
-            value = float(text)
+            value = float(text.replace("_", "no number"))  # Python reads 1_0 as 10
         except ValueError:
             raise InputError(f"line {number} of '{path}' is no number: {text[:40]!r}\n{hint}") from None
         if not 0 <= value < float("inf") or (times and value < times[-1]):
             raise InputError(f"line {number} of '{path}' must not be before the one above it (got {text})\n{hint}")
         times.append(value)
+        if times[0] > _DAY_S:
+            raise InputError(f"'{path}' begins at {text} s: a date, or another unit?\n{hint}")
     if not times:
         raise InputError(f"'{path}' holds no arrivals\n{hint}")
     return times
