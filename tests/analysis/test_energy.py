@@ -17,7 +17,7 @@ from vlmbench.report.narrative.latency import HOW_MUCH_ENERGY, answers
 from vlmbench.report.page import write_page
 from vlmbench.report.phase1 import write_phase1
 from vlmbench.report.phase1_summary import summarise
-from vlmbench.report.scaling import write_phase3
+from vlmbench.report.scaling import EXPERIMENTS, write_scaling
 from vlmbench.text import span
 
 IDLE_W, WINDOW_S = 80.0, 0.5
@@ -129,7 +129,7 @@ def test_a_sweep_has_it_point_by_point(tmp_path: Path) -> None:
     rows = [
         r | joules(10.0 * r["num_output_tokens"], tokens=r["num_output_tokens"]) for r in sweep("output_tokens", OUTPUT)
     ]
-    report = write_phase3(write_run(tmp_path, rows))
+    report = write_scaling(write_run(tmp_path, rows), experiment=EXPERIMENTS["phase3"])
     energy = report.summary["energy"]
     assert "per_request_j" not in energy
     assert {p["point_id"]: p["per_request_j"]["value"] for p in energy["points"]} == {

@@ -14,7 +14,7 @@ from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import Scaling, describe, scalings
 from vlmbench.analysis.token_costs import compare
 from vlmbench.report.page import write_page
-from vlmbench.report.scaling import write_phase3
+from vlmbench.report.scaling import EXPERIMENTS, write_scaling
 
 FLAG = "first_seen_length"
 
@@ -99,7 +99,7 @@ def test_a_slope_that_first_runs_hide_is_shown(tmp_path: Path) -> None:
     extra = np.random.default_rng(0).exponential(20_000, len(OUTPUT))[::-1]
     for row, more in zip(rows[: len(OUTPUT)], extra, strict=True):
         row["flags"], row["T_total"] = [FLAG], row["T_total"] + more
-    text = write_phase3(write_run(tmp_path, rows)).text
+    text = write_scaling(write_run(tmp_path, rows), experiment=EXPERIMENTS["phase3"]).text
     assert "T_total: no measurable dependence" in text
     assert f"without the 6 rows flagged {FLAG}: 15.0 (" in text
 
@@ -140,7 +140,7 @@ def test_flops_against_latency_with_and_without() -> None:
 
 
 def test_table_headline_and_page_show_both(tmp_path: Path) -> None:
-    report = write_phase3(write_run(tmp_path, flagged_sweep()))
+    report = write_scaling(write_run(tmp_path, flagged_sweep()), experiment=EXPERIMENTS["phase3"])
     assert report.summary["headline"]["output"]["slope_unflagged_ms"] == pytest.approx(STEP, rel=0.01)
     page = write_page(tmp_path).read_text()
     assert "without first-time rows" in page

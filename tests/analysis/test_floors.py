@@ -14,7 +14,7 @@ from vlmbench.analysis.floors import floor_table
 from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.theme import COMPONENT_LABELS
 from vlmbench.machine.peaks import DevicePeaks
-from vlmbench.report import terminal_tables
+from vlmbench.report import table_cells, terminal_tables
 from vlmbench.report.narrative.latency import WHICH_PART, answers
 from vlmbench.report.phase1_summary import summarise
 
@@ -70,7 +70,7 @@ def said(directory: Path, provenance: dict[str, Any]) -> str:
 def test_no_cell_of_the_components_is_cut(tmp_path: Path) -> None:
     peaks = {"device_peaks": {"flops_per_s": 1e12, "bytes_per_s": 1e12, "source": "planted"}}
     directory = write(tmp_path, [costly(sample=f"s{i}") for i in range(20)], PROVENANCE | peaks)
-    assert "…" not in terminal_tables.as_text(terminal_tables.components(summarise(directory)))
+    assert "…" not in terminal_tables.as_text(terminal_tables.Fitted(table_cells.components(summarise(directory))))
 
 
 def test_the_words_of_phase_1(tmp_path: Path) -> None:

@@ -12,9 +12,18 @@ from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.analysis.results import read_results
 from vlmbench.errors import InputError
 from vlmbench.report.narrative.scaling import as_text
-from vlmbench.report.scaling import ScalingReport, find, summarise, write_phase2, write_phase3
+from vlmbench.report.phase_file import Written
+from vlmbench.report.scaling import EXPERIMENTS, find, summarise, write_scaling
 
-Written = tuple[Path, ScalingReport, dict[str, bytes]]
+Made = tuple[Path, Written, dict[str, bytes]]
+
+
+def write_phase2(run: Path) -> Written:
+    return write_scaling(run, experiment=EXPERIMENTS["phase2"])
+
+
+def write_phase3(run: Path) -> Written:
+    return write_scaling(run, experiment=EXPERIMENTS["phase3"])
 
 
 def extra(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -30,7 +39,7 @@ def extra(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Run directory, report, and the bytes of all files as first written."""
     rows = sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1)
     peaks = {"flops_per_s": 1e15, "bytes_per_s": 1e12, "source": "sheet"}
@@ -39,7 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return run, report, {path.name: path.read_bytes() for path in report.files}
 
 
-def test_phase2_writes_what_it_promises(written: Written) -> None:
+def test_phase2_writes_what_it_promises(written: Made) -> None:
     phase2, report, _ = written
     names = {path.relative_to(phase2).as_posix() for path in report.files}
     assert {"summary.json", "phase2_scaling.json", "latency_model.json"} <= names
@@ -67,7 +76,7 @@ def test_phase2_writes_what_it_promises(written: Written) -> None:
     assert LatencyModel.load(phase2 / "latency_model.json").inside(vision=576, prompt=32, output=8)
 
 
-def test_phase2_says_it_in_words(written: Written) -> None:
+def test_phase2_says_it_in_words(written: Made) -> None:
     text = written[1].text
     for said in (
         "made-7b (random weights)",
@@ -87,7 +96,7 @@ def test_phase2_says_it_in_words(written: Written) -> None:
     assert "output token cost" not in text
 
 
-def test_the_phase_file_holds_every_measured_run_and_can_be_read_back(written: Written) -> None:
+def test_the_phase_file_holds_every_measured_run_and_can_be_read_back(written: Made) -> None:
     phase2 = written[0]
     content = json.loads((phase2 / "phase2_scaling.json").read_text())
     assert list(content) == ["schema_version", "experiment_name", "provenance", "summary", "results"]
@@ -101,7 +110,7 @@ def test_the_phase_file_holds_every_measured_run_and_can_be_read_back(written: W
     assert len(back.frame) == len(content["results"])
 
 
-def test_writing_again_changes_nothing(written: Written) -> None:
+def test_writing_again_changes_nothing(written: Made) -> None:
     phase2, _, before = written
     assert {path.name: path.read_bytes() for path in write_phase2(phase2).files} == before
 

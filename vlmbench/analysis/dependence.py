@@ -73,9 +73,9 @@ def dependence(values: ArrayLike) -> Dependence:
     return Dependence(n=n, lag1=float(unbiased(known[1], n)), effective_n=n / float(_inflation(known)))
 
 
-def pulled_in(series: Array, share: float = PULLED_IN) -> Array:
-    """The series with what lies beyond its ``share`` and 1 - ``share`` quantiles set to them (last axis)."""
-    low, high = np.quantile(series, (share, 1 - share), axis=-1, keepdims=True)
+def pulled_in(series: Array) -> Array:
+    """The series with what lies beyond its :data:`PULLED_IN` quantiles on either side set to them (last axis)."""
+    low, high = np.quantile(series, (PULLED_IN, 1 - PULLED_IN), axis=-1, keepdims=True)
     return np.clip(series, low, high)
 
 
@@ -188,7 +188,7 @@ def tail_inflation(series: Array, q: float, inflated: ArrayLike) -> Array:
     return np.asarray((expected + np.minimum(inflation(beyond), expected)) / 2, dtype=np.float64)
 
 
-def long_run(errors: Array, removed: int = 1) -> tuple[Array, Array]:
+def long_run(errors: Array) -> tuple[Array, Array]:
     """Variance of one error with the dependence of all in it, and the effective number of errors.
 
     The body (errors clipped at 2.5 robust standard deviations) is inflated; what spikes add to the variance is not,
@@ -196,16 +196,15 @@ def long_run(errors: Array, removed: int = 1) -> tuple[Array, Array]:
 
     Args:
         errors: shape (…, n), in the order measured, mean 0.
-        removed: how many means were taken out.
 
     Returns:
         Variance to divide by n, and effective number, each of shape (…).
     """
     n = errors.shape[-1]
     body = clipped(errors, 2.5)
-    whole = np.square(errors).sum(axis=-1) / max(n - removed, 1)
-    part = np.minimum(np.square(body - body.mean(axis=-1, keepdims=True)).sum(axis=-1) / max(n - removed, 1), whole)
-    variance = part * inflation(body, removed) + whole - part
+    whole = np.square(errors).sum(axis=-1) / max(n - 1, 1)
+    part = np.minimum(np.square(body - body.mean(axis=-1, keepdims=True)).sum(axis=-1) / max(n - 1, 1), whole)
+    variance = part * inflation(body) + whole - part
     effective = np.where(variance > 0, n * whole / np.where(variance > 0, variance, 1.0), float(n))
     return variance, np.minimum(effective, float(n))
 
@@ -246,11 +245,11 @@ def slow_variance(errors: Array, *, removed: int = 1, step: ArrayLike | None = N
     return float(np.square(waves).sum() / count) / (1 - factor) ** 2, float(count)
 
 
-def t_reach(effective: ArrayLike, level: float = CONFIDENCE) -> Array:
+def t_reach(effective: ArrayLike) -> Array:
     """Student's quantile for a mean of so many effective runs.
 
     Two thirds of them count as degrees of freedom: with the dependence itself estimated, a variance is known less well
     than from as many independent runs.
     """
     freedom = np.maximum(np.asarray(effective, dtype=np.float64) * 2 / 3 - 1, 1.0)
-    return np.asarray(stats.t.ppf(0.5 + level / 2, freedom), dtype=np.float64)
+    return np.asarray(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom), dtype=np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +49,11 @@ def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[A
     return row
 
 
-def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd.DataFrame:
+def latency_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and quantiles with intervals of several latencies, for the workload and for the repeated single request.
 
     Args:
         frame: all rows of a run (:func:`vlmbench.analysis.frames.load_runs`).
-        metrics: names of columns, ms.
 
     Returns:
         One row for each metric and group (``workload``, ``reference``) that has values: ``metric``, ``group``, ``n``
@@ -66,7 +64,7 @@ def latency_table(frame: pd.DataFrame, metrics: Sequence[str] = LATENCIES) -> pd
     """
     rows = []
     for group, part, clusters in _groups(frame):
-        for metric in metrics:
+        for metric in LATENCIES:
             data = values(part, metric)
             if not np.isnan(data).all():
                 rows.append(_row(metric, group, data, clusters))

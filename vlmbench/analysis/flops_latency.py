@@ -13,9 +13,11 @@ import pandas as pd
 from vlmbench.analysis.regression import Estimate, Fit, Ratio, fieller, least_squares
 from vlmbench.analysis.scaling import Unflagged, without_first_times
 from vlmbench.analysis.slices import KINDS, MIN_POINTS, Slice, slices
+from vlmbench.schema import TOTAL
 from vlmbench.text import digits, interval
 
 TERA = 1e12
+_FLOPS = "flops_total"
 NAMES: Mapping[str, str] = {"vision": "vision scaling", "prompt": "prompt scaling", "output": "language scaling"}
 
 
@@ -154,19 +156,19 @@ def _without(part: FlopsFit) -> str:
     return "," if part.unflagged is None else f"; {part.unflagged.words()};"
 
 
-def flops_latency(frame: pd.DataFrame, *, time: str = "T_total", flops: str = "flops_total") -> FlopsLatency | None:
-    """Fit ``time`` (ms) against ``flops`` for each scaling in the rows; None where the rows hold no FLOPs.
+def flops_latency(frame: pd.DataFrame) -> FlopsLatency | None:
+    """Fit ``T_total`` (ms) against ``flops_total`` for each scaling in the rows; None where the rows hold no FLOPs.
 
     Of several slices of a kind the one with most rows is taken (the others hold other things fixed).
     """
-    if flops not in frame or time not in frame:
+    if _FLOPS not in frame or TOTAL not in frame:
         return None
     parts: dict[str, FlopsFit] = {}
     for name in NAMES:
-        rows = frame[frame[flops].notna() & frame[time].notna()]
+        rows = frame[frame[_FLOPS].notna() & frame[TOTAL].notna()]
         for part in slices(rows, KINDS[name])[:1]:
-            if part.rows[flops].nunique() >= MIN_POINTS:
-                parts[name] = _fit(part, time, flops)
+            if part.rows[_FLOPS].nunique() >= MIN_POINTS:
+                parts[name] = _fit(part)
     if not parts:
         return None
     x = np.concatenate([part.flops for part in parts.values()])
@@ -176,9 +178,9 @@ def flops_latency(frame: pd.DataFrame, *, time: str = "T_total", flops: str = "f
     return FlopsLatency(parts=parts, together=together, pearson_together=_pearson(x, y))
 
 
-def _fit(part: Slice, time: str, flops: str) -> FlopsFit:
-    x = part.rows[flops].to_numpy(dtype=float) / TERA
-    y = part.rows[time].to_numpy(dtype=float)
+def _fit(part: Slice) -> FlopsFit:
+    x = part.rows[_FLOPS].to_numpy(dtype=float) / TERA
+    y = part.rows[TOTAL].to_numpy(dtype=float)
     clusters = part.clusters.to_numpy()
     fit = least_squares(np.column_stack([np.ones_like(x), x]), y, clusters)
     flags = part.rows["flags"].astype(object) if "flags" in part.rows else None

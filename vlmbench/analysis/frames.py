@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vlmbench.errors import InputError
 from vlmbench.records.reading import iter_lines, iter_rows, records_path, token_gaps
-from vlmbench.schema import Status
+from vlmbench.schema import Mode, Status
 from vlmbench.text import count
 
 _CHUNK_ROWS = 1000
@@ -169,10 +169,8 @@ def load_token_gaps(
     path: Path | str,
     *,
     point_ids: Iterable[str] | None = None,
-    mode: str = "instrumented",
     cluster: Literal["sample", "run"] = "sample",
     max_gaps: int = 1_000_000,
-    seed: int = 0,
 ) -> TokenGaps:
     """The token gaps of all measured (``ok``) runs of some points.
 
@@ -186,11 +184,13 @@ def load_token_gaps(
     """
     file = records_path(path)
     points = None if point_ids is None else set(point_ids)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     values, lengths, samples, tickets = array("f"), array("i"), array("q"), array("d")
     threshold, gaps_total, requests_total = 1.0, 0, 0
     for line, row in iter_lines(file):
-        if row["status"] != Status.OK or row["mode"] != mode or (points is not None and row["point_id"] not in points):
+        if row["status"] != Status.OK or row["mode"] != Mode.INSTRUMENTED:
+            continue
+        if points is not None and row["point_id"] not in points:
             continue
         stored = token_gaps(line)
         if stored is None:

@@ -18,17 +18,17 @@ import pandas as pd
 from vlmbench.analysis.estimate import Estimate, Shortfall
 from vlmbench.analysis.frames import FIRST_TIME, measured
 from vlmbench.analysis.quantiles import median
+from vlmbench.schema import TOTAL
 from vlmbench.text import count, percent, span, worth
 
 _PAIR = ["point_id", "sample_id", "repeat", "session"]
 
 
-def paired_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
-    """Instrumented over bare, run by run: the same point, sample, repeat and session, so that drift cancels.
+def paired_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """``T_total`` instrumented over bare, run by run: the same point, sample, repeat and session, so drift cancels.
 
     Args:
         frame: rows of a run, with ``session`` where they come from several.
-        metric: a time, ms.
 
     Returns:
         ``point_id``, ``sample_id``, ``repeat``, ``session``, ``instrumented``, ``bare`` (ms), ``ratio``, ``unlike``
@@ -37,8 +37,8 @@ def paired_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
     """
     keys = [name for name in _PAIR if name in frame]
     sides = [
-        measured(frame, mode)[[*keys, metric, "flags"]]
-        .rename(columns={metric: mode, "flags": f"flags_{mode}"})
+        measured(frame, mode)[[*keys, TOTAL, "flags"]]
+        .rename(columns={TOTAL: mode, "flags": f"flags_{mode}"})
         .dropna(subset=[mode])
         for mode in ("instrumented", "bare")
     ]

@@ -15,19 +15,18 @@ from vlmbench.text import count, lasting, percent
 GOAL = Stopping().median_interval
 
 
-def precision_summary(frame: pd.DataFrame, metric: str = "T_total", goal: float = GOAL) -> dict[str, Any]:
+def precision_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any]:
     """What the runs of each point say about its median.
 
     Args:
         frame: rows of records.
         metric: a time, ms.
-        goal: half the width of the 95 % interval that is aimed at, as a share of the median.
 
     Returns:
-        ``goal``; ``points``: for each ``point_id`` its ``runs``, ``lag1``, ``effective_n`` (independent runs that they
-        are worth), ``reach`` (of the interval, as a share of the median; None where there is none) and ``missing_s``
-        (measured time, s, that the goal would still take; None where that cannot be told); ``words``: a sentence,
-        empty where nothing was measured.
+        ``goal`` (half the width of the 95 % interval that is aimed at, as a share of the median); ``points``: for each
+        ``point_id`` its ``runs``, ``lag1``, ``effective_n`` (independent runs that they are worth), ``reach`` (of the
+        interval, as a share of the median; None where there is none) and ``missing_s`` (measured time, s, that the
+        goal would still take; None where that cannot be told); ``words``: a sentence, empty where nothing was measured.
     """
     rows = in_time(measured(frame))
     points = []
@@ -35,15 +34,15 @@ def precision_summary(frame: pd.DataFrame, metric: str = "T_total", goal: float 
         times = values(rows[rows["point_id"] == point], metric)
         times = times[~np.isnan(times)]
         if len(times):
-            points.append({"point_id": str(point), **_of(times.tolist(), goal)})
-    found = {"goal": goal, "points": points}
+            points.append({"point_id": str(point), **_of(times.tolist())})
+    found = {"goal": GOAL, "points": points}
     return found | {"words": precision_words(found)}
 
 
-def _of(times: list[float], goal: float) -> dict[str, Any]:
+def _of(times: list[float]) -> dict[str, Any]:
     lag1, effective = worth(times)
     reach = median_reach(times, effective)
-    missing = missing_s(sum(times) / 1e3, reach, goal)
+    missing = missing_s(sum(times) / 1e3, reach, GOAL)
     return {"runs": len(times), "lag1": lag1, "effective_n": effective, "reach": reach, "missing_s": missing}
 
 

@@ -16,16 +16,16 @@ from vlmbench.analysis.quantiles import quantile_draws, quantiles, with_codes
 
 
 def ratio_of_quantiles(
-    values: ArrayLike, upper: float, lower: float = 0.5, *, clusters: ArrayLike | None = None, seed: int = 0
+    values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, seed: int = 0
 ) -> Estimate:
-    """The tail ratio, P99/P50 for instance, with its bootstrap interval; ``n too small`` as for the upper quantile."""
-    top, base = quantiles(values, (upper, lower), clusters=clusters)
+    """P99/P50, for instance, with its bootstrap interval; ``n too small`` as for the upper quantile."""
+    top, base = quantiles(values, (upper, 0.5), clusters=clusters)
     if top.value is None:
         return top
     if not base.value or base.value < 0:
         short, why = Shortfall.NOTHING_TO_COMPARE, "no positive median"
         return replace(top, value=None, low=None, high=None, shortfall=short, detail=why)
-    drawn = quantile_draws(values, (upper, lower), clusters=clusters, seed=seed)
+    drawn = quantile_draws(values, (upper, 0.5), clusters=clusters, seed=seed)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return replace(top, value=top.value / base.value, low=float(low), high=float(high))
 

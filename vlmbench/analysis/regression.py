@@ -260,13 +260,13 @@ class Ratio:
         return {"value": self.value, **{k: v if math.isfinite(v) else None for k, v in ends.items()}}
 
 
-def fieller(over: Estimate, under: Estimate, *, level: float = LEVEL) -> Ratio:
+def fieller(over: Estimate, under: Estimate) -> Ratio:
     """``over / under`` with Fieller's interval (1954), exact for normal errors.
 
     The quantile belongs to the smaller of the two degrees of freedom (on the safe side). Where ``under`` cannot be
     told from 0, the ratio has no bounds, and the interval says so.
     """
-    t = t_quantile(min(over.df, under.df), level)
+    t = t_quantile(min(over.df, under.df), LEVEL)
     value = over.value / under.value if under.value else math.nan
     a = under.value**2 - (t * under.se) ** 2
     if a <= 0:

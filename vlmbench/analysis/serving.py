@@ -265,9 +265,10 @@ def _inverse(e: Estimate) -> Estimate:
     return replace(e, value=over(e.value), low=over(e.high), high=over(e.low))
 
 
-def frontier(table: pd.DataFrame, x: str = "tokens_per_s_user", y: str = "tokens_per_s_device") -> NDArray[np.bool_]:
-    """Which points no other beats on both axes (more is better), shape (rows,)."""
-    xs, ys = (table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in (x, y))
+def frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which points no other beats in tokens a second both per user and per device, shape (rows,)."""
+    axes = ("tokens_per_s_user", "tokens_per_s_device")
+    xs, ys = (table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in axes)
     beaten = (xs[None, :] >= xs[:, None]) & (ys[None, :] >= ys[:, None])
     beaten &= (xs[None, :] > xs[:, None]) | (ys[None, :] > ys[:, None])
     best: NDArray[np.bool_] = ~beaten.any(axis=1) & ~np.isnan(xs) & ~np.isnan(ys)

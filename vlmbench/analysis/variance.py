@@ -33,7 +33,7 @@ from vlmbench.analysis.dependence import long_run, slow_variance
 from vlmbench.analysis.estimate import CONFIDENCE, Array
 from vlmbench.analysis.frames import reference, values, workload
 from vlmbench.analysis.host import on_gpu, time_is_host
-from vlmbench.schema import TOTAL_PARTS, TOTAL_STAGES
+from vlmbench.schema import TOTAL, TOTAL_PARTS, TOTAL_STAGES
 
 COLUMNS: tuple[str, ...] = (
     "thread_cpu_ms",
@@ -84,13 +84,12 @@ def variance_parts(frame: pd.DataFrame, whole: str, parts: Sequence[str]) -> pd.
     return made.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
-def variance_sources(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
-    """Split the variance of a time into workload, device and host.
+def variance_sources(frame: pd.DataFrame) -> pd.DataFrame:
+    """Split the variance of ``T_total`` into workload, device and host.
 
     Args:
         frame: rows of a run, in the order measured, with :data:`COLUMNS`, stage times and token counts; with what
             :mod:`vlmbench.analysis.launch_bound` reads, stages are told apart.
-        metric: the time, ms.
 
     Returns:
         Rows with ``share`` (they add up to 1), ``low``, ``high``, ``of_rest``, the share of what the workload leaves,
@@ -98,12 +97,12 @@ def variance_sources(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFra
         where traces tell stages apart; else ``host_speed`` (``host_or_device`` on a GPU that is not known to be mostly
         idle) and ``host_absence``. Empty where rows lack the thread's processor time, or for fewer than 20 runs.
     """
-    rows = _rows(frame, (metric, "thread_cpu_ms"))
+    rows = _rows(frame, (TOTAL, "thread_cpu_ms"))
     if not len(rows):
         return pd.DataFrame(columns=_TABLE)
     shape = Shape.of(rows)
-    time = values(rows, metric)
-    sources = _by_stage(frame, rows, shape) if metric == "T_total" else None
+    time = values(rows, TOTAL)
+    sources = _by_stage(frame, rows, shape)
     if sources is None:
         sources = _by_thread(rows, shape, time, SPEED if time_is_host(frame) else HOST_OR_DEVICE)
     found, low, high = _shares(_centred(time), shape.without(time), [one.left for one in sources], shape)

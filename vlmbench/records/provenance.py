@@ -51,25 +51,22 @@ _GROUPS = ("dataset", "sweep", "runtime", "load", "output", "measurement", "figu
 _SHOWN_DIFFERENCES = 8
 
 
-def fingerprint(config: Mapping[str, Any], *, ignore: Sequence[str] = IGNORED) -> str:
+def fingerprint(config: Mapping[str, Any]) -> str:
     """SHA-256 of the configuration in canonical JSON, keys in order.
 
     Texts from the environment (``${oc.env:NAME}``) stand for what the variable holds, unless that is a secret: a token
     that was renewed makes no other configuration, and the fingerprint tells nothing of it.
 
     Args:
-        config: plain mappings, lists and scalars (no DictConfig).
-        ignore: dotted keys that are left out, with all below them.
+        config: plain mappings, lists and scalars (no DictConfig); :data:`IGNORED` keys are left out.
     """
-    return _digest(dict(flat(config)), ignore)
+    return _digest(dict(flat(config)))
 
 
-def _digest(keys: Mapping[str, Any], ignore: Sequence[str], *, secrets: bool = False) -> str:
+def _digest(keys: Mapping[str, Any], *, secrets: bool = False) -> str:
     """Of dotted keys and their values; with ``secrets`` as it was before these were left out."""
     kept = {
-        key: with_environment(value, name=key, secrets=secrets)
-        for key, value in keys.items()
-        if not _is_ignored(key, ignore)
+        key: with_environment(value, name=key, secrets=secrets) for key, value in keys.items() if not _is_ignored(key)
     }
     text = json.dumps(strict(kept), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
@@ -109,7 +106,7 @@ def collect(
     }
     return {
         "schema_version": 1,
-        "fingerprint": fingerprint(config, ignore=IGNORED),
+        "fingerprint": fingerprint(config),
         "ignored": list(IGNORED),
         "config": shareable(strict(config)),
         "seed": seed,
@@ -182,9 +179,7 @@ def check_directory(directory: Path, config: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_same(
-    existing: Mapping[str, Any], config: Mapping[str, Any], *, directory: Path, ignore: Sequence[str] = IGNORED
-) -> None:
+def check_same(existing: Mapping[str, Any], config: Mapping[str, Any], *, directory: Path) -> None:
     """Refuse to continue a run with another configuration.
 
     Keys that came, left or moved since the run was begun make no other configuration where they change nothing
@@ -195,10 +190,10 @@ def check_same(
     """
     stored = existing.get("config", {})
     for alike in (dict(flat(config)), as_stored(config, stored)):
-        if existing.get("fingerprint") in (_digest(alike, ignore), _digest(alike, ignore, secrets=True)):
+        if existing.get("fingerprint") in (_digest(alike), _digest(alike, secrets=True)):
             return
     old, new = dict(flat(stored)), as_stored(shareable(strict(config)), stored)
-    keys = [k for k in dict.fromkeys([*old, *new]) if not _is_ignored(k, ignore) and old.get(k, "") != new.get(k, "")]
+    keys = [k for k in dict.fromkeys([*old, *new]) if not _is_ignored(k) and old.get(k, "") != new.get(k, "")]
     shown = [f"{k}: {_show(old, k)} → {_show(new, k)}" for k in keys[:_SHOWN_DIFFERENCES]]
     rest = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
     differences = "; ".join(shown) + rest or "only in how its fingerprint was made (another version of vlmbench)"
@@ -321,8 +316,8 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
     return tree
 
 
-def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in ignore)
+def _is_ignored(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in IGNORED)
 
 
 def _show(flat: Mapping[str, Any], key: str) -> str:

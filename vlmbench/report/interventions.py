@@ -15,7 +15,7 @@ from vlmbench.figures.interventions import interventions_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import strict, write_json
 from vlmbench.report.narrative.interventions import as_text, verdict
-from vlmbench.report.phase1_summary import provenance_of, read_json, read_points, records
+from vlmbench.report.phase1_summary import provenance_of, read_json, read_points, run_counts
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.schema import SCHEMA_VERSION
 
@@ -82,7 +82,6 @@ def summarise(
         proofs: content of ``proofs.json``.
         points: how each series ended.
     """
-    counts = frames.status_counts(frame)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": EXPERIMENT,
@@ -91,13 +90,7 @@ def summarise(
         "skipped": skipped_arms(frame),
         "proofs": dict(proofs),
         "scope": latency_scope(frame, provenance),
-        "runs": {
-            "rows": len(frame),
-            "status": frames.as_counts(counts, "status"),
-            "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
-            "failures": records(frames.failures(frame).head(20)),
-            "lines_left_out": frame.attrs.get("lines_left_out", 0),
-        },
+        "runs": run_counts(frame),
         "flags": frames.as_counts(frames.flag_counts(frames.arms(frame)), "flag"),
         "stopping": list(points),
     }

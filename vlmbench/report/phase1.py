@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -22,29 +20,14 @@ from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
 from vlmbench.report.exports import write_exports
 from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run
-from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.phase_file import Written, run_rows, write_phase_file
 from vlmbench.report.request_trace import write_request_traces
 from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 
 PHASE_FILE = f"{EXPERIMENT}.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase1Report:
-    """What was written.
-
-    Args:
-        summary: content of ``summary.json``.
-        files: everything written, in order.
-        text: the answer in words and tables, plain text.
-    """
-
-    summary: Mapping[str, Any]
-    files: tuple[Path, ...]
-    text: str
-
-
-def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> Phase1Report:
+def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> Written:
     """Write ``summary.json``, ``phase1_dataset_profiling.json`` and ``figures/`` of a run directory.
 
     Each file is written whole, then renamed. Figures that a run has no data for are left out.
@@ -81,7 +64,7 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
         several = server is not None and len(server.table) > 1
         for name, figure in (*figures(run, loads=several), *(serving_figures(server) if server else ())):
             files += save(figure, to / "figures", name)
-    return Phase1Report(
+    return Written(
         summary=summary,
         files=tuple(files),
         text=terminal_tables.as_text(terminal_tables.phase1(summary, run.provenance)),

@@ -213,12 +213,18 @@ def summarise_run(run: Run) -> dict[str, Any]:
     parameters = breakdown.parameter_table(run.provenance)
     metric = frames.whole_metric(frame)
     ratios = distribution.tail_ratios(frame, metric)
+    work = frames.workload(frame)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": EXPERIMENT,
         "scope": latency_scope(frame, run.provenance),
         "headline": _headline(latency, ratios, components),
-        "runs": _runs(frame),
+        "runs": run_counts(
+            frame,
+            workload_runs=len(work),
+            workload_points=work["point_id"].nunique(dropna=False),
+            reference_runs=len(frames.reference(frame)),
+        ),
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios, metric),
         "components": records(components),
@@ -231,7 +237,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "residual": breakdown.residual_summary(frame),
         "instrument_overhead": overhead_summary(frame),
         "aa_check": aa_summary(frame, metric),
-        "tokens": {name: _spread(frames.values(frames.workload(frame), name)) for name in COUNTS},
+        "tokens": {name: _spread(frames.values(work, name)) for name in COUNTS},
         "itl_count": _itl_count(frame, run.gaps),
         "memory": {name: _spread(frames.values(frames.measured(frame), name)) for name in MEMORY},
         "memory_by_stage": records(memory_by_stage(frame)),
@@ -258,15 +264,14 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _runs(frame: pd.DataFrame) -> dict[str, Any]:
+def run_counts(frame: pd.DataFrame, **more: int) -> dict[str, Any]:
+    """What became of the rows: by status, by mode, the first failures; ``more`` counts are put among them."""
     counts = frames.status_counts(frame)
     return {
         "rows": len(frame),
         "status": frames.as_counts(counts, "status"),
         "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
-        "workload_runs": len(frames.workload(frame)),
-        "workload_points": len(frames.workload(frame)["point_id"].unique()),
-        "reference_runs": len(frames.reference(frame)),
+        **more,
         "failures": records(frames.failures(frame).head(20)),
         "lines_left_out": frame.attrs.get("lines_left_out", 0),
     }

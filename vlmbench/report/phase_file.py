@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,21 @@ from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 _FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)
 _Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the report of an experiment is.
+
+    Args:
+        summary: content of ``summary.json``.
+        files: everything written, in order.
+        text: the answer in words and tables, plain text.
+    """
+
+    summary: Mapping[str, Any]
+    files: tuple[Path, ...]
+    text: str
 
 
 def write_phase_file(

@@ -35,11 +35,14 @@ from vlmbench.records.files import strict, write_json
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
 from vlmbench.report.narrative.serving import swept_load
-from vlmbench.report.phase1_summary import device_type, provenance_of, read_points, records
-from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.phase1_summary import device_type, provenance_of, read_points, records, run_counts
+from vlmbench.report.phase_file import Written, run_rows, write_phase_file
 from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 from vlmbench.schema import SCHEMA_VERSION, TOTAL_PARTS
 
+EXPERIMENTS: Mapping[str, str] = {"phase2": "phase2_scaling", "phase3": "exp4b_language_tokens"}
+"""Name of the experiment, and of the phase file, of each kind of report: time against vision, prompt tokens, images or
+batch, and FLOPs against latency (experiments 2 and 4A); time against forced output lengths (experiment 4B)."""
 SUMMARY_FILE, MODEL_FILE = "summary.json", "latency_model.json"
 _MAIN = ("T_total", "T_LLM_prefill", "T_LLM_decode")
 _OF_A_SERVER = ("T_request", "TTFT")  # the main times where the stages are not seen
@@ -76,21 +79,6 @@ _NAMES: Mapping[str, str] = {
     "cache": "kv_length",
     "batch": "batch_size",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingReport:
-    """What was written.
-
-    Args:
-        summary: content of ``summary.json``.
-        files: everything written, in order.
-        text: the answer in words, plain text.
-    """
-
-    summary: Mapping[str, Any]
-    files: tuple[Path, ...]
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,9 +134,7 @@ def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {k: provenance[k] for k in ("model", "device", "runtime", "fingerprint") if k in provenance}
 
 
-def write_scaling(
-    directory: Path | str, to: Path | None = None, *, experiment: str, quick: bool = False
-) -> ScalingReport:
+def write_scaling(directory: Path | str, to: Path | None = None, *, experiment: str, quick: bool = False) -> Written:
     """Write ``summary.json``, ``<experiment>.json``, ``latency_model.json`` and ``figures/`` of a run directory.
 
     Each file is written whole, then renamed. Figures that a run has no data for are left out.
@@ -189,7 +175,7 @@ def write_scaling(
         loads = server is not None and swept_load(summary["serving"])
         for name, figure in (*figures(found), *(serving_figures(server) if server and loads else ())):
             files += save(figure, to / "figures", name)
-    return ScalingReport(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
+    return Written(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
 
 
 def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -217,19 +203,12 @@ def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, An
                 "unit": f"ms per {fit.slice.kind.unit}",
             },
         )
-    counts = frames.status_counts(frame)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment_name": experiment,
         "scope": latency_scope(frame, found.provenance),
         "headline": headline,
-        "runs": {
-            "rows": len(frame),
-            "status": frames.as_counts(counts, "status"),
-            "ok_by_mode": frames.as_counts(counts[counts["status"] == "ok"], "mode"),
-            "failures": records(frames.failures(frame).head(20)),
-            "lines_left_out": frame.attrs.get("lines_left_out", 0),
-        },
+        "runs": run_counts(frame),
         "scaling": [s.as_row() for s in found.scalings],
         "too_few_points": _too_few(frame, found.scalings),
         "flops_latency": None if found.flops is None else found.flops.as_dict(),
@@ -297,39 +276,3 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             yield "launch_bound", waiting
         if len(found.roofline):
             yield "roofline", roofline.roofline_figure(found.roofline, found.provenance, found.peaks)
-
-
-# Phase 2 (experiments 2 and 4A): time against vision, prompt tokens, images or batch; FLOPs against latency.
-
-
-PHASE2_EXPERIMENT = "phase2_scaling"
-
-
-def write_phase2(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> ScalingReport:
-    """Write ``summary.json``, ``phase2_scaling.json``, the latency model and ``figures/`` of a run directory.
-
-    Raises:
-        InputError: the directory holds no records, or broken ones.
-        MeasurementError: a file cannot be written.
-    """
-    return write_scaling(directory, to, experiment=PHASE2_EXPERIMENT, quick=quick)
-
-
-# Phase 3 (experiment 4B): time against forced output lengths.
-
-
-PHASE3_EXPERIMENT = "exp4b_language_tokens"
-
-
-def write_phase3(directory: Path | str, to: Path | None = None, *, quick: bool = False) -> ScalingReport:
-    """Write ``summary.json``, ``exp4b_language_tokens.json``, the latency model and ``figures/`` of a run directory.
-
-    Raises:
-        InputError: the directory holds no records, or broken ones.
-        MeasurementError: a file cannot be written.
-    """
-    return write_scaling(directory, to, experiment=PHASE3_EXPERIMENT, quick=quick)
-
-
-EXPERIMENTS: Mapping[str, str] = {"phase2": PHASE2_EXPERIMENT, "phase3": PHASE3_EXPERIMENT}
-"""Name of the experiment that each kind of report is of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -18,25 +18,12 @@ from vlmbench.report import table_cells
 from vlmbench.report.narrative.latency import answers, flag_sentence
 from vlmbench.text import DASH, amount, digits, percent, terminal_width
 
+if TYPE_CHECKING:
+    from vlmbench.models.anatomy.find import AnatomyRow
+
 _BAR_CELLS = 9  # more would cut the table of components at 120 columns
 # Columns that a narrow terminal goes without, the least needed first.
 _LEAST = ("lag-1", "of peak", "mean, ms", "mean", "P99", "of", "worth", "95 % interval", "P90", "to ±1 %, s")
-
-
-def latency(summary: Mapping[str, Any]) -> RenderableType:
-    """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
-    return table_of(table_cells.latency(summary))
-
-
-def components(summary: Mapping[str, Any]) -> RenderableType:
-    """Time and share of each part, with its colour as a bar; time over floor where it is known."""
-    return table_of(table_cells.components(summary))
-
-
-def parameters(summary: Mapping[str, Any]) -> RenderableType | None:
-    """Parameters of each part; None if they were not counted."""
-    grid = table_cells.parameters(summary)
-    return table_of(grid) if grid.rows else None
 
 
 class Fitted:
@@ -79,11 +66,6 @@ def _without(grid: table_cells.Grid, name: str) -> table_cells.Grid:
     kept = [i for i in range(len(grid.columns)) if i not in places]
     rows = tuple(tuple(row[i] for i in kept) for row in grid.rows)
     return replace(grid, columns=tuple(grid.columns[i] for i in kept), rows=rows)
-
-
-def table_of(grid: table_cells.Grid) -> Fitted:
-    """A grid for the terminal, as wide as that is."""
-    return Fitted(grid)
 
 
 def _as_table(grid: table_cells.Grid, *, bars: bool) -> Table:
@@ -130,37 +112,10 @@ def anatomy(title: str, rows: Iterable[AnatomyRow], notes: Sequence[str] = ()) -
     return Group(table, *(Text(f"Note: {note}") for note in notes))
 
 
-class AnatomyRow(Protocol):
-    """What a row of the anatomy table needs."""
-
-    @property
-    def stage(self) -> str:
-        """``vision_encoder``, ``projector``, ``language_model`` or ``head``."""
-
-    @property
-    def path(self) -> str:
-        """Dotted path of the module."""
-
-    @property
-    def module_class(self) -> str:
-        """Its class."""
-
-    @property
-    def parameters(self) -> int:
-        """How many it holds."""
-
-    @property
-    def share(self) -> float:
-        """Of the parameters of all stages."""
-
-    @property
-    def rule(self) -> str:
-        """How it was found."""
-
-
 def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> RenderableType:
     """The whole report for a terminal: the answers in words, then the tables."""
     parts: list[RenderableType] = [Text(caption(provenance), style="dim")]
+    shown: list[table_cells.Grid] = []
     for question, sentences in answers(summary, provenance):
         parts += [
             Text(""),
@@ -168,13 +123,10 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
             *(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences),
         ]
     if summary["distribution"]:
-        parts += [Text(""), latency(summary)]
-        if summary["components"]:
-            parts.append(components(summary))
-        if sizes := parameters(summary):
-            parts.append(sizes)
-    shown = (table_cells.memory(summary), table_cells.energy(summary), table_cells.kernels(summary))
-    parts += [table_of(grid) for grid in shown if grid.rows]
+        parts += [Text(""), Fitted(table_cells.latency(summary))]
+        shown = [table_cells.components(summary), table_cells.parameters(summary)]
+    shown += [table_cells.memory(summary), table_cells.energy(summary), table_cells.kernels(summary)]
+    parts += [Fitted(grid) for grid in shown if grid.rows]
     parts += [Text(line) for line in (memory(summary), *flag_sentence(summary["flags"])) if line]
     return Group(*parts)
 

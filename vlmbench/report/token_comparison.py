@@ -23,8 +23,8 @@ from vlmbench.records.files import strict, write_json
 from vlmbench.report import write_pages
 from vlmbench.report.narrative.scaling import comparison_answers
 from vlmbench.report.phase1_summary import read_json
-from vlmbench.report.phase_file import json_row, write_phase_file
-from vlmbench.report.scaling import MODEL_FILE, SUMMARY_FILE, ScalingReport
+from vlmbench.report.phase_file import Written, json_row, write_phase_file
+from vlmbench.report.scaling import MODEL_FILE, SUMMARY_FILE
 from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT = "exp5_token_comparison"
@@ -38,7 +38,7 @@ def write_exp5(
     *,
     allow_unlike: bool = False,
     pages: bool = True,
-) -> ScalingReport:
+) -> Written:
     """Compare token costs and write ``exp5_token_comparison.json``, ``summary.json``, models, figures and pages.
 
     Args:
@@ -78,16 +78,18 @@ def write_exp5(
     text = _text(comparisons, summary["comparisons"])
     if pages:
         text += f"\n\n{write_pages(directory)}"
-    return ScalingReport(summary=summary, files=tuple(files), text=text)
+    return Written(summary=summary, files=tuple(files), text=text)
 
 
 def _model(frame: pd.DataFrame, comparison: Comparison) -> LatencyModel | None:
-    kept = ("model", "device", "runtime")
     try:
-        provenance = {k: comparison.provenance[k] for k in kept if k in comparison.provenance}
-        return fit_latency_model(frame, provenance=provenance)
+        return fit_latency_model(frame, provenance=_kept(comparison))
     except InputError:
         return None
+
+
+def _kept(comparison: Comparison) -> dict[str, Any]:
+    return {k: comparison.provenance[k] for k in ("model", "device", "runtime") if k in comparison.provenance}
 
 
 def _names(comparisons: Sequence[Comparison]) -> list[str]:
@@ -99,10 +101,9 @@ def _names(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _row(name: str, comparison: Comparison, flops: FlopsLatency | None, model: LatencyModel | None) -> dict[str, Any]:
-    kept = {k: comparison.provenance[k] for k in ("model", "device", "runtime") if k in comparison.provenance}
     return {
         "status": "ok",
-        "provenance": kept,
+        "provenance": _kept(comparison),
         **comparison.as_dict(),
         "flops_latency": None if flops is None else flops.as_dict(),
         "latency_model": None
