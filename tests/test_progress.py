@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmbench.records.outcome import OutcomeFile, State
-from vlmbench.records.unfinished import unfinished
+from vlmbench.records.outcome import OutcomeFile, State, unfinished
 from vlmbench.session import progress
 
 

@@ -15,8 +15,7 @@ from tests.analysis.swept import OUTPUT, PROMPT, STEP, VISION, sweep, write_run
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.request import Output
 from vlmbench.runner.plan import Series, SeriesState
-from vlmbench.session import reporting
-from vlmbench.session.ending import conclude, to_continue
+from vlmbench.session.ending import conclude, stopped, to_continue
 from vlmbench.session.study import _together
 from vlmbench.stopping import Stopping
 
@@ -66,7 +65,7 @@ def test_a_second_signal_ends_at_once_and_the_truth_is_on_disk(
     job = SimpleNamespace(
         outcome=OutcomeFile(tmp_path), directory=tmp_path, settings=SimpleNamespace(report="phase1", output_dir=None)
     )
-    assert reporting.stopped(job, "69 of 200 runs, about 4 minutes left", again="run it again") == 130
+    assert stopped(job, "69 of 200 runs, about 4 minutes left", again="run it again") == 130
     assert read(tmp_path / "outcome.json")["exit_status"] == 130
     said = capsys.readouterr().err
     assert "interrupted after 69 of 200 runs, about 4 minutes left; run it again" in said

@@ -10,7 +10,7 @@ import pytest
 
 from vlmbench.analysis.tail import slow_requests
 from vlmbench.analysis.variance import variance_parts, variance_sources
-from vlmbench.report.narrative.variance import source_sentences
+from vlmbench.report.narrative.tail import source_sentences
 
 
 def frame(n: int = 400, **columns: Any) -> pd.DataFrame:

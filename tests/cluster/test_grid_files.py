@@ -22,9 +22,8 @@ from vlmbench.cluster.grid import FOLDER, Submission, Task, find_runs, new_submi
 from vlmbench.cluster.last_words import ending, last_words, log_of
 from vlmbench.cluster.launch import conclude
 from vlmbench.cluster.remaining import submitting, to_do
-from vlmbench.cluster.states import OVER, RunState, overall, time_left
+from vlmbench.cluster.states import OVER, RunState, overall, table, time_left
 from vlmbench.cluster.status import status
-from vlmbench.cluster.table import table
 from vlmbench.errors import DirectoryConflictError, InputError
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect

@@ -14,8 +14,8 @@ from tests.analysis.made import PROVENANCE, row, write
 from tests.figures.seen import caption_of, outside, overlaps, smallest, texts
 from tests.figures.test_launch_bound_figure import trace
 from vlmbench.analysis.frames import load_runs
-from vlmbench.figures.device_use import device_use, device_use_figure
 from vlmbench.figures.request_timeline import busy_shares, median_request, request_timeline
+from vlmbench.figures.roofline import device_use, device_use_figure
 from vlmbench.figures.run_lane import lane_rows, run_lane_figure
 from vlmbench.figures.style import SMALLEST_PT, FigureStyle, drawn_as
 from vlmbench.machine.peaks import DevicePeaks

@@ -14,10 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.analysis.made import PROVENANCE, usual, write
-from vlmbench.report.paper_numbers import macros, safe, tex_macros
-from vlmbench.report.paper_tables import write_tables
+from vlmbench.report.paper_tables import (
+    OF_DATASETS,
+    OF_MODELS,
+    entries,
+    macros,
+    references,
+    safe,
+    tex_macros,
+    write_tables,
+)
 from vlmbench.report.phase1_summary import summarise
-from vlmbench.report.references import OF_DATASETS, OF_MODELS, entries, references
 from vlmbench.report.table_cells import latency
 from vlmbench.text import digits, quantile_cell
 

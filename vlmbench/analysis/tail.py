@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from vlmbench.analysis.frames import is_cause, reference, sample_codes, values, workload
-from vlmbench.analysis.host import time_is_host
+from vlmbench.analysis.launch_bound import time_is_host
 from vlmbench.analysis.quantiles import quantile
 from vlmbench.analysis.ratios import on_log_odds
 from vlmbench.analysis.variance import ABSENCE, SPEED, Shape, reach_of_sum

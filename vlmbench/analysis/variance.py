@@ -32,7 +32,7 @@ from vlmbench.analysis import launch_bound
 from vlmbench.analysis.dependence import long_run, slow_variance
 from vlmbench.analysis.estimate import CONFIDENCE, Array
 from vlmbench.analysis.frames import reference, values, workload
-from vlmbench.analysis.host import on_gpu, time_is_host
+from vlmbench.analysis.launch_bound import on_gpu, time_is_host
 from vlmbench.schema import TOTAL, TOTAL_PARTS, TOTAL_STAGES
 
 COLUMNS: tuple[str, ...] = (

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from vlmbench.cluster.grid import FOLDER
 from vlmbench.cluster.launch import conclude
-from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall, without_studies
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall, table, without_studies
 from vlmbench.cluster.status import status
-from vlmbench.cluster.table import table
 from vlmbench.errors import FAILED, OK, ConfigError
 from vlmbench.text import say
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, without_studies
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, table, without_studies
 from vlmbench.cluster.status import status
-from vlmbench.cluster.table import table
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.records.comparable import COLUMNS, apart, identity, unlike_runs, with_mixture_named
 from vlmbench.records.files import write_json, write_whole
@@ -36,10 +35,6 @@ from vlmbench.text import detail
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-# What the runs of a grid differ in: what a reader must be told, and what keeps two runs out of one line of a figure.
-
-Identity = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 TABLE_NAME, CSV_NAME, SUMMARY_NAME = "collected.parquet", "collected.csv", "collected.json"

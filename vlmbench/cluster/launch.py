@@ -16,9 +16,8 @@ from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Submission, new_submission, read_submissions
 from vlmbench.cluster.remaining import Composed, contents_of, runs_of, submitting, to_do
 from vlmbench.cluster.settings import SlurmSettings
-from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall
+from vlmbench.cluster.states import OVER, RunState, RunStatus, counts, overall, table
 from vlmbench.cluster.status import status, status_of
-from vlmbench.cluster.table import table
 from vlmbench.errors import ConfigError
 from vlmbench.records.lock import holder_of
 from vlmbench.text import say

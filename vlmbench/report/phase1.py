@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from vlmbench.analysis import frames
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.figures import components, latency, stage_bars, workload
-from vlmbench.figures.device_use import device_use_figure
 from vlmbench.figures.launch_bound import launch_bound_figure
 from vlmbench.figures.request_timeline import request_timeline
+from vlmbench.figures.roofline import device_use_figure
 from vlmbench.figures.run_lane import run_lane_figure
 from vlmbench.figures.theme import save
 from vlmbench.records.files import write_json

@@ -25,9 +25,8 @@ from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.session.ending import to_continue
+from vlmbench.session.ending import report_and_conclude, stopped, to_continue
 from vlmbench.session.progress import ProgressBar
-from vlmbench.session.reporting import report_and_conclude, stopped
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.text import note, parse_json, say, shown

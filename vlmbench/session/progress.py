@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from vlmbench.records.unfinished import runs_of
+from vlmbench.records.outcome import runs_of
 from vlmbench.text import detail, lasting, note
 
 _FIRST_LINE_S, _LINE_EVERY_S = 10.0, 60.0

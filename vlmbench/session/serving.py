@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,8 @@ from vlmbench.records.store import RecordStore
 from vlmbench.request import Output
 from vlmbench.runner.execution import collector_at_rest
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
-from vlmbench.session.ending import to_continue
+from vlmbench.session.ending import report_and_conclude, stopped, to_continue
 from vlmbench.session.progress import ProgressBar
-from vlmbench.session.reporting import report_and_conclude, stopped
 from vlmbench.session.serving_loads import Loads, OverHttp, exchanger_of, sizes_of
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.sweep import LOAD_PREFIX
@@ -130,23 +130,8 @@ def endpoint_of(settings: RunConfig) -> Endpoint:
             raise ConfigError(
                 f"'runtime.{name}' must be given for runtime=endpoint (got null)\nset runtime.{name}={example}"
             )
-    assert runtime.base_url is not None
-    assert runtime.model is not None
     try:
-        return Endpoint(
-            base_url=runtime.base_url,
-            model=runtime.model,
-            dialect=runtime.dialect,
-            connection=runtime.connection,
-            timeout_s=runtime.timeout_s,
-            silence_s=runtime.silence_s,
-            api_key_env=runtime.api_key_env,
-            proxy=runtime.proxy,
-            ca_file=runtime.ca_file,
-            cache=runtime.cache,
-            metrics_path=runtime.metrics_path,
-            extra_body=runtime.extra_body,
-        )
+        return Endpoint(**{one.name: getattr(runtime, one.name) for one in fields(Endpoint)})
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -159,16 +144,7 @@ def load_of(settings: RunConfig) -> Load:
     """
     load = settings.load
     try:
-        return Load(
-            kind=load.name,
-            concurrency=load.concurrency,
-            rate_per_s=load.rate_per_s,
-            arrivals=load.arrivals,
-            trace_file=load.trace_file,
-            warmup_requests=load.warmup_requests,
-            max_outstanding=load.max_outstanding,
-            retries=load.retries,
-        )
+        return Load(kind=load.name, **{one.name: getattr(load, one.name) for one in fields(Load) if one.name != "kind"})
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -14,8 +14,15 @@ from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.narrative.tail import lacks, needs, share_of_variance, shortage, tail_sentence
-from vlmbench.report.narrative.variance import part_sentences, source_sentences
+from vlmbench.report.narrative.tail import (
+    lacks,
+    needs,
+    part_sentences,
+    share_of_variance,
+    shortage,
+    source_sentences,
+    tail_sentence,
+)
 from vlmbench.text import count, factor, ms, percent, span, tokens, worth
 
 Summary = Mapping[str, Any]

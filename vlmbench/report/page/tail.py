@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmbench.report.narrative.pieces import Sentence
-from vlmbench.report.narrative.tail import request_tail, share_of_variance, tail_sentence
-from vlmbench.report.narrative.variance import share_interval
+from vlmbench.report.narrative.tail import request_tail, share_interval, share_of_variance, tail_sentence
 from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
