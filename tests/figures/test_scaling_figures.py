@@ -19,8 +19,9 @@ from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.results import ResultSet
 from vlmbench.analysis.scaling import scalings
 from vlmbench.analysis.token_costs import Comparison, compare
+from vlmbench.figures.panels import plus_minus
 from vlmbench.figures.roofline import roofline_figure, si
-from vlmbench.figures.scaling import composition_figure, flops_latency_figure, plus_minus, scaling_figure, select
+from vlmbench.figures.scaling import composition_figure, flops_latency_figure, scaling_figure, select
 from vlmbench.figures.style import SMALLEST_PT, FigureStyle, drawn_as
 from vlmbench.figures.theme import save, theme
 from vlmbench.figures.token_costs import break_even_figure, models_figure, token_costs_figure

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.style import dot, pt
-from vlmbench.figures.theme import INK, plain_log_ticks
-from vlmbench.text import count, digits, plain
+from vlmbench.figures.theme import INK, plain_log_ticks, plain_ticks
+from vlmbench.text import count, digits
 
 _MOST_STEPS = 2000  # points of a step line; more cannot be seen
 _WIDE = 3.0  # data that span more than this factor get a logarithmic axis
@@ -63,7 +63,7 @@ def finish_longer(axes: Axes, data: NDArray[np.float64]) -> None:
         plain_log_ticks(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+        plain_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis, lambda share: f"{100 * share:.3g} %")
     axes.set_ylabel("Share that takes longer")
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.frames import sample_codes
 from vlmbench.analysis.quantiles import median
 from vlmbench.figures.panels import sentences
 from vlmbench.figures.style import dot, pt
-from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, save, theme
+from vlmbench.figures.theme import SERIES, new_figure, plain_log_ticks, plain_ticks, save, theme
 from vlmbench.schema import label_of
 from vlmbench.text import digits, plain, span
 
@@ -188,7 +187,7 @@ def _by_group(axes: Axes, frame: pd.DataFrame) -> None:
         axes.set_xlabel("generate() (ms, log scale)")
     else:
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        plain_ticks(axes.xaxis)
 
 
 def _along(axes: Axes, frame: pd.DataFrame, name: str, groups: Sequence[str]) -> None:
@@ -205,8 +204,7 @@ def _along(axes: Axes, frame: pd.DataFrame, name: str, groups: Sequence[str]) ->
     axes.set_xlabel(label_of(name).capitalize())
     axes.set_ylabel("generate() (ms)")
     axes.set_ylim(bottom=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    plain_ticks(axes.xaxis, axes.yaxis)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from vlmbench.analysis.distribution import QUANTILES, quantile_name
@@ -27,9 +26,10 @@ from vlmbench.figures.theme import (
     SERIES,
     caption,
     new_figure,
+    plain_ticks,
     theme,
 )
-from vlmbench.text import count, digits, plain, span
+from vlmbench.text import count, digits, span
 
 _GAPS_COLOUR = COMPONENT_COLOURS["T_LLM_decode"]
 _MARKS = ("o", "s", "D")
@@ -92,7 +92,7 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
             label_quantiles(longer, found[0], groups[0][3])
         shares.set_ylabel("Runs (%)")
         shares.set_ylim(bottom=0)
-        shares.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
+        plain_ticks(shares.yaxis)
         longer.set_xlabel("Latency (ms" + (", log scale)" if longer.get_xscale() == "log" else ")"))
         shares.legend(loc="upper right", borderaxespad=0.1, handlelength=1.4)
         figure.align_ylabels([shares, longer])

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.frames import measured
 from vlmbench.analysis.launch_bound import launch_table, untraced_runs
@@ -57,7 +56,7 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         shares.set(
             title="Share of each stage", xlim=(0, max(1.0, float((table["busy_ms"] / table["elapsed_ms"]).max())))
         )
-        shares.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        shares.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
         for axes in (times, shares):
             axes.grid(visible=False, axis="y")
         busy = tuple(Patch(facecolor=_colour(str(stage))) for stage in table["stage"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from vlmbench.analysis.frames import values
 from vlmbench.analysis.quantiles import finite, median, needed
@@ -16,7 +16,7 @@ from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import COUNTED, TOKEN_KINDS, X_LABELS, Slice, held
 from vlmbench.figures.style import dot, pt
-from vlmbench.figures.theme import INK, MUTED, component_colour, component_label
+from vlmbench.figures.theme import INK, MUTED, SERIES, component_colour, component_label, plain_ticks
 from vlmbench.text import count, digits, ms, plain
 
 LABELS: Mapping[str, str] = {
@@ -28,6 +28,10 @@ _FIT = "hollow: left out of the check fit; line: fit to all runs with 95 % band"
 _SLOPE_LINES = 3  # of text between a panel and its title
 _MOST_DECIMALS = 9
 _ROOM = 2.0  # the y axis reaches up to so many times what the fit and the medians need, to show slow runs
+
+
+KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
+"""Kind of token to its colour."""
 
 
 def stage_label(stage: str) -> str:
@@ -130,8 +134,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, *, x_label: bool = True, runs: bo
     )  # fmt: skip
     axes.set_ylabel("Time (ms)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    plain_ticks(axes.xaxis, axes.yaxis)
     if x_label:
         axes.set_xlabel(axis_words(scaling.slice))
     above = time > _readable_limits(axes, scaling, time if runs else None)

@@ -10,16 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.frames import values, workload
 from vlmbench.analysis.launch_bound import launch_table
 from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.stage_bars import first_token_parts, name_parts, readable, short_name
 from vlmbench.figures.style import pt, style
-from vlmbench.figures.theme import MUTED, caption, component_colour, new_figure, theme
+from vlmbench.figures.theme import MUTED, caption, component_colour, new_figure, plain_ticks, theme
 from vlmbench.schema import HOST_PARTS, TOTAL_PARTS
-from vlmbench.text import count, digits, percent, plain
+from vlmbench.text import count, digits, percent
 
 Parts = Sequence[tuple[str, float]]
 
@@ -108,7 +107,7 @@ def request_timeline(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figu
         axes.set(xlim=(0, whole), ylim=(end, -1.0), yticks=[], xlabel="Time since the request began (ms)")
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+        plain_ticks(axes.xaxis)
     return figure
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.analysis.derived import mbu, mfu
 from vlmbench.analysis.estimate import Estimate
@@ -171,5 +170,5 @@ def device_use_figure(frame: pd.DataFrame, provenance: Mapping[str, Any], peaks:
         most = max(1.0, *(share.value or 0.0 for _, share in found.values()))  # above 100 %: a peak that is too low
         axes.set(xlim=(0, most), ylim=(len(found) - 0.6, -0.75), yticks=[], xlabel="Share of the device's peak")
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
     return figure

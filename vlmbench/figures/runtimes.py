@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
 from vlmbench.figures.stage_bars import readable
 from vlmbench.figures.style import dot, pt
@@ -23,10 +22,11 @@ from vlmbench.figures.theme import (
     component_label,
     new_figure,
     plain_log_ticks,
+    plain_ticks,
     theme,
 )
 from vlmbench.schema import HOST_PARTS, TOTAL_PARTS
-from vlmbench.text import digits, percent, plain, span
+from vlmbench.text import digits, percent, span
 
 _ORDER = (*HOST_PARTS[:-1], *TOTAL_PARTS, HOST_PARTS[-1])
 _NAMED_FROM = 0.09  # of a bar: a share that has room for its number
@@ -148,7 +148,7 @@ def _times(axes: Axes, shown: Sequence[Runtime]) -> None:
             va="bottom", fontsize=pt(8), color=INK,
         )  # fmt: skip
     axes.set(xlabel="Time (ms)", xlim=(0, None))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    plain_ticks(axes.xaxis)
 
 
 def _shares(axes: Axes, shown: Sequence[Runtime]) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import held
 from vlmbench.figures.panels import (
-    LABELS,
+    KIND_COLOURS,
     about,
     axis_words,
     draw_scaling,
@@ -27,25 +27,12 @@ from vlmbench.figures.panels import (
     stage_label,
 )
 from vlmbench.figures.style import dot, style
-from vlmbench.figures.theme import INK, SERIES, add_caption, caption, new_figure, plain_log_ticks
-from vlmbench.text import digits, plain
-
-__all__ = [
-    "FLOPS_COLOURS",
-    "LABELS",
-    "composition_figure",
-    "flops_latency_figure",
-    "plus_minus",
-    "scaling_figure",
-    "select",
-    "stage_colour",
-    "stage_label",
-]
+from vlmbench.figures.theme import INK, add_caption, caption, new_figure, plain_log_ticks, plain_ticks
+from vlmbench.text import digits
 
 _PANEL_IN = 2.6  # a panel is no narrower, in page inches
 _MARKS = ("o", "s", "D")
 _LOG_FROM = np.log(3.0)
-FLOPS_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
 
 def scaling_figure(
@@ -119,8 +106,7 @@ def composition_figure(scalings: Sequence[Scaling], provenance: Mapping[str, Any
     )
     axes.set(xlabel=axis_words(first.slice), ylabel="Time (ms)", xlim=(table.index.min(), table.index.max()))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    plain_ticks(axes.xaxis, axes.yaxis)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handlelength=1.2, handletextpad=0.4,
@@ -151,7 +137,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
     )
     axes = figure.subplots()
     for (name, part), mark in zip(found.parts.items(), _MARKS, strict=False):
-        _draw_flops(axes, part, FLOPS_COLOURS[name], mark, f"{NAMES[name].capitalize()}: {_flops_cost(part)}")
+        _draw_flops(axes, part, KIND_COLOURS[name], mark, f"{NAMES[name].capitalize()}: {_flops_cost(part)}")
     axes.set(xlabel="TFLOP per request", ylabel="generate() (ms)")
     flops, times = (
         np.concatenate([getattr(part, name) for part in found.parts.values()]) for name in ("flops", "time")
@@ -166,8 +152,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
     else:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+        plain_ticks(axes.xaxis, axes.yaxis)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), handletextpad=0.3, borderaxespad=0.1)
     return figure
 

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from matplotlib.ticker import FuncFormatter
 from scipy.optimize import isotonic_regression
 
 from vlmbench.analysis.breakdown import component_table
@@ -19,9 +18,19 @@ from vlmbench.analysis.frames import reference, values, workload
 from vlmbench.analysis.quantiles import needed
 from vlmbench.figures.panels import output_tokens, sentences
 from vlmbench.figures.style import pt, style
-from vlmbench.figures.theme import INK, MUTED, caption, component_colour, component_label, new_figure, theme
+from vlmbench.figures.theme import (
+    INK,
+    MUTED,
+    caption,
+    component_colour,
+    component_label,
+    luminance,
+    new_figure,
+    plain_ticks,
+    theme,
+)
 from vlmbench.schema import HOST_PARTS, TOTAL_PARTS
-from vlmbench.text import count, digits, percent, plain
+from vlmbench.text import count, digits, percent
 
 Parts = Sequence[tuple[str, float]]
 """(component, ms) in the order of the request."""
@@ -69,7 +78,7 @@ def component_bars(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
         axes.set(xlim=(0, longest), ylim=(place - 0.75, -0.75), xlabel="Time (ms)", yticks=[])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+        plain_ticks(axes.xaxis)
     return figure
 
 
@@ -203,7 +212,5 @@ def spread(centres: Sequence[float], widths: Sequence[float], low: float, high: 
 
 
 def readable(colour: str) -> str:
-    """Black or white, whichever stands out from the colour (relative luminance of WCAG 2)."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.18 else "white"
+    """Black or white, whichever stands out from the colour."""
+    return "black" if luminance(colour) > 0.18 else "white"

@@ -30,7 +30,7 @@ from matplotlib import rcsetup
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import Locator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from vlmbench.errors import ConfigError
@@ -114,6 +114,13 @@ def _add_fonts() -> None:
     with as_file(files("vlmbench.figures") / "fonts") as folder:
         for file in sorted(folder.glob("*.ttf")):
             fontManager.addfont(file)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#RRGGBB``, from 0 to 1 (WCAG 2.2)."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @contextmanager
@@ -384,9 +391,15 @@ def _equal_steps(number: int, low: float, high: float) -> NDArray[np.float64]:
     return ticks[(ticks >= low) & (ticks <= high)]
 
 
+def plain_ticks(*axes: Axis) -> None:
+    """Give axes plain numbers, none in powers of ten or beside an offset."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: plain(value))
+
+
 def plain_log_ticks(axis: Axis, write: Callable[[float], str] = plain) -> None:
     """Give a logarithmic axis plain numbers, and no ticks between them that are labelled otherwise."""
     axis.set_major_locator(RoomyLogLocator(write))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_major_formatter(lambda value, _: write(value))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

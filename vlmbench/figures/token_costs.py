@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from vlmbench.analysis.regression import Estimate
 from vlmbench.analysis.slices import KINDS, X_LABELS
 from vlmbench.analysis.token_costs import Comparison, TokenCost
-from vlmbench.figures.panels import about, stage_colour, stage_label
+from vlmbench.figures.panels import KIND_COLOURS, about, stage_colour, stage_label
 from vlmbench.figures.style import dot, pt
-from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure, plain_log_ticks
+from vlmbench.figures.theme import INK, MUTED, SERIES, caption, model_name, new_figure, plain_log_ticks, plain_ticks
 from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, digits, interval, plain, span
-
-KIND_COLOURS: Mapping[str, str] = {"vision": SERIES[0], "prompt": SERIES[4], "output": SERIES[2]}
 
 _FIRST_TIMES, _PULLED_IN = "without first times", "with outliers pulled in"
 _HOLLOW = "; hollow: without the runs flagged for doing something for the first time"
@@ -176,8 +173,7 @@ def break_even_figure(comparison: Comparison) -> Figure:
     further = f"{KINDS[others[0]].unit}s" if len(others) == 1 else "input tokens"
     axes.set(xlabel=f"Further {further}", ylabel="Output tokens of equal time", xlim=(0, most))
     axes.set_ylim(bottom=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    plain_ticks(axes.xaxis, axes.yaxis)
     if others:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, handlelength=1.6)
     return figure
@@ -217,7 +213,7 @@ def models_figure(comparisons: Sequence[Comparison]) -> Figure:
     values = [c.ratio("output", "vision").value for c in comparisons]
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     else:
         axes.set_xlim(left=0)
     axes.set_ylim(-0.6, len(names) - 0.4)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vlmbench.analysis.frames import is_cause, reference, values, workload
@@ -18,9 +18,19 @@ from vlmbench.analysis.tail import LEAST_RUNS, PREDICTORS, variance_split
 from vlmbench.figures.latency import WORDS
 from vlmbench.figures.panels import sentences
 from vlmbench.figures.style import dot, pt, style
-from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, REFERENCE_COLOUR, SERIES, caption, new_figure, theme
+from vlmbench.figures.theme import (
+    DATASET_COLOUR,
+    INK,
+    MUTED,
+    REFERENCE_COLOUR,
+    SERIES,
+    caption,
+    new_figure,
+    plain_ticks,
+    theme,
+)
 from vlmbench.schema import label_of
-from vlmbench.text import count, digits, percent, plain, span, tokens
+from vlmbench.text import count, digits, percent, span, tokens
 
 _REPEATED = "One request, repeated"
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
@@ -67,7 +77,7 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
             _tokens_panel(axes, values(work, name), time, flagged)
             axes.set_xlabel(tokens(name).capitalize() + " per request")
             axes.set_ylim(0, 1.05 * float(np.nanmax(time)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
+            plain_ticks(axes.yaxis)
         for axes in list(panels)[len(shown) :]:
             axes.set_visible(False)
         for axes in figure.axes[::side_by_side]:
@@ -144,7 +154,7 @@ def _tokens_panel(
             label="flagged run",
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+    plain_ticks(axes.xaxis)
 
 
 def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = "T_total") -> Figure | None:
@@ -186,7 +196,7 @@ def variance_bars(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: st
             xlabel=f"Share of the variance of {_words(metric, first=False)}",
         )  # fmt: skip
         axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
     return figure
 
 
@@ -311,7 +321,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
         for border in borders:
             axes.axvline((border - start) / scale, color=MUTED, linewidth=0.9, linestyle=":")
         axes.set(xlabel=f"Time since the first run ({unit})", ylabel=f"{_words(metric)} (ms)")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
+        plain_ticks(axes.yaxis)
         axes.set_ylim(min(0.96 * float(every.min()), limit), limit)
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if style().narrow(_PAGE_IN, 1) else 2, handlelength=1.4,

@@ -29,6 +29,7 @@ from vlmbench.analysis.slices import KINDS, MIN_POINTS, X_LABELS, slices
 from vlmbench.errors import InputError
 from vlmbench.figures import roofline, scaling
 from vlmbench.figures.launch_bound import launch_bound_figure
+from vlmbench.figures.panels import LABELS, stage_label
 from vlmbench.figures.theme import save, theme
 from vlmbench.machine.peaks import DevicePeaks
 from vlmbench.records.files import strict, write_json
@@ -258,8 +259,8 @@ def figures(found: Findings) -> Iterator[tuple[str, Figure]]:
             if not overview:
                 continue
             label = X_LABELS.get(overview[0].slice.x, name.replace("_", " "))
-            names = (scaling.stage_label(s.stage) for s in overview)
-            against = " and ".join("total" if text == scaling.LABELS["T_total"] else text for text in names)
+            names = (stage_label(s.stage) for s in overview)
+            against = " and ".join("total" if text == LABELS["T_total"] else text for text in names)
             title = f"{label.capitalize()} against {against}"
             columns = min(len(overview), 2)
             yield f"{name}_latency", scaling.scaling_figure(overview, found.provenance, title=title, columns=columns)

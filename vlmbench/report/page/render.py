@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench import __version__
-from vlmbench.figures.theme import caption
+from vlmbench.figures.theme import caption, luminance
 from vlmbench.report.narrative import interventions, latency, scaling
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.contents import page_data
@@ -255,13 +255,6 @@ def _ink_on(colour: str) -> str:
     """Black or white, whichever is read better on a colour (contrast of WCAG 2.2)."""
     light = luminance(colour)
     return "#fff" if 1.05 / (light + 0.05) > (light + 0.05) / (luminance(_BLACK) + 0.05) else _BLACK
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of ``#RRGGBB``, from 0 to 1 (WCAG 2.2)."""
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _json(data: Mapping[str, Any]) -> str:
