@@ -21,6 +21,7 @@ import pandas as pd
 from vlmbench.analysis.frames import left_out_words, load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences, identity, with_mixture_named
+from vlmbench.records.provenance import PROVENANCE_NAME
 from vlmbench.records.reading import PACKED, RECORDS_NAME
 from vlmbench.schema import SCHEMA_VERSION
 from vlmbench.text import parse_json
@@ -95,8 +96,7 @@ def older_provenance(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-PROVENANCE_FILE = "provenance.json"
-_NOT_PHASE_FILES = frozenset({PROVENANCE_FILE, "summary.json", "latency_model.json", "exp5_token_comparison.json"})
+_NOT_PHASE_FILES = frozenset({PROVENANCE_NAME, "summary.json", "latency_model.json", "exp5_token_comparison.json"})
 _MAX_DEPTH = 4  # multirun/<date>/<time>/<job>
 
 
@@ -204,7 +204,7 @@ def _read_records(file: Path) -> ResultSet:
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:
-    file = folder / PROVENANCE_FILE
+    file = folder / PROVENANCE_NAME
     if not file.is_file():
         return {}
     value = _read_json(file)

@@ -18,12 +18,12 @@ from typing import Any
 
 from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.comparable import with_mixture_named
-from vlmbench.records.files import NO_LINK, write_json, write_whole
+from vlmbench.records.files import NO_LINK, read_json, write_json, write_whole
 from vlmbench.records.provenance import IGNORED, PROVENANCE_NAME
 from vlmbench.records.reading import IDENTITY, NUMBERS, PACKED, RECORDS_NAME, iter_rows
 from vlmbench.records.redact import shareable
 from vlmbench.schema import Mode, Status
-from vlmbench.text import parse_json, shown
+from vlmbench.text import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MARK = "baseline.json"
@@ -138,20 +138,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _provenance(run: Path) -> dict[str, Any]:
-    file = run / PROVENANCE_NAME
-    if not file.is_file():
-        return {}
-    try:
-        content = parse_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{shown(file)}': {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(
-            f"'{shown(file)}' is not JSON that can be read: {error}\nrestore it or measure again"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"'{shown(file)}' must hold a JSON object\nrestore it or measure again")
-    whole = with_mixture_named(content)
+    whole = with_mixture_named(read_json(run / PROVENANCE_NAME) or {})
     kept = {name: whole[name] for name in _FACTS if name in whole}
     kept["host"] = {name: value for name, value in _mapping(whole.get("host")).items() if name in _HOST}
     kept["config"] = {name: value for name, value in _mapping(whole.get("config")).items() if name not in IGNORED}

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from vlmbench.errors import InputError, MeasurementError
 from vlmbench.hiding import without_secret_texts
+from vlmbench.text import parse_json
 
 NO_LINK = (
     "is a link, and vlmbench follows none when it writes: what it points to may be another's.\n"
@@ -80,6 +81,25 @@ def write_json(path: Path, value: Any, *, mode: int | None = None) -> Path:
     """Like :func:`write_whole` with ``value`` as indented strict JSON (see :func:`strict`), secrets in texts hidden."""
     plain = without_secret_texts(strict(value))
     return write_whole(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None if there is no such file.
+
+    Raises:
+        InputError: the file is there and holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = parse_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' must hold a JSON object (got {type(content).__name__})")
+    return content
 
 
 def strict(value: Any) -> Any:

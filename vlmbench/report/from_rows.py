@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ConfigError, InputError
-from vlmbench.records.files import remove_stray_parts
+from vlmbench.records.files import read_json, remove_stray_parts
 from vlmbench.records.lock import is_held
 from vlmbench.records.reading import RECORDS_NAME, iter_rows
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.page import PAGE
 from vlmbench.report.page.parts import NOT_RUNS, STUDY, has_rows
-from vlmbench.report.phase1_summary import provenance_of, read_json
+from vlmbench.report.phase1_summary import provenance_of
 from vlmbench.text import detail, shown
 
 _KINDS: Mapping[str, str] = {

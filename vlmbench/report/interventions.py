@@ -13,9 +13,9 @@ from vlmbench.analysis.interventions import ArmResult, Verdict, arm_results, ski
 from vlmbench.analysis.scope import latency_scope
 from vlmbench.figures.interventions import interventions_figure
 from vlmbench.figures.theme import save
-from vlmbench.records.files import strict, write_json
+from vlmbench.records.files import read_json, strict, write_json
 from vlmbench.report.narrative.interventions import as_text, verdict
-from vlmbench.report.phase1_summary import provenance_of, read_json, read_points, run_counts
+from vlmbench.report.phase1_summary import provenance_of, read_points, run_counts
 from vlmbench.report.phase_file import run_rows, write_phase_file
 from vlmbench.schema import SCHEMA_VERSION
 

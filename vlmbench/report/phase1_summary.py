@@ -28,13 +28,12 @@ from vlmbench.analysis.variance import COLUMNS as HOST_USE
 from vlmbench.analysis.variance import variance_parts, variance_sources
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import with_mixture_named
-from vlmbench.records.files import strict
+from vlmbench.records.files import read_json, strict
 from vlmbench.records.provenance import PROVENANCE_NAME, has_part_types
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.run_directory import POINTS_NAME
 from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL, TOTAL_PARTS
-from vlmbench.text import parse_json
 
 EXPERIMENT = "phase1_dataset_profiling"
 
@@ -143,25 +142,6 @@ _POINT: Mapping[str, Any] = {
 def _is_point(one: Mapping[str, Any]) -> bool:
     named = isinstance(one.get("point_id"), str)
     return named and all(isinstance(one[name], kind) for name, kind in _POINT.items() if name in one)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None if there is no such file.
-
-    Raises:
-        InputError: the file is there and holds something else.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = parse_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON ({error}); restore it or measure again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"'{path}' must hold a JSON object (got {type(content).__name__})")
-    return content
 
 
 def summarise(directory: Path | str) -> dict[str, Any]:

@@ -27,8 +27,7 @@ from vlmbench.engines.endpoint.dialects import IN_PROCESS, definitions
 from vlmbench.engines.endpoint.pairs import CONTRASTS
 from vlmbench.errors import InputError
 from vlmbench.figures import serving
-from vlmbench.records.files import strict
-from vlmbench.report.phase1_summary import read_json
+from vlmbench.records.files import read_json, strict
 from vlmbench.sweep import axis_names
 
 _LOADS = "loads.json"

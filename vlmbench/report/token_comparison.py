@@ -19,10 +19,9 @@ from vlmbench.errors import InputError
 from vlmbench.figures.scaling import flops_latency_figure
 from vlmbench.figures.theme import caption, model_name, save, theme
 from vlmbench.figures.token_costs import break_even_figure, models_figure, token_costs_figure
-from vlmbench.records.files import strict, write_json
+from vlmbench.records.files import read_json, strict, write_json
 from vlmbench.report import write_pages
 from vlmbench.report.narrative.scaling import comparison_answers
-from vlmbench.report.phase1_summary import read_json
 from vlmbench.report.phase_file import Written, json_row, write_phase_file
 from vlmbench.report.scaling import MODEL_FILE, SUMMARY_FILE
 from vlmbench.schema import SCHEMA_VERSION

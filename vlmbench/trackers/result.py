@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.records.config_history import flat
-from vlmbench.records.files import write_json
+from vlmbench.records.files import read_json, write_json
 from vlmbench.records.outcome import read_outcome
 from vlmbench.records.provenance import read_provenance
 from vlmbench.records.redact import shareable
-from vlmbench.text import parse_json
 
 TRACKED_NAME = "tracked.json"
 _FACTS = ("model", "device", "host", "software", "config")
@@ -52,7 +51,7 @@ def read_result(directory: Path) -> Result:
         InputError: a file of it cannot be read.
         ValueError: its summary is no JSON.
     """
-    summary = _summary(directory)
+    summary = read_json(directory / "summary.json") or {}
     provenance = read_provenance(directory) or {}
     sessions = provenance.get("sessions") or [{}]
     outcome = read_outcome(directory)
@@ -82,29 +81,13 @@ def read_result(directory: Path) -> Result:
 
 def earlier(directory: Path, tracker: str) -> str | None:
     """The tracker's own name of this run, where the directory was tracked before."""
-    found = _tracked(directory).get(tracker)
+    found = (read_json(directory / TRACKED_NAME) or {}).get(tracker)
     return str(found["run_id"]) if isinstance(found, Mapping) and found.get("run_id") else None
 
 
 def keep(directory: Path, tracker: str, run_id: str) -> None:
     """Write down the tracker's name of this run, so that a continued run is no second one there."""
-    write_json(directory / TRACKED_NAME, {**_tracked(directory), tracker: {"run_id": run_id}})
-
-
-def _tracked(directory: Path) -> dict[str, Any]:
-    try:
-        found = parse_json((directory / TRACKED_NAME).read_bytes())
-    except FileNotFoundError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _summary(directory: Path) -> dict[str, Any]:
-    try:
-        found = parse_json((directory / "summary.json").read_bytes())
-    except FileNotFoundError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    write_json(directory / TRACKED_NAME, {**(read_json(directory / TRACKED_NAME) or {}), tracker: {"run_id": run_id}})
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

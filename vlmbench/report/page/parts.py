@@ -12,10 +12,11 @@ import pandas as pd
 from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.records.files import read_json
 from vlmbench.records.outcome import unfinished
 from vlmbench.records.reading import records_path
 from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
-from vlmbench.report.phase1_summary import provenance_of, read_json
+from vlmbench.report.phase1_summary import provenance_of
 
 COMPARISON = "exp5_token_comparison"
 INTERVENTIONS = "interventions"
