@@ -23,16 +23,9 @@ from vlmbench.analysis.quantiles import median
 from vlmbench.schema import COST_STAGES, TIME_OF_COST
 
 METRICS = (
-    "T_request",
-    "T_total",
-    "T_preprocess",
-    "T_setup",
-    "T_vision_encoder",
-    "T_projector",
-    "T_LLM_prefill",
-    "T_LLM_decode",
-    "TTFT",
-)
+    "T_request", "T_total", "T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill",
+    "T_LLM_decode", "TTFT",
+)  # fmt: skip
 DROWNED = 0.05
 """A saving below this share of a request counts as drowned in its output."""
 _PAIR = ["sample_id", "repeat"]

@@ -42,35 +42,11 @@ def served(provenance: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 COLUMNS: tuple[str, ...] = (
-    "TTFT",
-    "T_request",
-    "T_end",
-    "TPOT",
-    "T_late",
-    "T_connect",
-    "T_send",
-    "T_headers",
-    "T_first_event",
-    "T_unattributed",
-    "due_s",
-    "in_flight_at_start",
-    "attempt",
-    "http_status",
-    "error_class",
-    "coalesced_share",
-    "client_longest_turn",
-    "num_output_tokens",
-    "num_input_tokens",
-    "num_vision_tokens",
-    "num_images",
-    "num_cached_tokens",
-    "pair_contrast",
-    "pair_arm",
-    "pair_number",
-    "session",
-    "load_number",
-    "reason",
-)
+    "TTFT", "T_request", "T_end", "TPOT", "T_late", "T_connect", "T_send", "T_headers", "T_first_event",
+    "T_unattributed", "due_s", "in_flight_at_start", "attempt", "http_status", "error_class", "coalesced_share",
+    "client_longest_turn", "num_output_tokens", "num_input_tokens", "num_vision_tokens", "num_images",
+    "num_cached_tokens", "pair_contrast", "pair_arm", "pair_number", "session", "load_number", "reason",
+)  # fmt: skip
 """The columns of a load's rows that the summaries need."""
 
 

@@ -36,16 +36,9 @@ from vlmbench.analysis.launch_bound import on_gpu, time_is_host
 from vlmbench.schema import TOTAL, TOTAL_PARTS, TOTAL_STAGES
 
 COLUMNS: tuple[str, ...] = (
-    "thread_cpu_ms",
-    "thread_waited_ms",
-    "switches_involuntary",
-    "page_faults_major",
-    "steal_ms",
-    "sm_clock_after_mhz",
-    "throttled_power_ms",
-    "throttled_thermal_ms",
-    "gpu_uuid",
-)
+    "thread_cpu_ms", "thread_waited_ms", "switches_involuntary", "page_faults_major", "steal_ms",
+    "sm_clock_after_mhz", "throttled_power_ms", "throttled_thermal_ms", "gpu_uuid",
+)  # fmt: skip
 """What :func:`vlmbench.analysis.frames.load_runs` must read for this module, beside times and token counts."""
 
 WORKLOAD, DEVICE, HOST = "workload", "device", "host"

@@ -58,14 +58,9 @@ _TAILS: Mapping[int, Sequence[str]] = {
 }
 
 _YES_NO = (
-    "Is it {state}",
-    "Is this a {noun}",
-    "Is the {noun} {state}",
-    "Is that {noun} {state}",
-    "Is there a {noun}",
-    "Are there any {noun}s",
-    "Can you see a {noun}",
-)
+    "Is it {state}", "Is this a {noun}", "Is the {noun} {state}", "Is that {noun} {state}", "Is there a {noun}",
+    "Are there any {noun}s", "Can you see a {noun}",
+)  # fmt: skip
 _NUMBER = ("How many {noun}s", "How many {adjective} {noun}s", "How many {noun}s are there", "What number is shown")
 _COLOUR = ("What color is it", "What color is the {noun}", "What color is that {adjective} {noun}")
 _OBJECT = ("What is this", "What is that {noun}", "What is on the {noun}", "Which {noun} is {state}", "Who made this")

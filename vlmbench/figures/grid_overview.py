@@ -38,21 +38,9 @@ def draw_overview(table: Path, directory: Path, *, note: str = "") -> tuple[Path
         The files; none when no run was measured.
     """
     wanted = [
-        "run",
-        "point_id",
-        "sample_id",
-        "model",
-        "weights",
-        "device",
-        "dtype",
-        "runtime",
-        "settings",
-        "dataset",
-        "sweep",
-        "mode",
-        "status",
-        "T_total",
-    ]
+        "run", "point_id", "sample_id", "model", "weights", "device", "dtype", "runtime", "settings", "dataset",
+        "sweep", "mode", "status", "T_total",
+    ]  # fmt: skip
     names = _columns(table)
     axes_columns = [name for name in names if name.startswith("axis_")]
     frame = pd.read_parquet(table, columns=[n for n in wanted if n in names] + axes_columns)

@@ -38,15 +38,9 @@ from vlmbench.schema import DECODE_PARTS, HOST_PARTS, SCHEMA_VERSION, TOTAL, TOT
 EXPERIMENT = "phase1_dataset_profiling"
 
 COUNTS: tuple[str, ...] = (
-    "num_vision_tokens",
-    "num_vision_patches",
-    "num_cross_attention_tokens",
-    "num_crops",
-    "num_images",
-    "num_prompt_tokens",
-    "num_input_tokens",
-    "num_output_tokens",
-)
+    "num_vision_tokens", "num_vision_patches", "num_cross_attention_tokens", "num_crops", "num_images",
+    "num_prompt_tokens", "num_input_tokens", "num_output_tokens",
+)  # fmt: skip
 MEMORY: tuple[str, ...] = ("peak_memory_allocated_bytes", "peak_memory_reserved_bytes", "peak_rss_bytes")
 
 COLUMNS: tuple[str, ...] = (

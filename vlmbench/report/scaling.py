@@ -56,22 +56,10 @@ _OVERVIEW: Mapping[str, tuple[str, ...]] = {
     "batch": ("T_total", "T_LLM_decode"),
 }
 _HEADLINE = (
-    "slope_ms",
-    "slope_low",
-    "slope_high",
-    "slope_robust_ms",
-    "slope_robust_low",
-    "slope_robust_high",
-    "missed_words",
-    "effective_rows",
-    "r2",
-    "held_out_error",
-    "shape",
-    "slope_unflagged_ms",
-    "slope_unflagged_low",
-    "slope_unflagged_high",
-    "unflagged_words",
-)
+    "slope_ms", "slope_low", "slope_high", "slope_robust_ms", "slope_robust_low", "slope_robust_high", "missed_words",
+    "effective_rows", "r2", "held_out_error", "shape", "slope_unflagged_ms", "slope_unflagged_low",
+    "slope_unflagged_high", "unflagged_words",
+)  # fmt: skip
 _NAMES: Mapping[str, str] = {
     "vision": "vision_tokens",
     "prompt": "prompt_tokens",

@@ -323,18 +323,9 @@ def _at_most(name: str, value: float | None, most: int) -> None:
 
 
 TASKS = (
-    "profile",
-    "study",
-    "first_steps",
-    "budget",
-    "anatomy",
-    "export",
-    "status",
-    "collect",
-    "cancel",
-    "report",
+    "profile", "study", "first_steps", "budget", "anatomy", "export", "status", "collect", "cancel", "report",
     "compare",
-)
+)  # fmt: skip
 LATENCIES = ("T_request", "T_total", "TTFT", "TTFT_model")
 QUESTIONS = ("export", "status", "collect", "cancel", "report", "compare")
 """Tasks that measure nothing: they have no run directory, and so no outcome, of their own."""

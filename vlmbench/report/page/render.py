@@ -129,17 +129,9 @@ _NAV = (
 
 def _nothing() -> dict[str, Any]:
     names = (
-        "answer",
-        "facts",
-        "quality",
-        "stages_said",
-        "tail_said",
-        "loads_said",
-        "causes",
-        "sweeps_of",
-        "tables",
+        "answer", "facts", "quality", "stages_said", "tail_said", "loads_said", "causes", "sweeps_of", "tables",
         "parts",
-    )
+    )  # fmt: skip
     return {"command": "", **{name: [] for name in names}}
 
 

@@ -19,15 +19,9 @@ from vlmbench.report.page.stories import Story
 from vlmbench.text import count, digits, percent, span
 
 _STAGES = (
-    "T_total",
-    "T_vision_encoder",
-    "T_projector",
-    "T_LLM_prefill",
-    "T_LLM_decode",
-    "TTFT_model",
-    "T_preprocess",
+    "T_total", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "TTFT_model", "T_preprocess",
     "T_request",
-)
+)  # fmt: skip
 _OF_A_SERVER = ("T_request", "TTFT", "TPOT")
 _ROWS_A_FIT = 1200
 _LINE = 25
