@@ -36,7 +36,6 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     """Attend with one query a row.
 
     Args:
-        module: the attention layer.
         query: (batch, query heads, 1, head size).
         key: (batch, key heads, window, head size).
         value: (batch, key heads, window, value size).

@@ -47,7 +47,6 @@ class Recorder(Protocol):
         """Within :meth:`record`: capture a part by itself, so that marks can stand before and after it.
 
         Args:
-            work: the part.
             again: called at the part's place in every replay, with what replays the part.
         """
 

@@ -21,8 +21,6 @@ def compiler_for(wanted: bool, device: torch.device, *, name: str) -> Compiler |
 
     Args:
         wanted: whether to compile.
-        device: of the work.
-        name: of the setting.
 
     Raises:
         DeviceError: wanted without CUDA.

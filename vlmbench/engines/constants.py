@@ -246,12 +246,7 @@ class _Handing(_Following):
 
 
 def small_integers(leaves: Sequence[Any], most: int = 65536) -> list[int]:
-    """Which of a stage's inputs say how it goes about its work: grids, sizes, masks of patches.
-
-    Args:
-        leaves: inputs.
-        most: elements of one.
-    """
+    """Which of a stage's inputs say how it goes about its work: grids, sizes, masks of patches."""
     return [
         at
         for at, leaf in enumerate(leaves)

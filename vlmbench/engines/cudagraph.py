@@ -328,7 +328,6 @@ class GraphLoop:
         (batch, tokens).
 
         Args:
-            prepared: transferred inputs.
             criteria: called after every new token with the answer and the token's logits, as ``generate()`` calls
                 stopping criteria; what they answer is not used.
         """

@@ -310,7 +310,6 @@ def step_template(module: Any, state: DecodeState, window: int, model_kwargs: Ma
     """The inputs that the model's class gives to a decode step, at the last slot of a full window.
 
     Args:
-        module: the top-level model.
         state: of a request that was prefilled; its slot and what it has seen are put back.
         window: slots.
         model_kwargs: what the class was handed for the prefill, without ids, mask and positions.

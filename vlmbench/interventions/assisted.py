@@ -86,10 +86,6 @@ class Assisted:
     def prove(self, model: Any, prepared: Prepared) -> Mapping[str, Any]:
         """Compare the first tokens of an answer with those of plain decoding.
 
-        Args:
-            model: loaded.
-            prepared: a request on its device.
-
         Raises:
             UnreachablePointError: they differ by more than two orders of summing explain, or decoding fails.
         """

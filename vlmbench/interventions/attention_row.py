@@ -128,7 +128,6 @@ def weights(query: Any, key: Any, mask: Any, row: Row, options: dict[str, Any]) 
         query: (batch, heads, queries, dim), after norms and rotation.
         key: (batch, key heads, keys, dim).
         mask: None, or (batch, 1, queries, keys), boolean or additive.
-        row: which query.
         options: of the attention function: ``scaling``, ``softcap``.
     """
     batch, heads, queries, dim = query.shape

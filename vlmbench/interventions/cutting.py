@@ -22,7 +22,6 @@ def cut_mask(mask: Any, keep: torch.Tensor, length: int) -> Any:
         mask: None, (batch, L), (batch, 1, L, keys), or a mapping of such by kind of layer. With a cache of fixed size
             there are more keys than L; those beyond it stay closed.
         keep: positions that stay, ascending, shape (kept,).
-        length: L.
 
     Raises:
         UnreachablePointError: a mask of another kind.

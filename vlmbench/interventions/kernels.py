@@ -64,11 +64,7 @@ class _Watch:
 
 @contextmanager
 def watch_kernels(model: Any) -> Iterator[list[AttentionKernels]]:
-    """Record torch's scaled-dot-product calls of the runs inside; the list holds the result afterwards.
-
-    Args:
-        model: loaded, with an anatomy.
-    """
+    """Record torch's scaled-dot-product calls of the runs inside; the list holds the result afterwards."""
     import torch
 
     watch = _Watch()

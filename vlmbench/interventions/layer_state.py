@@ -114,7 +114,6 @@ class LayerState:
         """A decode step's mask for a layer with fewer keys than the one that the mask was made for.
 
         Args:
-            at: the layer.
             mask: made for the longest layer's cache; says that this kernel wants one.
             hidden: (batch, 1, width).
             kwargs: the layer's arguments.

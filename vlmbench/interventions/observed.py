@@ -15,8 +15,6 @@ def kept_by_layer(cache: Any, *, text: int, num_output_tokens: int, method: str)
         cache: of the run, as it left it: prompt tokens that stayed, and all new ones but the last. One that stays at
             its address says itself what the prefill stored.
         text: prompt tokens that are no vision tokens.
-        num_output_tokens: of one row.
-        method: named in errors.
 
     Raises:
         MeasurementError: no cache was seen, so nothing says that the method did anything.

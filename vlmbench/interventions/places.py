@@ -53,7 +53,6 @@ def find_places(prepared: Prepared, model: Any, *, method: str) -> Places:
     Args:
         prepared: with inputs on any device; on the host it takes no wait.
         model: whose configuration names the id of an image position.
-        method: named in errors.
 
     Raises:
         UnreachablePointError: no image positions in the prompt, rows that differ, or padding.

@@ -110,9 +110,7 @@ def prove(model: Any, intervention: KeepsTokens, prepared: Prepared, *, tokens: 
     """Compare a method that drops tokens with its masked reference.
 
     Args:
-        model: loaded.
         intervention: with the share that is to be proven; 0.5 says most.
-        prepared: a request, transferred.
         tokens: of the answers that are compared.
 
     Raises:

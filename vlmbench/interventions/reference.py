@@ -29,9 +29,7 @@ def masked_reference(
     """Run the decoder layers with hand-written attention that never sees what was dropped.
 
     Args:
-        layers: decoder layers, first to last.
         keeps: of each layer the prompt positions that stay; None for all.
-        length: of the prompt.
 
     Raises:
         UnreachablePointError: a layer whose attention cannot be written by hand.

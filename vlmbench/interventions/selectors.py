@@ -143,8 +143,6 @@ def selector_of(value: object, *, allowed: frozenset[Needs], seed: int, method: 
     Args:
         value: a shipped selector's name, or a :class:`Selector`.
         allowed: what the method can show a selector.
-        seed: of the random one.
-        method: named in errors.
 
     Raises:
         ValueError: no such selector, or one that needs what the method cannot show.

@@ -82,7 +82,6 @@ def choose_threads(wanted: int | None, *, default: int, load: Load, earlier: int
     Args:
         wanted: what was asked for; None leaves the choice to us.
         default: torch's own choice.
-        load: of the host.
         earlier: what an earlier session of the same run directory had: rows of both must be alike.
 
     Returns:

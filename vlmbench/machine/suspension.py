@@ -110,7 +110,6 @@ def held_still_by(pid: int, groups: Path = Path("/sys/fs/cgroup")) -> str | None
     """What holds a process of this host still now: ``SIGSTOP``, ``a frozen control group``; None where it may run.
 
     Args:
-        pid: of the process.
         groups: where control groups are mounted.
     """
     with suppress(psutil.Error):

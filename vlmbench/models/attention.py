@@ -66,10 +66,6 @@ def as_transformers_takes_it(wanted: Attention) -> str | dict[str, str] | None:
 def attention_by_tower(module: Any, anatomy: Anatomy) -> dict[str, str]:
     """The attention implementation of each tower, from the configuration its own modules read.
 
-    Args:
-        module: the top-level model.
-        anatomy: its parts.
-
     Returns:
         ``vision_encoder`` and ``language_model`` to ``sdpa``, ``eager`` … (several joined by `` + ``); a tower that
         names none is left out.

@@ -368,7 +368,6 @@ def choose_experts(module: Any, wanted: str | None, *, name: str) -> None:
     """Set the implementation of all experts; None leaves it to transformers.
 
     Args:
-        module: the top-level model.
         wanted: ``eager`` (a loop over the experts), ``grouped_mm``, ``batched_mm``, ``deepgemm``, ``sonicmoe``.
         name: what the error calls the model.
 

@@ -117,7 +117,6 @@ def needs_converter(folder: Path, why: str) -> ModelError:
     """Say of Molmo 1 as released which commands make a folder that loads.
 
     Args:
-        folder: of the released checkpoint.
         why: what keeps it from being loaded as it is, in a few words behind "checkpoint".
     """
     made = f"{folder.resolve()}-converted"
@@ -179,7 +178,6 @@ def check_tensors(source: str, info: Mapping[str, Any], folder: Path | None) -> 
     """Refuse a checkpoint whose tensors are not exactly the model's.
 
     Args:
-        source: what the error calls it.
         info: what ``from_pretrained(output_loading_info=True)`` gives.
         folder: of the files, where known.
 

@@ -38,9 +38,7 @@ class Conversation:
         """Prepare the turns before.
 
         Args:
-            model: that will answer.
             request: resolved.
-            images: decoded.
             whole: the request, prepared from an empty cache.
 
         Raises:

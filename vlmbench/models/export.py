@@ -43,7 +43,6 @@ def export(spec: ModelSpec, folder: Path, *, runtime: Runtime, weights: bool, se
         folder: where to; made if it is not there.
         runtime: ``dtype`` is what the configuration names (``auto``: bfloat16), and what weights are stored in.
         weights: also write random weights as safetensors: those that ``seed`` gives on ``runtime.device``.
-        seed: of random weights.
 
     Returns:
         The folder.
@@ -118,7 +117,6 @@ def write_processor(processor: Any, folder: Path, *, model_type: str) -> None:
 
     Args:
         processor: made offline (:func:`vlmbench.models.processors.build_processor`), or any other.
-        folder: that is there.
         model_type: of the architecture; names the class of a video processor, which is not made here.
     """
     cls: Any = type(processor)

@@ -38,7 +38,6 @@ def refuse_unfit(module: Any, *, why: str) -> None:
     """Refuse a model whose decode steps a cache of keys and values does not stand for.
 
     Args:
-        module: the top-level model.
         why: the axis that asks for it.
 
     Raises:
@@ -55,10 +54,6 @@ def fill_random(module: Any, prepared: Prepared) -> Any:
     """A cache that holds ``prepared.cached.tokens`` tokens of random keys and values, in the model's own layout.
 
     A layer with a window holds no more than it would after a prefill.
-
-    Args:
-        module: the top-level model.
-        prepared: a request on the device.
 
     Raises:
         UnreachablePointError: a layer keeps something else than keys and values.
@@ -103,7 +98,6 @@ def prove(module: Any, whole: Mapping[str, Any], rest: Mapping[str, Any], cache:
     """Compare the first logits after a prefill of everything with those after going on from a cache.
 
     Args:
-        module: the top-level model.
         whole: inputs of ``generate`` from an empty cache.
         rest: those that go with the cache.
         cache: holds the first positions of ``whole``.

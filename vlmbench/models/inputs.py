@@ -56,7 +56,6 @@ class Prompter:
 
         Args:
             text: the user's.
-            num_images: of the first turn.
             earlier_answers: of the turns before the last, in each of which the text was asked.
 
         Raises:
@@ -164,7 +163,6 @@ def decode(encoded: bytes, *, name: str, size: tuple[int, int] | None = None) ->
 
     Args:
         encoded: JPEG, PNG, GIF … bytes.
-        name: what the error calls it.
         size: (width, height) in pixels to resize to (bicubic), aspect ratio not kept.
 
     Raises:

@@ -46,7 +46,6 @@ def try_processor(model: TransformersModel, *, source: str) -> None:
     An id beyond the embedding is an assertion on the device, after which CUDA answers nothing in this process.
 
     Args:
-        model: as loaded.
         source: what the error calls the checkpoint.
 
     Raises:
@@ -158,7 +157,6 @@ def load(spec: ModelSpec, runtime: Runtime | None = None, *, seed: int = 0) -> T
     Args:
         spec: the model's YAML.
         runtime: where and how it runs; the defaults of :class:`vlmbench.models.runtime.Runtime` if None.
-        seed: of random weights.
 
     Raises:
         ModelError: the model cannot be found, built or loaded.
@@ -278,7 +276,6 @@ def weightless(spec: ModelSpec, *, dtype: str = "bfloat16") -> TransformersModel
 
     Args:
         spec: the model's YAML; with ``weights=pretrained``, the checkpoint's configuration and processor are read.
-        dtype: of weights and inputs.
 
     Raises:
         ModelError: the architecture or its processor cannot be built here.

@@ -144,7 +144,6 @@ def build_tokenizer(
 
     Args:
         size: number of ids, special ones included. A special id of ``size`` or above makes it grow to hold that id.
-        special_tokens: token to id.
         roles: role to token: ``bos_token``, ``eos_token``, ``pad_token`` …, and any other name (``image_token``), which
             becomes an attribute of the tokenizer (``tokenizer.image_token``, ``tokenizer.image_token_id``).
         series: numbered special tokens, see :func:`expand_series`.

@@ -98,10 +98,7 @@ def check_memory(parameters: int, dtype: torch.dtype, device: torch.device, *, n
     """Refuse a model whose parameters alone do not fit.
 
     Args:
-        parameters: their number.
-        dtype: what they are held in.
         device: where; with ``devices`` of its kind.
-        name: of the model.
         devices: how many of them share the model.
 
     Raises:

@@ -204,7 +204,6 @@ def load_processor(source: str, *, model_type: str, options: Mapping[str, Any]) 
     """The processor that a checkpoint comes with: ``AutoProcessor``, or its class without the video part.
 
     Args:
-        source: hub id or local folder.
         model_type: of the checkpoint's model; the processor must be the one that belongs to it.
         options: arguments of ``from_pretrained``: revision, whether its Python files may run, whether to ask the hub.
 

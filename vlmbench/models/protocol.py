@@ -157,7 +157,6 @@ class Loop(Protocol):
         """Capture or compile what the request needs; the time that took in ms, 0.0 where everything was there.
 
         Args:
-            prepared: the request, on the host.
             inputs: gives its inputs on the device.
         """
 

@@ -65,8 +65,6 @@ def observe(
     Args:
         inputs: what the processor made: ``input_ids`` of shape (batch, length), pixel tensors, grids, masks.
         marks: see :class:`ImageMarks`.
-        batch_size: rows.
-        num_images: images of one row.
         num_prompt_tokens: tokens of the user's own text (known from the prompt, not visible in the tensors).
     """
     input_ids: torch.Tensor = inputs["input_ids"]

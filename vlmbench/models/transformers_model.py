@@ -100,7 +100,6 @@ class TransformersModel:
 
         Args:
             module: any image-text-to-text model of transformers, on its device.
-            processor: made for it.
             name: what records call it; the name of its checkpoint, or of its class, if None.
             anatomy: stage to module paths, where the rules that find the stages need help.
             prompt: ``prompt_format``, ``image_placeholder`` and ``vision_token`` where the processor does not say them
@@ -465,7 +464,6 @@ class TransformersModel:
         Args:
             images: decoded, of each row.
             rendered: prompt of each row.
-            kwargs: call-time arguments of the processor.
 
         Raises:
             SampleError: the processor refuses the images.
@@ -575,7 +573,6 @@ class TransformersModel:
         """One greedy ``generate()`` call, from an empty cache or from the one that :meth:`ready` filled.
 
         Args:
-            prepared: transferred inputs.
             stopping_criteria: called after every new token; the timeline probe's marks.
 
         Raises:

@@ -130,7 +130,6 @@ def device_values(trace: Trace, pieces: Sequence[Segment], times: Mapping[str, f
     """``busy_*``, ``kernels_*``, ``launches_*`` and the traced ``launch_bound_*``.
 
     Args:
-        trace: of the run.
         pieces: its stages on the host's clock.
         times: the ``T_*`` of the same run by the device's marks, ms.
     """

@@ -30,7 +30,6 @@ def perfetto_trace(trace: Trace, pieces: Sequence[Segment]) -> dict[str, Any]:
     """The trace as a JSON-able mapping; times in µs since the first mark.
 
     Args:
-        trace: of one run.
         pieces: its stages on the host's clock, ms.
     """
     origin = pieces[0].begin

@@ -168,11 +168,6 @@ def settled(model: VisionLanguageModel, request: Request) -> Request:
 def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -> Iterator[Attachment | None]:
     """The model changed for one run by the request's method, and as it was afterwards; None without a method.
 
-    Args:
-        model: loaded.
-        request: that runs.
-        prepared: its inputs, on the host.
-
     Raises:
         UnreachablePointError: the method cannot be applied.
     """
@@ -218,11 +213,6 @@ class Arms:
 
     def ready(self, point_id: str, request: Request, prepared: Prepared) -> Mapping[str, Any]:
         """Prove an arm's method and look at its kernels, once for each point; columns for its rows.
-
-        Args:
-            point_id: of its series.
-            request: settled.
-            prepared: its inputs, on the host.
 
         Raises:
             UnreachablePointError: the method does not apply to this model, or failed its proof.

@@ -20,8 +20,6 @@ def batch_columns(
     """Say what a batch was of, request by request; nothing for a single request.
 
     Args:
-        request: that was run.
-        prepared: its inputs, counts observed.
         tokens: new token ids, shape (batch, steps), on the host.
         model: whose end-of-sequence tokens end an answer.
 

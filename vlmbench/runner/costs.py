@@ -21,7 +21,6 @@ def costs_of(model: VisionLanguageModel, device_peaks: str) -> Costs:
     """Prepare the costs of runs on a model's device; the counter is built now, before anything is timed.
 
     Args:
-        model: loaded.
         device_peaks: where the device's peaks come from: ``table``, ``measured``, ``auto`` or ``none``.
     """
     dtype = str(model.facts["dtype"]).removeprefix("torch.")
@@ -49,7 +48,6 @@ def annotator(costs: Costs, model: VisionLanguageModel) -> Annotate:
     """Return the function that adds FLOPs, bytes and floors to a run, from its prepared inputs.
 
     Args:
-        costs: of the model.
         model: loaded; a mixture's routers are looked at in an extra run of a request.
     """
     mixture = costs.closed is not None and costs.closed.decoder.experts is not None

@@ -118,7 +118,6 @@ def prepare(model: VisionLanguageModel, request: Request) -> PreparedRun:
     """Time the host's part.
 
     Args:
-        model: that will run it.
         request: with images in memory (:func:`in_memory`), and resolved: a search for its settings would be timed.
 
     Raises:

@@ -38,7 +38,6 @@ class ExpertsSeen:
         """The experts that one run visited; None where that cannot be seen, or enough requests were looked at.
 
         Args:
-            run: that was measured.
             output_tokens: that came out of each row.
         """
         names = " ".join(row.sample.sample_id for row in run.request.rows)

@@ -27,8 +27,6 @@ def check_inputs(model: VisionLanguageModel, run: PreparedRun, *, swept: bool) -
     """Refuse or flag a request whose latency would not be what its row says.
 
     Args:
-        model: that will run it.
-        run: its inputs.
         swept: whether it stands for a point of a sweep, which is skipped where a request of a data set is flagged.
 
     Returns:
@@ -89,8 +87,6 @@ def much_larger(model: Target, series: Sequence[Series], attempts: Attempts | No
     a decode step as much as 100 tokens.
 
     Args:
-        model: loaded.
-        series: of a sweep.
         attempts: names what is looked at on disk; a point in which a process died is not looked at again.
     """
     attempts = attempts or Attempts(Path())  # not open: it names nothing

@@ -119,8 +119,6 @@ def filled(request: Request, samples: Samples, index: int, batch: str) -> Reques
 
     Args:
         request: of the sample ``index``.
-        samples: the data set.
-        index: of its sample.
         batch: ``different`` or ``copies``.
 
     Raises:
@@ -149,7 +147,6 @@ def dataset_series(
     The reference tells what the system's own jitter does to a request that never changes: a tail of nothing.
 
     Args:
-        samples: the data set.
         knobs: what all requests have in common.
         repeats: runs of each sample.
         bare_every: each n-th run has a bare run beside it.
@@ -203,11 +200,9 @@ def sweep_series(
     """One series a point: always the same sample, with the point's knobs turned, repeated until the rule is met.
 
     Args:
-        samples: the data set.
         base: index of the sample that is turned.
         knobs: what all requests have in common.
         sweep: names itself where it has no points.
-        stopping: when enough was measured.
         bare_every: each n-th run has a bare run beside it.
         points: instead of the sweep's own (its points in all arms of a comparison).
 
@@ -281,7 +276,6 @@ def vision_counts(model: VisionLanguageModel, series: Sequence[Series], attempts
     """The counts of vision tokens that the points make; prepares one request a setting, until three counts are seen.
 
     Args:
-        model: prepares requests; nothing is generated.
         series: the points of a controlled sweep.
         attempts: names what is looked at on disk; a point in which a process died is not looked at again.
     """
@@ -317,7 +311,6 @@ def no_slope(model: VisionLanguageModel, series: Sequence[Series], attempts: Att
     """Why a sweep of what the model sees will make no slope, in words; None where it will, or was not meant to.
 
     Args:
-        model: prepares requests.
         series: the points of a controlled sweep.
         attempts: see :func:`vision_counts`.
     """

@@ -44,13 +44,9 @@ class Rows:
         """Append the row of one run.
 
         Args:
-            series: that the run belongs to.
             sample_id: of its request; empty where it stands for a whole point.
             repeat: counts the runs of one request.
-            mode: how it was watched.
-            status: what became of it.
             outcome: what it gave; None where it gave nothing.
-            reason: why it gave nothing.
         """
         self.store.append(
             Record(

@@ -72,9 +72,7 @@ class Warmer:
         """Warm the shapes of a request that are not warm yet; whether there were any.
 
         Args:
-            state: of its series.
             request: with its images in memory.
-            run: the request, prepared.
         """
         ran = False
         if run.shape_key not in self._warm:

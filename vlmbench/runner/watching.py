@@ -105,10 +105,6 @@ class Attached:
 def watching(model: VisionLanguageModel, probes: Sequence[Probe]) -> Iterator[list[Attached]]:
     """Attach probes for one run, in order, and detach them in reverse.
 
-    Args:
-        model: that runs.
-        probes: that watch.
-
     Raises:
         ConfigError, DeviceError: a probe cannot work here at all.
     """

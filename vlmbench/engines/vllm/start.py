@@ -114,10 +114,7 @@ def start_engine(
         folder: with configuration and processor, or a hub id.
         architecture: class of the model, as its configuration names it.
         device: ``cpu`` or ``cuda`` (vLLM takes the one that its build is for).
-        dtype: of weights.
         load_format: ``dummy`` or ``auto``.
-        seed: of dummy weights.
-        settings: of the user.
 
     Returns:
         vLLM's ``LLMEngine``.

@@ -199,8 +199,6 @@ def stage_parameters(
     A parameter that several modules share (a tied head) counts once, where the model meets it first.
 
     Args:
-        module: the model.
-        anatomy: of it.
         size: what to add up of each parameter; None: the weights that it stands for.
 
     Returns:

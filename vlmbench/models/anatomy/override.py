@@ -68,8 +68,6 @@ def check_places(module: nn.Module, given: Mapping[str, Sequence[str]], found: F
     """Refuse an override after which one module would count in two stages, or in one where it does not belong.
 
     Args:
-        module: the top-level model.
-        given: the checked override.
         found: all stages, the override's and what the rules find beside it.
         plain: what the rules find without the override; where the override says nothing of a stage, this is believed.
 

@@ -307,7 +307,6 @@ def find_head(top: nn.Module, others: list[nn.Module]) -> tuple[list[nn.Module],
     """The output embedding, with what is wrapped around it only (the transform of a BERT head, say).
 
     Args:
-        top: the whole model.
         others: the modules of the other stages.
     """
     for owner in top.modules():

@@ -68,7 +68,6 @@ def verify(model: Runnable, static: Anatomy) -> Verified:
     """Compare an anatomy with what one ``generate()`` of an image and two new tokens shows.
 
     Args:
-        model: loaded, with weights.
         static: what the rules found. Stages that an override settled are taken as they are.
     """
     try:
@@ -86,10 +85,6 @@ def verify(model: Runnable, static: Anatomy) -> Verified:
 
 def find_by_running(model: Runnable, failure: AnatomyError) -> Anatomy:
     """Find the stages of a model that the rules cannot read, by watching one run.
-
-    Args:
-        model: loaded, with weights.
-        failure: what the rules said.
 
     Raises:
         AnatomyError: ``failure``, with what became of the run.

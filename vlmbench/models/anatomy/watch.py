@@ -146,7 +146,6 @@ def watch_anatomy(module: nn.Module, run: Callable[[], object], static: Anatomy 
     """Refine the anatomy of a model by watching one real ``generate()`` of an image and at least two new tokens.
 
     Args:
-        module: the top-level model.
         run: makes one ``generate()`` call; it is called once.
         static: what the static rules found; by default they are asked here. Stages that an override settled stay.
 

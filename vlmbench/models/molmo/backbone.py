@@ -106,7 +106,6 @@ class MolmoModel(MolmoPreTrainedModel):
         Args:
             pixel_values: (B, crops, patches, patch_size * patch_size * 3), each patch in (dy, dx, channel) order.
             image_masks: (B, crops, patches), see :meth:`MolmoConnector.forward`; all 1 (no padding) where absent.
-            kwargs: passed to the vision tower.
 
         Returns:
             ``pooler_output`` (B, crops, vectors per crop, decoder width), ``last_hidden_state`` of the tower. Rows of

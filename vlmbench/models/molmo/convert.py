@@ -54,7 +54,6 @@ def convert_checkpoint(
         tokenizer: folder of the tokenizer where ``source`` has none (allenai/molmo's own checkpoints).
         dtype: ``float32``, ``bfloat16`` or ``float16``; None keeps that of each tensor.
         shard_bytes: largest file written, one tensor excepted.
-        progress: gets a line a file.
 
     Raises:
         ModelError: anything about the source that is not as it must be, or no room at the destination.

@@ -100,7 +100,6 @@ class MolmoImageProcessor(BaseImageProcessor):
             images: what :func:`vlmbench.models.molmo.rgb.to_rgb_array` takes.
             max_crops: instead of the processor's own.
             return_tensors: ``"pt"`` or ``"np"`` (default).
-            kwargs: none is known.
 
         Returns:
             ``pixel_values`` float32 (B, crops, patches, patch_size * patch_size * 3), the low-resolution crop first,

@@ -135,7 +135,6 @@ def image_input_idx(tiling: tuple[int, int], geometry: CropGeometry, *, offset: 
 
     Args:
         tiling: (rows, cols).
-        geometry: of the preprocessing.
         offset: position of the first image token (1: behind BOS).
     """
     cells, window = geometry.cells, geometry.window

@@ -217,12 +217,6 @@ class Team:
     def load_together(self, spec: ModelSpec, runtime: Runtime, seed: int, load: Callable[[], Loaded]) -> Loaded:
         """Load this process's share of a model, and have the others load theirs.
 
-        Args:
-            spec: what is loaded.
-            runtime: how the others load it.
-            seed: of random weights.
-            load: does it here.
-
         Raises:
             ModelError: one of the processes cannot.
             OutOfStepError: an earlier run left them out of step.

@@ -36,7 +36,6 @@ def spread_vision_tokens(model: Processes, request: Request, most: int, *, posit
     Args:
         model: any model; only its processor is used.
         request: of one sample with an image; its ``processor_kwargs`` stay.
-        most: how many counts.
         positions: of the language model's sequence, where known: counts beyond them are left out.
 
     Raises:
