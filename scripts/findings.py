@@ -639,7 +639,7 @@ COMMANDS: Mapping[str, str] = {
     "llava_vllm_stats": "the same with `runtime.encoder_stats=true`, for vLLM's own figure of the encoder",
     "llava_first_steps": "`python -m vlmbench experiment=first_steps model=llava_1_5_7b output.tokens=24`",
     "truth": "`python scripts/gpu/truth.py side_stream busy overhead recompiles energy floor moe_batch --out DIR`",
-    "captured": "`python scripts/gpu/cudagraph.py tokens decode prefill request overhead --out DIR`",
+    "captured": "`python scripts/gpu/cudagraph.py decode encoder prefill --out DIR`, with `--model` and `--compile`",
 }
 
 

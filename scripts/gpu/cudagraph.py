@@ -17,6 +17,8 @@ encoder   vision encoder and projector, captured beside eager, for two images of
 prefill   ms of a prompt of ``--prompt`` tokens over the floor: its FLOPs at the datasheet's and at the measured rate;
           with ``--compile`` also compiled, and both answers against eager ones
 request   stages of one request of ``--tokens`` tokens, residual, first step over later ones; eager beside it, in turn
+attention us of one layer's attention in a decode step with a mask, 28 heads over 4: groups as they are, side by side,
+          and with keys and values repeated; which operator, and how far from float32
 overhead  T_total with the instrument over T_total without it, run in pairs; interval from blocks of pairs
 """
 
@@ -33,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,8 @@ import yaml
 from PIL import Image
 from torch.utils._pytree import tree_flatten
 
+from vlmbench.engines.attention import attention_kernels
+from vlmbench.engines.capture import CudaGraphs
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.machine.peaks import measure_peaks, table_peaks
 from vlmbench.models.loading import load
@@ -447,12 +452,56 @@ def overhead(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
 
 
+def attention(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    heads, groups, size, of = 28, 4, 128, torch.nn.functional.scaled_dot_product_attention
+    repeats = heads // groups
+    for length in (512, 768, 1024, 2048):
+        dtype = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
+        query, key, value = (
+            torch.randn(1, count, slots, size, device=args.device, dtype=dtype)
+            for count, slots in ((heads, 1), (groups, length), (groups, length))
+        )
+        mask = torch.zeros(1, 1, 1, length, device=args.device, dtype=dtype)
+        mask[..., length - 100 :] = torch.finfo(dtype).min
+        ways: dict[str, Callable[[], torch.Tensor]] = {
+            "as_they_are": partial(of, query, key, value, attn_mask=mask, enable_gqa=True),
+            "side_by_side": partial(of, query.reshape(1, groups, repeats, size), key, value, attn_mask=mask),
+            "repeated": lambda query=query, key=key, value=value, mask=mask: of(
+                query,
+                key.repeat_interleave(repeats, dim=1),
+                value.repeat_interleave(repeats, dim=1),
+                attn_mask=mask,
+            ),
+        }
+        exact = of(query.float(), key.float(), value.float(), attn_mask=mask.float(), enable_gqa=True).flatten()
+        for way, work in ways.items():
+            with attention_kernels() as kernels:
+                off = float((work().float().flatten() - exact).norm() / exact.norm())
+            play = (
+                captured(partial(repeated, work, 50)) if args.device.startswith("cuda") else partial(repeated, work, 50)
+            )
+            us = sorted(repeated_s(play, args.device, 1) / 50 * 1e6 for _ in range(args.runs))
+            yield {"tokens": length, "way": way, "us": middle(us), "off": off, "operators": sorted(kernels)}
+
+
+def repeated(work: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        work()
+
+
+def captured(work: Callable[[], None]) -> Callable[[], None]:
+    recorder = CudaGraphs(torch.device("cuda"))
+    recorder.obstacle(work)
+    return recorder.record(work)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "machine": machine,
     "tokens": tokens,
     "decode": decode,
     "encoder": encoder,
     "prefill": prefill,
+    "attention": attention,
     "request": request_part,
     "overhead": overhead,
 }
