@@ -33,13 +33,12 @@ other=${phase1/404/200} # one request in twenty is enough of them: P95
 few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
 load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-watched="parts.phase1=['experiment=phase1','sweep=none','dataset.num_samples=404','output.tokens=8','measurement.bare_every=1','measurement.reference=false']" # a bare run beside each: what watching costs, to 1 %
 small=()
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
     few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
-    load=${load/tokens=8/tokens=4} watched=
+    load=${load/tokens=8/tokens=4}
     small=(model=tiny)
 fi
 arms="$few sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8"
@@ -51,9 +50,9 @@ commands() { # name, lane, seconds, command: a line a part
         [[ -z $name || $name == \#* ]] && continue
         [ -n "${SMALL:-}" ] && words=${words/\{study\}_*([^ ])/"{study}_small"}
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
-        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load} words=${words//\{watched\}/$watched}
+        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
         read -r words <<<"$words"
-        [ -n "${SMALL:-}" ] && words=${words//samples=100/samples=40} words=${words//num_samples=+([0-9])/num_samples=${REQUESTS}} words=${words/ms=150 percentile=90/ms=600 percentile=50}
+        [ -n "${SMALL:-}" ] && words=${words//samples=1[05]0/samples=40} words=${words//num_samples=+([0-9])/num_samples=${REQUESTS}} words=${words/ms=150 percentile=75/ms=600 percentile=50}
         # the tiny model has too few layers for methods that drop before a layer
         [[ -n ${SMALL:-} && $words == *intervention=* ]] && words+=' model.config.text_config.num_hidden_layers=26'
         printf '%s\t%s\t%s\t%s\n' "$name" "$lane" "$limit" "$words"

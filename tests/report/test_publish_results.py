@@ -192,7 +192,7 @@ def test_all_parts_are_of_the_code_that_the_first_call_found(tmp_path: Path) -> 
 
     done = call("nothing")
     assert done.returncode == 2
-    assert "no part is called 'nothing'; parts: llava_budget " in done.stderr
+    assert "no part is called 'nothing'; parts: llava_cudagraph " in done.stderr
     copied = tmp_path / "tree" / "vlmbench" / "stopping.py"
     assert copied.read_bytes() == (SCRIPTS.parent / "vlmbench" / "stopping.py").read_bytes()
     assert "not the same any more" not in done.stderr
@@ -213,7 +213,7 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     script.say_of_parts(loaded)
     said = capsys.readouterr().out
     assert "qwen_compiled: no row (exit 1 after 9 s); last words: begins / it broke" in said
-    assert "not begun: llava_budget, llava_cudagraph" in said
+    assert "not begun: llava_cudagraph, llava_vllm" in said
     assert "2 states of the code, do not compare: aaaa: llava_endpoint, llava_grid; bbbb: qwen_compiled" in said
 
     found = findings.Published(results)
