@@ -119,6 +119,7 @@ def test_a_method_that_works_3_ms_and_halves_the_prefill_is_found(
     frame = measure(tmp_path, Planted(), monkeypatch)
     arm = only(frame)
     assert arm.pairs == 60
+    assert arm.controls is None, "none was run, so none can be slower"
     assert arm.method_ms == pytest.approx({"total": 3.0, "LLM_prefill": 3.0}, abs=1e-3)
     for metric in ("T_total", "T_LLM_prefill", "TTFT"):
         assert inside(arm.savings[metric], 20.0 / 2 - 3.0), metric

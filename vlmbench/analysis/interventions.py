@@ -103,7 +103,7 @@ class ArmResult:
         unlike_kernels: towers whose attention kernels are not the baseline's.
         kernel_ms: where kernels differ and the arm was run with all tokens too: what the kernels alone save.
         tokens_equal, tokens_compared: leading tokens of the answer equal to the baseline's, median; how many there are.
-        controls: controls of the same share that are as fast, the fastest first; None where that cannot be told.
+        controls: controls of the same share that are as fast, the fastest first; None where none is told of.
         drowned_after: output tokens from which on the saving is below 5 % of ``T_total`` (value, low, high); None where
             it never is, or where nothing is surely saved.
         even_after: output tokens from which on the arm is slower in all, because its decode surely is; None: never.
@@ -256,10 +256,10 @@ def _kernels_alone(first: pd.Series, baseline: pd.DataFrame, arms: Mapping[str, 
 def _as_fast(rows: pd.DataFrame, keep: float | None, arms: Mapping[str, pd.DataFrame]) -> tuple[str, ...] | None:
     """Controls of the same share whose requests take no longer, as far as can be told; the fastest first.
 
-    None where a control was run, but in too few pairs to tell.
+    None where no control was run, or in too few pairs to tell.
     """
     found: list[tuple[float, str]] = []
-    open_ones = 0
+    told = open_ones = 0
     for control in arms.values():
         first = control.iloc[0]
         if first["intervention_role"] != "control" or keep is None or first.get("intervention_keep") != keep:
@@ -267,10 +267,12 @@ def _as_fast(rows: pd.DataFrame, keep: float | None, arms: Mapping[str, pd.DataF
         saving = _saving(_paired(rows, control), "T_request")  # what the control saves beside the method
         if saving is None or saving.verdict is Verdict.TOO_FEW:
             open_ones += 1
-        elif saving.verdict in (Verdict.FASTER, Verdict.NO_DIFFERENCE):
+            continue
+        told += 1
+        if saving.verdict in (Verdict.FASTER, Verdict.NO_DIFFERENCE):
             name = "random tokens" if "selector=random" in _text(first["intervention_arguments"]) else "a smaller image"
             found.append((-(saving.saved.value or 0.0), name))
-    return None if open_ones and not found else tuple(name for _, name in sorted(found))
+    return None if not found and (open_ones or not told) else tuple(name for _, name in sorted(found))
 
 
 def _equal_tokens(together: pd.DataFrame) -> tuple[float | None, int]:
