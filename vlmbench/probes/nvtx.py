@@ -10,15 +10,10 @@ tracks of their own: torch.profiler shows no NVTX.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmbench.errors import ConfigError
-from vlmbench.models.protocol import Watched
 from vlmbench.probes.stages import Kind
-from vlmbench.probes.timeline import TimelineProbe, TimelineWatch
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Ranges:
@@ -80,22 +75,6 @@ class Ranges:
         while self._open:
             self._open.pop()
             self._pop()
-
-
-class NvtxWatch(TimelineWatch):
-    """The timeline's marks, each followed by the range that begins there."""
-
-    def __init__(self, model: Watched, probe: TimelineProbe) -> None:
-        from torch.cuda import nvtx
-
-        anatomy = model.anatomy
-        has_vision = bool(anatomy.vision_encoder or anatomy.projector)
-        self._ranges = Ranges(nvtx.range_push, nvtx.range_pop, vision=has_vision)
-        super().__init__(model, probe)
-
-    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
-        super()._set(kind, device)
-        self._ranges.mark(kind)
 
 
 def check_nvtx(device: str) -> None:

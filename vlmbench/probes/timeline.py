@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.interventions.marks import marks_of
 from vlmbench.models.protocol import TellsStages, VisionLanguageModel, Watched
+from vlmbench.probes.nvtx import Ranges, check_nvtx
 from vlmbench.probes.protocol import RunFacts, Watch
 from vlmbench.probes.stages import Kind, Mark, Stages, cut, method_times
 
@@ -64,26 +65,17 @@ class TimelineProbe:
             ConfigError: NVTX ranges of a model that is not on a GPU.
         """
         if self.nvtx:
-            from vlmbench.probes.nvtx import check_nvtx
-
             check_nvtx(model.device.type)
         return True
 
     @contextmanager
     def watch(self, model: Watched) -> Iterator[Watch]:
         """Hooks on the model's stages for one run."""
-        watch = self._watch(model)
+        watch = (_WatchWithRanges if self.nvtx else TimelineWatch)(model, self)
         try:
             yield watch
         finally:
             watch.detach()
-
-    def _watch(self, model: Watched) -> TimelineWatch:
-        if not self.nvtx:
-            return TimelineWatch(model, self)
-        from vlmbench.probes.nvtx import NvtxWatch
-
-        return NvtxWatch(model, self)
 
 
 _TOLD = {
@@ -267,3 +259,18 @@ class TimelineWatch:
 
 def _columns(stages: Stages) -> dict[str, Any]:
     return {name: value for name in _STAGE_COLUMNS if (value := getattr(stages, name)) is not None}
+
+
+class _WatchWithRanges(TimelineWatch):
+    """Each mark is followed by the NVTX range that begins there."""
+
+    def __init__(self, model: Watched, probe: TimelineProbe) -> None:
+        from torch.cuda import nvtx
+
+        has_vision = bool(model.anatomy.vision_encoder or model.anatomy.projector)
+        self._ranges = Ranges(nvtx.range_push, nvtx.range_pop, vision=has_vision)
+        super().__init__(model, probe)
+
+    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
+        super()._set(kind, device)
+        self._ranges.mark(kind)
