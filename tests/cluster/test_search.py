@@ -15,7 +15,7 @@ from tests.command_line import command_line
 from vlmbench.cli.run_names import run_name
 from vlmbench.cluster.trials import begin, trials
 from vlmbench.errors import MeasurementError
-from vlmbench.records.objective import Objective, keep, kept, objectives
+from vlmbench.records.objective import ENTRIES, Objective, check_names, keep, kept, objectives
 from vlmbench.records.outcome import OutcomeFile, State
 
 SUMMARY: dict[str, Any] = {
@@ -48,7 +48,7 @@ def test_an_objective_is_a_value_of_the_summary_with_its_interval(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("T_request.p96", "is not in summary.json: there is no 'T_request'"),
+        ("T_request.p96", "is not in summary.json: there is no 'p96'\nThere is p95"),
         ("distribution.T_request.workload.p59", "there is no 'p59'\nThere is p95"),
         ("energy", "has no value: None is no number"),
     ],
@@ -144,6 +144,46 @@ def test_too_few_requests_for_the_percentile_are_refused_before_anything_is_meas
     assert len(done.own) == 2
 
 
+@pytest.mark.parametrize(
+    ("experiment", "path", "there"),
+    [
+        ("phase1", "nope", "T_request.p50"),
+        ("phase1", "T_request.p999", "p99, p95, p90"),
+        ("phase1", "T_request", "p50"),
+        ("phase1", "num_vision_tokens.p50", "median"),
+        ("phase2", "headlines", "headline"),
+        ("interventions", "distribution.T_total.workload.p50", "interventions"),
+    ],
+)
+def test_what_no_summary_has_is_refused(experiment: str, path: str, there: str) -> None:
+    with pytest.raises(ValueError, match=f"'{path}' is not in the summary of {experiment}: .*{there}"):
+        check_names(path, experiment)
+    check_names(path, "none")
+
+
+def test_it_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = command_line("experiment=phase1", "objective=[T_request.p50,nope]", f"output_dir={tmp_path / 'a'}")
+    assert (done.status, len(done.own)) == (2, 1)
+    assert "'nope' is not in the summary of phase1: no 'nope' (there is T_request.p50, " in done.own[0]
+    assert not (tmp_path / "a" / "provenance.json").exists()
+
+
+def test_the_entries_that_are_known_before_a_run_are_those_of_summaries() -> None:
+    """No published summary has another."""
+    for file in (Path(__file__).parents[2] / "docs" / "results").rglob("summary.json"):
+        summary = json.loads(file.read_text())
+        report = file.parent.name if file.parent.name in ENTRIES else "interventions" if "interventions" in summary else ""
+        if not report:  # a group of runs, or a folder named otherwise
+            continue
+        known = ENTRIES[report]
+        assert set(summary) - {"schema_version", "experiment_name"} <= set(known)
+        for time, groups in (summary.get("distribution") or {}).items():
+            for group, entry in groups.items():
+                assert set(entry) == set(known["distribution"][time][group])
+        if "tokens" in summary:
+            assert set(summary["tokens"]) == set(known["tokens"])
+
+
 @needs_optuna
 @pytest.mark.slow
 def test_a_search_finds_the_best_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -188,7 +228,7 @@ def test_a_search_of_two_objectives_through_processes(tmp_path: Path, launcher: 
 @pytest.mark.slow
 def test_a_failed_job_is_a_failed_trial_and_never_a_value(tmp_path: Path) -> None:
     done = _searched(
-        tmp_path / "s", "hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1", "objective=T_request.p59"
+        tmp_path / "s", "hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1", "objective=energy"
     )
     assert done.returncode == 1
     assert "Failed experiment: failed trial in" in done.stdout

@@ -56,7 +56,9 @@ def precision_words(found: Mapping[str, Any]) -> str:
         return f"How well the median is known cannot be told: {why}." if points else ""
     best, worst = known[0], known[-1]
     text = f"The median is known to ±{percent(best['reach'], 2)}"
-    if len(points) > 1:
+    if len(points) > 1 and len(known) == 1:
+        text += f" at {best['point_id']}"
+    elif len(points) > 1:
         text += (
             f" at {best['point_id']}, the best, and to ±{percent(worst['reach'], 2)} at {worst['point_id']}, the worst"
         )

@@ -28,17 +28,20 @@ def begin(config: DictConfig) -> None:
     done are not measured again, and the search goes on where it was.
 
     Raises:
-        ConfigError: a search without an objective, which would take exit statuses for values.
+        ConfigError: a search without an objective, which would take exit statuses for values, or with one that no summary has.
     """
     from vlmbench.cluster import trials
-    from vlmbench.records.objective import names_of
+    from vlmbench.records.objective import check_names, names_of
 
     sweeper = config.hydra.sweeper
     if not is_search(str(sweeper.get("_target_") or "")):
         return
-    names = names_of(
-        OmegaConf.to_container(config.objective) if OmegaConf.is_config(config.objective) else config.objective
-    )
+    given = OmegaConf.to_container(config.objective) if OmegaConf.is_config(config.objective) else config.objective
+    try:
+        check_names(given, config.report)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    names = names_of(given)
     if not names:
         raise ConfigError(
             "a search needs to be told what to look for: objective is null\n"

@@ -7,7 +7,6 @@ import platform
 import re
 import socket
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +17,7 @@ from typing import Any
 import psutil
 
 from vlmbench.machine.gpu import gpu_facts, gpu_state
+from vlmbench.machine.wall_clock import unix_s
 
 _PACKAGES = (
     "vlmbench-latency", "torch", "torchvision", "triton", "transformers", "tokenizers", "safetensors", "accelerate",
@@ -94,7 +94,7 @@ def device_state(device: str) -> dict[str, Any]:
 
     A quantity that cannot be read here is None or absent; ``note`` says what is missing to read it.
     """
-    state: dict[str, Any] = {"unix_s": time.time(), "load_1m": None, "cpu_mhz": None}
+    state: dict[str, Any] = {"unix_s": unix_s(), "load_1m": None, "cpu_mhz": None}
     with suppress(OSError, AttributeError):
         state["load_1m"] = os.getloadavg()[0]
     with suppress(OSError, NotImplementedError, AttributeError):

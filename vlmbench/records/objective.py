@@ -19,6 +19,35 @@ from vlmbench.text import nearest, parse_json
 
 OBJECTIVE_NAME = "objective.json"
 SUMMARY_NAME = "summary.json"
+_TIMES = ("T_request", "T_total", "TTFT", "TTFT_model", "T_LLM_decode", "ITL")
+_PERCENTILES = ("p50", "p90", "p95", "p99")
+_STATISTICS = dict.fromkeys((*_PERCENTILES, "mean", "std", "min", "max", "n", "samples", "lag1", "effective_n"))
+_COUNTS = (
+    "num_vision_tokens", "num_vision_patches", "num_cross_attention_tokens", "num_crops", "num_images",
+    "num_prompt_tokens", "num_input_tokens", "num_output_tokens",
+)  # fmt: skip
+_ALWAYS = dict.fromkeys(("scope", "runs", "flags", "stopping"))
+_BOTH = dict.fromkeys((
+    "headline", "launch_bound", "instrument_overhead", "aa_check", "memory_by_stage", "energy", "precision", "serving"
+))  # fmt: skip
+_PHASE1 = dict.fromkeys((
+    "tail", "components", "llm_share", "top_kernels", "cost", "parameters", "time_and_parameters", "residual",
+    "itl_count", "memory", "engine_agreement",
+))  # fmt: skip
+_SCALING = dict.fromkeys((
+    "scaling", "too_few_points", "flops_latency", "roofline", "launch_bound_by_point", "latency_model"
+))  # fmt: skip
+# Report to the entries of its summary, as deep as they are the same in every run: what can be refused before one.
+ENTRIES: Mapping[str, Mapping[str, Any]] = {
+    "phase1": {
+        "distribution": {time: {"workload": _STATISTICS, "reference": _STATISTICS} for time in _TIMES},
+        "tokens": {name: dict.fromkeys(("median", "min", "max", "n")) for name in _COUNTS},
+        **_ALWAYS, **_BOTH, **_PHASE1,
+    },
+    "phase2": {**_ALWAYS, **_BOTH, **_SCALING},
+    "phase3": {**_ALWAYS, **_BOTH, **_SCALING},
+    "interventions": {**_ALWAYS, **dict.fromkeys(("arms", "interventions", "skipped", "proofs"))},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +84,28 @@ def names_of(given: Any) -> tuple[str, ...]:
             f"'objective=[T_request.p95,num_vision_tokens]' (got {given!r})"
         )
     return tuple(names)
+
+
+def check_names(given: Any, report: str) -> None:
+    """Refuse a path that no summary of such a report has, before anything is measured.
+
+    Args:
+        given: the setting, as :func:`names_of` takes it.
+        report: ``phase1`` … ; others have no summary of their own, and are not looked at.
+
+    Raises:
+        ValueError: such a path, or no paths; the message says what there is.
+    """
+    for name in names_of(given):
+        there: Any = ENTRIES.get(report)
+        for key in _in_full(there or {}, name).split("."):
+            if there is None:
+                break
+            if key not in there:
+                short = [f"{time}.p50" for time in there.get("distribution", ())]
+                names = ", ".join([*short, nearest(key, list(there), 8)])
+                raise ValueError(f"objective: '{name}' is not in the summary of {report}: no '{key}' (there is {names})")
+            there = there[key]
 
 
 def objectives(directory: Path, names: Sequence[str]) -> list[Objective]:
@@ -103,10 +154,10 @@ def _in_full(summary: Mapping[str, Any], name: str) -> str:
     """The path with what the short forms leave out."""
     first, _, rest = name.partition(".")
     times, tokens = (part if isinstance(part := summary.get(key), dict) else {} for key in ("distribution", "tokens"))
-    if first not in summary and first in times and rest in ("p50", "p90", "p95", "p99"):
+    if first not in summary and first in times:
         return f"distribution.{first}.workload.{rest}"
-    if first not in summary and first in tokens and not rest:
-        return f"tokens.{first}.median"
+    if first not in summary and first in tokens:
+        return f"tokens.{first}.{rest or 'median'}"
     return name
 
 

@@ -47,9 +47,22 @@ class Fitted:
                 break
             if (shorter := _without(grid, name)) is not grid:
                 grid, left_out = shorter, [*left_out, name]
-        yield _as_table(grid, bars=bars)
+        yield _as_table(_cut(grid, width), bars=bars)
         if left_out:
             yield Text(f"Left out, for the width: {'; '.join(left_out)}. {self._elsewhere}", style="dim")
+
+
+def _cut(grid: table_cells.Grid, width: int) -> table_cells.Grid:
+    """The grid with its longest words cut at their end, where it is still too wide: its numbers stay whole."""
+    words = [i for i, (_, right) in enumerate(grid.columns) if not right]
+    lengths = {i: max((len(row[i]) for row in grid.rows), default=0) for i in words}
+    place = max(lengths, key=lambda i: lengths[i])
+    room = max(lengths[place] - max(_natural(grid) - width, 0), 10)
+    rows = tuple(
+        tuple(f"{cell[: room - 1]}…" if i == place and len(cell) > room else cell for i, cell in enumerate(row))
+        for row in grid.rows
+    )
+    return replace(grid, rows=rows)
 
 
 def _natural(grid: table_cells.Grid) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from vlmbench import plugins
 from vlmbench.figures.style import FigureStyle
 from vlmbench.models.runtime import Runtime
-from vlmbench.records.objective import names_of
+from vlmbench.records.objective import check_names
 from vlmbench.request import MOST_SIDE, MOST_TOKENS
 from vlmbench.schema import COMPARED_TIMES
 
@@ -288,7 +288,7 @@ class RunConfig:
         if self.metric != MISSING:
             _one_of("metric", self.metric, LATENCIES)
         if self.objective != MISSING:
-            names_of(self.objective)
+            check_names(self.objective, self.report)
         for name in self.gate or ():
             _one_of("gate", name, COMPARED_TIMES)
         if self.threshold != MISSING and not 0 <= self.threshold < 1:
