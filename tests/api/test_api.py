@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 import vlmbench
 from vlmbench.api.measuring import Silent
 from vlmbench.errors import ConfigError, DeviceError, DirectoryConflictError, InputError
+from vlmbench.machine.host import device_state
 
 FEW = {"max_samples": 10, "min_time_s": 0.0}
 QUICK: dict[str, Any] = {"output_tokens": 4, "stopping": FEW, "costs": False, "probes": ["timeline"]}
@@ -238,7 +240,7 @@ def test_anatomy_is_a_table(tiny: tuple[Any, Any]) -> None:
         ({"rows": "some"}, "'rows' must be one of measured, all"),
         ({"probes": ["timelin"]}, "near it: timeline"),
         ({"sweep": {"outptu_tokens": [1]}}, "outptu_tokens"),
-        ({"output_tokens": 0}, "'max_new_tokens' must be 1 or more"),
+        ({"output_tokens": 0}, "'output_tokens' must be 1 or more"),
     ],
 )
 def test_a_wrong_argument_is_refused(
@@ -252,6 +254,49 @@ def test_a_wrong_argument_is_refused(
 def test_what_is_no_request_is_refused(tiny: tuple[Any, Any], requests: Any) -> None:
     with pytest.raises(InputError, match="must be a"):
         vlmbench.measure(*tiny, requests, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        (lambda m, p, r: vlmbench.compare(None, "x"), "'baseline' must be a run or its directory"),
+        (lambda m, p, r: vlmbench.read(None), "'path' must be a directory"),
+        (lambda m, p, r: vlmbench.read(""), "'path' must be a directory"),
+        (lambda m, p, r: vlmbench.summary("x"), "'frame' must hold rows"),
+        (lambda m, p, r: vlmbench.Run(directory=Path("x"), which="some"), "'which' must be one of measured, all"),
+        (lambda m, p, r: vlmbench.load(None), "'model' must be a name"),
+        (lambda m, p, r: vlmbench.load("tiny", threads="two"), "'threads' must be a whole number of 64 bits or None"),
+        (lambda m, p, r: vlmbench.anatomy("tiny"), "'model' must be a loaded model"),
+        (lambda m, p, r: vlmbench.anatomy(m, {"head": 3}), "'override' must map stages"),
+        (lambda m, p, r: vlmbench.watch(p).__enter__(), "'model' must be a loaded model"),
+        (lambda m, p, r: vlmbench.watch(m, residual_goal=-1.0).__enter__(), "'residual_goal' must be 0 or more"),
+        (lambda m, p, r: vlmbench.measure(p, m, r), "'model' must be a loaded model"),
+        (lambda m, p, r: vlmbench.measure(m, None, r), "'processor' must be the model's processor"),
+        (lambda m, p, r: vlmbench.measure(m, p, {1}), "'requests' must be a list|set"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, output_tokens=2.5), "'output_tokens' must be a whole number"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, repeats=0), "'repeats' must be 1 or more"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, sweep=["a"]), "'sweep' must be a mapping"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, probes="timeline"), "'probes' must be a list"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, time_limit_s=float("nan")), "'time_limit_s' must be a number"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, image_size=(9,)), "'image_size' must be .width, height"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, stopping={"a": 1}), "'a' must be a field of Stopping"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, warmup={"max_runs": None}), "'max_runs' must be a whole number"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, directory=""), "'directory' must be a directory"),
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_that_says_what_is_wanted(
+    tiny: tuple[Any, Any], image: Image.Image, call: Any, wanted: str
+) -> None:
+    with pytest.raises((ConfigError, InputError), match=wanted):
+        call(*tiny, [(image, "What is this?")])
+
+
+def test_the_state_of_the_machine_has_the_time_of_the_run_s_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that is set back during a run does not make its end lie before its begin."""
+    before = device_state("cpu")["unix_s"]
+    set_back = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: set_back)
+    assert device_state("cpu")["unix_s"] >= before
 
 
 def test_an_unknown_model_is_refused_with_names_near_it() -> None:

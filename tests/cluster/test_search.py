@@ -172,7 +172,9 @@ def test_the_entries_that_are_known_before_a_run_are_those_of_summaries() -> Non
     """No published summary has another."""
     for file in (Path(__file__).parents[2] / "docs" / "results").rglob("summary.json"):
         summary = json.loads(file.read_text())
-        report = file.parent.name if file.parent.name in ENTRIES else "interventions" if "interventions" in summary else ""
+        report = (
+            file.parent.name if file.parent.name in ENTRIES else "interventions" if "interventions" in summary else ""
+        )
         if not report:  # a group of runs, or a folder named otherwise
             continue
         known = ENTRIES[report]
@@ -227,9 +229,7 @@ def test_a_search_of_two_objectives_through_processes(tmp_path: Path, launcher: 
 @needs_optuna
 @pytest.mark.slow
 def test_a_failed_job_is_a_failed_trial_and_never_a_value(tmp_path: Path) -> None:
-    done = _searched(
-        tmp_path / "s", "hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1", "objective=energy"
-    )
+    done = _searched(tmp_path / "s", "hydra.sweeper.n_trials=1", "hydra.sweeper.max_failure_rate=1", "objective=energy")
     assert done.returncode == 1
     assert "Failed experiment: failed trial in" in done.stdout
     assert "no trial of this search ended well" in done.stderr

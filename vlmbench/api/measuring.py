@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.api.arguments import check
 from vlmbench.api.models import adopt, alone, lent
 from vlmbench.api.requests import samples_of
-from vlmbench.api.run import WHICH, Run, Which
+from vlmbench.api.run import WHICH, Run, Which, place_of
 from vlmbench.api.shipped import choice, component, defaults
 from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError
 from vlmbench.records.outcome import State
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     from vlmbench.runner.plan import SeriesState
 
 POLICIES = ("forced", "natural")
+BATCHES = ("different", "copies")
 PROBES = ("timeline", "memory", "clocks", "recompiles", "kernels", "memory_stages")
+_LEAST = {
+    "output_tokens": 1, "repeats": 1, "prompt_tokens": 1, "bare_every": 0, "trace_requests": 0, "time_limit_s": 0,
+    "seed": 0,
+}  # fmt: skip
 _OUTPUT_AXES = ("output_tokens",)
 _WHERE = "trace_dir"  # the one field of a shipped probe that names a place in the run directory
 
@@ -110,7 +116,7 @@ def measure(
         progress: shown progress; None shows none.
 
     Raises:
-        ConfigError: an argument out of range, an unknown axis or probe.
+        ConfigError: an argument of another type or out of range, an unknown axis or probe.
         InputError: no request, or one that is no request.
         AnatomyError: the model's stages cannot be found.
         DirectoryConflictError: ``directory`` belongs to other settings.
@@ -126,10 +132,16 @@ def measure(
         >>> sorted({str(name) for name in run.components["component"]})[:2]
         ['T_LLM_decode', 'T_LLM_prefill']
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"'policy' must be one of {', '.join(POLICIES)} (got {policy!r})")
-    if rows not in WHICH:
-        raise ConfigError(f"'rows' must be one of {', '.join(WHICH)} (got {rows!r})")
+    check(measure.__annotations__, locals(), least=_LEAST)
+    for name, given, allowed in (("policy", policy, POLICIES), ("batch", batch, BATCHES), ("rows", rows, WHICH)):
+        if given not in allowed:
+            raise ConfigError(f"'{name}' must be one of {', '.join(allowed)} (got {given!r})")
+    if isinstance(probes, str) or not isinstance(probes, Sequence) or not all(map(_is_probe, probes)):
+        raise ConfigError(f"'probes' must be a list of names of conf/probe or of probes (got {probes!r})")
+    if progress is not None and not hasattr(progress, "advance"):
+        raise ConfigError(f"'progress' must be None or have expect, advance and end (got {progress!r})")
+    if directory is not None:
+        directory = place_of(directory, "directory")
     samples = samples_of(requests)
     target = adopt(model, processor)
     kind = _kind(sweep)
@@ -171,6 +183,10 @@ def _kind(sweep: Mapping[str, Any] | None) -> str:
     if not sweep:
         return "phase1"
     return "phase3" if set(sweep) <= set(_OUTPUT_AXES) else "phase2"
+
+
+def _is_probe(probe: Any) -> bool:
+    return isinstance(probe, str) or hasattr(probe, "watch")
 
 
 def _names(probes: Sequence[str | Probe]) -> list[str]:

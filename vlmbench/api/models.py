@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, fields
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from vlmbench.api.arguments import check, check_model
 from vlmbench.api.shipped import choice, component
 from vlmbench.errors import ConfigError, DeviceError
 from vlmbench.models.runtime import Runtime
@@ -26,7 +28,7 @@ _loaded: WeakKeyDictionary[Any, TransformersModel] = WeakKeyDictionary()
 
 
 def load(
-    model: str | ModelSpec, *, weights: str | None = None, path: str | None = None, seed: int = 0, **runtime: Any
+    model: str | ModelSpec, *, weights: str | None = None, path: Path | str | None = None, seed: int = 0, **runtime: Any
 ) -> tuple[nn.Module, Any]:
     """Load a model and its processor: a shipped one by name, or any that a :class:`ModelSpec` describes.
 
@@ -52,8 +54,12 @@ def load(
         'Qwen2_5_VLForConditionalGeneration'
     """
     from vlmbench.models.loading import load as load_model
+    from vlmbench.models.spec import ModelSpec
 
-    given = {"weights": weights, "path": path}
+    if not isinstance(model, str | ModelSpec):
+        raise ConfigError(f"'model' must be a name of conf/model or a ModelSpec (got {type(model).__name__})")
+    check(load.__annotations__, {"seed": seed}, least={"seed": 0})
+    given = {"weights": weights, "path": str(path) if isinstance(path, Path) else path}
     changes = {name: value for name, value in given.items() if value is not None}
     spec = component(choice("model", model), **changes) if isinstance(model, str) else model
     if not isinstance(model, str) and changes:
@@ -61,6 +67,7 @@ def load(
     known = {f.name for f in fields(Runtime)}
     if unknown := sorted(set(runtime) - known):
         raise ConfigError(f"'{unknown[0]}' must be a setting of the runtime: {', '.join(sorted(known))}")
+    check({f.name: f.type for f in fields(Runtime)}, runtime)
     try:
         chosen = Runtime(**runtime)
     except ValueError as error:
@@ -75,9 +82,17 @@ def adopt(model: nn.Module, processor: Any) -> TransformersModel:
 
     Args:
         model: an image-text-to-text model of transformers, loaded by whomever.
+
+    Raises:
+        ConfigError: no model, or no processor.
     """
     from vlmbench.models.transformers_model import TransformersModel
 
+    check_model(model)
+    if not hasattr(processor, "tokenizer"):
+        raise ConfigError(
+            f"'processor' must be the model's processor, with a tokenizer (got {type(processor).__name__})"
+        )
     known = _loaded.get(model)
     if known is not None and processor is known.processor:
         return known
@@ -134,6 +149,7 @@ def anatomy(model: nn.Module, override: Mapping[str, Sequence[str]] | None = Non
 
     Raises:
         AnatomyError: a stage cannot be found, or the override names what is not there.
+        ConfigError: no model, or no override.
 
     Examples:
         >>> import vlmbench
@@ -145,7 +161,14 @@ def anatomy(model: nn.Module, override: Mapping[str, Sequence[str]] | None = Non
 
     from vlmbench.models.anatomy.find import anatomy_table, find_anatomy
 
+    check_model(model)
+    if override is not None and not (isinstance(override, Mapping) and all(map(_is_paths, override.values()))):
+        raise ConfigError(f"'override' must map stages to lists of module paths (got {override!r})")
     found = find_anatomy(model, override)
     table = pd.DataFrame([asdict(row) for row in anatomy_table(model, found)])
     table.attrs["notes"] = list(found.notes)
     return table
+
+
+def _is_paths(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))

@@ -35,6 +35,12 @@ def samples_of(requests: Any) -> Samples:
         raise InputError(f"{_PAIR} (got an empty one)")
     if isinstance(requests, list | tuple):
         return [_sample(index, request) for index, request in enumerate(requests)]
+    try:
+        first = requests[0]
+    except (TypeError, KeyError, IndexError):
+        first = None
+    if not isinstance(first, Sample):
+        raise InputError(f"{_PAIR} (got {type(requests).__name__})")
     samples: Samples = requests
     return samples
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,11 @@ class Run:
 
     directory: Path
     which: Which = "measured"
+
+    def __post_init__(self) -> None:
+        place_of(self.directory, "directory")
+        if self.which not in WHICH:
+            raise InputError(f"'which' must be one of {', '.join(WHICH)} (got {self.which!r})")
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -133,6 +139,8 @@ class Run:
         Raises:
             InputError: no such figure; the message lists those that there are.
         """
+        if not isinstance(name, str):
+            raise InputError(f"'name' must be one of {', '.join(self._drawn)} (got {name!r})")
         fitting = [known for known in self._drawn if known == name] or [
             known for known in self._drawn if known.startswith(name)
         ]
@@ -150,14 +158,15 @@ class Run:
             The run in its new place.
 
         Raises:
-            InputError: the directory holds rows already.
+            InputError: the directory holds rows already, or is none.
             MeasurementError: a file cannot be written.
         """
         from vlmbench.report import write_report
 
-        place = Path(directory)
-        if (place / RECORDS_NAME).exists():
-            raise InputError(f"'{directory}' holds rows already; save into another directory")
+        place = place_of(directory, "directory")
+        if place.exists() and (not place.is_dir() or _rows_in(place)):
+            what = "holds rows already" if place.is_dir() else "is a file"
+            raise InputError(f"'{directory}' {what}; save into another directory")
         shutil.copytree(self.directory, place, dirs_exist_ok=True, ignore=_NOT_SAVED)
         write_report(self.kind, place)
         return Run(directory=place, which=self.which)
@@ -202,7 +211,7 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
     """
     if rows not in WHICH:
         raise InputError(f"'rows' must be one of {', '.join(WHICH)} (got {rows!r})")
-    place = Path(path)
+    place = place_of(path, "path")
     if not place.exists():
         raise InputError(f"'{path}' is not there; give a run directory (the one that output_dir=DIR named)")
     if place.is_dir() and not _rows_in(place):
@@ -212,6 +221,18 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
     run = Run(directory=place if place.is_dir() else place.parent, which=rows)
     _ = run.rows  # now, so that a damaged file is refused where it is named
     return run
+
+
+def place_of(given: Any, name: str, kinds: str = "a directory") -> Path:
+    """The path that an argument is.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(given, str | PathLike) or not str(given).strip():
+        said = repr(given) if isinstance(given, str) else type(given).__name__
+        raise InputError(f"'{name}' must be {kinds} (got {said})")
+    return Path(given)
 
 
 def _rows_in(place: Path) -> bool:
@@ -233,7 +254,10 @@ def compare(baseline: Run | Path | str, candidate: Run | Path | str) -> Comparis
     """
     from vlmbench.analysis.compare import compare as of_frames
 
-    sides = [side if isinstance(side, Run) else read(side) for side in (baseline, candidate)]
+    sides = [
+        side if isinstance(side, Run) else read(place_of(side, name, "a run or its directory"))
+        for name, side in (("baseline", baseline), ("candidate", candidate))
+    ]
     return of_frames(sides[0].rows, sides[1].rows)
 
 
@@ -251,8 +275,14 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
     Raises:
         InputError: the frame holds no rows of a run.
     """
+    import pandas as pd
+
     from vlmbench.report.phase1_summary import summarise_frame
 
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            f"'frame' must hold rows of a run as vlmbench.read(DIR).frame does (it is a {type(frame).__name__})"
+        )
     missing = sorted({"point_id", "status", "mode", "T_total"} - set(frame.columns))
     if missing or frame.empty:
         what = f"lacks {', '.join(missing)}" if missing else "holds no row"

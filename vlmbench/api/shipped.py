@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from vlmbench.api.arguments import check
 from vlmbench.errors import ConfigError
 from vlmbench.machine.installation import conf_dir
 from vlmbench.text import nearest
@@ -51,16 +52,17 @@ def component(node: Mapping[str, Any], **changes: Any) -> Any:
     """Build the component that a node with a ``_target_`` describes.
 
     Raises:
-        ConfigError: a field that the component does not have, or a value that it refuses.
+        ConfigError: a field that the component does not have, or a value of another type or that it refuses.
     """
     module, _, name = str(node[_TARGET]).rpartition(".")
     kind: Any = getattr(importlib.import_module(module), name)
     known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(changes) - known):
+    values = {key: value for key, value in {**node, **changes}.items() if key != _TARGET}
+    if unknown := sorted(set(values) - known):
         raise ConfigError(f"'{unknown[0]}' must be a field of {name}: {', '.join(sorted(known))}")
-    values = {key: value for key, value in node.items() if key != _TARGET}
+    check({f.name: f.type for f in fields(kind)}, values)
     try:
-        return kind(**{**values, **changes})
+        return kind(**values)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
+from vlmbench.api.arguments import check, check_model
 from vlmbench.models.protocol import Anatomy
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[Wat
 
     Raises:
         AnatomyError: the model's stages cannot be found.
+        ConfigError: no model, or no share.
 
     Examples:
         >>> import vlmbench
@@ -108,6 +110,8 @@ def watch(model: nn.Module, *, residual_goal: float = 0.01) -> Iterator[list[Wat
         >>> runs[0].num_output_tokens, len(runs[0].ITL)
         (4, 3)
     """
+    check_model(model)
+    check(watch.__annotations__, {"residual_goal": residual_goal}, least={"residual_goal": 0})
     target = _Watched(module=model)
     _ = target.anatomy  # now, so that a model without stages is refused before anything is wrapped
     own = vars(model).get("generate")  # somebody else's wrapper, which stays

@@ -28,7 +28,7 @@ def begin(config: DictConfig) -> None:
     done are not measured again, and the search goes on where it was.
 
     Raises:
-        ConfigError: a search without an objective, which would take exit statuses for values, or with one that no summary has.
+        ConfigError: an objective that no summary has, or none, which would take exit statuses for values.
     """
     from vlmbench.cluster import trials
     from vlmbench.records.objective import check_names, names_of

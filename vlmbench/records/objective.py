@@ -104,7 +104,9 @@ def check_names(given: Any, report: str) -> None:
             if key not in there:
                 short = [f"{time}.p50" for time in there.get("distribution", ())]
                 names = ", ".join([*short, nearest(key, list(there), 8)])
-                raise ValueError(f"objective: '{name}' is not in the summary of {report}: no '{key}' (there is {names})")
+                raise ValueError(
+                    f"objective: '{name}' is not in the summary of {report}: no '{key}' (there is {names})"
+                )
             there = there[key]
 
 
