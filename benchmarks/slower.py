@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 LONGEST_NS = 20_000_000  # between two requests nothing is made slower
@@ -37,9 +37,17 @@ def slow_down(share: float) -> None:
     register_module_forward_hook(hook)
 
 
-if __name__ == "__main__":
-    from vlmbench.cli.main import main
+def main() -> NoReturn:
+    """Run the command line with models made slower."""
+    if "--help" in sys.argv:
+        print(__doc__)
+        sys.exit(0)
+    from vlmbench.cli.main import main as command_line
 
     slow_down(float(os.environ["SLOWER"]))
     sys.argv[0] = "vlmbench"
-    sys.exit(main())
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

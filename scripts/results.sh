@@ -94,18 +94,27 @@ part() { # measure one
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
     trap 'ended "$name" 143 "$began"; exit 143' TERM
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&-
     status=$?
     grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
     ended "$name" "$status" "$began"
     return $status
 }
 
+known() { # refuse what no part is called, before anything begins
+    local pattern
+    for pattern in "$@"; do
+        [ -n "$(LANE='' ordered "$pattern")" ] && continue
+        echo "no part is called '$pattern'; parts: $(commands | cut -f1 | xargs)" >&2
+        exit 2
+    done
+}
+
 measure() { # measure the parts that were asked for
     local name limit words turn failed=0 parts cache=$out/cache/${LANE:-0}
     parts=$(ordered "$@")
     if [ -z "$parts" ]; then
-        echo "no part${LANE:+ of lane $LANE} is called '$*'; parts: $(commands | cut -f1 | xargs)" >&2
+        echo "no part of lane $LANE is called '$*'" >&2
         exit 2
     fi
     export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
@@ -169,18 +178,20 @@ session() { # of processes, by the number of one of them
 }
 
 stop() { # end the lanes and all that they started: a session of processes each
-    local lock process
+    local lock process number
     for lock in "$out"/lane_*.lock; do
-        flock -n "$lock" true && continue
+        [ -e "$lock" ] && ! flock -n "$lock" true || continue
+        number=$(cat "${lock%.lock}.session" 2>/dev/null)
         for process in /proc/[0-9]*; do
-            [ "$(session "${process#/proc/}")" = "$(cat "${lock%.lock}.session")" ] && kill -TERM "${process#/proc/}"
+            [ -n "$number" ] && [ "$(session "${process#/proc/}")" = "$number" ] && kill -TERM "${process#/proc/}"
         done
     done
     wait_for 60
 }
 
 pack() { # FILE: all that is needed to publish elsewhere
-    tar -C "$out" -cz --exclude=./tree --exclude=./cache --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
+    [ -f "$out/parts.tsv" ] || { echo "nothing was measured in $out" >&2; exit 2; }
+    tar -C "$out" -cz --exclude="./${1#"$out/"}.*" --exclude=./tree --exclude=./cache --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
         split -d -a 1 -b 15000000 - "$1."
     ls -l "$1".*
 }
@@ -199,16 +210,31 @@ if [ "$root" != "$tree" ]; then
 fi
 cd "$tree" || exit 2
 case ${1:-} in
---lanes) lanes "${@:2}" ;;
---wait) wait_for "${2:?SECONDS}" ;;
+--lanes)
+    known "${@:2}"
+    flock -n "$out/alone.lock" true || { echo "another call measures in $out" >&2; exit 2; }
+    lanes "${@:2}"
+    ;;
+--wait)
+    [[ ${2:-} =~ ^[0-9]+$ ]] || { echo "--wait needs whole seconds (got '${2:-}')" >&2; exit 2; }
+    wait_for "$2"
+    ;;
 --stop) stop ;;
---pack) pack "$(realpath "${2:?FILE}")" ;;
+--pack)
+    [ -n "${2:-}" ] || { echo "--pack needs a FILE" >&2; exit 2; }
+    pack "$(realpath -m "$2")"
+    ;;
 --*) echo "'$1' is none of --lanes, --wait, --stop, --pack, --list" >&2; exit 2 ;;
 *)
     if [ -n "${LANE:-}" ]; then # all that it starts holds the lock too
         exec 9>"$out/lane_$LANE.lock"
         flock -n 9 || { echo "lane $LANE is running already"; exit 2; }
         session $$ >"$out/lane_$LANE.session"
+    else # two that measure at once on one machine are latencies of neither
+        known "$@"
+        exec 8>"$out/alone.lock"
+        flock -n 8 || { echo "another call measures in $out" >&2; exit 2; }
+        running && { echo "lanes are running in $out: --wait SECONDS, or --stop" >&2; exit 2; }
     fi
     measure "$@"
     ;;

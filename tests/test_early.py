@@ -176,6 +176,7 @@ def test_the_backend_of_a_notebook_is_not_asked_for() -> None:
     [
         ("OMP_NUM_THREADS", "abc", "OMP_NUM_THREADS=abc, which is no number of threads"),
         ("CUDA_VISIBLE_DEVICES", "0,abc", "CUDA_VISIBLE_DEVICES=0,abc, which names no GPU"),
+        ("TRANSFORMERS_VERBOSITY", "nonsense", "TRANSFORMERS_VERBOSITY=nonsense, which transformers passes over"),
         ("TORCH_LOGS", "nonsense", "TORCH_LOGS=nonsense, which a library refuses: Invalid log settings"),
         ("TORCH_COMPILE_DEBUG", "x", "TORCH_COMPILE_DEBUG=x, which a library refuses: invalid literal"),
         ("HF_HUB_ETAG_TIMEOUT", "soon", "HF_HUB_ETAG_TIMEOUT=soon, which a library refuses: invalid literal"),

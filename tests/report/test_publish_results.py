@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -201,6 +202,43 @@ def test_all_parts_are_of_the_code_that_the_first_call_found(tmp_path: Path) -> 
     assert "the checkout is not the same any more: 1 files" in done.stderr
     assert done.stdout == "nothing is running\n"
     assert copied.read_text() == "# of another day\n"
+
+
+def test_what_results_sh_cannot_do_is_said_before_anything_begins(tmp_path: Path) -> None:
+    """Parts that there are not, beside those that there are; and two calls that would measure at once."""
+    folder, python = tmp_path / "with blanks", tmp_path / "python"
+    folder.mkdir()
+    enough = tmp_path / "enough"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\n'
+        f'touch "{tmp_path}/started"\nuntil [ -e "{enough}" ]; do sleep 0.1; done\n'
+    )
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "CUDA_VISIBLE_DEVICES": ""}
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        command = [SCRIPTS / "results.sh", folder, *words]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def refused(*words: str) -> str:
+        done = begin(*words)
+        said = done.communicate()[1].strip()
+        assert done.returncode == 2, (words, said)
+        return said
+
+    assert "no part is called 'nope'" in refused("llava_eager", "nope")
+    assert "no part is called 'nope'" in refused("--lanes", "nope")
+    assert refused("--wait", "soon") == "--wait needs whole seconds (got 'soon')"
+    assert refused("--pack") == "--pack needs a FILE"
+    assert refused("--pack", str(tmp_path / "packed")) == f"nothing was measured in {folder}"
+    assert sorted(path.name for path in folder.iterdir()) == ["tree"]
+    measuring = begin("llava_eager")
+    while not (tmp_path / "started").exists():
+        assert measuring.poll() is None
+    assert refused("llava_eager") == f"another call measures in {folder}"
+    assert refused("--lanes") == f"another call measures in {folder}"
+    enough.touch()
+    assert "=== llava_eager: exit 0 " in measuring.communicate()[0]
 
 
 def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(

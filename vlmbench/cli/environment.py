@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from vlmbench.errors import InputError, first_line
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_LEVELS = ("detail", "debug", "info", "warning", "error", "critical")  # of transformers, which keeps its own otherwise
 _COUNTS = re.compile(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*")
 _DEVICE = re.compile(r"\s*(-?\d+|(GPU|MIG)-[\w/-]+|NoDevFiles|none|void|)\s*", re.IGNORECASE)
 _THEIRS = re.compile(
@@ -18,7 +19,7 @@ _THEIRS = re.compile(
 
 
 def wrong() -> Iterator[InputError]:
-    """What the libraries would pass over: a number of threads that is none, and GPUs whose names are none."""
+    """What the libraries would pass over: numbers of threads, GPUs and levels that are none."""
     for name in _THREADS:
         given = os.environ.get(name, "")
         if given.strip() and not _COUNTS.fullmatch(given):
@@ -30,6 +31,12 @@ def wrong() -> Iterator[InputError]:
         yield InputError(
             f"the environment has CUDA_VISIBLE_DEVICES={visible}, which names no GPU: CUDA would hide them all\n"
             "give numbers (0,1) or UUIDs (GPU-…), nothing at all to hide every GPU, or unset it"
+        )
+    level = os.environ.get("TRANSFORMERS_VERBOSITY", "")
+    if level and level not in _LEVELS:
+        yield InputError(
+            f"the environment has TRANSFORMERS_VERBOSITY={level}, which transformers passes over\n"
+            f"give one of {', '.join(_LEVELS)}, or unset it"
         )
 
 
