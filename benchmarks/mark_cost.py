@@ -1,4 +1,4 @@
-"""What the instrument itself costs: marks, hooks, the stopping criterion, attaching, storing a row; in µs.
+"""What the instrument itself costs: marks, hooks, wrapped calls of vLLM, the stopping criterion, attaching, a row; µs.
 
     python benchmarks/mark_cost.py                # CUDA events too, where there is a GPU
     python benchmarks/mark_cost.py --tensors 1200 # of a model with more parameter tensors than LLaVA-1.5-7B
@@ -23,15 +23,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vlmbench.analysis.quantiles import median
 
 Act = Callable[[], object]
 NEW_TOKENS = 32
+_NOW = "time.perf_counter_ns()"
 _LOOK = "one look of the thread that beats"
 
 
@@ -81,8 +82,80 @@ def host_lines() -> list[Line]:
 
     clock = HostClock()
     return [
-        Line(name="time.perf_counter_ns()", act=time.perf_counter_ns),
-        Line(name="HostClock.mark()", act=clock.mark, plain="time.perf_counter_ns()", reset=clock.begin),
+        Line(name=_NOW, act=time.perf_counter_ns),
+        Line(name="mark on the host's clock", act=clock.marker(""), plain=_NOW, reset=clock.begin),
+    ]
+
+
+class FreeEvent:
+    """An event whose recording costs nothing: what is left of a mark is Python's."""
+
+    def record(self) -> None: ...
+
+
+def free_event_line() -> Line:
+    import torch
+
+    from vlmbench.machine.clock import EventClock
+
+    clock = EventClock([torch.device("mps")])  # the kind whose stream is not asked for
+    clock._main._event = FreeEvent  # type: ignore[method-assign]
+    mark = clock.marker("")
+
+    def begin() -> None:
+        clock._marks.clear()
+        clock._main.coming = iter(clock._main.events)
+
+    return Line(name="mark by an event that does nothing", act=mark, calls=200, plain=_NOW, reset=begin)
+
+
+class Engine:
+    """The calls of vLLM's engine in the order of a decode step; they do nothing."""
+
+    def __init__(self) -> None:
+        request = SimpleNamespace(num_prompt_tokens=1, num_computed_tokens=2)
+        scheduled = SimpleNamespace(num_scheduled_tokens={"one": 1}, total_num_scheduled_tokens=1)
+        scheduler = SimpleNamespace(
+            schedule=lambda: scheduled, update_from_output=lambda: None, requests={"one": request}
+        )
+        model = SimpleNamespace(embed_multimodal=lambda: None)
+        runner = SimpleNamespace(get_model=lambda: model)
+        self.engine_core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler))
+        self.model_executor = SimpleNamespace(
+            driver_worker=SimpleNamespace(model_runner=runner),
+            execute_model=lambda _: None,
+            sample_tokens=lambda: None,
+        )
+        self.output_processor = SimpleNamespace(process_outputs=lambda: None)
+
+    def step(self) -> None:
+        scheduler = self.engine_core.engine_core.scheduler
+        self.model_executor.execute_model(scheduler.schedule())
+        self.model_executor.sample_tokens()
+        scheduler.update_from_output()
+        self.output_processor.process_outputs()
+
+
+def engine_lines(stack: ExitStack) -> list[Line]:
+    """A decode step of an engine that does nothing, with and without the marks of ``runtime=vllm``."""
+    from vlmbench.engines.vllm.marks import Boundaries, Steps
+    from vlmbench.machine.clock import HostClock
+
+    clock, steps, bare, watched = HostClock(), Steps(), Engine(), Engine()
+    token = clock.marker("token")
+    steps.criteria = [lambda *_: token()]
+    boundaries = Boundaries(engine=watched, projectors=())
+    stack.enter_context(boundaries.marked(lambda stage, begins: clock.marker((stage, begins)), steps))
+
+    def reset() -> None:
+        clock.begin()
+        steps.tokens.clear()
+        steps.told = 0
+
+    name = "vLLM's calls of a step, doing nothing"
+    return [
+        Line(name=name, act=bare.step),
+        Line(name="the same, watched (3 marks)", act=watched.step, plain=name, reset=reset),
     ]
 
 
@@ -121,7 +194,7 @@ def event_lines(device: str) -> list[Line]:
         ),
         Line(name="torch.cuda.current_stream()", act=lambda: torch.cuda.current_stream(where), plain=kept, reset=idle),
         Line(name="creating an event", act=lambda: make(enable_timing=True), plain=kept, reset=idle),
-        Line(name="EventClock.mark(), pool warm", act=clock.mark, calls=500, plain=kept, reset=begin),
+        Line(name="mark by an event", act=clock.marker(""), calls=500, plain=kept, reset=begin),
         Line(name="elapsed_time()", act=_elapsed(first, event, idle), calls=500, plain=kept, reset=idle),
         Line(name="synchronize(), idle device", act=idle, plain=kept),
     ]
@@ -139,26 +212,17 @@ def hook_lines() -> list[Line]:
 
     from vlmbench.machine.clock import HostClock
 
-    clock, kinds, x = HostClock(), [], torch.zeros(1)
-
-    def set_mark(kind: int, device: Any, *_: Any) -> None:
-        clock.mark(device)
-        kinds.append(kind)
-
-    def reset() -> None:
-        clock.begin()
-        kinds.clear()
-
+    clock, x = HostClock(), torch.zeros(1)
     plain, empty, marked = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity()
     empty.register_forward_pre_hook(lambda *_: None)
     empty.register_forward_hook(lambda *_: None, prepend=True)
-    marked.register_forward_pre_hook(partial(set_mark, 0, None))
-    marked.register_forward_hook(partial(set_mark, 1, None), prepend=True)
+    marked.register_forward_pre_hook(clock.marker(0))
+    marked.register_forward_hook(clock.marker(1), prepend=True)
     name = "module call"
     return [
         Line(name=name, act=lambda: plain(x)),
         Line(name="module call, empty hook pair", act=lambda: empty(x), plain=name),
-        Line(name="module call, hook pair with marks", act=lambda: marked(x), plain=name, reset=reset),
+        Line(name="module call, hook pair with marks", act=lambda: marked(x), plain=name, reset=clock.begin),
     ]
 
 
@@ -297,7 +361,14 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
     print(f"torch {torch.__version__}, {name}")
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        lines = [*host_lines(), *hook_lines(), *criterion_lines(device), *probe_lines(options.tensors, device)]
+        lines = [
+            *host_lines(),
+            free_event_line(),
+            *engine_lines(stack),
+            *hook_lines(),
+            *criterion_lines(device),
+            *probe_lines(options.tensors, device),
+        ]
         lines += store_lines(Path(temporary), stack) + beat_lines()
         if device == "cuda":
             lines += event_lines("cuda:0")

@@ -44,8 +44,10 @@ def decode_ms(candidate: Candidate, clock: Any, tokens: int) -> float:
     import torch
     from transformers import StoppingCriteriaList
 
+    set_mark = clock.marker("token")
+
     def mark(ids: Any, *_: Any, **__: Any) -> Any:
-        clock.mark()
+        set_mark()
         return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
 
     device = candidate.module.device

@@ -67,13 +67,11 @@ class Planted:
 
 
 def test_a_part_of_a_prompt_gives_no_token_and_marks_nest() -> None:
-    engine, told, steps = Planted(), [], Steps(tokens={"one": 0})
+    engine, told = Planted(), []
+    steps = Steps(tokens={"one": 0}, criteria=[lambda *_: told.append(("token", True))])
     boundaries = Boundaries.of(engine)
     assert boundaries.projectors == ("visual.merger",)
-    with (
-        boundaries.marked(lambda stage, begins: told.append((stage, begins)), steps),
-        boundaries.counted(steps, [lambda *_: told.append(("token", True))]),
-    ):
+    with boundaries.marked(lambda stage, begins: lambda: told.append((stage, begins)), steps):
         for _ in range(4):
             engine.step()
         engine.model_executor.execute_model(
@@ -89,8 +87,7 @@ def test_a_part_of_a_prompt_gives_no_token_and_marks_nest() -> None:
         ("forward", False),  # the prompt's first part: no token
         *[*forward, ("token", True)] * 3,
     ]
-    assert steps.encoder_calls == 1
-    assert set(steps.host_ms) == {"schedule", "sampling", "output"}
+    assert set(steps.host_ns) == {"schedule", "update", "sampling", "output"}
     told.clear()
     engine.step()
     assert told == [], "all calls are put back"
@@ -98,13 +95,25 @@ def test_a_part_of_a_prompt_gives_no_token_and_marks_nest() -> None:
 
 def test_a_token_counts_once_every_request_of_the_batch_has_it() -> None:
     engine, tokens = Planted(prompt=1), []
-    steps = Steps(tokens={"one": 0, "waiting": 0})
-    with Boundaries.of(engine).counted(steps, [lambda *_: tokens.append(len(tokens))]):
+    steps = Steps(tokens={"one": 0, "waiting": 0}, criteria=[lambda *_: tokens.append(len(tokens))])
+    with Boundaries.of(engine).stepped(steps):
         engine.step()
         assert tokens == []
         del steps.tokens["waiting"]
         engine.step()
     assert tokens == [0, 1]
+
+
+def test_runs_of_the_encoder_are_counted_also_where_nothing_is_watched() -> None:
+    engine, ran = Planted(), []
+    boundaries = Boundaries.of(engine)
+    boundaries.count_encoder(lambda: ran.append("once"))
+    for _ in range(2):
+        engine.step()
+    assert ran == ["once"]
+    with boundaries.marked(lambda *_: lambda: None, Steps()):
+        engine.model.embed_multimodal()
+    assert len(ran) == 2
 
 
 def test_what_was_wrapped_is_put_back_also_where_it_was_wrapped_before() -> None:

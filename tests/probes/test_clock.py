@@ -23,7 +23,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def marked(clock: EventClock, cuda: FakeCuda, times: list[tuple[torch.device, float]]) -> list[float]:
     for device, now in times:
         cuda.now_ms[device.index or 0] = now
-        clock.mark(device)
+        clock.marker("", device)()
     return clock.read()
 
 
@@ -45,37 +45,47 @@ def test_a_mark_without_a_known_device_is_the_main_ones(cuda: FakeCuda) -> None:
     clock = EventClock([TWO, ONE])
     clock.begin()
     cuda.now_ms[1] = 3.0
-    clock.mark()
-    clock.mark(torch.device("cpu"))
+    clock.marker("none")()
+    clock.marker("another", torch.device("cpu"))("whatever", a="hook is called with")
     assert clock.read() == [3.0, 3.0]
+    assert clock.labels == ["none", "another"]
 
 
 def test_nothing_synchronises_and_nothing_is_read_before_the_end(cuda: FakeCuda) -> None:
     clock = EventClock([ONE, TWO])
+    one, two = clock.marker("one", ONE), clock.marker("two", TWO)
     clock.begin()
+    cuda.log.clear()
     for _ in range(100):
-        clock.mark(ONE)
-        clock.mark(TWO)
-    assert cuda.count("synchronize") == cuda.count("elapsed_time") == 0
-    assert cuda.count("record") == 2 + 200
-    assert cuda.count("current_stream") == 2, "once a run and device: looking it up costs the host"
+        one()
+        two()
+    assert cuda.log == [("record", 0), ("record", 1)] * 100, "no stream is looked up, nothing is waited for"
 
 
-def test_events_are_made_once_and_used_again(cuda: FakeCuda) -> None:
+def test_events_are_made_ahead_and_used_again(cuda: FakeCuda) -> None:
     clock = EventClock([ONE])
-    for marks in (5, 5, 3, 6):
+    mark = clock.marker("", ONE)
+    ahead = cuda.created - 1  # without the origin
+    assert cuda.count("record") == ahead, "an event is created when it is recorded first"
+    for marks in (5, ahead, 3):
         clock.begin()
         for _ in range(marks):
-            clock.mark(ONE)
-        assert len(clock.read()) == len(clock.read_host()) == marks, "no mark of the run before"
-    assert cuda.created == 1 + 6  # the origin, and as many as the longest run needs
+            mark()
+        assert len(clock.read()) == len(clock.read_host()) == len(clock.labels) == marks, "no mark of the run before"
+    assert cuda.created == 1 + ahead, "none within a run"
+    for _ in range(2):
+        clock.begin()
+        for _ in range(ahead + 2):
+            mark()
+    assert cuda.created == 1 + ahead + 2, "a longer run makes what it lacks, once"
 
 
 def test_the_host_sets_marks_in_order_whatever_the_device_does(cuda: FakeCuda) -> None:
     clock = EventClock([ONE])
+    mark = clock.marker("")
     clock.begin()
     for _ in range(4):
-        clock.mark()
+        mark()
     host = clock.read_host()
     assert host == sorted(host)
     assert host[0] >= 0
@@ -96,8 +106,9 @@ def test_the_host_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter_ns", lambda: next(times))
     clock = HostClock()
     clock.begin()
-    clock.mark()
-    clock.mark(torch.device("cpu"))
+    clock.marker("one")()
+    clock.marker("two", torch.device("cpu"))()
+    assert clock.labels == ["one", "two"]
     assert clock.read() == clock.read_host() == [1.5, 3.0]
     clock.begin()
     assert clock.read() == []
@@ -108,16 +119,17 @@ def test_events_of_a_gpu_tell_how_long_it_worked() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     clock = EventClock([torch.device("cuda", torch.cuda.current_device())])
+    mark = clock.marker("")
     a = torch.randn(4096, 4096, device="cuda")
     for _ in range(2):
         _ = a @ a
         synchronize([a.device])
         began = time.perf_counter_ns()
         clock.begin()
-        clock.mark()
+        mark()
         for _ in range(20):
             _ = a @ a
-        clock.mark()
+        mark()
         synchronize([a.device])
         elapsed = (time.perf_counter_ns() - began) / 1e6
         first, last = clock.read()

@@ -287,8 +287,9 @@ class Watched(Protocol):
         """Provenance; probes read which other GPUs hold a part of the model (``other_gpus``)."""
 
 
-Told = Callable[[str, bool], None]
-"""Is told a stage (``vision_encoder``, ``projector``, ``forward``: a step's model) and whether it begins (or ends)."""
+Told = Callable[[str, bool], Callable[[], None]]
+"""Gives what is to be called where a stage (``vision_encoder``, ``projector``, ``forward``: a step's model) begins, or
+ends; asked for before a run."""
 
 
 @runtime_checkable
@@ -296,7 +297,7 @@ class TellsStages(Protocol):
     """An engine on whose modules forward hooks do not fire: it says itself where stages begin and end."""
 
     def listen(self, told: Told) -> Callable[[], None]:
-        """Tell of every beginning and end until the function that is returned is called."""
+        """Call what is told of every beginning and end, until the function that is returned is called."""
 
 
 class VisionLanguageModel(Target, Watched, Protocol):

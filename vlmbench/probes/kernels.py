@@ -25,6 +25,8 @@ from vlmbench.probes.trace import MARK, Trace, exported_events, read_trace, with
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.machine.clock import Marker
+
 _NAME_CHARACTERS = 120  # kernels of templates have names of thousands
 
 
@@ -82,17 +84,22 @@ class _KernelWatch(TimelineWatch):
     def __init__(self, model: VisionLanguageModel, probe: KernelProbe) -> None:
         from torch.profiler import ProfilerActivity, profile, record_function
 
+        self._annotate = record_function
         super().__init__(model, TimelineProbe())
         self._kernel_probe = probe
-        self._annotate = record_function
         self._on_gpu = any(device.type == "cuda" for device in model.devices)
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self._on_gpu else [])
         self._profiler = profile(activities=activities)
         self._running = False
 
-    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
-        with self._annotate(f"{MARK}{kind.name}"):
-            super()._set(kind, device)
+    def _marker(self, kind: Kind, device: torch.device | None = None) -> Marker:
+        mark, annotate = super()._marker(kind, device), self._annotate
+
+        def both(*_: Any, **__: Any) -> None:
+            with annotate(f"{MARK}{kind.name}"):
+                mark()
+
+        return both
 
     def start(self) -> None:
         with without_profiler_chatter():

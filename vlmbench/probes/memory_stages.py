@@ -23,6 +23,8 @@ from vlmbench.schema import TOTAL_STAGES
 if TYPE_CHECKING:
     import torch
 
+    from vlmbench.machine.clock import Marker
+
 
 class Allocator(Protocol):
     """Counts the memory that was handed out."""
@@ -89,20 +91,24 @@ class _MemoryWatch(TimelineWatch):
     """At the timeline's marks, the peaks since the mark before; no clock is read."""
 
     def __init__(self, model: VisionLanguageModel, allocator: Allocator) -> None:
-        super().__init__(model, TimelineProbe())
         self._allocator = allocator
-        self._peaks: list[tuple[int, int]] = []  # up to each mark
+        self._peaks: list[tuple[Kind, tuple[int, int]]] = []  # up to each mark
+        super().__init__(model, TimelineProbe())
 
-    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:  # noqa: ARG002
-        self._peaks.append(self._allocator.peaks())
-        self._kinds.append(kind)
-        self._allocator.reset()
+    def _marker(self, kind: Kind, device: torch.device | None = None) -> Marker:  # noqa: ARG002
+        note, allocator = self._peaks.append, self._allocator
+
+        def mark(*_: Any, **__: Any) -> None:
+            note((kind, allocator.peaks()))
+            allocator.reset()
+
+        return mark
 
     def start(self) -> None:
         """The first mark: what was before it is forgotten."""
-        self._kinds, self._peaks = [], []
+        self._peaks.clear()
         self._language_seen = self._in_forward = False
-        self._set(Kind.START, None)
+        self._first()
 
     def values(self, run: RunFacts) -> dict[str, Any]:
         """``peak_allocated_*_bytes`` and ``peak_reserved_*_bytes``.
@@ -110,7 +116,8 @@ class _MemoryWatch(TimelineWatch):
         Raises:
             MeasurementError: marks are missing.
         """
-        return stage_peaks(self._kinds, self._peaks, num_output_tokens=run.token_marks, prefill=run.prefill)
+        kinds, peaks = [kind for kind, _ in self._peaks], [peak for _, peak in self._peaks]
+        return stage_peaks(kinds, peaks, num_output_tokens=run.token_marks, prefill=run.prefill)
 
 
 def stage_peaks(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.interventions.marks import marks_of
@@ -22,7 +21,7 @@ from vlmbench.probes.stages import Kind, Mark, Stages, cut, method_times
 if TYPE_CHECKING:
     import torch
 
-    from vlmbench.machine.clock import Clock
+    from vlmbench.machine.clock import Clock, Marker
 
 _STAGE_COLUMNS = (
     "T_setup",
@@ -110,23 +109,23 @@ class TimelineWatch:
     def __init__(self, model: Watched, probe: TimelineProbe) -> None:
         self._probe = probe
         self._clock: Clock = model.clock
-        self._kinds: list[Kind] = []
         self._in_forward = False
         self._language_seen = False
         self._handles: list[Any] = []
         self._one_device = len(model.devices) == 1
         self._unlisten: Callable[[], None] | None = None
         self._tells = isinstance(model, TellsStages)
-        self.stopping_criteria = [self._token]
+        self._first, self._last = self._marker(Kind.START), self._marker(Kind.END)
+        self.stopping_criteria = [self._criterion()]
         self._method = marks_of(model.module)
         self._of_method = self._method.active
         self._attach(model)
 
     def _attach(self, model: Watched) -> None:
         if self._method.active:
-            self._method.listen(partial(self._set, Kind.ENTER_METHOD, None), partial(self._set, Kind.EXIT_METHOD, None))
+            self._method.listen(self._marker(Kind.ENTER_METHOD), self._marker(Kind.EXIT_METHOD))
         if isinstance(model, TellsStages):
-            self._unlisten = model.listen(self._told)
+            self._unlisten = model.listen(lambda stage, begins: self._marker(_TOLD[stage, begins]))
             return
         top = model.module
         anatomy = model.anatomy
@@ -137,7 +136,7 @@ class TimelineWatch:
             for path in paths:
                 module = top.get_submodule(path)
                 first, last = self._ends(module)
-                self._hook(module, partial(self._set, enter, first), partial(self._set, exit_, last))
+                self._hook(module, self._marker(enter, first), self._marker(exit_, last))
         if model.compile:
             # Vision runs before the compiled call, and tokens are marked by generate() itself. Marks inside would
             # break the graph, so there is no split of decode into forwards and loop.
@@ -146,9 +145,8 @@ class TimelineWatch:
             module = top.get_submodule(path)
             if module is not top:
                 first, last = self._ends(module)
-                self._hook(module, partial(self._enter_language, first), partial(self._exit_language, last))
-        first, last = self._ends(top)
-        self._hook(top, partial(self._enter_forward, first), partial(self._exit_forward, last))
+                self._hook(module, *self._language(first, last))
+        self._hook(top, *self._forward(*self._ends(top)))
 
     def _hook(self, module: torch.nn.Module, before: Any, after: Any) -> None:
         # Prepend the exit and append the entry, so that other people's hooks stay outside the marks; the hooks of a
@@ -171,49 +169,59 @@ class TimelineWatch:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.stopping_criteria = []  # a bound method of this object: a cycle that no collector takes up during runs
 
-    # Called by torch and by generate(); arguments are theirs. Kept to two statements: this is the instrument's cost.
-    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
-        self._clock.mark(device)
-        self._kinds.append(kind)
+    # What these return is called by torch, by generate() and by the engine: the instrument's cost. It is made before
+    # the run, and a mark is one call.
+    def _marker(self, kind: Kind, device: torch.device | None = None) -> Marker:
+        return self._clock.marker(kind, device)
 
-    def _told(self, stage: str, begins: bool) -> None:
-        self._set(_TOLD[stage, begins], None)
+    def _criterion(self) -> Callable[..., Any]:
+        mark = self._marker(Kind.TOKEN)
 
-    def _token(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:  # noqa: ARG002
-        self._set(Kind.TOKEN, None)
-        return _GO_ON
+        def token(input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:  # noqa: ARG001
+            mark()
+            return _GO_ON
 
-    def _enter_forward(self, device: torch.device | None, *_: Any) -> None:
-        self._in_forward = True
-        self._set(Kind.ENTER_FORWARD, device)
+        return token
 
-    def _exit_forward(self, device: torch.device | None, *_: Any) -> None:
-        self._in_forward = False
-        self._set(Kind.EXIT_FORWARD, device)
+    def _forward(self, first: torch.device | None, last: torch.device | None) -> tuple[Marker, Marker]:
+        begins, ends = self._marker(Kind.ENTER_FORWARD, first), self._marker(Kind.EXIT_FORWARD, last)
 
-    def _enter_language(self, device: torch.device | None, *_: Any) -> None:
-        # Inside the top-level forward only the first entry matters: it ends the vision work.
-        if not self._in_forward or not self._language_seen:
-            self._set(Kind.ENTER_LANGUAGE, device)
-            self._language_seen = True
+        def enter(*_: Any) -> None:
+            self._in_forward = True
+            begins()
 
-    def _exit_language(self, device: torch.device | None, *_: Any) -> None:
-        if not self._in_forward:
-            self._set(Kind.EXIT_LANGUAGE, device)
+        def leave(*_: Any) -> None:
+            self._in_forward = False
+            ends()
+
+        return enter, leave
+
+    def _language(self, first: torch.device | None, last: torch.device | None) -> tuple[Marker, Marker]:
+        begins, ends = self._marker(Kind.ENTER_LANGUAGE, first), self._marker(Kind.EXIT_LANGUAGE, last)
+
+        def enter(*_: Any) -> None:
+            # Inside the top-level forward only the first entry matters: it ends the vision work.
+            if not self._in_forward or not self._language_seen:
+                begins()
+                self._language_seen = True
+
+        def leave(*_: Any) -> None:
+            if not self._in_forward:
+                ends()
+
+        return enter, leave
 
     def start(self) -> None:
         """The first mark."""
-        self._kinds = []
         self._language_seen = self._in_forward = False
         self._clock.begin()
         self.began_ns = time.perf_counter_ns()
-        self._set(Kind.START, None)
+        self._first()
 
     def stop(self) -> None:
         """The last mark."""
-        self._set(Kind.END, None)
+        self._last()
 
     def values(self, run: RunFacts) -> dict[str, Any]:
         """Stage times in ms, inter-token times, flags.
@@ -245,7 +253,7 @@ class TimelineWatch:
         """A method's own work, in all and by stage; nothing where no method is attached."""
         if not self._of_method:
             return {}
-        spent = method_times(list(zip(self._kinds, self._clock.read(), strict=True)))
+        spent = method_times(list(zip(self._clock.labels, self._clock.read(), strict=True)))
         return (
             {}
             if not spent
@@ -253,7 +261,7 @@ class TimelineWatch:
         )
 
     def _cut(self, times: list[float], run: RunFacts) -> Stages:
-        marks: list[Mark] = list(zip(self._kinds, times, strict=True))
+        marks: list[Mark] = list(zip(self._clock.labels, times, strict=True))
         return cut(marks, num_output_tokens=run.token_marks, prefill=run.prefill)
 
 
@@ -271,6 +279,11 @@ class _WatchWithRanges(TimelineWatch):
         self._ranges = Ranges(nvtx.range_push, nvtx.range_pop, vision=has_vision)
         super().__init__(model, probe)
 
-    def _set(self, kind: Kind, device: torch.device | None, *_: Any) -> None:
-        super()._set(kind, device)
-        self._ranges.mark(kind)
+    def _marker(self, kind: Kind, device: torch.device | None = None) -> Marker:
+        mark, ranges = super()._marker(kind, device), self._ranges
+
+        def both(*_: Any, **__: Any) -> None:
+            mark()
+            ranges.mark(kind)
+
+        return both

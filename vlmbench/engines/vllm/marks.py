@@ -3,7 +3,8 @@
 Wrapped are the calls that both of vLLM's model runners share: ``embed_multimodal`` of the model (the vision encoder
 with its projector), ``forward`` of the projector, ``execute_model`` and ``sample_tokens`` of the executor (the latter
 ends with a token), ``schedule`` and ``update_from_output`` of the scheduler, ``process_outputs`` (detokenising).
-Nothing here waits for the device. What is wrapped is wrapped for one run and put back.
+Nothing here waits for the device. What is wrapped is wrapped for one run, before its clock starts, and put back; only
+runs of the encoder are counted at any time.
 """
 
 from __future__ import annotations
@@ -34,32 +35,21 @@ def wrapped(owner: Any, name: str, make: Callable[[Call], Call]) -> Iterator[Non
             setattr(owner, name, own)
 
 
-def _between(told: Told, stage: str) -> Callable[[Call], Call]:
+def _nothing() -> None:
+    """Nobody is told."""
+
+
+def _between(begins: Callable[[], None], ends: Callable[[], None]) -> Callable[[Call], Call]:
     """Tell when a call begins and ends."""
 
     def make(call: Call) -> Call:
         def marked(*args: Any, **kwargs: Any) -> Any:
-            told(stage, True)
+            begins()
             result = call(*args, **kwargs)
-            told(stage, False)
+            ends()
             return result
 
         return marked
-
-    return make
-
-
-def _of_steps(told: Told) -> Callable[[Call], Call]:
-    """Tell when a step's model begins and ends; asynchronous scheduling ends with an empty step, which runs nothing."""
-    marked = _between(told, "forward")
-
-    def make(call: Call) -> Call:
-        inside = marked(call)
-
-        def step(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
-            return (inside if scheduled.total_num_scheduled_tokens else call)(scheduled, *args, **kwargs)
-
-        return step
 
     return make
 
@@ -68,40 +58,89 @@ def _of_steps(told: Told) -> Callable[[Call], Call]:
 class Steps:
     """Counts what a run's steps give, and what the host spent in which part of them.
 
+    Each call of the engine is wrapped once, by what does all that is to be done there: the thread that runs these also
+    launches the model's work.
+
     Args:
-        host_ms: part to time on the host's clock, summed over the run.
-        encoder_calls: times that the vision encoder ran.
+        host_ns: part to the times of its calls on the host's clock; empty where nobody listens.
         tokens: request to tokens that were chosen so far.
         told: tokens of which the criteria were told.
+        criteria: called once a token.
     """
 
-    host_ms: dict[str, float] = field(default_factory=dict)
-    encoder_calls: int = 0
+    host_ns: dict[str, list[int]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     told: int = 0
+    criteria: Sequence[Call] = ()
+    _executed: Mapping[str, int] = field(init=False, default_factory=dict)
+
+    def _spent(self, part: str) -> Callable[[int], None]:
+        return self.host_ns.setdefault(part, []).append
 
     def timed(self, part: str) -> Callable[[Call], Call]:
         """Add what a call takes on the host's clock to a part."""
+        spent, now = self._spent(part), time.perf_counter_ns
 
         def make(call: Call) -> Call:
             def clocked(*args: Any, **kwargs: Any) -> Any:
-                begin = time.perf_counter_ns()
+                begin = now()
                 result = call(*args, **kwargs)
-                self.host_ms[part] = self.host_ms.get(part, 0.0) + (time.perf_counter_ns() - begin) / 1e6
+                spent(now() - begin)
                 return result
 
             return clocked
 
         return make
 
-    def counted(self, call: Call) -> Call:
-        """Count runs of the encoder."""
+    def executing(self, begins: Callable[[], None], ends: Callable[[], None]) -> Callable[[Call], Call]:
+        """Tell when a step's model begins and ends, and note which requests it is of; asynchronous scheduling ends with
+        an empty step, which runs nothing.
+        """
 
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            self.encoder_calls += 1
-            return call(*args, **kwargs)
+        def make(call: Call) -> Call:
+            def step(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+                if not scheduled.total_num_scheduled_tokens:
+                    return call(scheduled, *args, **kwargs)
+                self._executed = scheduled.num_scheduled_tokens
+                begins()
+                result = call(scheduled, *args, **kwargs)
+                ends()
+                return result
 
-        return counting
+            return step
+
+        return make
+
+    def sampling(self, part: str, requests: Mapping[str, Any]) -> Callable[[Call], Call]:
+        """As :meth:`timed`, and tell the criteria of tokens.
+
+        A token counts once every request of the batch that goes on has it. A step that only runs a part of a prompt
+        gives none. Sampling belongs to what was run last, also where scheduling is asynchronous; there a request that
+        ends by itself is sampled once more, which the timeline calls an undone step.
+
+        Args:
+            requests: of the scheduler, by name.
+        """
+        spent, tokens, now = self._spent(part), self.tokens, time.perf_counter_ns
+
+        def make(call: Call) -> Call:
+            def sample(*args: Any, **kwargs: Any) -> Any:
+                begin = now()
+                result = call(*args, **kwargs)
+                spent(now() - begin)
+                for name in self._executed:
+                    request = requests.get(name)
+                    if request is not None and request.num_computed_tokens >= request.num_prompt_tokens:
+                        tokens[name] = tokens.get(name, 0) + 1
+                while tokens and self.told < min(tokens.values()):
+                    self.told += 1
+                    for criterion in self.criteria:
+                        criterion(None, None)
+                return result
+
+            return sample
+
+        return make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,75 +179,58 @@ class Boundaries:
             told: is told the stage (``vision_encoder``, ``projector``, ``forward``) and whether it begins.
             steps: takes the host's times.
         """
-        runner, core = runner_of(self.engine), self.engine.engine_core.engine_core
-        model = runner.get_model()
+        model = runner_of(self.engine).get_model()
         with ExitStack() as stack:
             put = stack.enter_context
-            for owner in self._encoders(runner, model):
-                name = "execute" if owner is not model else "embed_multimodal"
-                put(wrapped(owner, name, _between(told, "vision_encoder")))
+            for owner, name in self._encoders():
+                put(wrapped(owner, name, _between(told("vision_encoder", True), told("vision_encoder", False))))
             for path in self.projectors:
                 for module in _called(model.get_submodule(path)):
-                    put(wrapped(module, "forward", _between(told, "projector")))
-            put(wrapped(self.engine.model_executor, "execute_model", _of_steps(told)))
-            put(wrapped(core.scheduler, "schedule", steps.timed("schedule")))
-            put(wrapped(core.scheduler, "update_from_output", steps.timed("schedule")))
-            put(wrapped(self.engine.model_executor, "sample_tokens", steps.timed("sampling")))
+                    put(wrapped(module, "forward", _between(told("projector", True), told("projector", False))))
+            put(self.stepped(steps, told("forward", True), told("forward", False)))
+            put(wrapped(self._scheduler, "schedule", steps.timed("schedule")))
+            put(wrapped(self._scheduler, "update_from_output", steps.timed("update")))
             put(wrapped(self.engine.output_processor, "process_outputs", steps.timed("output")))
             yield
 
-    def _encoders(self, runner: Any, model: Any) -> Sequence[Any]:
-        """What runs the encoder: the model, and what replays the encoder's graphs where it is captured."""
-        state = getattr(runner, "model_state", None)
-        holder = getattr(state, "encoder_runner", None)
-        managers = (getattr(runner, "encoder_cudagraph_manager", None), getattr(holder, "cudagraph_manager", None))
-        return [model, *(manager for manager in managers if manager is not None)]
-
     @contextmanager
-    def counted(self, steps: Steps, criteria: Sequence[Call]) -> Iterator[None]:
-        """Call the criteria once a token, as ``generate()`` does, and count runs of the encoder, until left.
-
-        A token counts once every request of the batch that goes on has it. A step that only runs a part of a prompt
-        gives none. Sampling belongs to what was scheduled last, also where scheduling is asynchronous; there a request
-        that ends by itself is sampled once more, which the timeline calls an undone step.
-        """
-        runner, core = runner_of(self.engine), self.engine.engine_core.engine_core
-        scheduler = core.scheduler
-        scheduled: Mapping[str, int] = {}
-
-        def scheduling(call: Call) -> Call:
-            def schedule(*args: Any, **kwargs: Any) -> Any:
-                nonlocal scheduled
-                output = call(*args, **kwargs)
-                scheduled = output.num_scheduled_tokens
-                return output
-
-            return schedule
-
-        def sampling(call: Call) -> Call:
-            def sample(*args: Any, **kwargs: Any) -> Any:
-                result = call(*args, **kwargs)
-                for name in scheduled:
-                    request = scheduler.requests.get(name)
-                    if request is not None and request.num_computed_tokens >= request.num_prompt_tokens:
-                        steps.tokens[name] = steps.tokens.get(name, 0) + 1
-                least = min(steps.tokens.values(), default=0)
-                while steps.told < least:
-                    steps.told += 1
-                    for criterion in criteria:
-                        criterion(None, None)
-                return result
-
-            return sample
-
-        with ExitStack() as stack:
-            for owner in self._encoders(runner, runner.get_model()):
-                name = "execute" if owner is not runner.get_model() else "embed_multimodal"
-                stack.enter_context(wrapped(owner, name, steps.counted))
-            if criteria:
-                stack.enter_context(wrapped(scheduler, "schedule", scheduling))
-                stack.enter_context(wrapped(self.engine.model_executor, "sample_tokens", sampling))
+    def stepped(
+        self, steps: Steps, begins: Callable[[], None] = _nothing, ends: Callable[[], None] = _nothing
+    ) -> Iterator[None]:
+        """Call the criteria of the steps once a token, as ``generate()`` does, until left."""
+        executor = self.engine.model_executor
+        with (
+            wrapped(executor, "execute_model", steps.executing(begins, ends)),
+            wrapped(executor, "sample_tokens", steps.sampling("sampling", self._scheduler.requests)),
+        ):
             yield
+
+    @property
+    def _scheduler(self) -> Any:
+        return self.engine.engine_core.engine_core.scheduler
+
+    def _encoders(self) -> list[tuple[Any, str]]:
+        """What runs the encoder: the model, and what replays the encoder's graphs where it is captured."""
+        runner = runner_of(self.engine)
+        holder = getattr(getattr(runner, "model_state", None), "encoder_runner", None)
+        managers = (getattr(runner, "encoder_cudagraph_manager", None), getattr(holder, "cudagraph_manager", None))
+        found = [(manager, "execute") for manager in managers if manager is not None]
+        return [(runner.get_model(), "embed_multimodal"), *found]
+
+    def count_encoder(self, ran: Callable[[], None]) -> None:
+        """Tell of every run of the encoder, for good: bare runs count them, too, and put nothing in place within their
+        clock.
+        """
+
+        def make(call: Call) -> Call:
+            def counting(*args: Any, **kwargs: Any) -> Any:
+                ran()
+                return call(*args, **kwargs)
+
+            return counting
+
+        for owner, name in self._encoders():
+            setattr(owner, name, make(getattr(owner, name)))
 
 
 def _called(module: Any) -> list[Any]:

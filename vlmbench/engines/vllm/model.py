@@ -9,7 +9,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vlmbench.models.runtime import Runtime
     from vlmbench.models.spec import ModelSpec
 
-_HOST = {"schedule": "T_schedule", "sampling": "T_sampling", "output": "T_engine_output"}
+_HOST = {"T_schedule": ("schedule", "update"), "T_sampling": ("sampling",), "T_engine_output": ("output",)}
 
 
 @dataclass(kw_only=True)
@@ -72,11 +72,16 @@ class VllmModel:
     _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)
     _steps: Steps = field(init=False, default_factory=Steps)
     _listening: bool = field(init=False, default=False)
+    _encoder_runs: int = field(init=False, default=0)
     _last: dict[str, Any] = field(init=False, default_factory=dict)
     _text: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.boundaries = Boundaries.of(self.engine)
+        self.boundaries.count_encoder(self._encoded)
+
+    def _encoded(self) -> None:
+        self._encoder_runs += 1
 
     @property
     def module(self) -> Any:
@@ -227,10 +232,13 @@ class VllmModel:
         import torch
 
         steps = self._steps if self._listening else Steps()
+        steps.criteria = stopping_criteria or ()
+        self._encoder_runs = 0
         answers: dict[str, list[int]] = {}
         texts: dict[str, str] = {}
         final: dict[str, Any] = {}
-        with self.boundaries.counted(steps, stopping_criteria or ()):
+        alone = bool(steps.criteria) and not self._listening  # else they are in place, or not needed
+        with self.boundaries.stepped(steps) if alone else nullcontext():
             assert isinstance(prepared, VllmPrepared)
             for request in prepared.requests:
                 name, internal = self.add(request)
@@ -277,9 +285,10 @@ class VllmModel:
 
         Of a batch the statistics are those of the request that ended last.
         """
-        steps: Steps = self._last["steps"]
-        columns: dict[str, Any] = {"T_transfer": None, "T_detokenize": None, "engine_encoder_runs": steps.encoder_calls}
-        columns |= {_HOST[part]: ms for part, ms in steps.host_ms.items()}
+        spent = self._last["steps"].host_ns
+        columns: dict[str, Any] = {"T_transfer": None, "T_detokenize": None, "engine_encoder_runs": self._encoder_runs}
+        if spent.keys() >= {part for parts in _HOST.values() for part in parts}:
+            columns |= {name: sum(sum(spent[part]) for part in parts) / 1e6 for name, parts in _HOST.items()}
         if (stats := self._last.get("metrics")) is not None:
             columns |= statistics(stats)
         if seconds := self._last["encoder"].get("encoder_forward_secs"):
