@@ -140,8 +140,9 @@ class EventClock:
 
     def marker(self, label: object, device: torch.device | None = None) -> Marker:
         """What records an event on the device's stream of the run."""
+        for lane in self._lanes.values():
+            lane.prepare()
         lane = self._lanes.get(device, self._main)
-        lane.prepare()
         note, now = self._marks.append, time.perf_counter_ns
 
         def mark(*_: Any, **__: Any) -> None:
