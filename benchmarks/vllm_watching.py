@@ -213,6 +213,8 @@ def main() -> None:
             marks, empty, calls = direct(model, tokens, options.rounds)
             show(f"{tokens:3} tokens, {calls} calls of the engine: between the wrappers, watched", marks)
             show(f"{tokens:3} tokens, {calls} calls of the engine: between the wrappers, bare", empty)
+            rise = [watched - bare for watched, bare in zip(marks, empty, strict=True)]
+            show(f"{tokens:3} tokens, {calls} calls of the engine: the marks, watched minus bare", rise)
         if "rounds" in options.ways:
             found = rounds(model, tokens, options.rounds)
             for name in ("thread_cpu_ms", "T_total"):
