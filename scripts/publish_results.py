@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict
@@ -107,10 +108,15 @@ def take(runs: Path, results: Path) -> list[Path]:
     Raises:
         InputError: the directory holds nothing to publish.
     """
+    if not runs.is_dir():
+        raise InputError(f"'{runs}' is no directory; give the one that scripts/results.sh wrote to")
     taken = []
     for place in sorted(path for path in runs.iterdir() if path.is_dir()):
         arms = [place] if _rows(place) else sorted(path for path in place.iterdir() if path.is_dir() and _rows(path))
         for arm in arms:
+            if reason := _unusable(arm):
+                sys.stdout.write(f"not published, {reason}: {arm.relative_to(runs)}\n")
+                continue
             folder = Path(folder_of(place.name, card_of(arm, read(place / SERVER))))
             target = results / folder / (arm.name if arm != place else "")
             if arm == place and len(folder.parts) == 1 and (kind := kind_of(place)) in FIGURES:
@@ -159,6 +165,19 @@ def take(runs: Path, results: Path) -> list[Path]:
     return found
 
 
+def _unusable(arm: Path) -> str:
+    """Why a folder with rows is no run of vlmbench that can be read; empty where it is one."""
+    try:
+        card_of(arm)
+    except (OSError, ValueError, AttributeError):
+        return "it does not say how it was made"
+    try:
+        _measured(arm)
+    except (OSError, EOFError, zlib.error):
+        return "its rows cannot be read"
+    return ""
+
+
 def _not_published(arm: Path, target: Path, arms: Sequence[str]) -> str:
     """Why a run is no result; empty where it is one.
 
@@ -167,8 +186,6 @@ def _not_published(arm: Path, target: Path, arms: Sequence[str]) -> str:
     new = _measured(arm)
     if not new:
         return "nothing was measured"
-    if not (arm / PROVENANCE).is_file():
-        return "it does not say how it was made"
     if not (target / PACKED).is_file():
         return ""
     old, points = _measured(target), read(arm / "points.json")
@@ -191,7 +208,9 @@ def begin_set(runs: Path, results: Path, *, same: bool) -> None:
         _code(path.parent)
         for place in ("*", "*/*")
         for path in runs.glob(f"{place}/{PROVENANCE}")
-        if _rows(path.parent) and card_of(path.parent, read(path.parent.parent / SERVER)) == CARD
+        if _rows(path.parent)
+        and not _unusable(path.parent)
+        and card_of(path.parent, read(path.parent.parent / SERVER)) == CARD
     }
     present = codes_of(results)
     if found - present.keys():

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.analysis.made import row, usual, write
 from vlmbench.analysis import frames
-from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.frames import load_runs, values
+from vlmbench.errors import InputError
 from vlmbench.schema import Mode, Status
 
 
@@ -74,3 +76,8 @@ def test_flags_that_make_a_run_slow(flag: str) -> None:
 )
 def test_flags_that_do_not(flag: str) -> None:
     assert not frames.is_cause(flag)
+
+
+def test_a_time_that_is_a_text_is_named() -> None:
+    with pytest.raises(InputError, match="'T_total' of a row must be a number"):
+        values(pd.DataFrame({"T_total": ["fast", 1.0]}), "T_total")

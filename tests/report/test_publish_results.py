@@ -19,6 +19,7 @@ import pytest
 from tests.analysis.made import PROVENANCE, usual, write
 from tests.analysis.swept import OUTPUT, VISION, sweep
 from vlmbench.analysis.claims import Told, Verdict
+from vlmbench.errors import InputError
 from vlmbench.report.from_rows import report
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -202,6 +203,28 @@ def test_all_parts_are_of_the_code_that_the_first_call_found(tmp_path: Path) -> 
     assert "the checkout is not the same any more: 1 files" in done.stderr
     assert done.stdout == "nothing is running\n"
     assert copied.read_text() == "# of another day\n"
+
+
+def test_what_is_no_run_is_named_and_left_where_it_is(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = RESULTS / "h200_llava_compiled" / "phase1"
+    for name in ("cut", "foreign", "silent"):
+        shutil.copytree(good, tmp_path / "runs" / name)
+    rows = tmp_path / "runs" / "cut" / "records.jsonl.gz"
+    rows.write_bytes(rows.read_bytes()[:3000])
+    (tmp_path / "runs" / "foreign" / "provenance.json").write_text("[]")
+    (tmp_path / "runs" / "silent" / "provenance.json").unlink()
+    with pytest.raises(InputError, match="holds no runs"):
+        script.take(tmp_path / "runs", tmp_path / "results")
+    assert capsys.readouterr().out.splitlines() == [
+        "not published, its rows cannot be read: cut",
+        "not published, it does not say how it was made: foreign",
+        "not published, it does not say how it was made: silent",
+    ]
+    script.begin_set(tmp_path / "runs", tmp_path / "results", same=False)
+    with pytest.raises(InputError, match="is no directory"):
+        script.take(tmp_path / "nowhere", tmp_path / "results")
 
 
 def test_what_results_sh_cannot_do_is_said_before_anything_begins(tmp_path: Path) -> None:

@@ -303,10 +303,17 @@ def sample_codes(frame: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def values(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """A metric's values, shape (rows,), NaN where a run lacks it or none has it."""
+    """A metric's values, shape (rows,), NaN where a run lacks it or none has it.
+
+    Raises:
+        InputError: a row has something else than a number there.
+    """
     if metric not in frame:
         return np.full(len(frame), np.nan)
-    return frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        return frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"'{metric}' of a row must be a number ({error})") from None
 
 
 def whole_metric(frame: pd.DataFrame) -> str:

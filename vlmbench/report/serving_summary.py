@@ -96,7 +96,8 @@ def summarise_serving(found: Serving) -> dict[str, Any]:
     server = served(found.provenance) or {}
     summary = {
         "server": {name: server.get(name) for name in ("dialect", "version", "connection", "cache", "through_proxy")},
-        "load": {name: load.get(name) for name in ("name", "concurrency", "rate_per_s", "arrivals")},
+        "load": {name: load.get(name) for name in ("name", "concurrency", "rate_per_s", "arrivals")}
+        | ({"rate_per_s": None} if load.get("arrivals") == "trace" else {}),  # that of the file is not the setting's
         "limits": {name: load.get(f"{name}_limit_ms") for name in ("ttft", "tpot", "request")},
         "devices": (config.get("runtime") or {}).get("devices"),
         "points": [_point(found, row) for row in found.table.astype(object).to_dict("records")],

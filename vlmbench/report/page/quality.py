@@ -292,7 +292,8 @@ def _load(part: Part) -> str:
         if part.frame is not None and any(str(name).startswith("axis_load.") for name in part.frame):
             return "swept: each load has its own figures"
         if load.get("name") == "open":
-            rate = load.get("rate_per_s")
+            traced = load.get("arrivals") == "trace"  # it has its own rate
+            rate = None if traced else load.get("rate_per_s")
             return f"open: {f'{digits(float(rate))} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
         return f"closed: {count(int(load.get('concurrency') or 1), 'request')} at a time"
     measured = None if part.frame is None else frames.values(frames.measured(part.frame), "batch_size")
