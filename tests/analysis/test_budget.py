@@ -147,6 +147,11 @@ def test_a_percentile_that_cannot_be_told_is_refused_in_two_lines() -> None:
     ]
 
 
+def test_what_is_advised_instead_can_be_told_of_so_many_runs() -> None:
+    with pytest.raises(InputError, match=r"ask for less: percentile=50\."):
+        refuse_if_nothing_fits(_solved(75, run=_run(_rows(64, 8, 20, n=30))))
+
+
 def test_runs_of_different_machines_are_refused_in_two_lines() -> None:
     other = {**PROVENANCE, "device": {"type": "cuda", "name": "Other GPU"}}
     with pytest.raises(InputError) as error:

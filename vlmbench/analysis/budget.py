@@ -21,7 +21,7 @@ import pandas as pd
 
 from vlmbench.analysis import frames
 from vlmbench.analysis.estimate import Estimate
-from vlmbench.analysis.quantiles import quantile
+from vlmbench.analysis.quantiles import needed, quantile
 from vlmbench.analysis.results import ResultSet
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import identity, varying
@@ -282,7 +282,8 @@ def refuse_if_nothing_fits(found: Budget) -> None:
     if not known:
         notes = dict.fromkeys(one.latency.note for one in found.settings if one.latency.note)
         why = "; ".join(list(notes)[:_NAMED]) or "nothing was measured"
-        lower = next((p for p in (95, 90, 50) if p < found.percentile), 50)
+        worth = max((one.latency.effective_n or one.latency.n for one in found.settings), default=0)
+        lower = next((p for p in (95, 90, 50) if p < found.percentile and needed(p / 100) <= worth), 50)
         raise InputError(
             f"the {found.name} cannot be told at any setting: {why}\n"
             f"Measure more runs of each (measurement.stopping.min_samples=…), or ask for less: percentile={lower}."
