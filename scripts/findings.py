@@ -27,8 +27,10 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings_card
+import findings_facts
 import findings_loads
 import findings_methods
+from findings_facts import MACHINE
 from findings_methods import methods_words
 from published import (
     ARCHIVE,
@@ -113,11 +115,19 @@ def _verdict(found: Told, write: Callable[[float], str], unit: str, run: Run | N
     if run is None:
         return NOT_MEASURED
     if found.value is None:
-        return f"**{Verdict.OPEN}**{run.mark}: too few independent runs"
+        return f"**{Verdict.OPEN}**{run.mark}: {_too_few(run)}"
     if found.low is None:
         said = "not bounded" if write is digits else f"{write(found.value)}{unit}, no interval"
         return f"**{found.verdict}**{run.mark}: {said}"
     return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{span_of(found.low, found.high, write)}"
+
+
+def _too_few(run: Run) -> str:
+    """What the run has for P90, in words."""
+    p90 = run.summary["distribution"]["T_request"]["workload"]["p90"]
+    if p90.get("effective_n") is None:
+        return "too few independent requests"
+    return f"{p90['n']} requests are worth {int(p90['effective_n'])}, P90 needs {p90['n_needed']}"
 
 
 def claims_words(results: Published) -> str:
@@ -135,7 +145,13 @@ def claims_words(results: Published) -> str:
         parts = [
             f"{verdict} in {found[verdict]}" for verdict in Verdict if found[verdict] and verdict != Verdict.UNMEASURED
         ]
-        lines.append(f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured.")
+        names = [name for name in results.names() if results.run(name, "phase1")]
+        few = [name for name in names if claims_of(results, name)[0].value is None]
+        why = f"; in {len(few)} for too few independent requests, in the others because the interval holds the limit"
+        lines.append(
+            f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured"
+            f"{why if few and not place else ''}."
+        )
     return "\n".join(lines)
 
 
@@ -324,20 +340,27 @@ def bottleneck_words(results: Published) -> str:
             largest = max(_PARTS, key=lambda name: shares.get(name, 0.0))
             clauses.append(
                 f"{words}{run.mark}: {told.verdict}; the largest part is {label_of(largest)} "
-                f"({percent(shares[largest])}), and the device waits for {percent(waits)} of `generate()`, "
-                f"{_where_it_waits(run.summary['launch_bound'])}"
+                f"({percent(shares[largest])} of a request), and the device waits for "
+                f"{_waited(run.summary['launch_bound'])}"
             )
         if clauses:
             lines += [f"* {MODELS[model]}, {clause}." for clause in clauses]
     return "\n".join(lines) or f"* {NOT_MEASURED.capitalize()}."
 
 
-def _where_it_waits(waits: Mapping[str, Any]) -> str:
-    """The stage with the largest part of the waiting, and which part."""
+def _waited(waits: Mapping[str, Any]) -> str:
+    """How much of ``generate()`` the device waits, and in which stage most, where that is more than what misses."""
+    found = f"{percent(waits['launch_bound'])} of `generate()`"
     idle = {row["stage"]: row["elapsed_ms"] - row["busy_ms"] for row in waits["stages"]}
     whole = idle.pop("total")
     top = max(idle, key=lambda stage: idle[stage])
-    return f"{percent(idle[top] / whole, 2)} of that in {label_of(f'T_{top}')}"
+    below = -sum(min(0.0, time) for time in idle.values())  # traced and untraced runs differ by at least so much
+    if below > _BELOW * whole or not 0 < idle[top] <= whole:
+        return f"{found}; in which stage cannot be told, traced and untraced runs differ by as much"
+    return f"{found}, {percent(idle[top] / whole, 2)} of that in {label_of(f'T_{top}')}"
+
+
+_BELOW = 0.1
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------------
@@ -516,7 +539,14 @@ def runtimes_table(results: Published) -> str:
                 or None in sides
             ):
                 if model in FULL and one in EACH:
-                    rows.append([*head, NOT_MEASURED, *[DASH] * (len(_TIMES) - 1), "", ""])
+                    marks = {runtime: side and side.mark for runtime, side in zip((one, other), sides, strict=True)}
+                    old = [RUNTIMES[runtime] for runtime, mark in marks.items() if mark]
+                    said = (
+                        f"not divided: {old[0]} is of another day{EARLIER}"
+                        if old and None not in sides
+                        else NOT_MEASURED
+                    )
+                    rows.append([*head, said, *[DASH] * (len(_TIMES) - 1), "", ""])
                 continue
             runs = [side for side in sides if side is not None]
             head[1] += runs[0].mark
@@ -563,7 +593,9 @@ def engine_side_words(results: Published) -> str:
 
 
 def _ratio(row: Mapping[str, Any] | None) -> str:
-    return DASH if row is None else value(row["ratio"], times)
+    if row is None:
+        return DASH
+    return f"{value(row['ratio'], times)}{MACHINE if row['change'] == 'machine' else ''}"
 
 
 # Fresh process --------------------------------------------------------------------------------------------------------
@@ -712,7 +744,7 @@ def readme_words(results: Published) -> str:
             waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
             row[2:] = [
                 value(run.summary["distribution"]["T_request"]["workload"]["p50"]) + run.mark,
-                "too few" if tail.value is None else f"{tail.of.upper()} {_told(tail, times)}: {tail.verdict}",
+                _too_few(run) if tail.value is None else f"{tail.of.upper()} {_told(tail, times)}: {tail.verdict}",
                 _told(share, percent),
                 DASH if waits is None else percent(waits),
             ]
@@ -877,7 +909,7 @@ def other_day(results: Published) -> str:
 
 def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
-    modules = (globals(), vars(findings_card), vars(findings_loads), vars(findings_methods))
+    modules = (globals(), *map(vars, (findings_card, findings_facts, findings_loads, findings_methods)))
     functions = {n: f for module in modules for n, f in module.items() if callable(f) and not n.startswith("_")}
     limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}
     about = {"models": MODELS, "full": FULL, "card": card_name(results)}

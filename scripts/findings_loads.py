@@ -93,25 +93,37 @@ _OPEN, _CLOSED = ("rate_per_s",), ("concurrency",)
 
 def load_table(results: Published) -> str:
     """What vLLM gave on the card under load, a line a load."""
+    carried = _has_p99(results)
     rows = [
         [
             MODELS[model],
             f"{asked}{run.mark}",
             _load(run, point),
+            _answer_length(run),
             f"{point['requests']:,}" + (f", {point['errors']:,} failed" if point["errors"] else "") + cut_words(run),
             value(point, key="requests_per_s"),
             _good(point),
             value(point, key="tokens_per_s"),
             value(point, key="TTFT_p50"),
-            value(point, key="TTFT_p99") if point["TTFT_p99"] is not None else "n too small",
+            *([value(point, key="TTFT_p99") if point["TTFT_p99"] is not None else "n too small"] if carried else []),
             value(point, key="T_request_p50"),
             results.rows(run),
         ]
         for model, asked, run, points in _loaded(results)
         for point in points
     ]
-    heads = ("model", "vLLM", "load", "requests", "answers a second", "within the limits", "tokens a second")
-    return table((*heads, "first token, ms, P50", "P99", "request, ms, P50", ""), rows) if rows else ""
+    heads = ("model", "vLLM", "load", "tokens an answer", "requests", "answers a second", "within the limits")
+    first = ("tokens a second", "first token, ms, P50", *(("P99",) if carried else ()), "request, ms, P50", "")
+    return table((*heads, *first), rows) if rows else ""
+
+
+def _has_p99(results: Published) -> bool:
+    return any(point["TTFT_p99"] is not None for *_, points in _loaded(results) for point in points)
+
+
+def _answer_length(run: Run) -> str:
+    spread = (run.summary.get("tokens") or {}).get("num_output_tokens")
+    return DASH if spread is None else f"{spread['median']:g}"
 
 
 def _good(point: Mapping[str, Any]) -> str:
@@ -135,6 +147,8 @@ def limits_words(results: Published) -> str:
         for *_, run, _points in _loaded(results)
     } - {""}
     limits = f"Limits: {'; or '.join(sorted(every))}. " if every else ""
+    if limits and not _has_p99(results):
+        limits += "P99 of the first token is not given: n is too small for it at each of these loads. "
     served = [run for _, asked, run, _points in _loaded(results) if asked == "as a server"]
     server = read(results.results / served[0].folder.parent / SERVER) if served else None
     said = f"The server is `vllm serve` {server['vllm']} with random weights on an {server['device']}" if server else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from published import (
@@ -16,6 +17,7 @@ from published import (
     RUNTIMES,
     Published,
     Run,
+    counted,
     read,
     span_of,
     table,
@@ -23,6 +25,7 @@ from published import (
     value,
 )
 
+from vlmbench.analysis.claims import Verdict
 from vlmbench.text import DASH, count, digits, percent
 
 
@@ -51,8 +54,34 @@ def budget_words(results: Published) -> str:
             f"{CARD}_{model}_budget/figures/budget.png", f"What fits into {content['latency_ms']:g} ms"
         )
         link = f"[rows]({results.link}/{CARD}_{model}_budget)"
+        if tried := _tried(results, f"{CARD}_{model}_budget", content):
+            lines.append(f"{MODELS[model]}, {content['latency_ms']:g} ms: {tried} {link}.")
+            continue
         lines.append(f"{MODELS[model]}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
     return "\n\n".join(lines) or f"{NOT_MEASURED.capitalize()}."
+
+
+def _tried(results: Published, name: str, content: Mapping[str, Any]) -> str:
+    """Why no setting of a budget could be told; empty where one could."""
+    rows = content["settings"]
+    found = [(row, int(row["latency"]["effective_n"])) for row in rows if row["latency"].get("effective_n") is not None]
+    if not found or any(row["fit"] != Verdict.OPEN for row in rows):
+        return ""
+    said = "; ".join(f"{_setting(row)}: {row['latency']['n']} runs are worth {worth}" for row, worth in found)
+    moved = []
+    measured = counted(results.results / name / "sweep")
+    for row, _ in found:
+        runs = sorted((r for r in measured if r["point_id"] == row["point_id"]), key=lambda r: r["started_unix_s"])
+        steps = [run["T_LLM_decode"] / (run["num_output_tokens"] - 1) for run in runs]
+        quarter = len(steps) // 4
+        moved.append((median(steps[:quarter]), median(steps[-quarter:])))
+    first, last = ("–".join(dict.fromkeys(f"{f(side):.2f}" for f in (min, max))) for side in zip(*moved, strict=True))
+    needed = found[0][0]["latency"]["n_needed"]
+    return (
+        f"tried, and nothing can be promised. P{content['percentile']:g} needs {needed} independent runs; {said}. A "
+        f"decode step took {first} ms in the first quarter of a setting's runs and {last} ms in the last: what moves "
+        "so slowly is averaged out by an hour, not by more runs of the same minute."
+    )
 
 
 def _setting(row: Mapping[str, Any]) -> str:
@@ -83,7 +112,7 @@ def methods_table(method: str, run: Run) -> str:
                 name,
                 f"{DASH if arm['keep'] is None else percent(arm['keep'], 2)}{kept}",
                 f"{value(total['saved_ms'])}",
-                DASH if total["share"] is None else percent(total["share"]),
+                DASH if total["share"] is None else percent(total["share"]).replace("-", "−"),
                 DASH if prefill is None else value(prefill["saved_ms"]),
                 DASH if promised is None else digits(promised),
                 digits(arm["method_ms"]["total"]) if arm["method_ms"] else DASH,
@@ -258,6 +287,16 @@ def arms_tokens(results: Published) -> str:
     return f"{ends} output tokens, " if ends else ""
 
 
+def without_controls(results: Published) -> str:
+    """Which runs of methods had no controls beside them."""
+    found = [
+        f"{METHODS[method]} on {MODELS[model]}, {RUNTIMES[runtime]}"
+        for model, method, runtime, run in results.methods()
+        if all(arm["role"] == "method" for arm in run.summary["arms"])
+    ]
+    return f" No control was run beside {' nor beside '.join(found)}." if found else ""
+
+
 def _answer(results: Published) -> str:
     ranges = [run.summary["scope"]["output_tokens"] for *_, run in results.methods()]
     return " to ".join(sorted({f"{end:g}" for one in ranges if one for end in one}, key=float))
@@ -274,8 +313,8 @@ def drowned_words(results: Published) -> str:
     if not found:
         return ""
     return (
-        f"what is saved here is below 5 % of `generate()` from {min(found):,.0f} (least saved) or {max(found):,.0f} "
-        "(most) output tokens on"
+        f"what is saved here falls below 5 % of `generate()` with answers of {min(found):,.0f} output tokens (the arm "
+        f"that saves least) to {max(found):,.0f} (the one that saves most)"
     )
 
 

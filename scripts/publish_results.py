@@ -47,6 +47,7 @@ from published import (
     ARCHIVE,
     CARD,
     CUT_BY,
+    MODELS,
     PROVENANCE,
     RUNTIMES,
     SERVER,
@@ -87,11 +88,13 @@ FIGURES: Mapping[str, tuple[str, ...]] = {"phase1": LOADS, "phase2": (), "phase3
 """What pages show of a kind of run, the others are made of the rows; of a study nothing, of other kinds all."""
 SHOWN = f"{CARD}_llava_eager"  # of this study pages show
 MORE = (
-    "break_even", "components_bars", "request_distribution", "*_tokens_latency", "launch_bound", "latency_distribution",
+    "components_bars", "request_distribution", "*_tokens_latency", "launch_bound", "latency_distribution",
     "ttft_itl", "device_use", "request_timeline", "run_lane",
 )  # fmt: skip
+TOUR = f"{CARD}_qwen_cudagraph"  # whose tokens the README compares
 GRID = "_grid"  # its runs are the lines of one table: no figures, no tables
-DPI = 110  # of published figures; a run draws its own with 200, and as PDF
+_STYLE = FigureStyle(formats=("png",), dpi=110)
+"""Of published figures; a run draws its own with more pixels, and as PDF."""
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
 _LOOKED_AT = 50  # commits whose code is compared
@@ -335,7 +338,8 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
     kinds: dict[Path, str] = {}
     for run in runs:
         _unpack(folder / run, top / run)
-    with chdir(work), drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+        _of_server(top / run, read(folder / SERVER))
+    with chdir(work), drawn_as(_STYLE):
         here = Path(folder.name)
         arms = (folder / FIRST_STEPS).is_file()
         for run in runs:
@@ -352,6 +356,20 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
             write_pages(here)
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
     return dict(_published(top, kinds))
+
+
+def _of_server(run: Path, server: Mapping[str, Any] | None) -> None:
+    """Let a run against a server say what the server ran on, which the client could not know."""
+    if server is None:
+        return
+    about = read(run / PROVENANCE) or {}
+    about["model"]["endpoint"]["device"] = server["device"]
+    if "--load-format dummy" in server.get("command", ""):
+        about["model"]["weights"] = "random"
+    about["runtime"]["dtype"] = None  # the server's, which it does not say
+    model = run.parts[-2].split("_")[1]
+    about["model"]["name"] = MODELS.get(model, about["model"]["name"])
+    write_json(run / PROVENANCE, about)
 
 
 def _code(run: Path) -> str:
@@ -373,7 +391,9 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
         run = next((run for run in kinds if run != Path() and name.is_relative_to(run)), Path())
         within = name.relative_to(run)
         whole = run == Path() and bool(kinds) and Path() not in kinds  # what a study's runs say together
-        figures = FIGURES.get(kinds.get(run, ""), () if whole else ("*",)) + (MORE if top.name == SHOWN else ())
+        figures = FIGURES.get(kinds.get(run, ""), () if whole else ("*",)) + (
+            MORE if top.name == SHOWN else ("break_even",) if top.name == TOUR else ()
+        )
         made: tuple[str, ...] = STUDY_MADE if whole else MADE
         if top.name.endswith(GRID):
             figures, made = (), (SUMMARY, WORDS)
@@ -436,7 +456,7 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
         if len(found) < 2:
             continue
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):
-            with drawn_as(FigureStyle(formats=("png",), dpi=DPI)):
+            with drawn_as(_STYLE):
                 left: list[str] = []
                 files = list(draw_runtimes(Path(work), [Path(f"{model}_{runtime}") for runtime in found], {}))
             for one, other in COMPARED:

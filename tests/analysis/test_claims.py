@@ -28,6 +28,12 @@ def test_a_tail_is_told_by_its_interval(low: float | None, high: float | None, e
     assert tail_is_the_problem({"headline": {"tail_ratio": ratio}}).verdict is expected
 
 
+def test_a_tail_that_the_run_does_not_carry_is_open_and_says_why() -> None:
+    rows = [{"quantile": "p90", "workload": None, "workload_note": "too few independent runs: 404 are worth 13 of 36"}]
+    found = tail_is_the_problem({"tail": {"request": {"ratio": None}, "ratios_to_median": rows}})
+    assert (found.verdict, found.value, found.of) == (Verdict.OPEN, None, rows[0]["workload_note"])
+
+
 def test_what_was_not_measured_is_no_verdict() -> None:
     assert tail_is_the_problem({}).verdict is Verdict.UNMEASURED
     assert language_model_is_the_bottleneck({"llm_share": {}}).verdict is Verdict.UNMEASURED

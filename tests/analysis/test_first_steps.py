@@ -60,4 +60,12 @@ def test_the_figure_has_a_panel_a_kind_and_both_arms() -> None:
     figure = first_steps_figure({"torch_chooses": table, "without_cudnn": table}, {})
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Decode step", "Vision encoder", "Prefill"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["torch_chooses", "without_cudnn"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["torch chooses", "without cudnn"]
+
+
+def test_a_kind_of_one_shape_has_no_panel_beside_one_of_several() -> None:
+    table = first_times(ROWS)
+    few = table[(table["what"] == STEP) | ~table.duplicated("what")]
+    figure = first_steps_figure({"torch_chooses": few}, {})
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Decode step"]

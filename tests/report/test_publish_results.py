@@ -95,7 +95,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
         "h200_llava_eager/phase1/figures/components_bars.png",
         "h200_llava_eager/phase2/summary.json",
         "h200_llava_eager/phase3/words.txt",
-        "h200_llava_eager/figures/break_even.png",
+        "h200_llava_eager/phase2/figures/vision_tokens_latency.png",
         "h200_llava_eager/tables/token_costs.md",
         "h200_llava/figures/runtimes.png",
         "h200_llava/compare_eager_cudagraph.md",
@@ -284,9 +284,11 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
         shutil.copy(loaded / place / "summary.json", results / f"h200_{place}" / "summary.json")
     shutil.copy(loaded / "llava_vllm_closed/summary.json", results / "h200_llava_vllm_closed/phase1/summary.json")
     lines = findings.findings_loads.load_table(found).splitlines()
-    assert [line.split(" | ")[1:4] for line in lines[2:]] == [
-        ["in this process", "4 users", "400"], ["as a server", "4 users", "400"], ["as a server", "10 a second", "400"]
-    ]  # fmt: skip
+    assert [line.split(" | ")[1:5] for line in lines[2:]] == [
+        ["in this process", "4 users", "16", "400"],
+        ["as a server", "4 users", "16", "400"],
+        ["as a server", "10 a second", "16", "400"],
+    ]
     assert "vLLM as a server, 10 a second: 9.95 (9.14–10.8) answers a second" in findings.findings_loads.load_words(
         found
     )
@@ -382,7 +384,10 @@ def test_whether_the_same_requests_are_slow_twice_is_told_by_rows_that_count(
 def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
     stages = [("LLM_decode", 60.0, 50.0), ("vision_encoder", 40.0, 10.0), ("total", 100.0, 60.0)]
     rows = [{"stage": stage, "elapsed_ms": elapsed, "busy_ms": busy} for stage, elapsed, busy in stages]
-    assert findings._where_it_waits({"stages": rows}) == "75 % of that in Vision encoder"
+    said = findings._waited({"launch_bound": 0.4, "stages": rows})
+    assert said == "40.0 % of `generate()`, 75 % of that in Vision encoder"
+    rows[0] |= {"elapsed_ms": 49.0, "busy_ms": 58.0}  # traced and untraced runs differ by more than there is to split
+    assert "in which stage cannot be told" in findings._waited({"launch_bound": 0.4, "stages": rows})
 
 
 def test_the_sample_s_p99_is_the_interpolated_one(findings: ModuleType) -> None:

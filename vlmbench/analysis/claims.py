@@ -36,7 +36,8 @@ class Told:
         value: the estimate; None where it was not measured.
         low: lower end of its 95 % interval; None where there is none.
         high: upper end.
-        of: what was estimated: ``p95`` or ``p90`` of the tail, ``T_request`` or ``T_total`` as the whole of a share.
+        of: what was estimated: ``p95`` or ``p90`` of the tail, ``T_request`` or ``T_total`` as the whole of a share; or
+            why nothing was.
     """
 
     verdict: Verdict
@@ -64,11 +65,14 @@ def tail_is_the_problem(summary: Mapping[str, Any]) -> Told:
 
     Returns:
         The highest percentile that the run carries over the median, of whole requests where they were timed; holds
-        from ``TAIL_FROM`` on.
+        from ``TAIL_FROM`` on. Open without a value where the run carries none; ``of`` says why.
     """
-    request = (summary.get("tail") or {}).get("request") or {}
+    tail = summary.get("tail") or {}
+    request = tail.get("request") or {}
     row = request.get("ratio") or (summary.get("headline") or {}).get("tail_ratio") or {}
     value, low, high = (row.get(name) for name in ("workload", "workload_low", "workload_high"))
+    if value is None and (note := next((r.get("workload_note") for r in tail.get("ratios_to_median") or []), None)):
+        return Told(verdict=Verdict.OPEN, of=str(note))
     return _against(TAIL_FROM, value, low, high, str(row.get("quantile") or ""))
 
 

@@ -37,7 +37,7 @@ class Unflagged:
     Args:
         flags: flag to the rows of the main fit that carry it, the commonest first.
         flagged: rows that carry any.
-        fit: of the other rows; None where they have fewer than three counts.
+        fit: of the other rows; None where they have fewer than three counts, or are fewer than half of all.
         low, high: least and largest count of the other rows.
         narrower: whether these are not those of all rows.
     """
@@ -66,6 +66,9 @@ class Unflagged:
 def without_first_times(flags: pd.Series | None, x: Array, y: Array, clusters: NDArray[Any]) -> Unflagged | None:
     """Fit the rows that did nothing for the first time; None where no row did.
 
+    Where most rows did, as in a sweep whose shape changes from run to run, that is what a run takes and the others say
+    nothing: no line is fitted to them.
+
     Args:
         flags: names joined by spaces, shape (rows,); None where the rows know no flags.
         x, y: counts and times of the main fit, shape (rows,).
@@ -80,7 +83,7 @@ def without_first_times(flags: pd.Series | None, x: Array, y: Array, clusters: N
     counts = Counter(name for names in named for name in names)
     kept, times = x[~flagged], y[~flagged]
     fit = None
-    if len(np.unique(kept)) >= MIN_POINTS:
+    if len(np.unique(kept)) >= MIN_POINTS and 2 * len(kept) >= len(x):
         fit = least_squares(np.column_stack([np.ones_like(kept), kept]), times, clusters[~flagged])
     low, high = (float(kept.min()), float(kept.max())) if len(kept) else (np.nan, np.nan)
     return Unflagged(

@@ -17,7 +17,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> Figure | None:
-    """One panel a kind of first time; an arm's first times as points, its later ones as dashes.
+    """One panel a kind of first time that several shapes have; an arm's first times as points, later ones as dashes.
 
     Args:
         tables: arm to its table, of :func:`vlmbench.analysis.first_steps.first_times`.
@@ -28,15 +28,19 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
     kinds = [kind for kind in _PANELS if any((table["what"] == kind).any() for table in tables.values())]
     if not kinds:
         return None
+    shapes = {kind: max(int((table["what"] == kind).sum()) for table in tables.values()) for kind in kinds}
+    kinds = [kind for kind in kinds if shapes[kind] > 1] or kinds  # one shape is a number, which the table has
     with theme():
         figure = new_figure(
             "What a fresh process pays for each new shape",
             caption(
                 provenance,
+                n=shapes[kinds[0]],
+                unit=f"shapes of a {kinds[0]} an arm",
                 note="Points: the first time at a shape (open: in the first run of the process). "
                 "Dashes: the median of later times.",
             ),
-            width=4.2 * len(kinds),
+            width=5.2 if len(kinds) == 1 else 4.2 * len(kinds),
             height=3.5,
         )
         panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -45,7 +49,13 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
                 rows = table[table["what"] == kind].sort_values("at")
                 began = rows["began"].astype(bool)
                 axes.plot(rows["at"], rows["later_ms"], color=colour, linestyle="none", marker="_", markersize=dot(7))
-                axes.scatter(rows["at"][~began], rows["first_ms"][~began], color=colour, s=dot(3.7) ** 2, label=arm)
+                axes.scatter(
+                    rows["at"][~began],
+                    rows["first_ms"][~began],
+                    color=colour,
+                    s=dot(3.7) ** 2,
+                    label=arm.replace("_", " "),
+                )
                 axes.scatter(
                     rows["at"][began], rows["first_ms"][began], edgecolors=colour, facecolors="none", s=dot(3.7) ** 2
                 )
@@ -53,5 +63,8 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
             axes.set_yscale("log")
             plain_log_ticks(axes.yaxis)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+        if len(kinds) == 1:  # no room beside the title, but between first times and later ones
+            panels[0].legend(handles, labels, loc="center right")
+        else:
+            figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure

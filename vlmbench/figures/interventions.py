@@ -97,7 +97,7 @@ def _arm(axes: Axes, row: int, arm: ArmResult, common: Mapping[str, str]) -> Non
     saved, low, high = saving.saved.value or 0.0, saving.saved.low, saving.saved.high
     inside = span(low, high) or "too few pairs to tell"
     share = f", {percent(saved / saving.baseline_ms)}" if saving.baseline_ms else ""
-    words = f"{_name(arm, common)}: saves {digits(saved)} ms{share} ({inside})"
+    words = f"{_name(arm, common)}: " + f"saves {digits(saved)} ms{share} ({inside})".replace("-", "−")
     kernels = "; kernel + tokens" if arm.unlike_kernels else ""
     _bar(axes, row, _time(saving), METHOD if arm.role == "method" else CONTROL, words + kernels)
     if low is not None and high is not None:

@@ -117,8 +117,10 @@ def _rows(axes: Axes, low: float, high: float, label: str = "") -> None:
 
 
 def _named(axes: Axes, place: float, words: str, size: float) -> None:
-    """The name of a row, above it."""
-    axes.text(0, place, words, transform=axes.get_yaxis_transform(), va="bottom", fontsize=pt(size), color=INK)
+    """The name of a row, above it; no line runs through it."""
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": dot(1)}
+    place_of = axes.get_yaxis_transform()
+    axes.text(0, place, words, transform=place_of, va="bottom", fontsize=pt(size), color=INK, bbox=behind)
 
 
 def _legend(axes: Axes, kinds: Iterable[tuple[str, str]]) -> None:
@@ -172,16 +174,22 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     Returns:
         The figure; None unless two runtimes have any.
     """
-    shown = [one for one in runtimes if any(len(_told(table)) for table in one.tails.values())]
-    if len(shown) < 2:
+    shown = [one for one in runtimes if one.tails]
+    if sum(any(len(_told(table)) for table in one.tails.values()) for one in shown) < 2:
         return None
     wholes = (("T_request", "request", DATASET_COLOUR), ("T_total", "generate()", SERIES[2]))
     with theme():
         told = "lines: 95 % intervals; a percentile that n does not carry is not drawn"
-        figure = _figure("How far the tail reaches, by runtime", f"{caption}\n{told}", 0.7 + 0.9 * len(shown))
+        drawn = sum(any(len(_told(table)) for table in one.tails.values()) for one in shown)
+        height = 0.7 + 0.9 * drawn + 0.35 * (len(shown) - drawn)
+        figure = _figure("How far the tail reaches, by runtime", f"{caption}\n{told}", height)
         axes = figure.subplots()
         place, ends = 0.0, []
         for one in shown:
+            if not any(len(_told(table)) for table in one.tails.values()):
+                _named(axes, place - 0.35, f"{one.label}: worth too few independent runs", 8.5)
+                place += 0.55
+                continue
             _named(axes, place - 0.35, one.label, 8.5)
             for column, _, colour in wholes:
                 rows = _told(one.tails[column]) if column in one.tails else []
@@ -232,13 +240,15 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
                 kind_of = unit.removesuffix(" token")
                 if low <= 0:  # a logarithmic axis has no place for 0: the upper end, pointing to it
                     axes.plot(high, place, marker="<", color=colour, markersize=dot(5))
-                    words.append(f"{kind_of} not told from 0 (at most {digits(high)})")
+                    words.append(f"{kind_of} at most {digits(high)}")
                     continue
                 axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
                 axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
                 words.append(f"{kind_of} {digits(value)} ({span(low, high).removesuffix(' ms')})")
             _named(axes, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", 7.5)
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low / 1.3, high)  # a label below the first tick has room
         plain_log_ticks(axes.xaxis)
         _rows(axes, len(shown) - 0.5, -0.85, "Time a token (ms, log scale)")
         _legend(axes, ((f"one more {unit}", colour) for unit, colour in _KINDS.values()))

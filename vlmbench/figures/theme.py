@@ -238,7 +238,8 @@ def device_name(provenance: Mapping[str, Any]) -> str:
     """What it ran on: ``NVIDIA H200``, ``2 × NVIDIA H200`` where the model is spread or split over two."""
     device, runtime = provenance.get("device") or {}, provenance.get("runtime") or {}
     if endpoint := (provenance.get("model") or {}).get("endpoint"):
-        return f"{_text(endpoint.get('dialect'))} server"  # its hardware is not known here
+        server, card = f"{_text(endpoint.get('dialect'))} server", _text(endpoint.get("device"))
+        return f"{server} on {card}" if card else server  # no server says what it runs on
     name = _text(device.get("name")) or _text(device.get("type"))
     count = max(runtime.get("devices") or 1, runtime.get("processes") or 1)
     return f"{count} × {name}" if name and count > 1 else name

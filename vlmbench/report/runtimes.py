@@ -50,7 +50,7 @@ def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path
 def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tuple[str, Any]]:
     ordered = sorted(stories, key=_place)
     runtimes = [_runtime(story) for story in ordered]
-    about = f"{model} · {device}"
+    about = " · ".join(filter(None, (model, device, _dtype(ordered))))
     data = [story for story in ordered if story.main and story.main.is_phase1]
     swept = [replace(story, parts=story.sweeps) for story in ordered if story.sweeps]
     counted = ", ".join(f"{_name(s)} {s.main.summary['runs']['workload_runs']:,}" for s in data if s.main)
@@ -60,10 +60,22 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
         for stem, figure in (
             ("runtimes", stages_figure(runtimes, of_data)),
             ("runtimes_tail", tail_figure(runtimes, of_data)),
-            ("runtimes_tokens", tokens_figure(runtimes, f"{about}\n{told_together(swept)}")),
+            ("runtimes_tokens", tokens_figure(runtimes, f"{about} · n = {_swept(swept)}\n{told_together(swept)}")),
         )
         if figure is not None
     )
+
+
+def _dtype(stories: Sequence[Story]) -> str:
+    """The data type of all runs; empty where they have several."""
+    found = {str((s.parts[0].provenance.get("runtime") or {}).get("dtype") or "") for s in stories if s.parts}
+    return found.pop().removeprefix("torch.") if len(found) == 1 else ""
+
+
+def _swept(stories: Sequence[Story]) -> str:
+    """How many runs the sweeps of each runtime have."""
+    runs = {_name(s): [(p.summary.get("runs") or {}).get("ok_by_mode") or {} for p in s.parts] for s in stories}
+    return ", ".join(f"{name} {sum(one.get('instrumented', 0) for one in found):,}" for name, found in runs.items())
 
 
 def _name(story: Story) -> str:

@@ -67,7 +67,8 @@ def told(story: Story) -> tuple[Told, Told, Told]:
 
 def _cell(story: Story, found: Told, words: Any, of: str, more: str = "") -> dict[str, Any]:
     if found.value is None:
-        return cell(DASH, sub=f"{found.verdict}{_would(story, words)}")
+        why = f" ({found.of})" if found.of else _would(story, words)
+        return cell(DASH, sub=f"{found.verdict}{why}")
     inside = (
         share_span(found.low, found.high)
         if words is percent

@@ -1,0 +1,296 @@
+"""What stands first on the page, which run lay on which card, why tails cannot be told, and the floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from findings_methods import METHODS
+from published import CARD, FULL, MODELS, RUNTIMES, Published, Run, counted, read, span_of, table, times, value
+from scipy.stats import spearmanr
+
+from vlmbench.analysis.claims import tail_is_the_problem
+from vlmbench.text import DASH, count, digits, percent
+
+_CAPTURED = ("cudagraph", "cudagraph_compiled")
+
+
+def _present(results: Published) -> Iterator[tuple[str, Run]]:
+    """(part, run) of all runs on the card that belong to the present set."""
+    for folder in sorted(results.results.glob(f"{CARD}_*")):
+        for run in results.below(folder):
+            if not run.mark and (run.provenance.get("device") or {}).get("type") == "cuda":
+                yield folder.name.removeprefix(f"{CARD}_"), run
+
+
+def cards_table(results: Published) -> str:
+    """Which part ran on which card from when to when: what stands in a column of time ran at the same time."""
+    parts: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, run in _present(results):
+        for one in run.provenance["sessions"]:
+            if one.get("ended_unix_s"):
+                key = (str(run.provenance["device"].get("uuid")), name)
+                begin, end = parts.get(key, (one["started_unix_s"], one["ended_unix_s"]))
+                parts[key] = (min(begin, one["started_unix_s"]), max(end, one["ended_unix_s"]))
+    cards: dict[str, list[tuple[float, float, str]]] = {}
+    for (uuid, name), (begin, end) in parts.items():
+        cards.setdefault(uuid, []).append((begin, end, name))
+    ordered = sorted((sorted(found) for found in cards.values()), key=lambda found: found[-1])
+    rows = [
+        [
+            f"{place}",
+            "; ".join(f"{_clock(begin)}–{_clock(end)} {name.replace('_', ' ')}" for begin, end, name in found),
+            "yes" if all(a[1] <= b[0] for a, b in pairwise(found)) else "no",
+        ]
+        for place, found in enumerate(ordered, start=1)
+    ]
+    return table(("card", "runs of the present set, UTC", "one after the other"), rows) if rows else ""
+
+
+def _clock(when: float) -> str:
+    return f"{datetime.fromtimestamp(when, UTC):%H:%M}"
+
+
+def why_open_words(results: Published) -> str:
+    """What the tails that cannot be told lack, and where the slow waves are that take it from them."""
+    worth, host, model = [], 0, 0
+    for name in results.names():
+        run = results.run(name, "phase1")
+        if run is None or tail_is_the_problem(run.summary).value is not None:
+            continue
+        p90 = run.summary["distribution"]["T_request"]["workload"]["p90"]
+        if p90.get("effective_n") is None:
+            continue
+        worth.append((int(p90["effective_n"]), p90["n"]))
+        shares = (run.summary["tail"].get("request") or {}).get("variance_parts") or []
+        top = max(shares, key=lambda row: row.get("share") or 0.0, default={})
+        host += top.get("part") == "T_preprocess"
+        model += top.get("part") == "T_total"
+    if not worth:
+        return ""
+    return (
+        f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
+        f"fast by turns, so that {min(n for _, n in worth)} or {max(n for _, n in worth)} requests are worth "
+        f"{min(w for w, _ in worth)} to {max(w for w, _ in worth)} independent ones, and P90 needs 36. In {host} of "
+        f"these {len(worth)} runs most of the variance is preprocessing on the shared host, in {model} it is "
+        f"`generate()`. Longer runs would tell.{_levels(results)}"
+    )
+
+
+def _levels(results: Published) -> str:
+    """How far decode steps of captured loops moved within a run, beside the clock, card by card."""
+    said, related = [], False
+    for model in MODELS:
+        for runtime in _CAPTURED:
+            run = results.run(f"{model}_{runtime}", "phase1")
+            if run is None or run.mark:
+                continue
+            rows = sorted(counted(results.results / run.folder), key=lambda row: float(row["started_unix_s"]))
+            steps = [row["T_LLM_decode"] / (row["num_output_tokens"] - 1) for row in rows]
+            means = [median(steps[at : at + _WINDOW]) for at in range(0, len(steps) - _WINDOW + 1, _WINDOW)]
+            clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz")]
+            if means and max(means) > _MOVED * min(means) and len(clocks) == len(steps):
+                if len(set(clocks)) > 1:
+                    related |= abs(spearmanr(clocks, steps).statistic) > _RELATED
+                held = sum("throttled:power" in row["flags"] for row in rows)
+                said.append(
+                    f"{MODELS[model]}, {RUNTIMES[runtime]}: {digits(min(means))} to {digits(max(means))} ms a token, "
+                    f"the clock at {_ends(clocks)} MHz, {held} of {len(rows)} requests under the "
+                    "power limit"
+                )
+    if not said:
+        return ""
+    return (
+        " Even captured steps, for which nothing waits for the host, move between levels that they keep for tens of "
+        f"requests (medians of {_WINDOW} in a row: {'; '.join(said)}). {_FOLLOWS[related]}"
+    )
+
+
+_FOLLOWS = {
+    False: "The clock that is read after each request does not follow them (rank correlations below 0.2): what they "
+    "come from, these rows do not tell.",
+    True: "They go with the clock that is read after each request.",
+}
+_RELATED = 0.2
+
+
+def _ends(numbers: Sequence[float]) -> str:
+    return " to ".join(f"{end:,.0f}" for end in sorted({min(numbers), max(numbers)}))
+
+
+_WINDOW, _MOVED = 20, 1.05
+
+
+def short_words(results: Published) -> str:
+    """The present set in plain words, a bullet a finding."""
+    lines = [*_encoders(results), *_steps(results), *_whole_requests(results), *_promises(results), *_grid(results)]
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _stage(run: Run, name: str) -> Mapping[str, Any]:
+    return next((row for row in run.summary["components"] if row["component"] == name), {})
+
+
+def _both(results: Published, model: str, one: str, other: str) -> tuple[Run, Run] | None:
+    """Two runtimes of a model, both of the present set."""
+    first, second = (results.run(f"{model}_{runtime}", "phase1") for runtime in (one, other))
+    return (first, second) if first and second and not first.mark and not second.mark else None
+
+
+def _encoders(results: Published) -> Iterator[str]:
+    for model in FULL:
+        if (sides := _both(results, model, "cudagraph", "vllm")) is not None:
+            ours, theirs = (value(_stage(run, "T_vision_encoder"), key="median") for run in sides)
+            yield (
+                f"**Vision encoder of {MODELS[model]}:** {ours} ms captured, {theirs} ms under vLLM, whose device "
+                f"waits there for {_waits_in(sides[1], 'vision_encoder')} of it."
+            )
+
+
+def _waits_in(run: Run, stage: str) -> str:
+    rows = (run.summary.get("launch_bound") or {}).get("stages") or []
+    return next((percent(row["launch_bound"]) for row in rows if row["stage"] == stage), DASH)
+
+
+def _steps(results: Published) -> Iterator[str]:
+    found = [row for row in _floors(results) if row[1] == "cudagraph_compiled"]
+    if found:
+        said = [f"{MODELS[model]} {value(entry)} ms ({over})" for model, _, entry, _, over in found]
+        yield f"**A decode step, captured and compiled:** {', '.join(said)}; × its floor at the rate of a copy."
+
+
+def _whole_requests(results: Published) -> Iterator[str]:
+    for model, other in (("llava", "cudagraph_compiled"), ("llava", "cudagraph"), ("qwen", "cudagraph")):
+        found = read(results.results / f"{CARD}_{model}" / f"compare_{other}_vllm.json")
+        if found is not None and _both(results, model, other, "vllm"):
+            changes = {row["metric"]: row for row in found["pairs"][0]["changes"]}
+            whole = changes["T_request"]
+            note = f"; {MACHINE} [below](#what-do-deployed-runtimes-change)" if whole["change"] == "machine" else ""
+            yield (
+                f"**A whole request to {MODELS[model]}** takes {value(whole['ratio'], times)} times as long under vLLM "
+                f"as under {RUNTIMES[other]} ({digits(whole['candidate_ms'])} and "
+                f"{digits(whole['baseline_ms'])} ms at the median, the same {whole['requests']} requests{note})."
+            )
+
+
+def _promises(results: Published) -> Iterator[str]:
+    kept: dict[str, list[float]] = {}
+    for _model, method, runtime, run in results.methods():
+        for arm in run.summary["arms"]:
+            saving = arm["savings"].get("T_total")
+            if arm["role"] != "method" or method not in METHODS or (arm["keep"] or 1) >= 1 or saving is None:
+                continue
+            promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else 0.0
+            saved = saving["saved_ms"]["value"]
+            if promised > 0 and saved is not None:
+                kept.setdefault("eager" if runtime == "eager" else "captured", []).append(saved / promised)
+    said = [
+        f"{percent(min(shares), 2)} to {percent(max(shares), 2)} of it in {count(len(shares), 'arm')} {words}"
+        for kind, words in (("captured", "that were captured"), ("eager", "in eager mode"))
+        if (shares := kept.get(kind))
+    ]
+    if said:
+        yield (
+            f"**What FLOPs promise of dropped vision tokens, and what was saved of `generate()`:** {', '.join(said)}, "
+            "by arm in the [study](study_dropping_tokens.md)."
+        ).replace("-", "−")
+
+
+def _grid(results: Published) -> Iterator[str]:
+    for model in MODELS:
+        tries = (read(results.results / f"{CARD}_{model}_grid" / "part.json") or {"tries": []})["tries"]
+        runs = [run for run in results.below(results.results / f"{CARD}_{model}_grid") if run.summary.get("arms")]
+        arms = [arm for run in runs for arm in run.summary["arms"] if arm["role"] == "method"]
+        if len(tries) == 1 and not tries[0]["status"] and arms:
+            pairs = sorted({arm["pairs"] for arm in arms})
+            yield (
+                f"**A grid of {len(arms)} arms** (methods, shares and runtimes of {MODELS[model]}, "
+                f"{'–'.join(map(str, pairs))} pairs an arm) took one command and {tries[0]['seconds']} s on one card "
+                "([its table](study_dropping_tokens.md#all-of-it-as-one-command))."
+            )
+
+
+def _copy_rates(results: Published) -> list[float]:
+    """Bytes a second of copies on cards of this kind, as the benchmark of the captured loop measured them."""
+    file = results.results / f"{CARD}_captured" / "cudagraph.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [found["copy_bytes_per_s"] for line in lines if (found := json.loads(line)).get("copy_bytes_per_s")]
+
+
+def _floors(results: Published) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any], str]]:
+    """(model, runtime, ms a token, decode's cost, × the floor at a copy's rate) of captured loops and vLLM."""
+    rates, found = _copy_rates(results), []
+    for name in results.names():
+        model, _, runtime = name.partition("_")
+        run = results.run(name, "phase1")
+        if run is None or run.mark or runtime not in (*_CAPTURED, "vllm"):
+            continue
+        cost = next((r for r in run.summary["cost"]["stages"] or [] if r["component"] == "T_LLM_decode"), None)
+        tokens = run.summary["tokens"]["num_output_tokens"]
+        if cost is None or cost.get("bytes") is None or tokens["min"] != tokens["max"]:
+            continue
+        steps = tokens["median"] - 1
+        stage = _stage(run, "T_LLM_decode")
+        entry = {
+            end: None if stage.get(key) is None else stage[key] / steps
+            for end, key in (("value", "median"), ("low", "median_low"), ("high", "median_high"))
+        }
+        over = f"{times(entry['value'] / (cost['bytes'] / steps / median(rates) * 1e3))} ×" if rates else DASH
+        found.append((model, runtime, entry, {**cost, "steps": steps}, over))
+    return found
+
+
+def floors_table(results: Published) -> str:
+    """What a decode step takes over the least time in which its bytes could be read."""
+    rows = [
+        [
+            MODELS[model], RUNTIMES[runtime], value(entry), f"{cost['bytes'] / cost['steps'] / 1e9:.2f}",
+            f"{times(cost['over_floor'])} ×"
+            + span_of(cost.get("over_floor_low"), cost.get("over_floor_high"), times), over,
+        ]
+        for model, runtime, entry, cost, over in _floors(results)
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    rates = _copy_rates(results)
+    between = f"{min(rates) / 1e12:.2f}–{max(rates) / 1e12:.2f}" if rates else DASH
+    heads = ("model", "runtime", "decode, ms a token", "GB a step", "× the floor at the datasheet's 4.8 TB/s")
+    return (
+        f"{table((*heads, 'at the rate of a copy'), rows)}\n\nA floor is a bound: weights and cache read once. A copy "
+        f"reads and writes {between} TB/s on such cards ([{len(rates)} runs]({results.link}/{CARD}_captured) on other "
+        "cards of the kind; the middle one is taken)."
+    )
+
+
+def yardstick_words(results: Published) -> str:
+    """Whether the machine was as fast under vLLM, by a fixed calculation before each request."""
+    under: dict[bool, list[float]] = {True: [], False: []}
+    for _, run in _present(results):
+        if run.folder.name != "phase1" or run.summary.get("serving"):
+            continue
+        rows = counted(results.results / run.folder)
+        found = [float(row["yardstick_ms"]) for row in rows if row.get("yardstick_ms") is not None]
+        if found:
+            under[run.provenance["runtime"]["name"] == "vllm"].append(median(found))
+    if not (under[True] and under[False]):
+        return ""
+    (low, high), (least, most) = ((min(under[kind]), max(under[kind])) for kind in (True, False))
+    words = (
+        f"{MACHINE} The comparison also times one fixed calculation on the host before each request, finds that it "
+        f"took longer beside vLLM, and calls these ratios open: {digits(low)}–{digits(high)} ms by the medians of the "
+        f"{count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
+        f"{len(under[False])} others of phase 1, on the same host within the same minutes."
+    )
+    if low > most:
+        words += (
+            " So it is vLLM's own process that makes work on the host slower, not the hour; how much of a ratio that "
+            "is, these rows do not tell."
+        )
+    return f"{words} A ratio with an interval and without the mark is beyond it."
+
+
+MACHINE = "‡"
