@@ -179,6 +179,7 @@ def _whole_requests(results: Published) -> Iterator[str]:
 
 def _promises(results: Published) -> Iterator[str]:
     kept: dict[str, list[float]] = {}
+    marks = {run.mark for *_, run in results.methods()} - {""}
     for _model, method, runtime, run in results.methods():
         for arm in run.summary["arms"]:
             saving = arm["savings"].get("T_total")
@@ -195,8 +196,9 @@ def _promises(results: Published) -> Iterator[str]:
     ]
     if said:
         yield (
-            f"**What FLOPs promise of dropped vision tokens, and what was saved of `generate()`:** {', '.join(said)}, "
-            "by arm in the [study](study_dropping_tokens.md)."
+            f"**What FLOPs promise of dropped vision tokens, and what was saved of `generate()`:** {', '.join(said)}"
+            f"{f' (some of an earlier day{marks.pop()})' if marks else ''}, by arm in the "
+            "[study](study_dropping_tokens.md)."
         ).replace("-", "−")
 
 
