@@ -1,4 +1,4 @@
-"""Records into a compact DataFrame, read line by line: memory grows by the columns asked for and nothing else.
+"""Records into a compact DataFrame, read in blocks: memory grows by the columns asked for and nothing else.
 
 Times and counts are kept as float32 (seven digits: a clock has fewer), all other numbers as float64, texts as
 categoricals. The lists of token gaps (``ITL``) stay out of the frame; :func:`load_token_gaps` reads them on their own.
@@ -6,91 +6,22 @@ categoricals. The lists of token gaps (``ITL``) stay out of the frame; :func:`lo
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.errors import InputError
-from vlmbench.records.reading import iter_lines, iter_rows, records_path, token_gaps
+from vlmbench.analysis.row_file import row_file
+from vlmbench.records.reading import token_gaps
 from vlmbench.schema import Mode, Status
 from vlmbench.text import count
-
-_CHUNK_ROWS = 1000
-_NOT_COLUMNS = frozenset({"schema_version", "ITL"})
-_TEXT_COLUMNS = frozenset({"point_id", "sample_id", "mode", "status", "reason", "flags"})
-_PLAIN = frozenset({int, float, bool, str, type(None)})
-_FLOAT32 = re.compile(r"^(T_|TTFT|num_|axis_)")
-
-
-@dataclass
-class _Column:
-    """One column in the making: numbers, or codes into a table of texts."""
-
-    name: str
-    text: bool | None = None  # None until the first value is seen
-    cells: array[Any] = field(default_factory=lambda: array("b"))  # grows in place; its type is set with ``text``
-    codes: dict[str, int] = field(default_factory=dict)
-    length: int = 0
-
-    def add(self, values: list[Any]) -> None:
-        kinds = set(map(type, values))
-        if not kinds <= _PLAIN:
-            values = [_cell(self.name, value) for value in values]
-            kinds = set(map(type, values))
-        if self.text is None:
-            if kinds <= {type(None)}:
-                self.length += len(values)  # still unknown: filled in when a value comes
-                return
-            self.text = str in kinds
-            self.cells = array("i" if self.text else self._dtype.char, self._empty(self.length).tobytes())
-        if (str in kinds and not self.text) or (self.text and kinds & {int, float}):
-            raise InputError(f"column '{self.name}' holds numbers in some rows and texts in others")
-        # None becomes NaN
-        added = self._encode(values) if self.text else np.array(values, dtype=self._dtype)
-        self.cells.frombytes(added.tobytes())
-        self.length += len(values)
-
-    def _empty(self, count: int) -> NDArray[Any]:
-        return np.full(count, -1, np.int32) if self.text else np.full(count, np.nan, self._dtype)
-
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32 if _FLOAT32.match(self.name) else np.float64)
-
-    def _encode(self, values: list[Any]) -> NDArray[Any]:
-        codes = self.codes
-        return np.array(
-            [-1 if v is None else codes.setdefault(v if isinstance(v, str) else str(v), len(codes)) for v in values],
-            dtype=np.int32,
-        )
-
-    def finish(self) -> Any:
-        if self.text is None:
-            return np.full(self.length, np.nan, np.float32)
-        if self.text:
-            return _categorical(np.frombuffer(self.cells, np.int32), list(self.codes))
-        return np.frombuffer(self.cells, self._dtype)
-
-
-def _categorical(codes: NDArray[Any], texts: list[str]) -> Any:
-    return pd.Categorical.from_codes(codes, categories=pd.Index(texts, dtype="str"))
-
-
-def _cell(name: str, value: Any) -> Any:
-    """One value as a column holds it: flags joined by spaces, other nested values left out."""
-    if isinstance(value, list):
-        return " ".join(map(str, value)) if name == "flags" else None
-    return None if isinstance(value, dict) else value
 
 
 def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.DataFrame:
@@ -107,38 +38,14 @@ def load_runs(path: Path | str, columns: Iterable[str] | None = None) -> pd.Data
     Raises:
         InputError: no file, no rows, or rows of another schema version.
     """
-    file = records_path(path)
-    identity = ["point_id", "sample_id", "repeat", "mode", "status", "flags"]
-    wanted = None if columns is None else list(dict.fromkeys([*identity, *columns]))
-    made: dict[str, _Column] = {name: _Column(name) for name in wanted or identity}
-    left_out: list[int] = []
-    rows = iter_rows(file, itl=False, left_out=left_out)
-    total = 0
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        if wanted is None:
-            for name in sorted(set().union(*chunk) - made.keys() - _NOT_COLUMNS):
-                made[name] = _Column(name, length=total)
-        for name, column in made.items():
-            column.add([row.get(name) for row in chunk])
-        total += len(chunk)
-    if not total:
-        why = f"none of its {len(left_out)} lines is a row" if left_out else "nothing was measured there yet"
-        raise InputError(f"'{file}' holds no rows; {why}")
-    frame = pd.DataFrame({name: _text_or_number(name, column) for name, column in made.items()}, copy=False)
-    frame.attrs["lines_left_out"] = len(left_out)
-    return frame
+    wanted = None if columns is None else list(columns)
+    return row_file(path, wanted).frame(wanted)
 
 
 def left_out_words(lines: int) -> str:
     """That lines of a records file were left out, in words."""
     what = "is no row (cut off or damaged) and is" if lines == 1 else "are no rows (cut off or damaged) and are"
     return f"{count(lines, 'line')} of the records {what} left out"
-
-
-def _text_or_number(name: str, column: _Column) -> Any:
-    if column.text is None and name in _TEXT_COLUMNS:
-        return _categorical(np.full(column.length, -1, np.int32), [])
-    return column.finish()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,43 +89,32 @@ def load_token_gaps(
         cluster: what gaps that are not independent have in common: the sample, or only the run.
         max_gaps: the most gaps to hold.
     """
-    file = records_path(path)
-    points = None if point_ids is None else set(point_ids)
-    random = np.random.default_rng(0)
-    values, lengths, samples, tickets = array("f"), array("i"), array("q"), array("d")
-    threshold, gaps_total, requests_total = 1.0, 0, 0
-    for line, row in iter_lines(file):
-        if row["status"] != Status.OK or row["mode"] != Mode.INSTRUMENTED:
-            continue
-        if points is not None and row["point_id"] not in points:
-            continue
-        stored = token_gaps(line)
-        if stored is None:
-            continue
-        gaps = [gap for gap in stored if gap is not None]  # null: not finite, and flagged as such
-        requests_total += 1
-        gaps_total += len(gaps)
-        ticket = random.random()
-        if ticket >= threshold:
-            continue
-        values.extend(gaps)
-        lengths.append(len(gaps))
-        tickets.append(ticket)
-        name = str(row["sample_id"]).encode() if cluster == "sample" else str(requests_total).encode()
-        samples.append(int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True))
-        while len(values) > max_gaps and len(lengths) > 1:
-            threshold /= 2
-            stay = np.frombuffer(tickets) < threshold
-            values = array("f", np.frombuffer(values, np.float32)[np.repeat(stay, lengths)].tobytes())
-            lengths, samples = (array(a.typecode, np.array(a)[stay].tobytes()) for a in (lengths, samples))
-            tickets = array("d", np.array(tickets)[stay].tobytes())
+    rows = row_file(path, ())
+    eligible = rows.equals("status", Status.OK) & rows.equals("mode", Mode.INSTRUMENTED) & (rows.gaps >= 0)
+    if point_ids is not None:
+        eligible &= rows.equals("point_id", *point_ids)
+    numbers = np.flatnonzero(eligible)
+    lengths, tickets, threshold = (
+        rows.gaps[numbers].astype(np.int64),
+        np.random.default_rng(0).random(len(numbers)),
+        1.0,
+    )
+    stay = np.ones(len(numbers), bool)
+    while lengths[stay].sum() > max_gaps and stay.sum() > 1:
+        threshold /= 2
+        stay = tickets < threshold
+    values, names = array("f"), []
+    for place, line in zip(np.flatnonzero(stay), rows.lines(numbers[stay]), strict=True):
+        values.extend(gap for gap in token_gaps(line) or () if gap is not None)  # null: not finite, and flagged as such
+        names.append(rows.text("sample_id", numbers[place]) if cluster == "sample" else str(place + 1))
+    samples = [int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True) for name in names]
     codes = np.unique(np.array(samples, dtype=np.int64), return_inverse=True)[1].astype(np.int32)
     return TokenGaps(
         values=np.array(values, dtype=np.float32),
-        clusters=np.repeat(codes, np.array(lengths, dtype=np.int64)),
-        requests=len(lengths),
-        requests_total=requests_total,
-        gaps_total=gaps_total,
+        clusters=np.repeat(codes, lengths[stay]),
+        requests=int(stay.sum()),
+        requests_total=len(numbers),
+        gaps_total=int(lengths.sum()),
     )
 
 

@@ -12,10 +12,11 @@ import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from vlmbench.errors import InputError
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
@@ -29,12 +30,12 @@ IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
 _NUMBER = rb"-?(?:0|[1-9]\d{0,20})(?:\.\d+)?(?:[eE](?:-\d{1,3}|\+?[0-2]?\d))?"
 _ITEM = rb"(?>" + _NUMBER + rb"|null)"
 _ITL = re.compile(rb'"ITL"\s*:\s*(\[\s*(?:' + _ITEM + rb"(?:\s*,\s*" + _ITEM + rb")*+)?\s*\]|null)")
-_TEXTS = ("point_id", "sample_id", "mode", "status")
+TEXTS = ("point_id", "sample_id", "mode", "status")
 MODES, STATUSES = frozenset(map(str, Mode)), frozenset(map(str, Status))
-_COUNTS = ("repeat", "session", "schema_version")
+COUNTS = ("repeat", "session", "schema_version")
 NUMBERS = ("T_", "TTFT", "num_")  # columns that hold a number or null
 LARGEST = 1e30  # beyond what any column holds: FLOPs of a run stay below 1e20
-_LARGEST_COUNT = 2**53
+LARGEST_COUNT = 2**53
 
 _log = logging.getLogger(__name__)
 
@@ -119,9 +120,20 @@ def check_schema(row: Mapping[str, Any], file: Path, number: int) -> None:
 def iter_lines(path: Path | str, *, left_out: list[int] | None = None) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """As :func:`iter_rows`, each row as it stands in the file (without the line end), and parsed without ``ITL``."""
     file = records_path(path)
+    with opened(file) as stream:
+        yield from _lines(stream, file, [] if left_out is None else left_out)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """Open a records file, packed or not.
+
+    Raises:
+        InputError: the file cannot be read, then or within the context.
+    """
     try:
         with gzip.open(file) if file.suffix == PACKED else file.open("rb") as stream:
-            yield from _lines(stream, file, [] if left_out is None else left_out)
+            yield cast(BinaryIO, stream)
     except (OSError, EOFError, zlib.error) as error:  # gzip raises any of them for a file that is damaged or cut off
         raise InputError(
             f"cannot read records '{file}': {getattr(error, 'strerror', None) or error}.\n"
@@ -146,16 +158,26 @@ def _lines(stream: Iterable[bytes], file: Path, left_out: list[int]) -> Iterator
                 left_out.append(number)
                 continue
             measured.add(key)
-        if len(left_out) > told:
-            _warn(f"{file}: {len(left_out) - told} damaged line(s) before line {number} are left out")
-            told = len(left_out)
+        told = warn_of_damage(file, number, told, len(left_out))
         yield line.strip(), row
+    warn_of_repeats(file, twice)
+
+
+def warn_of_damage(file: Path, number: int, told: int, left_out: int) -> int:
+    """Say how many lines were left out before a line, beyond those that were told; returns how many are told."""
+    if left_out > told:
+        warn_once(f"{file}: {left_out - told} damaged line(s) before line {number} are left out")
+    return left_out
+
+
+def warn_of_repeats(file: Path, twice: int) -> None:
+    """Say how many rows were left out because they stand in the file already, if any."""
     if twice:
-        _warn(f"{file}: {twice} row(s) stand in it twice; the first of each counts")
+        warn_once(f"{file}: {twice} row(s) stand in it twice; the first of each counts")
 
 
 @cache
-def _warn(words: str) -> None:
+def warn_once(words: str) -> None:
     """Say a warning once: a report reads the same rows for each of its parts."""
     _log.warning("%s", words)
 
@@ -184,7 +206,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 def _is_row(row: Mapping[str, Any]) -> bool:
     """Whether names have the types and the values the range that every row of vlmbench has."""
-    if not all(isinstance(row[name], str) for name in _TEXTS) or not all(_is_count(row[name]) for name in _COUNTS):
+    if not all(isinstance(row[name], str) for name in TEXTS) or not all(_is_count(row[name]) for name in COUNTS):
         return False
     if row["mode"] not in MODES or row["status"] not in STATUSES or row.get("ITL") is not None:
         return False
@@ -202,4 +224,4 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST_COUNT
+    return type(value) is int and 0 <= value < LARGEST_COUNT

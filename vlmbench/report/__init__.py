@@ -27,12 +27,15 @@ def write_report(kind: str, directory: Path, to: Path | None = None, *, extra_fi
         InputError: the directory holds no records, or broken ones.
         MeasurementError: a file cannot be written.
     """
-    text = _summarise(kind, directory, to)
-    if not text:
-        return ""
-    for name in extra_figures:
-        _draw_extra(name, directory, to or directory)
-    return f"{text}\n\n{write_pages(to or directory, directory, {directory: to or directory})}"
+    from vlmbench.analysis.row_file import read_once
+
+    with read_once():
+        text = _summarise(kind, directory, to)
+        if not text:
+            return ""
+        for name in extra_figures:
+            _draw_extra(name, directory, to or directory)
+        return f"{text}\n\n{write_pages(to or directory, directory, {directory: to or directory})}"
 
 
 def write_quick_report(kind: str, directory: Path) -> str:
@@ -45,14 +48,16 @@ def write_quick_report(kind: str, directory: Path) -> str:
         InputError: nothing was measured yet.
         MeasurementError: a file cannot be written.
     """
-    if not _summarise(kind, directory, None, quick=True):
-        return ""
+    from vlmbench.analysis.row_file import read_once
     from vlmbench.report.page import write_page
 
-    try:
-        page = write_page(directory)
-    except ConfigError as error:
-        return f"no page: {error}"
+    with read_once():
+        if not _summarise(kind, directory, None, quick=True):
+            return ""
+        try:
+            page = write_page(directory)
+        except ConfigError as error:
+            return f"no page: {error}"
     return f"what there is: {shown(page)}"
 
 
@@ -79,7 +84,7 @@ def _draw_extra(name: str, directory: Path, to: Path) -> None:
     from vlmbench.figures.theme import save
     from vlmbench.report.phase1_summary import provenance_of
 
-    figure = plugins.load("vlmbench.figures", name)(load_runs(directory), provenance_of(directory))
+    figure = plugins.load("vlmbench.figures", name)(load_runs(directory).copy(), provenance_of(directory))
     if figure is not None:
         save(figure, to / "figures", name)
 

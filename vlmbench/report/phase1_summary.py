@@ -85,7 +85,9 @@ def read_run(directory: Path | str) -> Run:
     """
     directory = Path(directory)
     frame = load_runs(directory, COLUMNS)
-    frame = frame[~frame["point_id"].astype(str).str.startswith("paired,")]  # runs that are compared, not pooled
+    paired = [name for name in frame["point_id"].cat.categories if name.startswith("paired,")]
+    if paired:  # runs that are compared, not pooled
+        frame = frame[~frame["point_id"].isin(paired)]
     return Run(
         frame=frame,
         gaps=load_token_gaps(directory, point_ids=_points(frames.workload(frame))),

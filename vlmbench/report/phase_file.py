@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from vlmbench.analysis.frames import BASELINE
+from vlmbench.analysis.row_file import RowFile, row_file
 from vlmbench.hiding import without_secret_texts
 from vlmbench.records.files import strict, write_whole
-from vlmbench.records.reading import iter_lines
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 _FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)
@@ -66,30 +68,37 @@ def run_rows(directory: Path, *, arms: bool = False) -> Iterator[bytes]:
     Args:
         arms: whether the arms of a comparison of methods count; without, only its baseline does.
     """
-    kept = _failures_that_stand(directory)
-    for number, (line, row) in enumerate(iter_lines(directory)):
-        if not arms and row.get("intervention", BASELINE) != BASELINE:
-            continue
-        if number in kept or (row["status"] == Status.OK and row["mode"] == Mode.INSTRUMENTED):
-            yield line
+    rows = row_file(directory)
+    shown = rows.equals("status", Status.OK) & rows.equals("mode", Mode.INSTRUMENTED)
+    shown[_failures_that_stand(rows)] = True
+    if not arms and "intervention" in rows.columns:
+        shown &= rows.equals("intervention", BASELINE) | np.asarray(rows.columns["intervention"].isna())
+    yield from rows.lines(np.flatnonzero(shown))
 
 
-def _failures_that_stand(directory: Path) -> set[int]:
+def _failures_that_stand(rows: RowFile) -> list[int]:
     """Numbers (from 0) of the rows that are reported failures."""
+    failed = rows.equals("status", *_FAILED) & ~rows.equals("mode", Mode.TRACE)
+    if not failed.any():
+        return []
+    points, samples = rows.columns["point_id"].codes, rows.columns["sample_id"].codes
+    pairs = points.astype(np.int64) * (int(samples.max()) + 1) + samples
+    good = rows.equals("status", Status.OK) & ~rows.equals("mode", Mode.TRACE)
+    # a point that was skipped as a whole has a row without a sample, which any measured row makes good
+    whole = failed & rows.equals("sample_id", "")
+    good &= np.isin(pairs, pairs[failed]) | np.isin(points, points[whole])
     found: dict[_Key, tuple[int, str]] = {}
-    for number, (_, row) in enumerate(iter_lines(directory)):
-        mode = row["mode"]
-        if mode == Mode.TRACE:
-            continue
-        key = (row["point_id"], row["sample_id"], row["repeat"])
-        if row["status"] in _FAILED:
+    for number in np.flatnonzero(failed | good).tolist():
+        point, mode = rows.text("point_id", number), rows.text("mode", number)
+        key = (point, rows.text("sample_id", number), int(rows.columns["repeat"][number]))
+        if failed[number]:
             found[key] = (number, mode)
-        elif row["status"] == Status.OK:
-            if key in found and mode in (Mode.INSTRUMENTED, found[key][1]):
-                del found[key]
-            if mode == Mode.INSTRUMENTED:  # a point that was skipped as a whole has a row without a sample
-                found.pop((row["point_id"], "", 0), None)
-    return {number for number, _ in found.values()}
+            continue
+        if key in found and mode in (Mode.INSTRUMENTED, found[key][1]):
+            del found[key]
+        if mode == Mode.INSTRUMENTED:
+            found.pop((point, "", 0), None)
+    return [number for number, _ in found.values()]
 
 
 def json_row(value: Any) -> bytes:

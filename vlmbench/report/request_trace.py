@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.frames import values, workload
+from vlmbench.analysis.row_file import row_file
 from vlmbench.records.files import write_whole
-from vlmbench.records.reading import iter_lines, token_gaps
+from vlmbench.records.reading import parse_row, token_gaps
 from vlmbench.schema import STAGES, TOTAL
 from vlmbench.schema.stage_table import DECODE
 
@@ -32,7 +33,7 @@ def write_request_traces(directory: Path, to: Path, frame: pd.DataFrame, summary
 
     Args:
         to: where ``exports/`` goes.
-        frame: the rows, in the order written.
+        frame: rows of :func:`vlmbench.analysis.frames.load_runs`, whose index numbers them.
         summary: of phase 1, whose percentiles of the whole request are looked for.
 
     Raises:
@@ -42,38 +43,22 @@ def write_request_traces(directory: Path, to: Path, frame: pd.DataFrame, summary
     wanted = {name: value for name in _PLACES if (value := (percentiles.get(name) or {}).get("value")) is not None}
     chosen = _nearest(workload(frame), wanted)
     files = []
-    for line, row in iter_lines(directory) if chosen else ():
-        for name in [name for name, (key, _) in chosen.items() if key == _key(row)]:
-            gaps = token_gaps(line) if "ITL" in row else None
-            events = list(_events({**row, "ITL": gaps, _METRIC: chosen[name][1]}))
-            made = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"request": row["sample_id"]}}
-            file = to / "exports" / f"request_{name}.trace.json"
-            files.append(write_whole(file, json.dumps(made, allow_nan=False) + "\n"))
-            del chosen[name]
-        if not chosen:
-            break
-    return sorted(files)
+    numbers = [number for number, _ in chosen.values()]
+    for (name, (_, time)), line in zip(chosen.items(), row_file(directory, ()).lines(numbers), strict=True):
+        row = {**(parse_row(line) or {}), "ITL": token_gaps(line), _METRIC: time}
+        made = {"traceEvents": list(_events(row)), "displayTimeUnit": "ms", "otherData": {"request": row["sample_id"]}}
+        file = to / "exports" / f"request_{name}.trace.json"
+        files.append(write_whole(file, json.dumps(made, allow_nan=False) + "\n"))
+    return files
 
 
-def _nearest(rows: pd.DataFrame, wanted: Mapping[str, float]) -> dict[str, tuple[tuple[Any, ...], float]]:
-    """For each percentile, the run whose time is nearest to it: its key, and that time, ms."""
+def _nearest(rows: pd.DataFrame, wanted: Mapping[str, float]) -> dict[str, tuple[int, float]]:
+    """For each percentile, the run whose time is nearest to it: its number in the file, and that time, ms."""
     times = values(rows, _METRIC)
     if np.isnan(times).all():
         return {}
     places = {name: int(np.nanargmin(np.abs(times - value))) for name, value in wanted.items()}
-    return {
-        name: (
-            (str(rows["point_id"].iloc[at]), str(rows["sample_id"].iloc[at]), int(rows["repeat"].iloc[at])),
-            times[at],
-        )
-        for name, at in places.items()
-    }
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    if row.get("mode") != "instrumented" or row.get("status") != "ok":
-        return None
-    return row["point_id"], row["sample_id"], row["repeat"]
+    return {name: (int(rows.index[at]), times[at]) for name, at in places.items()}
 
 
 def _events(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis import frames
-from vlmbench.records.reading import iter_lines, token_gaps
+from vlmbench.analysis.row_file import row_file
+from vlmbench.records.reading import token_gaps
 from vlmbench.report.page.cells import STAGE_CODES, point_key, rounded, rounded_list
 from vlmbench.text import count
 
@@ -202,12 +203,10 @@ def _token_gaps(directory: Path, order: Ints, wanted: set[int]) -> list[Any]:
     """Times between tokens of the wanted rows; a long output in steps of several tokens each, as ``[tokens, ms…]``."""
     found: dict[int, list[Any]] = {}
     if wanted:
-        last = max(wanted)
-        for number, (line, _) in enumerate(iter_lines(directory)):
-            if number in wanted and (gaps := token_gaps(line)):
+        numbers = sorted(wanted)
+        for number, line in zip(numbers, row_file(directory, ()).lines(numbers), strict=True):
+            if gaps := token_gaps(line):
                 found[number] = _steps([gap for gap in gaps if gap is not None])
-            if number >= last:
-                break
     return [found.get(int(i)) for i in order]
 
 
