@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -18,6 +19,7 @@ from vlmbench.figures.theme import MUTED, SERIES, caption, new_figure, theme
 from vlmbench.text import count
 
 _MOST_FLAGS = 5
+_STROKES = 20_000  # ten times the pixels of the axis
 _OTHER = "other flags"
 _PALETTE = (SERIES[1], SERIES[3], SERIES[2], SERIES[4], SERIES[5])
 
@@ -28,13 +30,14 @@ def lane_rows(frame: pd.DataFrame) -> pd.DataFrame:
     The flag of a row is the rarest one that it carries and that may have made it slow; empty without one.
     """
     at = values(frame, "started_unix_s")
-    carried = [
-        [flag for flag in str(text).split() if is_cause(flag)]
-        for text in frame["flags"].astype(object).where(frame["flags"].notna(), "")
-    ]
-    often = Counter(flag for flags in carried for flag in flags)
+    codes, texts = pd.factorize(frame["flags"].astype(object).where(frame["flags"].notna(), ""))
+    carried = [[flag for flag in str(text).split() if is_cause(flag)] for text in texts]
+    often: Counter[str] = Counter()
+    for flags, rows in zip(carried, np.bincount(codes, minlength=len(texts)).tolist(), strict=True):
+        often.update(dict.fromkeys(flags, rows) if len(set(flags)) == len(flags) else Counter(flags * rows))
     shown = {flag for flag, _ in often.most_common(_MOST_FLAGS)}
-    chosen = [min(flags, key=lambda flag: often[flag]) if flags else "" for flags in carried]
+    rarest = [min(flags, key=lambda flag: often[flag]) if flags else "" for flags in carried]
+    named = np.array([flag if flag in shown or not flag else _OTHER for flag in rarest], dtype=object)
     status, mode = frame["status"].astype(str).to_numpy(), frame["mode"].astype(str).to_numpy()
     repeated = (frame["point_id"].astype(str) == "reference").to_numpy()
     lane = np.select(
@@ -45,9 +48,17 @@ def lane_rows(frame: pd.DataFrame) -> pd.DataFrame:
         ["failed", "cold, warm-up", "traced", "bare", "one request repeated"],
         "workload",
     )  # fmt: skip
-    table = pd.DataFrame({"lane": lane, "at": at, "flag": [f if f in shown or not f else _OTHER for f in chosen]})
+    table = pd.DataFrame({"lane": lane, "at": at, "flag": named[codes]})
     table = table[np.isfinite(at)]
     return table.assign(at=table["at"] - table["at"].min())
+
+
+def _strokes(at: pd.Series, end: float) -> pd.Series:
+    """Where to draw: of very many rows, those less than a tenth of a pixel apart share a stroke."""
+    if len(at) <= _STROKES:
+        return at
+    step = end / _STROKES
+    return (at / step).round().drop_duplicates() * step
 
 
 def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
@@ -83,11 +94,11 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
         for place, lane in enumerate(lanes):
             rows = table[table["lane"] == lane]
             for flag in ("", *colours):  # flagged ones on top
-                part = rows.loc[rows["flag"] == flag, "at"] / scale
-                axes.vlines(
-                    part, place - 0.22, place + 0.22, color=colours.get(flag, "#9A9A9A"), rasterized=True,
-                    linewidth=dot(0.6 if not flag else 1.0),
-                )  # fmt: skip
+                part = _strokes(rows.loc[rows["flag"] == flag, "at"] / scale, table["at"].max() / scale)
+                ends = np.broadcast_to([place - 0.22, place + 0.22], (len(part), 2))
+                strokes = np.stack([np.repeat(part.to_numpy()[:, None], 2, axis=1), ends], axis=-1)
+                colour, width = colours.get(flag, "#9A9A9A"), dot(0.6 if not flag else 1.0)
+                axes.add_collection(LineCollection(strokes, color=colour, rasterized=True, linewidth=width))
             axes.text(
                 0, place - 0.27, f"{lane} ({len(rows):,})", transform=axes.get_yaxis_transform(), va="bottom",
                 fontsize=pt(8),

@@ -51,6 +51,7 @@ def render(
     first = next((story["detail"] for story in data["stories"] if story["detail"]), _nothing())
     has = _sections(data)
     provenances = [part.provenance for part in parts if part.provenance]
+    said = json.dumps([data["title"], [story["detail"] for story in data["stories"][:1]]], ensure_ascii=False)
     return str(
         template.render(
             page=data,
@@ -66,7 +67,7 @@ def render(
             provenance=facts(provenances),
             software=software(next(iter(provenances), {})),
             files=list(_files(beside, shown, summaries or {})),
-            glossary=[(name, meaning) for name, meaning in GLOSSARY if _is_used(name, data)],
+            glossary=[(name, meaning) for name, meaning in GLOSSARY if _is_used(name, said)],
             css=Markup(f"{stage_styles()}\n{_asset('page.css')}"),  # noqa: S704 (our own file)
             script=Markup("\n".join(["(() => {", '"use strict";', *(_asset(name) for name in SCRIPTS), "})();"])),  # noqa: S704
             data=Markup(_json(data)),  # noqa: S704 (escaped there)
@@ -103,9 +104,8 @@ GLOSSARY = (
 """(word, what it means) of the words that the page uses without saying them."""
 
 
-def _is_used(name: str, data: Mapping[str, Any]) -> bool:
-    """Whether a word of the glossary can stand on the page of these runs."""
-    text = json.dumps([data["title"], [story["detail"] for story in data["stories"][:1]]], ensure_ascii=False)
+def _is_used(name: str, text: str) -> bool:
+    """Whether a word of the glossary can stand on the page of runs whose data are this text."""
     if name in ("random weights", "synthetic_vqa", "Setup", "Projector", "Residual"):
         return name in text
     if name in ("floor", "MFU, MBU"):
