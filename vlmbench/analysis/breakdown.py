@@ -11,7 +11,8 @@ import pandas as pd
 from vlmbench.analysis import frames
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.analysis.quantiles import median
-from vlmbench.analysis.ratios import ratio_of_sums
+from vlmbench.analysis.ratios import ratio_of_sums, share_of_sums
+from vlmbench.analysis.row_file import once
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, MODEL_PARTS, TOTAL_PARTS, TOTAL_STAGES
 
 PARAMETER_PARTS: tuple[str, ...] = (*(part.name for part in MODEL_PARTS), "other")
@@ -26,6 +27,7 @@ LONG, LONG_GOAL, SHORT_GOAL = 32, 0.002, 0.01
 """Goals for the median of |T_residual| / T_total: the second from so many output tokens on, the third below."""
 
 
+@once
 def component_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Time of each part over the workload's measured runs.
 
@@ -52,7 +54,7 @@ def component_table(frame: pd.DataFrame) -> pd.DataFrame:
             middle = median(time, clusters=codes)
             row: tuple[Any, ...] = (name, whole, int((~np.isnan(time)).sum()), middle.value, middle.low, middle.high)
             row += (float(np.nanmean(time)), share.value, share.low, share.high)
-            row += (ratio_of_sums(spent, values(rows, "T_request")).value, share.lag1, share.effective_n)
+            row += (share_of_sums(spent, values(rows, "T_request")), share.lag1, share.effective_n)
             table.append(row)
     return pd.DataFrame(table, columns=_COLUMNS)
 

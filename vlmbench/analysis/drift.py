@@ -122,6 +122,11 @@ class HalvesCheck:
         return f"{text}: too noisy to tell{why}{where}; more repeats or a machine of your own would"
 
 
+_USED = (
+    "point_id", "sample_id", "repeat", "session", "started_unix_s", "status", "mode", "intervention",
+)  # fmt: skip
+
+
 def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | None:
     """Compare the halves of the repeats of every request that was measured at least four times.
 
@@ -135,9 +140,9 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     Returns:
         The check; None where there is nothing to compare.
     """
-    rows = timing_rows(frame)
-    if metric not in rows or "point_id" not in rows:
+    if metric not in frame or "point_id" not in frame:
         return None
+    rows = timing_rows(frame[[name for name in _USED if name in frame] + [metric]])
     rows = in_time(rows[rows[metric] > 0])
     names = [c for c in ("point_id", "sample_id") if c in rows]
     repeats = rows.groupby(names, observed=True)[metric].transform("size")

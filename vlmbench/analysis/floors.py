@@ -68,11 +68,11 @@ def _source_today(peaks: DevicePeaks) -> str:
 
 
 def _peak_in_rows(frame: pd.DataFrame, work: str, share: str) -> float | None:
-    rows = timing_rows(frame)
+    kinds = [name for name in ("status", "mode") if name in frame]
     for stage, suffix in STAGE_COSTS.items():
         names = [stage, f"{work}_{suffix}", f"{share}_{suffix}"]
-        if set(names) <= set(rows.columns):
-            known = rows[names].astype(float)
+        if set(names) <= set(frame.columns):
+            known = timing_rows(frame[[*kinds, *names]])[names].astype(float)
             known = known[(known > 0).all(axis=1)]
             if len(known):
                 time, amount, reached = (known[name] for name in names)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlmbench.analysis.row_file import row_file
+from vlmbench.analysis.row_file import once, row_file
 from vlmbench.records.reading import token_gaps
 from vlmbench.schema import Mode, Status
 from vlmbench.text import count
@@ -142,6 +142,7 @@ def is_cause(flag: str) -> bool:
     return flag in _CAUSES or flag.startswith(_CAUSE_KINDS)
 
 
+@once
 def measured(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     """The rows that are latencies: status ``ok``, watched as ``mode`` says. Warm-up, cold and trace rows never are.
 
@@ -165,9 +166,11 @@ def compares(frame: pd.DataFrame) -> bool:
 def _of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The rows of ``kind`` at any point of a sweep: ``dataset``, ``dataset,resolution=336`` …"""
     names = rows["point_id"].cat.categories if hasattr(rows["point_id"], "cat") else rows["point_id"].unique()
-    return rows[rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])]
+    found = rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])
+    return rows if found.all() else rows[found]
 
 
+@once
 def reference(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     """The measured runs of the repeated single request; no rows if there was none.
 
@@ -178,6 +181,7 @@ def reference(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     return rows[rows["point_id"] == points.index[0]] if len(points) > 1 else rows
 
 
+@once
 def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     """The measured runs of the workload: the data set's requests (at all points of a sweep), or all but the repeated
     single request where there is no data set.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -45,9 +46,14 @@ def paired_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     pairs = sides[0].merge(sides[1], on=keys, how="inner", validate="many_to_many")
     pairs = pairs.drop_duplicates(keys, keep="last").reset_index(drop=True)
     both = zip(pairs.pop("flags_instrumented"), pairs.pop("flags_bare"), strict=True)
-    unlike = [" ".join(sorted(_first_time(one) ^ _first_time(other))) for one, other in both]
+    unlike = [_unlike(one, other) for one, other in both]
     ratio = pairs["instrumented"].astype("float64") / pairs["bare"].astype("float64")
     return pairs.assign(ratio=ratio, unlike=pd.Series(unlike, index=pairs.index, dtype=object))
+
+
+@lru_cache  # few kinds of flags, many pairs
+def _unlike(one: Any, other: Any) -> str:
+    return " ".join(sorted(_first_time(one) ^ _first_time(other)))
 
 
 def _first_time(flags: Any) -> frozenset[str]:

@@ -65,6 +65,13 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
 
 
+def share_of_sums(part: Array, whole: Array) -> float | None:
+    """The value of :func:`ratio_of_sums` alone, which takes a hundredth of the time; None where there is none."""
+    good = ~(np.isnan(part) | np.isnan(whole))
+    base = whole[good].sum()
+    return float(part[good].sum() / base) if base else None
+
+
 def on_log_odds(share: float, reach: float) -> tuple[float, float]:
     """Both ends of a share's interval on the scale of log-odds, where none lies beyond 0 or 1.
 

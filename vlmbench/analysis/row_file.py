@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,8 @@ from vlmbench.schema import Status
 if TYPE_CHECKING:
     import pyarrow as pa
 
+P = ParamSpec("P")
+_Table = Callable[Concatenate[pd.DataFrame, P], pd.DataFrame]
 IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "flags")
 _NOT_COLUMNS = frozenset({"schema_version", "ITL"})
 _TEXT_COLUMNS = frozenset({"point_id", "sample_id", "mode", "status", "reason", "flags"})
@@ -129,6 +133,12 @@ def _absent(name: str, length: int) -> Any:
     return np.full(length, np.nan, np.float32)
 
 
+def _read_only(column: Any) -> Any:
+    if isinstance(column, np.ndarray):
+        column.flags.writeable = False
+    return column
+
+
 def _cell(name: str, value: Any) -> Any:
     """One value as a column holds it: flags joined by spaces, other nested values left out."""
     if isinstance(value, list):
@@ -147,6 +157,7 @@ class RowFile:
         starts: where the line of each row starts in the (unpacked) file, bytes, shape (rows,).
         gaps: how many token gaps each row holds, -1 without a list, shape (rows,).
         lines_left_out: how many lines are no rows, or rows that stand in the file already.
+        shared: whether frames share their memory, which cannot be written to.
     """
 
     path: Path
@@ -155,6 +166,7 @@ class RowFile:
     starts: NDArray[np.int64]
     gaps: NDArray[np.int32]
     lines_left_out: int
+    shared: bool = False
 
     def frame(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """Return columns as a DataFrame, as :func:`vlmbench.analysis.frames.load_runs` describes it.
@@ -171,7 +183,10 @@ class RowFile:
         names = list(every if columns is None else dict.fromkeys([*IDENTITY, *columns]))
         if both := sorted(self.mixed.intersection(names)):
             raise InputError(f"column '{both[0]}' holds numbers in some rows and texts in others")
-        found = {name: self.columns[name] if name in self.columns else _absent(name, rows) for name in names}
+        found = {name: self.columns.get(name) for name in names}
+        nothing = _read_only(_absent("", rows)) if self.shared else None
+        for name in (name for name in names if name not in self.columns):
+            found[name] = _absent(name, rows) if nothing is None or name in _TEXT_COLUMNS else nothing
         frame = pd.DataFrame(found, copy=False)
         frame.attrs["lines_left_out"] = self.lines_left_out
         return frame
@@ -196,19 +211,31 @@ class RowFile:
                 yield stream.readline().strip()
 
 
-_held: ContextVar[list[tuple[object, RowFile]] | None] = ContextVar("_held", default=None)
+@dataclass
+class _Held:
+    """What parts of a report share: the file that was read last, and what was made of a frame."""
+
+    stamp: object = None
+    file: RowFile | None = None
+    made: dict[tuple[object, ...], tuple[weakref.ref[pd.DataFrame], pd.Index, pd.DataFrame]] = field(
+        default_factory=dict
+    )
+
+
+_held: ContextVar[_Held | None] = ContextVar("_held", default=None)
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Keep the records file that was read last until the context ends, so that each part of a report reads it no more.
+    """Keep the records file that was read last until the context ends, and what :func:`once` marks.
 
-    A file that has changed since is read anew. Frames of one file share their memory there, and cannot be written to.
+    So each part of a report reads the rows no more. A file that has changed since is read anew. Frames of one file
+    share their memory within the context, and their cells cannot be written to.
     """
     if _held.get() is not None:
         yield
         return
-    token = _held.set([])
+    token = _held.set(_Held())
     try:
         yield
     finally:
@@ -230,14 +257,32 @@ def row_file(path: Path | str, columns: Iterable[str] | None = None) -> RowFile:
         return _read(file, None if columns is None else [*IDENTITY, *columns])
     state = file.stat()
     stamp = (file, state.st_ino, state.st_size, state.st_mtime_ns)
-    if not held or held[0][0] != stamp:
-        held.clear()
+    if held.file is None or held.stamp != stamp:
+        held.file = None  # its memory, before more is taken
         read = _read(file, None)
-        for column in read.columns.values():
-            if isinstance(column, np.ndarray):
-                column.flags.writeable = False
-        held.append((stamp, read))
-    return held[0][1]
+        columns = {name: _read_only(column) for name, column in read.columns.items()}
+        held.file, held.stamp = replace(read, columns=columns, shared=True), stamp
+    return held.file
+
+
+def once(
+    make: Callable[Concatenate[pd.DataFrame, P], pd.DataFrame],
+) -> Callable[Concatenate[pd.DataFrame, P], pd.DataFrame]:
+    """Make a table of a frame once within :func:`read_once`, as long as the frame is there with the same columns."""
+
+    @wraps(make)
+    def made(frame: pd.DataFrame, /, *args: P.args, **named: P.kwargs) -> pd.DataFrame:
+        held = _held.get()
+        if held is None or args or named:  # what is asked for now and then is not worth its memory
+            return make(frame, *args, **named)
+        key = (make.__qualname__, id(frame))
+        known = held.made.get(key)
+        if known is None or known[0]() is not frame or known[1] is not frame.columns:
+            gone = weakref.ref(frame, lambda _: held.made.pop(key, None))
+            known = held.made[key] = (gone, frame.columns, make(frame, *args, **named))
+        return known[2].copy(deep=False)
+
+    return made
 
 
 def _read(file: Path, wanted: Sequence[str] | None) -> RowFile:

@@ -98,7 +98,7 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
                 ends = np.broadcast_to([place - 0.22, place + 0.22], (len(part), 2))
                 strokes = np.stack([np.repeat(part.to_numpy()[:, None], 2, axis=1), ends], axis=-1)
                 colour, width = colours.get(flag, "#9A9A9A"), dot(0.6 if not flag else 1.0)
-                axes.add_collection(LineCollection(strokes, color=colour, rasterized=True, linewidth=width))
+                axes.add_collection(LineCollection(list(strokes), color=colour, rasterized=True, linewidth=width))
             axes.text(
                 0, place - 0.27, f"{lane} ({len(rows):,})", transform=axes.get_yaxis_transform(), va="bottom",
                 fontsize=pt(8),
