@@ -199,4 +199,4 @@ def _are_gaps(column: Any, block: bytes) -> bool:
     size = np.abs(column.values.to_numpy(zero_copy_only=False))
     usual, zero = int(((size < _MOST_MS) & (size > _LEAST_MS)).sum()), int((size == 0.0).sum())
     known = usual + zero + column.values.null_count == len(size)
-    return bool(known) and not (zero and _ODD_ZERO.search(block))
+    return bool(known and not (zero and _ODD_ZERO.search(block)))
