@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.row_file import once, row_file
+from vlmbench.errors import InputError
 from vlmbench.records.reading import token_gaps
 from vlmbench.schema import Mode, Status
 from vlmbench.text import count
