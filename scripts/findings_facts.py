@@ -282,17 +282,16 @@ def yardstick_words(results: Published) -> str:
         return ""
     (low, high), (least, most) = ((min(under[kind]), max(under[kind])) for kind in (True, False))
     words = (
-        f"{MACHINE} The comparison also times one fixed calculation on the host before each request, finds that it "
-        f"took longer beside vLLM, and calls these ratios open: {digits(low)}–{digits(high)} ms by the medians of the "
-        f"{count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
+        f"A fixed calculation on the host stands before each request: {digits(low)}–{digits(high)} ms by the medians "
+        f"of the {count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
         f"{len(under[False])} others of phase 1, on the same host within the same minutes."
     )
     if low > most:
         words += (
-            " So it is vLLM's own process that makes work on the host slower, not the hour; how much of a ratio that "
-            "is, these rows do not tell."
+            " So it is vLLM's own process that makes work on the host slower, not the hour, and these ratios hold "
+            "that; what the machine changed by itself between two runtimes is not told from it."
         )
-    return f"{words} A ratio with an interval and without the mark is beyond it."
+    return f"{words} {MACHINE} marks a ratio that a change of the machine may explain."
 
 
 MACHINE = "‡"

@@ -147,6 +147,12 @@ def test_a_percentile_that_cannot_be_told_is_refused_in_two_lines() -> None:
     ]
 
 
+def test_a_figure_is_drawn_of_what_can_be_told_alone(tmp_path: Path) -> None:
+    found = _solved(60, run=_run(_rows(100, 8, 50, n=12)))
+    assert all(one.latency.value is None for one in found.settings)
+    assert [path.name for path in write(found, tmp_path, PROVENANCE)] == ["budget.json", "budget.md", "budget.tex"]
+
+
 def test_what_is_advised_instead_can_be_told_of_so_many_runs() -> None:
     with pytest.raises(InputError, match=r"ask for less: percentile=50\."):
         refuse_if_nothing_fits(_solved(75, run=_run(_rows(64, 8, 20, n=30))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -93,3 +94,15 @@ def test_a_machine_that_wandered_allows_no_verdict(tmp_path: Path) -> None:
     assert found.changes["T_LLM_decode"].change is Change.MACHINE
     assert found.changes["T_LLM_decode"].verdict() == "the machine may have changed: cannot be told"
     assert "it changed within the runs" in found.words()[1]
+
+
+def test_the_calculation_beside_two_engines_tells_of_their_processes(tmp_path: Path) -> None:
+    for name, seed, changed in (("a", 1, {}), ("b", 2, {"machine": 1.1})):
+        a_run(tmp_path / name, seed, **changed)
+    provenance = json.loads((tmp_path / "b" / "provenance.json").read_text())
+    provenance["runtime"]["engine"] = "cudagraph"
+    (tmp_path / "b" / "provenance.json").write_text(json.dumps(provenance))
+    (pair,) = judge(tmp_path / "a", tmp_path / "b").pairs
+    assert pair.comparison.pace is None
+    assert pair.comparison.changes["T_total"].change is Change.SLOWER
+    assert "the machine's speed is not told from the code's: runtime.engine differ" in pair.remarks

@@ -28,6 +28,8 @@ _NEEDED = ("point_id", "sample_id", "mode", "status")
 # A grid may run on several machines of a kind: its runs are no different for that.
 _NOT_BY = ("device.driver", "device.threads", "device.power_limit_w", "software.")
 _NOT_BY_CONFIG = ("model.", "runtime.", *IGNORED)
+# What makes a fixed calculation take another time on a machine that keeps still: an engine's threads and memory do.
+_OF_THE_PROCESS = ("software.python", "runtime.engine")
 _LABELS = ("model.name", "runtime.name", "runtime.dtype", "config.name", "config.dataset.name", "config.sweep.name")
 
 
@@ -252,7 +254,7 @@ def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike
         said += [f"{name}: {note}" for note in side.notes if not note.startswith(_LEFT_OUT)]
         if compares(side.frame):
             said.append(f"{name}: a comparison of methods, of which the model as it is counts here, no other arm")
-    other = [one.name for one in differences if one.kind == "hardware" or one.name == "software.python"]
+    other = [one.name for one in differences if one.kind == "hardware" or one.name in _OF_THE_PROCESS]
     if other:
         said.append(f"the machine's speed is not told from the code's: {', '.join(other)} differ")
     elif not all("yardstick_ms" in side.frame for side in (baseline, candidate)):

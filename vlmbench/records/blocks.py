@@ -184,7 +184,7 @@ def _are_counts(name: str, values: NDArray[np.int64]) -> bool:
 def _within(column: Any, limit: float) -> bool:
     """Whether all numbers are finite and below a limit."""
     values = column.to_numpy(zero_copy_only=False)
-    return int((np.abs(values) < limit).sum()) + column.null_count == len(column)
+    return bool((np.abs(values) < limit).sum() + column.null_count == len(column))
 
 
 def _are_gaps(column: Any, block: bytes) -> bool:

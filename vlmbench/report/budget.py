@@ -108,7 +108,7 @@ def _cell_in_words(one: Setting) -> str:
 
 
 def write(found: Budget, directory: Path, provenance: Mapping[str, Any]) -> list[Path]:
-    """Write ``budget.json``, ``.md``, ``.tex`` and ``figures/budget.*``.
+    """Write ``budget.json``, ``.md``, ``.tex`` and, where any setting can be told, ``figures/budget.*``.
 
     Raises:
         ConfigError: jinja2 is not installed.
@@ -117,11 +117,12 @@ def write(found: Budget, directory: Path, provenance: Mapping[str, Any]) -> list
     whole = grid(found)
     parts = [f"### {headline(found)}", markdown(whole), *(f"* {line.strip()}" for line in sentences(found)[1:])]
     template = environment().get_template("table.tex.j2")
+    told = any(one.latency.value is not None for one in found.settings)
     return [
         write_json(directory / f"{STEM}.json", as_dict(found)),
         write_whole(directory / f"{STEM}.md", "\n\n".join(part.rstrip("\n") for part in parts) + "\n"),
         write_whole(directory / f"{STEM}.tex", template.render(grid=whole, tex=tex, stem=STEM)),
-        *save(budget_figure(found, provenance), directory / "figures", STEM),
+        *(save(budget_figure(found, provenance), directory / "figures", STEM) if told else ()),
     ]
 
 

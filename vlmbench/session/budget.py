@@ -72,7 +72,8 @@ def budget(job: Job) -> int:
             return INTERRUPTED
         files = write(found, job.directory, provenance)
         show(text(found))
-        say(f"written: {shown(files[0])}, .md, .tex and {shown(job.directory / 'figures')}")
+        figures = f" and {shown(job.directory / 'figures')}" if files[3:] else ", no figure: no setting could be told"
+        say(f"written: {shown(files[0])}, .md, .tex{figures}")
         refuse_if_nothing_fits(found)  # only now: what was measured has its table and its figure
         if status == OK and found.checks:
             status = _status(found)
