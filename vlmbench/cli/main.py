@@ -47,6 +47,7 @@ from vlmbench.errors import (
     VlmbenchError,
 )
 from vlmbench.machine.installation import conf_dir
+from vlmbench.machine.turns import Turns
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
 from vlmbench.records.lock import is_held
@@ -280,10 +281,20 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
         raise ConfigError(hydra_errors.compact(error)) from error
 
 
-def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
+def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile, turns: Turns | None = None) -> Job:
     """What the task functions get: checked, plain, with components and parts built when asked for."""
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.session.job import Job
+
+    settings = validate.validate(config)
+    asked = settings.measurement.turns
+    turns = turns or Turns(
+        directory=None if asked.directory is None else Path(asked.directory).expanduser(),
+        of=outcome.directory,
+        members=asked.members,
+        runs=asked.runs,
+        wait_s=asked.wait_s,
+    )
 
     def part(name: str, choices: list[str]) -> Job:
         chosen = {choice.partition("=")[0] for choice in choices} | {"output_dir", "hydra/launcher"}
@@ -295,9 +306,8 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
             raise ConfigError(
                 f"part '{name}' cannot be composed: {words}\nIt is made of {' '.join([*choices, *mine])}"
             ) from error
-        return _job(composed, [*choices, *mine], OutcomeFile(outcome.directory / name))
+        return _job(composed, [*choices, *mine], OutcomeFile(outcome.directory / name), turns)
 
-    settings = validate.validate(config)
     plain = as_written(config)
     return Job(
         settings=settings,
@@ -308,6 +318,7 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile) -> Job:
         build=lambda key: validate.build(OmegaConf.select(config, key)),
         part=part,
         write_composed=partial(write_composed, outcome.directory, plain, overrides),
+        turns=turns,
     )
 
 

@@ -40,7 +40,10 @@ def _run(job: Job) -> int:
     if task in ("profile", "study", "first_steps"):
         from vlmbench.session.tracking import tracked
 
-        return _dry_run(job) if job.settings.dry_run else _with_objective(job, partial(tracked, measure=_measure))
+        if job.settings.dry_run:
+            return _dry_run(job)
+        with job.turns:
+            return _with_objective(job, partial(tracked, measure=_measure))
     own = {"budget": _budget, "anatomy": _anatomy, "export": _export, "report": _report}
     if task in own:
         return own[task](job)
@@ -103,7 +106,8 @@ def _check_measurable(job: Job, names: Sequence[str]) -> None:
 def _budget(job: Job) -> int:
     from vlmbench.session.budget import budget
 
-    return budget(job)
+    with job.turns:
+        return budget(job)
 
 
 def _dry_run(job: Job) -> int:
@@ -156,6 +160,8 @@ def _check_engine(job: Job) -> None:
     settings = job.settings
     if settings.runtime.engine == "vllm":
         _check_vllm(job)
+    if settings.measurement.turns.directory is not None:
+        _check_turns(job)
     if settings.runtime.engine != "endpoint":
         _check_load(job)
         return
@@ -168,6 +174,25 @@ def _check_engine(job: Job) -> None:
         raise ConfigError(
             f"task={settings.task} needs the model in this process (got runtime=endpoint)\n"
             "measure a server with experiment=phase1, phase2, phase3, token_comparison or all"
+        )
+
+
+def _check_turns(job: Job) -> None:
+    """Refuse turns where it is not the measurement loop that measures.
+
+    Raises:
+        ConfigError: a load, a server, or first steps.
+    """
+    settings = job.settings
+    wrong = {
+        f"load={settings.load.name}": settings.load.name != "none",
+        "runtime=endpoint": settings.runtime.engine == "endpoint",
+        f"task={settings.task}": settings.task == "first_steps",
+    }
+    if found := [name for name, is_so in wrong.items() if is_so]:
+        raise ConfigError(
+            f"processes take turns between the runs of one request after the other (got {found[0]})\n"
+            "leave measurement.turns.directory out, or measure phase1, phase2, phase3, interventions or a study"
         )
 
 

@@ -26,6 +26,7 @@ from vlmbench.session.settings import (
     OutputConfig,
     RunConfig,
     RuntimeConfig,
+    TurnsConfig,
 )
 
 _COMPONENTS = ("model", "dataset", "sweep", "intervention", "tracker", "measurement.stopping", "measurement.warmup")
@@ -105,6 +106,7 @@ def _appended(config: DictConfig) -> list[str]:
         ("", config, RunConfig),
         ("output.", config.output, OutputConfig),
         ("measurement.", config.measurement, MeasurementConfig),
+        ("measurement.turns.", config.measurement.turns, TurnsConfig),
         ("runtime.", config.runtime, RuntimeConfig),
         ("figures.", config.figures, FiguresConfig),
         ("load.", config.load, LoadConfig),

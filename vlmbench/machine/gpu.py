@@ -240,14 +240,17 @@ def gpu_state(device: str) -> dict[str, Any]:
     return find_gpu(device).state()
 
 
-def busy_with(device: str) -> str | None:
+def busy_with(device: str, known: int = 0) -> str | None:
     """Say who else uses a CUDA device; None when nobody does, or when NVML is not there to tell.
 
     Latencies of a shared GPU are somebody else's, too: ask before measuring.
+
+    Args:
+        known: so many other processes may use it.
     """
     state = gpu_state(device)
-    others = state.get("other_processes")
-    if not others:
+    others = (state.get("other_processes") or 0) - known
+    if others <= 0:
         return None
     used = state.get("memory_used_bytes")
     memory = f", {used / 2**30:.1f} GiB in use altogether" if used else ""

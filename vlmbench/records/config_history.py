@@ -30,7 +30,12 @@ ADDED: dict[str, Any] = {
     },
     "intervention": {"_target_": "vlmbench.interventions.none.NoIntervention"},
     "probe": {"timeline": {"nvtx": False}},
-    "measurement": {"batch": "different", "controls": True, "yardstick": True},
+    "measurement": {
+        "batch": "different",
+        "controls": True,
+        "yardstick": True,
+        "turns": {"directory": None, "members": 2, "runs": 8, "wait_s": 1800.0},
+    },
     "dataset": {"sizes": "coco"},
     "baseline": None,
     "candidate": None,

@@ -41,7 +41,7 @@ PROVENANCE_NAME = "provenance.json"
 IGNORED = (
     "output_dir", "progress", "notes", "break_lock", "dry_run", "target_device", "target_memory_gib", "detach",
     "objective", "latency_ms", "percentile", "metric", "confirm", "launcher", "hydra", "allow_unlike", "figures",
-    "tracker", "measurement.time_limit_s",
+    "tracker", "measurement.time_limit_s", "measurement.turns",
     "runtime.strict_device", "probe.kernels.trace_dir",
 )  # fmt: skip
 SUBMITTED_SOURCE = "VLMBENCH_SUBMITTED_SOURCE"

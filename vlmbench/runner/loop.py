@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from vlmbench.errors import SampleError
 from vlmbench.machine.randomness import seeded
 from vlmbench.machine.suspension import Suspensions
+from vlmbench.machine.turns import Turns
 from vlmbench.machine.yardstick import Yardstick
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.probes.protocol import Probe
@@ -68,6 +69,7 @@ class Runner:
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
         yardstick: whether a fixed calculation stands beside the timed runs.
+        turns: taken with other processes of this machine.
         attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
         deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it, the timed runs so much earlier
             that the traces have their time. None for no limit.
@@ -87,6 +89,7 @@ class Runner:
     deadline_s: float | None = None
     attempts: Attempts | None = None
     yardstick: bool = True
+    turns: Turns = field(default_factory=Turns)
     arms: Arms = field(init=False)
     _rows: Rows = field(init=False)
     _failures: Failures = field(init=False)
@@ -184,6 +187,8 @@ class Runner:
                     self._postponed.add(job)
                     state.postponed.append((index, repeat))
                     continue
+            if not self.turns.take(lambda: self._must_stop(traces=True)):
+                return
             self._warmer.begin(states)
             before = state.measured
             self._attempt(state, request, repeat, modes)
@@ -215,7 +220,9 @@ class Runner:
         self._begin("prepare")
         try:
             request = settled(self.model, in_memory(request))
-            beside = self._yardstick.columns()  # before both: neither the bare run nor the other follows it more often
+            settled_in = not self.turns.returned or self._unstored(request, mode)
+            # Before both: neither the bare run nor the other follows it more often.
+            beside = self._yardstick.columns() if settled_in else {}
             for mode in modes:
                 self._measure(state, request, repeat, mode, beside)
             state.errors_in_a_row = 0
@@ -224,6 +231,17 @@ class Runner:
         finally:
             self._end()
             self._at = None
+
+    def _unstored(self, request: Request, mode: Mode) -> bool:
+        """Run a request that is not stored: the caches and clocks of the processor are those of another process, which
+        had the turn before. False where its warm-up is yet to come, which does the same.
+        """
+        self.turns.returned = False
+        run = prepare(self.model, request)
+        if not self._warmer.is_warm(run):
+            return False
+        self._complete(run, mode)
+        return True
 
     def _deaths(self, point_id: str, sample_id: str | None = None) -> int:
         return 0 if self.attempts is None else self.attempts.deaths(point_id, sample_id)
@@ -259,8 +277,8 @@ class Runner:
             outcome = replace(outcome, flags=(*outcome.flags, "captured_again"))
         if self._warmer.saw(outcome.values, run.request):
             outcome = replace(outcome, flags=(*outcome.flags, "first_seen_length"))
-        if of_arm or beside:
-            outcome = replace(outcome, values={**outcome.values, **of_arm, **(beside or {})})
+        if extra := {**of_arm, **(beside or {}), **self.turns.columns()}:
+            outcome = replace(outcome, values={**outcome.values, **extra})
         if mode is not Mode.TRACE:
             outcome = self._annotated(run, outcome)
         sample_id = request.sample.sample_id
@@ -338,6 +356,8 @@ class Runner:
         for repeat, probe in enumerate(probes, start=first):
             if self._must_stop() or (point_id, sample_id, repeat, str(Mode.TRACE)) in self.store:
                 continue
+            if not self.turns.take(self._must_stop):
+                return True
             self._tracing = [probe]
             try:
                 # Cut before it is prepared: the other processes of a team must be asked for as many tokens.

@@ -88,6 +88,10 @@ class Warmer:
         self._whole.add(whole)  # an answer that ended early leaves steps that this request never takes
         return ran
 
+    def is_warm(self, run: PreparedRun) -> bool:
+        """Whether the shapes of a run have run."""
+        return run.shape_key in self._warm
+
     def saw(self, values: Mapping[str, Any], request: Request) -> bool:
         """Take note of a run's decode steps; whether a length of the cache among them ran for the first time."""
         arm = "" if request.intervention is None else request.intervention.label

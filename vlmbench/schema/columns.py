@@ -134,6 +134,7 @@ COLUMNS: tuple[Column, ...] = (
         ("thread_cpu_ms", "ms", "processor time of the thread that called generate(), within T_total"),
         ("thread_waited_ms", "ms", "time that thread was ready and waited for a processor"),
         ("yardstick_ms", "ms", "processor time of a calculation that never changes, right before the run", "yardstick"),
+        ("turn", "", "of processes that take turns (measurement.turns), counted over all of them together from 1"),
         ("switches_voluntary", "", "context switches of that thread because it waited for something"),
         ("switches_involuntary", "", "context switches of that thread because another one got its processor"),
         ("page_faults_minor", "", "page faults of that thread served from memory"),

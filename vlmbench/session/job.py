@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmbench.machine.turns import Turns
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.session.settings import RunConfig
@@ -25,6 +26,7 @@ class Job:
         part: the job of a part of this one, from its name and the choices that make it.
         write_composed: writes ``.hydra/`` of the run directory: the configuration and overrides as they were composed.
         build: makes the component of a configuration key (``model``, ``dataset``, ``probe.timeline`` …).
+        turns: of the whole job, its parts share them.
     """
 
     settings: RunConfig
@@ -35,6 +37,7 @@ class Job:
     build: Callable[[str], Any]
     part: Callable[[str, list[str]], Job]
     write_composed: Callable[[], None]
+    turns: Turns = field(default_factory=Turns)
 
     def run_directory(self) -> RunDirectory:
         """Make the object that locks, begins and ends the job's directory."""

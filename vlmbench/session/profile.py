@@ -29,7 +29,7 @@ from vlmbench.session.ending import report_and_conclude, stopped, to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
-from vlmbench.text import note, parse_json, say, shown
+from vlmbench.text import count, note, parse_json, say, shown
 
 if TYPE_CHECKING:
     from vlmbench.cost.run_costs import Costs
@@ -59,7 +59,7 @@ def profile(
         dataset = job.build("dataset")
         samples = dataset.open()
         load = look()
-        if busy := load.warning():
+        if (busy := load.warning()) and not job.turns.others():  # they load, and will wait while this one measures
             say(f"warning: {busy}")
         model = model or load_model(job, load)
         run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
@@ -104,6 +104,8 @@ def _session(
         job.config, model_facts=model.facts, device=device, seed=job.settings.seed, state_before=state
     )
     here["dataset"] = dict(dataset)
+    if (turns := job.turns.facts()) is not None:
+        here["turns"] = here["sessions"][-1]["turns"] = turns
     if costs is not None and costs.peaks.peaks is not None:
         here["device_peaks"] = asdict(costs.peaks.peaks)
     return here
@@ -123,7 +125,9 @@ def _check_alone(job: Job) -> None:
     device = job.settings.runtime.device
     if device in ("cpu", "mps"):
         return
-    others = gpu.busy_with("cuda:0" if device in ("auto", "cuda") else device)
+    if members := job.turns.others():
+        note(f"{count(members, 'other member')} of its turns on this machine")
+    others = gpu.busy_with("cuda:0" if device in ("auto", "cuda") else device, known=members)
     if others is None:
         return
     if job.settings.runtime.strict_device:
@@ -153,6 +157,8 @@ def _set_threads(job: Job, wanted: int | None, host: Load) -> None:
     """Give torch as many threads as were asked for, or no more than there are free processors; says so."""
     import torch
 
+    if job.turns.directory is not None:
+        host = replace(host, busy=0.0)  # the other members, which wait while this one measures
     earlier = (provenance.read_provenance(job.directory) or {}).get("device", {}).get("threads")
     threads, why = choose_threads(wanted, default=torch.get_num_threads(), load=host, earlier=earlier)
     if why:
@@ -204,12 +210,15 @@ def _measure(
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
             yardstick=measurement.yardstick,
+            turns=job.turns,
             stamp=stamp,
             annotate=annotator(costs, model) if costs else None,
             max_errors_in_a_row=measurement.max_errors_in_a_row,
             deadline_s=None if limit is None else time.monotonic() + limit,
         )
         states = runner.run(series)
+    if job.turns.number is not None:  # the report, too, is made in its turn
+        job.turns.take(lambda: bool(stop))
     if runner.arms.proofs:
         _keep_proofs(job.directory / "proofs.json", runner.arms.proofs)
     traces = measurement.trace_requests and any(probe.own_run for probe in probes)

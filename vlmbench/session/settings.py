@@ -161,6 +161,20 @@ class LoadConfig:
 
 
 @dataclass
+class TurnsConfig:
+    """Which processes take turns on this machine; see :class:`vlmbench.machine.turns.Turns`."""
+
+    directory: str | None = None
+    members: int = 2
+    runs: int = 8
+    wait_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("members", 1), ("runs", 1), ("wait_s", 0)):
+            _at_least(f"measurement.turns.{name}", getattr(self, name), least)
+
+
+@dataclass
 class MeasurementConfig:
     """What is measured how often."""
 
@@ -177,6 +191,7 @@ class MeasurementConfig:
     trace_requests: int = MISSING
     max_errors_in_a_row: int = MISSING
     time_limit_s: float | None = MISSING
+    turns: TurnsConfig = field(default_factory=TurnsConfig)
     stopping: Any = MISSING
     warmup: Any = MISSING
 

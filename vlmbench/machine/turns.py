@@ -1,0 +1,235 @@
+"""Processes that measure in turns: each has the machine for a few runs, then passes it to the next.
+
+What two processes measure one after the other cannot be compared where the machine's speed drifts: it keeps a level for
+seconds, so hundreds of runs in a row are worth a few tens of independent ones. In turns, what the machine does happens
+to all of them.
+
+They share a folder: ``turns.json`` says whose turn it is, changed under a short lock. Each member has a FIFO there, by
+which it is woken, and holds a kernel lock on it (``flock``), which falls with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
+from vlmbench.text import count, note, parse_json, shown
+
+_LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
+_SAID_S = 10.0
+
+
+@dataclass(kw_only=True)
+class Turns:
+    """One process's part in the turns of a machine; a context manager, with whose end it leaves them.
+
+    Args:
+        directory: what the members share; None where a process is alone.
+        of: the run directory of the member.
+        members: the first run waits until so many are there.
+        runs: of one turn.
+        wait_s: longest wait for a turn.
+
+    Attributes:
+        number: of its present turn, counted over all members together from 1; None before the first.
+        returned: whether another member ran since its last turn; whoever has heeded it sets it to False.
+    """
+
+    directory: Path | None = None
+    of: Path = Path()
+    members: int = 2
+    runs: int = 8
+    wait_s: float = 1800.0
+    number: int | None = field(init=False, default=None)
+    returned: bool = field(init=False, default=False)
+    _id: str = field(init=False, default="")
+    _left: int = field(init=False, default=0)
+    _bell: int = field(init=False, default=-1)
+    _gathered: bool = field(init=False, default=False)
+    _told: bool = field(init=False, default=False)
+
+    @property
+    def name(self) -> str:
+        """The member's: its run directory's, told apart from others of that name."""
+        return f"{self.of.name[:40]}_{sha256(os.fsencode(self.of.absolute())).hexdigest()[:6]}"
+
+    def __enter__(self) -> Self:
+        """Become known to the others, while the model is still to be loaded.
+
+        Raises:
+            InputError: the folder cannot be used.
+            DirectoryConflictError: another process measures into the same run directory.
+        """
+        if self.directory is None:
+            return self
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._state() as state:
+                self._bell = self._open(self.name, make=True)
+                fcntl.flock(self._bell, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = state["members"].setdefault(self.name, {"turns": 0})
+                mine["joined"] = False
+                if state["holder"] == self.name:  # an earlier life
+                    state["holder"] = None
+                self._id, self._gathered = state["id"], mine["turns"] > 0
+        except BlockingIOError:
+            self._close()
+            raise DirectoryConflictError(
+                f"'{shown(self.of)}' takes part in the turns of '{shown(self.directory)}' already.\n"
+                "Wait for that process or stop it, or choose another directory with output_dir=DIR."
+            ) from None
+        except OSError as error:
+            self._close()
+            raise InputError(
+                f"cannot take turns in '{shown(self.directory)}': {error.strerror or error}.\n"
+                "Name a folder on a disk of this machine with measurement.turns.directory=DIR, or leave it out."
+            ) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bell < 0:
+            return
+        with suppress(OSError, InputError), self._state() as state:  # the lock falls with the process in any case
+            state["members"][self.name]["joined"] = False
+            if state["holder"] == self.name:
+                self._grant(state)
+        self._close()
+        self.number, self._left, self.returned = None, 0, False
+
+    def facts(self) -> dict[str, Any] | None:
+        """For the provenance; None where it is alone."""
+        if self.directory is None:
+            return None
+        return {"id": self._id, "member": self.name, "members": self.members, "runs": self.runs}
+
+    def columns(self) -> dict[str, int]:
+        """For a row."""
+        return {} if self.number is None else {"turn": self.number}
+
+    def others(self) -> int:
+        """How many other members live, loading or measuring."""
+        if self.directory is None:
+            return 0
+        with self._state() as state:
+            return sum(name != self.name and self._lives(name) for name in state["members"])
+
+    def take(self, must_stop: Callable[[], bool]) -> bool:
+        """Have the turn for one run more: passed on after ``runs``, and waited for; False when told to stop meanwhile.
+
+        Raises:
+            MeasurementError: it was waited for too long.
+        """
+        if self.directory is None:
+            return True
+        began = time.monotonic()
+        while not self._left and (whose := self._whose()):
+            waited = time.monotonic() - began
+            if must_stop():
+                return False
+            if waited > self.wait_s:
+                raise MeasurementError(
+                    f"waited {self.wait_s:g} s for a turn (measurement.turns.wait_s): {whose}\n"
+                    "What was measured is kept. See what became of that process, then run the same command again."
+                )
+            if waited > _SAID_S and not self._told:
+                self._told = True
+                note(f"waits for its turn: {whose}")
+            if select.select([self._bell], [], [], _LOOK_S)[0]:
+                os.read(self._bell, 4096)
+        self._left -= 1
+        return True
+
+    def _whose(self) -> str:
+        """What is waited for, in words; empty once the turn is this member's. One that is used up is passed on."""
+        with self._state() as state:
+            members, holder = state["members"], state["holder"]
+            members[self.name]["joined"] = True
+            held = holder is not None and members[holder]["joined"] and self._lives(holder)
+            here = sum(one["joined"] and self._lives(name) for name, one in members.items())
+            self._gathered = self._gathered or held or here >= self.members
+            if not self._gathered:
+                return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
+            if not held or (holder == self.name and state["turn"] == self.number):
+                self._grant(state)
+            if state["holder"] != self.name:
+                return f"{state['holder']} has it"
+            self.returned = self.number not in (None, state["turn"] - 1)
+            self.number, self._left = state["turn"], self.runs
+            return ""
+
+    def _grant(self, state: dict[str, Any]) -> None:
+        """Give the turn to the next member that lives and waits, or to its holder again.
+
+        There and back, A B C C B A: in any other order a steady drift would befall one member more than another.
+        """
+        holder, step = state["holder"], state["step"]
+        there = list(state["members"])[::step]
+        rest = there[there.index(holder) + 1 :] if holder in there else there
+        state["holder"] = None
+        for name, way in [*((n, step) for n in rest), *((n, -step) for n in there[::-1]), *((n, step) for n in there)]:
+            if state["members"][name]["joined"] and self._lives(name):
+                state |= {"holder": name, "step": way, "turn": state["turn"] + 1}
+                state["members"][name]["turns"] += 1
+                with suppress(OSError):
+                    descriptor = self._open(name)
+                    os.write(descriptor, b".")
+                    os.close(descriptor)
+                return
+
+    def _lives(self, name: str) -> bool:
+        """Whether a process holds the lock of a member."""
+        try:
+            descriptor = self._open(name)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _open(self, name: str, *, make: bool = False) -> int:
+        assert self.directory is not None
+        path = self.directory / f"{name}.fifo"
+        if make:
+            with suppress(FileExistsError):
+                os.mkfifo(path)
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def _close(self) -> None:
+        descriptor, self._bell = self._bell, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @contextmanager
+    def _state(self) -> Iterator[dict[str, Any]]:
+        """``turns.json``, locked; what was changed is written."""
+        assert self.directory is not None
+        path = self.directory / "turns.json"
+        with (self.directory / "turns.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = path.read_text() if path.exists() else ""
+            try:
+                fresh = {"id": str(uuid4()), "turn": 0, "holder": None, "step": 1, "members": {}}
+                state = parse_json(before) if before else fresh
+            except ValueError as error:
+                raise InputError(f"'{shown(path)}' is not JSON ({error})\nRemove the folder to begin anew.") from None
+            yield state
+            if (after := json.dumps(state)) != before:
+                part = path.with_suffix(".part")
+                part.write_text(after)
+                part.replace(path)  # whoever is killed here leaves the old or the new one
