@@ -5,7 +5,8 @@ seconds, so hundreds of runs in a row are worth a few tens of independent ones. 
 to all of them.
 
 They share a folder: ``turns.json`` says whose turn it is, changed under a short lock. Each member has a FIFO there, by
-which it is woken, and holds a kernel lock on it (``flock``), which falls with the process however that ends.
+which it is woken, and holds a kernel lock on it (``flock``), which falls with the process however that ends. A file
+``NAME.gone`` says of a process that it ended before it was a member: nobody waits for it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ class Turns:
     def name(self) -> str:
         """The member's: its run directory's, told apart from others of that name."""
         return f"{self.of.name[:40]}_{sha256(os.fsencode(self.of.absolute())).hexdigest()[:6]}"
+
+    @property
+    def _folder(self) -> Path:
+        assert self.directory is not None
+        return self.directory
 
     def __enter__(self) -> Self:
         """Become known to the others, while the model is still to be loaded.
@@ -158,7 +164,9 @@ class Turns:
             members[self.name]["joined"] = True
             held = holder is not None and members[holder]["joined"] and self._lives(holder)
             here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-            self._gathered = self._gathered or held or here >= self.members
+            died = sum(not one["turns"] and not self._lives(name) for name, one in members.items())
+            gone = max(died, len(list(self._folder.glob("*.gone"))))
+            self._gathered = self._gathered or held or here + gone >= self.members
             if not self._gathered:
                 return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
             if not held or (holder == self.name and state["turn"] == self.number):
@@ -203,8 +211,7 @@ class Turns:
         return False
 
     def _open(self, name: str, *, make: bool = False) -> int:
-        assert self.directory is not None
-        path = self.directory / f"{name}.fifo"
+        path = self._folder / f"{name}.fifo"
         if make:
             with suppress(FileExistsError):
                 os.mkfifo(path)
@@ -218,9 +225,8 @@ class Turns:
     @contextmanager
     def _state(self) -> Iterator[dict[str, Any]]:
         """``turns.json``, locked; what was changed is written."""
-        assert self.directory is not None
-        path = self.directory / "turns.json"
-        with (self.directory / "turns.lock").open("a") as lock:
+        path = self._folder / "turns.json"
+        with (self._folder / "turns.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = path.read_text() if path.exists() else ""
             try:

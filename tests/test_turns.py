@@ -1,0 +1,246 @@
+"""Processes that take turns: real ones, on a planted model and on the command line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command_line import command_line
+from tests.test_runner import FAST, dataset, measure
+from vlmbench.errors import MeasurementError
+from vlmbench.machine.turns import Turns
+from vlmbench.session.signals import stop_on_signal
+from vlmbench.testing.planted import PlantedModel
+
+RUNS = 3
+FORK = multiprocessing.get_context("fork")
+MANY = 100_000
+
+
+class Counting(PlantedModel):
+    """Counts its answers."""
+
+    answers = 0
+
+    def generate(self, *arguments: Any, **named: Any) -> Any:
+        self.answers += 1
+        return super().generate(*arguments, **named)
+
+
+def member(folder: Path, requests: int, options: dict[str, Any]) -> None:
+    """One process: measures into ``folder``, and leaves a file that tells how it ended."""
+    told = {"error": "", "answers": 0}
+    model = Counting(FAST)
+    try:
+        with (
+            stop_on_signal() as stop,
+            Turns(directory=folder.parent / "turns", of=folder, runs=RUNS, **options) as turns,
+        ):
+            measure(folder, model, dataset(requests, reference=None), turns=turns, stop_requested=lambda: bool(stop))
+    except MeasurementError as error:
+        told["error"] = str(error)
+    (folder / "told.json").write_text(json.dumps(told | {"answers": model.answers}))
+
+
+def start(folder: Path, requests: int = 40, **options: Any) -> Any:
+    process = FORK.Process(target=member, args=(folder, requests, {"members": 2, "wait_s": 120} | options))
+    process.start()
+    return process
+
+
+def rows_of(folder: Path, status: str = "ok") -> list[dict[str, Any]]:
+    file = folder / "records.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [row for row in map(json.loads, lines) if row["status"] == status]
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "told.json").read_text()))
+
+
+def wait_for(true: Callable[[], bool], *processes: Any) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+
+
+def turns_in_order(*folders: Path) -> list[tuple[str, int]]:
+    """Member and number of every turn in order of time, after a look at every row."""
+    rows = sorted(
+        ((row["started_unix_s"], folder.name, row) for folder in folders for row in rows_of(folder)),
+        key=lambda one: one[:2],
+    )
+    for (_, one, row), (begin, other, _) in pairwise(rows):
+        if one != other:
+            assert row["started_unix_s"] + row["T_total"] / 1e3 <= begin + 1e-3, "two members ran at once"
+    found = [(name, turn) for (name, turn), _ in groupby((name, row["turn"]) for _, name, row in rows)]
+    assert [turn for _, turn in found] == sorted({turn for _, turn in found}), "turns are counted over all members"
+    counts = Counter((name, row["turn"]) for _, name, row in rows if row["mode"] == "instrumented")
+    assert max(counts.values()) <= RUNS
+    return found
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_members_alternate_there_and_back(tmp_path: Path, members: int) -> None:
+    folders = [tmp_path / name for name in "abc"[:members]]
+    processes = [start(folder, 30, members=members) for folder in folders]
+    for process in processes:
+        process.join()
+    found = [name for name, _ in turns_in_order(*folders)]
+    there = found[:members]
+    assert sorted(there) == sorted(folder.name for folder in folders)
+    assert found == (there + there[::-1]) * 5, "10 turns each"
+    for folder in folders:
+        numbers = [turn for turn, _ in groupby(row["turn"] for row in rows_of(folder))]
+        unstored = sum(after != before + 1 for before, after in pairwise(numbers))
+        stored = sum(len(rows_of(folder, status)) for status in ("ok", "cold", "warmup"))
+        assert told(folder)["answers"] == stored + unstored, "one more run where another member ran in between"
+
+
+def test_one_that_is_killed_in_its_turn_frees_the_others_and_is_continued_alone(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    first = start(a, MANY)
+    second = start(b, 30)
+    wait_for(lambda: len(rows_of(a)) > 2 * RUNS and len(rows_of(b)) > 2 * RUNS, first)
+    first.kill()
+    first.join()
+    second.join()
+    assert second.exitcode == 0
+    assert len({row["sample_id"] for row in rows_of(b)}) == 30
+    kept = len(rows_of(a))
+    turns_in_order(a, b)
+    again = start(a, kept // 2 + 10)  # a request and its bare run
+    again.join()
+    assert (again.exitcode, len(rows_of(a)) > kept) == (0, True), "known to the others, it waits for nobody"
+    turns_in_order(a, b)
+
+
+def test_one_that_ends_early_leaves_the_machine_to_the_others(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for process in [start(a, 5), start(b, 30)]:
+        process.join()
+    found = turns_in_order(a, b)
+    assert [name for name, _ in found].count("a") == 2
+    last = [turn for name, turn in found if name == "b"][-5:]
+    assert last == list(range(last[0], last[0] + 5))
+
+
+def test_a_late_member_takes_part(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    processes = [start(folder, MANY) for folder in folders[:2]]
+    wait_for(lambda: len(rows_of(folders[0])) > RUNS, *processes)
+    late = start(folders[2], 12)
+    late.join()
+    for process in processes:
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+    found = [name for name, _ in turns_in_order(*folders)]
+    between = "".join(found[found.index("c") : len(found) - found[::-1].index("c")])
+    assert between in {"cc" + two + two[::-1] + "cc" for two in ("ab", "ba")}, between
+
+
+def test_who_waits_can_be_told_to_stop_and_waits_no_longer_than_allowed(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    processes = [
+        start(folder, MANY, members=3, wait_s=wait_s) for folder, wait_s in zip(folders, (120, 120, 2), strict=True)
+    ]
+    wait_for(lambda: all(len(rows_of(folder)) > RUNS for folder in folders), *processes)
+    while True:  # until a stands still in its own turn
+        os.kill(processes[0].pid, signal.SIGSTOP)
+        if json.loads((tmp_path / "turns" / "turns.json").read_text())["holder"].startswith("a_"):
+            break
+        os.kill(processes[0].pid, signal.SIGCONT)
+        time.sleep(0.003)
+    os.kill(processes[1].pid, signal.SIGINT)
+    for process in processes[1:]:
+        process.join()
+    assert told(folders[1])["error"] == ""
+    assert "waited 2 s for a turn" in told(folders[2])["error"]
+    assert "a_" in told(folders[2])["error"]
+    assert len(told(folders[2])["error"].splitlines()) == 2
+    os.kill(processes[0].pid, signal.SIGCONT)
+    os.kill(processes[0].pid, signal.SIGINT)
+    processes[0].join()
+    assert processes[0].exitcode == 0
+    turns_in_order(*folders)
+
+
+@pytest.mark.parametrize("how", ["died", "gone"])
+def test_nobody_waits_for_one_that_never_came(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "a"
+    process = start(folder, 5)
+    file = tmp_path / "turns" / "turns.json"
+    wait_for(lambda: file.exists() and "a_" in file.read_text() and json.loads(file.read_text())["turn"] == 0, process)
+    if how == "gone":
+        (tmp_path / "turns" / "b.gone").touch()
+    else:
+        with Turns(directory=tmp_path / "turns", of=tmp_path / "b") as failed:
+            assert failed.others() == 1
+    process.join()
+    assert len(rows_of(folder)) == 10
+
+
+def test_a_membership_ends_with_its_block_and_alone_there_is_no_turn(tmp_path: Path) -> None:
+    one, other = (Turns(directory=tmp_path, of=tmp_path / name, members=1) for name in "ab")
+    with one:
+        with other:
+            assert (one.others(), other.others()) == (1, 1)
+            assert one.take(lambda: False)
+            assert not other.take(lambda: True), "the turn is the other's"
+        assert one.others() == 0
+        assert (one.facts() or {})["member"].startswith("a_")
+    alone = Turns()
+    with alone:
+        assert alone.take(lambda: True)
+        assert (alone.columns(), alone.facts(), alone.others()) == ({}, None, 0)
+
+
+SMALL = (
+    "experiment=smoke", "output.tokens=1", "measurement.image_size=[56,56]", "runtime.threads=1", "device_peaks=none",
+    "dataset.num_samples=8", "measurement.warmup.max_runs=1", "progress=false", "probe=[timeline]", "report=none",
+)  # fmt: skip
+
+
+def test_two_jobs_of_a_grid_alternate(tmp_path: Path) -> None:
+    done = command_line(
+        "-m", *SMALL, "seed=1,2", "hydra/launcher=local", "hydra.launcher.parallel=2", "measurement.turns.runs=3",
+        f"measurement.turns.directory={tmp_path / 'turns'}", f"output_dir={tmp_path / 'grid'}",
+    )  # fmt: skip
+    assert done.status == 0, done.said
+    folders = sorted(path.parent for path in (tmp_path / "grid").glob("*/records.jsonl"))
+    found = turns_in_order(*folders)
+    assert {name for name, _ in found} == {folder.name for folder in folders}
+    assert len(found) >= 6
+    stored = [json.loads((folder / "provenance.json").read_text()) for folder in folders]
+    assert stored[0]["turns"]["id"] == stored[1]["turns"]["id"]
+    assert all(one["turns"] == one["sessions"][0]["turns"] for one in stored)
+    assert stored[0]["turns"]["member"] != stored[1]["turns"]["member"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("experiment=first_steps",), ("runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
+        ("measurement.turns.members=0",), ("measurement.turns.runs=0",), ("measurement.turns.member=2",),
+        ("measurement.turns.directory=FILE",),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    given = [one.replace("FILE", str(tmp_path / "file")) for one in arguments]
+    done = command_line(f"measurement.turns.directory={tmp_path / 't'}", *given, f"output_dir={tmp_path / 'run'}")
+    assert (done.status, "Traceback" in done.said) == (2, False), done.said
+    assert len(done.own) <= 2
+    assert not (tmp_path / "t").exists()
