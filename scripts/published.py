@@ -262,7 +262,10 @@ def cut_words(run: Run) -> str:
     return ", cut off" if run.cut else ""
 
 
-_ELSEWHERE = ("output_dir", "report", "progress", "measurement.time_limit_s", "hydra")
+_ELSEWHERE = (
+    "output_dir", "report", "progress", "measurement.time_limit_s", "hydra",
+    "measurement.turns.directory", "measurement.turns.members", "measurement.turns.runs",
+)  # fmt: skip
 
 
 def command_of(run: Run) -> str:

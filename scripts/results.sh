@@ -8,10 +8,14 @@
 #   scripts/results.sh DIR --wait SECONDS     waits for the lanes, at most so long, and says how far they are
 #   scripts/results.sh DIR --stop             ends them; what was measured stays
 #   scripts/results.sh DIR --pack FILE        what is published, and logs, in FILE.0, FILE.1 … of 15 MB (cat FILE.* | tar xz)
-#   scripts/results.sh DIR --list             each part with its lane, its time and its whole command
+#   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
 #   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
+#
+# Parts of a group (a letter behind the lane in results.txt) that stand in a row run at the same time, each a process of its
+# own, and measure in turns of a few runs, so that a slow hour of the machine is all of theirs. One of them alone runs as
+# any other part does. Each may take as long as the group.
 #
 # The same call goes on: a part that is done is left as it is, one that was cut short continues. DIR/parts.tsv says how each
 # ended (part, exit status, seconds, code, when), DIR/logs what it said. Reports are made anew from the rows anywhere, by
@@ -31,26 +35,27 @@ study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
 other=${phase1/404/200} # one request in twenty is enough of them: P95
 few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
 load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=()
+small=() runs_of_a_turn=8
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
     few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
     load=${load/tokens=8/tokens=4}
-    small=(model=tiny)
+    small=(model=tiny) runs_of_a_turn=2
 fi
 arms="$few sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8"
 
-commands() { # name, lane, seconds, command: a line a part
+commands() { # name, lane with the letter of its group, seconds, command: a line a part
     local name lane limit words
     while IFS='|' read -r name lane limit words; do
         name=${name// /} lane=${lane// /} limit=${limit// /}
         [[ -z $name || $name == \#* ]] && continue
         [ -n "${SMALL:-}" ] && words=${words/\{study\}_*([^ ])/"{study}_small"}
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
-        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load}
+        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load} words=${words//\{shared\}/$shared}
         read -r words <<<"$words"
         [ -n "${SMALL:-}" ] && words=${words//samples=1[05]0/samples=40} words=${words//num_samples=+([0-9])/num_samples=${REQUESTS}} words=${words/ms=150 percentile=75/ms=600 percentile=50}
         # the tiny model has too few layers for methods that drop before a layer
@@ -59,16 +64,17 @@ commands() { # name, lane, seconds, command: a line a part
     done <"$root/scripts/results.txt"
 }
 
-ordered() { # the parts that were asked for, as they were asked for; in a lane its own
+ordered() { # name, seconds, group or -, command of the parts that were asked for, as they were; in a lane its own
     local pattern name lane limit words listed=" "
     for pattern in "${@:-*}"; do
         while IFS=$'\t' read -r name lane limit words; do
             # shellcheck disable=SC2053 (a pattern on purpose)
             [[ $name == $pattern && $listed != *" $name "* ]] || continue
             [[ $lane == - && $# = 0 ]] && continue
-            [[ -n ${LANE:-} && ($lane == - || $((lane % LANES)) != "$LANE") ]] && continue
+            [[ -n ${LANE:-} && ($lane == - || $((${lane%[a-z]} % LANES)) != "$LANE") ]] && continue
             listed+="$name "
-            printf '%s\t%s\t%s\n' "$name" "$limit" "$words"
+            [[ $lane == *[a-z] ]] || lane=-
+            printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$lane" "$words"
         done < <(commands)
     done
 }
@@ -80,7 +86,7 @@ ended() { # note how a part did
     echo "=== $1: exit $2 after $((SECONDS - $3)) s"
 }
 
-part() { # measure one
+part() { # NAME SECONDS COMMAND [MORE]…: measure one
     local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status words command
     read -ra words <<<"$3"
     if [[ ${words[0]} == *.sh ]]; then
@@ -88,17 +94,50 @@ part() { # measure one
         command=("$tree/${words[0]}" "$out/$name" "${words[@]:1}")
     else
         [[ $3 == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path
-        command=("$PYTHON" -m vlmbench "${words[@]}" "${small[@]}" report=none progress=false "output_dir=$out/$name")
+        command=("$PYTHON" -m vlmbench "${words[@]}" "${small[@]}" "${@:4}" report=none progress=false "output_dir=$out/$name")
     fi
-    echo "=== $name: ${words[*]}"
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
     trap 'ended "$name" 143 "$began"; exit 143' TERM
     PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&-
     status=$?
     grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
+    trap - TERM
     ended "$name" "$status" "$began"
     return $status
+}
+
+together() { # GROUP PART…, each with its seconds and its command behind tabs: measure one alone, several in turns
+    local group=$1 one name limit words names='' total=0 turns started=() failed=0
+    shift
+    for one in "$@"; do
+        IFS=$'\t' read -r name limit words <<<"$one"
+        names+=${names:+, }$name total=$((total + limit))
+    done
+    if [ -n "${SECONDS_LEFT:-}" ] && ((SECONDS + total > SECONDS_LEFT)); then
+        echo "=== $names: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $total s)"
+        return 0
+    elif [ $# = 1 ]; then
+        echo "=== $name: $words"
+        part "$name" "$limit" "$words"
+        return
+    fi
+    mkdir -p "$out/turns"
+    turns=$(mktemp -d "$out/turns/$group.XXXXXX") # nothing of an earlier start lies in it
+    echo "=== group $group in turns, at most $total s: $names"
+    for one in "$@"; do
+        IFS=$'\t' read -r name limit words <<<"$one"
+        echo "    $name: $words"
+        (
+            trap ': >"$turns/$name.gone"' EXIT # nobody waits for one that never came
+            part "$name" "$total" "$words" "measurement.turns.directory=$turns" "measurement.turns.members=$#" "measurement.turns.runs=$runs_of_a_turn"
+        ) &
+        started+=($!)
+    done
+    trap 'wait; exit 143' TERM # each notes its end
+    for one in "${started[@]}"; do wait "$one" || failed=1; done
+    trap - TERM
+    return $failed
 }
 
 known() { # refuse what no part is called, before anything begins
@@ -111,7 +150,7 @@ known() { # refuse what no part is called, before anything begins
 }
 
 measure() { # measure the parts that were asked for
-    local name limit words turn failed=0 parts cache=$out/cache/${LANE:-0}
+    local name limit group words turn failed=0 parts members before cache=$out/cache/${LANE:-0}
     parts=$(ordered "$@")
     if [ -z "$parts" ]; then
         echo "no part of lane $LANE is called '$*'" >&2
@@ -121,16 +160,20 @@ measure() { # measure the parts that were asked for
     export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-$cache/vllm} PORT=${PORT:-$((8421 + ${LANE:-0}))}
     source=$("$PYTHON" -c 'from vlmbench.machine.installation import package_dir, source_sha256 as of; print(of(package_dir())[:8])') || exit 2
     for turn in 1 2; do # those that their time cut off go on when all others had theirs
-        while IFS=$'\t' read -r name limit words <&3; do
+        members=() before=-
+        while IFS=$'\t' read -r name limit group words <&3; do
             [ "$turn" = 2 ] && [[ $(how "$name") != @(124|137) ]] && continue
             if [ "$(how "$name")" = 0 ] && [ -d "$out/$name" ]; then
                 echo "=== $name: done before"
-            elif [ -n "${SECONDS_LEFT:-}" ] && ((SECONDS + limit > SECONDS_LEFT)); then
-                echo "=== $name: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $limit s)"
-            else
-                part "$name" "$limit" "$words" || failed=1
+                continue
             fi
+            if [[ ${#members[@]} != 0 && ($group == - || $group != "$before") ]]; then
+                together "$before" "${members[@]}" || failed=1
+                members=()
+            fi
+            members+=("$name"$'\t'"$limit"$'\t'"$words") before=$group
         done 3<<<"$parts"
+        [ ${#members[@]} = 0 ] || together "$before" "${members[@]}" || failed=1
     done
     return $failed
 }
@@ -167,7 +210,8 @@ wait_for() { # wait for the lanes, then say how far they are
     local log end=$((SECONDS + $1))
     while ((SECONDS < end)) && running; do sleep 1; done
     for log in "$out"/lane_*.log; do
-        [ -e "$log" ] && echo "$(basename "$log" .log): $(grep '^=== ' "$log" | tail -n 1 | cut -c1-110)"
+        [ -e "$log" ] && awk '/^=== .*: exit [0-9]+ after/ {said = said "\n    " $0; next} /^=== [^0-9]/ {said = $0} END {print said}' "$log" |
+            sed "1s/^/$(basename "$log" .log): /" | cut -c1-150 # what began last, and what ended since
     done
     [ -f "$out/parts.tsv" ] && cat "$out/parts.tsv"
     if running; then echo "not done yet"; else echo "nothing is running"; fi
@@ -191,7 +235,7 @@ stop() { # end the lanes and all that they started: a session of processes each
 
 pack() { # FILE: all that is needed to publish elsewhere
     [ -f "$out/parts.tsv" ] || { echo "nothing was measured in $out" >&2; exit 2; }
-    tar -C "$out" -cz --exclude="./${1#"$out/"}.*" --exclude=./tree --exclude=./cache --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
+    tar -C "$out" -cz --exclude="./${1#"$out/"}.*" --exclude=./tree --exclude=./cache --exclude=./turns --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
         split -d -a 1 -b 15000000 - "$1."
     ls -l "$1".*
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import pytest
@@ -111,11 +112,18 @@ def test_every_part_of_the_results_composes(compose: Compose, tmp_path: Path) ->
         env={**os.environ, "SMALL": ""},
     ).stdout
     parts = [line.split("\t") for line in listed.splitlines()]
+    rows = [lane for lane, _ in groupby(lane for _, lane, *_ in parts)]
+    assert all(rows.count(lane) == 1 for lane in rows if lane[1:]), "a group's parts stand in a row"
     assert len({name for name, *_ in parts}) == len(parts) > 30
     for name, lane, limit, words in parts:
-        assert lane in {"0", "1", "2", "3", "-"}, name
+        assert lane[0] in "0123-", name
         assert 0 < int(limit) <= 600, name
         first, *others = words.split()
+        if lane[1:]:  # measures in turns with those beside it
+            assert re.fullmatch("[a-z]", lane[1:]), name
+            assert first != "-m", name
+            assert not first.endswith(".sh"), name
+            assert "energy" not in words, "a card's energy is that of all its processes"
         if first.endswith(".sh"):
             assert os.access(scripts.parent / first, os.X_OK)
             continue

@@ -76,6 +76,8 @@ def runs(tmp_path: Path) -> Path:
     measured(root / "llava_cudagraph", usual(40, 10), "cudagraph", report="phase1")
     measured(root / "molmo_cudagraph", usual(30, 10), "cudagraph", report="phase1")
     (root / "truth.jsonl").write_text('{"part": "busy"}\n')
+    (root / "turns" / "0a.h3x").mkdir(parents=True)
+    (root / "turns" / "0a.h3x" / "turns.json").write_text("{}")
     (root / "parts.tsv").write_text("llava_eager\t0\t9\n")
     return root
 
@@ -103,7 +105,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
         "h200_truth/truth.jsonl",
     ):
         assert name in made, name
-    assert not [name for name in made if name.endswith((".pdf", ".html")) or name.endswith("parts.tsv")]
+    assert not [name for name in made if name.endswith((".pdf", ".html", "parts.tsv")) or "turns" in name]
     before = (runs / "llava_eager" / "phase1" / "records.jsonl").read_bytes()
     assert gzip.decompress(made["h200_llava_eager/phase1/records.jsonl.gz"]) == before
     for name, text in made.items():
@@ -194,7 +196,7 @@ def test_all_parts_are_of_the_code_that_the_first_call_found(tmp_path: Path) -> 
 
     done = call("nothing")
     assert done.returncode == 2
-    assert "no part is called 'nothing'; parts: llava_cudagraph " in done.stderr
+    assert "no part is called 'nothing'; parts: llava_budget " in done.stderr
     copied = tmp_path / "tree" / "vlmbench" / "stopping.py"
     assert copied.read_bytes() == (SCRIPTS.parent / "vlmbench" / "stopping.py").read_bytes()
     assert "not the same any more" not in done.stderr
@@ -274,7 +276,7 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     script.say_of_parts(loaded)
     said = capsys.readouterr().out
     assert "qwen_compiled: no row (exit 1 after 9 s); last words: begins / it broke" in said
-    assert "not begun: llava_cudagraph, llava_vllm" in said
+    assert "not begun: llava_budget, llava_fastv_cudagraph, " in said
     assert "2 states of the code, do not compare: aaaa: llava_endpoint, llava_grid; bbbb: qwen_compiled" in said
 
     found = findings.Published(results)
