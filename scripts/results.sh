@@ -108,7 +108,7 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
 }
 
 together() { # GROUP PART…, each with its seconds and its command behind tabs: measure one alone, several in turns
-    local group=$1 one name limit words names='' total=0 turns started=() failed=0
+    local group=$1 one name limit words names='' total=0 turns=$out/turns/$1 started=() failed=0
     shift
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"
@@ -122,8 +122,12 @@ together() { # GROUP PART…, each with its seconds and its command behind tabs:
         part "$name" "$limit" "$words"
         return
     fi
-    mkdir -p "$out/turns"
-    turns=$(mktemp -d "$out/turns/$group.XXXXXX") # nothing of an earlier start lies in it
+    mkdir -p "$turns"
+    rm -f "$turns"/*.{fifo,gone}
+    # Of an earlier start its name and the number of turns stay, and nobody who took part in it.
+    [ ! -e "$turns/turns.json" ] || "$PYTHON" -c 'import json, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+path.write_text(json.dumps({**json.loads(path.read_text()), "holder": None, "step": 1, "members": {}}))' "$turns/turns.json" || return 2
     echo "=== group $group in turns, at most $total s: $names"
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"

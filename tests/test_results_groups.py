@@ -1,0 +1,119 @@
+"""scripts/results.sh: parts of a group run at the same time and measure in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "results.sh"
+
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no scripts")
+
+
+def _begin(folder: Path, python: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    python.chmod(0o755)
+    settings = {**os.environ, "PYTHON": str(python), "CUDA_VISIBLE_DEVICES": "", "SMALL": "", **environment}
+    return subprocess.Popen(
+        [SCRIPT, folder, *words], env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _ends(folder: Path) -> list[tuple[str, str]]:
+    """(part, exit status) in the order that they ended in."""
+    lines = (folder / "parts.tsv").read_text().splitlines()
+    return [(part, status) for part, status, *_ in (line.split("\t") for line in lines)]
+
+
+def _turns_of(folder: Path, part: str) -> dict[str, str]:
+    """What the last command of a part said of turns."""
+    words = (folder / part / "words").read_text().splitlines()
+    return dict(word.removeprefix("measurement.turns.").split("=", 1) for word in words if ".turns." in word)
+
+
+def test_a_group_begins_together_and_one_of_it_runs_as_any_part(tmp_path: Path) -> None:
+    """One that fails ends none of the others; what is done before is no member."""
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+for word; do [[ $word == output_dir=* ]] && out=${{word#*=}}; done
+mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words"
+[[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,cudagraph_compiled}}/words >/dev/null 2>&1; do
+    sleep 0.05; done
+[[ $out != *vllm ]] || exit 3
+""")
+    group = ("llava_vllm", "llava_cudagraph", "llava_cudagraph_compiled")
+    said = _begin(folder, python, *group, "llava_eager").communicate()[0]
+    assert f"=== group 0b in turns, at most {350 + 260 + 260} s: {', '.join(group)}\n" in said
+    assert dict(_ends(folder)) == {"llava_vllm": "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
+    shared = _turns_of(folder, "llava_vllm")
+    assert shared == _turns_of(folder, "llava_cudagraph") == _turns_of(folder, "llava_cudagraph_compiled")
+    assert (shared["members"], shared["runs"]) == ("3", "8")
+    directory = Path(shared["directory"])
+    assert directory == folder / "turns" / "0b"
+    assert {path.name for path in directory.iterdir()} == {f"{part}.gone" for part in group}
+    assert _turns_of(folder, "llava_eager") == {}, "alone of its group"
+
+    (folder / "parts.tsv").write_text("llava_cudagraph\t0\t9\n")
+    state = {"id": "of all starts", "turn": 12, "holder": None, "step": 1, "members": {}}
+    (directory / "turns.json").write_text(json.dumps({**state, "holder": "a", "step": -1, "members": {"a": {}}}))
+    (directory / "a.fifo").touch()
+    said = _begin(folder, python, "llava_*", SECONDS_LEFT="650").communicate()[0]
+    begun = "group 0b in turns, at most 610 s: llava_vllm, llava_cudagraph_compiled"
+    assert f"=== llava_cudagraph: done before\n=== {begun}\n" in said
+    assert _turns_of(folder, "llava_vllm")["members"] == "2"
+    assert json.loads((directory / "turns.json").read_text()) == state
+    assert {path.name for path in directory.glob("*.*")} == {"turns.json", *(f"{part}.gone" for part in group[::2])}
+    assert "=== llava_compiled, llava_eager: does not fit into the " in said
+    assert "(it may take 1020 s)" in said
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _measured(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in _rows(folder) if row["status"] == "ok"]
+
+
+@pytest.mark.slow
+def test_members_run_one_at_a_time_and_one_that_is_killed_is_resumed(tmp_path: Path) -> None:
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+for word; do [[ $word == output_dir=* ]] && echo $$ >"{tmp_path}/${{word##*/}}.pid"; done
+exec "{sys.executable}" "$@"
+""")
+    running = _begin(folder, python, "qwen3_cudagraph", "qwen3_eager", SMALL="1")
+    one, other = folder / "qwen3_cudagraph", folder / "qwen3_eager"
+    while not (_measured(one) and _measured(other)):
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.02)
+    os.kill(int((tmp_path / "qwen3_eager.pid").read_text()), signal.SIGKILL)
+    said = running.communicate()[0]
+    assert _ends(folder) == [("qwen3_eager", "137"), ("qwen3_cudagraph", "0"), ("qwen3_eager", "0")], said
+    assert running.returncode == 1, "one of them had failed"
+
+    whole = _measured(one)
+    before = [row for row in _measured(other) if row.get("turn")]
+    assert {row["turn"] for row in whole}.isdisjoint(row["turn"] for row in before)
+    together = sorted([*whole, *before], key=lambda row: float(row["started_unix_s"]))
+    for row, following in pairwise(together):
+        assert row["started_unix_s"] + row["T_request"] / 1e3 <= following["started_unix_s"], "one at a time"
+    for turn, rows in groupby((row for row in whole if row["mode"] == "instrumented"), key=lambda row: row["turn"]):
+        assert len(list(rows)) <= 2, turn
+    for part in (one, other):
+        assert len([row for row in _measured(part) if row["mode"] == "instrumented"]) == 6
+    sessions = [json.loads((part / "provenance.json").read_text())["sessions"] for part in (one, other)]
+    assert [len(found) for found in sessions] == [1, 2]
+    assert sessions[0][0]["turns"]["id"] == sessions[1][0]["turns"]["id"]
+    assert "turns" not in sessions[1][1], "it went on alone"
