@@ -127,7 +127,7 @@ together() { # GROUP PART…, each with its seconds and its command behind tabs:
     # Of an earlier start its name and the number of turns stay, and nobody who took part in it.
     [ ! -e "$turns/turns.json" ] || "$PYTHON" -c 'import json, pathlib, sys
 path = pathlib.Path(sys.argv[1])
-path.write_text(json.dumps({**json.loads(path.read_text()), "holder": None, "step": 1, "members": {}}))' "$turns/turns.json" || return 2
+path.write_text(json.dumps({**json.loads(path.read_text()), "holder": None, "step": 1, "members": {}}))' "$turns/turns.json" || rm "$turns/turns.json"
     echo "=== group $group in turns, at most $total s: $names"
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"
