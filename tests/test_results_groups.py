@@ -108,7 +108,7 @@ exec "{sys.executable}" "$@"
     assert {row["turn"] for row in whole}.isdisjoint(row["turn"] for row in before)
     together = sorted([*whole, *before], key=lambda row: float(row["started_unix_s"]))
     for row, following in pairwise(together):
-        assert row["started_unix_s"] + row["T_request"] / 1e3 <= following["started_unix_s"], "one at a time"
+        assert row["started_unix_s"] + row["T_total"] / 1e3 <= following["started_unix_s"], "one at a time"
     for turn, rows in groupby((row for row in whole if row["mode"] == "instrumented"), key=lambda row: row["turn"]):
         assert len(list(rows)) <= 2, turn
     for part in (one, other):
