@@ -13,6 +13,12 @@ told wrong is the share of all simulations with an interval that misses, and the
 Noise: ``lognormal`` (5 %); ``heavy``: 3 % of these runs are slowed by a factor of 1.1 + 0.3 × Pareto(2.5). Columns:
 autocorrelation ρ of neighbouring runs (AR(1)), and ``blocks``: half of the variance is the machine's state, which
 changes every ten runs.
+
+``--only turns`` asks about processes that take turns (eight runs of 80 ms each, there and back: A B B A). What the
+machine does then happens in time, not from run to run: it keeps ``levels`` for 0.5 to 5 s, rolls in ``waves`` of one to
+five minutes, has a ``trend`` from -10 % to +10 %, or an autocorrelation per 80 ms. First: do intervals of one process
+hold, whose runs lie eight in a row and then pause for 0.3 to 2 s? Then: two processes in sequence → in turns, with a
+drift of ± 6 % (standard deviation) that both see beside 3 % of noise of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
@@ -40,7 +46,7 @@ from vlmbench.analysis.quantiles import median, quantile, quantiles
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
 from vlmbench.analysis.serving import rates, share_within
-from vlmbench.analysis.shift import TOLERANCE, Shift, shift_between, shift_in_time
+from vlmbench.analysis.shift import TOLERANCE, Shift, partners, shift_between, shift_in_time, shift_in_turns
 from vlmbench.analysis.tail import variance_split
 from vlmbench.analysis.variance import variance_parts, variance_sources
 
@@ -93,6 +99,12 @@ class Plan(NamedTuple):
 def machine(random: np.random.Generator, n: int, column: float | str) -> Array:
     """The machine's state at each run, standard normal."""
     noise = random.standard_normal(n)
+    if isinstance(column, str) and column.startswith(IN_TURNS):
+        own = 0.5 if column.endswith("levels") else 0.0
+        pauses = np.concatenate([[0], np.cumsum(random.integers(4, 26, n // TURN))])  # for the others' turns
+        at = np.arange(n) + pauses[np.arange(n) // TURN]
+        states = drift(random, int(at[-1]) + 1, column.removeprefix(IN_TURNS))[at]
+        return np.asarray(math.sqrt(1 - own) * states + math.sqrt(own) * noise)
     if column == "blocks":
         states = random.standard_normal(n // BLOCK + 2)
         place = (np.arange(n) + random.integers(BLOCK)) // BLOCK
@@ -100,6 +112,24 @@ def machine(random: np.random.Generator, n: int, column: float | str) -> Array:
     rho = float(column)
     noise[1:] *= math.sqrt(1 - rho**2)
     return np.asarray(lfilter([1.0], [1.0, -rho], noise))
+
+
+TURN, STEP_S, IN_TURNS = 8, 0.08, "in turns, "
+
+
+def drift(random: np.random.Generator, steps: int, kind: str) -> Array:
+    """What a machine does in time, every 80 ms: standard normal but for ``waves`` and the ``trend``."""
+    if kind == "levels":
+        kept = np.exp(random.uniform(math.log(0.5), math.log(5.0), steps // 6 + 2)) / STEP_S
+        place = np.searchsorted(np.cumsum(kept), np.arange(steps) + random.uniform(0, kept[0]), side="right")
+        return np.asarray(random.standard_normal(len(kept) + 1)[place])
+    if kind == "waves":
+        periods, phases = random.uniform(60, 300, 3) / STEP_S, random.uniform(0, 1, 3)
+        angles = 2 * math.pi * (np.arange(steps)[:, None] / periods + phases)
+        return np.asarray(math.sqrt(2 / 3) * np.sin(angles).sum(axis=1))
+    if kind == "trend":
+        return np.linspace(-0.1, 0.1, steps) / DRIFT
+    return machine(random, steps, float(kind.removeprefix("ρ ")))
 
 
 def runs(random: np.random.Generator, n: int, column: float | str, tail: str, sigma: float = SIGMA) -> Array:
@@ -605,7 +635,7 @@ def of_halves(plan: Plan) -> Iterator[Cell]:
                     yield counted(table, f"A/A, one request, n {n}, {tail}", column, old, new)
                     if table == "alarms":
                         yield counted("coverage", f"ratio of halves, n {n}, {tail}", column, [None], held)
-                if n >= 100 and tail == "lognormal":
+                if n >= 100 and tail == "lognormal" and not str(column).startswith(IN_TURNS):
                     best = best_power(n, column)
                     yield Cell(table="power", row=BEST.format(n=n), column=column, before=math.nan, after=best)
 
@@ -737,6 +767,50 @@ def beside_yardstick(
     return pd.DataFrame({**table, "T_total": times.sum(axis=0), "thread_waited_ms": 0.0})
 
 
+DRIFT, OWN = 0.06, 0.03
+SHARED = ("levels", "waves", "trend", "ρ 0.8", "ρ 0.95")
+
+
+def of_turns(plan: Plan) -> Iterator[Cell]:
+    """One process that takes turns: its intervals; two of them: false alarms and power, beside the same in sequence."""
+    alone = plan._replace(columns=[f"{IN_TURNS}{kind}" for kind in ("levels", "ρ 0.8", "ρ 0.95")])
+    for question in (of_quantiles, of_shares, of_slopes, of_halves):
+        for cell in question(alone):
+            if cell.table != "power":
+                yield replace(cell, table=f"turns_{cell.table}")
+    trials, random, _, counts = plan
+    for kind in SHARED:
+        for work in ("one request", "a data set", "a sweep of five points"):
+            for n in (n for n in counts if n >= 20):
+                for table, factor in (("pairs_alarms", 1.0), ("pairs_power", 1.02), ("pairs_power", 1.05)):
+                    if table == "pairs_power" and n < 100:
+                        continue
+                    found, held = [], []
+                    for _ in range(trials):
+                        both = [taken(random, n, kind, work, factor, in_turns=way) for way in (False, True)]
+                        found.append([shift.differs() for shift in both])
+                        held.append([_inside(shift, factor) for shift in both])
+                    row = f"{work}, n {n} each" + (f", + {100 * (factor - 1):.0f} %" if factor > 1 else "")
+                    yield counted(table, row, kind, *zip(*found, strict=True))
+                    if table == "pairs_alarms":
+                        yield counted("pairs_coverage", f"ratio of {row}", kind, *zip(*held, strict=True))
+
+
+def taken(random: np.random.Generator, n: int, kind: str, work: str, factor: float, *, in_turns: bool) -> Shift:
+    """The comparison of two processes whose second takes ``factor`` times as long; in sequence, ten seconds apart."""
+    place = np.arange(n)
+    turns = 2 * (place // TURN) + place // TURN % 2, 2 * (place // TURN) + 1 - place // TURN % 2
+    at = [TURN * turn + place % TURN for turn in turns] if in_turns else [place, n + 125 + place]
+    state = drift(random, int(max(map(max, at))) + 1, kind)
+    names = {"one request": place * 0, "a data set": place}.get(work, np.argsort(random.random((n // 5, 5))).ravel())
+    size = np.exp(random.standard_normal(n))[names]
+    first, second = (size * np.exp(DRIFT * state[when] + OWN * random.standard_normal(n)) for when in at)
+    if not in_turns:
+        return shift_between(first, names, factor * second, names)
+    ours, theirs = partners(turns[0], names, turns[1], names)
+    return shift_in_turns(first[ours], factor * second[theirs], names[ours])
+
+
 STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
 
 
@@ -815,11 +889,17 @@ QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "loads": of_loads,
     "predictions": of_predictions,
     "budgets": of_budgets,
+    "turns": of_turns,
 }
 TITLES = {
     "coverage": "Share of 95 % intervals that hold the truth: before → after (share that was given an interval)",
     "alarms": "Alarms where there is nothing (nominal at most 0.05): before → after",
     "power": "A real change of 5 % found: before → after",
+    "turns_coverage": "One process that takes turns. Share of 95 % intervals that hold the truth: before → after",
+    "turns_alarms": "One process that takes turns, alarms where there is nothing: before → after",
+    "pairs_coverage": "Two processes. Share of 95 % intervals that hold the truth: in sequence → in turns",
+    "pairs_alarms": "Two processes, alarms where there is nothing: in sequence → in turns",
+    "pairs_power": "Two processes, a real change found: in sequence → in turns",
 }
 
 
@@ -863,6 +943,7 @@ def _shown(cell: Cell) -> str:
 
 def _worst(table: str, cells: Sequence[Cell]) -> str:
     """What the table says in a line or two; coverage over cells where at least half were given an interval."""
+    table = table.rpartition("_")[2]
     kept = [c for c in cells if c.answered >= 0.5] if table == "coverage" else list(cells)
     after, before = (
         [getattr(c, side) for c in kept if not math.isnan(getattr(c, side))] for side in ("after", "before")

@@ -3,7 +3,8 @@
 Times are compared request by request with the dependence of runs in the error (:mod:`vlmbench.analysis.shift`); the
 p-values of all times that are compared are corrected for their number (Holm), so that of twenty pairs of equal runs one
 at most shows any difference. Two runs are two processes, often on two days: what differs between their provenances must
-be said beside this, and what a restart alone changes is in the difference and not in the interval.
+be said beside this, and what a restart alone changes is in the difference and not in the interval. Runs that took turns
+on one machine are compared in pairs of neighbours in time: what the machine did by itself both have seen.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
-from vlmbench.analysis.frames import in_time, values, workload
+from vlmbench.analysis.frames import in_time, took_turns, turns_of, values, workload
 from vlmbench.analysis.pace import Pace, pace_between
-from vlmbench.analysis.shift import BLIND, Shift, shift_between
+from vlmbench.analysis.shift import BLIND, Shift, partners, shift_between, shift_in_turns
 from vlmbench.schema import COMPARED_TIMES
 from vlmbench.text import count, digits, percent, span, worth
 
@@ -129,6 +130,8 @@ class Comparison:
         requests: requests that both runs measured.
         only_baseline, only_candidate: requests that one run alone measured; they are left out.
         pace: change of the machine's pace between the two; None where it is not known.
+        pairs: neighbours in time that were compared, where the two took turns; 0 where too few runs have one, and the
+            two are compared as runs that followed each other; None where they took none.
     """
 
     changes: Mapping[str, StageChange]
@@ -136,6 +139,17 @@ class Comparison:
     only_baseline: int
     only_candidate: int
     pace: Pace | None = None
+    pairs: int | None = None
+
+    @property
+    def in_turns(self) -> str:
+        """How the turns that the two took count, in words; empty where they took none."""
+        if self.pairs is None:
+            return ""
+        return (
+            f"measured in turns: {count(self.pairs, 'pair')}" if self.pairs else "measured in turns, but fewer than "
+            "half of the runs have one of the same request beside them: compared like runs that followed each other"
+        )  # fmt: skip
 
     def words(self) -> list[str]:
         """What it says, a sentence each."""
@@ -144,14 +158,15 @@ class Comparison:
         left_out = self.only_baseline + self.only_candidate
         said = [
             f"{count(self.requests, 'request')} that both runs measured"
-            f"{f'; {left_out:,} that one alone measured are left out' if left_out else ''}."
+            f"{f'; {left_out:,} that one alone measured are left out' if left_out else ''}"
+            f"{f'; {self.in_turns}' if self.in_turns else ''}."
         ]
         said += [] if self.pace is None else [f"{self.pace.words()}.".capitalize()]
         return [*said, *(f"{change.words()}." for change in self.changes.values())]
 
     def table(self) -> pd.DataFrame:
         """One row a time: ``metric``, ``verdict``, ``baseline_ms``, ``candidate_ms``, ``ratio``, ``low``, ``high``,
-        ``n``, ``effective_n``, ``p_value``.
+        ``n``, ``effective_n``, ``p_value``, ``pairs``.
         """
         return pd.DataFrame(
             [
@@ -166,6 +181,7 @@ class Comparison:
                     "n": one.ratio.n,
                     "effective_n": one.ratio.effective_n,
                     "p_value": one.p_value,
+                    "pairs": self.pairs,
                 }
                 for one in self.changes.values()
             ]
@@ -178,6 +194,7 @@ class Comparison:
             "only_baseline": self.only_baseline,
             "only_candidate": self.only_candidate,
             "machine": None if self.pace is None else self.pace.as_dict(),
+            **({} if self.pairs is None else {"in_turns": {"pairs": self.pairs, "words": self.in_turns}}),
             "changes": [change.as_dict() for change in self.changes.values()],
             "words": self.words(),
         }
@@ -189,6 +206,7 @@ def compare(
     metrics: Sequence[str] = COMPARED_TIMES,
     *,
     same_machine: bool = True,
+    in_turns: bool = False,
 ) -> Comparison:
     """Compare two runs time by time.
 
@@ -199,28 +217,40 @@ def compare(
         baseline, candidate: rows of a run each (:func:`vlmbench.analysis.frames.load_runs`).
         metrics: names of times; those that a run lacks are left out.
         same_machine: whether the two were meant to run alike; a change of the machine's pace is then none of the code.
+        in_turns: whether the two took turns with each other, where the rows do not say so
+            (:func:`vlmbench.analysis.frames.with_turns`): each run is then compared with the nearest one of its request
+            on the other side, by their columns ``turn``.
     """
-    sides = [_in_time(rows) for rows in (baseline, candidate)]
+    measured = sides = [_in_time(rows) for rows in (baseline, candidate)]
     names = [_requests(rows) for rows in sides]
     alike = set(names[0]) & set(names[1])
     if not alike:
         alone = [len(set(side)) for side in names]
         return Comparison(changes={}, requests=0, only_baseline=alone[0], only_candidate=alone[1])
     kept = [np.array([name in alike for name in side], dtype=np.bool_) for side in names]
+    sides = [rows[keep] for rows, keep in zip(sides, kept, strict=True)]
+    requests = [np.asarray(side)[keep] for side, keep in zip(names, kept, strict=True)]
+    pairs: int | None = None
+    if in_turns := in_turns or took_turns(*sides):
+        ours, theirs = partners(*(part for side in zip(sides, requests, strict=True) for part in turns_of(*side)))
+        pairs = len(ours) if 2 * len(ours) >= min(map(len, sides)) else 0
     found: dict[str, tuple[Shift, float, float]] = {}
     for metric in metrics:
-        times = [values(rows, metric)[keep] for rows, keep in zip(sides, kept, strict=True)]
+        times = [values(rows, metric) for rows in sides]
         if any(np.isnan(side).all() for side in times):
             continue
-        requests = [np.asarray(side)[keep] for side, keep in zip(names, kept, strict=True)]
-        shift = shift_between(times[0], requests[0], times[1], requests[1])
+        if pairs:
+            shift = shift_in_turns(times[0][ours], times[1][theirs], requests[0][ours])
+        else:
+            shift = shift_between(times[0], requests[0], times[1], requests[1])
         if shift.estimate.shortfall is Shortfall.NOTHING_TO_COMPARE:
             continue
         found[metric] = (shift, float(np.nanmedian(times[0])), float(np.nanmedian(times[1])))
     corrected = holm([shift.p_value for shift, _, _ in found.values()])
-    pace = pace_between(*sides) if same_machine else None
+    pace = pace_between(*measured, in_turns=bool(pairs)) if same_machine else None
     return Comparison(
         pace=pace,
+        pairs=pairs,
         changes={
             metric: StageChange(
                 metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=pace

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.analysis.row_file import once, row_file
 from vlmbench.errors import InputError
@@ -196,6 +196,25 @@ def in_time(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of one run directory in the order measured: by process first, for the wall clock may be set between two."""
     order = [name for name in ("session", "started_unix_s", "repeat") if name in rows]
     return rows.sort_values(order, kind="stable") if order else rows
+
+
+def with_turns(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with a column ``turns``: the id of the turns that the row's session took; as they are if none did."""
+    sessions = provenance.get("sessions") or ()
+    ids = {one["session"]: one["turns"]["id"] for one in sessions if one.get("turns")}
+    return rows.assign(turns=rows["session"].map(ids)) if ids and "session" in rows else rows
+
+
+def took_turns(baseline: pd.DataFrame, candidate: pd.DataFrame) -> bool:
+    """Whether rows of two runs are of the same turns (:func:`with_turns`)."""
+    ids = [set(rows["turns"].dropna()) if "turns" in rows else set() for rows in (baseline, candidate)]
+    return bool(ids[0] & ids[1])
+
+
+def turns_of(rows: pd.DataFrame, requests: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """The turn of each row, and its request, which is another one in other turns."""
+    ids = rows["turns"] if "turns" in rows else [""] * len(rows)
+    return values(rows, "turn"), np.array([f"{id}\n{one}" for id, one in zip(ids, np.asarray(requests), strict=True)])
 
 
 def sample_codes(frame: pd.DataFrame) -> NDArray[np.int64]:

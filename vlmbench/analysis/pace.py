@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from vlmbench.analysis.estimate import Array, Estimate, Shortfall
-from vlmbench.analysis.frames import values
-from vlmbench.analysis.shift import shift_between
+from vlmbench.analysis.frames import turns_of, values
+from vlmbench.analysis.shift import partners, shift_between, shift_in_turns
 from vlmbench.text import digits, span
 
 MOST = 2.0
@@ -77,17 +77,22 @@ class Pace:
         return {"ratio": self.ratio.as_dict(), "changed": self.changed}
 
 
-def pace_between(baseline: pd.DataFrame, candidate: pd.DataFrame) -> Pace | None:
+def pace_between(baseline: pd.DataFrame, candidate: pd.DataFrame, *, in_turns: bool = False) -> Pace | None:
     """The change of the machine's pace; None where a run lacks it, or has it too rarely.
 
     Args:
         baseline, candidate: measured rows of a run each, in the order measured.
+        in_turns: whether the two took turns: neighbours in time are compared, so that what both saw is no change.
     """
-    sides = [found[~np.isnan(found)] for found in map(_paces, (baseline, candidate))]
-    if not all(map(len, sides)):
+    rows = [frame[~np.isnan(_paces(frame))] for frame in (baseline, candidate)]
+    if not all(map(len, rows)):
         return None
-    same = [np.zeros(len(side), dtype=np.intp) for side in sides]
-    ratio = shift_between(sides[0], same[0], sides[1], same[1]).estimate
+    sides, same = [_paces(frame) for frame in rows], [np.zeros(len(frame), dtype=np.intp) for frame in rows]
+    if in_turns:
+        ours, theirs = partners(*(part for side in zip(rows, same, strict=True) for part in turns_of(*side)))
+        ratio = shift_in_turns(sides[0][ours], sides[1][theirs], same[0][ours]).estimate
+    else:
+        ratio = shift_between(sides[0], same[0], sides[1], same[1]).estimate
     return None if ratio.shortfall in (Shortfall.TOO_FEW_RUNS, Shortfall.NOTHING_TO_COMPARE) else Pace(ratio=ratio)
 
 

@@ -12,6 +12,7 @@ as for a quantile: on a machine whose state lasts for ten runs it cries drift in
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,38 +111,111 @@ def shift_between(first: ArrayLike, first_requests: ArrayLike, second: ArrayLike
     return _of_pairs(logs, codes, len(common))
 
 
+def shift_in_turns(first: ArrayLike, second: ArrayLike, requests: ArrayLike) -> Shift:
+    """Compare runs in pairs that were measured within seconds of each other: what drift both shared cancels.
+
+    Args:
+        first, second: positive times of the two runs of each pair, in the order measured, shape (pairs,).
+        requests: names of their requests, same shape.
+    """
+    before, after = (np.asarray(side, dtype=np.float64).ravel() for side in (first, second))
+    good = (before > 0) & (after > 0)
+    if not good.any():
+        return _nothing(0, 0)
+    changes = np.log(after[good] / before[good])
+    codes = np.unique(np.asarray(requests).ravel()[good], return_inverse=True)[1]
+    counts = np.bincount(codes)
+    if (repeated := counts >= 2).sum() * 2 < len(counts):
+        order = np.argsort(np.unique(codes, return_index=True)[1], kind="stable")
+        return _of_changes(_medians(changes, codes, len(counts))[order])
+    keep = repeated[codes]
+    change, noise, variance = _centre(changes[keep], (np.cumsum(repeated) - 1)[codes[keep]], int(repeated.sum()))
+    return _shift(change, variance, noise.freedom, noise, int(repeated.sum()))
+
+
+def partners(
+    first: ArrayLike, first_requests: ArrayLike, second: ArrayLike, second_requests: ArrayLike
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the runs of two sides that took turns which belong together: the same request, nearest in turns.
+
+    Args:
+        first, second: turn of each run, in the order measured; NaN: in none.
+        first_requests, second_requests: names of the requests.
+
+    Returns:
+        Places of the two runs of each pair, in the order of the first; each run is in one pair at most, and its partner
+        no further than two rounds.
+    """
+    turns = [np.asarray(side, dtype=np.float64).ravel() for side in (first, second)]
+    steps = [np.diff(np.unique(side[~np.isnan(side)])) for side in turns]
+    apart = 2 * max((float(step.mean()) for step in steps if len(step)), default=2.0)  # a round has so many turns
+    places: list[dict[Any, list[int]]] = [{}, {}]
+    for side, names, found in zip(turns, (first_requests, second_requests), places, strict=True):
+        for place in np.flatnonzero(~np.isnan(side)):
+            found.setdefault(np.asarray(names)[place], []).append(int(place))
+    pairs = [
+        pair
+        for name in places[0].keys() & places[1].keys()
+        for pair in _nearest(turns, places[0][name], places[1][name], apart)
+    ]
+    both = np.array(sorted(pairs), dtype=np.intp).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _nearest(turns: Sequence[Array], ours: list[int], theirs: list[int], apart: float) -> Iterator[tuple[int, int]]:
+    """Pairs in time: a run whose partner has a nearer one after it stays alone."""
+    i = j = 0
+
+    def far(i: int, j: int) -> float:
+        here = i < len(ours) and j < len(theirs)
+        return abs(float(turns[0][ours[i]] - turns[1][theirs[j]])) if here else math.inf
+
+    while i < len(ours) and j < len(theirs):
+        if far(i + 1, j) < far(i, j):
+            i += 1
+        elif far(i, j + 1) < far(i, j):
+            j += 1
+        else:
+            if far(i, j) <= apart:
+                yield ours[i], theirs[j]
+            i, j = i + 1, j + 1
+
+
 def _of_repeats(logs: Any, codes: Any, kept: NDArray[np.intp]) -> Shift:
     """Requests are fixed: each counts the same, and the noise is that of its repeats."""
-    kinds, centres, noises, variances = len(kept), [], [], []
     found = []
     for values, code in zip(logs, codes, strict=True):
         keep = np.isin(code, kept)
-        found.append((values[keep], np.searchsorted(kept, code[keep])))
-    for values, code in found:
-        counts = np.bincount(code, minlength=kinds)
-        levels = _medians(values, code, kinds)
-        clip, inside = _clip(values - levels[code])
-        weights = 1 / (kinds * counts[code])
-        centre = float(levels.mean() + weights @ clip)
-        errors = clip - weights @ clip
-        noise = _Noise.of(errors, removed=1, fitted=kinds, inside=inside)
-        centres.append(centre)
-        noises.append(noise)
-        variances.append(noise.variance * float(np.square(weights).sum()))
+        found.append(_centre(values[keep], np.searchsorted(kept, code[keep]), len(kept)))
+    centres, noises, variances = zip(*found, strict=True)
     total = sum(variances)
     # Welch and Satterthwaite
     squares = sum(v**2 / noise.freedom for v, noise in zip(variances, noises, strict=True))
     joint = total**2 / squares if total else 1.0
     weakest = min(noises, key=lambda noise: noise.effective)
-    return _shift(centres[1] - centres[0], total, joint, weakest, kinds)
+    return _shift(centres[1] - centres[0], total, joint, weakest, len(kept))
+
+
+def _centre(values: Array, code: NDArray[np.intp], kinds: int) -> tuple[float, _Noise, float]:
+    """Where values lie, each kind counted alike, with their noise and the variance of the place."""
+    counts = np.bincount(code, minlength=kinds)
+    levels = _medians(values, code, kinds)
+    clip, inside = _clip(values - levels[code])
+    weights = 1 / (kinds * counts[code])
+    noise = _Noise.of(clip - weights @ clip, removed=1, fitted=kinds, inside=inside)
+    return float(levels.mean() + weights @ clip), noise, noise.variance * float(np.square(weights).sum())
 
 
 def _of_pairs(logs: Any, codes: Any, kinds: int) -> Shift:
     """Requests are a sample: the noise is how far they differ in their difference, in the order of the first side."""
     first, second = (_medians(values, code, kinds) for values, code in zip(logs, codes, strict=True))
     order = np.argsort(np.unique(codes[0], return_index=True)[1], kind="stable")
-    change = (second - first)[order]
-    middle = float(np.median(change))
+    return _of_changes(second[order] - first[order])
+
+
+def _of_changes(change: Array) -> Shift:
+    """How far the requests changed, one value each in the order measured."""
+    middle, kinds = float(np.median(change)), len(change)
     clip, inside = _clip(change - middle)
     noise = _Noise.of(clip - clip.mean(), removed=1, fitted=1, inside=inside)
     return _shift(middle + float(clip.mean()), noise.variance / kinds, noise.freedom, noise, kinds)

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmbench.analysis.compare import Change, Comparison, StageChange, compare
 from vlmbench.analysis.estimate import holm
-from vlmbench.analysis.frames import compares
+from vlmbench.analysis.frames import compares, with_turns
 from vlmbench.analysis.provenance_changes import Difference, differences_of
 from vlmbench.analysis.results import ResultSet, read_results
 from vlmbench.errors import BAD_INPUT, FAILED, OK, InputError
@@ -255,11 +255,16 @@ def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike
         if compares(side.frame):
             said.append(f"{name}: a comparison of methods, of which the model as it is counts here, no other arm")
     other = [one.name for one in differences if one.kind == "hardware" or one.name in _OF_THE_PROCESS]
-    if other:
+    first, second = (with_turns(side.frame, side.provenance) for side in (baseline, candidate))
+    comparison = compare(first, second, same_machine=not other)
+    if comparison.pairs and other:
+        said.append(
+            f"what a process makes of the machine is in the ratios, its drift is not: {', '.join(other)} differ"
+        )
+    elif other:
         said.append(f"the machine's speed is not told from the code's: {', '.join(other)} differ")
-    elif not all("yardstick_ms" in side.frame for side in (baseline, candidate)):
+    elif not comparison.pairs and not all("yardstick_ms" in side.frame for side in (baseline, candidate)):
         said.append("how fast the machine was is not known of both: what it changed by itself is in the ratios")
-    comparison = compare(baseline.frame, candidate.frame, same_machine=not other)
     if comparison.pace is not None:
         said.append(comparison.pace.words())
     return Pair(

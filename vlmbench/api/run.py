@@ -253,12 +253,14 @@ def compare(baseline: Run | Path | str, candidate: Run | Path | str) -> Comparis
         InputError: a directory holds no rows, or rows of another schema version.
     """
     from vlmbench.analysis.compare import compare as of_frames
+    from vlmbench.analysis.frames import with_turns
 
     sides = [
         side if isinstance(side, Run) else read(place_of(side, name, "a run or its directory"))
         for name, side in (("baseline", baseline), ("candidate", candidate))
     ]
-    return of_frames(sides[0].rows, sides[1].rows)
+    first, second = (with_turns(side.rows, side.provenance) for side in sides)
+    return of_frames(first, second)
 
 
 def summary(frame: pd.DataFrame) -> dict[str, Any]:

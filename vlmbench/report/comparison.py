@@ -75,9 +75,12 @@ def grid(pair: Pair, verdict: Verdict, name: str = STEM) -> Grid:
             )
         )
     label = f"{pair.label}: " if pair.label else ""
+    how = "ratio: by request; worth: independent runs"
+    if pairs := pair.comparison.pairs:
+        how = f"ratio: in turns, {count(pairs, 'pair')}; worth: independent pairs"
     return Grid(
         name=name,
-        title=f"{label}Candidate over baseline (ms: medians of all runs; ratio: by request; worth: independent runs)",
+        title=f"{label}Candidate over baseline (ms: medians of all runs; {how})",
         columns=(
             ("time", False),
             ("baseline", True),
@@ -116,7 +119,7 @@ def headline(verdict: Verdict) -> str:
 def advice(verdict: Verdict) -> str:
     """What to do where not everything could be compared."""
     if verdict.by_machine:
-        return "Measure both again, one right after the other, on a machine with nothing else to do."
+        return "Measure both again in turns (measurement.turns), or on a machine with nothing else to do."
     if verdict.nothing_told:
         return "Measure more requests or repeats, on a quieter machine."
     return "Measure what is missing, or name the runs that belong together: baseline=DIR/RUN candidate=DIR/RUN."
