@@ -52,6 +52,7 @@ from published import (
     command_of,
     counted,
     cut_words,
+    pairs_of,
     read,
     rows_of,
     span_of,
@@ -558,7 +559,9 @@ def runtimes_table(results: Published) -> str:
             changes = {row["metric"]: row for row in content["pairs"][0]["changes"]}
             link = f"[all times]({results.link}/{stem}.md)"
             apart = measured_together([side.provenance for side in runs])
-            rows.append([*head, *(_ratio(changes.get(name)) for name in _TIMES), apart, link])
+            if pairs := pairs_of(content):
+                apart += f", {count(pairs, 'pair')}"
+            rows.append([*head, *(_ratio(changes.get(name), in_turns=bool(pairs)) for name in _TIMES), apart, link])
     return table(("model", "", *(f"`{name}`" for name in _TIMES), "", ""), rows)
 
 
@@ -592,10 +595,10 @@ def engine_side_words(results: Published) -> str:
     return "\n".join(lines)
 
 
-def _ratio(row: Mapping[str, Any] | None) -> str:
+def _ratio(row: Mapping[str, Any] | None, *, in_turns: bool) -> str:
     if row is None:
         return DASH
-    return f"{value(row['ratio'], times)}{MACHINE if row['change'] == 'machine' else ''}"
+    return f"{value(row['ratio'], times)}{MACHINE if row['change'] == 'machine' and not in_turns else ''}"
 
 
 # Fresh process --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,21 @@ from statistics import median
 from typing import Any
 
 from findings_methods import METHODS
-from published import CARD, FULL, MODELS, RUNTIMES, Published, Run, counted, read, span_of, table, times, value
+from published import (
+    CARD,
+    FULL,
+    MODELS,
+    RUNTIMES,
+    Published,
+    Run,
+    counted,
+    pairs_of,
+    read,
+    span_of,
+    table,
+    times,
+    value,
+)  # fmt: skip
 from scipy.stats import spearmanr
 
 from vlmbench.analysis.claims import tail_is_the_problem
@@ -71,13 +85,34 @@ def why_open_words(results: Published) -> str:
         host += top.get("part") == "T_preprocess"
         model += top.get("part") == "T_total"
     if not worth:
-        return ""
+        return _lasted(results)
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
         f"fast by turns, so that {min(n for _, n in worth)} or {max(n for _, n in worth)} requests are worth "
         f"{min(w for w, _ in worth)} to {max(w for w, _ in worth)} independent ones, and P90 needs 36. In {host} of "
         f"these {len(worth)} runs most of the variance is preprocessing on the shared host, in {model} it is "
-        f"`generate()`. Longer runs would tell.{_levels(results)}"
+        f"`generate()`. Longer runs would tell. {_lasted(results)}{_levels(results)}".replace("  ", " ").rstrip()
+    )
+
+
+def _lasted(results: Published) -> str:
+    """Over how long the requests of runs in turns lie, beside those of the others; empty where none took turns."""
+    spans: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
+    for _, run in _present(results):
+        if run.folder.name == "phase1" and not run.summary.get("serving"):
+            began = [float(row["started_unix_s"]) for row in counted(results.results / run.folder)]
+            in_turns = any(one.get("turns") for one in run.provenance["sessions"])
+            spans[in_turns].append((max(began) - min(began), len(began)))
+    if not spans[True]:
+        return ""
+    said = [
+        f"{_ends([n for _, n in found])} requests over {_ends([seconds for seconds, _ in found])} s"
+        for kind in (True, False)
+        if (found := spans[kind])
+    ]
+    return (
+        "Requests of runs that took turns on a card lie further apart in time, and so are worth more: "
+        f"{', where runs alone have '.join(said)}."
     )
 
 
@@ -170,6 +205,8 @@ def _whole_requests(results: Published) -> Iterator[str]:
             changes = {row["metric"]: row for row in found["pairs"][0]["changes"]}
             whole = changes["T_request"]
             note = f"; {MACHINE} [below](#what-do-deployed-runtimes-change)" if whole["change"] == "machine" else ""
+            if pairs := pairs_of(found):
+                note = f"; in turns, {count(pairs, 'pair')}"
             yield (
                 f"**A whole request to {MODELS[model]}** takes {value(whole['ratio'], times)} times as long under vLLM "
                 f"as under {RUNTIMES[other]} ({digits(whole['candidate_ms'])} and "
@@ -286,12 +323,30 @@ def yardstick_words(results: Published) -> str:
         f"of the {count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
         f"{len(under[False])} others of phase 1, on the same host within the same minutes."
     )
+    compared = list(_comparisons(results))
+    taken = sum(pairs_of(found) > 0 for found in compared)
     if low > most:
+        untold = "; what the machine changed by itself between two runtimes is not told from it"
         words += (
             " So it is vLLM's own process that makes work on the host slower, not the hour, and these ratios hold "
-            "that; what the machine changed by itself between two runtimes is not told from it."
+            f"that{'' if taken and taken == len(compared) else untold}."
         )
-    return f"{words} {MACHINE} marks a ratio that a change of the machine may explain."
+    if taken:
+        words += (
+            f" {taken} of the {count(len(compared), 'comparison')} are of runs that took turns, a few requests each: "
+            "what the machine did by itself befell both."
+        )
+    if not taken or taken < len(compared):
+        words += f" {MACHINE} marks a ratio that a change of the machine may explain."
+    return words
+
+
+def _comparisons(results: Published) -> Iterator[Mapping[str, Any]]:
+    """The stored comparisons of two runtimes."""
+    for model in MODELS:
+        for path in (results.results / f"{CARD}_{model}").glob("compare_*.json"):
+            if (found := read(path)) is not None:
+                yield found
 
 
 MACHINE = "‡"

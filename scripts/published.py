@@ -117,6 +117,11 @@ class Run:
         return code_of(self.provenance)
 
 
+def pairs_of(comparison: Mapping[str, Any]) -> int:
+    """How many pairs of runs in turns a stored comparison is of; 0 where the two took none."""
+    return int((comparison["pairs"][0].get("in_turns") or {}).get("pairs", 0))
+
+
 def code_of(provenance: Mapping[str, Any]) -> str:
     """The first letters of the hash of the package's source that measured."""
     return str(provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]

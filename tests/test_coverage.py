@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from benchmarks.coverage import Cell, as_markdown, simulate
+from benchmarks.coverage import Cell, as_markdown, simulate, taken
 
 TRIALS = 60
 CHANCE = 4 * math.sqrt(0.95 * 0.05 / TRIALS)
@@ -42,3 +43,23 @@ def test_the_tables_name_every_cell(cells: list[Cell]) -> None:
     said = as_markdown(cells)
     assert "| P50, n 100, lognormal |" in said
     assert "ρ 0.8" in said
+
+
+def test_intervals_hold_the_truth_of_runs_that_took_turns() -> None:
+    found = simulate(TRIALS, ("quantiles", "shares"), columns=("in turns, levels",), counts=(100,))
+    for cell in found:
+        assert cell.after >= 0.95 - CHANCE or cell.answered < 0.5, cell
+
+
+@pytest.mark.parametrize("kind", ["levels", "waves", "trend", "ρ 0.95"])
+def test_what_a_machine_does_to_both_is_no_difference_of_runs_in_turns(kind: str) -> None:
+    random = np.random.default_rng(1)
+
+    def found(factor: float, *, in_turns: bool = True) -> float:
+        told = [taken(random, 100, kind, "a data set", factor, in_turns=in_turns).differs() for _ in range(TRIALS)]
+        return sum(told) / TRIALS
+
+    assert found(1.0) <= 0.05 + CHANCE
+    assert found(1.05) >= 0.6
+    if kind in ("waves", "trend"):
+        assert found(1.0, in_turns=False) > 0.5, "in sequence it is one"

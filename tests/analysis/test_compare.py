@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 import vlmbench
 from tests.analysis.made import row, write
-from vlmbench.analysis.compare import Change, compare
-from vlmbench.analysis.frames import load_runs
-from vlmbench.analysis.shift import shift_between
+from vlmbench.analysis.compare import Change, Comparison, compare
+from vlmbench.analysis.frames import load_runs, with_turns
+from vlmbench.analysis.shift import partners, shift_between
+from vlmbench.analysis.two_sides import judge
+from vlmbench.report.comparison import as_dict, as_markdown, text
 
 
 def a_run(directory: Path, seed: int, *, samples: int = 40, repeats: int = 5, **changed: float) -> pd.DataFrame:
@@ -93,3 +96,91 @@ def test_directories_are_compared_by_their_public_name(tmp_path: Path) -> None:
     a_run(tmp_path / "a", 1)
     a_run(tmp_path / "b", 2, prefill=1.2)
     assert vlmbench.compare(tmp_path / "a", tmp_path / "b").changes["T_LLM_prefill"].change is Change.SLOWER
+
+
+TURNS = ([0, 3, 4, 7, 8, 11], [1, 2, 5, 6, 9, 10])
+"""Of two processes, there and back."""
+
+
+def took_turns(directory: Path, side: int, seed: int, *, samples: int, code: float = 1.0, id: str = "t") -> Path:
+    """48 runs in turns of eight on a machine that is 30 % slower every second round, and 20 % slower at the end."""
+    noise = random.Random(seed)
+    rows = []
+    for number, turn in enumerate(TURNS[side]):
+        for place in range(8):
+            at = 8 * turn + place
+            state = (1.3 if turn // 2 % 2 else 1.0) * (1 + 0.2 * at / 96)
+            asked = (8 * number + place) % samples
+            made = row(
+                sample=f"s{asked}", repeat=(8 * number + place) // samples, started=float(at),
+                gaps=[(10 + asked) * state * code * noise.gauss(1, 0.01)] * 3,
+            )  # fmt: skip
+            rows.append({**made, "turn": turn, "yardstick_ms": 0.2 * state * noise.gauss(1, 0.01)})
+    about = json.loads((write(directory, rows) / "provenance.json").read_text())
+    about["sessions"] = [{"session": 0, "turns": {"id": id, "member": directory.name, "members": 2, "runs": 8}}]
+    (directory / "provenance.json").write_text(json.dumps(about))
+    return directory
+
+
+@pytest.mark.parametrize("samples", [1, 6, 48])
+def test_runs_that_took_turns_are_compared_in_pairs(tmp_path: Path, samples: int) -> None:
+    first = took_turns(tmp_path / "a", 0, 1, samples=samples)
+    found = vlmbench.compare(first, took_turns(tmp_path / "b", 1, 2, samples=samples))
+    assert found.pairs == 48
+    decode = found.changes["T_LLM_decode"]
+    assert decode.change is Change.NONE_BEYOND, decode.words()
+    assert decode.ratio.value == pytest.approx(1, abs=0.01)
+    assert found.pace is not None
+    assert not found.pace.changed
+    slower = vlmbench.compare(first, took_turns(tmp_path / "c", 1, 3, samples=samples, code=1.1))
+    assert slower.changes["T_LLM_decode"].change is Change.SLOWER
+    assert slower.changes["T_LLM_decode"].ratio.value == pytest.approx(1.1, abs=0.01)
+    alone = vlmbench.compare(first, took_turns(tmp_path / "d", 1, 3, samples=samples, code=1.1, id="other"))
+    assert alone.pairs is None
+    assert alone.changes["T_LLM_decode"].change is not Change.SLOWER, "what the machine did hides it"
+
+
+def test_a_comparison_in_turns_says_so_everywhere(tmp_path: Path) -> None:
+    sides = [took_turns(tmp_path / name, side, side, samples=48) for side, name in enumerate("ab")]
+    told = judge(*sides)
+    for said in (text(told), as_markdown(told), told.pairs[0].comparison.words()[0]):
+        assert "measured in turns: 48 pairs" in said
+    assert "ratio: in turns, 48 pairs" in as_markdown(told)
+    assert as_dict(told)["pairs"][0]["in_turns"]["pairs"] == 48
+    assert set(told.pairs[0].comparison.table()["pairs"]) == {48}
+
+
+def few_pairs(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+    second.loc[second.index[16:], "turn"] += 100
+    return compare(first, second, in_turns=True)
+
+
+def test_too_few_pairs_are_compared_as_before_and_that_is_said(tmp_path: Path) -> None:
+    first, second = (load_runs(took_turns(tmp_path / name, side, side, samples=48)) for side, name in enumerate("ab"))
+    assert compare(first, second, in_turns=True).pairs == 48, "asked for, the rows need no provenance"
+    assert compare(first, second).pairs is None
+    found = few_pairs(first, second)
+    assert found.pairs == 0
+    assert "fewer than half" in found.words()[0]
+    assert found.as_dict()["changes"] == [
+        {**one, "p_value": pytest.approx(one["p_value"])} for one in compare(first, second).as_dict()["changes"]
+    ]
+
+
+def test_rows_of_other_turns_are_no_pairs(tmp_path: Path) -> None:
+    first, second = (took_turns(tmp_path / name, side, side, samples=48) for side, name in enumerate("ab"))
+    rows = [load_runs(side) for side in (first, second)]
+    again = rows[1].assign(session=1)
+    ids = [{"session": 0, "turns": {"id": "t"}}, {"session": 1, "turns": {"id": "u"}}]
+    both = pd.concat([with_turns(part, {"sessions": ids}) for part in (rows[1].iloc[:24], again.iloc[24:])])
+    found = compare(with_turns(rows[0], {"sessions": ids[:1]}), both)
+    assert found.pairs == 24
+
+
+def test_partners_are_the_nearest_in_turns_and_each_run_has_one() -> None:
+    ours, theirs = partners([0, 0, 3, 3, 4, 4], ["r"] * 6, [1, 1, 2, 2, 5], ["r"] * 5)
+    assert list(zip(ours, theirs, strict=True)) == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]
+    ours, theirs = partners([0, 2, 4, 6], ["a", "b", "a", "b"], [1, 3, 5, 21], ["b", "a", "b", "a"])
+    assert list(zip(ours, theirs, strict=True)) == [(1, 0), (2, 1), (3, 2)], "the same request, not too far"
+    ours, _ = partners([float("nan")] * 2, ["r"] * 2, [1, 2], ["r"] * 2)
+    assert not len(ours)

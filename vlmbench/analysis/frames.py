@@ -200,8 +200,9 @@ def in_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 def with_turns(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:
     """The rows with a column ``turns``: the id of the turns that the row's session took; as they are if none did."""
-    sessions = provenance.get("sessions") or ()
-    ids = {one["session"]: one["turns"]["id"] for one in sessions if one.get("turns")}
+    sessions = provenance.get("sessions")
+    known = [one for one in sessions if isinstance(one, Mapping)] if isinstance(sessions, list) else []
+    ids = {one.get("session"): one["turns"].get("id") for one in known if isinstance(one.get("turns"), Mapping)}
     return rows.assign(turns=rows["session"].map(ids)) if ids and "session" in rows else rows
 
 

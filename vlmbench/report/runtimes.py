@@ -121,7 +121,7 @@ def told_together(stories: Sequence[Story]) -> str:
 def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
     """Whether runs are of one card and host, and how far apart in time; what is not recorded is not said.
 
-    For example ``one card and host; measured within the hour``.
+    For example ``one card and host; measured within the hour``, or ``in turns`` where all of them took turns.
     """
     cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
     hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
@@ -132,7 +132,10 @@ def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
         said.append(f"{count(len(cards), 'card')} of one kind, {count(len(hosts), 'host')}")
     sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
     begun = [float(one["started_unix_s"]) for one in sessions]
-    if len(provenances) > 1 and begun:
+    turns = [{one["turns"]["id"] for one in p.get("sessions") or [] if one.get("turns")} for p in provenances]
+    if len(turns) > 1 and set.intersection(*turns):
+        said.append("measured in turns")
+    elif len(provenances) > 1 and begun:
         apart = max(begun) - min(begun)
         said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
     return "; ".join(said)
