@@ -472,3 +472,31 @@ def test_the_commit_that_has_a_code_is_found(script: ModuleType) -> None:
     if changed.stdout:
         pytest.skip("the checkout has changes")
     assert script.commit_of(script.source_sha256(script.ROOT / "vlmbench")[:8]) == commit[:7]
+
+
+def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: ModuleType, tmp_path: Path) -> None:
+    for side, name in enumerate(("h200_llava_cudagraph", "h200_llava_vllm")):
+        shutil.copytree(RESULTS / name / "phase1", tmp_path / name / "phase1")
+        rows = tmp_path / name / "phase1" / "records.jsonl.gz"
+        lines = [json.loads(line) for line in gzip.decompress(rows.read_bytes()).splitlines()]
+        counts = (line for line in lines if line["status"] == "ok" and line["mode"] == "instrumented")
+        for number, line in enumerate(counts):
+            line["turn"] = 2 * (number // 8) + (number // 8 + side) % 2
+        rows.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+        about = json.loads((rows.parent / "provenance.json").read_text())
+        about["sessions"][0]["turns"] = {"id": "one"}
+        (rows.parent / "provenance.json").write_text(json.dumps(about))
+    assert [str(name) for name, _ in script.side_by_side(tmp_path)] == ["h200_llava"]
+    told = json.loads((tmp_path / "h200_llava" / "compare_cudagraph_vllm.json").read_text())
+    pairs = findings.pairs_of(told)
+    assert pairs >= 200
+    found = findings.Published(tmp_path)
+    row = next(line for line in findings.runtimes_table(found).splitlines() if "vLLM over captured graphs" in line)
+    assert f"measured in turns, {pairs} pairs" in row
+    assert findings.MACHINE not in row
+    facts = findings.findings_facts
+    assert f"in turns, {pairs} pairs" in facts.short_words(found)
+    assert "1 of the 1 comparison" in facts.yardstick_words(found)
+    assert re.search(
+        r"took turns on a card lie further apart .* \d+ requests over \d+ to \d+ s\.", facts.why_open_words(found)
+    )

@@ -203,7 +203,9 @@ def with_turns(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFram
     sessions = provenance.get("sessions")
     known = [one for one in sessions if isinstance(one, Mapping)] if isinstance(sessions, list) else []
     ids = {one.get("session"): one["turns"].get("id") for one in known if isinstance(one.get("turns"), Mapping)}
-    return rows.assign(turns=rows["session"].map(ids)) if ids and "session" in rows else rows
+    if not ids or "session" not in rows:
+        return rows
+    return pd.concat([rows, rows["session"].map(ids).rename("turns")], axis=1)
 
 
 def took_turns(baseline: pd.DataFrame, candidate: pd.DataFrame) -> bool:
