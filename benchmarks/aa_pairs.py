@@ -3,11 +3,12 @@
     python benchmarks/aa_pairs.py                        # 20 pairs of the tiny model on the CPU, some 20 s a pair
     python benchmarks/aa_pairs.py --out DIR              # keeps rows, pairs.jsonl and table.md there, and goes on
     python benchmarks/aa_pairs.py --pairs 5 --runs 100   # fewer and longer
+    python benchmarks/aa_pairs.py --turns                # the two runs of a pair take turns
     python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
 
-Each run is a process of its own; the runs of a pair follow each other. A pair is an alarm where ``experiment=compare``
-calls any time *faster* or *slower*; of 20 pairs one at most should be. ``without`` names what the same rows would be
-called if nothing were known of the machine's own change. Between the pairs of equal runs stand pairs whose second run
+Each run is a process of its own; the runs of a pair follow each other, or take turns. A pair is an alarm where
+``experiment=compare`` calls any time *faster* or *slower*; of 20 pairs one at most should be. ``without`` names what the
+same rows would be called if nothing were known of the machine's own change. Between the pairs of equal runs stand pairs whose second run
 is slower in truth (``benchmarks/slower.py``): they must be called so where the machine kept still.
 ``benchmarks/coverage.py`` asks the same of simulated runs, where the truth is known.
 """
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--planted", type=int, default=3, help="pairs whose second run is slower in truth")
     parser.add_argument("--slower", type=float, default=0.1, help="by this share")
     parser.add_argument("--runs", type=int, default=50, help="requests of a run")
+    parser.add_argument("--turns", action="store_true", help="the two runs of a pair take turns")
     parser.add_argument("--minutes", type=float, default=7.5, help="then no further pair is begun (0: no limit)")
     parser.add_argument("--out", type=Path, help="keep everything there")
     parser.add_argument("overrides", nargs="*", help="of the command line, after --")
@@ -96,20 +99,30 @@ def _pair(chosen: argparse.Namespace, place: Path, number: int, slower: float) -
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     sides = [place / "runs" / f"{number:02}{side}" for side in "ab"]
     load = os.getloadavg()[0]
+    if chosen.turns:
+        asked.append(f"measurement.turns.directory={place / 'turns' / f'{number:02}'}")
+    commands = {}
     for side in sides:
         program = ["-m", "vlmbench"]
         if slower and side is sides[1]:
             program = [str(ROOT / "benchmarks" / "slower.py")]
-        command = [sys.executable, *program, *asked, f"output_dir={side}"]
         if (side / "records.jsonl").is_file() and b'"done"' in (side / "outcome.json").read_bytes():
             continue  # of an earlier call with the same --out
-        checked(run(command, env={"PYTHONPATH": path, "SLOWER": str(slower)}), side.name)
+        commands[side.name] = [sys.executable, *program, *asked, f"output_dir={side}"]
+    with ThreadPoolExecutor(len(sides) if chosen.turns else 1) as pool:
+        for name, cost in zip(
+            commands,
+            pool.map(lambda command: run(command, env={"PYTHONPATH": path, "SLOWER": str(slower)}), commands.values()),
+            strict=True,
+        ):
+            checked(cost, name)
     verdict = judge(*sides)
     with_machine = verdict.pairs[0].comparison
-    without = compare(load_runs(sides[0]), load_runs(sides[1]), same_machine=False)
+    without = compare(load_runs(sides[0]), load_runs(sides[1]), same_machine=False, in_turns=chosen.turns)
     whole, pace = with_machine.changes["T_total"], with_machine.pace
     one: dict[str, Any] = {
         "pair": number, "slower": slower, "load": load, "status": verdict.exit_status,
+        "pairs": with_machine.pairs,
         "differs": _differs(with_machine), "without": _differs(without), "gated": list(verdict.gate),
         "regression_without": any(
             c.change is Change.SLOWER and (c.ratio.value or 1) > 1 + verdict.threshold
@@ -142,8 +155,8 @@ def _summary(found: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> lis
         ended, gate = ([one["status"] for one in equal].count(status) for status in (2, 1))
         would = sum(one["regression_without"] for one in equal)
         lines.append(
-            f"{count(n, 'pair')} of equal runs ({chosen.runs} requests each): {alarms} called faster or slower in some "
-            f"time ({percent(alarms / n)}), {before} if nothing were known of the machine; regressions (exit status "
+            f"{count(n, 'pair')} of equal runs ({chosen.runs} requests each{', in turns' if chosen.turns else ''}): "
+            f"{alarms} called faster or slower in some time ({percent(alarms / n)}), {before} if nothing were known of the machine; regressions (exit status "
             f"1): {gate}, {would} if nothing were known; cannot be told (exit status 2): {ended}. Load average before "
             f"a pair: {min(one['load'] for one in equal):.1f} to {max(one['load'] for one in equal):.1f}, "
             f"{count(os.cpu_count() or 0, 'processor')}."
