@@ -7,9 +7,10 @@
     python benchmarks/aa_pairs.py -- model=llava_1_5_7b weights=random    # any other overrides, on a GPU for instance
 
 Each run is a process of its own; the runs of a pair follow each other, or take turns. A pair is an alarm where
-``experiment=compare`` calls any time *faster* or *slower*; of 20 pairs one at most should be. ``without`` names what the
-same rows would be called if nothing were known of the machine's own change. Between the pairs of equal runs stand pairs whose second run
-is slower in truth (``benchmarks/slower.py``): they must be called so where the machine kept still.
+``experiment=compare`` calls any time *faster* or *slower*; of 20 pairs one at most should be. ``without`` names what
+the same rows would be called if nothing were known of the machine's own change. Between the pairs of equal runs stand
+pairs whose second run is slower in truth (``benchmarks/slower.py``): they must be called so where the machine kept
+still, or the two took turns.
 ``benchmarks/coverage.py`` asks the same of simulated runs, where the truth is known.
 """
 
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +111,9 @@ def _pair(chosen: argparse.Namespace, place: Path, number: int, slower: float) -
         if (side / "records.jsonl").is_file() and b'"done"' in (side / "outcome.json").read_bytes():
             continue  # of an earlier call with the same --out
         commands[side.name] = [sys.executable, *program, *asked, f"output_dir={side}"]
+    measure = partial(run, env={"PYTHONPATH": path, "SLOWER": str(slower)})
     with ThreadPoolExecutor(len(sides) if chosen.turns else 1) as pool:
-        for name, cost in zip(
-            commands,
-            pool.map(lambda command: run(command, env={"PYTHONPATH": path, "SLOWER": str(slower)}), commands.values()),
-            strict=True,
-        ):
+        for name, cost in zip(commands, pool.map(measure, commands.values()), strict=True):
             checked(cost, name)
     verdict = judge(*sides)
     with_machine = verdict.pairs[0].comparison
@@ -156,8 +155,9 @@ def _summary(found: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> lis
         would = sum(one["regression_without"] for one in equal)
         lines.append(
             f"{count(n, 'pair')} of equal runs ({chosen.runs} requests each{', in turns' if chosen.turns else ''}): "
-            f"{alarms} called faster or slower in some time ({percent(alarms / n)}), {before} if nothing were known of the machine; regressions (exit status "
-            f"1): {gate}, {would} if nothing were known; cannot be told (exit status 2): {ended}. Load average before "
+            f"{alarms} called faster or slower in some time ({percent(alarms / n)}), {before} if nothing were known of "
+            f"the machine; regressions (exit status 1): {gate}, {would} if nothing were known; cannot be told (exit "
+            f"status 2): {ended}. Load average before "
             f"a pair: {min(one['load'] for one in equal):.1f} to {max(one['load'] for one in equal):.1f}, "
             f"{count(os.cpu_count() or 0, 'processor')}."
         )
