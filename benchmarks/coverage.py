@@ -733,14 +733,15 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
 
 def of_machines(plan: Plan) -> Iterator[Cell]:
     """Two processes with the fixed calculation beside their runs (± 5 %): on one machine that keeps still, and on one
-    whose speed differs by some 10 % from process to process, which stages follow to the power of 0 to 1.5. ``before``
-    knows nothing of the machine.
+    whose speed differs by some 10 % from process to process (in turns 3 %), which stages follow to the power of 0 to
+    1.5. ``before`` knows nothing of the machine.
     """
     trials, random, columns, counts = plan
     for n in counts:
         for column in columns:
-            for table, spread, factor in (
-                ("alarms", 0.0, 1.0), ("alarms", 0.1, 1.0), ("power", 0.0, 1.05), ("power", 0.0, 1.1),
+            for table, spread, factor, turns in (
+                ("alarms", 0.0, 1.0, False), ("alarms", 0.1, 1.0, False), ("alarms", 0.03, 1.0, True),
+                ("power", 0.0, 1.05, False), ("power", 0.0, 1.1, False), ("power", 0.0, 1.05, True),
             ):  # fmt: skip
                 old, new = [], []
                 for _ in range(max(trials // 4, 1)):
@@ -748,12 +749,15 @@ def of_machines(plan: Plan) -> Iterator[Cell]:
                         beside_yardstick(random, n, column, math.exp(spread * random.standard_normal()), code)
                         for code in (1.0, factor)
                     ]
+                    for side, rows in enumerate(sides):
+                        rows["turn"] = there_and_back(n)[side]
                     for found, same in ((old, False), (new, True)):
-                        told = compare(sides[0], sides[1], STAGES, same_machine=same).changes.values()
+                        told = compare(sides[0], sides[1], STAGES, same_machine=same, in_turns=turns).changes.values()
                         found.append(any(one.change in (Change.FASTER, Change.SLOWER) for one in told))
                 words = f"speed ± {100 * spread:g} %" if spread else "machine keeps still"
                 size = f", + {100 * (factor - 1):.0f} %" if table == "power" else ""
-                yield counted(table, f"two processes, {words}, n {n} each{size}", column, old, new)
+                way = " in turns" if turns else ""
+                yield counted(table, f"two processes{way}, {words}, n {n} each{size}", column, old, new)
 
 
 def beside_yardstick(
@@ -796,10 +800,15 @@ def of_turns(plan: Plan) -> Iterator[Cell]:
                         yield counted("pairs_coverage", f"ratio of {row}", kind, *zip(*held, strict=True))
 
 
+def there_and_back(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The turn of each run of two processes: A B B A."""
+    rounds = np.arange(n) // TURN
+    return 2 * rounds + rounds % 2, 2 * rounds + 1 - rounds % 2
+
+
 def taken(random: np.random.Generator, n: int, kind: str, work: str, factor: float, *, in_turns: bool) -> Shift:
     """The comparison of two processes whose second takes ``factor`` times as long; in sequence, ten seconds apart."""
-    place = np.arange(n)
-    turns = 2 * (place // TURN) + place // TURN % 2, 2 * (place // TURN) + 1 - place // TURN % 2
+    place, turns = np.arange(n), there_and_back(n)
     at = [TURN * turn + place % TURN for turn in turns] if in_turns else [place, n + 125 + place]
     state = drift(random, int(max(map(max, at))) + 1, kind)
     names = {"one request": place * 0, "a data set": place}.get(work, np.argsort(random.random((n // 5, 5))).ravel())

@@ -248,12 +248,14 @@ def compare(
         found[metric] = (shift, float(np.nanmedian(times[0])), float(np.nanmedian(times[1])))
     corrected = holm([shift.p_value for shift, _, _ in found.values()])
     pace = pace_between(*measured, in_turns=bool(pairs)) if same_machine else None
+    # In turns only the processes can differ in it, not the hour: it counts where it does for sure.
+    counts = None if pairs and pace is not None and not pace.changed else pace
     return Comparison(
         pace=pace,
         pairs=pairs,
         changes={
             metric: StageChange(
-                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=pace
+                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=counts
             )
             for (metric, (shift, before, after)), p in zip(found.items(), corrected, strict=True)
         },
