@@ -163,12 +163,12 @@ class Turns:
             members, holder = state["members"], state["holder"]
             members[self.name]["joined"] = True
             held = holder is not None and members[holder]["joined"] and self._lives(holder)
-            here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-            died = sum(not one["turns"] and not self._lives(name) for name, one in members.items())
-            gone = max(died, len(list(self._folder.glob("*.gone"))))
-            self._gathered = self._gathered or held or here + gone >= self.members
-            if not self._gathered:
-                return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
+            if not (self._gathered or held):
+                here = sum(one["joined"] and self._lives(name) for name, one in members.items())
+                died = sum(not one["turns"] and not self._lives(name) for name, one in members.items())
+                if here + max(died, len(list(self._folder.glob("*.gone")))) < self.members:
+                    return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
+            self._gathered = True
             if not held or (holder == self.name and state["turn"] == self.number):
                 self._grant(state)
             if state["holder"] != self.name:
