@@ -315,6 +315,10 @@ def test_a_gpu_in_others_hands_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(gpu, "gpu_uuid", lambda device: "GPU-1")
     monkeypatch.setattr(gpu, "gpu_state", lambda device: {"other_processes": 2, "memory_used_bytes": 3 * 2**30})
     assert gpu.busy_with("cuda:0") == "2 other processes on GPU GPU-1, 3.0 GiB in use altogether"
+    assert str(gpu.busy_with("cuda:0", known=1)).startswith("1 other process on"), (
+        "a member of its turns is no stranger"
+    )
+    assert gpu.busy_with("cuda:0", known=2) is None
     for unknown in ({"other_processes": 0}, {"other_processes": None}, {"note": "no NVML"}):
         monkeypatch.setattr(gpu, "gpu_state", lambda device, state=unknown: state)
         assert gpu.busy_with("cuda:0") is None
