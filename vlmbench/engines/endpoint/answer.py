@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmbench.engines.endpoint.client import Times
-from vlmbench.engines.endpoint.sse import HOLDS_TOKENS, Chunk, EventParser, Kind, chunk_of, error_text
+from vlmbench.engines.endpoint.sse import HOLDS_TOKENS, EventParser, Kind, chunk_of, error_text
 from vlmbench.engines.endpoint.wire import Head
 
 COALESCED_NS = 100_000
@@ -64,19 +64,17 @@ class Answer:
         except (ValueError, TypeError, AttributeError) as error:  # no JSON, or members of other types
             self.broken = self.broken or f"a chunk of the stream cannot be read: {error}"
             return
-        self.kinds[chunk.kind] += 1
+        kind, counted, usage, timings, finish_reason, error_said = chunk
+        self.kinds[kind] += 1
         self.first_event_ns = self.first_event_ns or stamp_ns
-        if chunk.kind in HOLDS_TOKENS:
+        if kind in HOLDS_TOKENS:
             self.token_times_ns.append(stamp_ns)
-            self.counts_so_far.append(chunk.tokens_so_far)
-        self._note(chunk)
-
-    def _note(self, chunk: Chunk) -> None:
-        self.usage = chunk.usage or self.usage
-        self.timings = chunk.timings or self.timings
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-        self.error = chunk.error or self.error
-        self.done = self.done or chunk.kind is Kind.DONE
+            self.counts_so_far.append(counted)
+        self.usage = usage or self.usage
+        self.timings = timings or self.timings
+        self.finish_reason = finish_reason or self.finish_reason
+        self.error = error_said or self.error
+        self.done = self.done or kind is Kind.DONE
 
     def complaint(self, head: Head) -> str:
         """What the server says in the body of an answer that is no stream, on one line."""

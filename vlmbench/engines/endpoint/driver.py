@@ -18,7 +18,7 @@ from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
 from vlmbench.engines.endpoint.loop import sleep_until
 from vlmbench.engines.endpoint.settings import Load
 
-_LOOK_EVERY_S = 0.5  # how often the wish to stop is looked for
+_LOOK_EVERY_S = 1.0  # how often the wish to stop is looked for: each look wakes a loop that waits for a token
 _LEAD_NS = 50_000_000  # connections of an open loop are opened this long before their request is due
 START_NS = 100_000_000
 """From the start of an open loop to time 0 of its arrivals."""
@@ -153,23 +153,26 @@ class Driver(Sending):
         self.exchanger.turns.reset()
         begin_ns, cpu = time.monotonic_ns(), time.process_time()
         work = asyncio.create_task(self._open_loop() if self.load.kind == "open" else self._closed_loop())
-        looking = asyncio.create_task(self._stop_when_told(work))
+        self._look_for_stop(work)
         try:
             await asyncio.wait([work])
         finally:
             self.exchanger.abandon()
-            looking.cancel()
             work.cancel()
         if not work.cancelled():
             work.result()
         return self._facts(begin_ns, cpu, self.exchanger.turns.longest_ns / 1e6)
 
-    async def _stop_when_told(self, work: asyncio.Task[None]) -> None:
-        while not self.stop_requested():
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self._stopped = True
-        self.exchanger.abandon()
-        work.cancel()
+    def _look_for_stop(self, work: asyncio.Task[None]) -> None:
+        """End the work when that is wished, else look again later; a callback costs half of a task's turn."""
+        if work.done():
+            return
+        if self.stop_requested():
+            self._stopped = True
+            self.exchanger.abandon()
+            work.cancel()
+        else:
+            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_for_stop, work)
 
     async def _closed_loop(self) -> None:
         users = self.load.concurrency if self.load.kind == "closed" else 1

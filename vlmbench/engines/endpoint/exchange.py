@@ -161,24 +161,24 @@ class Exchanger:
             connection.close()
 
     def _guard(self, connection: Connection) -> list[asyncio.TimerHandle]:
-        """Timers that end a request which takes too long or hangs."""
+        """The timer, the latest in the list, that ends a request which takes too long or hangs."""
         loop = asyncio.get_running_loop()
-        timers: list[asyncio.TimerHandle] = []
-
-        def expired() -> None:
-            connection.abort(ExchangeError("timeout", f"no end after {self.timeout_s:g} s (runtime.timeout_s)"))
+        began_ns = time.monotonic_ns()
 
         def look() -> None:
-            quiet = (time.monotonic_ns() - connection.last_read_ns) / 1e9
-            if quiet >= self.silence_s:
+            now_ns = time.monotonic_ns()
+            left = self.timeout_s - (now_ns - began_ns) / 1e9
+            quiet = (now_ns - connection.last_read_ns) / 1e9
+            if left <= 0:
+                connection.abort(ExchangeError("timeout", f"no end after {self.timeout_s:g} s (runtime.timeout_s)"))
+            elif quiet >= self.silence_s:
                 where = "its answer" if connection.head is None else "the next chunk"
                 message = f"nothing came for {self.silence_s:g} s while waiting for {where} (runtime.silence_s)"
                 connection.abort(ExchangeError("silence", message))
             else:
-                timers[1] = loop.call_later(self.silence_s - quiet, look)
+                timers[0] = loop.call_later(min(left, self.silence_s - quiet), look)
 
-        timers.append(loop.call_later(self.timeout_s, expired))
-        timers.append(loop.call_later(self.silence_s, look))
+        timers = [loop.call_later(min(self.timeout_s, self.silence_s), look)]
         return timers
 
     def _whole(self, order: Order, answer: Answer, connection: Connection, due_ns: int) -> Result:

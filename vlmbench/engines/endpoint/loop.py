@@ -5,7 +5,8 @@ Here epoll waits whole milliseconds and a ``select()`` on its descriptor the res
 
 A *tap* reads a socket as soon as the selector says that it is ready, before any callback of the loop: all streams that
 are ready at one moment are read and stamped before anything is parsed, and a token that arrives alone, after the
-processor has slept, does not pay for the loop's own way to it through a cold cache.
+processor has slept, does not pay for the loop's own way to it through a cold cache. A stream that is all there is to
+wait for is waited for in a blocking read, which saves the way through epoll: a tenth of what a token costs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import os
 import select
 import selectors
+import struct
 import sys
 import time
 from collections import deque
@@ -26,6 +28,9 @@ LONG_TURN_NS = 1_000_000
 _KEPT_TURNS = 10_000
 _READ_BYTES = 65536
 _KEPT_READS = 64  # of a stream, before they are looked at
+_ALONE_S = 0.04
+READ_TIMEOUT = struct.pack("ll", 0, round(_ALONE_S * 1e6))
+"""``SO_RCVTIMEO`` of a tapped socket: a lone stream that is silent for so long is left to epoll."""
 
 
 class Tap:
@@ -51,6 +56,15 @@ class Tap:
         self.ending = b""
         self.looking = False
         self.error: OSError | None = None
+
+    def took(self, stamp_ns: int, data: bytes) -> bool:
+        """Keep what was read; True when ``look`` is to be called for it."""
+        self.last_ns = stamp_ns
+        self.reads.append((stamp_ns, data))
+        if self.looking or not (data.endswith(self.ending) or len(data) < 5 or len(self.reads) > _KEPT_READS):
+            return False
+        self.looking = True
+        return True
 
 
 class Turns:
@@ -115,7 +129,7 @@ class _FineSelector(selectors.DefaultSelector):
             now = clock()
             self._turns.note(self._woke_ns, now)
             due = None if timeout is None else now + timeout * 1e9
-            others = False
+            others, may_be_alone = False, True
             while not others:
                 left_s = 0.0 if later else None if due is None else (due - now) / 1e9
                 if left_s is None or left_s > 0.001:
@@ -141,11 +155,12 @@ class _FineSelector(selectors.DefaultSelector):
                     if not data:
                         others = True
                         continue
-                    tap.last_ns = now
-                    tap.reads.append((now, data))
-                    if (data.endswith(tap.ending) or len(data) < 5 or len(tap.reads) > _KEPT_READS) and not tap.looking:
-                        tap.looking = True
+                    if tap.took(now, data):
                         later.append(tap.look)
+                    elif may_be_alone:
+                        may_be_alone = False  # once a turn: a stream that fell silent is left to epoll
+                        if self._is_alone(descriptor):
+                            woke = now = self._read_alone(descriptor, tap, now, due)
                 if later:  # one at a time, with what it leads to: the next when what came meanwhile is read
                     later.popleft()()
                     break
@@ -155,6 +170,37 @@ class _FineSelector(selectors.DefaultSelector):
                     self._turns.note(woke, now)
             self._woke_ns = woke
             return super().select(0) if others else []  # what is read no longer shows, all else still does
+
+        def _is_alone(self, descriptor: int) -> bool:
+            """Whether this socket, with nothing to write, is all there is to wait for beside the loop's own pipe."""
+            return (
+                len(self.taps) == 1
+                and len(self.get_map()) == 2
+                and self.get_map()[descriptor].events == selectors.EVENT_READ
+            )
+
+        def _read_alone(self, descriptor: int, tap: Tap, now: int, due: float | None) -> int:
+            """Wait in blocking reads until the stream may be complete, ends or is silent, a timer is near, or for 1 s.
+
+            Returns:
+                when it woke last.
+            """
+            read, clock, took = os.read, time.monotonic_ns, tap.took
+            until = now + 1e9 if due is None else min(now + 1e9, due - 1.5e9 * _ALONE_S)
+            os.set_blocking(descriptor, True)
+            try:
+                while now < until and (data := read(descriptor, _READ_BYTES)):
+                    now = clock()
+                    if took(now, data):
+                        self.later.append(tap.look)
+                        break
+            except BlockingIOError:
+                now = clock()
+            except OSError as error:
+                tap.error = error
+            finally:
+                os.set_blocking(descriptor, False)
+            return now
 
     else:
 
@@ -174,7 +220,10 @@ class MeasuringLoop(asyncio.SelectorEventLoop):
         super().__init__(self._fine)
 
     def tap(self, descriptor: int, tap: Tap | None) -> None:
-        """Read a socket before any callback; None leaves it to its transport again."""
+        """Read a socket before any callback; None leaves it to its transport again.
+
+        The socket has :data:`READ_TIMEOUT`, for the loop may wait in a blocking read of it.
+        """
         if tap is None:
             self._fine.taps.pop(descriptor, None)
         else:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 DONE = "[DONE]"
+_JSON = json.JSONDecoder()
 
 
 class Kind(StrEnum):
@@ -28,8 +29,7 @@ class Kind(StrEnum):
 HOLDS_TOKENS = frozenset({Kind.CONTENT, Kind.REASONING})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One event of a stream.
 
     Args:
@@ -56,8 +56,14 @@ class EventParser:
     _buffer: bytes = b""
     _data: list[bytes] = field(default_factory=list)
 
-    def feed(self, piece: bytes) -> Iterator[str]:
+    def feed(self, piece: bytes) -> list[str]:
         """The data of every event that this piece completes."""
+        whole = piece.startswith(b"data: ") and piece.endswith(b"\n") and piece.find(b"\n") == len(piece) - 2
+        if whole and not self._buffer and not self._data and b"\r" not in piece:  # as nearly all are
+            return [piece[6:-2].decode("utf-8", "replace")]
+        return list(self._cut(piece))
+
+    def _cut(self, piece: bytes) -> Iterator[str]:
         text = self._buffer + piece
         held = b"\r" if text.endswith(b"\r") else b""  # the line feed of this line end may follow
         text = text[: len(text) - len(held)]
@@ -72,9 +78,9 @@ class EventParser:
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
             # comments (keep-alives) and the fields event, id, retry carry no chunk
 
-    def rest(self) -> Iterator[str]:
+    def rest(self) -> list[str]:
         """The event that a closed connection left without its empty line."""
-        yield from self.feed(b"\n\n")
+        return self.feed(b"\n\n")
 
 
 def chunk_of(data: str) -> Chunk:
@@ -83,23 +89,22 @@ def chunk_of(data: str) -> Chunk:
     Raises:
         ValueError: it is no JSON object.
     """
-    if data.strip() == DONE:
-        return Chunk(kind=Kind.DONE)
-    found = json.loads(data)
-    if not isinstance(found, dict):
+    text = data.strip(" \t\r\n")
+    if text == DONE:
+        return Chunk(Kind.DONE)
+    found, end = _JSON.raw_decode(text)  # half of what json.loads takes
+    if end != len(text) or not isinstance(found, dict):
         raise ValueError(f"a chunk must be a JSON object (got {data[:60]!r})")
     if found.get("error"):
         return Chunk(kind=Kind.ERROR, error=error_text(found["error"]))
     usage, timings = found.get("usage") or None, found.get("timings") or None
     choices = found.get("choices")
     choice = choices[0] if choices else {}
-    return Chunk(
-        kind=_kind(choice.get("delta") or {}, choice, found),
-        tokens_so_far=_count(usage, timings),
-        usage=usage,
-        timings=timings,
-        finish_reason=choice.get("finish_reason"),
+    kind, counted = (
+        _kind(choice.get("delta") or {}, choice, found),
+        _count(usage, timings) if usage or timings else None,
     )
+    return Chunk(kind, counted, usage, timings, choice.get("finish_reason"))
 
 
 def error_text(error: Any) -> str:
