@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vlmbench.engines.endpoint.address import Address, Proxy
-from vlmbench.engines.endpoint.loop import READ_TIMEOUT, MeasuringLoop, Tap
+from vlmbench.engines.endpoint.loop import READ_TIMEOUT, MeasuringLoop, PlainTransport, Tap
 from vlmbench.engines.endpoint.wire import Head, ResponseParser, WireError, request_bytes
 from vlmbench.machine.host_use import MachineUse
 
@@ -286,11 +286,14 @@ class Client:
         host, port = await self._resolve()
         if self.proxy is not None and self.tls is not None:
             return await self._tunnel(host, port)
-        name = self.address.host if self.tls is not None else None
         sock = await _connected(host, port)
-        _, connection = await loop.create_connection(
-            lambda: Connection(loop), sock=sock, ssl=self.tls, server_hostname=name
-        )
+        if self.tls is None:
+            connection = Connection(loop)
+            PlainTransport(loop, sock, connection)
+        else:
+            _, connection = await loop.create_connection(
+                lambda: Connection(loop), sock=sock, ssl=self.tls, server_hostname=self.address.host
+            )
         return connection
 
     async def _resolve(self) -> tuple[str, int]:

@@ -15,6 +15,7 @@ import asyncio
 import os
 import select
 import selectors
+import socket
 import struct
 import sys
 import time
@@ -233,6 +234,78 @@ class MeasuringLoop(asyncio.SelectorEventLoop):
         """Call ``look`` once more when all sockets that are ready now are read."""
         tap.looking = True
         self._fine.later.append(tap.look)
+
+
+class PlainTransport(asyncio.Transport):
+    """A connected socket's transport: asyncio's takes three turns of the loop to open and one to close, this none.
+
+    Args:
+        loop: that serves it.
+        sock: connected, not blocking.
+        protocol: is given what no tap has read, and the end.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol) -> None:
+        super().__init__({"socket": sock})
+        self._loop, self._sock, self._unsent = loop, sock, memoryview(b"")
+        self._protocol: asyncio.Protocol | None = protocol
+        loop.add_reader(sock, self._read)
+        protocol.connection_made(self)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The protocol always learns when bytes wait and when all have left."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send; the protocol is paused while the system does not take all."""
+        if self._unsent:
+            self._unsent = memoryview(b"".join((self._unsent, data)))
+            return
+        self._unsent = memoryview(data)
+        self._send()
+        if self._unsent and self._protocol is not None:
+            self._loop.add_writer(self._sock, self._send_more)
+            self._protocol.pause_writing()
+
+    def _send(self) -> None:
+        try:
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._end(error)
+
+    def _send_more(self) -> None:
+        self._send()
+        if not self._unsent and self._protocol is not None:
+            self._loop.remove_writer(self._sock)
+            self._protocol.resume_writing()
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not data:
+            self._end(None)
+        elif self._protocol is not None:
+            self._protocol.data_received(data)
+
+    def _end(self, error: OSError | None) -> None:
+        protocol, self._protocol, self._unsent = self._protocol, None, memoryview(b"")
+        if protocol is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+            protocol.connection_lost(error)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._end(None)
+
+    close = abort
 
 
 def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:
