@@ -4,15 +4,18 @@ bounded from above (the exact errors are printed by ``benchmarks/endpoint.py``).
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.endpoint.serving import send, text_orders
 from vlmbench.engines.endpoint.driver import Role
+from vlmbench.engines.endpoint.exchange import Order
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.testing.replay import ReplayServer
 from vlmbench.testing.scripts import SCRIPTS, Script, script_named
@@ -171,6 +174,38 @@ def test_what_is_no_http_server() -> None:
         result = send(endpoint, Load(), text_orders("x", 1)).measured[0]
         thread.join()
     assert result.error_class == "not_http"
+
+
+def _large(model: str) -> Order:
+    """A request of 20 MB, more than a socket takes at once."""
+    order = text_orders(model, 1)[0]
+    body = {**json.loads(order.body), "messages": [{"role": "user", "content": "x" * 20_000_000}]}
+    return replace(order, body=json.dumps(body).encode())
+
+
+def test_a_body_that_the_system_takes_in_parts_arrives_whole(server: ReplayServer) -> None:
+    result = send(_endpoint(server), Load(), [_large("steady")]).measured[0]
+    assert result.ok, result.reason
+    assert len(server.log[-1].body["messages"][0]["content"]) == 20_000_000
+
+
+def test_a_server_that_closes_or_sleeps_while_it_should_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+        def close() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        endpoint = Endpoint(base_url=url, model="x", proxy="none", timeout_s=0.5)
+        closed = send(endpoint, Load(), [_large("x")]).measured[0]
+        thread.join()
+        asleep = send(endpoint, Load(), [_large("x")]).measured[0]
+    assert closed.error_class == "disconnected"
+    assert asleep.error_class == "timeout"
 
 
 def test_closed_loop_keeps_its_users_busy_until_the_last_measured_answer(server: ReplayServer) -> None:
