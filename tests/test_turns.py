@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.command_line import command_line
 from tests.test_runner import FAST, dataset, measure
-from vlmbench.errors import MeasurementError
+from vlmbench.errors import ConfigError, MeasurementError
 from vlmbench.machine.turns import Turns
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.testing.planted import PlantedModel
@@ -244,3 +245,25 @@ def test_what_cannot_be_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -
     assert (done.status, "Traceback" in done.said) == (2, False), done.said
     assert len(done.own) <= 2
     assert not (tmp_path / "t").exists()
+
+
+def test_the_python_api_takes_turns_until_its_call_ends(tmp_path: Path) -> None:
+    import vlmbench
+
+    model, processor = vlmbench.load("tiny", device="cpu", threads=1)
+    image = Image.new("RGB", (56, 56), "grey")
+    few: dict[str, Any] = {
+        "output_tokens": 2,
+        "stopping": {"min_samples": 5, "max_samples": 5},
+        "costs": False,
+        "probes": ["timeline"],
+    }
+    turns = {"directory": tmp_path / "turns", "members": 1, "runs": 2}
+    run = vlmbench.measure(model, processor, [(image, "What?")], turns=turns, directory=tmp_path / "a", **few)
+    assert sorted(set(run.frame["turn"])) == [1, 2, 3]
+    assert json.loads((tmp_path / "a" / "provenance.json").read_text())["turns"]["runs"] == 2
+    with Turns(directory=tmp_path / "turns", of=tmp_path / "b") as other:
+        assert other.others() == 0
+    for wrong, words in ({"dir": 1}, "may hold directory"), ({"members": 0}, "1 or more"):
+        with pytest.raises(ConfigError, match=words):
+            vlmbench.measure(model, processor, [(image, "What?")], turns=wrong, **few)

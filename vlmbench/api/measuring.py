@@ -17,6 +17,7 @@ from vlmbench.api.requests import samples_of
 from vlmbench.api.run import WHICH, Run, Which, place_of
 from vlmbench.api.shipped import choice, component, defaults
 from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError
+from vlmbench.machine.turns import Turns
 from vlmbench.records.outcome import State
 from vlmbench.records.provenance import collect
 from vlmbench.records.run_directory import RunDirectory
@@ -77,6 +78,7 @@ def measure(
     stopping: Mapping[str, Any] | None = None,
     warmup: Mapping[str, Any] | None = None,
     time_limit_s: float | None = None,
+    turns: Mapping[str, Any] | None = None,
     seed: int = 0,
     directory: Path | str | None = None,
     rows: Which = "measured",
@@ -109,6 +111,8 @@ def measure(
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
         time_limit_s: of the whole measurement, s; what was measured until then is kept.
+        turns: taken with other processes of this machine until the call ends, as ``measurement.turns`` of the command:
+            ``{"directory": "outputs/turns"}``; None measures alone.
         seed: of orders and random text.
         directory: keep the run there (a directory of the same settings is continued); None keeps it for as long as
             the :class:`Run` lives.
@@ -174,9 +178,23 @@ def measure(
     run = Run(directory=place, which=rows)
     if directory is None:  # it lives as long as its run; one that fails has no run, and goes at once
         weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
-    with alone(), lent(target):
-        _measure_into(place, target, samples, settings, probes=probes, time_limit_s=time_limit_s, progress=progress)
+    with alone(), lent(target), _turns(place, turns or {}) as taken:
+        _measure_into(
+            place, target, samples, settings, probes=probes, time_limit_s=time_limit_s, progress=progress, turns=taken
+        )
     return run
+
+
+_OF_TURNS = {"directory": "str | Path", "members": "int", "runs": "int", "wait_s": "float"}
+
+
+def _turns(place: Path, given: Mapping[str, Any]) -> Turns:
+    if wrong := [name for name in given if name not in _OF_TURNS]:
+        raise ConfigError(f"'turns' may hold {', '.join(_OF_TURNS)} (got {', '.join(wrong)})")
+    check(_OF_TURNS, given, least={"members": 1, "runs": 1, "wait_s": 0})
+    rules = dict(given)
+    directory = rules.pop("directory", None)
+    return Turns(directory=None if directory is None else Path(directory), of=place, **rules)
 
 
 def _kind(sweep: Mapping[str, Any] | None) -> str:
@@ -202,6 +220,7 @@ def _measure_into(
     probes: Sequence[str | Probe],
     time_limit_s: float | None,
     progress: Progress | None,
+    turns: Turns,
 ) -> None:
     """Rows, provenance and ``points.json`` of a run directory; continues one that was begun with the same settings."""
     from vlmbench.runner.costs import annotator, costs_of
@@ -215,6 +234,8 @@ def _measure_into(
         with run.rows() as store:
             here = collect(settings, model_facts=target.facts, device=device, seed=settings["seed"])
             here["dataset"] = {"name": "requests", "samples": len(samples)}
+            if (facts := turns.facts()) is not None:
+                here["turns"] = here["sessions"][-1]["turns"] = facts
             if counted is not None and counted.peaks.peaks is not None:
                 here["device_peaks"] = asdict(counted.peaks.peaks)
             run.begin(here, points_total=len(series))
@@ -227,6 +248,7 @@ def _measure_into(
                 progress=progress or Silent(),
                 trace_requests=measurement["trace_requests"],
                 yardstick=measurement["yardstick"],
+                turns=turns,
                 annotate=None if counted is None else annotator(counted, target),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,
                 attempts=run.attempts,

@@ -162,7 +162,7 @@ class Turns:
         with self._state() as state:
             members, holder = state["members"], state["holder"]
             members[self.name]["joined"] = True
-            held = holder is not None and members[holder]["joined"] and self._lives(holder)
+            held = holder in members and members[holder]["joined"] and self._lives(holder)
             if not (self._gathered or held):
                 here = sum(one["joined"] and self._lives(name) for name, one in members.items())
                 died = sum(not one["turns"] and not self._lives(name) for name, one in members.items())
@@ -220,6 +220,7 @@ class Turns:
     def _close(self) -> None:
         descriptor, self._bell = self._bell, -1
         if descriptor >= 0:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child process may hold a copy
             os.close(descriptor)
 
     @contextmanager
