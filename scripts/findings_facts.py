@@ -44,12 +44,14 @@ def _present(results: Published) -> Iterator[tuple[str, Run]]:
 def cards_table(results: Published) -> str:
     """Which part ran on which card from when to when: what stands in a column of time ran at the same time."""
     parts: dict[tuple[str, str], tuple[float, float]] = {}
+    turns: dict[str, set[str]] = {}
     for name, run in _present(results):
         for one in run.provenance["sessions"]:
             if one.get("ended_unix_s"):
                 key = (str(run.provenance["device"].get("uuid")), name)
                 begin, end = parts.get(key, (one["started_unix_s"], one["ended_unix_s"]))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, one["ended_unix_s"]))
+                turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
     cards: dict[str, list[tuple[float, float, str]]] = {}
     for (uuid, name), (begin, end) in parts.items():
         cards.setdefault(uuid, []).append((begin, end, name))
@@ -58,11 +60,19 @@ def cards_table(results: Published) -> str:
         [
             f"{place}",
             "; ".join(f"{_clock(begin)}–{_clock(end)} {name.replace('_', ' ')}" for begin, end, name in found),
-            "yes" if all(a[1] <= b[0] for a, b in pairwise(found)) else "no",
+            _one_by_one(found, turns),
         ]
         for place, found in enumerate(ordered, start=1)
     ]
     return table(("card", "runs of the present set, UTC", "one after the other"), rows) if rows else ""
+
+
+def _one_by_one(parts: Sequence[tuple[float, float, str]], turns: Mapping[str, set[str]]) -> str:
+    """Whether parts of a card followed each other: what overlaps must have taken turns."""
+    at_once = [(a[2], b[2]) for a, b in pairwise(parts) if a[1] > b[0]]
+    if not at_once:
+        return "yes"
+    return "yes, or in turns" if all(turns[a] & turns[b] for a, b in at_once) else "no"
 
 
 def _clock(when: float) -> str:

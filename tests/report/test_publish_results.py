@@ -497,6 +497,9 @@ def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: Mod
     facts = findings.findings_facts
     assert f"in turns, {pairs} pairs" in facts.short_words(found)
     assert "1 of the 1 comparison" in facts.yardstick_words(found)
+    together = [(0.0, 2.0, "a"), (1.0, 3.0, "b")]
+    assert facts._one_by_one(together, {"a": {"t"}, "b": {"t"}}) == "yes, or in turns"
+    assert facts._one_by_one(together, {"a": {"t"}, "b": {"u"}}) == "no"
     assert re.search(
         r"took turns on a card lie further apart .* \d+ requests over \d+ to \d+ s\.", facts.why_open_words(found)
     )

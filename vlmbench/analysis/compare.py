@@ -45,7 +45,7 @@ class StageChange:
         shift: ratio with its interval and p-value.
         p_value: corrected for the number of times compared.
         baseline_ms, candidate_ms: medians over the runs of the requests that both have.
-        pace: change of the machine's pace; None where it is not known.
+        pace: change of the machine's pace; None where it is not known, or decides nothing.
     """
 
     metric: str
