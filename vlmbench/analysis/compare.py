@@ -45,7 +45,7 @@ class StageChange:
         shift: ratio with its interval and p-value.
         p_value: corrected for the number of times compared.
         baseline_ms, candidate_ms: medians over the runs of the requests that both have.
-        pace: change of the machine's pace; None where it is not known, or decides nothing.
+        pace: change of the machine's pace; None where it is not known.
     """
 
     metric: str
@@ -248,14 +248,12 @@ def compare(
         found[metric] = (shift, float(np.nanmedian(times[0])), float(np.nanmedian(times[1])))
     corrected = holm([shift.p_value for shift, _, _ in found.values()])
     pace = pace_between(*measured, in_turns=bool(pairs)) if same_machine else None
-    # In turns only the processes can differ in it, not the hour: it counts where it does for sure.
-    counts = None if pairs and pace is not None and not pace.changed else pace
     return Comparison(
         pace=pace,
         pairs=pairs,
         changes={
             metric: StageChange(
-                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=counts
+                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=pace
             )
             for (metric, (shift, before, after)), p in zip(found.items(), corrected, strict=True)
         },

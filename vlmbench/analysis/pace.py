@@ -91,8 +91,8 @@ def pace_between(baseline: pd.DataFrame, candidate: pd.DataFrame, *, in_turns: b
     if in_turns:
         ours, theirs = partners(*(part for side in zip(rows, same, strict=True) for part in turns_of(*side)))
         ratio = shift_in_turns(sides[0][ours], sides[1][theirs], same[0][ours]).estimate
-        return None if ratio.low is None else Pace(ratio=ratio)  # what drifts within the runs is in their own interval
-    ratio = shift_between(sides[0], same[0], sides[1], same[1]).estimate
+    else:
+        ratio = shift_between(sides[0], same[0], sides[1], same[1]).estimate
     return None if ratio.shortfall in (Shortfall.TOO_FEW_RUNS, Shortfall.NOTHING_TO_COMPARE) else Pace(ratio=ratio)
 
 
