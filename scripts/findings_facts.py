@@ -110,9 +110,12 @@ def _lasted(results: Published) -> str:
     spans: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
     for _, run in _present(results):
         if run.folder.name == "phase1" and not run.summary.get("serving"):
-            began = [float(row["started_unix_s"]) for row in counted(results.results / run.folder)]
+            began: dict[Any, list[float]] = {}
+            for row in counted(results.results / run.folder):
+                began.setdefault(row["session"], []).append(float(row["started_unix_s"]))
+            lasted, requests = sum(max(one) - min(one) for one in began.values()), sum(map(len, began.values()))
             in_turns = any(one.get("turns") for one in run.provenance["sessions"])
-            spans[in_turns].append((max(began) - min(began), len(began)))
+            spans[in_turns].append((lasted, requests))
     if not spans[True]:
         return ""
     said = [
