@@ -106,6 +106,10 @@ def test_how_runs_belong_together() -> None:
         "2 cards of one kind, 1 host; measured 24 hours apart"
     )
     assert measured_together([{}]) == ""
+    took = [{"sessions": [{"turns": {"id": name}}]} for name in ("t", "t", "u", "u")]
+    assert measured_together(took[:2]) == "measured in turns"
+    assert measured_together(took) == "measured in turns in 2 groups"
+    assert measured_together(took[1:3]) == ""
 
 
 def arm(role: str, keep: float, saved: float, **more: Any) -> ArmResult:

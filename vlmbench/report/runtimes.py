@@ -121,7 +121,7 @@ def told_together(stories: Sequence[Story]) -> str:
 def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
     """Whether runs are of one card and host, and how far apart in time; what is not recorded is not said.
 
-    For example ``one card and host; measured within the hour``, or ``in turns`` where all of them took turns.
+    For example ``one card and host; measured within the hour``, or ``in turns``, ``in turns in 2 groups``.
     """
     cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
     hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
@@ -133,8 +133,11 @@ def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
     sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
     begun = [float(one["started_unix_s"]) for one in sessions]
     turns = [{one["turns"]["id"] for one in p.get("sessions") or [] if one.get("turns")} for p in provenances]
+    groups = set(map(frozenset, turns))
     if len(turns) > 1 and set.intersection(*turns):
         said.append("measured in turns")
+    elif all(groups) and len(groups) < len(turns):
+        said.append(f"measured in turns in {len(groups)} groups")
     elif len(provenances) > 1 and begun:
         apart = max(begun) - min(begun)
         said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
