@@ -13,7 +13,9 @@ processes of a machine share the clock, so the client's error and the server's o
 * ``CPU a token``: processor time of the client's process over the tokens that it received, opening connections and
   making rows included. ``user`` and ``system`` are the kernel's guess from where its ticks fell; their sum is exact.
 * ``bare``: the same requests by a loop that only opens, sends, waits in ``epoll`` and calls ``recv``, and throws away
-  what it reads: the share of the system, which grows with the time between tokens. The rest is the client's own.
+  what it reads: the share of the system, which grows with the time between tokens. ``recv``, at one stream: the same
+  without ``epoll``, in blocking calls of ``recv``, which is how the client waits for a lone stream. The rest is the
+  client's own.
 
 * ``truth and flag``: a request is late when a token was read over 1 ms and over 5 % of TTFT after it was written, the
   limit of ``client_slow``; beside it what its row says. ``late, no flag`` is what a user would not notice.
@@ -115,7 +117,9 @@ class Use:
         self.user, self.system = now.ru_utime - before.ru_utime, now.ru_stime - before.ru_stime
 
 
-def bare(url: str, streams: int, requests: int, *, together: bool) -> tuple[Use, dict[str, list[int]]]:
+def bare(
+    url: str, streams: int, requests: int, *, together: bool, blocking: bool = False
+) -> tuple[Use, dict[str, list[int]]]:
     """What the system takes for the same reads, and when each event of a request was read, ns."""
     address, epoll = Address.parse(url), select.epoll()
     left, under_way = iter(orders(requests, together=together)), dict[int, tuple[str, socket.socket]]()
@@ -134,7 +138,7 @@ def bare(url: str, streams: int, requests: int, *, together: bool) -> tuple[Use,
         for _ in range(streams):
             begin()
         while under_way:
-            for descriptor, _ in epoll.poll():
+            for descriptor in list(under_way) if blocking else [found for found, _ in epoll.poll()]:
                 name, connection = under_way[descriptor]
                 data = connection.recv(65536)
                 seen[name].append((time.monotonic_ns(), data))
@@ -249,6 +253,8 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
     """Measure one number of streams, by the bare loop and by the client in turn, and print it."""
     found: dict[str, list[float]] = {}
     uses: dict[str, list[Use]] = {"client": [], "bare": []}
+    if streams == 1:
+        uses["recv"] = []
     results: list[Result] = []
     facts: list[LoadFacts] = []
     told: Counter[str] = Counter()
@@ -256,6 +262,8 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
         use, seen = bare(url, streams, requests, together=together)
         uses["bare"].append(use)
         found.setdefault(f"bare {READ}", []).extend(bare_late(seen, log_of(url, requests)))
+        if streams == 1:
+            uses["recv"].append(bare(url, streams, requests, together=together, blocking=True)[0])
         came, load, use = measure(url, streams, requests, together=together)
         uses["client"].append(use)
         results, facts = [*results, *came], [*facts, load]
