@@ -733,15 +733,14 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
 
 def of_machines(plan: Plan) -> Iterator[Cell]:
     """Two processes with the fixed calculation beside their runs (± 5 %): on one machine that keeps still, and on one
-    whose speed differs by some 10 % from process to process (in turns 3 %), which stages follow to the power of 0 to
+    whose speed differs by some 10 % from process to process which stages follow to the power of 0 to
     1.5. ``before`` knows nothing of the machine.
     """
     trials, random, columns, counts = plan
     for n in counts:
         for column in columns:
-            for table, spread, factor, turns in (
-                ("alarms", 0.0, 1.0, False), ("alarms", 0.1, 1.0, False), ("alarms", 0.03, 1.0, True),
-                ("power", 0.0, 1.05, False), ("power", 0.0, 1.1, False), ("power", 0.0, 1.05, True),
+            for table, spread, factor in (
+                ("alarms", 0.0, 1.0), ("alarms", 0.1, 1.0), ("power", 0.0, 1.05), ("power", 0.0, 1.1),
             ):  # fmt: skip
                 old, new = [], []
                 for _ in range(max(trials // 4, 1)):
@@ -749,15 +748,12 @@ def of_machines(plan: Plan) -> Iterator[Cell]:
                         beside_yardstick(random, n, column, math.exp(spread * random.standard_normal()), code)
                         for code in (1.0, factor)
                     ]
-                    for side, rows in enumerate(sides):
-                        rows["turn"] = there_and_back(n)[side]
                     for found, same in ((old, False), (new, True)):
-                        told = compare(sides[0], sides[1], STAGES, same_machine=same, in_turns=turns).changes.values()
+                        told = compare(sides[0], sides[1], STAGES, same_machine=same).changes.values()
                         found.append(any(one.change in (Change.FASTER, Change.SLOWER) for one in told))
                 words = f"speed ± {100 * spread:g} %" if spread else "machine keeps still"
                 size = f", + {100 * (factor - 1):.0f} %" if table == "power" else ""
-                way = " in turns" if turns else ""
-                yield counted(table, f"two processes{way}, {words}, n {n} each{size}", column, old, new)
+                yield counted(table, f"two processes, {words}, n {n} each{size}", column, old, new)
 
 
 def beside_yardstick(

@@ -561,7 +561,7 @@ def runtimes_table(results: Published) -> str:
             apart = measured_together([side.provenance for side in runs])
             if pairs := pairs_of(content):
                 apart += f", {count(pairs, 'pair')}"
-            rows.append([*head, *(_ratio(changes.get(name), in_turns=bool(pairs)) for name in _TIMES), apart, link])
+            rows.append([*head, *(_ratio(changes.get(name)) for name in _TIMES), apart, link])
     return table(("model", "", *(f"`{name}`" for name in _TIMES), "", ""), rows)
 
 
@@ -595,10 +595,10 @@ def engine_side_words(results: Published) -> str:
     return "\n".join(lines)
 
 
-def _ratio(row: Mapping[str, Any] | None, *, in_turns: bool) -> str:
+def _ratio(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return DASH
-    return f"{value(row['ratio'], times)}{MACHINE if row['change'] == 'machine' and not in_turns else ''}"
+    return f"{value(row['ratio'], times)}{MACHINE if row['change'] == 'machine' else ''}"
 
 
 # Fresh process --------------------------------------------------------------------------------------------------------

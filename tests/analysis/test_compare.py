@@ -102,7 +102,9 @@ TURNS = ([4 * i + j for i in range(8) for j in (0, 3)], [4 * i + j for i in rang
 """Of two processes, there and back."""
 
 
-def took_turns(directory: Path, side: int, seed: int, *, samples: int, code: float = 1.0, id: str = "t") -> Path:
+def took_turns(
+    directory: Path, side: int, seed: int, *, samples: int, code: float = 1.0, own: float = 1.0, id: str = "t"
+) -> Path:
     """128 runs in turns of eight on a machine that is 30 % slower every second round, and 20 % slower at the end."""
     noise = random.Random(seed)
     rows = []
@@ -115,7 +117,7 @@ def took_turns(directory: Path, side: int, seed: int, *, samples: int, code: flo
                 sample=f"s{asked}", repeat=(8 * number + place) // samples, started=float(at),
                 gaps=[(10 + asked) * state * code * noise.gauss(1, 0.01)] * 3,
             )  # fmt: skip
-            rows.append({**made, "turn": turn, "yardstick_ms": 0.2 * state * noise.gauss(1, 0.01)})
+            rows.append({**made, "turn": turn, "yardstick_ms": 0.2 * state * noise.gauss(1, 0.01) * own})
     about = json.loads((write(directory, rows) / "provenance.json").read_text())
     about["sessions"] = [{"session": 0, "turns": {"id": id, "member": directory.name, "members": 2, "runs": 8}}]
     (directory / "provenance.json").write_text(json.dumps(about))
@@ -132,6 +134,7 @@ def test_runs_that_took_turns_are_compared_in_pairs(tmp_path: Path, samples: int
     assert decode.ratio.value == pytest.approx(1, abs=0.01)
     assert found.pace is not None
     assert not found.pace.changed
+    assert "nothing is decided from it" in found.words()[1]
     slower = vlmbench.compare(first, took_turns(tmp_path / "c", 1, 3, samples=samples, code=1.1))
     assert slower.changes["T_LLM_decode"].change is Change.SLOWER
     assert slower.changes["T_LLM_decode"].ratio.value == pytest.approx(1.1, abs=0.01)
@@ -139,6 +142,14 @@ def test_runs_that_took_turns_are_compared_in_pairs(tmp_path: Path, samples: int
     assert alone.pairs is None
     hidden = alone.changes["T_LLM_decode"].change is not Change.SLOWER
     assert hidden or samples == 128, "what the machine did hides it where requests do not pair the runs"
+
+
+def test_the_pace_of_a_process_in_turns_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    first = took_turns(tmp_path / "a", 0, 1, samples=128)
+    found = vlmbench.compare(first, took_turns(tmp_path / "b", 1, 2, samples=128, own=1.1))
+    assert found.pace is not None
+    assert found.pace.changed
+    assert found.changes["T_LLM_decode"].change is Change.NONE_BEYOND
 
 
 def test_a_comparison_in_turns_says_so_everywhere(tmp_path: Path) -> None:

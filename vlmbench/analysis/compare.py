@@ -45,7 +45,7 @@ class StageChange:
         shift: ratio with its interval and p-value.
         p_value: corrected for the number of times compared.
         baseline_ms, candidate_ms: medians over the runs of the requests that both have.
-        pace: change of the machine's pace; None where it is not known.
+        pace: change of the machine's pace; None where it is not known, or decides nothing.
     """
 
     metric: str
@@ -253,7 +253,12 @@ def compare(
         pairs=pairs,
         changes={
             metric: StageChange(
-                metric=metric, shift=shift, p_value=p, baseline_ms=before, candidate_ms=after, pace=pace
+                metric=metric,
+                shift=shift,
+                p_value=p,
+                baseline_ms=before,
+                candidate_ms=after,
+                pace=pace if pace is not None and pace.decides else None,
             )
             for (metric, (shift, before, after)), p in zip(found.items(), corrected, strict=True)
         },
