@@ -45,6 +45,7 @@ from published import (
     ROOT,
     RUNTIMES,
     SERVERS,
+    SIDES,
     Published,
     Run,
     by_request,
@@ -388,11 +389,40 @@ def tokens_table(results: Published) -> str:
                 _cost(costs.get("vision")),
                 value(ratio) if ratio and ratio.get("low") is not None else "not bounded",
                 DASH if pearson is None else f"{pearson:.2f}".replace("-", "−"),
-                results.rows(run),
+                results.rows(run) + _cut_sweeps(results, name),
             ]
         )
     heads = ("model", "runtime", "ms an output token", "ms a vision token", "vision tokens for one of output")
     return table((*heads, "FLOPs with latency, both sweeps, r", ""), rows)
+
+
+def _cut_sweeps(results: Published, name: str) -> str:
+    """Which sweeps of the present set were cut off, and after how many runs a point."""
+    words = ""
+    for phase in SIDES:
+        run = results.run(name, phase)
+        if run is None or run.mark or not run.cut:
+            continue
+        counts = Counter(row["point_id"] for row in counted(results.results / run.folder)).values()
+        ends = "–".join(dict.fromkeys(str(end(counts)) for end in (min, max)))
+        words += f", {phase.replace('phase', 'phase ')} cut off after {sum(counts)} runs, {ends} a point"
+    return words
+
+
+def costs_words(results: Published) -> str:
+    """Which runs of the present set have no FLOPs and no bytes."""
+    lacking: dict[str, list[str]] = {}
+    for name in results.names():
+        run = results.run(name, "phase1")
+        if run is not None and not run.mark:
+            if any("no_costs" in row["flags"] for row in counted(results.results / run.folder)):
+                version = run.provenance["software"]["packages"]["transformers"]
+                lacking.setdefault(version, []).append(", ".join(who(name)))
+    return "\n".join(
+        f"No FLOPs and bytes in this set, and so no correlation and no floor: {'; '.join(names)}. Their count failed "
+        f"with the transformers there ({version}); it is mended since, and times do not depend on it."
+        for version, names in lacking.items()
+    )
 
 
 def _cost(entry: Mapping[str, Any] | None) -> str:
@@ -543,7 +573,7 @@ def runtimes_table(results: Published) -> str:
                     marks = {runtime: side and side.mark for runtime, side in zip((one, other), sides, strict=True)}
                     old = [RUNTIMES[runtime] for runtime, mark in marks.items() if mark]
                     said = (
-                        f"not divided: {old[0]} is of another day{EARLIER}"
+                        f"not divided: {old[0]} is of the earlier set{EARLIER}"
                         if old and None not in sides
                         else NOT_MEASURED
                     )
@@ -714,7 +744,7 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
         measured = counts.get("workload_runs") or (counts.get("ok_by_mode") or {}).get("instrumented", 0)
         arms = run.summary.get("arms")
         phase = f"{run.folder.name}: " if len(run.folder.parts) > 1 and not arms else ""
-        said.append(phase + (count(len(arms), "arm") if arms else count(measured, "run")))
+        said.append(phase + (count(len(arms), "arm") if arms else f"{count(measured, 'run')}{cut_words(run)}"))
         if run.summary.get("arms") and not run.summary.get("proofs"):
             said.append("cut off")
     if results.comparison(part):
@@ -800,6 +830,7 @@ def engine_words(results: Published) -> str:
         NOT_MEASURED
         if encoder is None
         else f"{value(encoder['ratio'], lambda number: f'{number:.4f}')}, {encoder['runs']} runs"
+        f"{run.mark if run else ''}"
     )
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from findings_methods import METHODS
 from published import (
+    ARCHIVE,
     CARD,
+    EARLIER,
     FULL,
     MODELS,
     RUNTIMES,
     Published,
     Run,
+    by_request,
     counted,
     pairs_of,
     read,
@@ -24,10 +29,12 @@ from published import (
     table,
     times,
     value,
+    who,
 )  # fmt: skip
 from scipy.stats import spearmanr
 
-from vlmbench.analysis.claims import tail_is_the_problem
+from vlmbench.analysis.claims import Verdict, tail_is_the_problem
+from vlmbench.analysis.shift import shift_in_turns
 from vlmbench.text import DASH, count, digits, percent
 
 _CAPTURED = ("cudagraph", "cudagraph_compiled")
@@ -81,27 +88,39 @@ def _clock(when: float) -> str:
 
 def why_open_words(results: Published) -> str:
     """What the tails that cannot be told lack, and where the slow waves are that take it from them."""
-    worth, host, model = [], 0, 0
+    worth, host, model, held, marks = [], 0, 0, 0, set()
     for name in results.names():
         run = results.run(name, "phase1")
-        if run is None or tail_is_the_problem(run.summary).value is not None:
+        if run is None:
+            continue
+        if (told := tail_is_the_problem(run.summary)).value is not None:
+            held += told.verdict is Verdict.OPEN
             continue
         p90 = run.summary["distribution"]["T_request"]["workload"]["p90"]
         if p90.get("effective_n") is None:
             continue
         worth.append((int(p90["effective_n"]), p90["n"]))
+        marks.add(run.mark)
         shares = (run.summary["tail"].get("request") or {}).get("variance_parts") or []
         top = max(shares, key=lambda row: row.get("share") or 0.0, default={})
         host += top.get("part") == "T_preprocess"
         model += top.get("part") == "T_total"
     if not worth:
         return _lasted(results)
+    old = f", all of the earlier set{EARLIER}," if marks == {EARLIER} else ""
+    enough = (
+        f" In {held} others there are enough, but few of the slow waves, and the interval holds the limit."
+        if held
+        else ""
+    )
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
-        f"fast by turns, so that {min(n for _, n in worth)} or {max(n for _, n in worth)} requests are worth "
-        f"{min(w for w, _ in worth)} to {max(w for w, _ in worth)} independent ones, and P90 needs 36. In {host} of "
-        f"these {len(worth)} runs most of the variance is preprocessing on the shared host, in {model} it is "
-        f"`generate()`. Longer runs would tell. {_lasted(results)}{_levels(results)}".replace("  ", " ").rstrip()
+        f"fast by turns. In {count(len(worth), 'run')}{old} {min(n for _, n in worth)} or {max(n for _, n in worth)} "
+        f"requests are worth {min(w for w, _ in worth)} to {max(w for w, _ in worth)} independent ones, and P90 needs "
+        f"36; in {host} of them most of the variance is preprocessing on the shared host, in {model} it is "
+        f"`generate()`.{enough} Runs that last longer would tell more. {_lasted(results)}{_levels(results)}".replace(
+            "  ", " "
+        ).rstrip()
     )
 
 
@@ -124,8 +143,8 @@ def _lasted(results: Published) -> str:
         if (found := spans[kind])
     ]
     return (
-        "Requests of runs that took turns on a card lie further apart in time, and so are worth more: "
-        f"{', where runs alone have '.join(said)}."
+        "Requests of runs that took turns on a card lie further apart in time: "
+        f"{', where runs alone have '.join(said)} ([what that is worth](#how-far-can-the-numbers-be-trusted))."
     )
 
 
@@ -247,7 +266,7 @@ def _promises(results: Published) -> Iterator[str]:
     if said:
         yield (
             f"**What FLOPs promise of dropped vision tokens, and what was saved of `generate()`:** {', '.join(said)}"
-            f"{f' (some of an earlier day{marks.pop()})' if marks else ''}, by arm in the "
+            f"{f' (some of the earlier set{marks.pop()})' if marks else ''}, by arm in the "
             "[study](study_dropping_tokens.md)."
         ).replace("-", "−")
 
@@ -259,10 +278,11 @@ def _grid(results: Published) -> Iterator[str]:
         arms = [arm for run in runs for arm in run.summary["arms"] if arm["role"] == "method"]
         if len(tries) == 1 and not tries[0]["status"] and arms:
             pairs = sorted({arm["pairs"] for arm in arms})
+            mark = "".join({run.mark for run in runs})
             yield (
                 f"**A grid of {len(arms)} arms** (methods, shares and runtimes of {MODELS[model]}, "
-                f"{'–'.join(map(str, pairs))} pairs an arm) took one command and {tries[0]['seconds']} s on one card "
-                "([its table](study_dropping_tokens.md#all-of-it-as-one-command))."
+                f"{'–'.join(map(str, pairs))} pairs an arm) took one command and {tries[0]['seconds']} s on one "
+                f"card{mark} ([its table](study_dropping_tokens.md#all-of-it-as-one-command))."
             )
 
 
@@ -314,7 +334,7 @@ def floors_table(results: Published) -> str:
     return (
         f"{table((*heads, 'at the rate of a copy'), rows)}\n\nA floor is a bound: weights and cache read once. A copy "
         f"reads and writes {between} TB/s on such cards ([{len(rates)} runs]({results.link}/{CARD}_captured) on other "
-        "cards of the kind; the middle one is taken)."
+        "cards of the kind; their median is taken)."
     )
 
 
@@ -339,7 +359,7 @@ def yardstick_words(results: Published) -> str:
     compared = list(_comparisons(results))
     taken = sum(pairs_of(found) > 0 for found in compared)
     if low > most:
-        untold = "; what the machine changed by itself between two runtimes is not told from it"
+        untold = "; what the machine changed by itself between two that took no turns is not told from it"
         words += (
             " So it is vLLM's own process that makes work on the host slower, not the hour, and these ratios hold "
             f"that{'' if taken and taken == len(compared) else untold}."
@@ -349,7 +369,7 @@ def yardstick_words(results: Published) -> str:
             f" {taken} of the {count(len(compared), 'comparison')} are of runs that took turns, a few requests each: "
             "what the machine did by itself befell both."
         )
-    if not taken or taken < len(compared):
+    if any(row["change"] == "machine" for found in compared for row in found["pairs"][0]["changes"]):
         words += f" {MACHINE} marks a ratio that a change of the machine may explain."
     return words
 
@@ -360,6 +380,61 @@ def _comparisons(results: Published) -> Iterator[Mapping[str, Any]]:
         for path in (results.results / f"{CARD}_{model}").glob("compare_*.json"):
             if (found := read(path)) is not None:
                 yield found
+
+
+def turns_words(results: Published) -> str:
+    """What turns did: how wide ratios of runs in turns are beside those of runs without anything in common, and what
+    requests are worth in turns and alone.
+    """
+    shares = []
+    for model in MODELS:
+        for path in sorted((results.results / f"{CARD}_{model}").glob("compare_*.json")):
+            if not pairs_of(read(path) or {"pairs": [{}]}):
+                continue
+            one, other = (results.results / f"{CARD}_{name}" for name in _sides(model, path.stem))
+            times_of = [by_request(side / "phase1", "T_request") for side in (one, other)]
+            names = [name for name in times_of[0] if name in times_of[1]]  # in the order measured
+            ours, theirs = ([side[name] for name in names] for side in times_of)
+            alone = [1.0] * len(names)
+            both, *apart = (_width(*pair, names) for pair in ((ours, theirs), (alone, ours), (alone, theirs)))
+            if both is not None and None not in apart:
+                shares.append(both / math.hypot(*(width for width in apart if width is not None)))
+    if not shares:
+        return ""
+    ends = [f"{end(shares):.2f}" for end in (min, max)]
+    said = [
+        f"{count(len(found), 'request')} over {found[-1] - found[0]:,.0f} s {words}, worth "
+        f"{run.summary['distribution']['T_request']['workload']['effective_n']:,.0f}"
+        for words, run in (
+            ("in turns", results.at(Path(f"{CARD}_{_ALONE}") / "phase1")),
+            (f"alone, of an earlier set{EARLIER}", results.at(Path(ARCHIVE) / f"{CARD}_{_ALONE}" / "phase1")),
+        )
+        if run is not None
+        and (found := sorted(float(row["started_unix_s"]) for row in counted(results.results / run.folder)))
+    ]
+    lone = f" They do not settle what a run alone is worth: {', '.join(who(_ALONE))}, {' and '.join(said)}."
+    return (
+        "* What turns did: no change of the machine between two runs is in a ratio of theirs. Its interval got little "
+        f"narrower: those of `T_request` are {' to '.join(dict.fromkeys(ends))} times as wide as the same two runs "
+        f"would have if they had nothing in common ({count(len(shares), 'comparison')}), for most of the noise is "
+        f"faster than a turn, or of one process.{lone if len(said) > 1 else ''}"
+    )
+
+
+_ALONE = "llava_cudagraph"  # a run that the archive has as well, measured alone
+
+
+def _sides(model: str, stem: str) -> tuple[str, str]:
+    """The parts that ``compare_ONE_OTHER`` is of."""
+    said = stem.removeprefix("compare_")
+    other = next(name for name in sorted(RUNTIMES, key=len, reverse=True) if said.endswith(f"_{name}"))
+    return f"{model}_{said.removesuffix(f'_{other}')}", f"{model}_{other}"
+
+
+def _width(first: Sequence[float], second: Sequence[float], names: Sequence[str]) -> float | None:
+    """How wide the interval of a ratio of times is, on the logarithmic scale."""
+    found = shift_in_turns(first, second, names).estimate
+    return None if found.low is None or found.high is None else math.log(found.high / found.low)
 
 
 MACHINE = "‡"

@@ -226,6 +226,7 @@ def grid_words(results: Published) -> str:
         keeps = {arm["keep"] for run in runs for arm in run.summary["arms"] if arm["role"] == "method"}
         tries = (read(folder / "part.json") or {"tries": []})["tries"]
         took = f"took {sum(one['seconds'] for one in tries):,} s" if tries else "was not timed"
+        took += "".join({run.mark for run in runs})
         if len(tries) > 1:
             took += f", in {len(tries)} goes"
         if tries and tries[-1]["status"]:

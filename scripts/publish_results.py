@@ -62,9 +62,13 @@ from published import (
     tries_of,
 )
 
+from vlmbench.analysis.budget import checked, settings_of, solve
+from vlmbench.analysis.results import read_results
 from vlmbench.analysis.two_sides import judge
 from vlmbench.errors import InputError, VlmbenchError
+from vlmbench.figures.budget import budget_figure
 from vlmbench.figures.style import FigureStyle, drawn_as
+from vlmbench.figures.theme import save
 from vlmbench.machine.installation import source_sha256
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.report import write_pages, write_report
@@ -78,7 +82,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 ROWS, PACKED, WORDS, SUMMARY = "records.jsonl", "records.jsonl.gz", "words.txt", "summary.json"
 INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
-WHOLE = (FIRST_STEPS, "budget.json", "figures/budget.png", SERVER)
+WHOLE = (FIRST_STEPS, "budget.json", SERVER)
 PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
@@ -149,6 +153,7 @@ def take(runs: Path, results: Path) -> list[Path]:
                             rb'"[^"]*/(?=%b)' % re.escape(place.name).encode(), b'"', said
                         )  # no path of a machine
                     write_whole(results / folder / name, said)
+            (results / folder / PART).unlink(missing_ok=True)  # an earlier run's; none was written of what was cut off
             if tries := tries_of(runs).get(place.name):
                 write_json(results / folder / PART, {"tries": [asdict(one) for one in tries]})
             taken.append(folder)
@@ -355,7 +360,23 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
             text = write_exp5([here / SIDES[0]], here / SIDES[1], here, pages=False).text
             write_pages(here)
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
-    return dict(_published(top, kinds))
+        drawn = _budget_drawn(here, said) if (said := read(folder / "budget.json")) else {}
+    return dict(_published(top, kinds)) | {name: work / path for name, path in drawn.items()}
+
+
+def _budget_drawn(here: Path, said: Mapping[str, Any]) -> dict[Path, Path]:
+    """Draw a budget from its rows: its place to the file; nothing where no setting could be told."""
+    metric, percentile = said["metric"], said["percentile"]
+    runs = read_results(here / "sweep")
+    sides = [runs, read_results(here / "check") if (here / "check").is_dir() else []]
+    swept, checks = (settings_of(side, metric=metric, percentile=percentile) for side in sides)
+    found = solve(swept, limit_ms=said["latency_ms"], percentile=percentile, metric=metric)
+    again = {one.point: one.latency for one in checks}
+    found = checked(found, {one.key: again[one.point] for one in found.chosen if one.point in again})
+    if all(one.latency.value is None for one in found.settings):
+        return {}
+    (file,) = save(budget_figure(found, runs[0].provenance), here / "figures", "budget")
+    return {Path("figures") / file.name: file}
 
 
 def _of_server(run: Path, server: Mapping[str, Any] | None) -> None:

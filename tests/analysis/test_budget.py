@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vlmbench.analysis.budget import (
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.results import ResultSet
 from vlmbench.errors import InputError
+from vlmbench.figures.budget import budget_figure
 from vlmbench.report.budget import as_dict, grid, headline, text, write
 
 PROVENANCE: dict[str, Any] = {
@@ -145,6 +147,18 @@ def test_a_percentile_that_cannot_be_told_is_refused_in_two_lines() -> None:
         "the P99 of T_request cannot be told at any setting: n too small: 150 of 368",
         "Measure more runs of each (measurement.stopping.min_samples=…), or ask for less: percentile=95.",
     ]
+
+
+def test_what_goes_with_the_amount_on_the_axis_makes_no_kinds_of_its_own() -> None:
+    found = _solved(75)
+    found = replace(
+        found, settings=tuple(replace(s, amounts={**s.amounts, "images": s.amounts["vision tokens"]}) for s in found.settings),
+        differs=(*found.differs, "images"),
+    )  # fmt: skip
+    figure = budget_figure(found, PROVENANCE)
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [one for one in words if "images" in one] == []
+    assert sum(len(line.get_xdata()) == 3 for line in figure.axes[0].lines) == 2, "a front for each kind"
 
 
 def test_a_figure_is_drawn_of_what_can_be_told_alone(tmp_path: Path) -> None:

@@ -415,6 +415,7 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
 
     publish()
     assert findings.Published(results).codes.keys() == {"abcdef01"}
+    (results / "h200_llava_eager" / "part.json").write_text("{}")
     for folder in ("llava_eager/phase1", "llava_eager", "molmo_cudagraph/phase1"):
         (results / f"h200_{folder}" / "summary.json").write_text("{}")
 
@@ -427,6 +428,7 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
     assert "not published, one sweep of another code than the pair that is there: llava_eager/phase2" in said
     assert re.search(r"not published, cut off after \d+ runs, of which 'phase1' has \d+ already: molmo_cudagraph", said)
     assert "the present set is of code 12345678 from now on" in said
+    assert not (results / "h200_llava_eager" / "part.json").exists(), "none stays that is of an earlier run"
     found = findings.Published(results)
     assert found.run("llava_eager", "phase1").mark == ""
     assert found.run("llava_eager").mark == found.run("molmo_cudagraph", "phase1").mark == findings.EARLIER
@@ -474,6 +476,21 @@ def test_the_commit_that_has_a_code_is_found(script: ModuleType) -> None:
     assert script.commit_of(script.source_sha256(script.ROOT / "vlmbench")[:8]) == commit[:7]
 
 
+def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_path: Path) -> None:
+    name, published = "h200_llava_cudagraph", findings.Published(tmp_path)
+    shutil.copytree(RESULTS / name, tmp_path / name)
+    assert "cut off" not in findings.tokens_table(published) + findings.folder_table(published)
+    assert findings.costs_words(published) == ""
+    (tmp_path / name / "phase3" / "points.json").unlink()
+    rows = tmp_path / name / "phase1" / "records.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(rows.read_bytes()).splitlines()]
+    rows.write_bytes(gzip.compress("".join(json.dumps(r | {"flags": ["no_costs"]}) + "\n" for r in lines).encode()))
+    findings.rows_of.cache_clear()
+    assert re.search(r"phase 3 cut off after \d+ runs, [\d–]+ a point \|", findings.tokens_table(published))
+    assert re.search(r"phase3: \d+ runs, cut off", findings.folder_table(published))
+    assert "no floor: LLaVA-1.5-7B, captured graphs." in findings.costs_words(published)
+
+
 def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: ModuleType, tmp_path: Path) -> None:
     for side, name in enumerate(("h200_llava_cudagraph", "h200_llava_vllm")):
         shutil.copytree(RESULTS / name / "phase1", tmp_path / name / "phase1")
@@ -501,5 +518,6 @@ def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: Mod
     assert facts._one_by_one(together, {"a": {"t"}, "b": {"t"}}) == "yes, or in turns"
     assert facts._one_by_one(together, {"a": {"t"}, "b": {"u"}}) == "no"
     assert re.search(
-        r"took turns on a card lie further apart .* \d+ requests over \d+ to \d+ s\.", facts.why_open_words(found)
+        r"took turns on a card lie further apart .* \d+ requests over \d+ to \d+ s \(", facts.why_open_words(found)
     )
+    assert re.search(r" are [01]\.\d\d times as wide .* \(1 comparison\)", facts.turns_words(found))

@@ -30,7 +30,8 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
     kinds = list(dict.fromkeys(_kind(one, others) for one in found.settings))
     again = {check.setting.key: check for check in found.checks}
     inside = "" if any(one.predicted for one in found.settings) else "bars: 95 % intervals; "
-    note = f"{inside}line: the front; ringed: chosen; crosses: measured again; dashed: the budget"
+    beside = "; side by side: of one amount" if x and len(kinds) > 1 else ""
+    note = f"{inside}line: the front{beside}; ringed: chosen; crosses: measured again; dashed: the budget"
     if without := sum(one.latency.value is None for one in found.settings):
         note += f"\nnot drawn: {count(without, 'setting')} with too few independent runs for the {found.name}"
     with theme():
@@ -39,11 +40,13 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
         )
         axes = figure.subplots()
         axes.axhline(found.limit_ms, color=INK, linewidth=dot(1.2), linestyle="--")
+        places = [one.amounts[x] for one in found.settings if x in one.amounts]
+        room = 0.06 * (max(places) - min(places)) or 1.0 if places else 0.0  # also where a setting is not drawn
         for number, kind in enumerate(kinds):
             part = [one for one in found.settings if _kind(one, others) == kind and one.latency.value is not None]
-            _draw(axes, part, x, _MARKERS[number % len(_MARKERS)], again)
-        if x and (places := [one.amounts[x] for one in found.settings if x in one.amounts]):
-            room = 0.06 * (max(places) - min(places)) or 1.0  # also where a setting is not drawn
+            aside = room * (number - (len(kinds) - 1) / 2) / max(len(kinds), 2)
+            _draw(axes, part, x, _MARKERS[number % len(_MARKERS)], again, aside=aside)
+        if places:
             axes.set_xlim(min(places) - room, max(places) + room)
         axes.set(xlabel=x.capitalize() if x else "Setting", ylabel=f"{found.name} (ms)", ylim=(0, None))
         axes.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -51,12 +54,17 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
 
 
 def _axes(found: Budget) -> tuple[str, list[str]]:
-    """The amount with most values, and what else differs."""
+    """The amount with most values, and what else differs by itself: not what goes with that amount."""
     differs = [name for name in found.differs if name in AMOUNTS]
     if not differs:
         return "", list(found.differs)
     x = max(differs, key=lambda name: len({one.amounts.get(name) for one in found.settings}))
-    return x, [name for name in found.differs if name != x]
+
+    def goes_with(name: str) -> bool:
+        pairs = {(one.amounts.get(x), one.amounts.get(name)) for one in found.settings}
+        return name in AMOUNTS and len(pairs) == len({value for value, _ in pairs})
+
+    return x, [name for name in found.differs if name != x and not goes_with(name)]
 
 
 def _kind(one: Setting, others: Sequence[str]) -> str:
@@ -64,9 +72,11 @@ def _kind(one: Setting, others: Sequence[str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(others, values, strict=True))
 
 
-def _draw(axes: Axes, part: Sequence[Setting], x: str, marker: str, again: Mapping[tuple[str, str], Check]) -> None:
+def _draw(
+    axes: Axes, part: Sequence[Setting], x: str, marker: str, again: Mapping[tuple[str, str], Check], *, aside: float
+) -> None:
     def place(one: Setting) -> float:
-        return one.amounts.get(x, 0.0)
+        return one.amounts.get(x, 0.0) + aside
 
     front = sorted((one for one in part if one.front), key=place)
     axes.plot([place(o) for o in front], [o.latency.value or 0 for o in front], color=INK, linewidth=dot(0.9), zorder=1)
