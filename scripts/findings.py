@@ -414,10 +414,11 @@ def costs_words(results: Published) -> str:
     lacking: dict[str, list[str]] = {}
     for name in results.names():
         run = results.run(name, "phase1")
-        if run is not None and not run.mark:
-            if any("no_costs" in row["flags"] for row in counted(results.results / run.folder)):
-                version = run.provenance["software"]["packages"]["transformers"]
-                lacking.setdefault(version, []).append(", ".join(who(name)))
+        if run is None or run.mark:
+            continue
+        if any("no_costs" in row["flags"] for row in counted(results.results / run.folder)):
+            version = run.provenance["software"]["packages"]["transformers"]
+            lacking.setdefault(version, []).append(", ".join(who(name)))
     return "\n".join(
         f"No FLOPs and bytes in this set, and so no correlation and no floor: {'; '.join(names)}. Their count failed "
         f"with the transformers there ({version}); it is mended since, and times do not depend on it."

@@ -412,12 +412,16 @@ def turns_words(results: Published) -> str:
         if run is not None
         and (found := sorted(float(row["started_unix_s"]) for row in counted(results.results / run.folder)))
     ]
-    lone = f" They do not settle what a run alone is worth: {', '.join(who(_ALONE))}, {' and '.join(said)}."
+    lone = (
+        f" Whether a run by itself is known better for them these rows do not tell: {', '.join(who(_ALONE))}, has "
+        f"{', and '.join(said)}."
+    )
     return (
-        "* What turns did: no change of the machine between two runs is in a ratio of theirs. Its interval got little "
-        f"narrower: those of `T_request` are {' to '.join(dict.fromkeys(ends))} times as wide as the same two runs "
-        f"would have if they had nothing in common ({count(len(shares), 'comparison')}), for most of the noise is "
-        f"faster than a turn, or of one process.{lone if len(said) > 1 else ''}"
+        "* What turns did: a change of the machine that outlasts a turn is in both runs and so not in their ratio. The "
+        f"intervals are little narrower for it: those of `T_request` are {' to '.join(dict.fromkeys(ends))} times as "
+        "wide as the same two runs would have if they had nothing in common "
+        f"({count(len(shares), 'comparison')}), for most of the noise is faster than a turn, or of one process."
+        f"{lone if len(said) > 1 else ''}"
     )
 
 

@@ -415,7 +415,7 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
 
     publish()
     assert findings.Published(results).codes.keys() == {"abcdef01"}
-    (results / "h200_llava_eager" / "part.json").write_text("{}")
+    (results / "h200_llava_cudagraph" / "part.json").write_text("{}")
     for folder in ("llava_eager/phase1", "llava_eager", "molmo_cudagraph/phase1"):
         (results / f"h200_{folder}" / "summary.json").write_text("{}")
 
@@ -428,7 +428,7 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
     assert "not published, one sweep of another code than the pair that is there: llava_eager/phase2" in said
     assert re.search(r"not published, cut off after \d+ runs, of which 'phase1' has \d+ already: molmo_cudagraph", said)
     assert "the present set is of code 12345678 from now on" in said
-    assert not (results / "h200_llava_eager" / "part.json").exists(), "none stays that is of an earlier run"
+    assert not (results / "h200_llava_cudagraph" / "part.json").exists(), "none stays that is of an earlier run"
     found = findings.Published(results)
     assert found.run("llava_eager", "phase1").mark == ""
     assert found.run("llava_eager").mark == found.run("molmo_cudagraph", "phase1").mark == findings.EARLIER
