@@ -11,15 +11,19 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import groupby, pairwise
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.command_line import command_line
-from tests.test_runner import FAST, dataset, measure
-from vlmbench.errors import ConfigError, MeasurementError
+from tests.test_runner import FAST, Silent, dataset, measure
+from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.machine.turns import Turns
+from vlmbench.records.store import RecordStore
+from vlmbench.runner.loop import Runner
+from vlmbench.runner.warmup import Warmup
 from vlmbench.session.signals import stop_on_signal
 from vlmbench.testing.planted import PlantedModel
 
@@ -235,7 +239,7 @@ def test_two_jobs_of_a_grid_alternate(tmp_path: Path) -> None:
     [
         ("experiment=first_steps",), ("runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
         ("measurement.turns.members=0",), ("measurement.turns.runs=0",), ("measurement.turns.member=2",),
-        ("measurement.turns.directory=FILE",),
+        ("measurement.turns.directory=FILE",), ("experiment=anatomy",),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
@@ -264,6 +268,88 @@ def test_the_python_api_takes_turns_until_its_call_ends(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "provenance.json").read_text())["turns"]["runs"] == 2
     with Turns(directory=tmp_path / "turns", of=tmp_path / "b") as other:
         assert other.others() == 0
-    for wrong, words in ({"dir": 1}, "may hold directory"), ({"members": 0}, "1 or more"):
+    for wrong, words in (
+        ({"dir": 1}, "may hold directory"),
+        ({"members": 0}, "1 or more"),
+        ({"members": 2}, "needs the directory"),
+    ):
         with pytest.raises(ConfigError, match=words):
             vlmbench.measure(model, processor, [(image, "What?")], turns=wrong, **few)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", '{"turn": "1", "step": 1, "members": {}, "holder": null}', "\xff"]
+)
+def test_a_folder_that_holds_something_else_is_refused_in_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / "turns.json").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match="Remove that folder"), Turns(directory=tmp_path, of=tmp_path / "a"):
+        pass
+
+
+def test_a_folder_that_goes_ends_its_runs_in_words(tmp_path: Path) -> None:
+    folder = tmp_path / "turns"
+    with Turns(directory=folder, of=tmp_path / "a", members=1, runs=1) as turns:
+        assert turns.take(lambda: False)
+        rmtree(folder)
+        with pytest.raises(MeasurementError, match="What was measured is kept"):
+            turns.take(lambda: False)
+
+
+def test_waiting_for_a_turn_does_not_count_for_the_time_limit(tmp_path: Path) -> None:
+    one, other = (Turns(directory=tmp_path, of=tmp_path / name, members=1) for name in "ab")
+    with RecordStore(tmp_path / "rows") as store, one, other:
+        runner = Runner(
+            model=PlantedModel(FAST), probes=[], store=store, warmup=Warmup(), seed=0, progress=Silent(), turns=other,
+            deadline_s=time.monotonic(),
+        )  # fmt: skip
+        assert runner._must_stop()
+        assert one.take(lambda: False)
+        assert not other.take(lambda: other.waited_s > 0.5)
+        assert other.waited_s > 0.5
+        runner.deadline_s = time.monotonic() - other.waited_s + 600
+        other.waited_s += 3600
+        assert not runner._must_stop()
+
+
+def test_who_comes_while_others_measure_waits_for_nobody_though_they_end_before_it_is_loaded(tmp_path: Path) -> None:
+    a, b, late = (Turns(directory=tmp_path / "turns", of=tmp_path / name) for name in ("a", "b", "late"))
+    with a:
+        with b:
+            assert not a.take(lambda: True)
+        assert a.take(lambda: False), "b died while it loaded"
+        late.__enter__()
+    try:
+        assert late.take(lambda: False)
+    finally:
+        late.__exit__(None, None, None)
+
+
+def test_who_waits_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmbench.machine.turns._SAID_S", 0.3)
+    told: list[str] = []
+    with Turns(directory=tmp_path, of=tmp_path / "a", wait_s=1) as turns:
+        turns.waits = told.append
+        with pytest.raises(MeasurementError, match=r"1 of 2 members is ready\n.*parallel=2.*members=1"):
+            turns.take(lambda: False)
+        assert told == ["waits for its turn: 1 of 2 members is ready"]
+        (tmp_path / "b.gone").touch()
+        assert turns.take(lambda: False)
+
+
+def test_a_member_that_died_for_others_is_nobody_to_count(tmp_path: Path) -> None:
+    with Turns(directory=tmp_path, of=tmp_path / "earlier"):
+        pass
+    file = tmp_path / "turns.json"
+    state = json.loads(file.read_text())
+    next(iter(state["members"].values()))["at"] -= 1e6
+    file.write_text(json.dumps(state))
+    with Turns(directory=tmp_path, of=tmp_path / "a") as turns:
+        assert not turns.take(lambda: True)
+
+
+def test_members_on_other_gpus_are_told_apart(tmp_path: Path) -> None:
+    one, other = (Turns(directory=tmp_path, of=tmp_path / name) for name in "ab")
+    with one, other:
+        assert one.others("GPU-1") == 1, "it has not said yet"
+        other.uses(["GPU-2"])
+        assert (one.others("GPU-1"), one.others("GPU-2"), one.others()) == (0, 1, 1)

@@ -110,7 +110,7 @@ def measure(
         trace_requests: runs of each point that probes with runs of their own watch.
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
-        time_limit_s: of the whole measurement, s; what was measured until then is kept.
+        time_limit_s: of the whole measurement, s, waiting for turns left out; what was measured until then is kept.
         turns: taken with other processes of this machine until the call ends, as ``measurement.turns`` of the command:
             ``{"directory": "outputs/turns"}``; None measures alone.
         seed: of orders and random text.
@@ -194,6 +194,8 @@ def _turns(place: Path, given: Mapping[str, Any]) -> Turns:
     check(_OF_TURNS, given, least={"members": 1, "runs": 1, "wait_s": 0})
     rules = dict(given)
     directory = rules.pop("directory", None)
+    if given and directory is None:
+        raise ConfigError("'turns' needs the directory that the processes share, {'directory': 'outputs/turns'}")
     return Turns(directory=None if directory is None else Path(directory), of=place, **rules)
 
 

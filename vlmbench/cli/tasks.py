@@ -181,13 +181,13 @@ def _check_turns(job: Job) -> None:
     """Refuse turns where it is not the measurement loop that measures.
 
     Raises:
-        ConfigError: a load, a server, or first steps.
+        ConfigError: a load, a server, first steps, or an anatomy.
     """
     settings = job.settings
     wrong = {
         f"load={settings.load.name}": settings.load.name != "none",
         "runtime=endpoint": settings.runtime.engine == "endpoint",
-        f"task={settings.task}": settings.task == "first_steps",
+        f"task={settings.task}": settings.task in ("first_steps", "anatomy"),
     }
     if found := [name for name, is_so in wrong.items() if is_so]:
         raise ConfigError(

@@ -6,7 +6,7 @@ import time
 
 from vlmbench.cluster.grid import Run, Submission
 from vlmbench.cluster.last_words import is_over, last_words, log_of
-from vlmbench.cluster.states import RunState, RunStatus, time_left
+from vlmbench.cluster.states import RunState, RunStatus, time_left, waiting_for
 from vlmbench.records.lock import is_held
 from vlmbench.records.outcome import OUTCOME_NAME, Outcome, State
 from vlmbench.records.reading import RECORDS_NAME
@@ -44,8 +44,8 @@ def _here(run: Run, outcome: Outcome | None, job_id: str | None, lost_after_s: f
         state, reason = RunState(outcome.state), outcome.reason
         return RunStatus(run=run, state=state, outcome=outcome, job_id=job_id, reason=reason)
     if is_held(run.directory):
-        left = time_left(outcome, None)
-        return RunStatus(run=run, state=RunState.RUNNING, outcome=outcome, job_id=job_id, left_s=left)
+        left, reason = time_left(outcome, None), waiting_for(outcome)
+        return RunStatus(run=run, state=RunState.RUNNING, outcome=outcome, job_id=job_id, left_s=left, reason=reason)
     if outcome is None and run.submission is not None and not (run.directory / RECORDS_NAME).exists():
         return _before_its_turn(run, run.submission, job_id, lost_after_s)
     reason = "its process is gone and left no result" if outcome else f"there are rows, but no {OUTCOME_NAME}"

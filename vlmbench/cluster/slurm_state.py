@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vlmbench.cluster import slurm
 from vlmbench.cluster.grid import Run, Submission
 from vlmbench.cluster.last_words import last_words, log_of
-from vlmbench.cluster.states import RunState, RunStatus, time_left
+from vlmbench.cluster.states import RunState, RunStatus, time_left, waiting_for
 from vlmbench.records.outcome import Outcome, State
 
 _CLOCKS_APART_S = 300.0  # of two hosts
@@ -76,7 +76,7 @@ class Answers:
         elif job is not None and job.state in slurm.STOPPED:
             state, reason = RunState.SUSPENDED, f"Slurm holds it back ({job.state}): scontrol resume {job_id}"
         elif job is not None:
-            state, reason, left_s = RunState.RUNNING, None, time_left(ours, job.left_s)
+            state, reason, left_s = RunState.RUNNING, waiting_for(ours), time_left(ours, job.left_s)
         elif ours is not None and ours.state != State.RUNNING:
             state, reason = RunState(ours.state), ours.reason
         elif silent := self.waiting is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlmbench.cluster.grid import Run
 from vlmbench.errors import INTERRUPTED
-from vlmbench.records.outcome import Outcome
+from vlmbench.records.outcome import Outcome, State
 
 LOST_AFTER_S = 60.0
 
@@ -100,6 +100,11 @@ def time_left(outcome: Outcome | None, limit_s: float | None) -> float | None:
     spent = outcome.updated_unix_s - outcome.started_unix_s
     rest = spent / outcome.points_done * (outcome.points_total - outcome.points_done)
     return rest if limit_s is None else min(rest, limit_s)
+
+
+def waiting_for(outcome: Outcome | None) -> str | None:
+    """What a run that is under way waits for, by its own account."""
+    return outcome.reason if outcome is not None and outcome.state == State.RUNNING else None
 
 
 def table(found: Sequence[RunStatus], root: Path) -> list[dict[str, str]]:

@@ -78,7 +78,7 @@ def _as_their_study(found: Sequence[RunStatus]) -> list[RunStatus]:
                 replace(
                     one,
                     state=study.state,
-                    reason=study.reason,
+                    reason=study.reason or one.reason,
                     left_s=left if running else None,
                     sign_s=study.sign_s,
                 )
@@ -128,10 +128,11 @@ def with_last_sign(one: RunStatus) -> RunStatus:
     still = held_still_by(holder.pid) if holder is not None and holder.lives_here() else None
     state, reason = one.state, one.reason
     if still is not None and holder is not None:
-        state, reason = RunState.SUSPENDED, reason or f"process {holder.pid} is held still by {still}"
+        held = f"process {holder.pid} is held still by {still}"
+        state, reason = RunState.SUSPENDED, reason if state == RunState.SUSPENDED and reason else held
     elif state == RunState.RUNNING and sign_s is not None and sign_s > QUIET_S:
         who = f" ({holder})" if holder is not None else ""
-        reason = f"no sign of life for {lasting(sign_s)}: it loads, is in a long run, or is frozen{who}"
+        reason = reason or f"no sign of life for {lasting(sign_s)}: it loads, is in a long run, or is frozen{who}"
     return replace(one, state=state, reason=reason, sign_s=sign_s)
 
 

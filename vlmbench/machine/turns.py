@@ -16,7 +16,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,11 +25,22 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+import psutil
+
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.text import count, note, parse_json, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
 _SAID_S = 10.0
+_MISSED = "See what became of that process, then run the same command again."
+_MISSING = (
+    "Start the others, at the same time (jobs of a multirun: hydra/launcher=local hydra.launcher.parallel=2), "
+    "or this one for itself with measurement.turns.members=1."
+)
+
+
+def _nobody(_: str) -> None:
+    pass
 
 
 @dataclass(kw_only=True)
@@ -44,6 +55,8 @@ class Turns:
         wait_s: longest wait for a turn.
 
     Attributes:
+        waits: told in words what it waits for once that takes a while, and nothing once the turn came.
+        waited_s: time spent waiting for turns, s, the wait under way included.
         number: of its present turn, counted over all members together from 1; None before the first.
         returned: whether another member ran since its last turn; whoever has heeded it sets it to False.
     """
@@ -53,6 +66,8 @@ class Turns:
     members: int = 2
     runs: int = 8
     wait_s: float = 1800.0
+    waits: Callable[[str], None] = field(init=False, default=_nobody)
+    waited_s: float = field(init=False, default=0.0)
     number: int | None = field(init=False, default=None)
     returned: bool = field(init=False, default=False)
     _id: str = field(init=False, default="")
@@ -81,33 +96,30 @@ class Turns:
         if self.directory is None:
             return self
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with self._state() as state:
+            with self._state(make=True) as state:
                 self._bell = self._open(self.name, make=True)
                 fcntl.flock(self._bell, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mine = state["members"].setdefault(self.name, {"turns": 0})
-                mine["joined"] = False
+                mine |= {"joined": False, "at": time.time(), "gpus": None}
                 if state["holder"] == self.name:  # an earlier life
                     state["holder"] = None
-                self._id, self._gathered = state["id"], mine["turns"] > 0
+                began = [one["turns"] and (one is mine or self._lives(name)) for name, one in state["members"].items()]
+                self._id, self._gathered = state["id"], any(began)  # who comes while others measure waits for nobody
         except BlockingIOError:
             self._close()
             raise DirectoryConflictError(
                 f"'{shown(self.of)}' takes part in the turns of '{shown(self.directory)}' already.\n"
                 "Wait for that process or stop it, or choose another directory with output_dir=DIR."
             ) from None
-        except OSError as error:
+        except BaseException:
             self._close()
-            raise InputError(
-                f"cannot take turns in '{shown(self.directory)}': {error.strerror or error}.\n"
-                "Name a folder on a disk of this machine with measurement.turns.directory=DIR, or leave it out."
-            ) from error
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bell < 0:
             return
-        with suppress(OSError, InputError), self._state() as state:  # the lock falls with the process in any case
+        with suppress(InputError, MeasurementError), self._state() as state:  # the lock falls with the process anyway
             state["members"][self.name]["joined"] = False
             if state["holder"] == self.name:
                 self._grant(state)
@@ -124,12 +136,20 @@ class Turns:
         """For a row."""
         return {} if self.number is None else {"turn": self.number}
 
-    def others(self) -> int:
-        """How many other members live, loading or measuring."""
+    def uses(self, gpus: Sequence[str]) -> None:
+        """Let the others know which GPUs are this member's, by UUID."""
+        if self.directory is not None:
+            with self._state() as state:
+                state["members"][self.name]["gpus"] = list(gpus)
+
+    def others(self, gpu: str | None = None) -> int:
+        """How many other members live, loading or measuring; of a GPU those that may use it, where one is given."""
         if self.directory is None:
             return 0
         with self._state() as state:
-            return sum(name != self.name and self._lives(name) for name in state["members"])
+            found = {name: one.get("gpus") for name, one in state["members"].items() if name != self.name}
+            here = [name for name, gpus in found.items() if None in (gpu, gpus) or gpu in gpus]
+            return sum(map(self._lives, here))
 
     def take(self, must_stop: Callable[[], bool]) -> bool:
         """Have the turn for one run more: passed on after ``runs``, and waited for; False when told to stop meanwhile.
@@ -139,21 +159,27 @@ class Turns:
         """
         if self.directory is None:
             return True
-        began = time.monotonic()
+        began, before, told = time.monotonic(), self.waited_s, False
         while not self._left and (whose := self._whose()):
             waited = time.monotonic() - began
+            self.waited_s = before + waited
             if must_stop():
                 return False
             if waited > self.wait_s:
                 raise MeasurementError(
                     f"waited {self.wait_s:g} s for a turn (measurement.turns.wait_s): {whose}\n"
-                    "What was measured is kept. See what became of that process, then run the same command again."
+                    f"What was measured is kept. {_MISSED if self._gathered else _MISSING}"
                 )
-            if waited > _SAID_S and not self._told:
+            if waited > _SAID_S and not told:
+                told = True
+                self.waits(f"waits for its turn: {whose}")
+                if not self._told:
+                    note(f"waits for its turn: {whose}{'' if self._gathered else f'. {_MISSING}'}")
                 self._told = True
-                note(f"waits for its turn: {whose}")
             if select.select([self._bell], [], [], _LOOK_S)[0]:
                 os.read(self._bell, 4096)
+        if told:
+            self.waits("")
         self._left -= 1
         return True
 
@@ -165,7 +191,9 @@ class Turns:
             held = holder in members and members[holder]["joined"] and self._lives(holder)
             if not (self._gathered or held):
                 here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-                died = sum(not one["turns"] and not self._lives(name) for name, one in members.items())
+                mine = psutil.Process().create_time()  # whoever died before belonged to others
+                new = [name for name, one in members.items() if not one["turns"] and one.get("at", mine) >= mine]
+                died = sum(not self._lives(name) for name in new)
                 if here + max(died, len(list(self._folder.glob("*.gone")))) < self.members:
                     return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
             self._gathered = True
@@ -224,19 +252,54 @@ class Turns:
             os.close(descriptor)
 
     @contextmanager
-    def _state(self) -> Iterator[dict[str, Any]]:
-        """``turns.json``, locked; what was changed is written."""
+    def _state(self, *, make: bool = False) -> Iterator[dict[str, Any]]:
+        """``turns.json``, locked; what was changed is written.
+
+        Raises:
+            InputError: the folder cannot be used from the start (``make``), or the file is something else.
+            MeasurementError: the folder cannot be used any more.
+        """
         path = self._folder / "turns.json"
-        with (self._folder / "turns.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            before = path.read_text() if path.exists() else ""
-            try:
-                fresh = {"id": str(uuid4()), "turn": 0, "holder": None, "step": 1, "members": {}}
-                state = parse_json(before) if before else fresh
-            except ValueError as error:
-                raise InputError(f"'{shown(path)}' is not JSON ({error})\nRemove the folder to begin anew.") from None
-            yield state
-            if (after := json.dumps(state)) != before:
-                part = path.with_suffix(".part")
-                part.write_text(after)
-                part.replace(path)  # whoever is killed here leaves the old or the new one
+        try:
+            if make:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / "turns.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                before = path.read_bytes() if path.exists() else b""
+                state = _read(path, before)
+                yield state
+                if (after := json.dumps(state).encode()) != before:
+                    part = path.with_suffix(".part")
+                    part.write_bytes(after)
+                    part.replace(path)  # whoever is killed here leaves the old or the new one
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            words = f"cannot take turns in '{shown(self._folder)}': {error.strerror or error}."
+            if make:
+                raise InputError(
+                    f"{words}\n"
+                    "Name a folder on a disk of this machine with measurement.turns.directory=DIR, or leave it out."
+                ) from error
+            raise MeasurementError(
+                f"{words}\nWhat was measured is kept. Put the folder right, then run the same command again."
+            ) from error
+
+
+def _read(path: Path, content: bytes) -> dict[str, Any]:
+    """The state that a file holds; a fresh one where it holds nothing.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not content:
+        return {"id": str(uuid4()), "turn": 0, "holder": None, "step": 1, "members": {}}
+    try:
+        found: dict[str, Any] = parse_json(content)
+        if [type(found[name]) for name in ("turn", "step", "members")] != [int, int, dict]:
+            raise ValueError("no whole numbers and members")
+        return {**found, "members": {name: {"turns": 0, **one} for name, one in found["members"].items()}}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"'{shown(path)}' does not say whose turn it is ({error})\nRemove that folder to begin anew."
+        ) from None

@@ -193,6 +193,11 @@ class OutcomeFile:
         if time.monotonic() - self._written_s >= self.every_s:
             self._write()
 
+    def waits(self, words: str) -> None:
+        """The run waits for something, in words; none once that came."""
+        self.now = replace(self.now, reason=words or None)
+        self._write()
+
     def end(
         self,
         state: State,

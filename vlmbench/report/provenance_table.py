@@ -76,6 +76,8 @@ def _run(provenance: Provenance) -> Iterator[tuple[str, Any]]:
         if start:
             day = datetime.fromtimestamp(start, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
             yield "Measured", f"{day}{f', {(end - start) / 60:.1f} min' if end else ''}"
+        if (turns := session.get("turns")) is not None:
+            yield "In turns", f"{turns['runs']} runs each, of {turns['members']} processes of this machine"
         git = ((session.get("code") or {}).get("vlmbench") or {}).get("git") or {}
         if git.get("commit"):
             yield "Code", f"{git['commit'][:12]}{' with local changes' if git.get('dirty') else ''}"

@@ -72,7 +72,7 @@ class Runner:
         turns: taken with other processes of this machine.
         attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
         deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it, the timed runs so much earlier
-            that the traces have their time. None for no limit.
+            that the traces have their time. Waiting for a turn puts it off. None for no limit.
     """
 
     model: VisionLanguageModel
@@ -103,12 +103,13 @@ class Runner:
     _at: tuple[str, str] | None = field(init=False, default=None)
     _slowest_ms: dict[str, float] = field(init=False, default_factory=dict)
     _began_s: float = field(init=False)
+    _waited_s: float = field(init=False)
     _suspensions: Suspensions = field(init=False, default_factory=Suspensions)
     _outsized: Outsized = field(init=False, default_factory=Outsized)
     _yardstick: Yardstick = field(init=False)
 
     def __post_init__(self) -> None:
-        self._began_s = time.monotonic()
+        self._began_s, self._waited_s = time.monotonic(), self.turns.waited_s
         self.arms = Arms(model=self.model)
         self._yardstick = Yardstick(on=self.yardstick)
         self._rows = rows = Rows(store=self.store, stamp=self.stamp)
@@ -152,7 +153,7 @@ class Runner:
         if self.deadline_s is None or self.stop_requested():
             return self.stop_requested()
         kept = self._for_traces_s() if traces else 0.0
-        return time.monotonic() > self.deadline_s - kept
+        return time.monotonic() > self.deadline_s + self.turns.waited_s - self._waited_s - kept
 
     def _for_traces_s(self) -> float:
         """Time that the traces will take, by the slowest run of each series, s; a quarter of the limit at most."""

@@ -62,7 +62,9 @@ def profile(
         if (busy := load.warning()) and not job.turns.others():  # they load, and will wait while this one measures
             say(f"warning: {busy}")
         model = model or load_model(job, load)
+        job.turns.uses(_stamp(model).get("gpu_uuid", "").split(","))  # all of them, now that it is known
         run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
+        job.turns.waits = run.outcome.waits
         with run.rows() as store:
             if store.repair:
                 say(f"records repaired: {store.repair}")
@@ -123,16 +125,30 @@ def _expected(job: Job) -> dict[str, Any]:
 def _check_alone(job: Job) -> None:
     """Say, or with ``runtime.strict_device`` refuse, when somebody else uses the GPU."""
     device = job.settings.runtime.device
-    if device in ("cpu", "mps"):
-        return
     if members := job.turns.others():
         note(f"{count(members, 'other member')} of its turns on this machine")
-    others = gpu.busy_with("cuda:0" if device in ("auto", "cuda") else device, known=members)
+    if device in ("cpu", "mps"):
+        job.turns.uses([])
+        return
+    device = "cuda:0" if device in ("auto", "cuda") else device
+    others = gpu.busy_with(device, known=_members_on(job, device))
     if others is None:
         return
     if job.settings.runtime.strict_device:
         raise DeviceError(f"{others}; wait, choose another with runtime.device=cuda:N, or runtime.strict_device=false")
     say(f"latencies may be somebody else's, too: {others}")
+
+
+def _members_on(job: Job, device: str) -> int:
+    """How many other members of its turns may use a GPU; lets them know that this one will."""
+    if job.turns.directory is None:
+        return 0
+    import torch
+
+    uuid = gpu.gpu_uuid(device) if torch.cuda.is_available() else ""
+    if uuid is not None:
+        job.turns.uses([uuid])
+    return job.turns.others(uuid)
 
 
 def load_model(job: Job, host: Load | None = None) -> VisionLanguageModel:

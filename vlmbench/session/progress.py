@@ -40,6 +40,7 @@ class ProgressBar:
         self._earlier = 0
         self._began_s = self._said_s = time.monotonic()
         self._said = False
+        self._first: tuple[float, int] | None = None  # when the first runs of this session were over, and how many
         console = Console(stderr=True)
         wide = console.width >= _NARROW
         self._bar = Progress(
@@ -83,6 +84,8 @@ class ProgressBar:
         self._done += runs
         self._earlier += runs if earlier else 0
         self._total = max(self._total, self._done)
+        if self._first is None and not earlier:
+            self._first = time.monotonic(), runs
         self._tell()
         self._bar.update(
             self._task, completed=self._done, total=self._total, description=point_id, left=self._left_words()
@@ -95,9 +98,10 @@ class ProgressBar:
     def left_s(self) -> float | None:
         """Seconds that the runs to come will take at the rate of this session; None where too few were made."""
         made = self._done - self._earlier
-        if made < _FEWEST or self._total <= self._done:
+        if made < _FEWEST or self._total <= self._done or self._first is None or made == self._first[1]:
             return None
-        return (time.monotonic() - self._began_s) / made * (self._total - self._done)
+        first_s, first = self._first  # what was before them, waiting for others to load say, does not come again
+        return (time.monotonic() - first_s) / (made - first) * (self._total - self._done)
 
     def short(self) -> str:
         """``2/200 runs, about 12 minutes left``."""
