@@ -454,6 +454,26 @@ def power_words(results: Published) -> str:
     return f"The card's power limit held it back in vision sweeps, and these rows are in the slopes: {'; '.join(said)}."
 
 
+def sweep_drift_words(results: Published) -> str:
+    """Which sweeps drifted for sure from their first half to their second."""
+    said = []
+    for name in results.names():
+        for phase in SIDES:
+            run = results.run(name, phase)
+            check = {} if run is None or run.mark else run.summary.get("aa_check") or {}
+            if check.get("verdict") == "drift":
+                ends = span_of(check["low"], check["high"], times)
+                said.append(
+                    f"{', '.join(who(name))}, {phase.replace('phase', 'phase ')}: {times(check['ratio'])} ×{ends}"
+                )
+    if not said:
+        return ""
+    return (
+        f"In these sweeps `generate()` changed from the first half to the second: {'; '.join(said)}. Their points were "
+        "measured in rounds, so that a drift widens the intervals of a slope more than it tilts it."
+    )
+
+
 def tokens_words(results: Published) -> str:
     """How far the ratio moves with the runtime."""
     lines = []

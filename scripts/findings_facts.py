@@ -54,10 +54,14 @@ def cards_table(results: Published) -> str:
     turns: dict[str, set[str]] = {}
     for name, run in _present(results):
         for one in run.provenance["sessions"]:
-            if one.get("ended_unix_s"):
+            rows = [] if one.get("ended_unix_s") else counted(results.results / run.folder)
+            last = [
+                float(row["started_unix_s"]) for row in rows if row["session"] == one["session"]
+            ]  # of what was cut off
+            if ended := one.get("ended_unix_s") or max(last, default=None):
                 key = (str(run.provenance["device"].get("uuid")), name)
-                begin, end = parts.get(key, (one["started_unix_s"], one["ended_unix_s"]))
-                parts[key] = (min(begin, one["started_unix_s"]), max(end, one["ended_unix_s"]))
+                begin, end = parts.get(key, (one["started_unix_s"], ended))
+                parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
                 turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
     cards: dict[str, list[tuple[float, float, str]]] = {}
     for (uuid, name), (begin, end) in parts.items():
@@ -248,6 +252,7 @@ def _whole_requests(results: Published) -> Iterator[str]:
 
 def _promises(results: Published) -> Iterator[str]:
     kept: dict[str, list[float]] = {}
+    untold: dict[str, int] = {}
     marks = {run.mark for *_, run in results.methods()} - {""}
     for _model, method, runtime, run in results.methods():
         for arm in run.summary["arms"]:
@@ -257,9 +262,12 @@ def _promises(results: Published) -> Iterator[str]:
             promised = sum(arm["promised_ms"].values()) if arm["promised_ms"] else 0.0
             saved = saving["saved_ms"]["value"]
             if promised > 0 and saved is not None:
-                kept.setdefault("eager" if runtime == "eager" else "captured", []).append(saved / promised)
+                kind = "eager" if runtime == "eager" else "captured"
+                kept.setdefault(kind, []).append(saved / promised)
+                untold[kind] = untold.get(kind, 0) + (saving["verdict"] == "no difference")
     said = [
         f"{percent(min(shares), 2)} to {percent(max(shares), 2)} of it in {count(len(shares), 'arm')} {words}"
+        f"{f', {untold[kind]} of which cannot be told from no saving' if untold[kind] else ''}"
         for kind, words in (("captured", "that were captured"), ("eager", "in eager mode"))
         if (shares := kept.get(kind))
     ]

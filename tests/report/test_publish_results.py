@@ -481,6 +481,11 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
     shutil.copytree(RESULTS / name, tmp_path / name)
     assert "cut off" not in findings.tokens_table(published) + findings.folder_table(published)
     assert findings.costs_words(published) == ""
+    assert findings.sweep_drift_words(published) == ""
+    sweep = tmp_path / name / "phase2" / "summary.json"
+    told = json.loads(sweep.read_text())
+    sweep.write_text(json.dumps(told | {"aa_check": told["aa_check"] | {"verdict": "drift"}}))
+    assert "LLaVA-1.5-7B, captured graphs, phase 2: " in findings.sweep_drift_words(published)
     (tmp_path / name / "phase3" / "points.json").unlink()
     rows = tmp_path / name / "phase1" / "records.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(rows.read_bytes()).splitlines()]
