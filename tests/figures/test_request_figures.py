@@ -88,6 +88,9 @@ def test_the_timeline_is_the_median_request_over_the_device(frame: pd.DataFrame)
     request = median_request(frame)
     assert request is not None
     assert request["sample_id"] == "s4"
+    slow = frame.assign(T_request=frame["T_total"].where(frame["sample_id"] != "s4", 1e9))
+    assert (other := median_request(slow)) is not None
+    assert other["sample_id"] != "s4", "what is drawn is the whole request"
     # busy for a quarter of 20 ms of prefill; the nine untraced runs of its shape take 24 ms at the median
     assert list(busy_shares(frame).values()) == pytest.approx([0.25, 0.25, 0.25, 5 / 24, 0.25])
     figure = request_timeline(frame, PROVENANCE)

@@ -27,9 +27,16 @@ _BAR, _LANE = 0.6, 0.36
 
 
 def median_request(frame: pd.DataFrame) -> pd.Series | None:
-    """The workload's run whose ``T_total`` is nearest to the median; None without one that has stage times."""
+    """The workload's run whose whole is nearest to the median; None without one that has stage times.
+
+    The whole is ``T_request``, which is drawn; ``T_total`` where rows lack it.
+    """
     rows = workload(frame)
-    time = values(rows, "T_total")
+    time = (
+        values(rows, "T_request")
+        if "T_request" in rows and rows["T_request"].notna().any()
+        else values(rows, "T_total")
+    )
     if np.isnan(time).all() or np.isnan(values(rows, "T_LLM_prefill")).all():
         return None
     found: pd.Series = rows.iloc[int(np.nanargmin(np.abs(time - np.nanmedian(time))))]
