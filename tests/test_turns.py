@@ -312,16 +312,14 @@ def test_waiting_for_a_turn_does_not_count_for_the_time_limit(tmp_path: Path) ->
 
 
 def test_who_comes_while_others_measure_waits_for_nobody_though_they_end_before_it_is_loaded(tmp_path: Path) -> None:
-    a, b, late = (Turns(directory=tmp_path / "turns", of=tmp_path / name) for name in ("a", "b", "late"))
+    a, b = (Turns(directory=tmp_path / "turns", of=tmp_path / name) for name in "ab")
     with a:
         with b:
             assert not a.take(lambda: True)
         assert a.take(lambda: False), "b died while it loaded"
-        late.__enter__()
-    try:
+        late = Turns(directory=tmp_path / "turns", of=tmp_path / "late")
+    with late:  # after their end
         assert late.take(lambda: False)
-    finally:
-        late.__exit__(None, None, None)
 
 
 def test_who_waits_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,10 +337,6 @@ def test_who_waits_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_member_that_died_for_others_is_nobody_to_count(tmp_path: Path) -> None:
     with Turns(directory=tmp_path, of=tmp_path / "earlier"):
         pass
-    file = tmp_path / "turns.json"
-    state = json.loads(file.read_text())
-    next(iter(state["members"].values()))["at"] -= 1e6
-    file.write_text(json.dumps(state))
     with Turns(directory=tmp_path, of=tmp_path / "a") as turns:
         assert not turns.take(lambda: True)
 

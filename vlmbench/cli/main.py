@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+import psutil
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -294,6 +295,7 @@ def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile, turns: 
         members=asked.members,
         runs=asked.runs,
         wait_s=asked.wait_s,
+        began_unix_s=psutil.Process().create_time(),
     )
 
     def part(name: str, choices: list[str]) -> Job:

@@ -25,8 +25,6 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import psutil
-
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.text import count, note, parse_json, shown
 
@@ -53,6 +51,7 @@ class Turns:
         members: the first run waits until so many are there.
         runs: of one turn.
         wait_s: longest wait for a turn.
+        began_unix_s: when this member was started: who measured after that is of its turns, who died before is not.
 
     Attributes:
         waits: told in words what it waits for once that takes a while, and nothing once the turn came.
@@ -66,6 +65,7 @@ class Turns:
     members: int = 2
     runs: int = 8
     wait_s: float = 1800.0
+    began_unix_s: float = field(default_factory=time.time)
     waits: Callable[[str], None] = field(init=False, default=_nobody)
     waited_s: float = field(init=False, default=0.0)
     number: int | None = field(init=False, default=None)
@@ -100,11 +100,13 @@ class Turns:
                 self._bell = self._open(self.name, make=True)
                 fcntl.flock(self._bell, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mine = state["members"].setdefault(self.name, {"turns": 0})
-                mine |= {"joined": False, "at": time.time(), "gpus": None}
                 if state["holder"] == self.name:  # an earlier life
                     state["holder"] = None
-                began = [one["turns"] and (one is mine or self._lives(name)) for name, one in state["members"].items()]
-                self._id, self._gathered = state["id"], any(began)  # who comes while others measure waits for nobody
+                ran = [(name, one) for name, one in state["members"].items() if one["turns"]]
+                mine |= {"joined": False, "at": time.time(), "gpus": None}
+                # Who was started while others measured waits for nobody.
+                there = (one is mine or one["at"] >= self.began_unix_s or self._lives(name) for name, one in ran)
+                self._id, self._gathered = state["id"], any(there)
         except BlockingIOError:
             self._close()
             raise DirectoryConflictError(
@@ -120,7 +122,7 @@ class Turns:
         if self._bell < 0:
             return
         with suppress(InputError, MeasurementError), self._state() as state:  # the lock falls with the process anyway
-            state["members"][self.name]["joined"] = False
+            state["members"][self.name] |= {"joined": False, "at": time.time()}
             if state["holder"] == self.name:
                 self._grant(state)
         self._close()
@@ -191,8 +193,7 @@ class Turns:
             held = holder in members and members[holder]["joined"] and self._lives(holder)
             if not (self._gathered or held):
                 here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-                mine = psutil.Process().create_time()  # whoever died before belonged to others
-                new = [name for name, one in members.items() if not one["turns"] and one.get("at", mine) >= mine]
+                new = [name for name, one in members.items() if not one["turns"] and one["at"] >= self.began_unix_s]
                 died = sum(not self._lives(name) for name in new)
                 if here + max(died, len(list(self._folder.glob("*.gone")))) < self.members:
                     return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
@@ -298,7 +299,10 @@ def _read(path: Path, content: bytes) -> dict[str, Any]:
         found: dict[str, Any] = parse_json(content)
         if [type(found[name]) for name in ("turn", "step", "members")] != [int, int, dict]:
             raise ValueError("no whole numbers and members")
-        return {**found, "members": {name: {"turns": 0, **one} for name, one in found["members"].items()}}
+        return {
+            **found,
+            "members": {name: {"turns": 0, "joined": False, "at": 0, **one} for name, one in found["members"].items()},
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"'{shown(path)}' does not say whose turn it is ({error})\nRemove that folder to begin anew."
