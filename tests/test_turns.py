@@ -240,6 +240,7 @@ def test_two_jobs_of_a_grid_alternate(tmp_path: Path) -> None:
         ("experiment=first_steps",), ("runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
         ("measurement.turns.members=0",), ("measurement.turns.runs=0",), ("measurement.turns.member=2",),
         ("measurement.turns.directory=FILE",), ("experiment=anatomy",),
+        ("-m", "seed=1,2", "hydra/launcher=local", "hydra.launcher.parallel=1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:

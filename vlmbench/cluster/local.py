@@ -31,17 +31,19 @@ def launch_here(sweep_dir: Path, composed: Composed, settings: LocalSettings) ->
     Raises:
         DirectoryConflictError: a run directory belongs to another configuration, or another process is submitting to
             this sweep directory; nothing was started.
-        ConfigError: a task wants more GPUs than there are.
+        ConfigError: a task wants more GPUs than there are, or others at its side than run at once.
         KeyboardInterrupt: after the running tasks have saved and ended.
     """
     wanted = [sweep_dir / task.directory for task, _ in composed.values()]
-    slots(settings)  # refuses what cannot be before anything is written
+    _check_turns(composed, len(slots(settings)))  # refuses what cannot be before anything is written
     with ExitStack() as held:
         with submitting(sweep_dir):  # until a launcher holds the submission: from then on its tasks are on their way
             missing = to_do(sweep_dir, composed)
             if not missing:
                 say(f"nothing to start: all {len(composed)} tasks are done or running")
                 return now(wanted, sweep_dir, lost_after_s=0)
+            if left := len(missing) % max(_members(missing), default=1):
+                say(f"warning: {left} of {len(missing)} tasks may find nobody to take turns with, and wait for that")
             contents = contents_of(missing, requeues=0, grace_s=0)
             submission = new_submission(
                 sweep_dir, cluster="local", job_name="local", tasks=contents, settings=asdict(settings)
@@ -85,6 +87,25 @@ def slots(settings: LocalSettings) -> list[list[str] | None]:
         raise ConfigError(f"'hydra.launcher.gpus_per_task' must be at most the {len(there)} GPUs here (got {each})")
     groups: list[list[str] | None] = [there[i : i + each] for i in range(0, len(there) - each + 1, each)]
     return groups[: settings.parallel]
+
+
+def _members(composed: Composed) -> list[int]:
+    """How many take turns, of each task that does."""
+    turns = [(plain.get("measurement") or {}).get("turns") or {} for _, plain in composed.values()]
+    return [int(one["members"]) for one in turns if one.get("directory")]
+
+
+def _check_turns(composed: Composed, at_once: int) -> None:
+    """Refuse tasks that would wait for others whose turn to start never comes.
+
+    Raises:
+        ConfigError: fewer run at once than are to take turns.
+    """
+    if (members := max(_members(composed), default=1)) > at_once:
+        raise ConfigError(
+            f"{members} tasks are to take turns (measurement.turns.members), and {at_once} would run at once\n"
+            f"Use hydra.launcher.parallel={members} hydra.launcher.gpus_per_task=0, on a GPU that holds all of them."
+        )
 
 
 @dataclass(kw_only=True)
