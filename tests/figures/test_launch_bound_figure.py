@@ -79,7 +79,7 @@ def test_the_legend_shows_the_colours_of_the_bars(tmp_path: Path) -> None:
     assert figure is not None
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "device busy (each stage in its colour)", "device waits (launch-bound)",
+        "device busy", "device waits",
     ]  # fmt: skip
     bars = {bar.get_facecolor() for bar in figure.axes[0].patches[1::2]}
     assert bars <= {patch.get_facecolor() for patch in legend.findobj(Rectangle)}

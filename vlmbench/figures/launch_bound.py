@@ -23,7 +23,7 @@ _TOTAL_COLOUR = "#4D4D4D"
 
 
 def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
-    """One bar a stage, and one for the whole: left in ms, right as shares; the device's work in colour, the rest grey.
+    """One bar a stage, and one for the whole: above in ms, below as shares; the device's work in colour, the rest grey.
 
     Args:
         frame: rows with :data:`vlmbench.analysis.launch_bound.COLUMNS`.
@@ -41,10 +41,10 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         figure = new_figure(
             "Does the device work, or wait for the host?",
             caption(provenance, n=traces, unit="trace" if traces == 1 else "traces", note=_words(frame, whole)),
-            width=10.4,
-            height=1.05 + 0.36 * len(table),
+            width=6.2,
+            height=1.8 + 0.6 * len(table),
         )
-        times, shares = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.15])
+        times, shares = figure.subplots(2, 1, sharey=True)
         for row, entry in enumerate(table.to_dict("records")):
             _bars(times, shares, row, entry)
         names = [_label(str(stage)) for stage in table["stage"]]
@@ -60,12 +60,12 @@ def launch_bound_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
         for axes in (times, shares):
             axes.grid(visible=False, axis="y")
         busy = tuple(Patch(facecolor=_colour(str(stage))) for stage in table["stage"])
-        figure.legend(
+        times.legend(  # beside the bars, where the words of the shares take room anyway
             handles=[busy, _gap_patch()],
-            labels=["device busy (each stage in its colour)", "device waits (launch-bound)"],
+            labels=["device busy", "device waits"],
             handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-            loc="outside upper right",
-            ncols=2,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
             handlelength=2.4,
         )
     return figure
