@@ -77,9 +77,8 @@ def test_the_share_of_waiting_covers_no_bar(tmp_path: Path, busy: float) -> None
 def test_the_legend_shows_the_colours_of_the_bars(tmp_path: Path) -> None:
     figure = launch_bound_figure(frame(tmp_path, [row(), trace()]), PROVENANCE)
     assert figure is not None
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "device busy", "device waits",
-    ]  # fmt: skip
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["device busy", "device waits"]
     bars = {bar.get_facecolor() for bar in figure.axes[0].patches[1::2]}
     assert bars <= {patch.get_facecolor() for patch in legend.findobj(Rectangle)}
