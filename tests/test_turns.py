@@ -44,6 +44,7 @@ class Counting(PlantedModel):
 
 def member(folder: Path, requests: int, options: dict[str, Any]) -> None:
     """One process: measures into ``folder``, and leaves a file that tells how it ended."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background hand on an ignored one
     told = {"error": "", "answers": 0}
     model = Counting(FAST)
     try:
