@@ -48,7 +48,7 @@ from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.dialects import dialect
 from vlmbench.engines.endpoint.driver import Driver, LoadFacts, Role
 from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
-from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.loop import LoopTurns, run
 from vlmbench.engines.endpoint.server import get
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.engines.endpoint.wire import request_bytes
@@ -159,7 +159,7 @@ def log_of(url: str, requests: int) -> dict[str, Any]:
 def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[list[Result], LoadFacts, Use]:
     """Results, what the load was like, and its cost, of a closed loop with so many streams."""
     endpoint = Endpoint(base_url=url, model=MODEL, proxy="none")
-    client, turns = Client(address=endpoint.address), Turns()
+    client, turns = Client(address=endpoint.address), LoopTurns()
     exchanger = Exchanger(
         client=client,
         target=endpoint.address.target("chat/completions"),

@@ -15,7 +15,7 @@ from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.dialects import Dialect, dialect
 from vlmbench.engines.endpoint.driver import Driver, LoadFacts, Role
 from vlmbench.engines.endpoint.exchange import Order, Result
-from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.loop import LoopTurns, run
 from vlmbench.engines.endpoint.server import Server, contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.request import ImageSource
@@ -64,7 +64,7 @@ def meet(endpoint: Endpoint, first: Order | None = None) -> Server:
     async def ask() -> Server:
         server = await contact(endpoint, client_of(endpoint), endpoint.headers())
         if first is not None:
-            await rehearse(server, exchanger_of(server, Turns()), first, images=True)
+            await rehearse(server, exchanger_of(server, LoopTurns()), first, images=True)
         return server
 
     return run(ask())
@@ -87,7 +87,7 @@ def send(
     stop: Callable[[], bool] = lambda: False,
 ) -> Point:
     """Send a load to a server and collect what comes."""
-    point, turns = Point(), Turns()
+    point, turns = Point(), LoopTurns()
     kind = dialect("openai" if endpoint.dialect == "auto" else endpoint.dialect)
     server = Server(endpoint=endpoint, client=client_of(endpoint), headers=endpoint.headers(), kind=kind, facts={})
     driver = Driver(

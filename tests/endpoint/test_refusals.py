@@ -16,7 +16,7 @@ from tests.endpoint.serving import text_orders
 from vlmbench.engines.endpoint.address import Address, find_proxy, tls_context
 from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.exchange import Exchanger, Result
-from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.loop import LoopTurns, run
 from vlmbench.engines.endpoint.server import contact, rehearse
 from vlmbench.engines.endpoint.settings import Endpoint
 from vlmbench.errors import ConfigError, EndpointError, VlmbenchError
@@ -58,7 +58,7 @@ def _first(endpoint: Endpoint, *, images: bool = True) -> Result:
             reuse=False,
             timeout_s=endpoint.timeout_s,
             silence_s=endpoint.silence_s,
-            turns=Turns(),
+            turns=LoopTurns(),
         )
         return await rehearse(found, exchanger, text_orders(endpoint.model, 1)[0], images=images)
 

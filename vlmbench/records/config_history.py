@@ -37,6 +37,14 @@ ADDED: dict[str, Any] = {
         "turns": {"directory": None, "members": 2, "runs": 8, "wait_s": 1800.0},
     },
     "dataset": {"sizes": "coco"},
+    # Of Qwen2-VL and Qwen2.5-VL: what later releases of transformers take by themselves.
+    "model": {
+        "config": {
+            "text_config": {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
+            }
+        }
+    },
     "baseline": None,
     "candidate": None,
     "threshold": 0.03,

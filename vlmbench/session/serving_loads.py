@@ -13,7 +13,7 @@ from vlmbench.engines.endpoint.bodies import chat_body
 from vlmbench.engines.endpoint.client import ExchangeError
 from vlmbench.engines.endpoint.driver import Driver, LoadFacts, Role
 from vlmbench.engines.endpoint.exchange import Exchanger, Order, Result
-from vlmbench.engines.endpoint.loop import Turns, run
+from vlmbench.engines.endpoint.loop import LoopTurns, run
 from vlmbench.engines.endpoint.pairs import Asker, Half, ask_pairs
 from vlmbench.engines.endpoint.prometheus import Window, between
 from vlmbench.engines.endpoint.server import Server, unreachable
@@ -69,7 +69,7 @@ class Episode:
         return () if self.window is None else self.window.flags(answered)
 
 
-def exchanger_of(server: Server, turns: Turns) -> Exchanger:
+def exchanger_of(server: Server, turns: LoopTurns) -> Exchanger:
     """What sends requests to a server, for one loop."""
     endpoint = server.endpoint
     return Exchanger(
@@ -114,7 +114,7 @@ def order_of(server: Server, request: Request, repeat: int, salt: str) -> Order:
 
 def sizes_of(server: Server, base: Request, run_id: str) -> Sizes:
     """What asks a server which images give how many vision tokens, one request after the other."""
-    turns, asked = Turns(), itertools.count()
+    turns, asked = LoopTurns(), itertools.count()
 
     def ask(request: Request) -> Result:
         order = order_of(server, request, 0, f"{run_id}/sizes/{next(asked)}")
@@ -169,7 +169,7 @@ class OverHttp:
     server: Server
     run_id: str
     sizes: Sizes | None = None
-    turns: Turns = field(init=False, default_factory=Turns)
+    turns: LoopTurns = field(init=False, default_factory=LoopTurns)
 
     def order(self, request: Request, repeat: int, name: str) -> Order:
         """A request, encoded."""

@@ -11,7 +11,7 @@ from typing import Any
 from vlmbench.engines.endpoint.answer import Answer, row_values
 from vlmbench.engines.endpoint.client import Client, Connection, ExchangeError
 from vlmbench.engines.endpoint.dialects import Dialect, server_values
-from vlmbench.engines.endpoint.loop import Turns
+from vlmbench.engines.endpoint.loop import LoopTurns
 from vlmbench.engines.endpoint.wire import Head
 from vlmbench.machine.host_use import MachineUse, busy_flags
 
@@ -87,7 +87,7 @@ class Exchanger:
     reuse: bool
     timeout_s: float
     silence_s: float
-    turns: Turns
+    turns: LoopTurns
     _idle: list[Connection] = field(init=False, default_factory=list)
     _busy: set[Connection] = field(init=False, default_factory=set)
 

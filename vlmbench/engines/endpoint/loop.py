@@ -68,7 +68,7 @@ class Tap:
         return True
 
 
-class Turns:
+class LoopTurns:
     """Remembers the long turns of a loop: while one lasts, nothing that arrives is given a time.
 
     Attributes:
@@ -112,7 +112,7 @@ class _FineSelector(selectors.DefaultSelector):
 
     _selector: Any  # of the standard library's class: epoll itself
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: LoopTurns) -> None:
         super().__init__()
         self._turns = turns
         self._woke_ns = time.monotonic_ns()
@@ -216,7 +216,7 @@ class _FineSelector(selectors.DefaultSelector):
 class MeasuringLoop(asyncio.SelectorEventLoop):
     """A loop with fine timers and taps that writes its long turns down."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: LoopTurns) -> None:
         self._fine = _FineSelector(turns)
         super().__init__(self._fine)
 
@@ -308,7 +308,7 @@ class PlainTransport(asyncio.Transport):
     close = abort
 
 
-def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:
+def run(main: Coroutine[Any, Any, _T], turns: LoopTurns | None = None) -> _T:
     """Run a coroutine to its end on a fresh loop with fine timers.
 
     Args:
@@ -319,9 +319,9 @@ def run(main: Coroutine[Any, Any, _T], turns: Turns | None = None) -> _T:
         return runner.run(main)
 
 
-def new_loop(turns: Turns | None = None) -> MeasuringLoop:
+def new_loop(turns: LoopTurns | None = None) -> MeasuringLoop:
     """A loop with fine timers and taps that writes its long turns down."""
-    return MeasuringLoop(turns or Turns())
+    return MeasuringLoop(turns or LoopTurns())
 
 
 async def sleep_until(due_ns: int) -> None:

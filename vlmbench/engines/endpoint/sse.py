@@ -100,10 +100,8 @@ def chunk_of(data: str) -> Chunk:
     usage, timings = found.get("usage") or None, found.get("timings") or None
     choices = found.get("choices")
     choice = choices[0] if choices else {}
-    kind, counted = (
-        _kind(choice.get("delta") or {}, choice, found),
-        _count(usage, timings) if usage or timings else None,
-    )
+    kind = _kind(choice.get("delta") or {}, choice, found)
+    counted = _count(usage, timings) if usage or timings else None
     return Chunk(kind, counted, usage, timings, choice.get("finish_reason"))
 
 
