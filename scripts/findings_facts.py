@@ -117,14 +117,17 @@ def why_open_words(results: Published) -> str:
         if held
         else ""
     )
+    parts = [
+        f"{words} in {number}"
+        for number, words in ((host, "preprocessing on the shared host"), (model, "`generate()`"))
+        if number
+    ]
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
-        f"fast by turns. In {count(len(worth), 'run')}{old} {min(n for _, n in worth)} or {max(n for _, n in worth)} "
-        f"requests are worth {min(w for w, _ in worth)} to {max(w for w, _ in worth)} independent ones, and P90 needs "
-        f"36; in {host} of them most of the variance is preprocessing on the shared host, in {model} it is "
-        f"`generate()`.{enough} Runs that last longer would tell more. {_lasted(results)}{_levels(results)}".replace(
-            "  ", " "
-        ).rstrip()
+        f"fast by turns. In {count(len(worth), 'run')}{old} {_ends([n for _, n in worth], ' or ')} requests are worth "
+        f"{_ends([w for w, _ in worth])} independent ones, and P90 needs 36; most of the variance is "
+        f"{' and '.join(parts) or 'of no single part'}.{enough} Runs that last longer would tell more. "
+        f"{_lasted(results)}{_levels(results)}".replace("  ", " ").rstrip()
     )
 
 
@@ -154,7 +157,7 @@ def _lasted(results: Published) -> str:
 
 def _levels(results: Published) -> str:
     """How far decode steps of captured loops moved within a run, beside the clock, card by card."""
-    said, related = [], False
+    said: list[list[str]] = []
     for model in MODELS:
         for runtime in _CAPTURED:
             run = results.run(f"{model}_{runtime}", "phase1")
@@ -165,32 +168,41 @@ def _levels(results: Published) -> str:
             means = [median(steps[at : at + _WINDOW]) for at in range(0, len(steps) - _WINDOW + 1, _WINDOW)]
             clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz")]
             if means and max(means) > _MOVED * min(means) and len(clocks) == len(steps):
-                if len(set(clocks)) > 1:
-                    related |= abs(spearmanr(clocks, steps).statistic) > _RELATED
+                related = f"{spearmanr(clocks, steps).statistic:.2f}".replace("-", "−") if len(set(clocks)) > 1 else "–"
                 held = sum("throttled:power" in row["flags"] for row in rows)
+                moved = f"{digits(min(means))} to {digits(max(means))}"
                 said.append(
-                    f"{MODELS[model]}, {RUNTIMES[runtime]}: {digits(min(means))} to {digits(max(means))} ms a token, "
-                    f"the clock at {_ends(clocks)} MHz, {held} of {len(rows)} requests under the "
-                    "power limit"
+                    [
+                        MODELS[model],
+                        RUNTIMES[runtime],
+                        moved,
+                        _ends(clocks),
+                        related,
+                        f"{held} of {count(len(rows), 'request')}",
+                    ]
                 )
     if not said:
         return ""
     return (
         " Even captured steps, for which nothing waits for the host, move between levels that they keep for tens of "
-        f"requests (medians of {_WINDOW} in a row: {'; '.join(said)}). {_FOLLOWS[related]}"
+        f"requests, here by more than {100 * (_MOVED - 1):.0f} %. The clock that is read after each request explains "
+        "little of it (all of it were a rank correlation of −1); what the rest comes from, these rows do not tell.\n\n"
+        + table(
+            (
+                "model",
+                "runtime",
+                f"ms a token, medians of {_WINDOW} in a row",
+                "clock, MHz",
+                "rank correlation with the clock",
+                "under the power limit",
+            ),
+            said,
+        )
     )
 
 
-_FOLLOWS = {
-    False: "The clock that is read after each request does not follow them (rank correlations below 0.2): what they "
-    "come from, these rows do not tell.",
-    True: "They go with the clock that is read after each request.",
-}
-_RELATED = 0.2
-
-
-def _ends(numbers: Sequence[float]) -> str:
-    return " to ".join(f"{end:,.0f}" for end in sorted({min(numbers), max(numbers)}))
+def _ends(numbers: Sequence[float], between: str = " to ") -> str:
+    return between.join(f"{end:,.0f}" for end in sorted({min(numbers), max(numbers)}))
 
 
 _WINDOW, _MOVED = 20, 1.05

@@ -85,8 +85,8 @@ INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
 WHOLE = (FIRST_STEPS, "budget.json", SERVER)
 PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
-MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md", "tables/*.tex")
-STUDY_MADE = (SUMMARY, "latency_model*.json", WORDS, "tables/token_costs.md", "tables/token_costs.tex")
+MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md")
+STUDY_MADE = (SUMMARY, "latency_model*.json", WORDS, "tables/token_costs.md")
 LOADS = ("pareto", "ttft_throughput")
 FIGURES: Mapping[str, tuple[str, ...]] = {"phase1": LOADS, "phase2": (), "phase3": ()}
 """What pages show of a kind of run, the others are made of the rows; of a study nothing, of other kinds all."""
@@ -102,7 +102,7 @@ _STYLE = FigureStyle(formats=("png",), dpi=110)
 MOST_BYTES = 15_000_000
 SMALLER_ROWS = 9
 _LOOKED_AT = 50  # commits whose code is compared
-KEPT = ("llava_eager", "llava_compiled", "llava_cudagraph", "gemma3_eager")  # earlier runs that tests read
+KEPT = ("llava_eager", "llava_cudagraph", "gemma3_eager")  # earlier runs that tests read
 CUT = (124, 130, 137, 143)  # exit status of what its time, or somebody, cut off
 
 
@@ -426,7 +426,7 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
 
 
 def small(file: Path) -> bytes:
-    """A file's content; JSON without its spaces, a summary with eight digits a number, of a PNG the same picture in 256
+    """A file's content; JSON without its spaces, a summary with six digits a number, of a PNG the same picture in 256
     colours, which a figure of flat areas and thin lines needs not more of, in a fourth of the bytes.
     """
     if file.suffix == ".json":
@@ -442,7 +442,7 @@ def small(file: Path) -> bytes:
 
 
 def _rounded(number: str) -> float:
-    return float(f"{float(number):.8g}")
+    return float(f"{float(number):.6g}")
 
 
 def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:

@@ -34,14 +34,16 @@ export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
 other=${phase1/404/200} # one request in twenty is enough of them: P95
+many='experiment=phase1 output.tokens=8 measurement.reference=false' # P99 needs 368 requests that are worth independent ones
 few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
 load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=() runs_of_a_turn=8
+small=() runs_of_a_turn=12
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
+    many=${many/tokens=8/tokens=4}
     few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
     load=${load/tokens=8/tokens=4}
     small=(model=tiny) runs_of_a_turn=2
@@ -55,7 +57,7 @@ commands() { # name, lane with the letter of its group, seconds, command: a line
         [[ -z $name || $name == \#* ]] && continue
         [ -n "${SMALL:-}" ] && words=${words/\{study\}_*([^ ])/"{study}_small"}
         words=${words//\{study\}/$study} words=${words//\{phase1\}/$phase1} words=${words//\{arms\}/$arms}
-        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{load\}/$load} words=${words//\{shared\}/$shared}
+        words=${words//\{few\}/$few} words=${words//\{other\}/$other} words=${words//\{many\}/$many} words=${words//\{load\}/$load} words=${words//\{shared\}/$shared}
         read -r words <<<"$words"
         [ -n "${SMALL:-}" ] && words=${words//samples=1[05]0/samples=40} words=${words//num_samples=+([0-9])/num_samples=${REQUESTS}} words=${words/ms=150 percentile=75/ms=600 percentile=50}
         # the tiny model has too few layers for methods that drop before a layer

@@ -46,30 +46,30 @@ def test_a_group_begins_together_and_one_of_it_runs_as_any_part(tmp_path: Path) 
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
 for word; do [[ $word == output_dir=* ]] && out=${{word#*=}}; done
 mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words"
-[[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,cudagraph_compiled}}/words >/dev/null 2>&1; do
+[[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,cudagraph_compiled}}_phase1/words >/dev/null 2>&1; do
     sleep 0.05; done
-[[ $out != *vllm ]] || exit 3
+[[ $out != *vllm_phase1 ]] || exit 3
 """)
-    group = ("llava_vllm", "llava_cudagraph", "llava_cudagraph_compiled")
+    group = ("llava_vllm_phase1", "llava_cudagraph_phase1", "llava_cudagraph_compiled_phase1")
     said = _begin(folder, python, *group, "llava_eager").communicate()[0]
-    assert f"=== group 0b in turns, at most {350 + 260 + 260} s: {', '.join(group)}\n" in said
-    assert dict(_ends(folder)) == {"llava_vllm": "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
-    shared = _turns_of(folder, "llava_vllm")
-    assert shared == _turns_of(folder, "llava_cudagraph") == _turns_of(folder, "llava_cudagraph_compiled")
-    assert (shared["members"], shared["runs"]) == ("3", "8")
+    assert f"=== group 0a in turns, at most {3 * 240} s: {', '.join(group)}\n" in said
+    assert dict(_ends(folder)) == {group[0]: "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
+    shared = _turns_of(folder, group[0])
+    assert shared == _turns_of(folder, group[1]) == _turns_of(folder, group[2])
+    assert (shared["members"], shared["runs"]) == ("3", "12")
     directory = Path(shared["directory"])
-    assert directory == folder / "turns" / "0b"
+    assert directory == folder / "turns" / "0a"
     assert {path.name for path in directory.iterdir()} == {f"{part}.gone" for part in group}
     assert _turns_of(folder, "llava_eager") == {}, "alone of its group"
 
-    (folder / "parts.tsv").write_text("llava_cudagraph\t0\t9\n")
+    (folder / "parts.tsv").write_text("llava_cudagraph_phase1\t0\t9\n")
     state = {"id": "of all starts", "turn": 12, "holder": None, "step": 1, "members": {}}
     (directory / "turns.json").write_text(json.dumps({**state, "holder": "a", "step": -1, "members": {"a": {}}}))
     (directory / "a.fifo").touch()
-    said = _begin(folder, python, "llava_*", SECONDS_LEFT="650").communicate()[0]
-    begun = "group 0b in turns, at most 610 s: llava_vllm, llava_cudagraph_compiled"
-    assert f"=== llava_cudagraph: done before\n=== {begun}\n" in said
-    assert _turns_of(folder, "llava_vllm")["members"] == "2"
+    said = _begin(folder, python, *group, "llava_compiled", "llava_eager", SECONDS_LEFT="500").communicate()[0]
+    begun = "group 0a in turns, at most 480 s: llava_vllm_phase1, llava_cudagraph_compiled_phase1"
+    assert f"=== llava_cudagraph_phase1: done before\n=== {begun}\n" in said
+    assert _turns_of(folder, group[0])["members"] == "2"
     assert json.loads((directory / "turns.json").read_text()) == state
     assert {path.name for path in directory.glob("*.*")} == {"turns.json", *(f"{part}.gone" for part in group[::2])}
     assert "=== llava_compiled, llava_eager: does not fit into the " in said

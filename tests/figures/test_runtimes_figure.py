@@ -19,7 +19,7 @@ from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, token
 from vlmbench.figures.style import STYLES, FigureStyle, drawn_as
 from vlmbench.report.runtimes import _name, draw_runtimes, measured_together
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results" / "archive"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def runtime(label: str, decode: float, *, p95: float | None = None, cost: float = 20.0) -> Runtime:
@@ -76,6 +76,17 @@ def test_the_numbers_of_each_runtime_stand_above_its_bar() -> None:
     assert "output 6.00 (5.40–6.60), vision 0.0240 (0.0160–0.0330)" in texts(tokens_figure(FOUR, ""))
 
 
+def test_a_cost_that_may_be_nothing_is_shown_by_its_upper_end() -> None:
+    """Whichever side of 0 its middle lies on; one that is below 0 for sure has no place on the axis."""
+    output = (6.0, 5.4, 6.6)
+    costs = [(0.001, -0.06, 0.0955), (-0.001, -0.0631, 0.0619), (-0.05, -0.06, -0.04)]
+    found = [Runtime(label=f"r{n}", costs={"output": output, "vision": vision}) for n, vision in enumerate(costs)]
+    words = texts(tokens_figure(found, ""))
+    assert "r0: output 6.00 (5.40–6.60), vision at most 0.0955" in words
+    assert "r1: output 6.00 (5.40–6.60), vision at most 0.0619" in words
+    assert "r2: output 6.00 (5.40–6.60)\n" in f"{words}\n"
+
+
 def test_one_runtime_is_no_comparison() -> None:
     for draw in (stages_figure, tail_figure, tokens_figure):
         assert draw(FOUR[:1], "") is None
@@ -83,12 +94,14 @@ def test_one_runtime_is_no_comparison() -> None:
 
 
 def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
-    for name in ("h200_llava_eager", "h200_llava_compiled"):
-        shutil.copytree(RESULTS / name, tmp_path / name)
+    shutil.copytree(RESULTS / "archive" / "h200_llava_eager", tmp_path / "h200_llava_eager")
+    shutil.copytree(RESULTS / "h200_llava_compiled", tmp_path / "h200_llava_compiled")
     runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_compiled"]
     with drawn_as(FigureStyle(name="paper", formats=("png",))):
         files = draw_runtimes(tmp_path / "out", runs, {})
-        assert {path.name for path in files if path.suffix == ".png"} == {"runtimes_tokens.png"}, "one has no data set"
+        assert {path.name for path in files if path.suffix == ".png"} == {
+            "runtimes.png", "runtimes_tail.png", "runtimes_tokens.png"
+        }  # fmt: skip
         said = (tmp_path / "out" / "figures" / "runtimes_tokens.txt").read_text()
         assert "llava_1_5_7b (random weights) · NVIDIA H200" in said
         assert "2 cards of one kind" in said

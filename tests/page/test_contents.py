@@ -216,7 +216,7 @@ def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp
 
 def test_two_sweeps_of_one_model_in_two_runtimes_are_two_stories(tmp_path: Path) -> None:
     eager = published.unpack("archive/h200_llava_eager/phase3", tmp_path / "eager" / "phase3")
-    compiled = published.unpack("archive/h200_llava_compiled/phase3", tmp_path / "compiled" / "phase3")
+    compiled = published.unpack("h200_llava_compiled/phase3", tmp_path / "compiled" / "phase3")
     stories = stories_of(parts_of([eager.parent, compiled.parent]))
     assert [story.label for story in stories] == ["eager, sdpa attention", "compiled, sdpa attention"]
 

@@ -224,7 +224,7 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     """What one more output token and one more vision token take under each runtime, on one logarithmic axis.
 
     Returns:
-        The figure; None unless two runtimes have a cost above 0.
+        The figure; None unless two runtimes have a cost that may be above 0.
     """
     shown = [(one, rows) for one in runtimes if (rows := _costs(one))]
     if len(shown) < 2:
@@ -256,10 +256,10 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
 
 
 def _costs(one: Runtime) -> dict[str, tuple[float, float, float]]:
-    """Kind of token to (ms, low, high), of the kinds whose cost is above 0."""
+    """Kind of token to (ms, low, high), of the kinds that may cost something: the upper end is above 0."""
     found = {}
     for kind in _KINDS:
         value, low, high = one.costs.get(kind, (0.0, None, None))
-        if value > 0 and low is not None and high is not None:
+        if low is not None and high is not None and high > 0:
             found[kind] = (value, low, high)
     return found
