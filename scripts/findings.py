@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings_card
 import findings_facts
+import findings_levels
 import findings_loads
 import findings_methods
 from findings_facts import MACHINE
@@ -35,6 +36,7 @@ from findings_methods import methods_words
 from published import (
     ARCHIVE,
     CARD,
+    DRAWN,
     EACH,
     EARLIER,
     FULL,
@@ -150,9 +152,11 @@ def claims_words(results: Published) -> str:
         names = [name for name in results.names() if results.run(name, "phase1")]
         few = [name for name in names if claims_of(results, name)[0].value is None]
         why = f"; in {len(few)} for too few independent requests, in the others because the interval holds the limit"
+        earlier = sum((results.run(name, "phase1") or results.run(name)).mark == EARLIER for name in names)
+        mark = f" ({earlier} of an earlier set{EARLIER})" if earlier and place < 2 else ""
         lines.append(
             f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured"
-            f"{why if few and not place else ''}."
+            f"{mark}{why if few and not place else ''}."
         )
     return "\n".join(lines)
 
@@ -181,7 +185,7 @@ def tail_table(results: Published) -> str:
         rows.append(
             [
                 *who(name),
-                f"{whole.get('n', 0):,}{worth}{cut_words(run)}{run.mark}",
+                f"{whole.get('n', 0):,}{_of_planned(run)}{worth}{run.mark}",
                 value(whole.get("p50")),
                 _quantile(request),
                 _quantile(of_model),
@@ -191,6 +195,11 @@ def tail_table(results: Published) -> str:
         )
     heads = ("model", "runtime", "requests", "median, ms", "tail of a request, ×", "tail of `generate()`, ×")
     return table((*heads, "most of the request's variance is", ""), rows)
+
+
+def _of_planned(run: Run) -> str:
+    """How many requests a run that was cut off should have had."""
+    return f" of {run.provenance['config']['dataset']['num_samples']:,}, cut off" if run.cut else ""
 
 
 def _failed_and_again(folder: Path) -> int:
@@ -334,16 +343,16 @@ def bottleneck_words(results: Published) -> str:
         clauses = []
         for runtime, words in RUNTIMES.items():
             run = results.run(f"{model}_{runtime}", "phase1")
-            waits = ((run.summary.get("launch_bound") or {}) if run else {}).get("launch_bound")
-            if run is None or waits is None:
+            if run is None:
                 continue
+            waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
             told = language_model_is_the_bottleneck(run.summary)
             shares = {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
             largest = max(_PARTS, key=lambda name: shares.get(name, 0.0))
             clauses.append(
                 f"{words}{run.mark}: {told.verdict}; the largest part is {label_of(largest)} "
-                f"({percent(shares[largest])} of a request), and the device waits for "
-                f"{_waited(run.summary['launch_bound'])}"
+                f"({percent(shares[largest])} of a request), and "
+                f"{_waited(run.summary['launch_bound']) if waits is not None else 'no request was traced'}"
             )
         if clauses:
             lines += [f"* {MODELS[model]}, {clause}." for clause in clauses]
@@ -352,7 +361,7 @@ def bottleneck_words(results: Published) -> str:
 
 def _waited(waits: Mapping[str, Any]) -> str:
     """How much of ``generate()`` the device waits, and in which stage most, where that is more than what misses."""
-    found = f"{percent(waits['launch_bound'])} of `generate()`"
+    found = f"the device waits for {percent(waits['launch_bound'])} of `generate()`"
     idle = {row["stage"]: row["elapsed_ms"] - row["busy_ms"] for row in waits["stages"]}
     whole = idle.pop("total")
     top = max(idle, key=lambda stage: idle[stage])
@@ -892,14 +901,25 @@ def adds_up_words(results: Published) -> str:
 
 def watching_words(results: Published) -> str:
     """What watching costs by pairs, under each runtime of the first model."""
-    found = []
+    known, untold = [], []
     for runtime, words in RUNTIMES.items():
         run = results.run(f"llava_{runtime}", "phase1")
         cost = (run.summary.get("instrument_overhead") or {}) if run else {}
-        if run is not None and cost.get("value") is not None:
-            ends = "no interval" if cost["low"] is None else f"{100 * cost['low']:.2f} to {100 * cost['high']:.2f} %"
-            found.append(f"{words} {100 * cost['value']:.2f} % ({ends}, {cost['n']} pairs){run.mark}".replace("-", "−"))
-    return "; ".join(found) or NOT_MEASURED
+        if run is None or cost.get("value") is None:
+            continue
+        if cost["low"] is None or cost["high"] - cost["low"] > _TOLD_TO:
+            untold.append(words)
+            continue
+        ends = f"{100 * cost['low']:.2f} to {100 * cost['high']:.2f} %"
+        known.append(f"{words} {100 * cost['value']:.2f} % ({ends}, {cost['n']} pairs){run.mark}".replace("-", "−"))
+    if untold:
+        known.append(
+            f"not known to {percent(_TOLD_TO, 1)} under {', '.join(untold)}, where runs differ by more than that"
+        )
+    return "; ".join(known) or NOT_MEASURED
+
+
+_TOLD_TO = 0.01
 
 
 @cache
@@ -910,8 +930,21 @@ def _environment() -> Environment:
     )  # fmt: skip
 
 
-def together(results: Published, model: str) -> str:
-    """Card, host, hour and code of a model's present phase-1 runs, in words."""
+def together_words(results: Published) -> str:
+    """Card, host, hour and code of the present phase-1 runs of each model under several runtimes, a bullet a model."""
+    said = [
+        f"* {name}, phase 1 under its runtimes: {_together(results, model)}."
+        for model, name in MODELS.items()
+        if model in FULL or sum(name.startswith(f"{model}_") for name in _present_names(results)) > 1
+    ]
+    return "\n".join(said)
+
+
+def _present_names(results: Published) -> list[str]:
+    return [name for name in results.names() if (run := results.run(name, "phase1")) and not run.mark]
+
+
+def _together(results: Published, model: str) -> str:
     from vlmbench.report.runtimes import measured_together
 
     runs = [run for runtime in RUNTIMES if (run := results.run(f"{model}_{runtime}", "phase1")) and not run.mark]
@@ -964,10 +997,13 @@ def other_day(results: Published) -> str:
 
 def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
-    modules = (globals(), *map(vars, (findings_card, findings_facts, findings_loads, findings_methods)))
+    modules = (
+        globals(),
+        *map(vars, (findings_card, findings_facts, findings_levels, findings_loads, findings_methods)),
+    )
     functions = {n: f for module in modules for n, f in module.items() if callable(f) and not n.startswith("_")}
     limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}
-    about = {"models": MODELS, "full": FULL, "card": card_name(results)}
+    about = {"models": MODELS, "full": FULL, "drawn": DRAWN, "card": card_name(results)}
     text = _environment().get_template(template).render(functions | limits | about | {"r": results})
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from findings_levels import CAPTURED
 from findings_methods import METHODS
 from published import (
     ARCHIVE,
@@ -31,13 +32,10 @@ from published import (
     value,
     who,
 )  # fmt: skip
-from scipy.stats import spearmanr
 
 from vlmbench.analysis.claims import Verdict, tail_is_the_problem
 from vlmbench.analysis.shift import shift_in_turns
 from vlmbench.text import DASH, count, digits, percent
-
-_CAPTURED = ("cudagraph", "cudagraph_compiled")
 
 
 def _present(results: Published) -> Iterator[tuple[str, Run]]:
@@ -118,16 +116,15 @@ def why_open_words(results: Published) -> str:
         else ""
     )
     parts = [
-        f"{words} in {number}"
-        for number, words in ((host, "preprocessing on the shared host"), (model, "`generate()`"))
-        if number
+        f"of preprocessing on the shared host in {host}" if host else "",
+        f"of `generate()` in {model}" if model else "",
     ]
+    where = f"; most of the variance is {' and '.join(filter(None, parts))}" if host or model else ""
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
         f"fast by turns. In {count(len(worth), 'run')}{old} {_ends([n for _, n in worth], ' or ')} requests are worth "
-        f"{_ends([w for w, _ in worth])} independent ones, and P90 needs 36; most of the variance is "
-        f"{' and '.join(parts) or 'of no single part'}.{enough} Runs that last longer would tell more. "
-        f"{_lasted(results)}{_levels(results)}".replace("  ", " ").rstrip()
+        f"{_ends([w for w, _ in worth])} independent ones at P90, which needs 36{where}.{enough} "
+        f"Runs that last longer would tell more. {_lasted(results)}".replace("  ", " ").rstrip()
     )
 
 
@@ -155,57 +152,8 @@ def _lasted(results: Published) -> str:
     )
 
 
-def _levels(results: Published) -> str:
-    """How far decode steps of captured loops moved within a run, beside the clock, card by card."""
-    said: list[list[str]] = []
-    for model in MODELS:
-        for runtime in _CAPTURED:
-            run = results.run(f"{model}_{runtime}", "phase1")
-            if run is None or run.mark:
-                continue
-            rows = sorted(counted(results.results / run.folder), key=lambda row: float(row["started_unix_s"]))
-            steps = [row["T_LLM_decode"] / (row["num_output_tokens"] - 1) for row in rows]
-            means = [median(steps[at : at + _WINDOW]) for at in range(0, len(steps) - _WINDOW + 1, _WINDOW)]
-            clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz")]
-            if means and max(means) > _MOVED * min(means) and len(clocks) == len(steps):
-                related = f"{spearmanr(clocks, steps).statistic:.2f}".replace("-", "−") if len(set(clocks)) > 1 else "–"
-                held = sum("throttled:power" in row["flags"] for row in rows)
-                moved = f"{digits(min(means))} to {digits(max(means))}"
-                said.append(
-                    [
-                        MODELS[model],
-                        RUNTIMES[runtime],
-                        moved,
-                        _ends(clocks),
-                        related,
-                        f"{held} of {count(len(rows), 'request')}",
-                    ]
-                )
-    if not said:
-        return ""
-    return (
-        " Even captured steps, for which nothing waits for the host, move between levels that they keep for tens of "
-        f"requests, here by more than {100 * (_MOVED - 1):.0f} %. The clock that is read after each request explains "
-        "little of it (all of it were a rank correlation of −1); what the rest comes from, these rows do not tell.\n\n"
-        + table(
-            (
-                "model",
-                "runtime",
-                f"ms a token, medians of {_WINDOW} in a row",
-                "clock, MHz",
-                "rank correlation with the clock",
-                "under the power limit",
-            ),
-            said,
-        )
-    )
-
-
 def _ends(numbers: Sequence[float], between: str = " to ") -> str:
     return between.join(f"{end:,.0f}" for end in sorted({min(numbers), max(numbers)}))
-
-
-_WINDOW, _MOVED = 20, 1.05
 
 
 def short_words(results: Published) -> str:
@@ -319,7 +267,7 @@ def _floors(results: Published) -> list[tuple[str, str, Mapping[str, Any], Mappi
     for name in results.names():
         model, _, runtime = name.partition("_")
         run = results.run(name, "phase1")
-        if run is None or run.mark or runtime not in (*_CAPTURED, "vllm"):
+        if run is None or run.mark or runtime not in (*CAPTURED, "vllm"):
             continue
         cost = next((r for r in run.summary["cost"]["stages"] or [] if r["component"] == "T_LLM_decode"), None)
         tokens = run.summary["tokens"]["num_output_tokens"]
@@ -361,8 +309,10 @@ def floors_table(results: Published) -> str:
 def yardstick_words(results: Published) -> str:
     """Whether the machine was as fast under vLLM, by a fixed calculation before each request."""
     under: dict[bool, list[float]] = {True: [], False: []}
-    for _, run in _present(results):
-        if run.folder.name != "phase1" or run.summary.get("serving"):
+    runs = {(model, runtime): results.run(f"{model}_{runtime}", "phase1") for model in MODELS for runtime in RUNTIMES}
+    for (model, _), run in runs.items():
+        beside = runs[model, "vllm"]  # at the same hour
+        if run is None or run.mark or beside is None or beside.mark:
             continue
         rows = counted(results.results / run.folder)
         found = [float(row["yardstick_ms"]) for row in rows if row.get("yardstick_ms") is not None]
@@ -374,7 +324,7 @@ def yardstick_words(results: Published) -> str:
     words = (
         f"A fixed calculation on the host stands before each request: {digits(low)}–{digits(high)} ms by the medians "
         f"of the {count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
-        f"{len(under[False])} others of phase 1, on the same host within the same minutes."
+        f"{len(under[False])} others of the same models, on the same host within the same hour."
     )
     compared = list(_comparisons(results))
     taken = sum(pairs_of(found) > 0 for found in compared)

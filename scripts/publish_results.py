@@ -47,6 +47,7 @@ from published import (
     ARCHIVE,
     CARD,
     CUT_BY,
+    DRAWN,
     MODELS,
     PROVENANCE,
     RUNTIMES,
@@ -81,6 +82,7 @@ from vlmbench.report.token_comparison import write_exp5
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 ROWS, PACKED, WORDS, SUMMARY = "records.jsonl", "records.jsonl.gz", "words.txt", "summary.json"
+PACKED_SUMMARY = f"{SUMMARY}.gz"
 INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
 WHOLE = (FIRST_STEPS, "budget.json", SERVER)
 PART = "part.json"  # how long its tries took
@@ -451,13 +453,18 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     old = {
         path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in (*INPUTS, PART)
     } - kept
-    for name, path in made.items():
+    files: set[Path] = set()
+    for made_as, path in made.items():
         content = small(path)
+        if made_as.name == SUMMARY:
+            content = gzip.compress(content, SMALLER_ROWS, mtime=0)
+        name = made_as.with_name(PACKED_SUMMARY) if made_as.name == SUMMARY else made_as
+        files.add(name)
         if not (folder / name).is_file() or content != (folder / name).read_bytes():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
             yield f"{'changed' if name in old else 'new'} {name}"
-    for name in sorted(old - set(made)):
+    for name in sorted(old - files):
         (folder / name).unlink()
         yield f"removed {name}"
 
@@ -479,7 +486,10 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
         with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results):
             with drawn_as(_STYLE):
                 left: list[str] = []
-                files = list(draw_runtimes(Path(work), [Path(f"{model}_{runtime}") for runtime in found], {}))
+                shown = found if model.partition("_")[2] in DRAWN else []
+                runs = [Path(f"{model}_{runtime}") for runtime in shown]
+                summaries = _summaries(runs, Path(work) / "summaries")
+                files = list(draw_runtimes(Path(work), runs, summaries)) if runs else []
             for one, other in COMPARED:
                 sides = [Path(f"{model}_{runtime}") / "phase1" for runtime in (one, other)]
                 if {one, other} <= {*found} and all((side / PACKED).is_file() for side in sides):
@@ -496,6 +506,15 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
                 yield Path(model), [*changes, *left]
 
 
+def _summaries(runs: Sequence[Path], work: Path) -> dict[Path, Path]:
+    """Unpack the published summaries of runs: the directory of each to where it lies now."""
+    found = {path.parent: work / path.parent for run in runs for path in run.rglob(PACKED_SUMMARY)}
+    for place, target in found.items():
+        target.mkdir(parents=True)
+        (target / SUMMARY).write_bytes(gzip.decompress((place / PACKED_SUMMARY).read_bytes()))
+    return found
+
+
 def archive(results: Path, names: Sequence[str]) -> None:
     """Keep the inputs of folders as earlier results: everything that is made of them goes.
 
@@ -508,7 +527,7 @@ def archive(results: Path, names: Sequence[str]) -> None:
         for path in [path for path in (results / name).rglob("*") if path.is_file()]:
             target = results / ARCHIVE / path.relative_to(results)
             plain = path.name != WORDS and any(fnmatch(path.name, one) for one in PLAIN)
-            if plain or path.name in (*INPUTS, *WHOLE, PART, SUMMARY):
+            if plain or path.name in (*INPUTS, *WHOLE, PART, PACKED_SUMMARY):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
         shutil.rmtree(results / name)

@@ -28,6 +28,7 @@ MODELS: Mapping[str, str] = {
     "gemma3": "Gemma 3 4B",
     "qwen72": "Qwen2.5-VL-72B",
 }
+DRAWN = ("llava", "qwen", "molmo")  # whose runtimes pages show in figures
 FULL = ("llava", "qwen")  # of these a page has a line for each runtime, measured or not
 RUNTIMES: Mapping[str, str] = {
     "eager": "eager",
@@ -159,7 +160,7 @@ class Published:
 
     def below(self, folder: Path) -> list[Run]:
         """All runs of a folder that say how they were made."""
-        places = sorted(path.parent for path in folder.rglob("summary.json") if (path.parent / PROVENANCE).is_file())
+        places = sorted({path.parent for path in folder.rglob("summary.json*") if (path.parent / PROVENANCE).is_file()})
         return [run for place in places if (run := self.at(place.relative_to(self.results)))]
 
     def comparison(self, name: str) -> Mapping[str, Any]:
@@ -201,9 +202,15 @@ def codes_of(results: Path) -> dict[str, str]:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    """The content of a JSON file, or of one packed beside its name (``.gz``); None where there is neither."""
+    packed = path.with_name(f"{path.name}.gz")
+    if path.is_file():
+        text = path.read_bytes()
+    elif packed.is_file():
+        text = gzip.decompress(packed.read_bytes())
+    else:
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(text)
     return content
 
 

@@ -57,9 +57,9 @@ def test_planted_energy_with_order_statistic_intervals(tmp_path: Path) -> None:
     assert (found["runs"], found["idle_power_w"], found["resolution_ms"]) == (41, 80, 100)
     assert (found["below_resolution"], found["negative"], found["gpus"], found["gpus_of_model"]) == (0, 0, 1, 1)
     assert found["words"] == [
-        f"A request takes 120 J ({span(request['low'], request['high'], 'J')}) at the median of 41 runs, worth 34, "
-        f"120 J on average; an output token 30.0 J "
-        f"({span(token['low'], token['high'], 'J')}), 30.0 J on average.",
+        f"`generate()` of a request takes 120 J ({span(request['low'], request['high'], 'J')}) at the median of 41 runs, "
+        "worth 34, 120 J on average; over its output tokens that is 30.0 J "
+        f"({span(token['low'], token['high'], 'J')}) each, 30.0 J on average.",
         "That is the energy of the GPU above idle: 80.0 W are subtracted; with it a run takes 160 J "
         f"({span(gross['low'], gross['high'], 'J')}).",
     ]
@@ -109,10 +109,10 @@ def test_phase_1_shows_it_everywhere(tmp_path: Path) -> None:
     assert HOW_MUCH_ENERGY in report.text
     request = report.summary["energy"]["per_request_j"]
     inside = span(request["low"], request["high"], "J")
-    assert f"A request takes 120 J ({inside})" in report.text
+    assert f"`generate()` of a request takes 120 J ({inside})" in report.text
     assert "(idle power of 80.0 W subtracted)" in report.text
     page = write_page(tmp_path).read_text()
-    assert f"A request takes 120 J ({inside})" in page
+    assert f"`generate()` of a request takes 120 J ({inside})" in page
     assert f"120 [{inside.removesuffix(' J')}]" in page
 
 
@@ -135,6 +135,6 @@ def test_a_sweep_has_it_point_by_point(tmp_path: Path) -> None:
     assert {p["point_id"]: p["per_request_j"]["value"] for p in energy["points"]} == {
         f"output_tokens={n}": 10.0 * n for n in OUTPUT
     }
-    assert "A request takes, at the median, 20.0 J at output_tokens=2 (10.0 J" in report.text
+    assert "`generate()` of a request takes, at the median, 20.0 J at output_tokens=2 (10.0 J" in report.text
     assert "to 1,280 J at output_tokens=128 (10.0 J" in report.text
     assert [r[0] for r in table_cells.energy(report.summary).rows] == [f"output_tokens={n}" for n in OUTPUT]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.figures.seen import caption_of, outside, overlaps, texts
+from tests.page import published
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.interventions import ArmResult, Saving
 from vlmbench.figures.interventions import interventions_figure
@@ -94,8 +94,9 @@ def test_one_runtime_is_no_comparison() -> None:
 
 
 def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
-    shutil.copytree(RESULTS / "archive" / "h200_llava_eager", tmp_path / "h200_llava_eager")
-    shutil.copytree(RESULTS / "h200_llava_compiled", tmp_path / "h200_llava_compiled")
+    for source, name in (("archive/h200_llava_eager", "h200_llava_eager"), ("h200_llava_compiled",) * 2):
+        for part in ("", "phase1", "phase2", "phase3"):
+            published.unpack(f"{source}/{part}", tmp_path / name / part)
     runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_compiled"]
     with drawn_as(FigureStyle(name="paper", formats=("png",))):
         files = draw_runtimes(tmp_path / "out", runs, {})

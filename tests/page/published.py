@@ -15,13 +15,12 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def unpack(source: str, target: Path) -> Path:
-    """A published run directory with its rows unpacked, without figures."""
-    target.mkdir(parents=True)
+    """A published run directory with its rows and its summary unpacked, without figures."""
+    target.mkdir(parents=True, exist_ok=True)
     for path in (RESULTS / source).glob("*.json"):
         shutil.copy(path, target)
-    packed = RESULTS / source / "records.jsonl.gz"
-    if packed.is_file():
-        (target / "records.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    for path in (RESULTS / source).glob("*.gz"):
+        (target / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     return target
 
 

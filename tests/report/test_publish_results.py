@@ -95,13 +95,13 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     for name in (
         "h200_llava_eager/phase1/records.jsonl.gz",
         "h200_llava_eager/phase1/figures/components_bars.png",
-        "h200_llava_eager/phase2/summary.json",
+        "h200_llava_eager/phase2/summary.json.gz",
         "h200_llava_eager/phase3/words.txt",
         "h200_llava_eager/phase2/figures/vision_tokens_latency.png",
         "h200_llava_eager/tables/token_costs.md",
         "h200_llava/figures/runtimes.png",
         "h200_llava/compare_eager_cudagraph.md",
-        "h200_molmo_cudagraph/phase1/summary.json",
+        "h200_molmo_cudagraph/phase1/summary.json.gz",
         "h200_truth/truth.jsonl",
     ):
         assert name in made, name
@@ -110,15 +110,18 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     assert gzip.decompress(made["h200_llava_eager/phase1/records.jsonl.gz"]) == before
     for name, text in made.items():
         assert str(tmp_path).encode() not in text, name
-    assert json.loads(made["h200_llava_eager/summary.json"])["experiment_name"] == "exp5_token_comparison"
+    assert (
+        json.loads(gzip.decompress(made["h200_llava_eager/summary.json.gz"]))["experiment_name"]
+        == "exp5_token_comparison"
+    )
     capsys.readouterr()
 
     stale = results / "h200_llava_eager" / "phase1"
-    (stale / "summary.json").write_text("stale")
+    (stale / "summary.json.gz").write_text("stale")
     (stale / "figures" / "old.png").write_text("stale")
     assert script.main(["--results", str(results), "h200_llava_eager"]) == 0
     said = capsys.readouterr().out
-    assert "changed phase1/summary.json" in said
+    assert "changed phase1/summary.json.gz" in said
     assert "removed phase1/figures/old.png" in said
     assert content(results) == made, "the same rows give the same bytes"
 
@@ -137,7 +140,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     assert {path.name for path in (kept / "phase1").iterdir()} == {
         "records.jsonl.gz",
         "provenance.json",
-        "summary.json",
+        "summary.json.gz",
     }
     earlier = findings.Published(results).run("llava_cudagraph", "phase1")
     assert earlier.mark == findings.EARLIER, "an earlier run stands in, and is marked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from tests.page import published
 from vlmbench.cli import validate
 from vlmbench.errors import ConfigError
 from vlmbench.records.outcome import Cause, OutcomeFile
@@ -61,23 +63,26 @@ def test_numbers_are_those_with_an_interval_and_their_n() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.rglob("summary.json")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("summary.json.gz")), ids=lambda p: p.parent.name)
 def test_every_published_summary_has_numbers_with_both_ends(path: Path) -> None:
-    numbers = headline_numbers(json.loads(path.read_text()))
-    if "experiment_name" not in path.read_text():
+    summary = json.loads(gzip.decompress(path.read_bytes()))
+    numbers = headline_numbers(summary)
+    if "experiment_name" not in summary:
         pytest.skip("not the summary of an experiment")
     lows = [name.removesuffix("_low") for name in numbers if name.endswith("_low")]
     assert lows
     assert all(numbers[f"{name}_low"] <= numbers[name] <= numbers[f"{name}_high"] for name in lows if name in numbers)
 
 
-def test_a_result_has_facts_files_and_no_path_of_this_machine() -> None:
-    result = read_result(RESULTS / "h200_llava_eager" / "phase1")
+def test_a_result_has_facts_files_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    run = published.unpack("h200_llava_eager/phase1", tmp_path / "phase1")
+    shutil.copytree(RESULTS / "h200_llava_eager" / "phase1" / "figures", run / "figures")
+    result = read_result(run)
     assert result.name == "phase1_dataset_profiling llava_1_5_7b phase1"
     assert result.facts["device.name"] == "NVIDIA H200"
     assert result.pictures
     assert {"summary.json", "provenance.json"} <= {path.name for path in result.files}
-    assert str(RESULTS) not in json.dumps([dict(result.facts), dict(result.tags)])
+    assert str(tmp_path) not in json.dumps([dict(result.facts), dict(result.tags)])
 
 
 def test_the_name_of_a_run_is_kept_for_each_tracker(tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_store_that_fails_costs_nothing_and_the_same_command_gives_it_the_run_
 def test_a_run_is_an_event_file_of_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = read_result(RESULTS / "archive" / "h200_llava_eager" / "phase2")
+    result = read_result(published.unpack("archive/h200_llava_eager/phase2", tmp_path / "phase2"))
     done = TensorboardTracker(folder=str(tmp_path)).track(result, None)
     events = EventAccumulator(done.where)
     events.Reload()
@@ -163,7 +168,7 @@ def test_a_study_is_tracked_part_by_part_unless_it_was_stopped(
     """A study whose parts lie there already; with the exit status that it ended with."""
     study = tmp_path / "study"
     for name in ("phase2", "phase3"):
-        shutil.copytree(RESULTS / "archive" / "h200_llava_eager" / name, study / name)
+        published.unpack(f"archive/h200_llava_eager/{name}", study / name)
     outcome = OutcomeFile(study)
     job = Job(
         settings=validate.validate(compose("experiment=all")), config={}, overrides=[], directory=study, outcome=outcome,
@@ -184,10 +189,11 @@ def test_a_study_is_tracked_part_by_part_unless_it_was_stopped(
 
 @installed("wandb")
 def test_a_run_is_written_offline_by_wandb(tmp_path: Path) -> None:
+    run = published.unpack("archive/h200_gemma3_eager/phase1", tmp_path / "run")
     code = (
         "from pathlib import Path\nfrom vlmbench.trackers.result import read_result\n"
         "from vlmbench.trackers.wandb import WandbTracker\nfrom dataclasses import replace\n"
-        f"result = replace(read_result(Path({str(RESULTS / 'archive' / 'h200_gemma3_eager' / 'phase1')!r})), directory=Path('.'))\n"
+        f"result = replace(read_result(Path({str(run)!r})), directory=Path('.'))\n"
         "print(WandbTracker().track(result, None).where)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

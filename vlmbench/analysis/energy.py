@@ -119,9 +119,9 @@ def _pooled(found: Mapping[str, Any]) -> list[str]:
         return [f"A run takes {_joules(found['gross_per_run_j'])} at the median, with what an idle GPU takes in it."]
     request, token = found["per_request_j"], found["per_output_token_j"]
     return [
-        f"A request takes {_joules(request)} at the median of {count(found['runs'], 'run')}"
+        f"`generate()` of a request takes {_joules(request)} at the median of {count(found['runs'], 'run')}"
         f"{worth(request['n'], request.get('effective_n'))}, {digits(request['mean'])} "
-        f"J on average; an output token {_joules(token)}, {digits(token['mean'])} J on average."
+        f"J on average; over its output tokens that is {_joules(token)} each, {digits(token['mean'])} J on average."
     ]
 
 
@@ -136,7 +136,7 @@ def _over_points(points: list[dict[str, Any]]) -> list[str]:
         "token)"
         for point in ends
     ]
-    return [f"A request takes, at the median, {' to '.join(parts)}."]
+    return [f"`generate()` of a request takes, at the median, {' to '.join(parts)}."]
 
 
 def _subtracted(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,110 @@
+"""The two levels of a captured decode step within a process, and what the changes between them follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from published import MODELS, RUNTIMES, Published, rows_of, table
+
+from vlmbench.text import count, digits
+
+CAPTURED = ("cudagraph", "cudagraph_compiled")
+_GAP = 1.006  # between two levels; neighbours within one are closer
+_PAUSE_S = 1.5
+_FEWEST = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """Two levels of a decode step within a run.
+
+    Args:
+        low, high: medians, ms a token.
+        runs, above: measured requests, and those at the upper level.
+        rises, falls: changes from one measured request to the next.
+        captured, paused: rises after graphs were captured; falls after the process had paused.
+    """
+
+    low: float
+    high: float
+    runs: int
+    above: int
+    rises: int
+    falls: int
+    captured: int
+    paused: int
+
+
+def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
+    """Find the two levels between which the steps of a run change; None where there is no gap between two.
+
+    Args:
+        rows: all of a run, warm-up and bare ones included.
+    """
+    ordered = sorted((row for row in rows if row.get("T_request")), key=lambda row: float(row["started_unix_s"]))
+    ends = [row["started_unix_s"] + (row["T_request"] + (row.get("T_capture") or 0.0)) / 1e3 for row in ordered]
+    steps = {at: _step(row) for at, row in enumerate(ordered) if _is_measured(row)}
+    sizes = sorted(steps.values())
+    edge = max(len(sizes) // 20, 1)
+    if len(sizes) < _FEWEST:
+        return None
+    gap, upper = max((sizes[at] / sizes[at - 1], sizes[at]) for at in range(edge, len(sizes) - edge + 1))
+    if gap < _GAP:
+        return None
+    changes = dict.fromkeys(("rises", "falls", "captured", "paused"), 0)
+    before: bool | None = None
+    captured = paused = False
+    for at, row in enumerate(ordered):
+        captured |= bool(row.get("T_capture"))
+        paused |= at > 0 and row["started_unix_s"] - ends[at - 1] >= _PAUSE_S
+        if at not in steps:
+            continue
+        now = steps[at] >= upper
+        if before is not None and now != before:
+            changes["rises" if now else "falls"] += 1
+            changes["captured" if now else "paused"] += captured if now else paused
+        before, captured, paused = now, False, False
+    low, high = ([step for step in sizes if (step >= upper) is above] for above in (False, True))
+    return Levels(low=median(low), high=median(high), runs=len(sizes), above=len(high), **changes)
+
+
+def _is_measured(row: Mapping[str, Any]) -> bool:
+    return row["status"] == "ok" and row["mode"] == "instrumented"
+
+
+def _step(row: Mapping[str, Any]) -> float:
+    return float(row["T_LLM_decode"] / (row["num_output_tokens"] - 1))
+
+
+def levels_words(results: Published) -> str:
+    """Which captured runs have two levels of a decode step, and what the changes between them follow."""
+    found = [
+        (model, runtime, levels)
+        for model in MODELS
+        for runtime in CAPTURED
+        if (run := results.run(f"{model}_{runtime}", "phase1")) is not None and not run.mark
+        if (levels := levels_of(rows_of(results.results / run.folder))) is not None
+    ]
+    if not found:
+        return ""
+    rises, captured, falls, paused = (
+        sum(getattr(levels, name) for *_, levels in found) for name in ("rises", "captured", "falls", "paused")
+    )
+    rows = [
+        [
+            MODELS[model], RUNTIMES[runtime], digits(levels.low), digits(levels.high),
+            f"{levels.above} of {count(levels.runs, 'request')}",
+        ]
+        for model, runtime, levels in found
+    ]  # fmt: skip
+    heads = ("model", "runtime", "lower level, ms a token", "upper level", "requests at the upper level")
+    return (
+        f"A captured step has two levels within a process. {captured} of {rises} rises follow a capture (graphs for a "
+        f"length of the prompt that is new), {paused} of {falls} falls a pause of {_PAUSE_S:g} s or more, which the "
+        "turns of other processes are; no step lies between them. A run that is alone on its card has no such pauses "
+        "and stays at the upper level. What the device does differently these rows do not tell. Medians mix both:\n\n"
+        f"{table(heads, rows)}"
+    )

@@ -1,0 +1,49 @@
+"""The two levels of a captured step: found where they are planted, with what their changes follow."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+levels = pytest.importorskip("findings_levels", reason="a source distribution has no scripts")
+
+
+def rows(letters: str, *, captures: tuple[int, ...] = (), pauses: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    """A measured request a letter: ``l`` or ``h``; a warm-up that captures, or 2 s of nothing, before some of them."""
+    noise, now, found = random.Random(0), 100.0, []
+    common = {"mode": "instrumented", "num_output_tokens": 8, "T_request": 70.0}
+    for at, level in enumerate(letters):
+        now += 2.0 if at in pauses else 0.01
+        step = noise.uniform(6.12, 6.13) if level == "l" else noise.uniform(6.68, 6.70)
+        if at in captures:
+            found.append(
+                {**common, "status": "warmup", "started_unix_s": now, "T_capture": 300.0, "T_LLM_decode": 99.0}
+            )
+            now += 0.38
+        found.append({**common, "status": "ok", "started_unix_s": now, "T_LLM_decode": 7 * step})
+        now += 0.07
+    return found
+
+
+def test_levels_are_found_with_what_their_changes_follow() -> None:
+    found = levels.levels_of(rows("l" * 20 + "h" * 10 + "l" * 20 + "h" * 5, captures=(20, 50), pauses=(30, 40)))
+    assert found == levels.Levels(
+        low=pytest.approx(6.125, abs=0.005), high=pytest.approx(6.69, abs=0.01), runs=55, above=15,
+        rises=2, falls=1, captured=2, paused=1,
+    )  # fmt: skip
+
+
+def test_changes_that_follow_nothing_are_counted_as_such() -> None:
+    found = levels.levels_of(rows("l" * 20 + "h" * 10 + "l" * 20, captures=(5,), pauses=(25,)))
+    assert found is not None
+    assert (found.rises, found.captured, found.falls, found.paused) == (1, 0, 1, 0)
+
+
+def test_one_level_is_none() -> None:
+    assert levels.levels_of(rows("l" * 60, captures=(10,), pauses=(30,))) is None
+    assert levels.levels_of(rows("lh" * 10)) is None, "too few"
