@@ -20,6 +20,9 @@ request   stages of one request of ``--tokens`` tokens, residual, first step ove
 attention us of one layer's attention in a decode step with a mask, 28 heads over 4: groups as they are, side by side,
           and with keys and values repeated; which operator, and how far from float32
 overhead  T_total with the instrument over T_total without it, run in pairs; interval from blocks of pairs
+levels    ms a token of one request before and after what may move a captured step to its upper level (graphs for a new
+          prompt length, and each part of making them by itself) and what may bring it back (pauses, another process's
+          context and kernel, memory given back)
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ import io
 import json
 import math
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -495,6 +500,80 @@ def captured(work: Callable[[], None]) -> Callable[[], None]:
     return recorder.record(work)
 
 
+_OTHER = """
+import sys
+import torch
+
+for line in sys.stdin:
+    torch.zeros(64, 64, device=sys.argv[1]).sum().item()
+    print("done", flush=True)
+"""
+
+
+def levels(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    bare = loaded(args)
+    model = with_loop(bare, args)
+    known, lengths = prepared(model, request(args.tokens)), iter(range(40, 4000, 11))
+    on_gpu, held = args.device.startswith("cuda"), []
+
+    def new_length() -> PreparedRun:
+        return prepared(model, request(args.tokens, prompt=next(lengths)))
+
+    def step_ms() -> dict[str, float]:
+        return middle([row["T_LLM_decode"] / (args.tokens - 1) for row in times(model, known, max(args.runs // 3, 1))])
+
+    def eager(aside: bool) -> None:
+        moved = bare.transfer(new_length().prepared)
+        with torch.cuda.stream(torch.cuda.Stream()) if on_gpu and aside else nullcontext():
+            bare.generate(moved)
+        wait(args.device)
+
+    def other(process: list[subprocess.Popen[str]]) -> None:
+        if not process:
+            command = [sys.executable, "-c", _OTHER, args.device]
+            process.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert process[0].stdin is not None
+        assert process[0].stdout is not None
+        process[0].stdin.write("\n")
+        process[0].stdin.flush()
+        process[0].stdout.readline()
+
+    def trivial() -> None:
+        if on_gpu:
+            held.append(captured(lambda: torch.zeros(8, device=args.device)))
+
+    beside: list[subprocess.Popen[str]] = []
+    up = {
+        "graphs for a new length": lambda: times(model, new_length(), 1),
+        "an eager answer to a new length": partial(eager, aside=False),
+        "an eager answer to a new length on another stream": partial(eager, aside=True),
+        "a trivial graph": trivial,
+        "1 GiB allocated": lambda: held.append(torch.empty(1 << 30, dtype=torch.uint8, device=args.device)),
+    }
+    down = {
+        **{f"a pause of {seconds:g} s": partial(time.sleep, seconds) for seconds in (0.2, 0.7, 1.5, 3.0)},
+        "memory given back": torch.cuda.empty_cache if on_gpu else gc.collect,
+        "another process begins and runs a kernel": partial(other, beside),
+        "another process runs a kernel": partial(other, beside),
+    }
+    try:
+        yield {"after": "the first captures", "ms_per_token": step_ms(), **who(model)}
+        for name, work in down.items():
+            up["graphs for a new length"]()
+            before = step_ms()
+            work()
+            yield {"after": name, "before": before, "ms_per_token": step_ms()}
+        for name, work in up.items():
+            other(beside)  # whatever brings it back
+            time.sleep(3.0)
+            before = step_ms()
+            work()
+            yield {"after": name, "before": before, "ms_per_token": step_ms()}
+    finally:
+        for process in beside:
+            process.kill()
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "machine": machine,
     "tokens": tokens,
@@ -504,6 +583,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "attention": attention,
     "request": request_part,
     "overhead": overhead,
+    "levels": levels,
 }
 
 if __name__ == "__main__":
