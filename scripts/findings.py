@@ -199,7 +199,8 @@ def tail_table(results: Published) -> str:
 
 def _of_planned(run: Run) -> str:
     """How many requests a run that was cut off should have had."""
-    return f" of {run.provenance['config']['dataset']['num_samples']:,}, cut off" if run.cut else ""
+    planned = (run.provenance.get("config", {}).get("dataset") or {}).get("num_samples")
+    return cut_words(run) if planned is None or not run.cut else f" of {planned:,}{cut_words(run)}"
 
 
 def _failed_and_again(folder: Path) -> int:
