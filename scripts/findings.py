@@ -457,11 +457,16 @@ def power_words(results: Published) -> str:
         held = sum("throttled:power" in row["flags"] for row in rows)
         clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz") is not None]
         if held and clocks:
-            ends = f"{min(clocks):,.0f} of {max(clocks):,.0f} MHz"
-            said.append(f"{', '.join(who(name))}: {held} of {len(rows)} runs, clock down to {ends}")
+            said.append(
+                [*who(name), f"{held} of {count(len(rows), 'run')}", f"{min(clocks):,.0f} of {max(clocks):,.0f}"]
+            )
     if not said:
         return ""
-    return f"The card's power limit held it back in vision sweeps, and these rows are in the slopes: {'; '.join(said)}."
+    heads = ("model", "runtime", "held back in", "clock down to, MHz")
+    return (
+        "The card's power limit held it back in vision sweeps, and these rows are in the slopes:\n\n"
+        f"{table(heads, said)}"
+    )
 
 
 def sweep_drift_words(results: Published) -> str:
