@@ -69,7 +69,7 @@ def as_before() -> Iterator[None]:
 
     from vlmbench.cli import main
 
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     handlers, environment = {n: signal.getsignal(n) for n in numbers}, dict(os.environ)
     root = logging.getLogger()
     before, level, disabled = list(root.handlers), root.level, logging.root.manager.disable

@@ -1,17 +1,17 @@
 """``python -m vlmbench`` and the console script ``vlmbench``."""
 
-import sys
-
-from vlmbench.errors import INTERRUPTED
+from vlmbench.session.signals import end_on_signals, end_process
 
 
 def main() -> None:
     """Run the command line; who interrupts it while it is imported gets its exit status, too."""
+    end_on_signals()
+    from vlmbench.cli.main import main as command_line
+
     try:
-        from vlmbench.cli.main import main as command_line
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    command_line()
+        command_line()
+    except SystemExit as end:
+        end_process(end.code)
 
 
 if __name__ == "__main__":

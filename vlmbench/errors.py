@@ -22,7 +22,10 @@ A message has one or two lines: what was given, what is allowed, what to do.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: all points ok; some failed or none could be measured; refused before anything was measured; to be

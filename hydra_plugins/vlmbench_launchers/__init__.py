@@ -41,6 +41,7 @@ class InProcessLauncher(BasicLauncher):
         """
         from vlmbench.cli import main
         from vlmbench.cli.sweeps import announced
+        from vlmbench.session.signals import ending_in_imports
 
         task, begun = self.task_function, 0
         assert task is not None
@@ -56,9 +57,16 @@ class InProcessLauncher(BasicLauncher):
                 if main.is_stopped():
                     raise KeyboardInterrupt
 
+        def interrupted_in_import() -> bool:
+            main.end_sweep(job_overrides, begun, initial_job_idx)
+            return True
+
         self.task_function = one
         try:
-            with announced(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx):
+            with (
+                ending_in_imports(interrupted_in_import),
+                announced(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx),
+            ):
                 return super().launch(job_overrides, initial_job_idx)
         except KeyboardInterrupt:
             if main.is_stopped():

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.analysis.made import PROVENANCE, row, write
+from tests.analysis.test_compare import took_turns
 from tests.figures.seen import outside, overlaps, texts
 from vlmbench.analysis.compare import Change
 from vlmbench.analysis.provenance_changes import differences_of
@@ -226,3 +227,36 @@ def test_the_command_line_for_ci(vlmbench: CliRun, vlmbench_here: CliRun, tmp_pa
         assert done.returncode == 2, done.stderr
         assert 1 <= len(done.stderr.strip().splitlines()) <= 2, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_baseline_keeps_turns_and_the_machine_of_all_sessions(tmp_path: Path) -> None:
+    """Compared with what was kept, a run differs as from the run itself: in turns, and by how fast the machine was."""
+    first, second = (took_turns(tmp_path / name, side, side + 1, samples=32) for side, name in enumerate("ab"))
+    for run in (first, second):  # continued alone, by a later session
+        told = json.loads((run / "provenance.json").read_text())
+        (run / "provenance.json").write_text(json.dumps({**told, "sessions": [*told["sessions"], {"session": 1}]}))
+    place = baselines.save("main", [first], first, tmp_path / "kept")
+    found, known = judge(place, second).pairs[0], judge(first, second).pairs[0]
+    assert found.comparison.pairs == 128
+    assert found.comparison.pace is not None
+    assert found.comparison.as_dict() == known.comparison.as_dict()
+    assert found.remarks == known.remarks
+    assert baselines.save("again", [place], place, tmp_path / "kept")
+    again = judge(tmp_path / "kept" / "again", second).pairs[0]
+    assert again.comparison.as_dict() == known.comparison.as_dict(), "a baseline of a baseline"
+    alone = judge(baselines.save("b", [second], second, tmp_path / "kept"), a_run(tmp_path / "c", 1), allow_unlike=True)
+    assert alone.pairs[0].comparison.pairs is None
+
+
+def test_a_baseline_that_was_kept_without_turns_is_compared_without(tmp_path: Path) -> None:
+    first, second = (took_turns(tmp_path / name, side, side + 1, samples=128) for side, name in enumerate("ab"))
+    place = baselines.save("main", [first], first, tmp_path / "kept")
+    rows = [json.loads(line) for line in gzip.decompress((place / "records.jsonl.gz").read_bytes()).splitlines()]
+    for one in rows:
+        for name in ("turn", "yardstick_ms"):
+            del one[name]
+    (place / "records.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode() + b"\n"))
+    told = json.loads((place / "provenance.json").read_text())
+    told["sessions"] = [{"started_unix_s": None, "code": {"vlmbench": None}}]
+    (place / "provenance.json").write_text(json.dumps(told))
+    assert judge(place, second).pairs[0].comparison.pairs is None

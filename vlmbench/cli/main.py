@@ -53,7 +53,7 @@ from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.follower import Follower
 from vlmbench.records.lock import is_held
 from vlmbench.session.settings import QUESTIONS
-from vlmbench.session.signals import interrupt_on_signals, interrupted_in_words_of_others
+from vlmbench.session.signals import ending_in_imports, heed, interrupt_on_signals, interrupted_in_words_of_others
 from vlmbench.text import Level, level, say, shown
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def _main() -> NoReturn:
         with interrupted_in_words_of_others():
             entry()
     except KeyboardInterrupt:
+        heed()
         if not _stopped:  # else the job and its launcher have said so
             say(f"interrupted; {_onward[-1]}" if _onward else "interrupted before anything was measured")
         sys.exit(INTERRUPTED)
@@ -191,16 +192,27 @@ def run_job(config: DictConfig) -> int:
     again = to_continue(outcome.directory, config.output_dir)
     if (team := tensor_parallel.current()) is not None:
         team.on_loss = partial(ending.note_loss, outcome, again)
-    try:
-        with interrupted_in_words_of_others():
-            status = _dispatch(config, outcome)
-    except KeyboardInterrupt:
-        status = INTERRUPTED
+
+    def interrupted() -> None:
+        heed()
         asks = config.task in QUESTIONS
         reason = "interrupted" if asks else f"interrupted; {again}"
         if not asks:
-            ending.keep(outcome, State.INTERRUPTED, exit_status=status, reason=reason, cause=Cause.STOPPED)
+            ending.keep(outcome, State.INTERRUPTED, exit_status=INTERRUPTED, reason=reason, cause=Cause.STOPPED)
         say(reason)
+
+    def interrupted_in_import() -> bool:
+        if outcome.now.started_unix_s or config.task == "export":  # a folder half-written
+            return False
+        interrupted()
+        return True
+
+    try:
+        with interrupted_in_words_of_others(), ending_in_imports(interrupted_in_import):
+            status = _dispatch(config, outcome)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        interrupted()
     except Exception as caught:  # whatever it is, it must be in the outcome file, not only on a lost terminal
         error = _in_our_words(caught)
         status = error.exit_status if isinstance(error, VlmbenchError) else FAILED

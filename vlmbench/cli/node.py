@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from vlmbench.errors import BAD_INPUT, FAILED, INTERRUPTED, InputError
 from vlmbench.records.lock import slurm_job_id
 from vlmbench.records.outcome import OutcomeFile, State
 from vlmbench.records.provenance import SUBMITTED_SOURCE
-from vlmbench.session.signals import interrupt_on_signals
+from vlmbench.session.signals import end_process, ending_in_imports, heed, interrupt_on_signals
 from vlmbench.text import parse_json, said_last, say
 
 _log = logging.getLogger(__name__)
@@ -35,11 +36,12 @@ def main(task_file: str) -> NoReturn:
     try:
         status = run(Path(task_file))
     except KeyboardInterrupt:
+        heed()
         status = _over(INTERRUPTED)
     except InputError as error:
         say(str(error))
         status = _over(BAD_INPUT)
-    sys.exit(status)
+    end_process(status)
 
 
 def run(task_file: Path) -> int:
@@ -55,18 +57,24 @@ def run(task_file: Path) -> int:
     os.environ[SUBMITTED_SOURCE] = content["source_sha256"]  # compared with what runs
     interrupt_on_signals()  # until the run sets its own: nothing is measured yet, so end at once
     began = time.monotonic()
+
+    def over(status: int) -> bool:
+        _over(status)
+        if status == INTERRUPTED:
+            _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
+        return True
+
     try:
         from vlmbench.cli.compose import run_saved
 
-        status = run_saved(content["config"], directory=directory, overrides=content["overrides"])
+        with ending_in_imports(partial(over, INTERRUPTED)):
+            status = run_saved(content["config"], directory=directory, overrides=content["overrides"])
     except Exception as error:  # the code changed while the job waited, say: the job function itself never raises
         status = FAILED
         OutcomeFile(directory).end(State.FAILED, exit_status=status, error=error)
         _log.exception("the task could not be started")
     _log.info("exit status %d of %s after %.0f s", status, content["directory"], time.monotonic() - began)
-    _over(status)
-    if status == INTERRUPTED:
-        _another_turn(requeues=int(content["requeues"]), grace_s=float(content["grace_s"]))
+    over(status)
     return status
 
 

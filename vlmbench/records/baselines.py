@@ -1,7 +1,8 @@
 """Baselines by name: what a later comparison needs of runs, kept in a folder of its own.
 
-``<folder>/<name>/<run>/`` holds ``records.jsonl.gz`` (measured runs, their times and counts) and ``provenance.json``
-(machine, model, software, settings; no host name, no command, no paths).
+``<folder>/<name>/<run>/`` holds ``records.jsonl.gz`` (measured runs: their times and counts, their turns, and how fast
+the machine was beside them) and ``provenance.json`` (machine, model, software, settings, which turns the sessions took;
+no host name, no command, no paths).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from vlmbench.text import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MARK = "baseline.json"
-_KEPT = (*IDENTITY, "schema_version", "started_unix_s", "intervention", "batch_size")
+_OF_THE_MACHINE = ("turn", "yardstick_ms", "thread_waited_ms")  # how a comparison tells its drift from the code
+_KEPT = (*IDENTITY, "schema_version", "started_unix_s", "intervention", "batch_size", *_OF_THE_MACHINE)
 _FACTS = ("schema_version", "model", "device", "runtime", "load", "software", "dataset", "unlike")
 _HOST = ("cpu", "cores_usable", "memory_bytes")
 
@@ -143,11 +145,16 @@ def _provenance(run: Path) -> dict[str, Any]:
     kept["host"] = {name: value for name, value in _mapping(whole.get("host")).items() if name in _HOST}
     kept["config"] = {name: value for name, value in _mapping(whole.get("config")).items() if name not in IGNORED}
     sessions = whole.get("sessions")
-    last = _mapping(sessions[-1]) if isinstance(sessions, list) and sessions else {}
-    code = {"vlmbench": _mapping(last.get("code")).get("vlmbench")}
-    kept["sessions"] = [{"started_unix_s": last.get("started_unix_s"), "code": code}]
+    kept["sessions"] = [_session(_mapping(one)) for one in sessions] if isinstance(sessions, list) else []
     done: dict[str, Any] = shareable(kept)
     return done
+
+
+def _session(whole: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: whole[name] for name in ("session", "started_unix_s") if name in whole}
+    if isinstance(turns := whole.get("turns"), Mapping):
+        kept["turns"] = {"id": turns.get("id")}
+    return {**kept, "code": {"vlmbench": _mapping(whole.get("code")).get("vlmbench")}}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from vlmbench.records import provenance
 from vlmbench.records.lock import RunLock
 from vlmbench.records.outcome import OUTCOME_NAME, Cause, OutcomeFile, State, read_outcome
 from vlmbench.runner.plan import SeriesState
+from vlmbench.session.signals import heed
 from vlmbench.text import Level, level, say, show, shown
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ def stopped(job: Job, far: str, *, again: str) -> int:
         if text := write_quick_report(job.settings.report, job.directory):
             say(text)
     except KeyboardInterrupt:
+        heed()
         say(f"stopped again, so there is no page; experiment=report runs={shown(job.directory)} makes it")
     except VlmbenchError as error:  # the run is ended and can be continued, whatever becomes of its page
         say(f"no page: {error}")

@@ -18,6 +18,7 @@ from vlmbench.session.ending import to_continue
 from vlmbench.session.profile import load_model, profile
 from vlmbench.session.series import make_series
 from vlmbench.session.serving import profile_endpoint
+from vlmbench.session.signals import heed
 from vlmbench.sweep import turns_vision
 from vlmbench.text import note, say, show, shown
 
@@ -202,6 +203,7 @@ def _page_so_far(job: Job, parts: Sequence[Job]) -> None:
     try:
         say(f"what there is: {shown(write_page(job.directory))}")
     except KeyboardInterrupt:
+        heed()
         say(f"stopped again, so there is no page; experiment=report runs={shown(job.directory)} makes it")
     except VlmbenchError as error:  # the study is ended and can be continued, whatever becomes of its page
         say(f"no page: {error}")
