@@ -568,3 +568,9 @@ def test_foresight_names_what_it_looks_at_and_passes_over_what_a_process_died_in
     assert looked == [[f"vision_tokens={tokens}", "s0", FORESIGHT] for tokens in (4, 128, 4, 128)]
     assert (found.counts, found.passed_over) == ((4, 128), 1)
     assert attempts.deaths("vision_tokens=64") == 1, "it was not looked at, so nothing is known of it"
+
+
+def test_traces_are_told_of_which_is_made_of_how_many(tmp_path: Path) -> None:
+    told: list[str] = []
+    traced(tmp_path, PlantedModel(FAST), dataset(3), trace_requests=2, does=told.append)
+    assert told == [f"trace {n} of 4, of {of}" for n, of in enumerate(("dataset", "reference") * 2, start=1)]

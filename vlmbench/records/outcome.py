@@ -281,5 +281,8 @@ def how_far(outcome: Outcome, *, about: bool = False) -> str:
 
 
 def runs_of(done: int, total: int, *, about: bool = False) -> str:
-    """``69 of 200 runs``, ``69 of about 200 runs``."""
-    return f"{done:,} of {'about ' if about else ''}{count(total, 'run')}"
+    """``69 of 200 runs``, ``69 of about 200 runs``; ``230 runs, about 200 were foreseen``."""
+    nearly = "about " if about else ""
+    if done > total:
+        return f"{count(done, 'run')}, {nearly}{total:,} were foreseen"
+    return f"{done:,} of {nearly}{count(total, 'run')}"

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Protocol
 
 from vlmbench.errors import SampleError
@@ -62,6 +63,7 @@ class Runner:
         warmup: how shapes are warmed.
         seed: of all orders.
         progress: told after every run.
+        does: told in words what is done once these runs are over: ``trace 3 of 12``.
         stop_requested: asked between runs; True ends the loop cleanly.
         trace_requests: runs of each series that the ``own_run`` probes watch, of different requests where it has as
             many.
@@ -81,6 +83,7 @@ class Runner:
     warmup: Warmup
     seed: int
     progress: Progress
+    does: Callable[[str], None] = lambda _: None
     stop_requested: Callable[[], bool] = lambda: False
     trace_requests: int = 1
     stamp: Mapping[str, Any] = field(default_factory=dict)
@@ -322,11 +325,14 @@ class Runner:
         if not probes:
             return
         turns = [(state, self._measured_requests(state)) for state in states if state.measured]
+        traced = count(1)
+        of = self.trace_requests * sum(bool(requests) for _, requests in turns)
         for number in range(self.trace_requests):
             for state, requests in turns:
                 if self._must_stop():
                     return
                 if requests:
+                    self.does(f"trace {next(traced)} of {of}, of {state.series.point_id}")
                     first = number // len(requests) * len(probes)
                     if not self._trace(state, requests[number % len(requests)], first, probes):
                         requests.clear()  # others of the series would fail alike

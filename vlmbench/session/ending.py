@@ -191,6 +191,11 @@ def report_and_conclude(
     return ends()
 
 
+def report_to_come(job: Job) -> str:
+    """Say that a report comes once all runs are over; empty where none was asked for."""
+    return "" if job.settings.report == "none" else "now the report"
+
+
 def write_reports(job: Job, *, needed: bool) -> None:
     """Figures, summary and phase file; a failure here loses no measurement and is said aloud.
 

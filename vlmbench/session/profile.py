@@ -25,7 +25,7 @@ from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Series, SeriesState, no_slope
 from vlmbench.runner.warmup import Warmup
 from vlmbench.schema import Mode
-from vlmbench.session.ending import report_and_conclude, stopped, to_continue
+from vlmbench.session.ending import report_and_conclude, report_to_come, stopped, to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.series import make_series
 from vlmbench.session.signals import stop_on_signal
@@ -200,6 +200,7 @@ def _measure(
         show=job.settings.progress,
         told=lambda points, done, total: run.note(points_done=points, rows=len(store), runs=(done, total)),
         about=job.settings.workload == "controlled",
+        after=report_to_come(job),
     ) as progress:
         stamp = {"runtime": job.settings.runtime.name, **_stamp(model)}
         if job.settings.load.name != "none":
@@ -223,6 +224,7 @@ def _measure(
             warmup=_warmup(job),
             seed=job.settings.seed,
             progress=progress,
+            does=progress.does,
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
             yardstick=measurement.yardstick,

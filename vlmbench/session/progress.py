@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from vlmbench.records.outcome import runs_of
-from vlmbench.text import detail, lasting, note
+from vlmbench.text import count, detail, lasting, note
 
 _FIRST_LINE_S, _LINE_EVERY_S = 10.0, 60.0
 _FEWEST = 3  # runs of this session before a time left is told
@@ -26,13 +26,21 @@ class ProgressBar:
         show: True or False; None shows a bar when standard error is a terminal.
         told: called after every run with the points that are over, the runs that are over and the runs to expect.
         about: whether a rule ends the points, so that the number of runs is an estimate.
+        after: what comes when all is measured, in words; empty for nothing that takes long.
     """
 
     def __init__(
-        self, *, show: bool | None, told: Callable[[int, int, int], None] | None = None, about: bool = False
+        self,
+        *,
+        show: bool | None,
+        told: Callable[[int, int, int], None] | None = None,
+        about: bool = False,
+        after: str = "",
     ) -> None:
         self._told = told
         self._about = about
+        self._after = after
+        self._does = ""  # beside the runs, which are over then
         self._show = (sys.stderr is not None and sys.stderr.isatty()) if show is None else show
         self._total = 0
         self._points = 0
@@ -63,6 +71,8 @@ class ProgressBar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
+        if kind is None and self._after and (self._show or self._said):
+            note(f"{count(self._done, 'run')} made; {self._after}")
 
     def expect(self, runs: int) -> None:
         """That many runs more are expected."""
@@ -76,24 +86,31 @@ class ProgressBar:
         detail(f"{point_id} is over")
 
     def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
-        """Runs of a point are over; more than expected make the total grow.
+        """Runs of a point are over.
 
         Args:
             earlier: an earlier session measured them: they say nothing of the time left.
         """
         self._done += runs
         self._earlier += runs if earlier else 0
-        self._total = max(self._total, self._done)
         if self._first is None and not earlier:
             self._first = time.monotonic(), runs
         self._tell()
-        self._bar.update(
-            self._task, completed=self._done, total=self._total, description=point_id, left=self._left_words()
-        )
+        total = None if self._done > self._total else self._total  # a bar without an end
+        self._bar.update(self._task, completed=self._done, total=total, description=point_id, left=self._left_words())
+        self._say_now_and_then(f"{self.short()} (now {point_id})")
+
+    def does(self, words: str) -> None:
+        """Say what is done beside the runs, once all of them are over: ``trace 3 of 12``."""
+        self._does = words
+        self._bar.update(self._task, description=words, left="")
+        self._say_now_and_then(self.short())
+
+    def _say_now_and_then(self, words: str) -> None:
         now = time.monotonic()
         if not self._show and now - self._said_s > (_LINE_EVERY_S if self._said else _FIRST_LINE_S):
             self._said, self._said_s = True, now
-            note(f"{self.short()} (now {point_id})")
+            note(words)
 
     def left_s(self) -> float | None:
         """Seconds that the runs to come will take at the rate of this session; None where too few were made."""
@@ -104,9 +121,14 @@ class ProgressBar:
         return (time.monotonic() - first_s) / (made - first) * (self._total - self._done)
 
     def short(self) -> str:
-        """``2/200 runs, about 12 minutes left``."""
+        """``2/200 runs, about 12 minutes left``; ``200 runs made, now trace 3 of 12``."""
+        if self._does:
+            return f"{count(self._done, 'run')} made, now {self._does}"
+        if self._done > self._total:
+            return self.words()
         left = self._left_words()
-        return f"{self._done:,}/{self._total:,} runs{f', {left}' if left else ''}"
+        about = "about " if self._about else ""
+        return f"{self._done:,}/{about}{self._total:,} runs{f', {left}' if left else ''}"
 
     def words(self) -> str:
         """``69 of 200 runs, about 4 minutes left``: for the end of a run that was cut short."""

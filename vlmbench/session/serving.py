@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from vlmbench.records.store import RecordStore
 from vlmbench.request import Output
 from vlmbench.runner.execution import collector_at_rest
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, sweep_series
-from vlmbench.session.ending import report_and_conclude, stopped, to_continue
+from vlmbench.session.ending import report_and_conclude, report_to_come, stopped, to_continue
 from vlmbench.session.progress import ProgressBar
 from vlmbench.session.serving_loads import Loads, OverHttp, exchanger_of, sizes_of
 from vlmbench.session.signals import stop_on_signal
@@ -90,7 +90,12 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
                 note(f"continuing: {len(store)} rows are measured already")
             limit = job.settings.measurement.time_limit_s
             deadline = None if limit is None else time.monotonic() + limit
-            with ProgressBar(show=job.settings.progress, told=partial(_note, directory, store)) as progress:
+            with ProgressBar(
+                show=job.settings.progress,
+                told=partial(_note, directory, store),
+                about=job.settings.workload == "controlled",
+                after=report_to_come(job),
+            ) as progress:
                 http = OverHttp(server=server, run_id=run_id, sizes=sizes)
                 loads = Loads(
                     answerer=http,
@@ -107,7 +112,7 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
                     say(f"unlike the sessions before: {warning}")
                 with collector_at_rest():
                     states = loads.run(series)
-                    _pairs(job, http, loads, series)
+                    _pairs(job, http, loads, series, progress.does)
         cut_by_time(states, stopped=bool(stop))
         write_loads(job.directory, loads, definitions(server.kind.name))
         directory.end([state.report() for state in states], device=_DEVICE)
@@ -284,11 +289,12 @@ def _plain(node: Any) -> dict[str, Any]:
     return dict(node) if isinstance(node, Mapping) else {}
 
 
-def _pairs(job: Job, http: OverHttp, loads: Loads, series: Sequence[Series]) -> None:
+def _pairs(job: Job, http: OverHttp, loads: Loads, series: Sequence[Series], does: Callable[[str], None]) -> None:
     """Ask the paired requests, where some are wanted."""
     wanted = job.settings.runtime.pairs
     if not wanted or loads.stop_requested():
         return
+    does("paired requests")
     first = series[0]
     for index in range(min(first.size, _TRIES)):
         try:
