@@ -14,6 +14,7 @@ import pytest
 
 from tests.command_line import command_line
 from vlmbench.cli.run_names import run_name
+from vlmbench.cli.trials import show_trials
 from vlmbench.cluster.trials import begin, trials
 from vlmbench.errors import MeasurementError
 from vlmbench.records.objective import ENTRIES, Objective, check_names, keep, kept, objectives
@@ -113,6 +114,34 @@ def test_the_front_of_two_objectives(tmp_path: Path) -> None:
     found = trials(tmp_path)
     assert found is not None
     assert [one.standing for one in found[0]] == ["front", "front", ""]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_of_trials_shows_all_that_was_set_however_long(
+    tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cut what was set at the width of the terminal, down to nothing at 80 columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    begin(tmp_path, ["T_request.p95"], ["minimize"])
+    set_to = [
+        [f"runtime.cache_implementation=static{n}", f"measurement.image_size=[{300 + n},{300 + n}]", f"seed={n}",
+         f"intervention.keep=0.{n}", f"output.tokens={n}", "experiment=phase1", f"model={'a_name' * 8}{n}"]
+        for n in range(3)
+    ]  # fmt: skip
+    for n, given in enumerate(set_to[:2]):
+        _made(tmp_path, str(n), given, (5000.0 + n, 4000.0, 6000.0))
+    _made(tmp_path, "2", set_to[2])
+    assert show_trials(tmp_path)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "Trials [95 % interval]; settings that all share are left out"
+    assert max(map(len, lines)) <= columns
+    assert "…" not in "".join(lines)
+    start, end = (next(line for line in lines if "minimize" in line).index(word) for word in ("set", "(minimize)"))
+    shown = "".join(line[start:end].split("   ")[0].replace(" ", "") for line in lines)
+    for given in set_to:
+        assert all(one in shown for one in given if not one.startswith("experiment="))
+    assert "4,000–6,000" in "".join(lines)
+    assert all(word in " ".join(lines) for word in ("failed:", "out of", "memory"))
 
 
 needs_optuna = pytest.mark.skipif(

@@ -128,11 +128,12 @@ def grid(made: list[Trial], directions: list[str]) -> Grid:
     for number, one in enumerate(made):
         cells = [_cell(o.value, o.low, o.high) for o in one.objectives] or [DASH] * len(names)
         parameters = ", ".join(f"{key}={value}" for key, value in one.parameters.items()) or one.directory.name
-        rows.append((str(number), parameters, *cells, str(one.state), one.standing or one.reason))
+        ended = one.standing or ": ".join(filter(None, (str(one.state), one.reason)))
+        rows.append((str(number), parameters, *cells, ended))
     columns = [("trial", False), ("set", False)]
     columns += [(f"{name} ({how})", True) for name, how in zip(names, directions, strict=False)]
-    title = "Trials [95 % interval]"
-    return Grid(name=STEM, title=title, columns=(*columns, ("state", False), ("", False)), rows=tuple(rows))
+    title = "Trials [95 % interval]; settings that all share are left out"
+    return Grid(name=STEM, title=title, columns=(*columns, ("", False)), rows=tuple(rows))
 
 
 def _cell(value: float, low: float | None, high: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ _LEAST = ("lag-1", "of peak", "mean, ms", "mean", "P99", "of", "worth", "95 % in
 
 
 class Fitted:
-    """A grid for the terminal, with bars where it has shares: what does not fit into its width is left out aloud.
+    """A grid for the terminal, with bars where it has shares. Where it does not fit into the width, some columns are
+    left out aloud, and words stand in several lines; no cell is cut.
 
     Args:
         grid: the table.
@@ -47,22 +49,30 @@ class Fitted:
                 break
             if (shorter := _without(grid, name)) is not grid:
                 grid, left_out = shorter, [*left_out, name]
-        yield _as_table(_cut(grid, width), bars=bars)
+        yield _as_table(grid, bars=bars, width=width)
         if left_out:
             yield Text(f"Left out, for the width: {'; '.join(left_out)}. {self._elsewhere}", style="dim")
 
 
-def _cut(grid: table_cells.Grid, width: int) -> table_cells.Grid:
-    """The grid with its longest words cut at their end, where it is still too wide: its numbers stay whole."""
+def _widths(grid: table_cells.Grid, width: int) -> dict[int, int]:
+    """Characters that each column of a grid gets where not all fit: numbers stay whole, under headings in several
+    lines; of words the longest are broken, between two of them as long as that helps. Empty where all fit.
+    """
+    if (too_wide := _natural(grid) - width) <= 0:
+        return {}
+    texts = [[name, *(row[i] for row in grid.rows)] for i, (name, _) in enumerate(grid.columns)]
+    given = [max(map(len, column)) for column in texts]
+    least = [max(len(word) for text in column for word in text.split() or [""]) for column in texts]
+    for i, (_, right) in enumerate(grid.columns):
+        if right:
+            narrow = max(least[i], *(len(row[i]) for row in grid.rows))
+            too_wide, given[i] = too_wide - given[i] + narrow, narrow
     words = [i for i, (_, right) in enumerate(grid.columns) if not right]
-    lengths = {i: max((len(row[i]) for row in grid.rows), default=0) for i in words}
-    place = max(lengths, key=lambda i: lengths[i])
-    room = max(lengths[place] - max(_natural(grid) - width, 0), 10)
-    rows = tuple(
-        tuple(f"{cell[: room - 1]}…" if i == place and len(cell) > room else cell for i, cell in enumerate(row))
-        for row in grid.rows
-    )
-    return replace(grid, rows=rows)
+    for _ in range(too_wide):
+        most = max(words, key=lambda i: (given[i] > least[i], given[i]), default=None)
+        if most is not None and given[most] > 1:
+            given[most] -= 1
+    return dict(enumerate(given))
 
 
 def _natural(grid: table_cells.Grid) -> int:
@@ -81,10 +91,14 @@ def _without(grid: table_cells.Grid, name: str) -> table_cells.Grid:
     return replace(grid, columns=tuple(grid.columns[i] for i in kept), rows=rows)
 
 
-def _as_table(grid: table_cells.Grid, *, bars: bool) -> Table:
-    table = _table(grid.title)
-    for name, right in grid.columns:
-        table.add_column(name, justify="right" if right else "left", no_wrap=not name.startswith("P"))
+def _as_table(grid: table_cells.Grid, *, bars: bool, width: int) -> Table:
+    table, widths = _table(grid.title), _widths(grid, width)
+    for i, (name, right) in enumerate(grid.columns):
+        heading = "\n".join(textwrap.wrap(name, widths[i])) if i in widths and right else name
+        whole = right if widths else not name.startswith("P")
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=whole, overflow="fold", width=widths.get(i)
+        )
     if not bars:
         for row in grid.rows:
             table.add_row(*row)
