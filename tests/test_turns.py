@@ -325,7 +325,7 @@ def test_who_comes_while_others_measure_waits_for_nobody_though_they_end_before_
 
 
 def test_who_waits_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmbench.machine.turns._SAID_S", 0.3)
+    monkeypatch.setattr("vlmbench.machine.turns._LACK_SAID_S", 0.3)
     told: list[str] = []
     with Turns(directory=tmp_path, of=tmp_path / "a", wait_s=1) as turns:
         turns.waits = told.append
@@ -349,3 +349,63 @@ def test_members_on_other_gpus_are_told_apart(tmp_path: Path) -> None:
         assert one.others("GPU-1") == 1, "it has not said yet"
         other.uses(["GPU-2"])
         assert (one.others("GPU-1"), one.others("GPU-2"), one.others()) == (0, 1, 1)
+
+
+def test_who_is_restarted_alone_is_told_within_seconds_who_was_there(tmp_path: Path) -> None:
+    """``a`` is killed before its first turn, ``b`` measures all and ends; nobody is left for ``a`` to wait for."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    first = start(a, MANY)
+    file = tmp_path / "turns" / "turns.json"
+    wait_for(lambda: file.exists() and "a_" in file.read_text() and json.loads(file.read_text())["turn"] == 0, first)
+    first.kill()
+    first.join()
+    second = start(b, 3, members=1)
+    second.join()
+    said: list[tuple[float, str]] = []
+    began = time.monotonic()
+    with Turns(directory=tmp_path / "turns", of=a, wait_s=60) as again:
+        again.waits = lambda words: said.append((time.monotonic() - began, words))
+        assert not again.take(lambda: bool(said))
+        name = next(name for name in json.loads(file.read_text())["members"] if name.startswith("b_"))
+        ((after_s, words),) = said
+        assert words == f"waits for its turn: 1 of 2 members is ready; {name} ended after 1 turn"
+        assert after_s < 10
+        died = Turns(directory=tmp_path / "turns", of=tmp_path / "c", members=3)
+        loads = Turns(directory=tmp_path / "turns", of=tmp_path / "d", members=3)
+        other = Turns(directory=tmp_path / "turns", of=tmp_path / "e", members=4)
+        with died:
+            pass
+        with loads, other, other._state() as state:
+            assert other._unready(state["members"]) == [
+                f"{name} ended after 1 turn", f"{died.name} ended before its first turn", f"{loads.name} loads",
+            ]  # fmt: skip
+            assert other._lacks, "three live of four"
+
+
+def test_who_waits_for_one_that_loads_is_not_told_to_start_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vlmbench.machine.turns._LACK_SAID_S", 0.1)
+    one, other = (Turns(directory=tmp_path, of=tmp_path / name, wait_s=0.6) for name in "ab")
+    words = f"1 of 2 members is ready; {other.name} loads"
+    with one, other, pytest.raises(MeasurementError, match=f"{words}\n.*See what became of"):
+        one.take(lambda: False)
+    assert capsys.readouterr().err == f"vlmbench: waits for its turn: {words}\n"
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_in_an_uneven_grid_nobody_waits_for_members_that_do_not_come(tmp_path: Path, jobs: int) -> None:
+    done = command_line(
+        "-m", *SMALL, f"seed={','.join(map(str, range(jobs)))}", "hydra/launcher=local", "hydra.launcher.parallel=2",
+        f"measurement.turns.directory={tmp_path / 'turns'}", f"output_dir={tmp_path / 'grid'}",
+        "measurement.turns.wait_s=90", f"measurement.turns.runs={RUNS}",
+    )  # fmt: skip
+    assert done.status == 0, done.said
+    count = "1 task takes" if jobs == 1 else "3 tasks take"
+    assert f"warning: {count} turns by 2: one measures its last runs with fewer or none beside" in done.said
+    folders = sorted(path.parent for path in (tmp_path / "grid").glob("*/records.jsonl"))
+    assert len(folders) == jobs
+    turns_in_order(*folders)
+    asked = [json.loads((folder / "provenance.json").read_text())["turns"]["members"] for folder in folders]
+    assert asked[:-1] == [2] * (jobs - 1)
+    assert jobs > 1 or asked == [1], "it is told that nobody comes"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from vlmbench.cluster.remaining import Composed, contents_of, submitting, to_do
 from vlmbench.cluster.settings import LocalSettings
 from vlmbench.cluster.states import RunStatus
 from vlmbench.errors import ConfigError, InputError, MeasurementError
+from vlmbench.records.files import write_whole
 from vlmbench.records.lock import RunLock, is_held
-from vlmbench.text import say
+from vlmbench.records.outcome import State, read_outcome
+from vlmbench.text import count, parse_json, say
 
 CANCELLED, OVER = "cancelled", "over"
 _TAKES_OVER_S = 120  # so long the process of a detached launcher may take to start
@@ -42,8 +45,10 @@ def launch_here(sweep_dir: Path, composed: Composed, settings: LocalSettings) ->
             if not missing:
                 say(f"nothing to start: all {len(composed)} tasks are done or running")
                 return now(wanted, sweep_dir, lost_after_s=0)
-            if left := len(missing) % max(_members(missing), default=1):
-                say(f"warning: {left} of {len(missing)} tasks may find nobody to take turns with, and wait for that")
+            if left := len(missing) % (members := max(_members(missing), default=1)):
+                tasks = f"{count(len(missing), 'task')} take{'s' if len(missing) == 1 else ''}"
+                words = "one measures its last runs" if left == 1 else f"{left} measure their last runs"
+                say(f"warning: {tasks} turns by {members}: {words} with fewer or none beside")
             contents = contents_of(missing, requeues=0, grace_s=0)
             submission = new_submission(
                 sweep_dir, cluster="local", job_name="local", tasks=contents, settings=asdict(settings)
@@ -108,16 +113,26 @@ def _check_turns(composed: Composed, at_once: int) -> None:
         )
 
 
+def _wait_for_no_more(task_file: Path, there: int) -> None:
+    """Let a task that takes turns wait for no more members than run or will: the others of its grid are over."""
+    content = parse_json(task_file.read_bytes())
+    turns = (content["config"].get("measurement") or {}).get("turns") or {}
+    if turns.get("directory") and turns["members"] > there:
+        turns["members"] = there
+        write_whole(task_file, json.dumps(content), mode=0o600)
+
+
 @dataclass(kw_only=True)
 class _Pool:
     submission: Submission
     free: list[list[str] | None]
     running: dict[int, tuple[subprocess.Popen[bytes], list[str] | None]] = field(default_factory=dict)
 
-    def start(self, task: Task) -> None:
+    def start(self, task: Task, to_come: int) -> None:
         import vlmbench
 
         mine = self.free.pop(0)
+        _wait_for_no_more(self.submission.task_file(task), 1 + self._at_work() + to_come)
         root = str(Path(vlmbench.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path}
@@ -130,6 +145,15 @@ class _Pool:
                 start_new_session=True,
             )  # fmt: skip
         self.running[task.index] = (process, mine)
+
+    def _at_work(self) -> int:
+        """How many of the running tasks are not over by their own account: a process takes a while to end."""
+        over, places = 0, {task.index: task.directory for task in self.submission.tasks}
+        for index, (process, _) in self.running.items():
+            with suppress(InputError):
+                outcome = read_outcome(self.submission.sweep_dir / places[index])
+                over += outcome is not None and outcome.pid == process.pid and outcome.state != State.RUNNING
+        return len(self.running) - over
 
     def reap(self) -> None:
         for index, (process, mine) in list(self.running.items()):
@@ -162,7 +186,7 @@ def supervise(submission: Submission, settings: LocalSettings) -> None:
             if (submission.folder / CANCELLED).exists():
                 waiting.clear()
             while waiting and pool.free:
-                pool.start(waiting.popleft())
+                pool.start(waiting.popleft(), len(waiting))
             time.sleep(settings.poll_s)
             pool.reap()
     except BaseException:

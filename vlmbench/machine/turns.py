@@ -29,7 +29,8 @@ from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.text import count, note, parse_json, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
-_SAID_S = 10.0
+_SAID_S, _LACK_SAID_S = 10.0, 3.0  # so long a wait is not told of: for a turn, for members
+_NAMED = 3  # members, of those that are not ready
 _MISSED = "See what became of that process, then run the same command again."
 _MISSING = (
     "Start the others, at the same time (jobs of a multirun: hydra/launcher=local hydra.launcher.parallel=2), "
@@ -66,7 +67,7 @@ class Turns:
     runs: int = 8
     wait_s: float = 1800.0
     began_unix_s: float = field(default_factory=time.time)
-    waits: Callable[[str], None] = field(init=False, default=_nobody)
+    waits: Callable[[str], None] = field(init=False, default_factory=lambda: _nobody)
     waited_s: float = field(init=False, default=0.0)
     number: int | None = field(init=False, default=None)
     returned: bool = field(init=False, default=False)
@@ -74,6 +75,7 @@ class Turns:
     _left: int = field(init=False, default=0)
     _bell: int = field(init=False, default=-1)
     _gathered: bool = field(init=False, default=False)
+    _lacks: bool = field(init=False, default=False)  # fewer live than are waited for
     _told: bool = field(init=False, default=False)
 
     @property
@@ -161,7 +163,7 @@ class Turns:
         """
         if self.directory is None:
             return True
-        began, before, told = time.monotonic(), self.waited_s, False
+        began, before, told = time.monotonic(), self.waited_s, ""
         while not self._left and (whose := self._whose()):
             waited = time.monotonic() - began
             self.waited_s = before + waited
@@ -170,13 +172,14 @@ class Turns:
             if waited > self.wait_s:
                 raise MeasurementError(
                     f"waited {self.wait_s:g} s for a turn (measurement.turns.wait_s): {whose}\n"
-                    f"What was measured is kept. {_MISSED if self._gathered else _MISSING}"
+                    f"What was measured is kept. {_MISSING if self._lacks else _MISSED}"
                 )
-            if waited > _SAID_S and not told:
-                told = True
+            news = "a turn" if self._gathered else whose  # turns pass by, members come and go
+            if waited > (_SAID_S if self._gathered else _LACK_SAID_S) and told != news:
+                told = news
                 self.waits(f"waits for its turn: {whose}")
-                if not self._told:
-                    note(f"waits for its turn: {whose}{'' if self._gathered else f'. {_MISSING}'}")
+                if not (self._gathered and self._told):
+                    note(f"waits for its turn: {whose}{f'. {_MISSING}' if self._lacks else ''}")
                 self._told = True
             if select.select([self._bell], [], [], _LOOK_S)[0]:
                 os.read(self._bell, 4096)
@@ -196,8 +199,9 @@ class Turns:
                 new = [name for name, one in members.items() if not one["turns"] and one["at"] >= self.began_unix_s]
                 died = sum(not self._lives(name) for name in new)
                 if here + max(died, len(list(self._folder.glob("*.gone")))) < self.members:
-                    return f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
-            self._gathered = True
+                    ready = f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
+                    return "; ".join([ready, *self._unready(members)])
+            self._gathered, self._lacks = True, False
             if not held or (holder == self.name and state["turn"] == self.number):
                 self._grant(state)
             if state["holder"] != self.name:
@@ -205,6 +209,19 @@ class Turns:
             self.returned = self.number not in (None, state["turn"] - 1)
             self.number, self._left = state["turn"], self.runs
             return ""
+
+    def _unready(self, members: dict[str, Any]) -> list[str]:
+        """What became of the other members that are not ready, in words: those of which was heard last."""
+        alive = {name: self._lives(name) for name in members}
+        self._lacks = sum(alive.values()) < self.members
+        others = [name for name, one in members.items() if name != self.name and not (one["joined"] and alive[name])]
+        others.sort(key=lambda name: members[name]["at"])
+        words = []
+        for name in others[-_NAMED:]:
+            turns = members[name]["turns"]
+            ended = f"ended after {count(turns, 'turn')}" if turns else "ended before its first turn"
+            words.append(f"{name} {'loads' if alive[name] else ended}")
+        return words
 
     def _grant(self, state: dict[str, Any]) -> None:
         """Give the turn to the next member that lives and waits, or to its holder again.
