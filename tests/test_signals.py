@@ -159,6 +159,7 @@ def test_an_interruption_that_is_swallowed_comes_again_and_one_that_is_cleaned_u
             time.sleep(0.3)
             cleaned.append(True)
 
+    timer = signal.getitimer(signal.ITIMER_REAL)
     try:
         interrupt_on_signals()
         with suppress(BaseException):
@@ -167,6 +168,8 @@ def test_an_interruption_that_is_swallowed_comes_again_and_one_that_is_cleaned_u
             sleeps()
         heed()
         time.sleep(0.2)
+        assert signal.getsignal(signal.SIGALRM) is before[signal.SIGALRM]
+        assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == (timer[0] > 0), "the caller's alarm"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
