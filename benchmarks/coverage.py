@@ -46,7 +46,15 @@ from vlmbench.analysis.quantiles import median, quantile, quantiles
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
 from vlmbench.analysis.serving import rates, share_within
-from vlmbench.analysis.shift import TOLERANCE, Shift, partners, shift_between, shift_in_time, shift_in_turns
+from vlmbench.analysis.shift import (
+    TOLERANCE,
+    Shift,
+    partners,
+    shift_between,
+    shift_in_time,
+    shift_in_turns,
+    shift_within,
+)
 from vlmbench.analysis.tail import variance_split
 from vlmbench.analysis.variance import variance_parts, variance_sources
 
@@ -638,6 +646,40 @@ def of_halves(plan: Plan) -> Iterator[Cell]:
                 if n >= 100 and tail == "lognormal" and not str(column).startswith(IN_TURNS):
                     best = best_power(n, column)
                     yield Cell(table="power", row=BEST.format(n=n), column=column, before=math.nan, after=best)
+    if not any(str(column).startswith(IN_TURNS) for column in columns):
+        yield from of_mixes(plan)
+
+
+SHARES = np.array([[0.15, 0.28, 0.57], [0.25, 0.40, 0.35]])
+"""Of requests of three shapes in each half: 48 and 29 large pictures of 84, as a published run met them."""
+
+
+def of_mixes(plan: Plan) -> Iterator[Cell]:
+    """A/A of a workload whose requests differ in shape, compared within shapes. Before: as if they were of one; of a
+    real drift: the same drift where they are of one.
+    """
+    trials, random, columns, counts = plan
+    for kind in ("3 shapes in unlike mix", "n / 4 shapes by chance"):
+        for tail in TAILS:
+            for n in (n for n in (*counts, 140) if n >= 100):
+                later = np.arange(n) >= n // 2
+                for column in columns:
+                    for table, factor in (("alarms", 1.0), ("power", 1.05)):
+                        old, new, held = [], [], []
+                        for _ in range(trials):
+                            three = (random.random(n)[:, None] > SHARES.cumsum(axis=1)[later.astype(int)]).sum(axis=1)
+                            shape = three if kind.startswith("3") else random.integers(n // 4, size=n)
+                            times = runs(random, n, column, tail) * np.where(later, factor, 1.0)
+                            unlike = np.exp(random.standard_normal(n))[shape] * times
+                            both = np.isin(shape, np.intersect1d(shape[later], shape[~later]))
+                            seen = unlike if table == "alarms" else times
+                            old.append(shift_in_time(seen, later, np.zeros(n), clip=False).differs())
+                            shift = shift_within(unlike[both], later[both], shape[both])
+                            new.append(shift.differs())
+                            held.append(_inside(shift, factor))
+                        yield counted(table, f"A/A, {kind}, n {n}, {tail}", column, old, new)
+                        if table == "alarms":
+                            yield counted("coverage", f"ratio within {kind}, n {n}, {tail}", column, [None], held)
 
 
 def _inside(shift: Shift, factor: float) -> bool | None:

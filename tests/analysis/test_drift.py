@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.analysis.made import row, write
 from tests.analysis.swept import VISION, frame_of, sweep
 from vlmbench.analysis.drift import aa_summary, halves_check
 from vlmbench.analysis.frames import load_runs
+from vlmbench.analysis.shift import shift_in_time, shift_within
 from vlmbench.schema import Status
 
 
@@ -131,3 +133,96 @@ def test_a_stage_that_repeats_is_not_blamed_for_one_that_drifts() -> None:
     assert verdicts["T_LLM_prefill"] == "clean"
     assert "T_residual" not in verdicts
     assert "T_LLM_prefill 1.0" in found["stages_in_words"]
+
+
+SIZES = (768, 1792, 3328)
+
+
+def pictures(seed: int, *, drift: float = 1.0, unlike: bool = True, only_late: int = 0) -> list[dict[str, Any]]:
+    """168 requests of three sizes whose prefill is as large: 48 large ones in the first half, 29 in the second, and
+    so many of a fourth size in the second half alone.
+    """
+    noise, made = np.random.default_rng(seed), []
+    for half, large in enumerate((48, 29) if unlike else (40, 40)):
+        sizes = noise.permutation([SIZES[2]] * large + [SIZES[i % 2] for i in range(84 - large)])
+        sizes[: only_late * half] = 5000
+        for i, size in enumerate(sizes.tolist()):
+            factor = float(np.exp(0.01 * noise.standard_normal())) * (drift if half else 1.0)
+            made.append(row(sample=f"s{half}-{i}", started=84.0 * half + i, setup=0.0, vision=None, projector=None,
+                            prefill=size / 10 * factor, gaps=[], tokens=(size, 20)))  # fmt: skip
+    return made
+
+
+def test_a_half_with_more_large_pictures_is_no_drift(tmp_path: Path) -> None:
+    rows = pictures(1)
+    check = halves_check(load_runs(write(tmp_path, rows)))
+    assert check is not None
+    assert check.verdict == "clean"
+    assert check.ratio == pytest.approx(1, abs=0.005)
+    assert "which are different samples, within 3 shapes of requests" in check.words()
+    assert "half alone" not in check.words()
+    times = [r["T_total"] for r in rows]
+    assert shift_in_time(times, [False] * 84 + [True] * 84, [0] * 168, clip=False).differs(), "the mix alone would"
+
+
+@pytest.mark.parametrize("unlike", [True, False])
+def test_a_drift_within_shapes_is_found_with_its_size(tmp_path: Path, unlike: bool) -> None:
+    check = halves_check(load_runs(write(tmp_path, pictures(2, drift=1.05, unlike=unlike))))
+    assert check is not None
+    assert check.verdict == "drift"
+    assert check.ratio == pytest.approx(1.05, abs=0.006)
+
+
+def test_runs_of_a_shape_that_one_half_alone_has_are_counted(tmp_path: Path) -> None:
+    check = halves_check(load_runs(write(tmp_path, pictures(3, only_late=7))))
+    assert check is not None
+    assert (check.verdict, check.estimate.n, check.requests) == ("clean", 161, 3)
+    assert "within 3 shapes of requests (7 runs of 1 shape that one half alone has not compared)" in check.words()
+
+
+@pytest.mark.parametrize(("drift", "verdict"), [(1.0, "clean"), (1.1, "drift")])
+def test_where_hardly_a_shape_comes_again_token_counts_are_taken_out(
+    tmp_path: Path, drift: float, verdict: str
+) -> None:
+    noise = np.random.default_rng(4)
+    made = []
+    for i in range(200):
+        late = i >= 100
+        size = int(noise.integers(1000, 9000) * (0.7 if late else 1))
+        took = (20 + size / 50) * float(np.exp(0.01 * noise.standard_normal())) * (drift if late else 1.0)
+        made.append(row(sample=f"s{i}", started=float(i), setup=0.0, vision=None, projector=None, prefill=took, gaps=[],
+                        tokens=(size, 20)))  # fmt: skip
+    check = halves_check(load_runs(write(tmp_path, made)))
+    assert check is not None
+    assert check.verdict == verdict
+    assert check.ratio == pytest.approx(drift, abs=0.02)
+    assert "what token counts explain is taken out" in check.words()
+
+
+def test_requests_of_one_shape_are_compared_as_they_are(tmp_path: Path) -> None:
+    noise = np.random.default_rng(5)
+    made = [row(sample=f"s{i}", started=float(i), prefill=20 + float(noise.random()), gaps=[]) for i in range(60)]
+    check = halves_check(load_runs(write(tmp_path, made)))
+    times = load_runs(write(tmp_path, made))["T_total"].to_numpy(float)
+    assert check is not None
+    plain = shift_in_time(times, [False] * 30 + [True] * 30, [0] * 60, clip=False)
+    assert check.shift == plain
+    assert check.basis == "halves of the workload, which are different samples"
+
+
+def test_shapes_that_are_not_known_are_called_so(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, [row(sample=f"s{i}", started=float(i)) for i in range(40)]))
+    check = halves_check(frame.drop(columns=[name for name in frame if str(name).startswith("num_")]))
+    assert check is not None
+    assert "which are different samples of unknown shapes" in check.words()
+
+
+def test_a_shift_within_equal_mixes_is_that_of_the_whole() -> None:
+    noise = np.random.default_rng(6)
+    times, later = np.exp(0.05 * noise.standard_normal(120)), np.arange(120) >= 60
+    one, whole = shift_within(times, later, np.zeros(120)), shift_in_time(times, later, np.zeros(120), clip=False)
+    assert one.estimate.value == pytest.approx(whole.estimate.value, rel=1e-12)
+    assert one.estimate.low == pytest.approx(whole.estimate.low, abs=0.002)
+    levels = np.tile([1.0, 3.0, 10.0], 40)
+    mixed = shift_within(levels * times, later, levels)
+    assert mixed.estimate.value == pytest.approx(whole.estimate.value, rel=1e-12)

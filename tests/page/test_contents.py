@@ -209,7 +209,7 @@ def test_runs_of_unlike_lengths_are_not_ranked_and_sweeps_say_whose_they_are(tmp
         r"P95 is 1\.270× \(.+\) its median; 97\.8 % \(.+\) of its variance is Preprocessing", plain(graph["answer"][1])
     )
     assert "P95 is 1.012×" in plain(graph["answer"][1])
-    assert graph["quality"][0]["s"].startswith("A/A check, halves of the workload, which are different samples: ")
+    assert graph["quality"][0]["s"].startswith("A/A check, halves of the workload, which are different samples")
     page = write_page(tmp_path, [tmp_path / "graph", tmp_path / "eager"])
     assert "<b>Caution:</b> eager" in page.read_text(encoding="utf-8")
 

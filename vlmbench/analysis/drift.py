@@ -1,5 +1,8 @@
 """The A/A check: the same requests, first half of their repeats against the second. Anything but 1 is drift.
 
+Where no request was repeated, halves of the workload are compared, which are different samples: within shapes of
+requests (:func:`vlmbench.analysis.frames.shapes`), so that a half with more large pictures is no drift.
+
 Runs are compared within their requests and in the order measured, with the dependence of runs next to each other in the
 error (:mod:`vlmbench.analysis.shift`): a machine that is slow for a while and then fast again does not drift. That no
 drift was found says only that there is none beyond what the interval leaves possible, and the words say how much that
@@ -18,8 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlmbench.analysis.estimate import Estimate, holm
-from vlmbench.analysis.frames import in_time, workload
-from vlmbench.analysis.shift import BLIND, Shift, shift_in_time
+from vlmbench.analysis.frames import TOKENS, in_time, shapes, token_counts, workload
+from vlmbench.analysis.shift import BLIND, Shift, shift_beside, shift_in_time, shift_within
 from vlmbench.analysis.slices import timing_rows
 from vlmbench.schema import TOTAL_PARTS
 from vlmbench.text import count, percent, worth
@@ -38,7 +41,7 @@ class HalvesCheck:
         basis: what was compared.
         shift: the comparison.
         p_value: of no drift; corrected for the number of questions where this is one of several.
-        worst, worst_ratio: the request that is furthest from 1.
+        worst, worst_ratio: the request, or shape of requests, that is furthest from 1; a shape has no name.
     """
 
     metric: str
@@ -60,7 +63,7 @@ class HalvesCheck:
 
     @property
     def requests(self) -> int:
-        """How many requests were compared with themselves."""
+        """How many requests, or shapes of requests, were compared with themselves."""
         return self.shift.requests
 
     @property
@@ -112,7 +115,7 @@ class HalvesCheck:
         text = f"A/A of {self.metric}: second half / first half = {self.ratio:.4f} ({inside}{basis})"
         if self.verdict == "clean":
             return f"{text}: {self.beyond()}"
-        where = f", worst at {self.worst} ({self.worst_ratio:.3f})" if self.requests > 1 else ""
+        where = f", worst at {self.worst} ({self.worst_ratio:.3f})" if self.worst and self.requests > 1 else ""
         if self.verdict == "drift":
             return (
                 f"{text}: DRIFT{where}. The machine changed or is shared: lock its clocks or take it for yourself, "
@@ -131,7 +134,8 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     """Compare the halves of the repeats of every request that was measured at least four times.
 
     Where nothing at all was repeated, the halves of the workload are compared, which are different samples: the basis
-    says so.
+    says so. Where these are of several shapes, they are compared within those that both halves have, and how many runs
+    are of others is said; where these are more than half, what token counts explain is taken out instead.
 
     Args:
         frame: rows of records; rows that were not measured are left out.
@@ -142,7 +146,7 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     """
     if metric not in frame or "point_id" not in frame:
         return None
-    rows = timing_rows(frame[[name for name in _USED if name in frame] + [metric]])
+    rows = timing_rows(frame[[name for name in (*_USED, *TOKENS) if name in frame] + [metric]])
     rows = in_time(rows[rows[metric] > 0])
     names = [c for c in ("point_id", "sample_id") if c in rows]
     repeats = rows.groupby(names, observed=True)[metric].transform("size")
@@ -158,9 +162,7 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     work = workload(rows)
     if len(work) < 2 or work["point_id"].nunique() > 1:
         return None
-    return _check(
-        metric, "halves of the workload, which are different samples", _halves(work, ["point_id"], metric), named=False
-    )
+    return _of_workload(metric, work)
 
 
 def aa_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str, Any] | None:
@@ -229,8 +231,33 @@ def _joined(texts: list[pd.Series]) -> NDArray[Any]:
     return whole.to_numpy()
 
 
-def _check(metric: str, basis: str, halves: pd.DataFrame, *, named: bool = True) -> HalvesCheck | None:
-    shift = shift_in_time(halves["time"], halves["later"], halves["request"], clip=named)
+def _of_workload(metric: str, work: pd.DataFrame) -> HalvesCheck | None:
+    """Halves of a workload, in the order measured: of one shape, within shapes, or beside token counts."""
+    halves, codes = _halves(work, ["point_id"], metric), shapes(work)
+    basis = "halves of the workload, which are different samples"
+    if codes is None or not codes.any():
+        return _check(metric, basis if codes is not None else f"{basis} of unknown shapes", halves, named=False)
+    halves["request"] = codes[halves.index]
+    in_both = halves.groupby("request")["later"].transform("nunique") == 2
+    kept = halves[in_both]
+    if 2 * len(kept) >= len(halves):
+        basis += f", within {count(kept['request'].nunique(), 'shape')} of requests"
+        if len(kept) < len(halves):
+            others = halves.loc[~in_both, "request"].nunique()
+            left = f"{count(len(halves) - len(kept), 'run')} of {count(others, 'shape')}"
+            basis += f" ({left} that one half alone has not compared)"
+        shift = shift_within(kept["time"], kept["later"], kept["request"])
+        return _check(metric, basis, kept, shift, named=False)
+    kinds, alone = count(halves["request"].nunique(), "shape"), f"{len(halves) - len(kept):,} of {len(halves):,} runs"
+    basis += f" of {kinds}, {alone} of one that one half alone has: what token counts explain is taken out"
+    shift = shift_beside(halves["time"], halves["later"], token_counts(work)[halves.index])
+    return _check(metric, basis, halves.assign(request=0), shift, named=False)
+
+
+def _check(
+    metric: str, basis: str, halves: pd.DataFrame, shift: Shift | None = None, *, named: bool = True
+) -> HalvesCheck | None:
+    shift = shift or shift_in_time(halves["time"], halves["later"], halves["request"], clip=named)
     if shift.estimate.value is None:
         return None
     medians = halves.groupby(["request", "later"])["time"].median().unstack("later")

@@ -192,6 +192,31 @@ def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     return of_dataset if len(of_dataset) else rows.drop(index=_of(rows, REFERENCE).index)
 
 
+TOKENS = ("num_input_tokens", "num_prompt_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
+"""Counts that make the shape of a request."""
+
+
+def token_counts(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """The counts of tokens that are known of all rows, shape (rows, counts)."""
+    known = [counts for name in TOKENS if not np.isnan(counts := values(rows, name)).any()]
+    return np.column_stack(known) if known else np.empty((len(rows), 0))
+
+
+def shapes(rows: pd.DataFrame) -> NDArray[np.intp] | None:
+    """Number the shapes of requests: runs whose token counts are all the same are of one.
+
+    Args:
+        rows: rows of a run; counts that some row lacks tell nothing.
+
+    Returns:
+        The shape of each row, from 0; None where no count is known of all rows.
+    """
+    known = token_counts(rows)
+    if not known.size:
+        return None
+    return np.asarray(np.unique(known, axis=0, return_inverse=True)[1].ravel(), dtype=np.intp)
+
+
 def in_time(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of one run directory in the order measured: by process first, for the wall clock may be set between two."""
     order = [name for name in ("session", "started_unix_s", "repeat") if name in rows]

@@ -89,6 +89,57 @@ def shift_in_time(times: ArrayLike, second: ArrayLike, requests: ArrayLike, *, c
     return _shift(difference, noise.variance * share, noise.freedom, noise, kinds)
 
 
+def shift_within(times: ArrayLike, second: ArrayLike, shapes: ArrayLike) -> Shift:
+    """Compare two parts of one series whose runs are of several shapes, in any mix: each shape has a level of its own,
+    and all change by one ratio (least squares on logarithms).
+
+    Args:
+        times: positive, in the order measured, shape (n,).
+        second: whether a run belongs to the second part, shape (n,).
+        shapes: code of the shape of each run, shape (n,); one that stands in one part alone tells nothing, and belongs
+            left out.
+    """
+    logs, later, codes = _checked(times, second, shapes)
+    kinds = int(codes.max()) + 1 if len(codes) else 0
+    step, left = (_within(one, codes) for one in (later.astype(np.float64), logs))
+    return _regressed(step, left, later, fitted=kinds + 1, requests=kinds)
+
+
+def shift_beside(times: ArrayLike, second: ArrayLike, counts: ArrayLike) -> Shift:
+    """Compare two parts of one series of unlike runs, what counts explain taken out (least squares of logarithms on the
+    counts and their logarithms).
+
+    Args:
+        times: positive, in the order measured, shape (n,).
+        second: whether a run belongs to the second part, shape (n,).
+        counts: what makes the runs unlike (tokens), shape (n, columns).
+    """
+    logs, later, _ = _checked(times, second, np.zeros(np.size(times)))
+    table = np.asarray(counts, dtype=np.float64)
+    design = np.column_stack([np.ones(len(logs)), table, np.log1p(table)])
+    both = np.column_stack([later, logs])
+    fit, _, rank, _ = np.linalg.lstsq(design, both)
+    step, left = (both - design @ fit).T
+    return _regressed(step, left, later, fitted=int(rank) + 1, requests=1)
+
+
+def _regressed(step: Array, left: Array, later: NDArray[np.bool_], *, fitted: int, requests: int) -> Shift:
+    """The change of the later part, from what other causes leave of the step to it and of the logarithms."""
+    n, weight = len(left), float(step @ step)
+    if not weight > 1e-9 * n or n <= fitted:
+        return _nothing(n, requests)
+    difference = float(step @ left) / weight
+    errors = left - difference * step
+    noise = _Noise.of(errors, removed=2, fitted=fitted, inside=1.0, step=later)
+    # Runs that tell more of the change may be noisier than others (H. White, Econometrica 48, 817 (1980)).
+    squares = np.square(errors)
+    noisier = max(n * float(np.square(step) @ squares) / (weight * float(squares.sum()) or math.inf), 1.0)
+    # Fewer runs, as many of each kind in either part, would tell as much.
+    noise = replace(noise, effective=noise.effective * 4 * weight / n)
+    freedom = noise.freedom * (n - fitted) / n  # what was fitted took its share of every wave
+    return _shift(difference, noise.variance * noisier / weight, freedom, noise, requests)
+
+
 def shift_between(first: ArrayLike, first_requests: ArrayLike, second: ArrayLike, second_requests: ArrayLike) -> Shift:
     """Compare two series of the same requests, each in the order measured; requests that only one has are left out.
 
@@ -279,6 +330,11 @@ def _side(times: ArrayLike, requests: ArrayLike) -> tuple[Array, Any]:
 def _of_common(logs: Array, names: Any, common: Any) -> tuple[Array, NDArray[np.intp]]:
     keep = np.isin(names, common)
     return logs[keep], np.searchsorted(common, names[keep])
+
+
+def _within(values: Array, codes: NDArray[np.intp]) -> Array:
+    """What is left of values without the mean of their group."""
+    return np.asarray(values - (np.bincount(codes, values) / np.bincount(codes))[codes], dtype=np.float64)
 
 
 def _medians(values: Array, codes: NDArray[np.intp], kinds: int) -> Array:

@@ -31,7 +31,7 @@ from scipy import stats
 from vlmbench.analysis import launch_bound
 from vlmbench.analysis.dependence import long_run, slow_variance
 from vlmbench.analysis.estimate import CONFIDENCE, Array
-from vlmbench.analysis.frames import reference, values, workload
+from vlmbench.analysis.frames import reference, shapes, values, workload
 from vlmbench.analysis.launch_bound import on_gpu, time_is_host
 from vlmbench.schema import TOTAL, TOTAL_PARTS, TOTAL_STAGES
 
@@ -47,7 +47,6 @@ SPEED, ABSENCE = "host_speed", "host_absence"
 HOST_OR_DEVICE = "host_or_device"
 """What cannot be told apart: time on a GPU in stages of which no trace says whether the device worked."""
 LEAST_RUNS = 20
-_SHAPE = ("num_input_tokens", "num_prompt_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
 _TOKENS = ("num_vision_tokens", "num_prompt_tokens", "num_output_tokens")
 _OF_DEVICE = ("sm_clock_after_mhz", "throttled_power_ms", "throttled_thermal_ms")
 _RUNS_A_SHAPE = 4  # on average, for each shape to have a mean of its own
@@ -139,12 +138,9 @@ class Shape:
     def of(cls, rows: pd.DataFrame) -> Shape:
         """Find the shapes of the requests of some rows."""
         counts = _varying(rows, _TOKENS)
-        known = [name for name in _SHAPE if not np.isnan(values(rows, name)).any()]
-        if known:
-            table = np.column_stack([values(rows, name) for name in known])
-            kinds, groups = np.unique(table, axis=0, return_inverse=True)
-            if 1 < len(kinds) <= len(rows) / _RUNS_A_SHAPE:
-                return cls(groups=groups.ravel(), counts=counts, spent=len(kinds) - 1)
+        groups = shapes(rows)
+        if groups is not None and 1 < (kinds := int(groups.max()) + 1) <= len(rows) / _RUNS_A_SHAPE:
+            return cls(groups=groups, counts=counts, spent=kinds - 1)
         return cls(groups=None, counts=counts, spent=counts.shape[1])
 
     def without(self, what: Array) -> Array:

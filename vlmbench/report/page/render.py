@@ -87,7 +87,7 @@ GLOSSARY = (
     ("P95", "19 of 20 requests take less; P50 is the median"),
     ("independent runs", "neighbours resemble each other, so n runs tell as much as fewer independent ones would"),
     ("A/A check", "second half of the run against its first: of requests that were repeated, anything but 1 is the "
-     "machine, not the model; where none was, the halves are different requests"),
+     "machine, not the model; where none was, the halves are different requests, compared within shapes"),
     ("device waits", "share of a time in which the GPU has no work, because the host has not launched it yet"),
     ("probes", "points in time set while a request runs; what setting them costs is the cost of watching"),
     ("marked run", "a run with a known cause of an odd time: a clock or power limit, a pause, a shape seen first"),
