@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from vlmbench.engines.endpoint.address import Address, Proxy
@@ -300,8 +301,10 @@ class Client:
         """Address and port to connect to; the name is looked up once, so that no request waits for it."""
         if self._resolved is None:
             host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.address.host, self.address.port)
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            try:  # a numeric address needs no look-up, which would be a thread's
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            except socket.gaierror:
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             candidates = [(str(entry[4][0]), port) for entry in found]
             self._resolved = await _first_that_listens(candidates) if len(candidates) > 1 else candidates[0]
         return self._resolved
@@ -335,10 +338,11 @@ async def _connected(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         sock.setblocking(False)
-        try:
-            sock.connect((host, port))
-        except BlockingIOError:
-            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+        for _ in range(2):  # the first call asks; where the server is near, the second finds the connection there
+            with suppress(BlockingIOError):
+                sock.connect((host, port))
+                return sock
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
     except BaseException:
         sock.close()
         raise

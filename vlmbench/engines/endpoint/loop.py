@@ -247,9 +247,9 @@ class PlainTransport(asyncio.Transport):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         super().__init__({"socket": sock})
-        self._loop, self._sock, self._unsent = loop, sock, memoryview(b"")
+        self._loop, self._sock, self._descriptor, self._unsent = loop, sock, sock.fileno(), memoryview(b"")
         self._protocol: asyncio.Protocol | None = protocol
-        loop.add_reader(sock, self._read)
+        loop.add_reader(self._descriptor, self._read)  # asyncio prints a socket that it does not know yet: two system calls
         protocol.connection_made(self)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -263,7 +263,7 @@ class PlainTransport(asyncio.Transport):
         self._unsent = memoryview(data)
         self._send()
         if self._unsent and self._protocol is not None:
-            self._loop.add_writer(self._sock, self._send_more)
+            self._loop.add_writer(self._descriptor, self._send_more)
             self._protocol.pause_writing()
 
     def _send(self) -> None:
@@ -277,7 +277,7 @@ class PlainTransport(asyncio.Transport):
     def _send_more(self) -> None:
         self._send()
         if not self._unsent and self._protocol is not None:
-            self._loop.remove_writer(self._sock)
+            self._loop.remove_writer(self._descriptor)
             self._protocol.resume_writing()
 
     def _read(self) -> None:
@@ -296,8 +296,8 @@ class PlainTransport(asyncio.Transport):
     def _end(self, error: OSError | None) -> None:
         protocol, self._protocol, self._unsent = self._protocol, None, memoryview(b"")
         if protocol is not None:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+            self._loop.remove_reader(self._descriptor)
+            self._loop.remove_writer(self._descriptor)
             self._sock.close()
             protocol.connection_lost(error)
 
