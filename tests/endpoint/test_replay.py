@@ -14,8 +14,11 @@ from dataclasses import replace
 import pytest
 
 from tests.endpoint.serving import send, text_orders
+from vlmbench.engines.endpoint.address import Address
+from vlmbench.engines.endpoint.client import Client
 from vlmbench.engines.endpoint.driver import Role
 from vlmbench.engines.endpoint.exchange import Order
+from vlmbench.engines.endpoint.loop import run
 from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.testing.replay import ReplayServer
 from vlmbench.testing.scripts import SCRIPTS, Script, script_named
@@ -157,6 +160,17 @@ def test_nobody_listens() -> None:
     result = send(endpoint, Load(), text_orders("x", 1)).measured[0]
     assert result.error_class == "connection"
     assert "cannot connect" in str(result.reason)
+
+
+@pytest.mark.parametrize(("host", "threads"), [("127.0.0.1", 0), ("localhost", 1)])
+def test_a_thread_looks_names_up_and_no_numeric_address(server: ReplayServer, host: str, threads: int) -> None:
+    async def started() -> list[str]:
+        before = set(threading.enumerate())
+        connection = await Client(address=Address.parse(f"http://{host}:{server.port}/v1")).connect()
+        connection.close()
+        return [thread.name for thread in threading.enumerate() if thread not in before]
+
+    assert len(run(started())) == threads
 
 
 def test_what_is_no_http_server() -> None:

@@ -302,7 +302,7 @@ class Client:
         if self._resolved is None:
             host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.address.host, self.address.port)
             try:  # a numeric address needs no look-up, which would be a thread's
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+                found = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
             except socket.gaierror:
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             candidates = [(str(entry[4][0]), port) for entry in found]

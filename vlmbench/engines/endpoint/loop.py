@@ -249,7 +249,7 @@ class PlainTransport(asyncio.Transport):
         super().__init__({"socket": sock})
         self._loop, self._sock, self._descriptor, self._unsent = loop, sock, sock.fileno(), memoryview(b"")
         self._protocol: asyncio.Protocol | None = protocol
-        loop.add_reader(self._descriptor, self._read)  # asyncio prints a socket that it does not know yet: two system calls
+        loop.add_reader(self._descriptor, self._read)  # by number: asyncio prints what is new to it, sockets at a cost
         protocol.connection_made(self)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
