@@ -286,8 +286,8 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     assert "not measured" in findings.findings_loads.load_words(found), "rows without a summary are none of a page"
     assert findings.findings_loads.load_table(found) == ""
     for place in ("llava_endpoint/closed", "llava_endpoint/open", "llava_grid/0_fastv", "llava_grid/1_visionzip"):
-        shutil.copy(loaded / place / "summary.json", results / f"h200_{place}" / "summary.json")
-    shutil.copy(loaded / "llava_vllm_closed/summary.json", results / "h200_llava_vllm_closed/phase1/summary.json")
+        shutil.copy(loaded / place / "summary.json.gz", results / f"h200_{place}")
+    shutil.copy(loaded / "llava_vllm_closed/summary.json.gz", results / "h200_llava_vllm_closed/phase1")
     lines = findings.findings_loads.load_table(found).splitlines()
     assert [line.split(" | ")[1:5] for line in lines[2:]] == [
         ["in this process", "4 users", "16", "400"],
@@ -391,7 +391,7 @@ def test_the_stage_that_waits_most_is_named(findings: ModuleType) -> None:
     stages = [("LLM_decode", 60.0, 50.0), ("vision_encoder", 40.0, 10.0), ("total", 100.0, 60.0)]
     rows = [{"stage": stage, "elapsed_ms": elapsed, "busy_ms": busy} for stage, elapsed, busy in stages]
     said = findings._waited({"launch_bound": 0.4, "stages": rows})
-    assert said == "40.0 % of `generate()`, 75 % of that in Vision encoder"
+    assert said == "the device waits for 40.0 % of `generate()`, 75 % of that in Vision encoder"
     rows[0] |= {"elapsed_ms": 49.0, "busy_ms": 58.0}  # traced and untraced runs differ by more than there is to split
     assert "in which stage cannot be told" in findings._waited({"launch_bound": 0.4, "stages": rows})
 
@@ -486,9 +486,9 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
     assert "cut off" not in findings.tokens_table(published) + findings.folder_table(published)
     assert findings.costs_words(published) == ""
     assert findings.sweep_drift_words(published) == ""
-    sweep = tmp_path / name / "phase2" / "summary.json"
-    told = json.loads(sweep.read_text())
-    sweep.write_text(json.dumps(told | {"aa_check": told["aa_check"] | {"verdict": "drift"}}))
+    sweep = tmp_path / name / "phase2" / "summary.json.gz"
+    told = json.loads(gzip.decompress(sweep.read_bytes()))
+    sweep.write_bytes(gzip.compress(json.dumps(told | {"aa_check": told["aa_check"] | {"verdict": "drift"}}).encode()))
     assert "LLaVA-1.5-7B, captured graphs, phase 2: " in findings.sweep_drift_words(published)
     (tmp_path / name / "phase3" / "points.json").unlink()
     rows = tmp_path / name / "phase1" / "records.jsonl.gz"
