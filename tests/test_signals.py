@@ -222,3 +222,28 @@ def test_an_error_that_hides_an_interruption_is_one_and_another_is_not() -> None
         clean_up(KeyboardInterrupt())
     with pytest.raises(AttributeError):
         clean_up(ValueError())
+
+
+def test_an_interruption_in_a_finalizer_comes_again_and_shows_no_traceback() -> None:
+    code = """
+import os, signal, time
+from vlmbench.session.signals import heed, interrupt_on_signals
+class Left:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+class Fails:
+    def __del__(self):
+        raise ValueError("of another")
+interrupt_on_signals()
+try:
+    Left()
+    Fails()
+    time.sleep(60)
+except KeyboardInterrupt:
+    heed()
+    print("heeded")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "heeded\n")
+    assert "KeyboardInterrupt" not in done.stderr
+    assert "ValueError: of another" in done.stderr, "other errors are shown as before"

@@ -26,7 +26,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, s
 _AGAIN_S = 0.05
 _IMPORTING = "<frozen importlib._bootstrap>"
 _asked: list[str] = []  # names of signals that nobody has heeded yet
-_alarm_before: list[tuple[Any, tuple[float, float]]] = []  # the caller's: its handler, its timer
+_before: list[tuple[Any, tuple[float, float], Any]] = []  # the caller's alarm, its timer, what shows ignored errors
 _ends: list[Callable[[], bool]] = []  # what is to be done before this process may end in the middle of an import
 
 
@@ -49,8 +49,8 @@ def interrupt_on_signals() -> None:
 def heed() -> None:
     """Take note that this process is being interrupted: whoever catches ``KeyboardInterrupt`` calls it."""
     _asked.clear()
-    if _alarm_before:
-        handler, timer = _alarm_before.pop()
+    if _before:
+        handler, timer, sys.unraisablehook = _before.pop()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, *timer)
@@ -103,9 +103,11 @@ def _end_at_once(*_: Any) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _asked.append(signal.Signals(number).name)
-    if not _alarm_before:
-        before = signal.setitimer(signal.ITIMER_REAL, 0)
-        _alarm_before.append((signal.signal(signal.SIGALRM, _interrupt_again), before))
+    if not _before:
+        timer, shows = signal.setitimer(signal.ITIMER_REAL, 0), sys.unraisablehook
+        _before.append((signal.signal(signal.SIGALRM, _interrupt_again), timer, shows))
+        # Raised where Python can only show and ignore it (a __del__), an interruption comes again.
+        sys.unraisablehook = lambda found: None if _is_interruption(found.exc_value) else shows(found)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     _interrupt_again(number, frame)
 
