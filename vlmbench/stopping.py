@@ -12,6 +12,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import mul
 
 NOISE_REACH = 0.05
 """Steady noise may end a point only where the median is known to ± this share."""
@@ -151,7 +153,7 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     def lag(k: int) -> float:
         while len(known) <= k:
             j = len(known)
-            known.append(math.fsum(a * b for a, b in zip(centred, centred[j:], strict=False)) / scale)
+            known.append(math.fsum(map(mul, centred, islice(centred, j, None))) / scale)
         return known[k]
 
     first = (n * lag(1) + 1) / max(n - 3, 1)

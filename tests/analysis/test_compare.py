@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -90,6 +91,17 @@ def test_swapping_the_sides_inverts_the_ratio() -> None:
     assert (there.estimate.value or 0) * (back.estimate.value or 0) == pytest.approx(1)
     assert there.p_value == pytest.approx(back.p_value)
     assert there.differs()
+
+
+def test_requests_may_be_names_or_numbers_and_those_of_one_side_are_left_out() -> None:
+    times = np.random.default_rng(3).uniform(90, 110, 60)
+    named = shift_between(
+        times[:50], [f"r{i:02d}" for i in range(50)], 2 * times[10:], [f"r{i:02d}" for i in range(10, 60)]
+    )
+    numbered = shift_between(times[:50], np.arange(50), 2 * times[10:], np.arange(10, 60))
+    assert named == numbered
+    assert named.requests == 40
+    assert named.estimate.value == pytest.approx(2)
 
 
 def test_directories_are_compared_by_their_public_name(tmp_path: Path) -> None:

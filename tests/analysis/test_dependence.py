@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from vlmbench.analysis import dependence as module
 from vlmbench.analysis.dependence import (
     MARGIN,
     at_quantile,
@@ -123,3 +124,27 @@ def test_an_estimate_says_what_it_lacks() -> None:
     with pytest.raises(ValueError, match="'low' and 'high' must both be given"):
         Estimate(value=1.0, low=0.5)
     assert fewest(0.5) == pytest.approx(5.32, abs=0.01)
+
+
+def test_the_same_series_is_transformed_once_and_another_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    transform = module.autocorrelations
+
+    def counted(one: NDArray[np.float64]) -> NDArray[np.float64]:
+        asked.append(len(one))
+        return transform(one)
+
+    monkeypatch.setattr(module, "autocorrelations", counted)
+    one, turned = series(101, 0.5, seed=11), series(101, 0.5, seed=11)[::-1].copy()
+    first = dependence(one)
+    assert dependence(one.copy()) == first
+    assert first.effective_n == 101 / float(inflation(pulled_in(one)))
+    assert asked == [101]
+    assert dependence(turned).lag1 == pytest.approx(first.lag1)  # the same answer, looked for again
+    assert asked == [101, 101]
+
+
+def test_what_is_kept_of_series_has_an_end() -> None:
+    for value in range(300):
+        inflation(np.array([value, 1.0, 0.0, 2.0, 1.0, 3.0]))
+    assert len(module._known) == module._MOST_KNOWN

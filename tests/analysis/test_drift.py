@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.analysis.made import row, write
@@ -111,6 +112,15 @@ def test_different_samples_are_called_so(tmp_path: Path) -> None:
     assert check is not None
     assert check.ratio == 1
     assert "different samples" in check.words()
+
+
+def test_rows_that_name_no_request_are_no_repeats() -> None:
+    frame = frame_of(sweep("vision_tokens", VISION, repeats=10))
+    more = frame.assign(sample_id=None, T_total=1000 * frame["T_total"])
+    found, alone = (halves_check(rows) for rows in (pd.concat([frame, more], ignore_index=True), frame))
+    assert found is not None
+    assert alone is not None
+    assert (found.requests, found.ratio) == (alone.requests, alone.ratio)
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

@@ -81,3 +81,9 @@ def test_flags_that_do_not(flag: str) -> None:
 def test_a_time_that_is_a_text_is_named() -> None:
     with pytest.raises(InputError, match="'T_total' of a row must be a number"):
         values(pd.DataFrame({"T_total": ["fast", 1.0]}), "T_total")
+
+
+def test_rows_of_the_workload_stay_where_a_repeated_request_has_the_same_label(tmp_path: Path) -> None:
+    frame = load_runs(write(tmp_path, [row(point="batch_size=2"), row(point="reference")]))
+    frame.index = [0, 0]  # of two runs below each other
+    assert frames.workload(frame)["point_id"].tolist() == ["batch_size=2"]

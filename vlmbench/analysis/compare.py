@@ -229,7 +229,8 @@ def compare(
         return Comparison(changes={}, requests=0, only_baseline=alone[0], only_candidate=alone[1])
     kept = [np.array([name in alike for name in side], dtype=np.bool_) for side in names]
     sides = [rows[keep] for rows, keep in zip(sides, kept, strict=True)]
-    requests = [np.asarray(side)[keep] for side, keep in zip(names, kept, strict=True)]
+    number = {name: place for place, name in enumerate(sorted(alike))}
+    requests = [np.array([number[name] for name in side if name in number]) for side in names]
     pairs: int | None = None
     if in_turns := in_turns or took_turns(*sides):
         ours, theirs = partners(*(part for side in zip(sides, requests, strict=True) for part in turns_of(*side)))

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,6 +46,8 @@ MARGIN = 2.5
 look independent it is 1.4; without it, 20 runs of a machine whose state lasts for ten of them are taken for 20."""
 _LEAST_LAG = 5  # values below which no autocorrelation is looked for
 _MOST_LAG_ONE = 0.99
+_MOST_KNOWN = 256
+_known: dict[bytes, tuple[Array, Array]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,8 @@ def dependence(values: ArrayLike) -> Dependence:
     n = len(series)
     if n < _LEAST_LAG:
         return Dependence(n=n, lag1=0.0, effective_n=float(n))
-    known = autocorrelations(pulled_in(series))
-    return Dependence(n=n, lag1=float(unbiased(known[1], n)), effective_n=n / float(_inflation(known)))
+    lag, total = _lag_and_sum(pulled_in(series))
+    return Dependence(n=n, lag1=float(_unbiased(lag, n, 1)), effective_n=n / float(_inflation(lag, total, n, 1)))
 
 
 def pulled_in(series: Array) -> Array:
@@ -101,9 +104,18 @@ def autocorrelations(series: Array) -> Array:
     return found
 
 
-def unbiased(first: ArrayLike, n: int, removed: int = 1) -> Array:
-    """A first autocorrelation without the bias that ``removed`` fitted means give it in n values."""
-    return np.asarray((n * np.asarray(first) + removed) / max(n - 3 * removed, 1), dtype=np.float64)
+def first_lag(series: Array, removed: int = 1) -> Array:
+    """The first autocorrelation of each series of n > 1 values, without the bias that fitted means give it.
+
+    Args:
+        series: shape (…, n), in the order measured.
+        removed: how many means were taken out of it.
+    """
+    return _unbiased(_lag_and_sum(series)[0], series.shape[-1], removed)
+
+
+def _unbiased(lag: Array, n: int, removed: int) -> Array:
+    return np.asarray((n * lag + removed) / max(n - 3 * removed, 1), dtype=np.float64)
 
 
 def inflation(series: Array, removed: int = 1) -> Array:
@@ -113,17 +125,36 @@ def inflation(series: Array, removed: int = 1) -> Array:
         series: shape (…, n), in the order measured, outliers pulled in.
         removed: how many means were taken out of it.
     """
-    return _inflation(autocorrelations(series), removed)
-
-
-def _inflation(known: Array, removed: int = 1) -> Array:
-    n = known.shape[-1]
+    n = series.shape[-1]
     if n < _LEAST_LAG:
-        return np.ones(known.shape[:-1])
-    first = np.clip(unbiased(known[..., 1], n, removed), 0.0, _MOST_LAG_ONE)
-    found = np.maximum(np.maximum((1 + first) / (1 - first), _initial_sequence(known)), 1.0)
+        return np.ones(series.shape[:-1])
+    return _inflation(*_lag_and_sum(series), n, removed)
+
+
+def _inflation(lag: Array, total: Array, n: int, removed: int) -> Array:
+    first = np.clip(_unbiased(lag, n, removed), 0.0, _MOST_LAG_ONE)
+    found = np.maximum(np.maximum((1 + first) / (1 - first), total), 1.0)
     # It is known badly from few runs, and more often too small than too large.
     return np.asarray(np.minimum(found * (1 + MARGIN * (found + MARGIN) / n), float(n)), dtype=np.float64)
+
+
+def _lag_and_sum(series: Array) -> tuple[Array, Array]:
+    """The first autocorrelation of each series and Geyer's sum, both of shape (…).
+
+    Those of single series are kept: tables and figures of a report ask for the same latencies again and again.
+    """
+    if series.ndim > 1:
+        return _of_autocorrelations(autocorrelations(series))
+    content = sha256(series.tobytes()).digest()
+    if content not in _known:
+        if len(_known) == _MOST_KNOWN:
+            del _known[next(iter(_known))]
+        _known[content] = _of_autocorrelations(autocorrelations(series))
+    return _known[content]
+
+
+def _of_autocorrelations(known: Array) -> tuple[Array, Array]:
+    return known[..., 1].copy(), _initial_sequence(known)
 
 
 def _initial_sequence(known: Array) -> Array:
@@ -234,7 +265,7 @@ def slow_variance(errors: Array, *, removed: int = 1, step: ArrayLike | None = N
     count = min(max(3, int(SLOW_WAVES * n ** (2 / 3))), MOST_WAVES)
     if n < count + 3 or not np.square(errors).sum() > 0:
         return float(np.square(errors).mean()) if n else 0.0, float(max(n - removed, 1))
-    factor = float(np.clip(unbiased(autocorrelations(errors)[1], n, removed), 0.0, 0.97))
+    factor = float(np.clip(first_lag(errors, removed), 0.0, 0.97))
     whitened = np.concatenate([errors[:1] * math.sqrt(1 - factor**2), errors[1:] - factor * errors[:-1]])
     if step is None:
         waves = dct(whitened, norm="ortho")[1 : count + 1]

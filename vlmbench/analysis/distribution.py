@@ -33,7 +33,7 @@ def _row(metric: str, group: str, data: NDArray[np.float64], clusters: NDArray[A
         "metric": metric,
         "group": group,
         "n": len(good),
-        "samples": len(good) if clusters is None else len(np.unique(clusters[~np.isnan(data)])),
+        "samples": len(good) if clusters is None else len(pd.unique(clusters[~np.isnan(data)])),
         "mean": float(good.mean()) if len(good) else None,
         "std": float(good.std(ddof=1)) if len(good) > 1 else None,
         "min": float(good.min()) if len(good) else None,

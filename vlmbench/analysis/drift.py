@@ -149,14 +149,16 @@ def halves_check(frame: pd.DataFrame, metric: str = "T_total") -> HalvesCheck | 
     rows = timing_rows(frame[[name for name in (*_USED, *TOKENS) if name in frame] + [metric]])
     rows = in_time(rows[rows[metric] > 0])
     names = [c for c in ("point_id", "sample_id") if c in rows]
-    repeats = rows.groupby(names, observed=True)[metric].transform("size")
-    repeated = rows[repeats >= MIN_REPEATS]
-    if len(repeated):
-        requests = int(repeated.groupby(names, observed=True).ngroups)
-        basis = f"{count(len(repeated), 'run')} of one request"
+    codes = rows.groupby([_numbered(rows[c]) for c in names]).ngroup().fillna(-1).to_numpy(dtype=np.int64) + 1
+    repeats = np.bincount(codes, minlength=1)
+    repeats[0] = 0  # rows that name no request
+    repeated = repeats[codes] >= MIN_REPEATS
+    if repeated.any():
+        runs, requests = int(repeated.sum()), int((repeats >= MIN_REPEATS).sum())
+        basis = f"{count(runs, 'run')} of one request"
         if requests > 1:
-            basis = f"the {len(repeated):,} repeats of {count(requests, 'request')}"
-        return _check(metric, basis, _halves(repeated, names, metric))
+            basis = f"the {runs:,} repeats of {count(requests, 'request')}"
+        return _check(metric, basis, _halves(rows[repeated], codes[repeated], metric))
     if rows.empty or repeats.max() > 1 or not {"mode", "sample_id"} <= set(rows):
         return None
     work = workload(rows)
@@ -203,37 +205,28 @@ def correct_family(p_values: Sequence[float]) -> list[float]:
     return holm(p_values, [OF_WHOLE, *([(1 - OF_WHOLE) / max(stages, 1)] * stages)])
 
 
-def _halves(rows: pd.DataFrame, names: list[str], metric: str) -> pd.DataFrame:
+def _numbered(texts: pd.Series) -> pd.Series:
+    """Numbers for a column of texts, in the order of its categories where it has some: quicker to group by."""
+    return texts.cat.codes.where(texts.notna()) if isinstance(texts.dtype, pd.CategoricalDtype) else texts
+
+
+def _halves(rows: pd.DataFrame, codes: NDArray[np.integer[Any]], metric: str) -> pd.DataFrame:
     """Rows of the first and the last half of each request's repeats (of an odd number the middle one belongs to
-    neither), in the order measured: ``request``, ``time``, ``later``.
+    neither), in the order measured: ``request`` (its code), ``time``, ``later``, and what names it.
     """
-    groups = rows.groupby(names, observed=True, sort=True)
-    place, size = groups.cumcount().to_numpy(), groups[metric].transform("size").to_numpy()
+    place = pd.Series(codes).groupby(codes).cumcount().to_numpy()
+    size = np.bincount(codes)[codes]
     half = size // 2
-    found: pd.DataFrame = pd.DataFrame(
-        {
-            "request": groups.ngroup().to_numpy(),
-            "name": _joined([rows[name].astype(str) for name in names]),
-            "point": rows[names[0]].astype(str).to_numpy(),
-            "time": rows[metric].to_numpy(dtype=float),
-            "later": place >= size - half,
-        }
-    )
+    names = {name: rows[name].array for name in ("point_id", "sample_id") if name in rows}
+    time = rows[metric].to_numpy(dtype=float)
+    found = pd.DataFrame({"request": codes, "time": time, "later": place >= size - half, **names})
     kept: pd.DataFrame = found[(place < half) | (place >= size - half)]
     return kept
 
 
-def _joined(texts: list[pd.Series]) -> NDArray[Any]:
-    """Texts of several columns, row by row, with a blank between; ``agg`` would take a call a row."""
-    whole = texts[0]
-    for column in texts[1:]:
-        whole = whole + " " + column
-    return whole.to_numpy()
-
-
 def _of_workload(metric: str, work: pd.DataFrame) -> HalvesCheck | None:
     """Halves of a workload, in the order measured: of one shape, within shapes, or beside token counts."""
-    halves, codes = _halves(work, ["point_id"], metric), shapes(work)
+    halves, codes = _halves(work, np.zeros(len(work), np.int64), metric), shapes(work)
     basis = "halves of the workload, which are different samples"
     if codes is None or not codes.any():
         return _check(metric, basis if codes is not None else f"{basis} of unknown shapes", halves, named=False)
@@ -276,5 +269,5 @@ def _check(
 def _name(halves: pd.DataFrame, request: Any) -> str:
     """The point and sample of a request; of a sweep's point, which has one sample, the point alone."""
     row = halves[halves["request"] == request].iloc[0]
-    alone = halves.loc[halves["point"] == row["point"], "request"].nunique() == 1
-    return str(row["point"] if alone else row["name"])
+    alone = halves.loc[halves["point_id"] == row["point_id"], "request"].nunique() == 1
+    return " ".join(str(row[name]) for name in ("point_id", "sample_id")[: 1 if alone else 2] if name in row)

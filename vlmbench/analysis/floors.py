@@ -71,7 +71,7 @@ def _peak_in_rows(frame: pd.DataFrame, work: str, share: str) -> float | None:
     kinds = [name for name in ("status", "mode") if name in frame]
     for stage, suffix in STAGE_COSTS.items():
         names = [stage, f"{work}_{suffix}", f"{share}_{suffix}"]
-        if set(names) <= set(frame.columns):
+        if set(names) <= set(frame.columns) and frame[names].notna().any().all():
             known = timing_rows(frame[[*kinds, *names]])[names].astype(float)
             known = known[(known > 0).all(axis=1)]
             if len(known):

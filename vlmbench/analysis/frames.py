@@ -166,9 +166,13 @@ def compares(frame: pd.DataFrame) -> bool:
 
 def _of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The rows of ``kind`` at any point of a sweep: ``dataset``, ``dataset,resolution=336`` …"""
-    names = rows["point_id"].cat.categories if hasattr(rows["point_id"], "cat") else rows["point_id"].unique()
-    found = rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])
+    found = _are_of(rows, kind)
     return rows if found.all() else rows[found]
+
+
+def _are_of(rows: pd.DataFrame, kind: str) -> pd.Series:
+    names = rows["point_id"].cat.categories if hasattr(rows["point_id"], "cat") else rows["point_id"].unique()
+    return rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])
 
 
 @once
@@ -189,7 +193,7 @@ def workload(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     """
     rows = measured(frame, mode)
     of_dataset = _of(rows, DATASET)
-    return of_dataset if len(of_dataset) else rows.drop(index=_of(rows, REFERENCE).index)
+    return of_dataset if len(of_dataset) else rows[~_are_of(rows, REFERENCE)]
 
 
 TOKENS = ("num_input_tokens", "num_prompt_tokens", "num_vision_tokens", "num_vision_patches", "num_output_tokens")
@@ -214,7 +218,7 @@ def shapes(rows: pd.DataFrame) -> NDArray[np.intp] | None:
     known = token_counts(rows)
     if not known.size:
         return None
-    return np.asarray(np.unique(known, axis=0, return_inverse=True)[1].ravel(), dtype=np.intp)
+    return np.asarray(pd.DataFrame(known).groupby(list(range(known.shape[1]))).ngroup(), dtype=np.intp)
 
 
 def in_time(rows: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vlmbench.analysis.dependence import autocorrelations, inflation, slow_variance, unbiased
+from vlmbench.analysis.dependence import first_lag, inflation, slow_variance
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 LEAST_EFFECTIVE, LEAST_OF_MANY = 10, 6
@@ -148,18 +148,22 @@ def shift_between(first: ArrayLike, first_requests: ArrayLike, second: ArrayLike
 
     Args:
         first, second: positive times, shapes (n,) and (m,).
-        first_requests, second_requests: names of the requests, same shapes.
+        first_requests, second_requests: names of the requests, or their numbers, same shapes.
     """
     sides = [_side(*side) for side in ((first, first_requests), (second, second_requests))]
-    common = np.intersect1d(np.unique(sides[0][1]), np.unique(sides[1][1]))
-    if not len(common):
+    every, numbers = np.unique(np.concatenate([names for _, names in sides]), return_inverse=True)
+    numbered = np.split(numbers, [len(sides[0][0])])
+    fewest = np.minimum(*(np.bincount(side, minlength=len(every)) for side in numbered))
+    common = fewest > 0
+    kinds = int(common.sum())
+    if not kinds:
         return _nothing(min(len(logs) for logs, _ in sides), 0)
-    logs, codes = zip(*(_of_common(*side, common) for side in sides), strict=True)
-    counts = [np.bincount(code, minlength=len(common)) for code in codes]
-    repeated = np.minimum(*counts) >= 2
-    if repeated.sum() * 2 >= len(common):
+    logs = [side[common[number]] for (side, _), number in zip(sides, numbered, strict=True)]
+    codes = [(np.cumsum(common) - 1)[number[common[number]]] for number in numbered]
+    repeated = fewest[common] >= 2
+    if repeated.sum() * 2 >= kinds:
         return _of_repeats(logs, codes, np.flatnonzero(repeated))
-    return _of_pairs(logs, codes, len(common))
+    return _of_pairs(logs, codes, kinds)
 
 
 def shift_in_turns(first: ArrayLike, second: ArrayLike, requests: ArrayLike) -> Shift:
@@ -288,7 +292,7 @@ class _Noise:
         inflated = float(inflation(errors, removed))
         slow, freedom = slow_variance(errors, removed=removed, step=step)
         variance = max(slow * n, float(np.square(errors).sum())) / max(n - fitted, 1) / max(inside, 0.1) ** 2
-        lag1 = float(unbiased(autocorrelations(errors)[1], n, removed)) if n > 1 else 0.0
+        lag1 = float(first_lag(errors, removed)) if n > 1 else 0.0
         return cls(n=n, lag1=lag1, effective=min(n / inflated, float(n)), variance=variance, freedom=freedom)
 
 
@@ -322,14 +326,9 @@ def _checked(times: ArrayLike, second: ArrayLike, requests: ArrayLike) -> tuple[
 
 def _side(times: ArrayLike, requests: ArrayLike) -> tuple[Array, Any]:
     values = np.asarray(times, dtype=np.float64).ravel()
-    names = np.asarray(requests).ravel().astype(str)
+    names = np.asarray(requests).ravel()
     good = values > 0  # a stage that a run does not have is nan
-    return np.log(values[good]), names[good]
-
-
-def _of_common(logs: Array, names: Any, common: Any) -> tuple[Array, NDArray[np.intp]]:
-    keep = np.isin(names, common)
-    return logs[keep], np.searchsorted(common, names[keep])
+    return np.log(values[good]), names[good] if names.dtype.kind == "i" else names[good].astype(str)
 
 
 def _within(values: Array, codes: NDArray[np.intp]) -> Array:

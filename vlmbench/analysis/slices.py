@@ -158,9 +158,9 @@ def timing_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that enter statistics: status ``ok``, watched by the timeline (rows of older files have neither column)."""
     keep = pd.Series(True, index=frame.index)
     if "status" in frame:
-        keep &= frame["status"].astype(str).eq("ok")
+        keep &= frame["status"].eq("ok")
     if "mode" in frame:
-        keep &= frame["mode"].astype(str).eq("instrumented")
+        keep &= frame["mode"].eq("instrumented")
     return frame[keep]
 
 

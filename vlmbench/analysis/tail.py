@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations, compress, pairwise
 from math import factorial
 from typing import Any
 
@@ -37,20 +38,22 @@ def flag_causes(flags: Sequence[str], slow: NDArray[np.bool_]) -> pd.DataFrame:
         carry it, ``all`` of ``runs`` do; ``p``: the chance of at least so many among the slow, were they drawn from
         all runs blindly (Fisher's exact test, one-sided); ``cause``: whether that is too small to be chance.
     """
-    carried = [frozenset(filter(is_cause, text.split())) for text in flags]
-    among_slow = [names for names, is_slow in zip(carried, slow, strict=True) if is_slow]
-    looked_at = sorted(set().union(*among_slow))
+    everywhere, here = _carriers(flags), _carriers(compress(flags, slow))
+    runs, slow_runs = len(flags), int(np.sum(slow))
     rows = []
-    for flag in looked_at:
-        here, everywhere = _carriers(flag, among_slow), _carriers(flag, carried)
-        p = float(hypergeom.sf(here - 1, len(carried), everywhere, len(among_slow)))
-        rows.append((flag, here, len(among_slow), everywhere, len(carried), p, p <= LEVEL / len(looked_at)))
+    for flag in sorted(here):
+        p = float(hypergeom.sf(here[flag] - 1, runs, everywhere[flag], slow_runs))
+        rows.append((flag, here[flag], slow_runs, everywhere[flag], runs, p, p <= LEVEL / len(here)))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["slow", "p"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def _carriers(flag: str, carried: Collection[Collection[str]]) -> int:
-    return sum(flag in names for names in carried)
+def _carriers(flags: Iterable[str]) -> Counter[str]:
+    """How many runs carry each flag that may be a cause."""
+    found: Counter[str] = Counter()
+    for text, runs in Counter(flags).items():
+        found.update(dict.fromkeys(filter(is_cause, text.split()), runs))
+    return found
 
 
 def shares(row: Mapping[str, Any]) -> str:
@@ -132,7 +135,7 @@ def variance_split(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame
     rows = workload(frame)
     table, names, good = _design(rows, metric)
     time = table[:, -1]
-    if len(table) < LEAST_RUNS or np.ptp(time) == 0 or len(np.unique(sample_codes(rows)[good])) < LEAST_SAMPLES:
+    if len(table) < LEAST_RUNS or np.ptp(time) == 0 or len(pd.unique(sample_codes(rows)[good])) < LEAST_SAMPLES:
         return pd.DataFrame(columns=columns)
     scaled = _scaled(table)
     shares, added = _split(scaled, sample_codes(rows)[good], len(names))

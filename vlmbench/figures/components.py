@@ -102,7 +102,7 @@ def stage_distributions(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> F
     parts = {name: time[time > 0] for name, time in parts.items() if (time > 0).any()}
     if not any(name in TOTAL_PARTS for name in parts):
         return None
-    requests = len(np.unique(sample_codes(work)))
+    requests = len(pd.unique(sample_codes(work)))
     # Repeats of one sample are not independent of each other; one n for all, so that the caption holds for every box.
     n = min(requests if requests > 1 else len(work), *map(len, parts.values()))
     with theme():

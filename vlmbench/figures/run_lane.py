@@ -38,12 +38,11 @@ def lane_rows(frame: pd.DataFrame) -> pd.DataFrame:
     shown = {flag for flag, _ in often.most_common(_MOST_FLAGS)}
     rarest = [min(flags, key=lambda flag: often[flag]) if flags else "" for flags in carried]
     named = np.array([flag if flag in shown or not flag else _OTHER for flag in rarest], dtype=object)
-    status, mode = frame["status"].astype(str).to_numpy(), frame["mode"].astype(str).to_numpy()
-    repeated = (frame["point_id"].astype(str) == "reference").to_numpy()
+    status, mode = frame["status"], frame["mode"]
     lane = np.select(
         [
-            np.isin(status, ("error", "oom", "skipped")), np.isin(status, ("cold", "warmup")), mode == "trace",
-            mode == "bare", repeated,
+            status.isin(("error", "oom", "skipped")), status.isin(("cold", "warmup")), mode.eq("trace"),
+            mode.eq("bare"), frame["point_id"].eq("reference"),
         ],
         ["failed", "cold, warm-up", "traced", "bare", "one request repeated"],
         "workload",
@@ -74,7 +73,7 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
         return None
     order = ["workload", "one request repeated", "bare", "traced", "cold, warm-up", "failed"]
     lanes = [lane for lane in order if (table["lane"] == lane).any()]
-    flags = Counter(flag for flag in table["flag"] if flag)
+    flags = Counter(table.loc[table["flag"] != "", "flag"])
     colours = dict(zip([f for f, _ in flags.most_common()], (*_PALETTE, "#000000"), strict=False))
     scale, unit = (60.0, "min") if table["at"].max() > 300 else (1.0, "s")
     with theme():

@@ -102,8 +102,8 @@ def _words(metric: str, *, first: bool = True) -> str:
 
 def _marked(work: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
     """Which runs carry a flag that may make them slow, and how they are marked: not at all where most do."""
-    flagged = work["flags"].astype(object).fillna("").map(lambda text: any(map(is_cause, str(text).split())))
-    marked = flagged.to_numpy(dtype=bool)
+    texts = work["flags"].astype(object)
+    marked = texts.isin([text for text in texts.dropna().unique() if any(map(is_cause, str(text).split()))]).to_numpy()
     share = f"{marked.sum():,} of {count(len(work), 'run')} carry a flag that may make them slow"
     if marked.sum() > len(work) / 2:
         return np.zeros(len(work), dtype=bool), f"{share}: they are not marked"
@@ -112,7 +112,7 @@ def _marked(work: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
 
 def _varying(work: pd.DataFrame) -> list[str]:
     """The counts that differ between requests."""
-    return [name for name in PREDICTORS if len(np.unique(finite(values(work, name)))) > 1]
+    return [name for name in PREDICTORS if len(pd.unique(finite(values(work, name)))) > 1]
 
 
 def _relation(number: NDArray[np.float64], time: NDArray[np.float64]) -> str:

@@ -6,7 +6,6 @@ row, or whose values it would give otherwise than Python, is not read: such a bl
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def read_block(lines: Sequence[bytes]) -> pa.Table | None:
     try:
         block.decode()
         table = json.read_json(
-            io.BytesIO(block),
+            pa.BufferReader(block),
             read_options=json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             parse_options=json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in TEXTS])),
         )

@@ -25,6 +25,8 @@ NO_LINK = (
     "Remove the link, or choose another directory with output_dir=DIR."
 )
 
+BUFFER = 2**17  # bytes read or written at once, of files that may hold a million rows
+
 
 def is_link_error(error: OSError) -> bool:
     """Whether a file was not opened because its name is a symbolic link (``O_NOFOLLOW``)."""
@@ -56,7 +58,7 @@ def write_whole(path: Path, content: Content, *, mode: int | None = None) -> Pat
     except OSError as error:
         raise MeasurementError(_cannot(path, error)) from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb", BUFFER) as file:
             if isinstance(content, str):
                 file.write(content.encode("utf-8"))
             elif isinstance(content, bytes):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vlmbench.errors import InputError
+from vlmbench.records.files import BUFFER
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 RECORDS_NAME = "records.jsonl"
@@ -132,7 +133,7 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         InputError: the file cannot be read, then or within the context.
     """
     try:
-        with gzip.open(file) if file.suffix == PACKED else file.open("rb") as stream:
+        with gzip.open(file) if file.suffix == PACKED else file.open("rb", BUFFER) as stream:
             yield cast(BinaryIO, stream)
     except (OSError, EOFError, zlib.error) as error:  # gzip raises any of them for a file that is damaged or cut off
         raise InputError(

@@ -297,7 +297,7 @@ def _load(part: Part) -> str:
             return f"open: {f'{digits(float(rate))} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
         return f"closed: {count(int(load.get('concurrency') or 1), 'request')} at a time"
     measured = None if part.frame is None else frames.values(frames.measured(part.frame), "batch_size")
-    batches = [] if measured is None else sorted({int(size) for size in measured if math.isfinite(size)})
+    batches = [] if measured is None else sorted({int(size) for size in set(measured.tolist()) if math.isfinite(size)})
     if not batches:
         return "one batch at a time"
     if len(batches) > 1:

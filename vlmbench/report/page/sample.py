@@ -57,7 +57,7 @@ def requests_of(frame: pd.DataFrame, directory: Path, *, limit: int, gaps: int) 
     metric = metric_of(frame)
     times = frames.values(frame, metric)
     groups = _groups(frame)
-    usable = [np.array([i for i in group if np.isfinite(times[i])], dtype=np.int64) for _, group in groups]
+    usable = [group[np.isfinite(times[group])] for _, group in groups]
     total = int(sum(map(len, usable)))
     if not total:
         return None
