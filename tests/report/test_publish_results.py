@@ -146,6 +146,16 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     assert earlier.mark == findings.EARLIER, "an earlier run stands in, and is marked"
 
 
+def test_a_phase_1_of_its_own_takes_the_place_of_the_studys(script: ModuleType, runs: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    measured(runs / "llava_eager_phase1", usual(50, 10), "eager", report="phase1")
+    script.take(runs, results)
+    assert {path.name for path in (results / "h200_llava_eager").iterdir()} >= {"phase1", "phase2", "phase3"}
+    longer = (runs / "llava_eager_phase1" / "records.jsonl").read_bytes()
+    assert gzip.decompress((results / "h200_llava_eager" / "phase1" / "records.jsonl.gz").read_bytes()) == longer
+    assert not (results / "h200_llava_eager_phase1").exists()
+
+
 def test_what_is_no_result_is_refused_in_two_lines(script: ModuleType, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for words in (["--from", str(tmp_path / "empty")], ["nowhere"], ["--archive", "nowhere"]):
