@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, pvariance
 from typing import Any
 
 from findings_levels import CAPTURED
@@ -126,6 +126,30 @@ def why_open_words(results: Published) -> str:
         f"{_ends([w for w, _ in worth])} independent ones at P90, which needs 36{where}.{enough} "
         f"Runs that last longer would tell more. {_lasted(results)}".replace("  ", " ").rstrip()
     )
+
+
+def sizes_words(results: Published) -> str:
+    """Which captured runs have requests of several sizes, though the pictures are of about one, and what that makes."""
+    said = []
+    for model in MODELS:
+        run = results.run(f"{model}_cudagraph", "phase1")
+        times_of: dict[int, list[float]] = {}
+        for row in [] if run is None or run.mark else counted(results.results / run.folder):
+            times_of.setdefault(int(row["num_vision_tokens"]), []).append(float(row["T_total"]))
+        if max(times_of, default=0) < _UNLIKE * min(times_of, default=1):
+            continue
+        every = [time for times_ in times_of.values() for time in times_]
+        within = sum(pvariance(times_) * len(times_) for times_ in times_of.values())
+        sizes = ", ".join(f"{size:,}" for size in sorted(times_of))
+        if len(times_of) <= _FEW:
+            said.append(
+                f"{MODELS[model]} cuts them into {sizes} vision tokens, which make "
+                f"{percent(1 - within / (pvariance(every) * len(every)))} of the variance of its captured `generate()`"
+            )
+    return f" ({'; '.join(said)})" if said else ""
+
+
+_UNLIKE, _FEW = 2, 5  # sizes of pictures that differ so many times, and are so few
 
 
 def _lasted(results: Published) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from published import MODELS, RUNTIMES, Published, rows_of, table
+from published import ARCHIVE, CARD, MODELS, RUNTIMES, Published, rows_of, table
 
 from vlmbench.text import count, digits
 
@@ -15,6 +16,11 @@ CAPTURED = ("cudagraph", "cudagraph_compiled")
 _GAP = 1.006  # between two levels; neighbours within one are closer
 _PAUSE_S = 1.5
 _FEWEST = 40
+_CHANGES = ("rises", "captured", "falls", "paused", "unmoved", "stayed")
+_ALONE = (
+    Path(f"{CARD}_llava_energy"),
+    Path(ARCHIVE) / f"{CARD}_llava_cudagraph",
+)  # no other process took turns with these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,8 @@ class Levels:
         runs, above: measured requests, and those at the upper level.
         rises, falls: changes from one measured request to the next.
         captured, paused: rises after graphs were captured; falls after the process had paused.
+        unmoved: captures at the lower level after which the next request was there still.
+        stayed: pauses at the upper level after which the next request was there still, nothing captured meanwhile.
     """
 
     low: float
@@ -36,6 +44,8 @@ class Levels:
     falls: int
     captured: int
     paused: int
+    unmoved: int
+    stayed: int
 
 
 def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
@@ -54,7 +64,7 @@ def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
     gap, upper = max((sizes[at] / sizes[at - 1], sizes[at]) for at in range(edge, len(sizes) - edge + 1))
     if gap < _GAP:
         return None
-    changes = dict.fromkeys(("rises", "falls", "captured", "paused"), 0)
+    changes = dict.fromkeys(_CHANGES, 0)
     before: bool | None = None
     captured = paused = False
     for at, row in enumerate(ordered):
@@ -66,6 +76,8 @@ def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
         if before is not None and now != before:
             changes["rises" if now else "falls"] += 1
             changes["captured" if now else "paused"] += captured if now else paused
+        elif before is not None:
+            changes["stayed" if now else "unmoved"] += paused and not captured if now else captured
         before, captured, paused = now, False, False
     low, high = ([step for step in sizes if (step >= upper) is above] for above in (False, True))
     return Levels(low=median(low), high=median(high), runs=len(sizes), above=len(high), **changes)
@@ -81,18 +93,20 @@ def _step(row: Mapping[str, Any]) -> float:
 
 def levels_words(results: Published) -> str:
     """Which captured runs have two levels of a decode step, and what the changes between them follow."""
-    found = [
-        (model, runtime, levels)
-        for model in MODELS
-        for runtime in CAPTURED
-        if (run := results.run(f"{model}_{runtime}", "phase1")) is not None and not run.mark
-        if (levels := levels_of(rows_of(results.results / run.folder))) is not None
-    ]
+    found, others = [], []
+    for model in MODELS:
+        for runtime in CAPTURED:
+            run = results.run(f"{model}_{runtime}", "phase1")
+            if run is None or run.mark:
+                continue
+            levels = levels_of(rows_of(results.results / run.folder))
+            if levels is None:
+                others.append(f"{MODELS[model]}, {RUNTIMES[runtime]}")
+            else:
+                found.append((model, runtime, levels))
     if not found:
         return ""
-    rises, captured, falls, paused = (
-        sum(getattr(levels, name) for *_, levels in found) for name in ("rises", "captured", "falls", "paused")
-    )
+    total = {name: sum(getattr(levels, name) for *_, levels in found) for name in _CHANGES}
     rows = [
         [
             MODELS[model], RUNTIMES[runtime], digits(levels.low), digits(levels.high),
@@ -101,10 +115,23 @@ def levels_words(results: Published) -> str:
         for model, runtime, levels in found
     ]  # fmt: skip
     heads = ("model", "runtime", "lower level, ms a token", "upper level", "requests at the upper level")
+    apart = f" No gap tells two levels apart in {'; '.join(others)}, which is not counted." if others else ""
     return (
-        f"A captured step has two levels within a process. {captured} of {rises} rises follow a capture (graphs for a "
-        f"length of the prompt that is new), {paused} of {falls} falls a pause of {_PAUSE_S:g} s or more, which the "
-        "turns of other processes are; no step lies between them. A run that is alone on its card has no such pauses "
-        "and stays at the upper level. What the device does differently these rows do not tell. Medians mix both:\n\n"
-        f"{table(heads, rows)}"
+        f"A captured step has two levels within a process. {total['captured']} of {total['rises']} rises follow a "
+        f"capture, and {total['unmoved']} captures are followed by none; {total['paused']} of {total['falls']} falls "
+        f"follow a pause of {_PAUSE_S:g} s or more, as the turns of other processes are, and {total['stayed']} such "
+        f"pauses by none.{apart}{_alone(results)} What the device does differently these rows do not tell. Medians mix "
+        f"both:\n\n{table(heads, rows)}"
     )
+
+
+def _alone(results: Published) -> str:
+    """At which level runs are that took no turns."""
+    said = []
+    for folder in _ALONE:
+        run = results.at(folder / "phase1")
+        if run is not None:
+            steps = [_step(row) for row in rows_of(results.results / run.folder) if _is_measured(row)]
+            ends = f"{digits(min(steps))} to {digits(max(steps))} ms in all of {count(len(steps), 'request')}"
+            said.append(f"{results.rows(run, ends)}{run.mark}")
+    return f" LLaVA-1.5-7B without turns takes {', '.join(said)}." if said else ""

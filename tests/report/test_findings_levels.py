@@ -34,7 +34,7 @@ def test_levels_are_found_with_what_their_changes_follow() -> None:
     found = levels.levels_of(rows("l" * 20 + "h" * 10 + "l" * 20 + "h" * 5, captures=(20, 50), pauses=(30, 40)))
     assert found == levels.Levels(
         low=pytest.approx(6.125, abs=0.005), high=pytest.approx(6.69, abs=0.01), runs=55, above=15,
-        rises=2, falls=1, captured=2, paused=1,
+        rises=2, falls=1, captured=2, paused=1, unmoved=0, stayed=0,
     )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def test_changes_that_follow_nothing_are_counted_as_such() -> None:
     found = levels.levels_of(rows("l" * 20 + "h" * 10 + "l" * 20, captures=(5,), pauses=(25,)))
     assert found is not None
     assert (found.rises, found.captured, found.falls, found.paused) == (1, 0, 1, 0)
+    assert (found.unmoved, found.stayed) == (1, 1), "a capture that moves nothing, a pause that brings nothing back"
 
 
 def test_one_level_is_none() -> None:
