@@ -571,7 +571,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.runs:
             begin_set(options.runs.resolve(), results, same=options.same_set)
             say_of_parts(options.runs.resolve())
-        taken = [str(name) for name in took if any((results / name).rglob(PACKED))]
+        # A phase of a study is made with its folder: both sweeps of it are compared, and its budget is of all phases.
+        taken = sorted({name.parts[0] for name in took if any((results / name).rglob(PACKED))})
         chosen = folders(results, options.folders or taken)
     except InputError as error:
         parser.error(str(error))

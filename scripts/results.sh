@@ -11,6 +11,7 @@
 #   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
+#   RUNS_OF_A_TURN=12  of a part of a group, before the next has its turn
 #   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
 #
 # Parts of a group (a letter behind the lane in results.txt) that stand in a row run at the same time, each a process of its
@@ -39,7 +40,7 @@ few='experiment=interventions measurement.trace_requests=0 measurement.stopping.
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
 load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=() runs_of_a_turn=12
+small=() runs_of_a_turn=${RUNS_OF_A_TURN:-12}
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
@@ -240,7 +241,7 @@ stop() { # end the lanes and all that they started: a session of processes each
 }
 
 pack() { # FILE: all that is needed to publish elsewhere
-    [ -f "$out/parts.tsv" ] || { echo "nothing was measured in $out" >&2; exit 2; }
+    [ -d "$out/logs" ] || { echo "nothing was measured in $out" >&2; exit 2; }
     tar -C "$out" -cz --exclude="./${1#"$out/"}.*" --exclude=./tree --exclude=./cache --exclude=./turns --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
         split -d -a 1 -b 15000000 - "$1."
     ls -l "$1".*

@@ -15,6 +15,7 @@ from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import (
+    enough,
     lacks,
     needs,
     part_sentences,
@@ -95,6 +96,9 @@ def _how_long(summary: Summary) -> list[str]:
     if short:
         counted = ((name, shortage(whole[name.lower()]) or needs(name.lower())) for name in short)
         sentences.append(f"Too few runs for {', '.join(f'{n} ({c})' for n, c in counted)}: no value is given.")
+        would = [(name, enough(whole[name.lower()])) for name in short]
+        if wanted := ", ".join(f"{count(runs, 'run')} for {name}" for name, runs in would if runs):
+            sentences.append(f"At this dependence it would take some {wanted}.")
     sentences += _tokens_in_time(summary)
     return sentences
 

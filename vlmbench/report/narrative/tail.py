@@ -135,6 +135,22 @@ def shortage(entry: Mapping[str, Any]) -> str:
     return f"{entry['n']:,}, worth {math.floor(entry.get('effective_n') or 0):,}, of {least:,}"
 
 
+def enough(entry: Mapping[str, Any]) -> int | None:
+    """How many runs would be worth what an estimate needs, if more of them resemble each other as these do: two digits.
+
+    None where that is not what it lacks, or where what there is is worth too little to go by.
+    """
+    if entry.get("shortfall") != Shortfall.TOO_FEW_INDEPENDENT.key or not entry.get("n_needed"):
+        return None
+    worth = float(entry.get("effective_n") or 0.0)
+    if worth < _LEAST_TO_GO_BY:
+        return None
+    runs = entry["n"] * entry["n_needed"] / worth
+    step = 10 ** max(math.floor(math.log10(runs)) - 1, 0)
+    return math.ceil(runs / step) * step
+
+
+_LEAST_TO_GO_BY = 20
 _COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
 
 
