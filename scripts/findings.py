@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings_card
 import findings_facts
+import findings_far
 import findings_levels
 import findings_loads
 import findings_methods
@@ -1005,7 +1006,7 @@ def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
     modules = (
         globals(),
-        *map(vars, (findings_card, findings_facts, findings_levels, findings_loads, findings_methods)),
+        *map(vars, (findings_card, findings_facts, findings_far, findings_levels, findings_loads, findings_methods)),
     )
     functions = {n: f for module in modules for n, f in module.items() if callable(f) and not n.startswith("_")}
     limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}

@@ -154,6 +154,8 @@ def test_a_phase_1_of_its_own_takes_the_place_of_the_studys(script: ModuleType, 
     longer = (runs / "llava_eager_phase1" / "records.jsonl").read_bytes()
     assert gzip.decompress((results / "h200_llava_eager" / "phase1" / "records.jsonl.gz").read_bytes()) == longer
     assert not (results / "h200_llava_eager_phase1").exists()
+    assert script.main(["--from", str(runs), "--results", str(results)]) == 0, "all that was taken is made"
+    assert (results / "h200_llava_eager" / "phase1" / "words.txt").is_file()
 
 
 def test_what_is_no_result_is_refused_in_two_lines(script: ModuleType, runs: Path, tmp_path: Path) -> None:
@@ -275,6 +277,8 @@ def test_what_results_sh_cannot_do_is_said_before_anything_begins(tmp_path: Path
         assert measuring.poll() is None
     assert refused("llava_eager") == f"another call measures in {folder}"
     assert refused("--lanes") == f"another call measures in {folder}"
+    packing = begin("--pack", str(tmp_path / "packed"))
+    assert (packing.wait(), (tmp_path / "packed.0").is_file()) == (0, True), "what is there, before any part is over"
     enough.touch()
     assert "=== llava_eager: exit 0 " in measuring.communicate()[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmbench.report.narrative.pieces import plain
-from vlmbench.report.narrative.tail import lacks, lacks_short, needs, shortage, tail_sentence
+from vlmbench.report.narrative.tail import enough, lacks, lacks_short, needs, shortage, tail_sentence
 
 LEAD = "P99 of generate() is 3.00× (2.50–3.50×) its median; "
 REPEATED = "one identical request, repeated 60 times, has a tail too: its P95 is 1.500× (1.200–1.800×) its median, "
@@ -54,6 +54,14 @@ def test_what_a_percentile_lacks_is_told_from_fields() -> None:
     assert lacks(dependent) == "50, worth 12, of 36 requests that it needs"
     assert lacks({"note": "n too small: 4 of 36"}) == "n too small: 4 of 36", "a summary of an earlier version"
     assert (needs("p90"), needs("p99")) == ("needs 36", "needs 368")
+
+
+def test_how_many_runs_would_do_follows_from_what_they_are_worth() -> None:
+    dependent = {"n": 900, "n_needed": 368, "shortfall": "too_few_independent", "effective_n": 121.7}
+    assert enough(dependent) == 2_800, "900 x 368 / 121.7, upwards to two digits"
+    assert enough(dependent | {"shortfall": "too_few_runs"}) is None, "the count itself says it"
+    assert enough(dependent | {"effective_n": 3.0}) is None, "too little to go by"
+    assert enough({"n": 9, "value": 4.0}) is None
 
 
 def test_a_cell_says_what_the_runs_are_worth_where_they_resemble_each_other() -> None:

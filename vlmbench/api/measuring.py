@@ -17,6 +17,7 @@ from vlmbench.api.requests import samples_of
 from vlmbench.api.run import WHICH, Run, Which, place_of
 from vlmbench.api.shipped import choice, component, defaults
 from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError
+from vlmbench.machine.processors import Processors
 from vlmbench.machine.turns import Turns
 from vlmbench.records.outcome import State
 from vlmbench.records.provenance import collect
@@ -74,6 +75,7 @@ def measure(
     reference: bool = True,
     costs: bool = True,
     yardstick: bool = True,
+    change_processor: bool = False,
     trace_requests: int = 3,
     stopping: Mapping[str, Any] | None = None,
     warmup: Mapping[str, Any] | None = None,
@@ -107,6 +109,7 @@ def measure(
         reference: repeat one request beside several.
         costs: FLOPs, bytes and floors of every run.
         yardstick: a fixed calculation beside the runs, which tells how fast the host is.
+        change_processor: put the thread on another processor of the host before each request.
         trace_requests: runs of each point that probes with runs of their own watch.
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
@@ -165,6 +168,7 @@ def measure(
             "reference": reference,
             "costs": costs,
             "yardstick": yardstick,
+            "change_processor": change_processor,
             "trace_requests": trace_requests,
             "stopping": {**defaults("measurement", "stopping"), **(stopping or {})},
             "warmup": {**defaults("measurement", "warmup"), **(warmup or {})},
@@ -250,6 +254,7 @@ def _measure_into(
                 progress=progress or Silent(),
                 trace_requests=measurement["trace_requests"],
                 yardstick=measurement["yardstick"],
+                processors=Processors(on=measurement["change_processor"], seed=settings["seed"]),
                 turns=turns,
                 annotate=None if counted is None else annotator(counted, target),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,

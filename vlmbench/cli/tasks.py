@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import FAILED, OK, ConfigError
+from vlmbench.machine.processors import Processors
 from vlmbench.records.config_history import ADDED
 from vlmbench.session.job import Job
 from vlmbench.text import count, say, show, shown
@@ -161,7 +162,10 @@ def _check_engine(job: Job) -> None:
     if settings.runtime.engine == "vllm":
         _check_vllm(job)
     if settings.measurement.turns.directory is not None:
-        _check_turns(job)
+        _check_one_after_the_other(job, "processes take turns", "measurement.turns.directory")
+    if settings.measurement.change_processor:
+        _check_one_after_the_other(job, "the processor is changed", "measurement.change_processor")
+        Processors(on=True)
     if settings.runtime.engine != "endpoint":
         _check_load(job)
         return
@@ -177,8 +181,8 @@ def _check_engine(job: Job) -> None:
         )
 
 
-def _check_turns(job: Job) -> None:
-    """Refuse turns where it is not the measurement loop that measures.
+def _check_one_after_the_other(job: Job, what: str, setting: str) -> None:
+    """Refuse what is done between runs where it is not the measurement loop that measures.
 
     Raises:
         ConfigError: a load, a server, first steps, or an anatomy.
@@ -191,8 +195,8 @@ def _check_turns(job: Job) -> None:
     }
     if found := [name for name, is_so in wrong.items() if is_so]:
         raise ConfigError(
-            f"processes take turns between the runs of one request after the other (got {found[0]})\n"
-            "leave measurement.turns.directory out, or measure phase1, phase2, phase3, interventions or a study"
+            f"{what} between the runs of one request after the other (got {found[0]})\n"
+            f"leave {setting} out, or measure phase1, phase2, phase3, interventions or a study"
         )
 
 

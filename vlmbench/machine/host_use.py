@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from vlmbench.machine.processors import processor
+
 try:
     import resource
 except ImportError:  # Windows
@@ -140,6 +142,7 @@ class HostUse:
             "switches_involuntary": _difference(first.involuntary, last.involuntary),
             "page_faults_minor": _difference(first.minor, last.minor),
             "page_faults_major": _difference(first.major, last.major),
+            "processor": processor(),
         }
 
 

@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
         "batch": "different",
         "controls": True,
         "yardstick": True,
+        "change_processor": False,
         "turns": {"directory": None, "members": 2, "runs": 8, "wait_s": 1800.0},
     },
     "dataset": {"sizes": "coco"},

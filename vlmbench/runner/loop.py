@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from vlmbench.errors import SampleError
+from vlmbench.machine.processors import Processors
 from vlmbench.machine.randomness import seeded
 from vlmbench.machine.suspension import Suspensions
 from vlmbench.machine.turns import Turns
@@ -71,6 +72,7 @@ class Runner:
         annotate: adds values to a measured run that follow from its inputs (FLOPs, bytes); called outside any clock.
         max_errors_in_a_row: after this many a series ends.
         yardstick: whether a fixed calculation stands beside the timed runs.
+        processors: which of the host a run has.
         turns: taken with other processes of this machine.
         attempts: names the run under way on disk, and knows in which runs earlier processes died; None for neither.
         deadline_s: on the clock of ``time.monotonic()``; the loop ends cleanly after it, the timed runs so much earlier
@@ -92,6 +94,7 @@ class Runner:
     deadline_s: float | None = None
     attempts: Attempts | None = None
     yardstick: bool = True
+    processors: Processors = field(default_factory=Processors)
     turns: Turns = field(default_factory=Turns)
     arms: Arms = field(init=False)
     _rows: Rows = field(init=False)
@@ -224,6 +227,9 @@ class Runner:
         self._begin("prepare")
         try:
             request = settled(self.model, in_memory(request))
+            self.processors.take(
+                sample_id, repeat
+            )  # for the run that is not stored, the yardstick and the bare run, too
             settled_in = not self.turns.returned or self._unstored(request, mode)
             # Before both: neither the bare run nor the other follows it more often.
             beside = self._yardstick.columns() if settled_in else {}
@@ -368,6 +374,7 @@ class Runner:
             self._tracing = [probe]
             try:
                 # Cut before it is prepared: the other processes of a team must be asked for as many tokens.
+                self.processors.take(sample_id, repeat)
                 asked = with_output(settled(self.model, in_memory(request)), probe.max_output_tokens)
                 self._measure(state, asked, repeat, Mode.TRACE)
             except Exception as error:

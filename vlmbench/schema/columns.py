@@ -139,6 +139,7 @@ COLUMNS: tuple[Column, ...] = (
         ("switches_involuntary", "", "context switches of that thread because another one got its processor"),
         ("page_faults_minor", "", "page faults of that thread served from memory"),
         ("page_faults_major", "", "page faults of that thread that read a disk"),
+        ("processor", "", "of the host that this thread had when the run was over, by its number"),
         ("steal_ms", "ms", "time that the hypervisor gave to others, summed over the machine's processors"),
     ),
     *_times(_LOOP, ("video_decode", "preprocess", "transfer")),

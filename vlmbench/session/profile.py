@@ -13,6 +13,7 @@ from vlmbench.errors import DeviceError
 from vlmbench.machine import gpu
 from vlmbench.machine.host import device_facts, device_state
 from vlmbench.machine.load import Load, choose_threads, look
+from vlmbench.machine.processors import Processors
 from vlmbench.models.protocol import VisionLanguageModel
 from vlmbench.records import provenance
 from vlmbench.records.attempts import Attempts
@@ -228,6 +229,7 @@ def _measure(
             stop_requested=lambda: bool(stop),
             trace_requests=measurement.trace_requests,
             yardstick=measurement.yardstick,
+            processors=Processors(on=measurement.change_processor, seed=job.settings.seed),
             turns=job.turns,
             stamp=stamp,
             annotate=annotator(costs, model) if costs else None,

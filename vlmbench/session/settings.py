@@ -188,6 +188,7 @@ class MeasurementConfig:
     image_size: list[int] | None = MISSING
     base_sample: int = MISSING
     yardstick: bool = MISSING
+    change_processor: bool = MISSING
     trace_requests: int = MISSING
     max_errors_in_a_row: int = MISSING
     time_limit_s: float | None = MISSING

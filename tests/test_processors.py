@@ -1,0 +1,135 @@
+"""Another processor before each request: drawn by request, free afterwards, refused where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.command_line import command_line
+from tests.test_runner import FAST, dataset, measure
+from vlmbench.errors import DeviceError
+from vlmbench.machine.processors import Processors, processor
+from vlmbench.testing.planted import PlantedModel
+
+linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are moved on Linux")
+several = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one processor"
+)
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Where threads are put, while they are."""
+    found: list[set[int]] = []
+    real = os.sched_setaffinity
+
+    def put(pid: int, mask: set[int]) -> None:
+        found.append(set(mask))
+        real(pid, mask)
+
+    monkeypatch.setattr(os, "sched_setaffinity", put)
+    return found
+
+
+@several
+def test_each_request_has_its_processor_in_every_process(moved: list[set[int]]) -> None:
+    allowed = os.sched_getaffinity(0)
+    for seed in (0, 0, 1):
+        for request in range(40):
+            Processors(on=True, seed=seed).take(f"s{request}", 0)
+    first, again, other = (moved[at : at + 80 : 2] for at in (0, 80, 160))
+    assert first == again, "drawn by seed and request, not by who asks"
+    assert first != other
+    assert set(map(len, first)) == {1}
+    assert set().union(*first) == allowed, "all have their part"
+    assert moved[1::2] == [allowed] * 120, "set free at once"
+
+
+@several
+def test_threads_that_are_started_may_run_everywhere() -> None:
+    allowed, seen = os.sched_getaffinity(0), []
+    Processors(on=True).take("s0", 0)
+    thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+    thread.start()
+    thread.join()
+    assert seen == [allowed]
+    assert processor() in allowed
+
+
+@several
+def test_a_move_takes_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed, real = os.sched_getaffinity(0), os.sched_setaffinity
+    chosen, had = [], []
+
+    def put(pid: int, mask: set[int]) -> None:
+        real(pid, mask)
+        if len(mask) == 1:
+            chosen.extend(mask)
+            had.append(processor())
+
+    monkeypatch.setattr(os, "sched_setaffinity", put)
+    for request in range(20):
+        Processors(on=True).take(f"s{request}", 0)
+    assert had == chosen
+    assert len(Counter(chosen)) > 1
+    assert os.sched_getaffinity(0) == allowed
+
+
+@several
+def test_bare_and_timed_run_share_it_and_rows_say_which(tmp_path: Path, moved: list[set[int]]) -> None:
+    _, rows = measure(tmp_path, PlantedModel(FAST), dataset(4), processors=Processors(on=True))
+    timed = [row for row in rows if row["status"] == "ok"]
+    assert {row["mode"] for row in timed} >= {"bare", "instrumented"}
+    assert len(moved) == 2 * len({(row["point_id"], row["sample_id"], row["repeat"]) for row in timed})
+    assert all(row["processor"] in os.sched_getaffinity(0) for row in timed)
+
+
+def test_it_is_off_unless_asked_for(tmp_path: Path, moved: list[set[int]]) -> None:
+    measure(tmp_path, PlantedModel(FAST), dataset(2))
+    assert moved == []
+
+
+@linux
+def test_one_processor_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    with pytest.raises(DeviceError, match="two processors to choose from"):
+        Processors(on=True)
+
+
+def test_a_system_that_moves_no_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with pytest.raises(DeviceError, match="Linux"):
+        Processors(on=True)
+
+
+@several
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("experiment=first_steps",), ("experiment=anatomy",), ("measurement.change_processor=sometimes",),
+        ("runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
+    ],
+)  # fmt: skip
+def test_where_no_loop_measures_it_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = command_line("measurement.change_processor=true", *arguments, f"output_dir={tmp_path / 'run'}")
+    assert (done.status, "Traceback" in done.said) == (2, False), done.said
+    assert len(done.own) <= 2
+    assert not (tmp_path / "run").exists()
+
+
+@several
+def test_the_python_api_changes_it(moved: list[set[int]]) -> None:
+    import vlmbench
+
+    model, processor_ = vlmbench.load("tiny", device="cpu", threads=1)
+    image = Image.new("RGB", (56, 56), "grey")
+    few: dict[str, Any] = {"output_tokens": 2, "stopping": {"min_samples": 3, "max_samples": 3}, "reference": False}
+    run = vlmbench.measure(model, processor_, [(image, "What?")], change_processor=True, **few)
+    assert len([mask for mask in moved if len(mask) == 1]) >= 3
+    assert set(run.frame["processor"]) <= os.sched_getaffinity(0)
