@@ -264,6 +264,19 @@ def test_a_task_of_a_grid_that_fails_before_it_takes_part_lets_nobody_wait(tmp_p
     assert "no results at 'not_there'" in done.said
 
 
+def test_nobody_waits_for_a_command_that_is_refused(tmp_path: Path) -> None:
+    first = start(tmp_path / "a", 5)
+    file = tmp_path / "turns" / "turns.json"
+    wait_for(lambda: file.exists() and "a_" in file.read_text(), first)
+    done = command_line(
+        *SMALL, "phase2_results=not_there", f"measurement.turns.directory={tmp_path / 'turns'}",
+        f"output_dir={tmp_path / 'b'}",
+    )  # fmt: skip
+    assert (done.status, "no results at 'not_there'" in done.said) == (2, True), done.said
+    first.join()
+    assert len(rows_of(tmp_path / "a")) == 10
+
+
 def test_a_membership_ends_with_its_block_and_alone_there_is_no_turn(tmp_path: Path) -> None:
     one, other = (Turns(directory=tmp_path, of=tmp_path / name, members=1) for name in "ab")
     with one:
