@@ -7,9 +7,9 @@ An exception raised in the middle of an import is worth little: the importing pa
 that is half there, or end the process where its C++ calls Python. So in an import a process ends at once where nothing
 is begun, and is interrupted after the import else; where somebody swallows an interruption, it comes again.
 
-Two simpler ways were tried. To end at once everywhere leaves what ``finally`` would have tidied up: processes that were
-started, half an export, what a plug-in holds. To wait for the end of every import lets Ctrl-C in ``import torch``
-wait for seconds (2 to 12 on two busy cores), just where a command is taken back most often.
+Two ways would be simpler. To end at once everywhere would leave what ``finally`` tidies up: processes that were
+started, half an export, what a plug-in holds. To wait for the end of every import was tried: Ctrl-C in ``import torch``
+then takes seconds (2 to 12 on two busy cores), just where a command is taken back most often.
 """
 
 from __future__ import annotations
