@@ -51,7 +51,8 @@ def far_words(results: Published) -> str:
     rows = far_table(results)
     alike = alike_words(results)
     return (
-        f"How far out runs reach, and how long one would have to last for P99 if its requests stayed as alike:\n\n{rows}"
+        "How far out runs reach, and how long one would have to last for P99 if its requests stayed as alike:\n\n"
+        f"{rows}"
         f"{alike and f'{chr(10)}{chr(10)}{alike}'}"
         if rows
         else ""
@@ -83,15 +84,15 @@ def alike_words(results: Published) -> str:
     if not own:
         return ""
     words = (
-        f"Of processes that took at least {_FEWEST_TURNS} turns, the median of a turn goes together with that of the next "
-        f"turn of the same process (rank correlation {_ends(own)}, {count(len(own), 'run')}); with the turns of the other "
-        f"processes, which lie between these two in time, {_ends(others)} ({count(len(others), 'pair')})."
+        f"Of processes that took at least {_FEWEST_TURNS} turns, the median of a turn goes together with that of the "
+        f"next turn of the same process (rank correlation {_ends(own)}, {count(len(own), 'run')}); with the turns of "
+        f"the other processes, which lie between these two in time, {_ends(others)} ({count(len(others), 'pair')})."
     )
     if median(others) > median(own) / 2:
         return words
     return (
-        f"{words} So most of what makes requests of one process alike is not the machine as a whole, but what that process "
-        f"has of it; its processor, for instance."
+        f"{words} So most of what makes requests of one process alike is not the machine as a whole, but what that "
+        f"process has of it; its processor, for instance."
     )
 
 

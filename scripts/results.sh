@@ -111,11 +111,11 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
 }
 
 together() { # GROUP PART…, each with its seconds and its command behind tabs: measure one alone, several in turns
-    local group=$1 one name limit words names='' total=0 turns=$out/turns/$1 started=() failed=0
+    local group=$1 one name limit words names='' total=0 turns=$out/turns/$1 started=() failed=0 runs=() places
     shift
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"
-        names+=${names:+, }$name total=$((total + limit))
+        names+=${names:+, }$name total=$((total + limit)) runs+=("$out/$name")
     done
     if [ -n "${SECONDS_LEFT:-}" ] && ((SECONDS + total > SECONDS_LEFT)); then
         echo "=== $names: does not fit into the $((SECONDS_LEFT - SECONDS)) s that are left (it may take $total s)"
@@ -126,17 +126,16 @@ together() { # GROUP PART…, each with its seconds and its command behind tabs:
         return
     fi
     mkdir -p "$turns"
-    rm -f "$turns"/*.{fifo,gone}
-    # Of an earlier start its name and the number of turns stay, and nobody who took part in it.
-    [ ! -e "$turns/turns.json" ] || "$PYTHON" -c 'import json, pathlib, sys
-path = pathlib.Path(sys.argv[1])
-path.write_text(json.dumps({**json.loads(path.read_text()), "holder": None, "step": 1, "members": {}}))' "$turns/turns.json" || rm "$turns/turns.json"
+    mapfile -t places < <("$PYTHON" -c 'import pathlib, sys
+from vlmbench.machine.turns import member_name
+for run in sys.argv[1:]: print(member_name(pathlib.Path(run)) + ".place")' "${runs[@]}")
     echo "=== group $group in turns, at most $total s: $names"
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"
         echo "    $name: $words"
         (
-            trap ': >"$turns/$name.gone"' EXIT # nobody waits for one that never came
+            exec 7>"$turns/${places[${#started[@]}]}" # the others wait for as long as somebody holds it
+            flock -s 7
             part "$name" "$total" "$words" "measurement.turns.directory=$turns" "measurement.turns.members=$#" "measurement.turns.runs=$runs_of_a_turn"
         ) &
         started+=($!)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from vlmbench.machine.turns import member_name
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "results.sh"
 
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no scripts")
@@ -45,7 +47,7 @@ def test_a_group_begins_together_and_one_of_it_runs_as_any_part(tmp_path: Path) 
     python.write_text(f"""#!/bin/bash
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
 for word; do [[ $word == output_dir=* ]] && out=${{word#*=}}; done
-mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words"
+mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /proc/$$/fd/7)" >"$out/place"
 [[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,cudagraph_compiled}}_phase1/words >/dev/null 2>&1; do
     sleep 0.05; done
 [[ $out != *vllm_phase1 ]] || exit 3
@@ -59,19 +61,17 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words"
     assert (shared["members"], shared["runs"]) == ("3", "12")
     directory = Path(shared["directory"])
     assert directory == folder / "turns" / "0a"
-    assert {path.name for path in directory.iterdir()} == {f"{part}.gone" for part in group}
+    held = {(folder / part / "place").read_text().strip() for part in group}
+    assert (
+        {path.name for path in directory.iterdir()} == held == {f"{member_name(folder / part)}.place" for part in group}
+    )
     assert _turns_of(folder, "llava_eager") == {}, "alone of its group"
 
     (folder / "parts.tsv").write_text("llava_cudagraph_phase1\t0\t9\n")
-    state = {"id": "of all starts", "turn": 12, "holder": None, "step": 1, "members": {}}
-    (directory / "turns.json").write_text(json.dumps({**state, "holder": "a", "step": -1, "members": {"a": {}}}))
-    (directory / "a.fifo").touch()
     said = _begin(folder, python, *group, "llava_compiled", "llava_eager", SECONDS_LEFT="500").communicate()[0]
     begun = "group 0a in turns, at most 480 s: llava_vllm_phase1, llava_cudagraph_compiled_phase1"
     assert f"=== llava_cudagraph_phase1: done before\n=== {begun}\n" in said
     assert _turns_of(folder, group[0])["members"] == "2"
-    assert json.loads((directory / "turns.json").read_text()) == state
-    assert {path.name for path in directory.glob("*.*")} == {"turns.json", *(f"{part}.gone" for part in group[::2])}
     assert "=== llava_compiled, llava_eager: does not fit into the " in said
     assert "(it may take 1020 s)" in said
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmbench.records.lock import holder_of
 from vlmbench.session.signals import heed, interrupt_on_signals, interrupted_in_words_of_others, stop_on_signal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +113,7 @@ def test_any_import_of_a_job_may_be_interrupted(tmp_path: Path, of: str, number:
     assert (done.returncode, own) == (130, ["vlmbench: interrupted; run the same command again to continue"])
     outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
     assert (outcome["state"], outcome["exit_status"], outcome["cause"]) == ("interrupted", 130, "stopped")
+    assert holder_of(tmp_path / "run") is None, "without kernel locks another host would be refused"
 
 
 def test_an_import_of_a_multirun_may_be_interrupted(tmp_path: Path) -> None:
@@ -227,6 +229,7 @@ def test_an_error_that_hides_an_interruption_is_one_and_another_is_not() -> None
 def test_an_interruption_in_a_finalizer_comes_again_and_shows_no_traceback() -> None:
     code = """
 import os, signal, time
+from vlmbench.records.lock import holder_of
 from vlmbench.session.signals import heed, interrupt_on_signals
 class Left:
     def __del__(self):

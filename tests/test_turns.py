@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from PIL import Image
 from tests.command_line import command_line
 from tests.test_runner import FAST, Silent, dataset, measure
 from vlmbench.errors import ConfigError, InputError, MeasurementError
-from vlmbench.machine.turns import Turns
+from vlmbench.machine.turns import Turns, hold_place
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.warmup import Warmup
@@ -62,6 +63,14 @@ def start(folder: Path, requests: int = 40, **options: Any) -> Any:
     process = FORK.Process(target=member, args=(folder, requests, {"members": 2, "wait_s": 120} | options))
     process.start()
     return process
+
+
+def start_in_place(folder: Path, requests: int = 40, **options: Any) -> Any:
+    place = hold_place(folder.parent / "turns", folder)
+    try:
+        return start(folder, requests, **options)
+    finally:
+        os.close(place)
 
 
 def rows_of(folder: Path, status: str = "ok") -> list[dict[str, Any]]:
@@ -183,19 +192,89 @@ def test_who_waits_can_be_told_to_stop_and_waits_no_longer_than_allowed(tmp_path
     turns_in_order(*folders)
 
 
-@pytest.mark.parametrize("how", ["died", "gone"])
-def test_nobody_waits_for_one_that_never_came(tmp_path: Path, how: str) -> None:
+def test_nobody_waits_for_one_that_never_came(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     process = start(folder, 5)
     file = tmp_path / "turns" / "turns.json"
     wait_for(lambda: file.exists() and "a_" in file.read_text() and json.loads(file.read_text())["turn"] == 0, process)
-    if how == "gone":
-        (tmp_path / "turns" / "b.gone").touch()
-    else:
-        with Turns(directory=tmp_path / "turns", of=tmp_path / "b") as failed:
-            assert failed.others() == 1
+    with Turns(directory=tmp_path / "turns", of=tmp_path / "b") as failed:
+        assert failed.others() == 1
     process.join()
     assert len(rows_of(folder)) == 10
+
+
+def test_who_never_comes_is_known_at_once_where_its_place_was_held(tmp_path: Path) -> None:
+    """Killed before it took part, with whoever started it, or never started; a folder that was used before."""
+    a, b, c = (tmp_path / name for name in "abc")
+    os.close(hold_place(tmp_path / "turns", tmp_path / "of an earlier use"))
+    (tmp_path / "turns" / "of_an_earlier_use.gone").touch()
+    places = {folder: hold_place(tmp_path / "turns", folder) for folder in (b, c)}
+    starter = subprocess.Popen(["sleep", "600"], pass_fds=list(places.values()))
+    never = subprocess.Popen(["sleep", "600"], pass_fds=[places[b]])
+    for place in places.values():
+        os.close(place)
+    first = start_in_place(a, 5, members=3)
+    file = tmp_path / "turns" / "turns.json"
+    wait_for(lambda: file.exists() and '"joined": true' in file.read_text(), first)
+    for process in (never, starter):
+        time.sleep(0.6)
+        assert rows_of(a) == [], "two that live have not come yet"
+        process.kill()
+        process.wait()
+    began = time.monotonic()
+    first.join()
+    assert (first.exitcode, len(rows_of(a))) == (0, 10)
+    assert time.monotonic() - began < 20
+
+
+def test_nobody_is_gone_for_what_an_earlier_use_of_the_folder_left(tmp_path: Path) -> None:
+    (tmp_path / "turns").mkdir()
+    (tmp_path / "turns" / "b.gone").touch()
+    with (
+        Turns(directory=tmp_path / "turns", of=tmp_path / "a", wait_s=0.5) as turns,
+        pytest.raises(MeasurementError, match="1 of 2 members is ready"),
+    ):
+        turns.take(lambda: False)
+
+
+def test_who_is_started_again_waits_for_those_that_were_started_with_it(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for process in [start(a, 5), start(b, 5)]:
+        process.join()
+    first = start_in_place(a, 20)
+    place = hold_place(tmp_path / "turns", b)
+    time.sleep(1)
+    assert len(rows_of(a)) == 10, "the other is on its way"
+    second = start(b, 20)
+    os.close(place)
+    for process in (first, second):
+        process.join()
+    found = [name for name, _ in turns_in_order(a, b)][4:]
+    assert found[:4] in (["a", "b", "b", "a"], ["b", "a", "a", "b"])
+
+
+def test_a_task_of_a_grid_that_fails_before_it_takes_part_lets_nobody_wait(tmp_path: Path) -> None:
+    done = command_line(
+        "-m", *SMALL, "phase2_results=null,not_there", "hydra/launcher=local", "hydra.launcher.parallel=2",
+        f"measurement.turns.directory={tmp_path / 'turns'}", f"output_dir={tmp_path / 'grid'}",
+        "measurement.turns.wait_s=60",
+    )  # fmt: skip
+    assert done.status == 1, done.said
+    assert "1 of 2 tasks done" in done.said
+    assert "no results at 'not_there'" in done.said
+
+
+def test_nobody_waits_for_a_command_that_is_refused(tmp_path: Path) -> None:
+    first = start(tmp_path / "a", 5)
+    file = tmp_path / "turns" / "turns.json"
+    wait_for(lambda: file.exists() and "a_" in file.read_text(), first)
+    done = command_line(
+        *SMALL, "phase2_results=not_there", f"measurement.turns.directory={tmp_path / 'turns'}",
+        f"output_dir={tmp_path / 'b'}",
+    )  # fmt: skip
+    assert (done.status, "no results at 'not_there'" in done.said) == (2, True), done.said
+    first.join()
+    assert len(rows_of(tmp_path / "a")) == 10
 
 
 def test_a_membership_ends_with_its_block_and_alone_there_is_no_turn(tmp_path: Path) -> None:
@@ -332,8 +411,6 @@ def test_who_waits_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(MeasurementError, match=r"1 of 2 members is ready\n.*parallel=2.*members=1"):
             turns.take(lambda: False)
         assert told == ["waits for its turn: 1 of 2 members is ready"]
-        (tmp_path / "b.gone").touch()
-        assert turns.take(lambda: False)
 
 
 def test_a_member_that_died_for_others_is_nobody_to_count(tmp_path: Path) -> None:
@@ -406,6 +483,3 @@ def test_in_an_uneven_grid_nobody_waits_for_members_that_do_not_come(tmp_path: P
     folders = sorted(path.parent for path in (tmp_path / "grid").glob("*/records.jsonl"))
     assert len(folders) == jobs
     turns_in_order(*folders)
-    asked = [json.loads((folder / "provenance.json").read_text())["turns"]["members"] for folder in folders]
-    assert asked[:-1] == [2] * (jobs - 1)
-    assert jobs > 1 or asked == [1], "it is told that nobody comes"

@@ -286,10 +286,11 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
 
     try:
         made = _job(config, list(HydraConfig.get().overrides.task), outcome)
-        early_checks.check(made)
-        for doubt in early_checks.doubts(made):
-            say(f"warning: {doubt}")
-        return tasks.run(made)
+        with tasks.turns_of(made):
+            early_checks.check(made)
+            for doubt in early_checks.doubts(made):
+                say(f"warning: {doubt}")
+            return tasks.run(made)
     except (HydraException, OmegaConfBaseException) as error:  # an interpolation that leads nowhere, say
         raise ConfigError(hydra_errors.compact(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ANATOMY_FILE = "anatomy.json"
 _WIDTH_ELSEWHERE = 140  # columns at least, where the output is no terminal
 _UNLIMITED = 10_000
+_MEASURING = ("profile", "study", "budget", "anatomy", "first_steps")
 
 
 def run(job: Job) -> int:
@@ -34,17 +36,24 @@ def run(job: Job) -> int:
         return _run(job)
 
 
+def turns_of(job: Job) -> AbstractContextManager[object]:
+    """Take part in the turns of the job's machine, where it has some: a job that is refused then lets nobody wait."""
+    if job.settings.task not in _MEASURING or job.settings.measurement.turns.directory is None:
+        return nullcontext()
+    _check_one_after_the_other(job, "processes take turns", "measurement.turns.directory")
+    return nullcontext() if job.settings.dry_run else job.turns
+
+
 def _run(job: Job) -> int:
     task = job.settings.task
-    if task in ("profile", "study", "budget", "anatomy", "first_steps"):
+    if task in _MEASURING:
         _check_engine(job)
     if task in ("profile", "study", "first_steps"):
         from vlmbench.session.tracking import tracked
 
         if job.settings.dry_run:
             return _dry_run(job)
-        with job.turns:
-            return _with_objective(job, partial(tracked, measure=_measure))
+        return _with_objective(job, partial(tracked, measure=_measure))
     own = {"budget": _budget, "anatomy": _anatomy, "export": _export, "report": _report}
     if task in own:
         return own[task](job)
@@ -107,8 +116,7 @@ def _check_measurable(job: Job, names: Sequence[str]) -> None:
 def _budget(job: Job) -> int:
     from vlmbench.session.budget import budget
 
-    with job.turns:
-        return budget(job)
+    return budget(job)
 
 
 def _dry_run(job: Job) -> int:
@@ -161,8 +169,6 @@ def _check_engine(job: Job) -> None:
     settings = job.settings
     if settings.runtime.engine == "vllm":
         _check_vllm(job)
-    if settings.measurement.turns.directory is not None:
-        _check_one_after_the_other(job, "processes take turns", "measurement.turns.directory")
     if settings.measurement.change_processor:
         _check_one_after_the_other(job, "the processor is changed", "measurement.change_processor")
         Processors(on=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,9 +18,8 @@ from vlmbench.cluster.remaining import Composed, contents_of, submitting, to_do
 from vlmbench.cluster.settings import LocalSettings
 from vlmbench.cluster.states import RunStatus
 from vlmbench.errors import ConfigError, InputError, MeasurementError
-from vlmbench.records.files import write_whole
+from vlmbench.machine.turns import hold_place
 from vlmbench.records.lock import RunLock, is_held
-from vlmbench.records.outcome import State, read_outcome
 from vlmbench.text import count, parse_json, say
 
 CANCELLED, OVER = "cancelled", "over"
@@ -113,26 +111,32 @@ def _check_turns(composed: Composed, at_once: int) -> None:
         )
 
 
-def _wait_for_no_more(task_file: Path, there: int) -> None:
-    """Let a task that takes turns wait for no more members than run or will: the others of its grid are over."""
-    content = parse_json(task_file.read_bytes())
-    turns = (content["config"].get("measurement") or {}).get("turns") or {}
-    if turns.get("directory") and turns["members"] > there:
-        turns["members"] = there
-        write_whole(task_file, json.dumps(content), mode=0o600)
-
-
 @dataclass(kw_only=True)
 class _Pool:
     submission: Submission
     free: list[list[str] | None]
     running: dict[int, tuple[subprocess.Popen[bytes], list[str] | None]] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
 
-    def start(self, task: Task, to_come: int) -> None:
+    def hold_places(self) -> None:
+        """Let tasks that take turns know which others come: until they are started this process stands for them."""
+        for task in self.submission.tasks:
+            content = parse_json(self.submission.task_file(task).read_bytes())
+            turns = (content["config"].get("measurement") or {}).get("turns") or {}
+            if directory := turns.get("directory"):
+                with suppress(OSError):  # it will say so itself
+                    of = self.submission.sweep_dir / task.directory
+                    self.places[task.index] = hold_place(Path(directory).expanduser(), of)
+
+    def leave_places(self) -> None:
+        """Nobody else is started."""
+        while self.places:
+            os.close(self.places.popitem()[1])
+
+    def start(self, task: Task) -> None:
         import vlmbench
 
-        mine = self.free.pop(0)
-        _wait_for_no_more(self.submission.task_file(task), 1 + self._at_work() + to_come)
+        mine, place = self.free.pop(0), self.places.pop(task.index, None)
         root = str(Path(vlmbench.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path}
@@ -142,18 +146,11 @@ class _Pool:
         with (self.submission.folder / "logs" / f"{task.index}.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  # this interpreter; a session of its own: Ctrl-C is ours to pass on
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                start_new_session=True,
+                start_new_session=True, pass_fds=[] if place is None else [place],
             )  # fmt: skip
+        if place is not None:
+            os.close(place)
         self.running[task.index] = (process, mine)
-
-    def _at_work(self) -> int:
-        """How many of the running tasks are not over by their own account: a process takes a while to end."""
-        over, places = 0, {task.index: task.directory for task in self.submission.tasks}
-        for index, (process, _) in self.running.items():
-            with suppress(InputError):
-                outcome = read_outcome(self.submission.sweep_dir / places[index])
-                over += outcome is not None and outcome.pid == process.pid and outcome.state != State.RUNNING
-        return len(self.running) - over
 
     def reap(self) -> None:
         for index, (process, mine) in list(self.running.items()):
@@ -182,11 +179,13 @@ def supervise(submission: Submission, settings: LocalSettings) -> None:
     pool = _Pool(submission=submission, free=slots(settings))
     waiting = deque(submission.tasks)
     try:
+        pool.hold_places()
         while waiting or pool.running:
             if (submission.folder / CANCELLED).exists():
                 waiting.clear()
+                pool.leave_places()
             while waiting and pool.free:
-                pool.start(waiting.popleft(), len(waiting))
+                pool.start(waiting.popleft())
             time.sleep(settings.poll_s)
             pool.reap()
     except BaseException:
@@ -194,6 +193,7 @@ def supervise(submission: Submission, settings: LocalSettings) -> None:
         pool.stop(settings.stop_s)
         raise
     finally:
+        pool.leave_places()
         (submission.folder / OVER).touch()
 
 

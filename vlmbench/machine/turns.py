@@ -5,8 +5,11 @@ seconds, so hundreds of runs in a row are worth a few tens of independent ones. 
 to all of them.
 
 They share a folder: ``turns.json`` says whose turn it is, changed under a short lock. Each member has a FIFO there, by
-which it is woken, and holds a kernel lock on it (``flock``), which falls with the process however that ends. A file
-``NAME.gone`` says of a process that it ended before it was a member: nobody waits for it.
+which it is woken, and holds a kernel lock on it (``flock``), which falls with the process however that ends.
+
+Who starts several processes knows all that will come, and holds a place for each: a lock on ``NAME.place``, which the
+process inherits with its descriptor and keeps for as long as it lives, so that its end is known though it never came to
+take part. Files of processes that ended mean nothing, whoever used the folder before.
 """
 
 from __future__ import annotations
@@ -42,6 +45,31 @@ def _nobody(_: str) -> None:
     pass
 
 
+def hold_place(directory: Path, of: Path) -> int:
+    """Hold the place of a process that is about to be started; returns a descriptor that it must inherit.
+
+    The place is free once all copies of the descriptor are closed. Until then those for whom a place is held, too, wait
+    for that process.
+
+    Args:
+        directory: what the members share.
+        of: the run directory of the process.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    place = directory / f"{member_name(of)}.place"
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared: an earlier life of it may be about to end
+    return descriptor
+
+
+def member_name(of: Path) -> str:
+    """The name of a run directory's member: its own, told apart from others of that name."""
+    return f"{of.name[:40]}_{sha256(os.fsencode(of.absolute())).hexdigest()[:6]}"
+
+
 @dataclass(kw_only=True)
 class Turns:
     """One process's part in the turns of a machine; a context manager, with whose end it leaves them.
@@ -49,7 +77,7 @@ class Turns:
     Args:
         directory: what the members share; None where a process is alone.
         of: the run directory of the member.
-        members: the first run waits until so many are there.
+        members: the first run waits until so many are there, or all that live for which a place is held.
         runs: of one turn.
         wait_s: longest wait for a turn.
         began_unix_s: when this member was started: who measured after that is of its turns, who died before is not.
@@ -80,8 +108,8 @@ class Turns:
 
     @property
     def name(self) -> str:
-        """The member's: its run directory's, told apart from others of that name."""
-        return f"{self.of.name[:40]}_{sha256(os.fsencode(self.of.absolute())).hexdigest()[:6]}"
+        """The member's."""
+        return member_name(self.of)
 
     @property
     def _folder(self) -> Path:
@@ -106,9 +134,9 @@ class Turns:
                     state["holder"] = None
                 ran = [(name, one) for name, one in state["members"].items() if one["turns"]]
                 mine |= {"joined": False, "at": time.time(), "gpus": None}
-                # Who was started while others measured waits for nobody.
+                # Who was started while others measured waits for nobody, but for those of whom is known that they come.
                 there = (one is mine or one["at"] >= self.began_unix_s or self._lives(name) for name, one in ran)
-                self._id, self._gathered = state["id"], any(there)
+                self._id, self._gathered = state["id"], any(there) and not self._comes(self.name)
         except BlockingIOError:
             self._close()
             raise DirectoryConflictError(
@@ -196,10 +224,8 @@ class Turns:
             held = holder in members and members[holder]["joined"] and self._lives(holder)
             if not (self._gathered or held):
                 here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-                new = [name for name, one in members.items() if not one["turns"] and one["at"] >= self.began_unix_s]
-                died = sum(not self._lives(name) for name in new)
-                if here + max(died, len(list(self._folder.glob("*.gone")))) < self.members:
-                    ready = f"{here} of {count(self.members, 'member')} {'is' if here == 1 else 'are'} ready"
+                if here < (needed := self._needed(members)):
+                    ready = f"{here} of {count(needed, 'member')} {'is' if here == 1 else 'are'} ready"
                     return "; ".join([ready, *self._unready(members)])
             self._gathered, self._lacks = True, False
             if not held or (holder == self.name and state["turn"] == self.number):
@@ -210,18 +236,32 @@ class Turns:
             self.number, self._left = state["turn"], self.runs
             return ""
 
+    def _needed(self, members: dict[str, Any]) -> int:
+        """How many are to be ready before the first run."""
+        if self._comes(self.name):
+            return min(self.members, len(self._expected(members)))
+        new = [name for name, one in members.items() if not one["turns"] and one["at"] >= self.began_unix_s]
+        return self.members - sum(not self._lives(name) for name in new)
+
+    def _expected(self, members: dict[str, Any]) -> list[str]:
+        """Who takes part or is still to; a process that has left its turns may live on."""
+        seen = {name for name, one in members.items() if self._lives(name) or one["at"] >= self.began_unix_s}
+        places = [path.stem for path in self._folder.glob("*.place")]
+        return [*filter(self._lives, members), *(name for name in places if name not in seen and self._comes(name))]
+
     def _unready(self, members: dict[str, Any]) -> list[str]:
         """What became of the other members that are not ready, in words: those of which was heard last."""
-        alive = {name: self._lives(name) for name in members}
-        self._lacks = sum(alive.values()) < self.members
-        others = [name for name, one in members.items() if name != self.name and not (one["joined"] and alive[name])]
-        others.sort(key=lambda name: members[name]["at"])
+        expected = self._expected(members)
+        self._lacks = len(expected) < self.members and not self._comes(self.name)
+        ended = sorted((one["at"], name) for name, one in members.items() if name not in expected)
         words = []
-        for name in others[-_NAMED:]:
+        for _, name in ended:
             turns = members[name]["turns"]
-            ended = f"ended after {count(turns, 'turn')}" if turns else "ended before its first turn"
-            words.append(f"{name} {'loads' if alive[name] else ended}")
-        return words
+            words.append(f"{name} ended " + (f"after {count(turns, 'turn')}" if turns else "before its first turn"))
+        for name in expected:
+            if name != self.name and not (self._lives(name) and members[name]["joined"]):
+                words.append(f"{name} loads")
+        return words[-_NAMED:]
 
     def _grant(self, state: dict[str, Any]) -> None:
         """Give the turn to the next member that lives and waits, or to its holder again.
@@ -243,18 +283,12 @@ class Turns:
                 return
 
     def _lives(self, name: str) -> bool:
-        """Whether a process holds the lock of a member."""
-        try:
-            descriptor = self._open(name)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        """Whether a process takes part as a member."""
+        return _is_locked(self._folder / f"{name}.fifo")
+
+    def _comes(self, name: str) -> bool:
+        """Whether a place is held for a process that lives, or that is to be started."""
+        return _is_locked(self._folder / f"{name}.place")
 
     def _open(self, name: str, *, make: bool = False) -> int:
         path = self._folder / f"{name}.fifo"
@@ -302,6 +336,20 @@ class Turns:
             raise MeasurementError(
                 f"{words}\nWhat was measured is kept. Put the folder right, then run the same command again."
             ) from error
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _read(path: Path, content: bytes) -> dict[str, Any]:

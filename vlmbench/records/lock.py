@@ -12,6 +12,7 @@ not be told apart. It also names no holder, so neither a requeued Slurm job nor 
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import json
@@ -120,6 +121,7 @@ class RunLock:
             except BaseException:
                 self._close()
                 raise
+            atexit.register(self._release)  # a process that ends within an import leaves no block
         except OSError as error:
             if is_link_error(error):
                 raise InputError(f"'{self.path}' {NO_LINK}") from error
@@ -130,6 +132,10 @@ class RunLock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        atexit.unregister(self._release)
+        self._release()
+
+    def _release(self) -> None:
         if self._descriptor >= 0:
             with suppress(OSError):
                 # The name goes first; the file stays, for removing a locked file lets two processes lock two files.

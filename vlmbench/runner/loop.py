@@ -227,9 +227,7 @@ class Runner:
         self._begin("prepare")
         try:
             request = settled(self.model, in_memory(request))
-            self.processors.take(
-                sample_id, repeat
-            )  # for the run that is not stored, the yardstick and the bare run, too
+            self.processors.take(sample_id, repeat)  # of all that follows: unstored, yardstick, bare, instrumented
             settled_in = not self.turns.returned or self._unstored(request, mode)
             # Before both: neither the bare run nor the other follows it more often.
             beside = self._yardstick.columns() if settled_in else {}
