@@ -57,9 +57,7 @@ def test_arrivals_of_a_trace_have_no_rate_of_the_settings() -> None:
     """``load=open`` has a rate by default, which a trace does not use."""
     load = {"name": "open", "concurrency": 1, "rate_per_s": 1.0, "arrivals": "trace"}
     assert load_name({"load": load}, {"point_id": "dataset"}) == "Requests with the arrivals of a trace"
-    assert load_name({"load": {**load, "arrivals": "poisson"}}, {"point_id": "dataset"}).endswith(
-        "1.00 arrivals a second"
-    )
+    assert load_name({"load": {**load, "arrivals": "poisson"}}, {"point_id": "dataset"}).endswith("1 arrival a second")
 
 
 def test_rates_are_those_of_the_plan() -> None:
