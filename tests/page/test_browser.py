@@ -124,11 +124,11 @@ def test_a_grid_is_filtered_and_a_chosen_run_is_shown_everywhere(browser: Any, g
     assert [row.is_visible() for row in rows.all()].count(True) == 2
     assert "2 of 3 runs" in page.locator("#count").inner_text()
     page.select_option('[data-filter="device"]', label="Intel(R) Xeon(R) Processor")
-    assert "84.9 ms" in page.locator("#sentences").inner_text()
+    assert "84.9\N{NO-BREAK SPACE}ms" in page.locator("#sentences").inner_text()
     assert "dataset.root=vqa" in page.locator("#cmd").inner_text()
     page.select_option('[data-filter="device"]', index=0)
     rows.nth(1).get_by_role("button").click()
-    assert "622 ms" in page.locator("#sentences").inner_text()
+    assert "622\N{NO-BREAK SPACE}ms" in page.locator("#sentences").inner_text()
     page.locator('[data-table="overview"] thead button').nth(2).click()
     assert (
         page.locator('[data-table="overview"] tbody tr').first.get_by_role("rowheader").inner_text().startswith("tiny")
