@@ -20,6 +20,7 @@ ELSEWHERE = {
 }
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
 _ROLE = re.compile(r":(?:py:)?[a-z]+:(?=<code>)")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|×|[mµ]?s|G[iB]+|TB/s)(?!\w))")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
 
 
@@ -32,11 +33,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Point links to pages of the site, and leave only the words of those that lead to other files of the checkout."""
+    """Point links to pages of the site, leave only the words of those that lead elsewhere in the checkout, and hold
+    numbers to their units (not in headings: their anchors are made of them).
+    """
     name = page.file.src_uri
     source = next((source for source, target in ELSEWHERE.items() if target == name), f"docs/{name}")
     text = "".join(
-        part if fenced else _LINK.sub(lambda m: _link(m, source, name, files), part)
+        part if fenced else _held(_LINK.sub(lambda m: _link(m, source, name, files), part))
         for fenced, part in _parts(markdown)
     )
     return text + _references() if name == "api.md" else text
@@ -56,6 +59,15 @@ def _parts(markdown: str) -> list[tuple[bool, str]]:
         parts.append((fenced or fence, line))
         fenced ^= fence
     return parts
+
+
+def _held(text: str) -> str:
+    """A line without a break between a number and its unit; what stands between backticks is copied, so it stays."""
+    if text.startswith("#"):
+        return text
+    return "`".join(
+        _UNIT.sub("\N{NO-BREAK SPACE}", part) if i % 2 == 0 else part for i, part in enumerate(text.split("`"))
+    )
 
 
 def _link(match: re.Match[str], source: str, page: str, files: Files) -> str:

@@ -102,6 +102,14 @@ def test_nothing_is_fetched_from_elsewhere(site: Path, pages: dict[Path, Page]) 
     assert not re.findall(r"(?:url\(\s*['\"]?|@import\s+['\"])(?:https?:)?//[^)'\"]+", styles)
 
 
+def test_no_line_can_end_between_a_number_and_its_unit(site: Path) -> None:
+    """In the texts of the site; code is copied, and anchors are made of headings."""
+    for name in ("index.html", "findings.html"):
+        page = re.sub(r"(?s)<(code|pre|script|h\d)\b.*?</\1>", "", (site / name).read_text(encoding="utf-8"))
+        assert "\N{NO-BREAK SPACE}%" in page
+        assert re.findall(r".{12}\d (?:%|ms)(?![\w-])", page) == []
+
+
 def test_the_api_page_has_every_public_name(pages: dict[Path, Page], site: Path) -> None:
     import vlmbench
 
@@ -118,6 +126,12 @@ def test_from_disk_it_asks_nothing_of_a_network_and_can_be_searched(site: Path, 
         page.goto((site / name).as_uri())
         page.wait_for_load_state("load")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} scrolls sideways"
+    page.goto((site / "index.html").as_uri())
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.md-content p > img')].map(i => [i.getBoundingClientRect().width, i.parentElement.clientWidth])"
+    )
+    assert shown
+    assert all(width == 560 and room < 390 for width, room in shown), "a figure keeps a width at which it can be read"
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto((site / "index.html").as_uri())
     links = page.locator("a.md-search-result__link")

@@ -60,6 +60,11 @@ def percent(share: float | None, significant: int = 3) -> str:
     return f"{_fixed(share * 100, significant)} %"
 
 
+def not_measurable(high: float) -> str:
+    """A share that may be none, by the upper end of its interval; an end outside of 0 to 100 % bounds nothing."""
+    return f"not measurable, at most {percent(high)}" if 0 < high < 1 else "not measurable"
+
+
 def _fixed(value: float, significant: int) -> str:
     """Significant digits, but no more than two decimals: a percentage of a percentage point says nothing."""
     if abs(value) < 0.005:

@@ -57,9 +57,7 @@ def test_arrivals_of_a_trace_have_no_rate_of_the_settings() -> None:
     """``load=open`` has a rate by default, which a trace does not use."""
     load = {"name": "open", "concurrency": 1, "rate_per_s": 1.0, "arrivals": "trace"}
     assert load_name({"load": load}, {"point_id": "dataset"}) == "Requests with the arrivals of a trace"
-    assert load_name({"load": {**load, "arrivals": "poisson"}}, {"point_id": "dataset"}).endswith(
-        "1.00 arrivals a second"
-    )
+    assert load_name({"load": {**load, "arrivals": "poisson"}}, {"point_id": "dataset"}).endswith("1 arrival a second")
 
 
 def test_rates_are_those_of_the_plan() -> None:
@@ -194,4 +192,12 @@ def test_figures_need_two_loads() -> None:
         assert figure is not None
         assert len(figure.axes) == 1
         assert {text.get_text() for text in figure.axes[0].texts} == {"1 user", "4 users"}
+    many = serving_table(pd.DataFrame([*_rows(1), *_rows(4, gap_s=0.0004, tpot=0.4)]))
+    figure = pareto_figure(many, {})
+    assert figure is not None
+    figure.draw_without_rendering()
+    ticks = [
+        label.get_text() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis) for label in axis.get_ticklabels()
+    ]
+    assert any("," in tick for tick in ticks), "thousands have a comma, as everywhere"
     assert point_label({"axis_load.rate_per_s": 2.5, "axis_images": 2}) == "2.5 a second, images=2"

@@ -18,6 +18,7 @@ from vlmbench.analysis.frames import load_runs, load_token_gaps
 from vlmbench.figures import components, latency, stage_bars, workload
 from vlmbench.figures.style import SMALLEST_PT, FigureStyle, drawn_as
 from vlmbench.figures.theme import COMPONENT_COLOURS, save
+from vlmbench.report.narrative.tail import share_of_variance
 from vlmbench.schema import Status
 from vlmbench.text import percent
 
@@ -77,6 +78,18 @@ def test_a_night_between_two_sessions_is_cut_out(tmp_path: Path) -> None:
     assert np.asarray(second.get_xdata()) == pytest.approx(19 + np.arange(20))
     assert np.asarray(border.get_xdata()) == pytest.approx([19, 19])
     assert "cut out" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("high", "said"), [(-0.001, "not measurable"), (0.013, "not measurable, at most 1.30 %"), (2.01, "not measurable")]
+)
+def test_an_end_outside_of_a_whole_bounds_no_share(high: float, said: str) -> None:
+    """Neither ``at most 0.00 %`` nor ``at most 201 %`` says anything."""
+    row = {"source": "num_prompt_tokens", "share": -0.002, "low": -0.01, "high": high}
+    assert share_of_variance(row) == said
+    axes = Figure().subplots()
+    workload._variance_row(axes, 0, row, None)
+    assert [text.get_text() for text in axes.texts] == [f"Prompt tokens: {said}"]
 
 
 def test_variance_bars_are_the_split_and_hold_the_repeated_request(usual_figures: dict[str, Figure | None]) -> None:

@@ -5,15 +5,17 @@ import math
 import re
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, one_stage, sweep
-from tests.figures.seen import caption_of, outside, overlaps, smallest
+from tests.figures.seen import boxes, caption_of, outside, overlaps, smallest
 from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.results import ResultSet
@@ -83,6 +85,20 @@ def test_no_text_lies_on_another(name: str) -> None:
             assert not overlaps(figure)
             assert not outside(figure)
             assert smallest(figure) >= SMALLEST_PT - 1e-9
+
+
+@pytest.mark.parametrize("name", ["page", "paper"])
+@pytest.mark.parametrize("most", [1e3, 7e3, 3e4])
+def test_the_words_of_the_roof_stand_inside(name: str, most: float) -> None:
+    """Beside the slope, not over the axis and its numbers."""
+    peaks = replace(PEAKS, flops_per_s=989e12, bytes_per_s=4.8e12)
+    table = roofline_table(pd.concat([P2, P3]), peaks)
+    table["intensity"] = np.geomspace(1.0, most, len(table))
+    with drawn_as(FigureStyle(name=name)), theme():
+        figure = roofline_figure(table, PROVENANCE, peaks)
+        assert not overlaps(figure)
+        (left,) = [x0 for words, x0, *_ in boxes(figure) if words.startswith("memory")]
+        assert left > figure.axes[0].get_window_extent().x0
 
 
 def few(rows: list[dict], slow: float = 1.0) -> pd.DataFrame:

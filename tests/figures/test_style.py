@@ -57,6 +57,17 @@ def test_the_caption_lies_beside_the_figure_as_text_and_latex(tmp_path: Path) ->
     assert (tmp_path / "cost.tex").read_text() == said
 
 
+@pytest.mark.parametrize("width", [2.6, 3.0, 3.4, 3.8, 4.2, 4.6, 5.0])
+def test_no_line_of_a_caption_begins_with_a_lonely_number(width: float) -> None:
+    with drawn_as(FigureStyle(width_in=width)), theme():
+        figure = new_figure(
+            "What", "llava_1_5_7b (random weights) · NVIDIA H200 · n = 5 traces\nheld fixed: batch size 1"
+        )
+    lines = figure.get_supxlabel().split("\n")
+    assert len(lines) > 1
+    assert not [line for line in lines if line.startswith(("=", "5", "1"))]
+
+
 def test_letters_of_a_pdf_are_a_truetype_font_inside_it(tmp_path: Path) -> None:
     with drawn_as(FigureStyle(name="paper")), theme():
         figure = new_figure("Cost")

@@ -20,6 +20,23 @@ COLOURS = (
 )
 
 
+# Words of a chart that a line of it runs through: (words, class of the line).
+STRUCK = """id => {
+  const svg = document.querySelector(`#${id} svg`), to = svg.getScreenCTM(), found = [];
+  for (const line of svg.querySelectorAll('path[fill="none"], path.whisker, path.inkline')) {
+    const long = line.getTotalLength();
+    for (const text of svg.querySelectorAll('text')) {
+      const box = text.getBBox();
+      for (let at = 0; at <= long; at += 0.5) {
+        const p = line.getPointAtLength(at);
+        if (p.x > box.x + 1 && p.x < box.x + box.width - 1 && p.y > box.y + 3 && p.y < box.y + box.height - 3) { found.push(text.textContent); break; }
+      }
+    }
+  }
+  return found;
+}"""
+
+
 def wide(opened: Any) -> Any:
     return opened.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
@@ -107,11 +124,11 @@ def test_a_grid_is_filtered_and_a_chosen_run_is_shown_everywhere(browser: Any, g
     assert [row.is_visible() for row in rows.all()].count(True) == 2
     assert "2 of 3 runs" in page.locator("#count").inner_text()
     page.select_option('[data-filter="device"]', label="Intel(R) Xeon(R) Processor")
-    assert "84.9 ms" in page.locator("#sentences").inner_text()
+    assert "84.9\N{NO-BREAK SPACE}ms" in page.locator("#sentences").inner_text()
     assert "dataset.root=vqa" in page.locator("#cmd").inner_text()
     page.select_option('[data-filter="device"]', index=0)
     rows.nth(1).get_by_role("button").click()
-    assert "622 ms" in page.locator("#sentences").inner_text()
+    assert "622\N{NO-BREAK SPACE}ms" in page.locator("#sentences").inner_text()
     page.locator('[data-table="overview"] thead button').nth(2).click()
     assert (
         page.locator('[data-table="overview"] tbody tr').first.get_by_role("rowheader").inner_text().startswith("tiny")
@@ -201,6 +218,45 @@ def test_100_000_rows_stay_small_and_open(browser: Any, large_page: Path) -> Non
     assert "of 37,500" in opened.page.locator("#picked").inner_text()
     assert opened.errors == []
     assert opened.requests == [large_page.as_uri()]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_line_runs_through_words(browser: Any, study_page: Path, width: int) -> None:
+    opened = browser(study_page, width=width)
+    for chart in ("roof", "curve"):
+        assert opened.page.evaluate(STRUCK, chart) == []
+
+
+def test_loads_are_told_apart_and_named_beside_their_intervals(browser: Any, tmp_path: Path) -> None:
+    """A dash for each load, its name where no interval runs, and panels no higher than their dots need."""
+    from tests.page import published
+    from vlmbench.report.page import write_page
+
+    path = write_page(published.served(tmp_path / "served"))
+    for width in (390, 1280):
+        opened = browser(path, width=width)
+        for chart in ("curve", "loads"):
+            assert opened.page.evaluate(STRUCK, chart) == []
+        dashes = opened.evaluate(
+            "[...document.querySelectorAll('#curve path[stroke-width]')].map(p => p.getAttribute('stroke-dasharray'))"
+        )
+        assert len(set(dashes)) == 3, "three loads, each with a line and its key"
+        above = opened.evaluate("""[...document.querySelectorAll('#dots text.b')].map(text => {
+          const title = text.getBBox(), next = [...document.querySelectorAll('#dots circle, #dots rect')]
+            .map(mark => mark.getBBox().y).filter(y => y > title.y);
+          return Math.min(...next) - title.y - title.height;
+        })""")
+        assert len(above) == 3
+        assert max(above) < 30, above
+
+
+def test_on_a_phone_buttons_that_zoom_stay_together(browser: Any, study_page: Path) -> None:
+    opened = browser(study_page, width=390)
+    tops = opened.evaluate(
+        "[...document.querySelectorAll('.zoom')].map(z => [...z.querySelectorAll('button')].map(b => Math.round(b.getBoundingClientRect().top)))"
+    )
+    assert len(tops) == 2
+    assert all(len(set(row)) == 1 and len(row) == 3 for row in tops)
 
 
 def test_loads_of_a_server_and_an_unfinished_run(browser: Any, tmp_path: Path) -> None:

@@ -14,15 +14,16 @@ from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
 from vlmbench.report.narrative.pieces import plain
+from vlmbench.report.narrative.serving import load_name
 from vlmbench.report.page import tail, write_page
 from vlmbench.report.page.cells import rounded
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.first_screen import saved
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
-from vlmbench.report.page.quality import command, flag_name
-from vlmbench.report.page.sample import requests_of
-from vlmbench.report.page.stories import stories_of
+from vlmbench.report.page.quality import _stopping, command, flag_name
+from vlmbench.report.page.sample import point_words, requests_of
+from vlmbench.report.page.stories import Story, stories_of
 from vlmbench.report.phase1_summary import summarise
 
 
@@ -266,7 +267,7 @@ def test_single_samples_and_nothing_measured_are_said(tmp_path: Path) -> None:
     for name, rows in (("one", [row()]), ("none", [row(status="error", reason="no image")])):  # type: ignore[arg-type]
         write_json(tmp_path / name / "summary.json", summarise(write(tmp_path / name, rows)))
     one = [plain(line) for line in page_data(tmp_path / "one")["stories"][0]["detail"]["answer"]]
-    assert "no interval: 1 of 6 requests that it needs" in one[0]
+    assert "no interval: needs 6 requests, and there is 1" in one[0]
     assert one[1].startswith("The tail cannot be told: the slowest of 1 request took ")
     none = [plain(line) for line in page_data(tmp_path / "none")["stories"][0]["detail"]["answer"]]
     assert none == ["Nothing could be measured.", "1 row error: no image."]
@@ -365,6 +366,52 @@ def test_loads_of_a_server_have_their_section_and_the_first_words(tmp_path: Path
     assert dict(detail["facts"])["Load"] == "swept: each load has its own figures"
     assert {path.stem for path in (directory / "figures").glob("*.png")} == {"pareto", "ttft_throughput", "run_lane"}
     assert "absent here, not zero" in plain(detail["loads_said"][0])
+
+
+def test_a_load_is_named_as_it_was_asked_for() -> None:
+    serving = {"load": {"name": "open", "rate_per_s": None, "arrivals": "poisson"}}
+    point = {"point_id": "dataset,load.rate_per_s=5", "axis_load.rate_per_s": 5.0}
+    assert load_name(serving, point) == "Requests with 5 arrivals a second"
+    assert load_name(serving, point | {"axis_load.rate_per_s": 2.5}) == "Requests with 2.5 arrivals a second"
+    assert point_words("load.rate_per_s=2.5") == "2.5 arrivals a second"
+    assert point_words("load.concurrency=1") == "1 user"
+
+
+def test_the_precision_that_was_asked_for_is_not_said_to_be_reached() -> None:
+    def said(*unmet: str) -> str:
+        points = [
+            {"point_id": str(i), "unmet": [one, "noise_variation (80.1 % of 5 %)"]} for i, one in enumerate(unmet)
+        ]
+        return str(
+            _stopping(Story(facts={}, parts=[Part(name=".", directory=Path(), summary={"stopping": points})]))["s"]
+        )
+
+    none, reached = "median_interval (no interval yet of ±1 %)", "median_interval (±{} % of ±1 %)"
+    assert said(none, none).endswith("asked for (no interval yet at any of them).")
+    assert said(none, reached.format("3.34"), reached.format("25.10")).endswith(
+        "(reached: ±3.34 to ±25.1 %; no interval yet at 1 of them)."
+    )
+    assert said(reached.format("3.34")).endswith("(reached: ±3.34 %).")
+
+
+def test_one_slowest_request_is_one(tmp_path: Path) -> None:
+    slow = {"sample_id": "a", "T_total": 79.3, "over_median": 11.6, "cause": "jitter"}
+    summary = {"tail": {"metric": "T_total", "slow_requests": [slow], "flags": [], "slow_runs": 1}}
+    found = tail.slowest(Part(name=".", directory=tmp_path, summary=summary))
+    assert found is not None
+    assert found["caption"] == "The slowest request, by the time of generate()"
+    assert tail._marks(summary["tail"])["s"].startswith("Not even the slowest run carries a mark")
+
+
+def test_a_page_explains_what_it_shows_and_nothing_else(study: Path, tmp_path: Path) -> None:
+    """No lane of the device without traces, no repeated request where none was; numbers are held to their units."""
+    served = write_page(published.served(tmp_path / "served")).read_text(encoding="utf-8")
+    shown = write_page(study).read_text(encoding="utf-8")
+    for words in ("The lane beneath is the device", "the repeated request would be much narrower"):
+        assert words in shown
+        assert words not in served
+    visible = shown.partition('<section id="provenance"')[0].partition("<body>")[2]
+    assert re.findall(r"[^<>]{12}\d (?:%|ms)(?![\w-])", visible) == []
 
 
 def test_a_share_that_cannot_be_measured_is_said_so() -> None:

@@ -203,7 +203,7 @@ def test_words_of_degenerate_runs(tmp_path: Path) -> None:
 
     assert "Nothing could be measured." in text("all errors")
     assert "3 rows error: no image." in text("all errors")
-    assert "no interval: 1 of 6 requests that it needs" in text("one row")
+    assert "no interval: needs 6 requests, and there is 1" in text("one row")
     assert "Too few runs for P90 (1 of 36)" in text("one row")
     assert "no single request was repeated" in text("no reference")
     assert "no bare runs" in text("no reference")

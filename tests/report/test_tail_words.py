@@ -51,7 +51,7 @@ def test_what_a_percentile_lacks_is_told_from_fields() -> None:
     few = {"n": 4, "n_needed": 36, "shortfall": "too_few_runs", "note": "any words"}
     dependent = {"n": 50, "n_needed": 36, "shortfall": "too_few_independent", "effective_n": 12.7}
     assert shortage(few) == "4 of 36"
-    assert lacks(dependent) == "50, worth 12, of 36 requests that it needs"
+    assert lacks(dependent) == "needs 36 independent requests, and the 50 are worth 12"
     assert lacks({"note": "n too small: 4 of 36"}) == "n too small: 4 of 36", "a summary of an earlier version"
     assert (needs("p90"), needs("p99")) == ("needs 36", "needs 368")
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from vlmbench.analysis.budget import AMOUNTS, Budget, Check, Fit, Setting
 from vlmbench.figures.interventions import BASELINE, METHOD
 from vlmbench.figures.style import dot
-from vlmbench.figures.theme import INK, SERIES, caption, new_figure, theme
+from vlmbench.figures.theme import INK, SERIES, caption, new_figure, plain_ticks, theme
 from vlmbench.text import count, ms, plain
 
 _COLOURS: Mapping[Fit, str] = {Fit.FITS: METHOD, Fit.OVER: BASELINE, Fit.UNTOLD: SERIES[4]}
@@ -49,6 +49,7 @@ def budget_figure(found: Budget, provenance: Mapping[str, Any]) -> Figure:
         if places:
             axes.set_xlim(min(places) - room, max(places) + room)
         axes.set(xlabel=x.capitalize() if x else "Setting", ylabel=f"{found.name} (ms)", ylim=(0, None))
+        plain_ticks(axes.xaxis, axes.yaxis)
         axes.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 

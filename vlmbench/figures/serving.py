@@ -6,7 +6,7 @@ Each function draws on the axes that it is given, so that figures of several run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.serving import frontier
 from vlmbench.figures.style import pt
-from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, theme
+from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, plain_ticks, theme
 
 _ROOM, _ROOM_RIGHT = 1.12, 1.22  # to the right the labels need it
 _LEAST_POINTS = 2  # one load is no curve
@@ -64,7 +64,7 @@ def draw_ttft_throughput(axes: Axes, table: pd.DataFrame) -> Axes:
     """
     x, y = "requests_per_s", "TTFT_p50"
     rows = table.dropna(subset=[x, y]).sort_values(x)
-    _with_intervals(axes, rows, x, y)
+    _with_intervals(axes, rows, x, y, beside="center")
     axes.set_xlabel("Answers a second")
     axes.set_ylabel("Time to first token, median (ms)")
     _room(axes)
@@ -95,8 +95,10 @@ def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw
     return figure
 
 
-def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """Points with their intervals on both axes and their labels."""
+def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str, beside: Literal["left", "center"] = "left") -> None:
+    """Points with their intervals on both axes and their labels, which begin at their point or stand over it: to the
+    right of a point the next load's interval may begin, over it a line may come down.
+    """
     axes.errorbar(
         rows[x].to_numpy(dtype=np.float64),
         rows[y].to_numpy(dtype=np.float64),
@@ -113,7 +115,8 @@ def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
         axes.annotate(  # above its own interval, so that the next load's runs through no name
             point_label({str(k): v for k, v in row.items()}).replace(" a second", "/s"),
             (row[x], row[y] if top is None or top != top else max(top, row[y])),  # noqa: PLR0124  NaN
-            xytext=(4, 2),
+            xytext=(4 if beside == "left" else 0, 2),
+            ha=beside,
             textcoords="offset points",
             fontsize=pt(8),
             color=INK,
@@ -121,7 +124,8 @@ def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 
 def _room(axes: Axes) -> None:
-    """Both axes from 0, with room for labels at the far ends."""
+    """Both axes from 0, with room for labels at the far ends, and plain numbers."""
+    plain_ticks(axes.xaxis, axes.yaxis)
     axes.set_xlim(0, _ROOM_RIGHT * axes.get_xlim()[1])
     axes.set_ylim(0, _ROOM * axes.get_ylim()[1])
 

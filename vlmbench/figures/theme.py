@@ -15,6 +15,7 @@ A component has one colour in every figure, that of :mod:`vlmbench.schema.stage_
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -202,9 +203,13 @@ def add_caption(figure: Figure, text: str) -> None:
         figure.supxlabel(said, x=0.01, ha="left", fontsize=pt(8), color=MUTED)
 
 
+_KEPT = re.compile(r"(?<=\bn) (?==)|(?<=\bn =) | (?=[\d,.]+$)")  # "n = 5" and a number that ends a line
+
+
 def _wrapped(text: str, letters: int) -> str:
     """Lines of at most so many letters, broken at blanks: a narrow figure would cut its caption off."""
-    return "\n".join(part for line in text.split("\n") for part in wrap(line, letters) or [""])
+    lines = (wrap(_KEPT.sub("\N{NO-BREAK SPACE}", line), letters) or [""] for line in text.split("\n"))
+    return "\n".join(part for one in lines for part in one).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,7 @@ from vlmbench.figures.theme import (
     theme,
 )
 from vlmbench.schema import label_of
-from vlmbench.text import count, digits, percent, span, tokens
+from vlmbench.text import count, digits, not_measurable, percent, span, tokens
 
 _REPEATED = "One request, repeated"
 _MOST_POINTS = 3000  # a scatter of more is drawn as density
@@ -206,9 +206,7 @@ def _variance_row(axes: Axes, place: int, row: Mapping[Any, Any], jitter: float 
     share, low, high = (float(np.clip(row[name], 0, 1)) for name in ("share", "low", "high"))
     axes.barh(place, share, color="#B5B5B5" if rest else DATASET_COLOUR, height=0.42)
     name = "Not explained by tokens" if rest else tokens(row["source"]).capitalize()
-    number = (
-        f"{percent(share)} ({span(low, high, '%')})" if low > 0 or rest else f"not measurable, at most {percent(high)}"
-    )
+    number = f"{percent(share)} ({span(low, high, '%')})" if low > 0 or rest else not_measurable(float(row["high"]))
     words = f"{name}: {number}"
     if jitter is not None:
         length = min(jitter, 1.0)

@@ -126,7 +126,7 @@ def load_name(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     users = point.get("axis_load.concurrency") or (load["concurrency"] if load["name"] == "closed" else None)
     rate = point.get("axis_load.rate_per_s") or (load["rate_per_s"] if load["name"] == "open" else None)
     what = f"with {count(int(users), 'user')}" if users else "one after the other"
-    what = f"with {digits(float(rate))} arrivals a second" if rate else what
+    what = f"with {rate:g} arrival{'' if rate == 1 else 's'} a second" if rate else what
     what = "with the arrivals of a trace" if load["name"] == "open" and load.get("arrivals") == "trace" else what
     others = (f"{n.removeprefix('axis_')} {v:g}" for n, v in point.items() if _turned(n, v))
     what = ", ".join([what, *others])

@@ -14,7 +14,7 @@ from vlmbench.analysis.variance import ABSENCE, DEVICE, HOST, HOST_OR_DEVICE, SP
 from vlmbench.figures.theme import component_label
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
 from vlmbench.schema import TOTAL, label_of
-from vlmbench.text import count, factor, ms, percent, span
+from vlmbench.text import count, factor, ms, not_measurable, percent, span
 
 Summary = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def share_of_variance(row: Mapping[str, Any]) -> str:
     """A share with its interval; one that may be none: estimated without bias, it may come out below nothing."""
     if float(row["low"]) > 0:
         return f"{percent(row['share'])} ({span(row['low'], min(row['high'], 1.0), '%')})"
-    return f"not measurable, at most {percent(max(float(row['high']), 0.0))}"
+    return not_measurable(float(row["high"]))
 
 
 def _untold(summary: Summary) -> Sentence:
@@ -118,7 +118,7 @@ def _untold(summary: Summary) -> Sentence:
         return ["generate() was not timed on its own."]
     slowest = f"The tail cannot be told: the slowest of {count(entry['n'], 'request')} took "
     p90 = entry["p90"]
-    why = f", and P90 has only {lacks(p90)}." if shortage(p90) else f"; P90 is not given: {lacks(p90)}."
+    why = f", and P90 {lacks(p90)}." if shortage(p90) else f"; P90 is not given: {lacks(p90)}."
     where = "" if whole(summary) == "a request" else " in generate()"
     return [slowest, bold(ms(entry["max"])), f"{where}{why}"]
 
@@ -155,9 +155,14 @@ _COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
 
 
 def lacks(entry: Mapping[str, Any]) -> str:
-    """Why an estimate has no interval: ``4 of 6 requests that it needs``."""
-    counted = shortage(entry)
-    return f"{counted} requests that it needs" if counted else str(entry.get("note") or "too few runs")
+    """Why an estimate has no interval: ``needs 36 requests, and there are 4``."""
+    if not shortage(entry):
+        return str(entry.get("note") or "too few runs")
+    if entry["shortfall"] == Shortfall.TOO_FEW_RUNS.key:
+        there = "is 1" if entry["n"] == 1 else f"are {entry['n']:,}"
+        return f"needs {entry['n_needed']:,} requests, and there {there}"
+    worth = math.floor(entry.get("effective_n") or 0)
+    return f"needs {entry['n_needed']:,} independent requests, and the {entry['n']:,} are worth {worth:,}"
 
 
 def lacks_short(entry: Mapping[str, Any], name: str) -> str:

@@ -102,9 +102,13 @@ def table(
     }
 
 
+_AS_THEY_ARE = ("n", "ms")
+
+
 def of_grid(grid: Grid) -> dict[str, Any]:
     """A table that the terminal and papers show too."""
-    return table(grid.name, grid.title, grid.columns, [[text.strip() for text in row] for row in grid.rows])
+    columns = [(name if name in _AS_THEY_ARE else name[:1].upper() + name[1:], right) for name, right in grid.columns]
+    return table(grid.name, grid.title, columns, [[text.strip() for text in row] for row in grid.rows])
 
 
 def rounded(value: Any, significant: int = 4) -> float | int | None:

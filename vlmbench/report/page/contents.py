@@ -12,7 +12,7 @@ from vlmbench.report.page import claims, compared, first_screen, loads, overview
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.lane import lane_of
 from vlmbench.report.page.parts import Part, parts_of
-from vlmbench.report.page.sample import requests_of
+from vlmbench.report.page.sample import ONE_REPEATED, requests_of
 from vlmbench.report.page.stories import Story, stories_of
 from vlmbench.report.table_cells import Grid, energy, memory, slopes
 from vlmbench.schema import STAGES
@@ -191,7 +191,7 @@ def _quantiles(summary: Mapping[str, Any]) -> dict[str, Any]:
     metric = "T_request" if "T_request" in distribution else "T_total"
     found = {}
     for group, entry in (distribution.get(metric) or {}).items():
-        found["workload" if group == "workload" else "one request repeated"] = [
+        found["workload" if group == "workload" else ONE_REPEATED] = [
             [name.upper(), entry[name]["value"], entry[name]["low"], entry[name]["high"]]
             for name in ("p50", "p90", "p95", "p99")
             if entry[name]["value"] is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -178,21 +179,20 @@ def _known_to(story: Story) -> str:
     return f" Medians are known to ±{percent(max(reach), 2)} or better." if reach else ""
 
 
+_REACHED = re.compile(r"median_interval \(±([\d.]+) %")
+_NO_INTERVAL = "median_interval (no interval yet"
+
+
 def _reached(unmet: list[Mapping[str, Any]]) -> str:
-    """The worst precision that the points say they reached."""
-    found = []
-    for point in unmet:
-        for text in point.get("unmet") or []:
-            head, _, tail = str(text).partition("±")
-            if head.startswith("median_interval") and tail:
-                try:
-                    found.append(float(tail.split(" ")[0]))
-                except ValueError:
-                    continue
-    if not found:
-        return ""
-    low, high = min(found), max(found)
-    return f" (reached: ±{digits(low)} %)" if low == high else f" (reached: ±{digits(low)} to ±{digits(high)} %)"
+    """The precisions that the points say they reached, and how many have no interval yet."""
+    texts = [str(text) for point in unmet for text in point.get("unmet") or []]
+    found = [float(here[1]) for text in texts if (here := _REACHED.match(text))]
+    none = sum(text.startswith(_NO_INTERVAL) for text in texts)
+    ends = list(dict.fromkeys((digits(min(found)), digits(max(found))))) if found else []
+    said = [f"reached: {' to '.join(f'±{end}' for end in ends)} %"] if ends else []
+    if none:
+        said.append(f"no interval yet at {'any' if none == len(unmet) else f'{none:,}'} of them")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _independent(part: Part) -> Cell:
@@ -294,7 +294,7 @@ def _load(part: Part) -> str:
         if load.get("name") == "open":
             traced = load.get("arrivals") == "trace"  # it has its own rate
             rate = None if traced else load.get("rate_per_s")
-            return f"open: {f'{digits(float(rate))} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
+            return f"open: {f'{float(rate):g} ' if rate else ''}arrivals a second, {load.get('arrivals')}"
         return f"closed: {count(int(load.get('concurrency') or 1), 'request')} at a time"
     measured = None if part.frame is None else frames.values(frames.measured(part.frame), "batch_size")
     batches = [] if measured is None else sorted({int(size) for size in set(measured.tolist()) if math.isfinite(size)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from vlmbench.report.narrative import interventions, latency, scaling
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.parts import COMPARISON, INTERVENTIONS, TITLES, Part, parts_of
+from vlmbench.report.page.sample import ONE_REPEATED
 from vlmbench.report.provenance_table import facts, software
 from vlmbench.report.table_cells import grids
 from vlmbench.report.terminal_tables import memory
@@ -43,7 +45,7 @@ def render(
     Raises:
         InputError: there is nothing to show.
     """
-    data = page_data(directories, summaries=summaries)
+    data = _unbroken(page_data(directories, summaries=summaries))
     from markupsafe import Markup
 
     parts = parts_of(directories, rows=False, left_out=[], summaries=summaries)
@@ -59,7 +61,7 @@ def render(
             has=has,
             nav=[(key, short) for key, short in _NAV if has.get(key, True)],
             missing=list(_missing(data, has)),
-            sections=[_section(part) for part in shown],
+            sections=[_unbroken(_section(part)) for part in shown],
             more_sections=f"{len(parts) - len(shown):,} more are in their own directories."
             if len(parts) > len(shown)
             else "",
@@ -74,6 +76,19 @@ def render(
             version=__version__,
         )
     )
+
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|×|[mµ]?s|min|GiB|[GT]B/s|[GT]FLOP(?:/s)?|[BMk])(?!\w))")
+_VERBATIM = frozenset({"command", "commands", "requests", "lane", "pick"})  # what is copied, or compared with itself
+
+
+def _unbroken(value: Any) -> Any:
+    """The texts of the page with each number held to its unit: no line ends with ``1.00`` and begins with ``%``."""
+    if isinstance(value, str):
+        return _UNIT.sub("\N{NO-BREAK SPACE}", value)
+    if isinstance(value, Mapping):
+        return {name: one if name in _VERBATIM else _unbroken(one) for name, one in value.items()}
+    return [_unbroken(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 GLOSSARY = (
@@ -155,6 +170,10 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
         "claims": data["claims"] is not None,
         "help": bool(data["arms"] or data["compared"]),
         "lane": any(part.get("lane") for part in parts),
+        "traced": any(part["busy"] for part in parts),
+        "repeated": any(
+            group["name"] == ONE_REPEATED for part in parts for group in (part.get("requests") or {}).get("groups", [])
+        ),
         "runs": any(part.get("lane") for part in parts),
     }
 

@@ -21,6 +21,9 @@ from vlmbench.records.reading import token_gaps
 from vlmbench.report.page.cells import STAGE_CODES, point_key, rounded, rounded_list
 from vlmbench.text import count
 
+ONE_REPEATED = "one request repeated"
+"""The group of the runs of one request, which the workload's stand beside."""
+
 MOST_FLAGS = 24
 _BINS = 160
 _SLOWEST, _FASTEST, _FLAGGED, _CURVE_TAIL, _CURVE = 60, 10, 150, 150, 300
@@ -93,7 +96,7 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in _arms(frame)]
     reference = frames.reference(frame)
     if len(reference):
-        found = [("workload", frames.workload(frame)), ("one request repeated", reference)]
+        found = [("workload", frames.workload(frame)), (ONE_REPEATED, reference)]
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in found if len(part)]
     good = frames.workload(frame)
     names = sorted((str(name) for name in pd.unique(good["point_id"].astype(object))), key=point_key)
@@ -109,7 +112,8 @@ def point_words(point: str) -> str:
     for part in point.split(","):
         name, _, value = part.partition("=")
         if name in _LOAD_AXES:
-            words.append(count(float(value), *_LOAD_AXES[name]))
+            one, many = _LOAD_AXES[name]
+            words.append(f"{float(value):g} {one if float(value) == 1 else many}")
         elif part != "dataset":
             words.append(part)
     return ", ".join(words) or point

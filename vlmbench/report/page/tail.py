@@ -10,7 +10,7 @@ from vlmbench.report.narrative.tail import request_tail, share_interval, share_o
 from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
-from vlmbench.text import DASH, count, percent, tokens
+from vlmbench.text import DASH, percent, tokens
 
 _QUANTILES = ("p50", "p90", "p95", "p99")
 _SHOWN = 0.01  # smaller shares of the variance are not listed
@@ -105,12 +105,12 @@ def _in_range(share: float) -> float:
 
 
 def _where(tail: Mapping[str, Any], what: str) -> dict[str, Any] | None:
-    return _parts_card("Where it lies", tail.get("variance_parts") or [], what)
+    return _parts_card(f"Where {what} varies", tail.get("variance_parts") or [], what)
 
 
 def _where_of_request(tail: Mapping[str, Any]) -> dict[str, Any] | None:
     request = tail.get("request") or {}
-    return _parts_card("Where a whole request's lies", request.get("variance_parts") or [], "a whole request")
+    return _parts_card("Where a whole request varies", request.get("variance_parts") or [], "a whole request")
 
 
 def _parts_card(title: str, parts: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any] | None:
@@ -133,13 +133,17 @@ def _marks(tail: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "h": "Marked by the instrument",
             "t": "none",
-            "s": f"None of the {count(slow, 'slowest run')} carries a mark that is commoner among the slow.",
+            "s": f"{_none_of(slow)} carries a mark that is commoner among the slow.",
         }
     listed = "; ".join(
         f"{flag_name(row['flag'])}: {row['slow']} of {row['slow_runs']} slow, {row['all']} of {row['runs']} overall"
         for row in flags
     )
     return {"h": "Marked by the instrument", "t": flag_name(flags[0]["flag"]), "s": f"{listed}."}
+
+
+def _none_of(slow: int) -> str:
+    return f"None of the {slow:,} slowest runs" if slow != 1 else "Not even the slowest run"
 
 
 def slowest(part: Part) -> dict[str, Any] | None:
@@ -174,7 +178,8 @@ def slowest(part: Part) -> dict[str, Any] | None:
         ("Cause", False),
     )
     what = "a whole request" if metric == "T_request" else "generate()"
-    return table("slowest", f"The slowest {len(lines):,}, by the time of {what}", columns, lines)
+    which = f"The {len(lines):,} slowest requests" if len(lines) > 1 else "The slowest request"
+    return table("slowest", f"{which}, by the time of {what}", columns, lines)
 
 
 def _count(value: Any) -> str:

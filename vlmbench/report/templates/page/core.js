@@ -264,10 +264,11 @@ function zoomBy(one, factor) {
 function zoomButtons(id) {
   const one = () => charts.get(id);
   return [
-    make("span", { class: "gap" }), make("span", { class: "lab" }, "Zoom"),
-    make("button", { type: "button", "aria-label": "Zoom in", onclick: () => zoomBy(one(), 0.5) }, "+"),
-    make("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(one(), 2) }, "−"),
-    make("button", { type: "button", onclick: () => zoomBy(one(), 0) }, "whole"),
+    make("span", { class: "gap" }),
+    make("span", { class: "zoom" }, make("span", { class: "lab" }, "Zoom"),
+      make("button", { type: "button", "aria-label": "Zoom in", onclick: () => zoomBy(one(), 0.5) }, "+"),
+      make("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(one(), 2) }, "−"),
+      make("button", { type: "button", onclick: () => zoomBy(one(), 0) }, "whole")),
   ];
 }
 

@@ -31,15 +31,21 @@ function paintLoads(svg, width) {
   svg.append(draw("text", { class: "s m", x: 0, y: 12 }, `${label(found.latencies, S.latency)}, ms`));
   const path = [...shown].map((p, i) => `${i ? "L" : "M"}${x(p.at[S.rate][0])} ${y(p.at[S.latency][0])}`).join("");
   svg.append(draw("path", { d: path, fill: "none", stroke: "var(--line)", "stroke-width": 1.5 }));
-  let lastY = Infinity;
+  const taken = shown.flatMap((p) => {
+    const [[vx, xl, xh], [vy, yl, yh]] = [p.at[S.rate], p.at[S.latency]], cx = x(vx), cy = y(vy);
+    return [[cx - 7, cx + 7, cy - 7, cy + 7], ...(xl != null ? [[x(xl), x(xh), cy - 1, cy + 1]] : []), ...(yl != null ? [[cx - 1, cx + 1, y(yh), y(yl)]] : [])];
+  });
+  shown.slice(1).forEach((p, i) => {  // and off the line between the loads
+    const [x1, x2] = [shown[i], p].map((q) => x(q.at[S.rate][0])), [y1, y2] = [shown[i], p].map((q) => y(q.at[S.latency][0]));
+    const n = Math.max(1, Math.ceil(Math.hypot(x2 - x1, y2 - y1) / 3));
+    for (let k = 0; k <= n; k++) { const px = x1 + ((x2 - x1) * k) / n, py = y1 + ((y2 - y1) * k) / n; taken.push([px - 1, px + 1, py - 1, py + 1]); }
+  });
   for (const p of shown) {
     const [vx, xl, xh] = p.at[S.rate], [vy, yl, yh] = p.at[S.latency], cx = x(vx), cy = y(vy);
     if (xl != null) svg.append(draw("path", { class: "whisker", d: `M${x(xl)} ${cy}H${x(xh)}` }));
     if (yl != null) svg.append(draw("path", { class: "whisker", d: `M${cx} ${y(yl)}V${y(yh)}` }));
     svg.append(draw("circle", { cx, cy, r: 5.5, fill: p.doubt ? "var(--paper)" : "var(--dot)", stroke: "var(--dot)", "stroke-width": 2 }));
-    const end = cx > right - 130, close = Math.abs(cy - lastY) < 13;
-    svg.append(draw("text", { class: "s", x: cx + (end ? -10 : 10), y: cy + (close ? 16 : -8), "text-anchor": end ? "end" : "start" }, alone(p.short || p.name)));
-    lastY = cy;
+    nameAt(svg, alone(p.short || p.name), cx, cy, taken, left, right);
     const range = ([v, low, high]) => number(v) + (low != null ? ` (${number(low)}–${number(high)})` : "");
     marks.push({ x: cx, y: cy, say: [alone(p.name), `${label(found.latencies, S.latency)}: ${range(p.at[S.latency])} ms`,
       `${range(p.at[S.rate])} ${label(found.rates, S.rate)}`, ...(p.doubt ? [`doubtful: ${p.doubt}`] : [])] });

@@ -59,7 +59,7 @@ function segments(r, i) {
   const first = r.ttft?.[i];
   if (first == null) return found.length ? found : [{ code: "res", name: "Whole request, parts not seen", ms: r.ms[i] }];
   const later = r.itl[i] ? r.itl[i].slice(1).reduce((s, ms) => s + ms, 0) : r.ms[i] - first;
-  return [{ code: "res", name: "Until the first token, parts not seen", ms: first }, ...(later > 0 ? [{ code: "dec", name: "Later tokens", ms: later }] : [])];
+  return [{ code: "res", name: "Until the first token, parts not seen", short: "First token", ms: first }, ...(later > 0 ? [{ code: "dec", name: "Later tokens", ms: later }] : [])];
 }
 
 // ---------------------------------------------------------------- the bar of the first screen
@@ -216,7 +216,7 @@ function lane(svg, width, all, from, to, top, marks, busy, itl, title, sum) {
       svg.append(draw("rect", { fill: "url(#wait)", x: x1, y: top + 36, width: w, height: 18 }));
       svg.append(draw("rect", { class: "c-dev", x: x1, y: top + 54 - 18 * share, width: w, height: 18 * share }));
     }
-    const long = `${s.name} ${number(s.ms)}`, text = w > long.length * 6.6 + 8 ? long : w > s.name.length * 6.6 + 8 ? s.name : "";
+    const brief = s.short || s.name, text = [`${s.name} ${number(s.ms)}`, `${brief} ${number(s.ms)}`, brief].find((t) => w > t.length * 6.6 + 8);
     if (text) {
       if (s.code === "dec" && itl) svg.append(draw("rect", { class: "c-dec", x: (x1 + x2) / 2 - text.length * 3.5 - 4, y: top + 8, width: text.length * 7 + 8, height: 16 }));
       svg.append(draw("text", { class: `on-${s.code} b`, x: (x1 + x2) / 2, y: top + 20, "text-anchor": "middle" }, text));
@@ -247,8 +247,9 @@ function si(value) {
 // A name beside its point, on the first side where it covers no other name or point; where none is free, to the right.
 function nameAt(svg, text, cx, cy, taken, left, right) {
   const w = text.length * 6.4;
-  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4], [cx - w / 2, cy - 12], [cx - w / 2, cy + 20], [cx + 10, cy - 16], [cx + 10, cy + 20], [cx - 10 - w, cy - 16], [cx - 10 - w, cy + 20]];
-  const free = ([x1, base]) => x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 2 < c || base - 9 > d);
+  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4]];
+  for (const dy of [0, 14, 28]) for (const base of [cy - 12 - dy, cy + 20 + dy]) sides.push([cx - w / 2, base], [cx + 10, base], [cx - 10 - w, base]);
+  const free = ([x1, base]) => base > 10 && x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 2 < c || base - 9 > d);
   const [x1, base] = sides.find(free) || (cx > right - w - 10 ? sides[1] : sides[0]);
   svg.append(draw("text", { class: "s", x: x1, y: base }, text));
   taken.push([x1, x1 + w, base - 9, base + 2]);
@@ -271,7 +272,10 @@ function paintRoof(svg, width) {
     svg.append(draw("text", { class: "s", x: width - 6, y: y(peaks[0]) - 5, "text-anchor": "end" }, `${si(peaks[0])}FLOP/s, ${si(peaks[1])}B/s`));
   }
   const named = new Set(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 5, x(intensity) + 5, y(rate) - 5, y(rate) + 5]);
-  if (peaks) taken.push([width - 160, width, y(peaks[0]) - 15, y(peaks[0]) - 2]);
+  if (peaks) {
+    taken.push([width - 160, width, y(peaks[0]) - 15, y(peaks[0]) - 2]);
+    for (let px = left; px < width; px += 3) { const roof = y(Math.min(peaks[0], x.back(px) * peaks[1])); taken.push([px, px + 3, roof - 2, roof + 2]); }
+  }
   svg.append(draw("text", { class: "s m", x: 0, y: 11 }, "FLOP a second"));
   for (const [code, intensity, rate, point] of found.points) {
     const cx = x(intensity), cy = y(rate), roof = peaks ? Math.min(peaks[0], intensity * peaks[1]) : null;

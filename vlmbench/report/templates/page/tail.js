@@ -61,10 +61,11 @@ function onePanel(svg, width, x, r, g, k, top, marks) {
     columns.set(slot, [...(columns.get(slot) || []), i]);
   }
   const tallest = Math.max(...[...columns.values()].map((c) => c.length), 1);
-  const height = printing ? 84 : 150, base = top + 76 + height, counts = g.hist || tallest * 2.2 > height ? (g.hist || histogram(own.map((i) => r.ms[i]))) : null;
+  const most = printing ? 84 : 150, counts = g.hist || tallest * 2.2 > most ? (g.hist || histogram(own.map((i) => r.ms[i]))) : null;
+  const size = Math.min(3.2, width / bins / 2.1, most / tallest / 2);
+  const height = counts ? most : Math.max(tallest * 2 * size, 14), base = top + (part().quantiles[g.name]?.length ? 76 : 26) + height;
   whiskers(svg, x, g.name, top + 46, base, width);
   if (counts) bars(svg, x, counts, base, height, k, marks);
-  const size = Math.min(3.2, width / bins / 2.1, height / tallest / 2);
   const drawn = counts ? own.filter((i) => r.flags[i] || i === S.request) : own;
   const place = new Map();
   for (const [slot, list] of columns) list.forEach((i, n) => place.set(i, [((slot + 0.5) / bins) * width, base - size - n * 2 * size]));
@@ -121,12 +122,28 @@ function exceedance(r, g, k) {
   return sorted.map((ms, i) => [ms, (sorted.length - 1 - i) / sorted.length]);
 }
 
+// Lines are ink: the dash tells the groups apart, and the width beyond six.
+const DASHES = [null, "5 4", "1.5 3", "11 4", "11 3 2 3", "11 3 2 3 2 3"];
+const curveLine = (k) => ({ stroke: "var(--dot)", "stroke-width": [2.2, 1.4, 1.8, 1.4, 1.4, 1.4][k % 6] + Math.floor(k / 6), "stroke-dasharray": DASHES[k % 6] });
+
+function curveKey(svg, width, shown) {
+  let at = 0, row = 12;
+  for (const [g, k] of shown) {
+    const room = 38 + g.name.length * 6.2 + 16;
+    if (at && at + room > width) { at = 0; row += 17; }
+    svg.append(draw("path", { d: `M${at} ${row - 4}h32`, ...curveLine(k) }), draw("text", { class: "s", x: at + 38, y: row }, g.name));
+    at += room;
+  }
+  return row;
+}
+
 function paintCurve(svg, width) {
   const r = requests();
   if (!r || !part().phase1) return {};
   const left = 46, x = tailScale(width, left), shown = groupsShown();
   if (!x) return {};
-  const least = Math.min(...shown.map(([g]) => 0.5 / g.n)), top = 12, base = printing ? 170 : 232, marks = [];
+  const under = curveKey(svg, width, shown);  // the key stands above: a curve may pass anywhere below
+  const least = Math.min(...shown.map(([g]) => 0.5 / g.n)), top = under + 16, base = top + (printing ? 158 : 220), marks = [];
   const y = logarithmic(least, 1, base, top);
   for (const v of [1, 0.5, 0.1, 0.05, 0.01, 0.001, 0.0001].filter((v) => v >= least)) {
     svg.append(draw("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }));
@@ -141,7 +158,7 @@ function paintCurve(svg, width) {
       last = at;
       if (x.has(ms)) marks.push({ x: x(ms), y: at, say: [`${percent(share)} take longer`, `than ${number(ms)} ms, ${g.name}`], pick: () => chooseAt(k, ms) });
     }
-    svg.append(draw("path", { d: path, fill: "none", stroke: "var(--dot)", "stroke-width": k ? 1.4 : 2.2, "stroke-dasharray": k ? "5 4" : null }));
+    svg.append(draw("path", { d: path, fill: "none", ...curveLine(k) }));
     (part().quantiles[g.name] || []).forEach(([q, value, low, high]) => {
       const at = y(1 - Number(q.slice(1)) / 100) + (k ? 4 : 0);
       if (!x.has(value)) return;
@@ -152,11 +169,6 @@ function paintCurve(svg, width) {
   const i = S.request;
   if (i != null && x.has(r.ms[i])) svg.append(draw("path", { class: "pickline", d: `M${x(r.ms[i])} ${base}v-8` }));
   axisX(svg, x, left, width, base, { unit: "ms" });
-  const names = shown.map(([g, k]) => [g.name, k]);
-  names.forEach(([name, k], n) => {
-    const at = width - 8 - (width > 560 ? 190 : 160), row = top + 10 + 17 * n;
-    svg.append(draw("path", { d: `M${at} ${row - 4}h24`, stroke: "var(--dot)", "stroke-width": k ? 1.4 : 2.2, "stroke-dasharray": k ? "5 4" : null }), draw("text", { class: "s", x: at + 30, y: row }, name));
-  });
   $("tailcap").textContent = ["Milliseconds, logarithmic axis, nothing cut off. Dots with whiskers: P50, P90, P95 … with 95 % intervals, as far as the number of requests allows. Red: a marked run. Blue: the chosen request. Choose a dot to see its timeline.", r.said].filter(Boolean).join(" ");
   return { height: base + 24, marks, scale: x };
 }

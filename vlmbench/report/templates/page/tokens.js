@@ -108,11 +108,14 @@ function madeControls() {
   parts.forEach((p, i) => box.append(toggle(p.sweep, i === S.made, () => { S.made = i; madeControls(); repaint("made"); })));
 }
 
+// `vision_tokens=1024` as `1,024 vision tokens`; of several axes each keeps its name before its value.
+const pointWords = (name) => (/^[a-z_]+=\d+$/.test(name) ? name.replace(/(.*)=(\d+)/, (_, axis, n) => `${whole(n)} ${axis}`) : name).replace(/_/g, " ");
+
 function paintMade(svg, width) {
   const found = swept()[S.made] || swept()[0];
   if (!found) return {};
   const { names, stages } = found.medians, codes = Object.keys(STAGES).filter((c) => stages[c]), marks = [];
-  const sums = names.map((_, i) => codes.reduce((s, c) => s + (stages[c][i] || 0), 0)), short = names.map((n) => n.replace(/_/g, " "));
+  const sums = names.map((_, i) => codes.reduce((s, c) => s + (stages[c][i] || 0), 0)), short = names.map(pointWords);
   const left = Math.min(190, Math.max(...short.map((n) => n.length)) * 6.4 + 10), x = linear(0, Math.max(...sums), left, width - 56);
   names.forEach((name, i) => {
     const y = 6 + i * 24;
