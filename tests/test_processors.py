@@ -120,7 +120,7 @@ def test_where_no_loop_measures_it_is_refused(tmp_path: Path, arguments: tuple[s
     done = command_line("measurement.change_processor=true", *arguments, f"output_dir={tmp_path / 'run'}")
     assert (done.status, "Traceback" in done.said) == (2, False), done.said
     assert len(done.own) <= 2
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "records.jsonl").exists()
 
 
 @several

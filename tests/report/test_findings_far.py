@@ -71,7 +71,7 @@ def test_whose_slow_turns_are_is_told(shared: bool, monkeypatch: pytest.MonkeyPa
     own, others = far.together_in(groups)
     assert len(own) == len(others) == 3
     assert min(own) > 0.4, "each resembles its next turn"
-    assert (min(others) > 0.9) if shared else (max(map(abs, others)) < 0.3)
+    assert (min(others) > 0.7) if shared else (max(map(abs, others)) < 0.3)
     assert ("not the machine as a whole" in far.alike_words(Results(runs))) is not shared
 
 

@@ -145,8 +145,8 @@ def enough(entry: Mapping[str, Any]) -> int | None:
     worth = float(entry.get("effective_n") or 0.0)
     if worth < _LEAST_TO_GO_BY:
         return None
-    runs = entry["n"] * entry["n_needed"] / worth
-    step = 10 ** max(math.floor(math.log10(runs)) - 1, 0)
+    runs = float(entry["n"]) * float(entry["n_needed"]) / worth
+    step = int(10 ** max(math.floor(math.log10(runs)) - 1, 0))
     return math.ceil(runs / step) * step
 
 
