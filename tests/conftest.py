@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -46,6 +47,7 @@ LONG = frozenset(
         "test_redaction_takes_time_in_proportion_to_the_text", "test_without_network_the_message_says_what_to_do",
     )
 )  # fmt: skip
+FREEZE, UNFREEZE = gc.freeze, gc.unfreeze
 _ELSEWHERE = ("slow", "gpu", "network", "slurm", "server", "browser")
 
 
@@ -65,6 +67,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         long = getattr(item, "originalname", item.name) in LONG
         if place in QUICK and not long and not any(item.get_closest_marker(name) for name in _ELSEWHERE):
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def set_aside() -> Iterator[None]:
+    """No search for garbage in the million objects that tests share; each measured run begins with such a search.
+
+    They are frozen once, so nothing else may freeze, or unfreeze, meanwhile.
+    """
+    gc.collect()
+    FREEZE()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture
+def freezing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is frozen, and the garbage collector freezes and unfreezes."""
+    monkeypatch.setattr(gc, "freeze", FREEZE)
+    monkeypatch.setattr(gc, "unfreeze", UNFREEZE)
+    UNFREEZE()
+    yield
+    gc.collect()
+    FREEZE()
 
 
 @pytest.fixture
