@@ -22,6 +22,8 @@ from tests.command_line import command_line
 from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
 
+# Before torch is imported: two tests run at a time, and with a thread a core each they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine makes one example of a property slow; that says nothing of the property.
 settings.register_profile("vlmbench", deadline=None)
 settings.load_profile("vlmbench")
