@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -14,11 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from omegaconf import DictConfig
 
+from tests import forks
 from tests.browser import browser, chromium  # noqa: F401
 from tests.command_line import command_line
 from vlmbench.cli import config
 from vlmbench.machine.installation import conf_dir
 
+# Before torch is imported: two tests run at a time, and with a thread a core each they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine makes one example of a property slow; that says nothing of the property.
 settings.register_profile("vlmbench", deadline=None)
 settings.load_profile("vlmbench")
@@ -44,7 +49,7 @@ LONG = frozenset(
         "test_redaction_takes_time_in_proportion_to_the_text", "test_without_network_the_message_says_what_to_do",
     )
 )  # fmt: skip
-_NOT_HANDED_ON = ("HYDRA_", "VLMBENCH_", "MOLMO_", "SLURM_")
+FREEZE, UNFREEZE = gc.freeze, gc.unfreeze
 _ELSEWHERE = ("slow", "gpu", "network", "slurm", "server", "browser")
 
 
@@ -66,6 +71,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.quick)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def set_aside() -> Iterator[None]:
+    """No search for garbage in the million objects that tests share; each measured run begins with such a search.
+
+    They are frozen once, so nothing else may freeze, or unfreeze, meanwhile.
+    """
+    gc.collect()
+    FREEZE()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture
+def freezing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is frozen, and the garbage collector freezes and unfreezes."""
+    monkeypatch.setattr(gc, "freeze", FREEZE)
+    monkeypatch.setattr(gc, "unfreeze", UNFREEZE)
+    UNFREEZE()
+    yield
+    gc.collect()
+    FREEZE()
+
+
 @pytest.fixture
 def compose() -> Iterator[Callable[..., DictConfig]]:
     """Compose the shipped configuration with overrides."""
@@ -80,7 +110,7 @@ def vlmbench_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     """As ``vlmbench``, in this process: for all where a process of its own is not the point, many times as fast."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        for name in [name for name in os.environ if name.startswith(_NOT_HANDED_ON)]:
+        for name in [name for name in os.environ if name.startswith(forks.NOT_HANDED_ON)]:
             monkeypatch.delenv(name)
         monkeypatch.chdir(tmp_path)
         done = command_line(*arguments)
@@ -94,15 +124,19 @@ def vlmbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python -m vlmbench`` in an empty working directory. A run that hangs ends with its test's time."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_HANDED_ON)}
-        kept |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
         return subprocess.run(
             [sys.executable, "-m", "vlmbench", *arguments],
             cwd=tmp_path,
-            env=kept,
+            env=forks.clean_environment(**environment),
             capture_output=True,
             text=True,
             check=False,
         )
 
     return run
+
+
+@pytest.fixture
+def vlmbench_forked(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As ``vlmbench``, where its imports are not the point: the process begins with all of them made."""
+    return partial(forks.run, cwd=tmp_path)

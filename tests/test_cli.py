@@ -162,7 +162,7 @@ def test_a_run_leaves_what_it_promises_and_continues(vlmbench: Run, tmp_path: Pa
     assert json.loads((out / "outcome.json").read_text())["state"] == "done"  # the earlier run's, untouched
 
 
-def test_an_interrupted_run_is_130_and_resumes(vlmbench: Run, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_130_and_resumes(vlmbench_forked: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vlmbench", *SMOKE, "dataset.num_samples=40", "output_dir=out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
@@ -181,7 +181,7 @@ def test_an_interrupted_run_is_130_and_resumes(vlmbench: Run, tmp_path: Path) ->
     assert f"Interrupted after {far}" in (tmp_path / "out" / "report.html").read_text()
     assert "what there is: out/report.html" in (tmp_path / "log").read_text()
     assert not (tmp_path / "out" / "figures").exists(), "who stops a run may give it little time"
-    done = vlmbench(*SMOKE, "dataset.num_samples=40", "output_dir=out")
+    done = vlmbench_forked(*SMOKE, "dataset.num_samples=40", "output_dir=out")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     keys = [(r["point_id"], r["sample_id"], r["repeat"], r["mode"]) for r in rows if r["status"] == "ok"]
@@ -209,13 +209,13 @@ def stopped(tmp_path: Path, *arguments: str) -> tuple[int, str]:
     return status, (tmp_path / "log").read_text()
 
 
-def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench: Run, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench_forked: Run, tmp_path: Path) -> None:
     sweep = (*SMOKE, "dataset.num_samples=25", "report=none", "seed=1,2,3")
     status, errors = stopped(tmp_path, *sweep[:1], "-m", *sweep[1:])  # -m may stand anywhere
     assert status == 130, errors
     (directory,) = (tmp_path / "multirun").glob("*/*")
     assert [p.name for p in directory.glob("[!.]*/")] == ["0_smoke_seed-1"]
-    looked = vlmbench("experiment=status", f"runs={directory}")
+    looked = vlmbench_forked("experiment=status", f"runs={directory}")
     assert "1 interrupted, 2 not begun" in looked.stdout
     assert [line.split("  ")[0] for line in looked.stdout.splitlines()[2:4]] == ["1_smoke_seed-2", "2_smoke_seed-3"]
     told = errors[errors.index("the sweep ends here") :]
@@ -223,12 +223,12 @@ def test_ctrl_c_ends_a_sweep_and_the_same_directory_continues_it(vlmbench: Run, 
     assert "seed=2; #2 " in told
     assert f"run the same command with output_dir={directory.relative_to(tmp_path)} to continue" in told
     assert "Traceback" not in errors
-    done = vlmbench("-m", *sweep, f"output_dir={directory}")
+    done = vlmbench_forked("-m", *sweep, f"output_dir={directory}")
     assert done.returncode == 0, done.stderr
     assert "3 of 3 jobs ok" in done.stderr
 
 
-def test_a_look_writes_nothing(vlmbench: Run, tmp_path: Path) -> None:
+def test_a_look_writes_nothing(vlmbench_forked: Run, tmp_path: Path) -> None:
     """Answered or refused: no directory of its own, no log, nothing changed in what is looked at."""
     shutil.copytree(Path(__file__).parent / "contract" / "old_runs", tmp_path / "runs")
 
@@ -243,7 +243,7 @@ def test_a_look_writes_nothing(vlmbench: Run, tmp_path: Path) -> None:
         (130, ("experiment=collect", "runs=runs", "output_dir=table")),
         (2, ("experiment=collect", "runs=nothing")),
     ):
-        done = vlmbench(*arguments)
+        done = vlmbench_forked(*arguments)
         assert done.returncode == status, done.stderr
         assert seen() == before, arguments
     assert {p.name for p in (tmp_path / "table").iterdir()} == {
@@ -251,8 +251,8 @@ def test_a_look_writes_nothing(vlmbench: Run, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench(
+def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench_forked: Run, tmp_path: Path) -> None:
+    done = vlmbench_forked(
         "-m",
         *SMOKE,
         "dataset.num_samples=400",
@@ -266,7 +266,7 @@ def test_a_job_that_met_its_time_limit_ends_no_sweep(vlmbench: Run, tmp_path: Pa
         assert json.loads((tmp_path / "grid" / name / "outcome.json").read_text())["state"] == "interrupted"
 
 
-def test_a_refusal_on_unlike_hardware_reaches_the_outcome(vlmbench: Run, tmp_path: Path) -> None:
+def test_a_refusal_on_unlike_hardware_reaches_the_outcome(vlmbench_forked: Run, tmp_path: Path) -> None:
     run = (*SMOKE, "dataset.num_samples=400", "report=none", "output_dir=out")
     status, errors = stopped(tmp_path, *run)
     assert status == 130, errors
@@ -277,7 +277,7 @@ def test_a_refusal_on_unlike_hardware_reaches_the_outcome(vlmbench: Run, tmp_pat
     file.write_text(json.dumps(provenance))
     before = json.loads((tmp_path / "out" / "outcome.json").read_text())
     for _ in range(2):
-        refused = vlmbench(*run)
+        refused = vlmbench_forked(*run)
         assert refused.returncode == 2, refused.stderr
         after = json.loads((tmp_path / "out" / "outcome.json").read_text())
         assert after["reason"].startswith("not continued: ")
@@ -285,12 +285,12 @@ def test_a_refusal_on_unlike_hardware_reaches_the_outcome(vlmbench: Run, tmp_pat
         assert after["reason"].count("not continued") == 1
         for kept in ("state", "exit_status", "rows", "points_done", "points_total", "attempt", "started_unix_s"):
             assert after[kept] == before[kept], kept
-    other = vlmbench(*run, "output.tokens=3")
+    other = vlmbench_forked(*run, "output.tokens=3")
     assert other.returncode == 2
     assert json.loads((tmp_path / "out" / "outcome.json").read_text()) == after  # another run's words stay out
 
 
-def test_a_corrupt_image_is_a_row_and_status_1(vlmbench: Run, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_a_row_and_status_1(vlmbench_forked: Run, tmp_path: Path) -> None:
     from PIL import Image
 
     folder = tmp_path / "images"
@@ -298,7 +298,7 @@ def test_a_corrupt_image_is_a_row_and_status_1(vlmbench: Run, tmp_path: Path) ->
     for index in range(3):
         Image.new("RGB", (64, 48), (index * 50, 100, 100)).save(folder / f"{index}.jpg")
     (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:200])
-    done = vlmbench(
+    done = vlmbench_forked(
         *SMOKE[:1],
         *SMOKE[2:],
         "report=none",
@@ -313,12 +313,12 @@ def test_a_corrupt_image_is_a_row_and_status_1(vlmbench: Run, tmp_path: Path) ->
     assert [r["sample_id"] for r in rows if r["status"] == "error"] == ["1.jpg"]
 
 
-def test_multirun_keeps_each_job_apart_and_names_the_failed(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("-m", *SMOKE, "report=none", "seed=1,2", "output_dir=grid")
+def test_multirun_keeps_each_job_apart_and_names_the_failed(vlmbench_forked: Run, tmp_path: Path) -> None:
+    done = vlmbench_forked("-m", *SMOKE, "report=none", "seed=1,2", "output_dir=grid")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "grid").glob("[!.]*/")) == ["0_smoke_seed-1", "1_smoke_seed-2"]
     assert "2 of 2 jobs ok" in done.stderr
-    bad = vlmbench(
+    bad = vlmbench_forked(
         "-m", *SMOKE, "measurement.base_sample=0,900", "workload=controlled", "report=none", "output_dir=bad"
     )
     assert bad.returncode == 1
@@ -335,8 +335,8 @@ def test_multirun_with_submitit_local(vlmbench: Run, tmp_path: Path) -> None:
         assert (tmp_path / "grid" / name / "summary.json").is_file()
 
 
-def test_anatomy_is_a_table_and_a_file(vlmbench: Run, tmp_path: Path) -> None:
-    done = vlmbench("experiment=anatomy", "output_dir=out")
+def test_anatomy_is_a_table_and_a_file(vlmbench_forked: Run, tmp_path: Path) -> None:
+    done = vlmbench_forked("experiment=anatomy", "output_dir=out")
     assert done.returncode == 0, done.stderr
     assert "written to out/anatomy.json" in done.stderr
     found = json.loads((tmp_path / "out" / "anatomy.json").read_text())

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,8 @@ def in_words(node: Any) -> str:
 
 @pytest.mark.slow
 def test_the_converter_keeps_its_command(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help", module="vlmbench.models.molmo.convert")
+    command = [sys.executable, "-m", "vlmbench.models.molmo.convert", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
 

@@ -104,6 +104,7 @@ def test_a_study_is_predicted_part_by_part(vlmbench_here: Run, tmp_path: Path) -
     }
 
 
+@pytest.mark.usefixtures("freezing")
 @pytest.mark.parametrize("was_on", [True, False])
 def test_garbage_is_collected_again_afterwards(was_on: bool) -> None:
     before = gc.isenabled()

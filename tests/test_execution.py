@@ -89,6 +89,7 @@ def test_memory_is_given_back_only_after_an_out_of_memory_error() -> None:
 
 
 class TestCollector:
+    @pytest.mark.usefixtures("freezing")
     def test_it_is_frozen_and_off_inside_and_as_before_afterwards(self) -> None:
         assert gc.isenabled()
         with collector_at_rest() as collected:

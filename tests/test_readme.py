@@ -104,10 +104,10 @@ def tour() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", tour(), ids=lambda words: words[0])
-def test_the_tour_runs(vlmbench: Run, tmp_path: Path, words: list[str]) -> None:
+def test_the_tour_runs(vlmbench_forked: Run, tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     shorter = ["dataset.num_samples=2", "output.tokens=2"] if words[0] == "experiment=phase1" else []
-    done = vlmbench(*words, *shorter)
+    done = vlmbench_forked(*words, *shorter)
     assert done.returncode == 0, done.stderr
     for out in [word.partition("=")[2] for word in words if word.startswith("output_dir=")]:
         assert (tmp_path / out / "report.html").is_file()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from vlmbench.schema import (
     COLUMNS,
     COST_STAGES,
@@ -47,12 +46,12 @@ def test_every_column_stands_in_the_table_once_and_is_described() -> None:
 def test_every_key_of_a_run_is_a_known_column(tmp_path: Path) -> None:
     """All probes that work on a CPU, a sweep, a repeated request, bare and traced runs."""
     command = [
-        sys.executable, "-m", "vlmbench", "experiment=phase2", "report=none", "runtime.device=cpu", "runtime.threads=1",
+        "experiment=phase2", "report=none", "runtime.device=cpu", "runtime.threads=1",
         "sweep.axes={output_tokens:[2,3],images:[1,2]}", "measurement.stopping.min_samples=2",
         "measurement.stopping.max_samples=2", "measurement.stopping.min_time_s=0", "measurement.trace_requests=1",
         "probe=[timeline,memory,clocks,kernels]", "probe.kernels.cpu=true", f"output_dir={tmp_path / 'run'}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = forks.run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert {row["mode"] for row in rows} == {"instrumented", "bare", "trace"}

@@ -107,15 +107,17 @@ def test_a_trace_that_the_time_limit_left_out_is_work_left(tmp_path: Path) -> No
     assert "not finished: b (not traced);" in read(tmp_path / "outcome.json")["reason"]
 
 
-def test_a_time_limit_ends_as_interrupted_and_the_same_command_finishes(vlmbench: Vlmbench, tmp_path: Path) -> None:
+def test_a_time_limit_ends_as_interrupted_and_the_same_command_finishes(
+    vlmbench_forked: Vlmbench, tmp_path: Path
+) -> None:
     grid = (*SMOKE, "dataset.num_samples=3", "report=phase1")
-    cut = vlmbench(*grid, "measurement.time_limit_s=0")
+    cut = vlmbench_forked(*grid, "measurement.time_limit_s=0")
     assert cut.returncode == 130, cut.stderr
     assert "No report yet: " in cut.stdout, "nothing to report is no failure: there will be"
     outcome = read(tmp_path / "out/outcome.json")
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     assert "dataset (0 measured of 3), reference (0 measured of 3)" in outcome["reason"]
-    done = vlmbench(*grid)
+    done = vlmbench_forked(*grid)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out/outcome.json")["state"] == "done"
     assert sum(r["status"] == "ok" and r["mode"] == "instrumented" for r in rows(tmp_path / "out")) == 6
@@ -138,9 +140,9 @@ def test_how_a_run_is_continued_depends_on_its_directory(tmp_path: Path, monkeyp
 # ------------------------------------------------------------------------------------------------------ unlike sessions
 
 
-def test_a_run_of_another_device_is_not_continued_unless_told_to(vlmbench: Vlmbench, tmp_path: Path) -> None:
+def test_a_run_of_another_device_is_not_continued_unless_told_to(vlmbench_forked: Vlmbench, tmp_path: Path) -> None:
     grid = (*SMOKE, "dataset.num_samples=2", "report=phase1")
-    assert vlmbench(*grid).returncode == 0
+    assert vlmbench_forked(*grid).returncode == 0
     path = tmp_path / "out/provenance.json"
     stored = read(path)
     here = stored["device"]["name"]
@@ -151,7 +153,7 @@ def test_a_run_of_another_device_is_not_continued_unless_told_to(vlmbench: Vlmbe
     path.write_text(json.dumps(stored))
     records, outcome = (tmp_path / "out/records.jsonl").read_bytes(), (tmp_path / "out/outcome.json").read_bytes()
 
-    refused = vlmbench(*grid)
+    refused = vlmbench_forked(*grid)
     assert refused.returncode == 2
     for part in ("device.name: NVIDIA H200, then", "runtime.dtype: bfloat16, then float32", "allow_unlike=true"):
         assert part in refused.stderr
@@ -160,7 +162,7 @@ def test_a_run_of_another_device_is_not_continued_unless_told_to(vlmbench: Vlmbe
     assert (tmp_path / "out/records.jsonl").read_bytes() == records
     assert (tmp_path / "out/outcome.json").read_bytes() == outcome
 
-    allowed = vlmbench(*grid, "allow_unlike=true")
+    allowed = vlmbench_forked(*grid, "allow_unlike=true")
     assert allowed.returncode == 0, allowed.stderr
     whole = read(path)
     assert whole["device"]["name"] == f"NVIDIA H200 + {here}"

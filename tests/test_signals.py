@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
 from vlmbench.records.lock import holder_of
 from vlmbench.session.signals import heed, interrupt_on_signals, interrupted_in_words_of_others, stop_on_signal
 
@@ -41,11 +42,7 @@ main()
 
 
 def ended(place: str, number: signal.Signals, when: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DRIVER, place, str(int(number)), when, *arguments],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+    return forks.run(place, str(int(number)), when, *arguments, cwd=ROOT, code=DRIVER)
 
 
 @pytest.mark.parametrize(

@@ -157,12 +157,12 @@ def test_a_study_that_cannot_be_compared_is_refused_before_it_measures(vlmbench_
 
 
 @pytest.mark.slow
-def test_a_study_counts_all_its_points_and_rows(vlmbench: Vlmbench, tmp_path: Path) -> None:
+def test_a_study_counts_all_its_points_and_rows(vlmbench_forked: Vlmbench, tmp_path: Path) -> None:
     own = tmp_path / "own" / "sweep" / "short.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("_target_: vlmbench.sweep.Sweep\nname: short\naxes:\n  output_tokens: [4, 8, 16]\n")
     study = ("--config-dir", "own", *QUICK, "sweep=short")
-    done = vlmbench(*study)
+    done = vlmbench_forked(*study)
     assert done.returncode == 0, done.stderr
     outcome = read(tmp_path / "out/outcome.json")
     rows = sum(path.read_text().count('"status": "ok"') for path in (tmp_path / "out").rglob("records.jsonl"))
@@ -171,7 +171,7 @@ def test_a_study_counts_all_its_points_and_rows(vlmbench: Vlmbench, tmp_path: Pa
     assert done.stderr.rstrip().endswith("results are in out")
     points = [p["point_id"] for p in read(tmp_path / "out/phase2/points.json")["points"]]
     assert points == [f"vision_tokens={count}" for count in (16, 32, 66, 136, 280, 576)]
-    again = vlmbench(*study)
+    again = vlmbench_forked(*study)
     assert again.returncode == 0, again.stderr
     assert [p["point_id"] for p in read(tmp_path / "out/phase2/points.json")["points"]] == points
     assert read(tmp_path / "out/outcome.json")["rows"] == rows

@@ -6,12 +6,12 @@ import gzip
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.command_line import command_line
 from vlmbench.cli.run_names import run_name
 from vlmbench.cli.trials import show_trials
@@ -270,7 +270,7 @@ def test_a_failed_job_is_a_failed_trial_and_never_a_value(tmp_path: Path) -> Non
 
 def _searched(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "vlmbench", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1",
+        "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1",
         "hydra.sweeper.sampler.n_startup_trials=1", "experiment=phase1", "probe=[timeline]", "measurement.costs=false",
         "measurement.reference=false", "measurement.bare_every=0", "dataset.num_samples=2", "runtime.threads=1",
         "objective=T_request.p50", "output.tokens=choice(2,3,4)", f"output_dir={directory}", "progress=false",
@@ -278,4 +278,4 @@ def _searched(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
     ]  # fmt: skip
     given = {argument.partition("=")[0] for argument in arguments}
     kept_ones = [word for word in command[: -len(arguments)] if word.partition("=")[0] not in given]
-    return subprocess.run([*kept_ones, *arguments], capture_output=True, text=True, check=False)
+    return forks.run(*kept_ones, *arguments, cwd=Path.cwd())

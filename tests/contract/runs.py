@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import yaml
 
+from tests import forks
 from tests.contract.trees import Section, Sections, tree
 
 HERE = Path(__file__).resolve().parent
@@ -32,17 +31,9 @@ OUTPUT = "sweep.axes.output_tokens=[4,8,16]"
 Made = dict[str, Sections]  # golden file → its sections
 
 
-def run(where: Path, *arguments: str, module: str = "vlmbench") -> subprocess.CompletedProcess[str]:
+def run(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m vlmbench`` in a folder, as a user does."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "VLMBENCH_", "MOLMO_", "SLURM_"))}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=where,
-        env=kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forks.run(*arguments, cwd=where, COLUMNS="120")
 
 
 def passed(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,8 @@ def _command(server: ReplayServer, model: str, directory: Path, *more: str) -> l
         f"runtime.model={model}",
         "runtime.api_key_env=PLANTED_KEY",
         "runtime.proxy=none",
+        "figures.formats=[png]",
+        "figures.dpi=72",
         f"output_dir={directory}",
         *more,
     ]

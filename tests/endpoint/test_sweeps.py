@@ -20,7 +20,10 @@ from vlmbench.engines.endpoint.sizes import TOLERANCE
 from vlmbench.testing.replay import ReplayServer
 from vlmbench.testing.scripts import SCRIPTS
 
-_SHORT = ("measurement.stopping.min_samples=4", "measurement.stopping.max_samples=4", "measurement.prompt_tokens=16")
+_SHORT = (
+    "measurement.stopping.min_samples=4", "measurement.stopping.max_samples=4", "measurement.prompt_tokens=16",
+    "figures.formats=[png]", "figures.dpi=72",
+)  # fmt: skip
 _MISSING = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
 needs_llama = [
     pytest.mark.server,

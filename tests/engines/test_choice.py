@@ -69,9 +69,9 @@ def test_settings_that_do_not_go_together_are_refused(settings: Mapping[str, Any
 
 
 def test_a_run_keeps_what_capturing_took_apart(
-    vlmbench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    vlmbench_forked: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = vlmbench(
+    done = vlmbench_forked(
         "experiment=phase2",
         "runtime=cudagraph",
         "runtime.device=cpu",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests import forks
 from tests.models.shipped import loaded, shrunken
 
 USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
@@ -42,15 +40,8 @@ def test_one_yaml_adds_a_model(anatomy: bool, checkpoint: Path, tmp_path: Path) 
     assert len(yaml.safe_load(text)["anatomy"] or ()) == (3 if anatomy else 0)
     (tmp_path / "own" / "model").mkdir(parents=True)
     (tmp_path / "own" / "model" / "mine.yaml").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "vlmbench", "--config-dir", "own", "experiment=anatomy", "model=mine"]
-    done = subprocess.run(
-        [*command, f"model.path={checkpoint}", "runtime.device=cpu"],
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ("--config-dir", "own", "experiment=anatomy", "model=mine", f"model.path={checkpoint}")
+    done = forks.run(*command, "runtime.device=cpu", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "Anatomy of mine" in done.stdout
     assert done.stdout.count("override") == (3 if anatomy else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import transformers
 import yaml
 from PIL import Image
 
+from tests import forks
 from vlmbench.errors import InputError, ModelError
 from vlmbench.models.export import export
 from vlmbench.models.loading import load, weightless
@@ -91,7 +91,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 main()
 """
     words = ["experiment=export", "export_weights=true", f"output_dir={tmp_path / 'served'}"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    done = forks.run(*words, cwd=Path.cwd(), code=code)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == "free space, or give another folder"
     assert "Traceback" not in done.stderr
@@ -99,9 +99,9 @@ main()
 
 
 def test_the_command_writes_a_folder_and_nothing_else(
-    vlmbench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    vlmbench_forked: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = vlmbench("experiment=export", "model=tiny", f"output_dir={tmp_path / 'served'}")
+    done = vlmbench_forked("experiment=export", "model=tiny", f"output_dir={tmp_path / 'served'}")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "served").iterdir()} == {
         "chat_template.jinja",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,19 @@ import pytest
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, STEP, VISION, sweep, write_phase, write_run
 from vlmbench.analysis.latency_model import LatencyModel
 from vlmbench.errors import InputError
+from vlmbench.figures.style import FigureStyle, drawn_as
 from vlmbench.report.page import write_page
 from vlmbench.report.token_comparison import write_exp5
 
 VISION_ROWS = sweep("vision_tokens", VISION) + sweep("prompt_tokens", PROMPT, seed=1)
 OUTPUT_ROWS = sweep("output_tokens", OUTPUT, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def small_figures() -> Iterator[None]:
+    """Each figure in one small file, but where a test asks for more."""
+    with drawn_as(FigureStyle(formats=("png",), dpi=72)):
+        yield
 
 
 def of_model(name: str) -> dict[str, object]:
@@ -24,7 +33,8 @@ def test_it_writes_the_comparison_its_model_figures_and_words(tmp_path: Path) ->
     phase2 = write_run(tmp_path / "p2", VISION_ROWS)
     phase3 = write_phase(tmp_path / "exp4b_language_tokens.json", OUTPUT_ROWS)
     out = tmp_path / "out"
-    report = write_exp5(phase2, phase3, out)
+    with drawn_as(FigureStyle()):
+        report = write_exp5(phase2, phase3, out)
     names = {p.relative_to(out).as_posix() for p in report.files}
     assert {"summary.json", "exp5_token_comparison.json", "latency_model.json"} <= names
     assert {"figures/token_costs.png", "figures/break_even.pdf", "figures/flops_latency.png"} <= names

@@ -206,9 +206,9 @@ def test_the_command_line_writes_where_it_was_told_and_loads_no_torch(tmp_path: 
     assert list((tmp_path / "to" / "a" / "figures").glob("*.pdf"))
 
 
-def test_questions_leave_nothing_behind(vlmbench: CliRun, tmp_path: Path) -> None:
+def test_questions_leave_nothing_behind(vlmbench_forked: CliRun, tmp_path: Path) -> None:
     for task in ("report", "status", "collect", "cancel"):
-        done = vlmbench(f"experiment={task}", "runs=nowhere")
+        done = vlmbench_forked(f"experiment={task}", "runs=nowhere")
         assert done.returncode == 2, done.stderr
         assert "nowhere" in done.stderr
     assert list(tmp_path.iterdir()) == []

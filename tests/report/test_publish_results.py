@@ -20,6 +20,7 @@ from tests.analysis.made import PROVENANCE, usual, write
 from tests.analysis.swept import OUTPUT, VISION, sweep
 from vlmbench.analysis.claims import Told, Verdict
 from vlmbench.errors import InputError
+from vlmbench.figures.style import FigureStyle, drawn_as
 from vlmbench.report.from_rows import report
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -362,7 +363,9 @@ PUBLISHED = sorted(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_report_can_be_made_of_each_folder(tmp_path: Path, name: str) -> None:
-    made = report([RESULTS / name], tmp_path / "out")
+    """Each figure is written once and small: other tests see to the files of one."""
+    with drawn_as(FigureStyle(formats=("png",), dpi=72)):
+        made = report([RESULTS / name], tmp_path / "out")
     assert made.runs
     assert made.left_out == ()
     assert made.page.is_file() or (tmp_path / "out" / "first_steps.json").is_file()

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests import forks
 from tests.secrets.forms import BESIDE, LOOKS
 from vlmbench.testing.replay import ReplayServer
 
@@ -79,13 +80,26 @@ def left(folder: Path, said: Iterable[str], secrets: Mapping[str, str], *, but: 
     ]
 
 
-def run(folder: Path, *arguments: str, status: int | None = 0, **environment: str) -> list[str]:
-    """Run the command; returns what it printed."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "VLMBENCH_", "SLURM_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "vlmbench", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env={**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **ENVIRONMENT, **environment},
-    )  # fmt: skip
+def run(
+    folder: Path, *arguments: str, status: int | None = 0, from_nothing: bool = False, **environment: str
+) -> list[str]:
+    """Run the command; returns what it printed.
+
+    Args:
+        folder: where it runs.
+        arguments: its words.
+        status: how it must end; None: anyhow.
+        from_nothing: not in a fork: its imports have the secrets in their environment, too.
+        environment: more variables.
+    """
+    environment = {**ENVIRONMENT, **environment}
+    if from_nothing:
+        done = subprocess.run(
+            [sys.executable, "-m", "vlmbench", *arguments], cwd=folder, capture_output=True, text=True, check=False,
+            env=forks.clean_environment(**environment),
+        )  # fmt: skip
+    else:
+        done = forks.run(*arguments, cwd=folder, **environment)
     if status is not None:
         assert done.returncode == status, done.stderr[-3000:]
     return [done.stdout, done.stderr]
@@ -121,7 +135,7 @@ def test_a_run_whose_configuration_and_files_are_full_of_them(tmp_path: Path) ->
         f"+hydra.job.env_set={{HF_TOKEN: '{SECRETS['password']}'}}", "output_dir=out",
         f"dataset.prompt='{{question}} api_key={SECRETS['key header']}'",
     ]  # fmt: skip
-    said = run(tmp_path, *command, status=1)
+    said = run(tmp_path, *command, status=1, from_nothing=True)
     rows = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
     assert sum(row["status"] == "error" for row in rows) >= len(named) - 2
     assert any(row["status"] == "ok" for row in rows)
@@ -280,7 +294,8 @@ def test_an_unexpected_error_is_gone_through(tmp_path: Path) -> None:
     texts_file.write_text("\n".join([*texts(), *ENVIRONMENT.values()]))
     said = run(
         tmp_path, *QUICK, "dataset._target_=planted_package.Planted", *(f"~dataset.{k}" for k in _keys_of_dataset()),
-        "+dataset.file=texts", "output_dir=out", status=1, PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path / "site")]),
+        "+dataset.file=texts", "output_dir=out", status=1, from_nothing=True,
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path / "site")]),
     )  # fmt: skip
     assert "RuntimeError" in said[1]
     assert "and " in (tmp_path / "out" / "vlmbench.log").read_text()
@@ -306,7 +321,7 @@ def test_no_home_and_no_user_in_what_is_published(tmp_path: Path) -> None:
         run(
             tmp_path / place, *QUICK, "dataset=image_folder", f"dataset.root='{root}/pictures'",
             "dataset.num_samples=null", "dataset.questions=q.jsonl", f"output_dir={tmp_path}/out{number}", status=1,
-            HOME=str(home), USER="zacharias", LOGNAME="zacharias",
+            from_nothing=True, HOME=str(home), USER="zacharias", LOGNAME="zacharias",
         )  # fmt: skip
         published = [f for f in (tmp_path / f"out{number}").glob("*") if f.suffix in (".json", ".jsonl", ".html")]
         assert len(published) >= 6

@@ -36,6 +36,8 @@ SMALL = (
     "output.tokens=2",
     "device_peaks=none",
     "progress=false",
+    "figures.formats=[png]",
+    "figures.dpi=72",
     "output_dir=out",
 )
 
@@ -104,11 +106,11 @@ def test_wandb_takes_two_modes() -> None:
 
 @installed("mlflow", "sqlalchemy", "alembic")
 def test_a_store_that_fails_costs_nothing_and_the_same_command_gives_it_the_run_later(
-    vlmbench: Run, tmp_path: Path
+    vlmbench_forked: Run, tmp_path: Path
 ) -> None:
     """First a server that is not there, then a local file, twice: one run of MLflow, and what was measured is kept."""
     absent = "tracker.uri=http://name:hidden-word@127.0.0.1:9"
-    failed = vlmbench(*SMALL, "tracker=mlflow", absent, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    failed = vlmbench_forked(*SMALL, "tracker=mlflow", absent, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert failed.returncode == 0, failed.stderr
     (line,) = [line for line in failed.stderr.splitlines() if "is not in mlflow" in line]
     assert "what was measured is kept" in line
@@ -119,7 +121,7 @@ def test_a_store_that_fails_costs_nothing_and_the_same_command_gives_it_the_run_
     rows = (tmp_path / "out" / "records.jsonl").read_bytes()
 
     for _ in range(2):  # which tracker there is does not change what is measured: the run is continued, and done
-        done = vlmbench(*SMALL, "tracker=mlflow")
+        done = vlmbench_forked(*SMALL, "tracker=mlflow")
         assert done.returncode == 0, done.stderr
         assert "out is in mlflow: sqlite:///mlflow.db, experiment vlmbench, run " in done.stderr
         assert "alembic" not in done.stderr
