@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.test_runner import dataset, measure
-from vlmbench.machine import host_use
+from vlmbench.machine import host_use, processors
 from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.machine.load import Load, choose_threads, look
 from vlmbench.probes.timeline import TimelineProbe
@@ -19,7 +19,7 @@ from vlmbench.testing.planted import PlantedModel, Times, request
 QUICK = Times(*[0.0] * 9)
 NAMES = {
     "thread_cpu_ms", "thread_waited_ms", "switches_voluntary", "switches_involuntary", "page_faults_minor",
-    "page_faults_major", "steal_ms",
+    "page_faults_major", "steal_ms", "processor",
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def test_where_the_kernel_tells_nothing_values_are_absent_and_not_zero(
 ) -> None:
     monkeypatch.setattr(host_use, "_STAT", tmp_path / "none")
     monkeypatch.setattr(host_use, "_SCHEDSTAT", tmp_path / "none")
+    monkeypatch.setattr(processors, "_STAT", tmp_path / "none")
     monkeypatch.setattr(host_use, "resource", None)
     found = used(lambda: None)
     assert found.pop("thread_cpu_ms") >= 0

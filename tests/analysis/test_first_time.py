@@ -143,5 +143,5 @@ def test_table_headline_and_page_show_both(tmp_path: Path) -> None:
     report = write_scaling(write_run(tmp_path, flagged_sweep()), experiment=EXPERIMENTS["phase3"])
     assert report.summary["headline"]["output"]["slope_unflagged_ms"] == pytest.approx(STEP, rel=0.01)
     page = write_page(tmp_path).read_text()
-    assert "without first-time rows" in page
+    assert "Without first-time rows" in page
     assert f"without the 6 rows flagged {FLAG}: 15.0 (" in page
