@@ -58,7 +58,7 @@ def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
     ends = [row["started_unix_s"] + (row["T_request"] + (row.get("T_capture") or 0.0)) / 1e3 for row in ordered]
     steps = {at: _step(row) for at, row in enumerate(ordered) if _is_measured(row)}
     sizes = sorted(steps.values())
-    edge = max(len(sizes) // 20, 1)
+    edge = max(len(sizes) // 50, 5)
     if len(sizes) < _FEWEST:
         return None
     gap, upper = max((sizes[at] / sizes[at - 1], sizes[at]) for at in range(edge, len(sizes) - edge + 1))

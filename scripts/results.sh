@@ -11,7 +11,7 @@
 #   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
-#   RUNS_OF_A_TURN=12  of a part of a group, before the next has its turn
+#   RUNS_OF_A_TURN=8  of a part of a group, before the next has its turn
 #   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
 #
 # Parts of a group (a letter behind the lane in results.txt) that stand in a row run at the same time, each a process of its
@@ -34,17 +34,19 @@ export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 
 study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
-other=${phase1/404/200} # one request in twenty is enough of them: P95
-many='experiment=phase1 output.tokens=8 measurement.reference=false' # P99 needs 368 requests that are worth independent ones
-few='experiment=interventions measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+phase1+=' measurement.change_processor=true'
+other=${phase1/404/120} # one request in twenty is enough of them: P95
+many=${phase1/404/540} # P99 needs 368 requests that are worth independent ones
+many=${many/measurement.bare_every=8 /}
+few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
 load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=() runs_of_a_turn=${RUNS_OF_A_TURN:-12}
+small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
-    many=${many/tokens=8/tokens=4}
+    many=$phase1
     few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
     load=${load/tokens=8/tokens=4}
     small=(model=tiny) runs_of_a_turn=2
