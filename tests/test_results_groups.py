@@ -54,7 +54,7 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
 """)
     group = ("llava_vllm_phase1", "llava_cudagraph_phase1", "llava_cudagraph_compiled_phase1")
     said = _begin(folder, python, *group, "llava_eager").communicate()[0]
-    assert f"=== group 0a in turns, at most {3 * 240} s: {', '.join(group)}\n" in said
+    assert f"=== group 0a in turns, at most {3 * 300} s: {', '.join(group)}\n" in said
     assert dict(_ends(folder)) == {group[0]: "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
     shared = _turns_of(folder, group[0])
     assert shared == _turns_of(folder, group[1]) == _turns_of(folder, group[2])
