@@ -2,6 +2,7 @@
 
     python benchmarks/endpoint.py                       # 1, 32 and 200 streams at a time
     python benchmarks/endpoint.py --streams 1 8 --requests 64
+    python benchmarks/endpoint.py --streams 1 --requests 4 --tokens 256
     python benchmarks/endpoint.py --together            # all streams' tokens at the same moments: the worst case
 
 The replay server runs in a process of its own and writes down when each chunk was planned and when it left; all
@@ -54,11 +55,10 @@ from vlmbench.engines.endpoint.settings import Endpoint, Load
 from vlmbench.engines.endpoint.wire import request_bytes
 from vlmbench.runner.execution import collector_at_rest
 
-TTFT_MS, ITL_MS, TOKENS = 200.0, 20.0, 32
+TTFT_MS, ITL_MS = 200.0, 20.0
 AIM_MS = 0.5
 READ = "read - written"
 SLOW_LEAST_MS, SLOW_SHARE = 1.0, 0.05  # a client later than both, the latter of TTFT, must flag the row
-MODEL = f"counted,itl_ms={ITL_MS},tokens={TOKENS}"
 APART = 0.618034  # of a gap between the first tokens of requests that follow one another: spread evenly, however many
 
 
@@ -75,15 +75,15 @@ def replay() -> Iterator[str]:
             process.wait(20)
 
 
-def orders(count: int, *, together: bool) -> list[Order]:
+def orders(count: int, *, together: bool, tokens: int) -> list[Order]:
     """Requests of one line of text, each with a name of its own."""
     made = []
     for number in range(count):
         first_ms = TTFT_MS if together else TTFT_MS + ITL_MS * (APART * number % 1)
         body = {
-            "model": f"{MODEL},ttft_ms={first_ms:.3f}",
+            "model": f"counted,itl_ms={ITL_MS},tokens={tokens},ttft_ms={first_ms:.3f}",
             "messages": [{"role": "user", "content": "what is this"}],
-            "max_tokens": TOKENS,
+            "max_tokens": tokens,
             "stream": True,
             "user": str(number),
         }
@@ -92,7 +92,7 @@ def orders(count: int, *, together: bool) -> list[Order]:
                 sample_id=str(number),
                 repeat=0,
                 body=json.dumps(body).encode(),
-                asked_tokens=TOKENS,
+                asked_tokens=tokens,
                 forced=False,
             )
         )
@@ -118,11 +118,11 @@ class Use:
 
 
 def bare(
-    url: str, streams: int, requests: int, *, together: bool, blocking: bool = False
+    url: str, streams: int, requests: int, *, together: bool, tokens: int, blocking: bool = False
 ) -> tuple[Use, dict[str, list[int]]]:
     """What the system takes for the same reads, and when each event of a request was read, ns."""
     address, epoll = Address.parse(url), select.epoll()
-    left, under_way = iter(orders(requests, together=together)), dict[int, tuple[str, socket.socket]]()
+    left, under_way = iter(orders(requests, together=together, tokens=tokens)), dict[int, tuple[str, socket.socket]]()
     seen: dict[str, list[tuple[int, bytes]]] = {}
 
     def begin() -> None:
@@ -151,14 +151,16 @@ def bare(
 
 def log_of(url: str, requests: int) -> dict[str, Any]:
     """What the server wrote down of the last requests, by their names."""
-    endpoint = Endpoint(base_url=url, model=MODEL, proxy="none")
+    endpoint = Endpoint(base_url=url, model="counted", proxy="none")
     log = run(get(Client(address=endpoint.address), "/v1/replay/log", endpoint.headers())).json
     return {entry["user"]: entry for entry in log[-requests:]}
 
 
-def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[list[Result], LoadFacts, Use]:
+def measure(
+    url: str, streams: int, requests: int, *, together: bool, tokens: int
+) -> tuple[list[Result], LoadFacts, Use]:
     """Results, what the load was like, and its cost, of a closed loop with so many streams."""
-    endpoint = Endpoint(base_url=url, model=MODEL, proxy="none")
+    endpoint = Endpoint(base_url=url, model="counted", proxy="none")
     client, turns = Client(address=endpoint.address), LoopTurns()
     exchanger = Exchanger(
         client=client,
@@ -179,7 +181,7 @@ def measure(url: str, streams: int, requests: int, *, together: bool) -> tuple[l
     driver = Driver(
         exchanger=exchanger,
         load=Load(kind="closed", concurrency=streams, warmup_requests=0),
-        measured=orders(requests, together=together),
+        measured=orders(requests, together=together, tokens=tokens),
         spare=[],
         arrivals=iter(()),
         took=took,
@@ -249,7 +251,7 @@ def a_token(uses: Sequence[Use], tokens: int) -> str:
     )
 
 
-def compare(url: str, streams: int, requests: int, rounds: int, *, together: bool) -> None:
+def compare(url: str, streams: int, requests: int, rounds: int, *, together: bool, tokens: int) -> None:
     """Measure one number of streams, by the bare loop and by the client in turn, and print it."""
     found: dict[str, list[float]] = {}
     uses: dict[str, list[Use]] = {"client": [], "bare": []}
@@ -259,27 +261,26 @@ def compare(url: str, streams: int, requests: int, rounds: int, *, together: boo
     facts: list[LoadFacts] = []
     told: Counter[str] = Counter()
     for _ in range(rounds):
-        use, seen = bare(url, streams, requests, together=together)
+        use, seen = bare(url, streams, requests, together=together, tokens=tokens)
         uses["bare"].append(use)
         found.setdefault(f"bare {READ}", []).extend(bare_late(seen, log_of(url, requests)))
         if streams == 1:
-            uses["recv"].append(bare(url, streams, requests, together=together, blocking=True)[0])
-        came, load, use = measure(url, streams, requests, together=together)
+            uses["recv"].append(bare(url, streams, requests, together=together, tokens=tokens, blocking=True)[0])
+        came, load, use = measure(url, streams, requests, together=together, tokens=tokens)
         uses["client"].append(use)
         results, facts = [*results, *came], [*facts, load]
         log = log_of(url, requests)
         told += flags(came, log)
         for name, values in errors(came, log).items():
             found.setdefault(name, []).extend(values)
-    tokens = requests * TOKENS
     print(
-        f"{streams} streams, {rounds} rounds of {requests} requests of {TOKENS} tokens, load {os.getloadavg()[0]:.1f}\n"
+        f"{streams} streams, {rounds} rounds of {requests} requests of {tokens} tokens, load {os.getloadavg()[0]:.1f}\n"
         f"  {'ms':<20}{'median':>9}{'|p50|':>9}{'|p95|':>9}{'|p99|':>9}{'largest':>9}{f'<= {AIM_MS}':>9}"
     )
     for name, values in found.items():
         print(line(name, values))
     for name, spent in uses.items():
-        print(f"  CPU a token, {name:<7}{a_token(spent, tokens)}")
+        print(f"  CPU a token, {name:<7}{a_token(spent, requests * tokens)}")
     late = max(result.values["T_late"] for result in results)
     busy = max(load.cpu_s / load.wall_s for load in facts)
     print(
@@ -295,13 +296,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 32, 200])
     parser.add_argument("--requests", type=int, default=None, help="of each round; default: 20, or four a stream")
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer: long ones tell a token from a request")
     parser.add_argument("--rounds", type=int, default=3, help="of the bare loop and of the client, in turn")
     parser.add_argument("--together", action="store_true", help="all streams' tokens are due at the same moments")
     given = parser.parse_args()
     with replay() as url:
         for streams in given.streams:
             requests = given.requests or max(20, 4 * streams)
-            compare(url, streams, requests, given.rounds, together=given.together)
+            compare(url, streams, requests, given.rounds, together=given.together, tokens=given.tokens)
 
 
 if __name__ == "__main__":
