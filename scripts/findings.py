@@ -914,14 +914,14 @@ def watching_words(results: Published) -> str:
         cost = (run.summary.get("instrument_overhead") or {}) if run else {}
         if run is None or cost.get("value") is None:
             continue
-        if cost["low"] is None or cost["high"] - cost["low"] > _TOLD_TO:
+        if cost["low"] is None or max(-cost["low"], cost["high"]) > _TOLD_TO:
             untold.append(words)
             continue
         ends = f"{100 * cost['low']:.2f} to {100 * cost['high']:.2f} %"
         known.append(f"{words} {100 * cost['value']:.2f} % ({ends}, {cost['n']} pairs){run.mark}".replace("-", "−"))
     if untold:
         known.append(
-            f"not known to {percent(_TOLD_TO, 1)} under {', '.join(untold)}, where runs differ by more than that"
+            f"not known to {percent(_TOLD_TO, 1)} under {', '.join(untold)}, where runs differ by more"
         )
     return "; ".join(known) or NOT_MEASURED
 
