@@ -920,9 +920,7 @@ def watching_words(results: Published) -> str:
         ends = f"{100 * cost['low']:.2f} to {100 * cost['high']:.2f} %"
         known.append(f"{words} {100 * cost['value']:.2f} % ({ends}, {cost['n']} pairs){run.mark}".replace("-", "−"))
     if untold:
-        known.append(
-            f"not known to {percent(_TOLD_TO, 1)} under {', '.join(untold)}, where runs differ by more"
-        )
+        known.append(f"not known to {percent(_TOLD_TO, 1)} under {', '.join(untold)}, where runs differ by more")
     return "; ".join(known) or NOT_MEASURED
 
 
