@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from vlmbench.analysis.quantiles import quantile
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import enough, lacks, lacks_short, needs, shortage, tail_sentence
 
@@ -58,7 +60,7 @@ def test_what_a_percentile_lacks_is_told_from_fields() -> None:
 
 def test_how_many_runs_would_do_follows_from_what_they_are_worth() -> None:
     dependent = {"n": 900, "n_needed": 368, "shortfall": "too_few_independent", "effective_n": 121.7}
-    assert enough(dependent) == 2_800, "900 x 368 / 121.7, upwards to two digits"
+    assert enough(dependent) == 4_100, "1.5 x 900 x 368 / 121.7, upwards to two digits"
     assert enough(dependent | {"shortfall": "too_few_runs"}) is None, "the count itself says it"
     assert enough(dependent | {"effective_n": 3.0}) is None, "too little to go by"
     assert enough({"n": 9, "value": 4.0}) is None
@@ -69,3 +71,25 @@ def test_a_cell_says_what_the_runs_are_worth_where_they_resemble_each_other() ->
     fields = {"shortfall": "too_few_independent", "effective_n": 7.9, "n_needed": 36, "note": "any words"}
     assert lacks_short(fields, "p90") == "worth 7 of 36"
     assert lacks_short({"note": "too few independent runs: 200 are worth 14 of 36"}, "p90") == "worth 14 of 36"
+
+
+def test_as_many_runs_as_are_said_to_do_do() -> None:
+    """Of series that depend on each other alike: nearly all that are as long as the short one asked for have their P90."""
+    noise = np.random.default_rng(5)
+
+    def series(n: int) -> Any:
+        found = noise.standard_normal(n)
+        for at in range(1, n):
+            found[at] = 0.8 * found[at - 1] + 0.6 * found[at]
+        return np.exp(0.2 * found)
+
+    asked = []
+    for _ in range(60):
+        told = quantile(series(150), 0.9)
+        if told.value is None:
+            asked.append(
+                enough({"n": told.n, "n_needed": 36, "effective_n": told.effective_n, "shortfall": told.shortfall.key})
+            )
+    given = [quantile(series(runs), 0.9).value is not None for runs in asked if runs]
+    assert len(given) >= 10
+    assert np.mean(given) > 0.85

@@ -9,6 +9,7 @@ slow one by turns, so that as many of them tell more of the machine.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,10 @@ class Processors:
         if not self.on:
             return
         if not hasattr(os, "sched_setaffinity"):
-            raise DeviceError("measurement.change_processor needs a system that moves threads when asked: Linux")
+            raise DeviceError(
+                f"measurement.change_processor needs Linux, which moves a thread when asked (got {sys.platform})\n"
+                "leave it out: the system then chooses the processor"
+            )
         if len(os.sched_getaffinity(0)) < 2:
             raise DeviceError(
                 "measurement.change_processor needs two processors to choose from (this process may use one)\n"

@@ -136,7 +136,10 @@ def shortage(entry: Mapping[str, Any]) -> str:
 
 
 def enough(entry: Mapping[str, Any]) -> int | None:
-    """How many runs would be worth what an estimate needs, if more of them resemble each other as these do: two digits.
+    """How many runs would do for an estimate, if more of them resemble each other as these do: upwards to two digits.
+
+    Half as many again as the proportion says: of simulated series as long as that, 0.52 to 1.0 gave the percentile, of
+    such longer ones 0.93 to 1.0 (AR(1) of 0.6 to 0.9, P90 to P99).
 
     None where that is not what it lacks, or where what there is is worth too little to go by.
     """
@@ -145,12 +148,13 @@ def enough(entry: Mapping[str, Any]) -> int | None:
     worth = float(entry.get("effective_n") or 0.0)
     if worth < _LEAST_TO_GO_BY:
         return None
-    runs = float(entry["n"]) * float(entry["n_needed"]) / worth
+    runs = _SAFELY * float(entry["n"]) * float(entry["n_needed"]) / worth
     step = int(10 ** max(math.floor(math.log10(runs)) - 1, 0))
     return math.ceil(runs / step) * step
 
 
 _LEAST_TO_GO_BY = 20
+_SAFELY = 1.5
 _COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
 
 
