@@ -36,7 +36,7 @@ study="--config-dir scripts/results experiment=measured"
 phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
 phase1+=' measurement.change_processor=true'
 other=${phase1/404/120} # one request in twenty is enough of them: P95
-many=${phase1/404/540} # P99 needs 368 requests that are worth independent ones
+many=${phase1/dataset.num_samples=404 /} # P99 needs 368 requests that are worth independent ones: results.txt says of how many
 many=${many/measurement.bare_every=8 /}
 few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
@@ -46,7 +46,7 @@ small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
 if [ -n "${SMALL:-}" ]; then
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
-    many=$phase1
+    many=${phase1/dataset.num_samples=6 /}
     few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
     load=${load/tokens=8/tokens=4}
     small=(model=tiny) runs_of_a_turn=2
