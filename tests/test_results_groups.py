@@ -48,11 +48,11 @@ def test_a_group_begins_together_and_one_of_it_runs_as_any_part(tmp_path: Path) 
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
 for word; do [[ $word == output_dir=* ]] && out=${{word#*=}}; done
 mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /proc/$$/fd/7)" >"$out/place"
-[[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,cudagraph_compiled}}_phase1/words >/dev/null 2>&1; do
+[[ $* != *members=3* ]] || until ls {folder}/llava_{{vllm,cudagraph,compiled}}_phase1/words >/dev/null 2>&1; do
     sleep 0.05; done
 [[ $out != *vllm_phase1 ]] || exit 3
 """)
-    group = ("llava_vllm_phase1", "llava_cudagraph_phase1", "llava_cudagraph_compiled_phase1")
+    group = ("llava_vllm_phase1", "llava_cudagraph_phase1", "llava_compiled_phase1")
     said = _begin(folder, python, *group, "llava_eager").communicate()[0]
     assert f"=== group 0a in turns, at most {3 * 300} s: {', '.join(group)}\n" in said
     assert dict(_ends(folder)) == {group[0]: "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
@@ -69,7 +69,7 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
 
     (folder / "parts.tsv").write_text("llava_cudagraph_phase1\t0\t9\n")
     said = _begin(folder, python, *group, "llava_compiled", "llava_eager", SECONDS_LEFT="620").communicate()[0]
-    begun = "group 0a in turns, at most 600 s: llava_vllm_phase1, llava_cudagraph_compiled_phase1"
+    begun = "group 0a in turns, at most 600 s: llava_vllm_phase1, llava_compiled_phase1"
     assert f"=== llava_cudagraph_phase1: done before\n=== {begun}\n" in said
     assert _turns_of(folder, group[0])["members"] == "2"
     assert "=== llava_compiled, llava_eager: does not fit into the " in said
