@@ -7,7 +7,8 @@ HASHES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-# Two tests at a time, files whole so that what their tests share is made once; PYTEST_ARGS="-x tests/cost" and the like choose others.
+# Two tests at a time: each process has half of the tests, in order, so that what the tests of a file share is mostly made
+# once, and whoever is done takes some of the other's. PYTEST_ARGS="-x tests/cost" and the like choose other tests.
 PYTEST_ARGS ?= -n 2 --dist=worksteal
 # A machine with an NVIDIA GPU takes the index's default torch; one without takes a CPU build where there is one.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)

@@ -21,7 +21,7 @@ from PIL import Image
 from tests.command_line import command_line
 from tests.test_runner import FAST, Silent, dataset, measure
 from vlmbench.errors import ConfigError, InputError, MeasurementError
-from vlmbench.machine.turns import Turns, hold_place
+from vlmbench.machine.turns import StartedTogether, Turns, hold_place
 from vlmbench.records.store import RecordStore
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.warmup import Warmup
@@ -275,6 +275,37 @@ def test_nobody_waits_for_a_command_that_is_refused(tmp_path: Path) -> None:
     assert (done.status, "no results at 'not_there'" in done.said) == (2, True), done.said
     first.join()
     assert len(rows_of(tmp_path / "a")) == 10
+
+
+def test_nobody_waits_on_once_too_few_can_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a scheduler knows of those that left nothing in the folder."""
+    monkeypatch.setattr("vlmbench.machine.turns._ASK_S", 0.2)
+    ended = (
+        ("task 1_b failed: no environment", "its log: .vlmbench/1/logs/b.out"),
+        ("task 3_d cancelled", "it left no log"),
+    )
+    found = StartedTogether(coming=("2_c",), ended=ended)
+    options: dict[str, Any] = {"of": tmp_path / "a", "wait_s": 2.0, "started_with": lambda: found}
+    with Turns(directory=tmp_path / "t", **options) as turns, pytest.raises(MeasurementError, match="waited 2 s"):
+        turns.take(lambda: False)  # the third may still come
+    began = time.monotonic()
+    with (
+        Turns(directory=tmp_path / "t", members=3, **options) as turns,
+        pytest.raises(MeasurementError) as caught,
+    ):
+        turns.take(lambda: False)
+    assert time.monotonic() - began < 1.5
+    assert str(caught.value) == (
+        "only 2 of 3 members can take turns: task 1_b failed: no environment (and 1 more)\n"
+        "What was measured is kept. See why it ended (its log: .vlmbench/1/logs/b.out), then run the same command again."
+    )
+    stranger = Turns(directory=tmp_path / "t", of=tmp_path / "by hand")
+    with (
+        stranger,  # one of another command counts, too
+        Turns(directory=tmp_path / "t", members=3, **options) as turns,
+        pytest.raises(MeasurementError, match="waited 2 s"),
+    ):
+        turns.take(lambda: False)
 
 
 def test_a_membership_ends_with_its_block_and_alone_there_is_no_turn(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def test_a_line_that_misses_most_medians_says_why() -> None:
     fit = least_squares(design(x, "linear"), y, x)
     missed = missed_medians(x, y, points, design(points["x"], "linear") @ fit.coefficients)
     assert missed.most
-    assert "misses the medians of" in missed.words()
+    assert missed.words().startswith(f"lies {missed.outside()}, up to ")
+    assert missed.outside() == f"outside {missed.missed} of 6 medians' intervals"
     good = missed_medians(x, y, points, 20 + 0.5 * points["x"].to_numpy())
     assert not good.most
     assert good.words() == ""

@@ -24,7 +24,9 @@ from vlmbench.cluster.launch import conclude
 from vlmbench.cluster.remaining import submitting, to_do
 from vlmbench.cluster.states import OVER, RunState, overall, table, time_left
 from vlmbench.cluster.status import status
+from vlmbench.cluster.turn_members import started_with
 from vlmbench.errors import DirectoryConflictError, InputError
+from vlmbench.machine.turns import StartedTogether, member_name
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect
 
@@ -515,3 +517,30 @@ def test_a_run_that_may_not_be_read_is_named_and_the_others_are_shown(
             find_runs(tmp_path / "theirs")
     finally:
         (tmp_path / "theirs").chmod(0o700)
+
+
+def test_a_task_that_waits_for_turns_learns_which_others_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = tmp_path / "turns"
+    found = submitted(tmp_path, 7)
+    for task in found.tasks:
+        folder = turns if task.index != 6 else tmp_path / "elsewhere"
+        content = {**CONFIG, "config": {"measurement": {"turns": {"directory": str(folder)}}}}
+        found.task_file(task).write_text(json.dumps(content))
+    runs = [found.run_dir(task) for task in found.tasks]
+    ended(runs[5], State.DONE, 0, "7_5")
+    says(monkeypatch, {"7_0": "RUNNING", "7_1": "PENDING", "7_2": "RUNNING"}, {f"7_{i}": "FAILED" for i in (3, 4, 6)})
+    (found.folder / "logs" / "7_3_0_log.out").write_text("slurm_script: setup line failed with exit status 1: load x\n")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert started_with(runs[0], turns) == StartedTogether(), "none of Slurm"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    known = started_with(runs[0], turns)
+    assert known.coming == (member_name(runs[1]), member_name(runs[2])), "queued, and begun but nothing said yet"
+    (how, log), (_, other) = known.ended
+    assert how.startswith(f"task {found.tasks[3].directory} failed: it ended without a result (Slurm: FAILED")
+    assert how.endswith(": setup line failed with exit status 1: load x")
+    assert log == f"its log: .vlmbench/{found.name}/logs/7_3_0_log.out"
+    assert other == "it left no log"
+    says(monkeypatch, None)
+    silent = started_with(runs[0], turns)
+    assert (len(silent.coming), silent.ended) == (4, ()), "without Slurm's word nobody is given up"
+    assert started_with(tmp_path / "no grid" / "run", turns) == StartedTogether()

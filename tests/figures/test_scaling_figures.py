@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from tests.analysis.swept import OUTPUT, PROMPT, PROVENANCE, VISION, frame_of, one_stage, sweep
 from tests.figures.seen import boxes, caption_of, outside, overlaps, smallest
+from vlmbench.analysis.curve_shape import Missed
 from vlmbench.analysis.floors import peaks_of, roofline_table
 from vlmbench.analysis.flops_latency import flops_latency
 from vlmbench.analysis.results import ResultSet
@@ -85,6 +86,20 @@ def test_no_text_lies_on_another(name: str) -> None:
             assert not overlaps(figure)
             assert not outside(figure)
             assert smallest(figure) >= SMALLEST_PT - 1e-9
+
+
+@pytest.mark.parametrize("name", ["page", "paper", "talk"])
+def test_a_fit_outside_the_intervals_of_medians_says_so_within_its_panel(name: str) -> None:
+    missed = Missed(points=9, missed=8, above=0, furthest=0.0336, lifted=0.0)
+    fits = [replace(fit, missed=missed) for fit in select(FITS, "vision", STAGES)]
+    with drawn_as(FigureStyle(name=name)), theme():
+        for columns in (2, 3):
+            figure = scaling_figure(fits, PROVENANCE, title="Vision tokens", columns=columns)
+            assert "R² 1.000, outside 8 of 9 medians' intervals" in words(figure)
+            told = "lies outside 8 of 9 medians' intervals, up to 3.36 % from the median: the points"
+            assert (told in " ".join(caption_of(figure).split())) == (name == "page"), "captions are the page's"
+            assert not overlaps(figure)
+            assert not outside(figure)
 
 
 @pytest.mark.parametrize("name", ["page", "paper"])

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 far = pytest.importorskip("findings_far", reason="a source distribution has no scripts")
@@ -57,22 +59,88 @@ def spells(noise: random.Random, turns: int = 150) -> list[float]:
     return found
 
 
+def words_of(states: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is said of runs in turns whose turns had these states."""
+    noise = random.Random(1)
+    rows = {f"h200_{name}": turns_of(of, noise, sizes=(400, 576)) for name, of in states.items()}
+    monkeypatch.setattr(far, "counted", lambda folder: rows[str(folder)])
+    return str(far.alike_words(Results({name: Run(f"h200_{name}", turns={"id": "x"}) for name in states})))
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_whose_slow_turns_are_is_told(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = random.Random(1)
-    states = [spells(noise) for _ in range(3)]
-    rows = {
-        f"h200_{name}": turns_of(states[0 if shared else at], noise, sizes=(400, 576))
-        for at, name in enumerate(("a", "b", "c"))
-    }
-    monkeypatch.setattr(far, "counted", lambda folder: rows[str(folder)])
-    runs = {name: Run(f"h200_{name}", turns={"id": "x"}) for name in ("a", "b", "c")}
-    groups = far.in_turns(Results(runs))
-    own, others = far.together_in(groups)
-    assert len(own) == len(others) == 3
-    assert min(own) > 0.4, "each resembles its next turn"
-    assert (min(others) > 0.7) if shared else (max(map(abs, others)) < 0.3)
-    assert ("not the machine as a whole" in far.alike_words(Results(runs))) is not shared
+    found = [spells(noise) for _ in range(4)]
+    states = {name: found[0 if shared else at] for at, name in enumerate("abcd")}
+    own, others = far.together_in([states])
+    assert (len(own.values), len(others.values)) == (4, 6)
+    assert own.ends()[0] > 0.4, "each resembles its next turn"
+    assert (others.ends()[0] > 0.7) if shared else (others.ends()[0] < 0 < others.ends()[1] < 0.3)
+    said = words_of(states, monkeypatch)
+    assert "goes together with that of the next turn of the same process: rank correlation 0." in said
+    assert "over 4 runs (single ones" in said
+    assert "over 6 pairs (single ones" in said
+    assert ("not the machine as a whole" in said) is not shared
+
+
+def test_turns_that_resemble_nothing_are_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = words_of({name: [1.0] * 150 for name in "abc"}, monkeypatch)
+    assert "of the next turn of the same process cannot be told: rank correlation" in said
+    assert "machine as a whole" not in said
+
+
+def alike(random: np.random.Generator, lag: float, shared: float, members: int, turns: int = 150) -> dict[str, Any]:
+    """Turns of which each resembles the next by a correlation, a share of their variance common to all members."""
+    moved = lfilter([1.0], [1.0, -lag], random.normal(size=(members + 1, turns + 100)))[:, 100:]
+    return {str(at): np.sqrt(shared) * moved[0] + np.sqrt(1 - shared) * one for at, one in enumerate(moved[1:])}
+
+
+def rank(correlation: float) -> float:
+    """Spearman's, of normal values with this correlation."""
+    return 6 / np.pi * float(np.arcsin(correlation / 2))
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.4, 0.7])
+@pytest.mark.parametrize("members", [2, 4])
+def test_intervals_hold_what_is_planted_though_turns_depend_on_each_other(lag: float, members: int) -> None:
+    random, seeds, shared = np.random.default_rng(7), 300, lag / 2
+    held = np.zeros(2)
+    for _ in range(seeds):
+        own, others = far.together_in([alike(random, lag, shared, members)])
+        for at, (one, truth) in enumerate(((own, rank(lag)), (others, rank(shared)))):
+            low, high = one.ends()
+            held[at] += low <= truth <= high
+    assert (held / seeds >= 0.90).all(), held / seeds
+
+
+@pytest.mark.parametrize(
+    ("lag", "shared", "least", "most"),
+    [
+        (0.0, 0.0, 0.0, 0.02),  # white noise
+        (0.6, 1.0, 0.0, 0.0),  # all of the machine as a whole
+        (0.4, 0.2, 0.0, 0.06), (0.6, 0.3, 0.0, 0.06),  # half of it
+        (0.4, 0.0, 0.9, 1.0),  # each its own
+    ],
+)  # fmt: skip
+def test_how_often_it_is_said_that_it_is_not_the_machine(lag: float, shared: float, least: float, most: float) -> None:
+    random, seeds = np.random.default_rng(8), 300
+    said = resemble = 0
+    for _ in range(seeds):
+        own, others = far.together_in([alike(random, lag, shared, 4)])
+        said += far.is_each_its_own(own, others)
+        resemble += own.ends()[0] > 0
+    assert least <= said / seeds <= most
+    assert (resemble / seeds < 0.05) if lag == 0 else (resemble == seeds)
+
+
+def test_groups_count_by_their_runs_whatever_their_turns() -> None:
+    random = np.random.default_rng(9)
+    groups = [alike(random, 0.5, 0.0, 2, 300), alike(random, 0.5, 0.0, 4, 120)]
+    apart = [far.together_in([group])[0] for group in groups]
+    own, _ = far.together_in(groups)
+    assert own.mean == pytest.approx((2 * apart[0].mean + 4 * apart[1].mean) / 6)
+    reach = [one.ends()[1] - one.mean for one in (own, *apart)]
+    assert reach[0] == pytest.approx(np.hypot(reach[1] / 3, 2 * reach[2] / 3), rel=0.25)
 
 
 def test_runs_of_other_groups_and_short_ones_are_not_put_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,3 +218,16 @@ def test_a_table_of_a_batch_sweep_is_not_of_tokens(tmp_path: Path) -> None:
     summary = summarise_scaling(find(load_runs(write_run(tmp_path, batch)), PROVENANCE), "phase2_scaling")
     assert {entry["kind"] for entry in summary["scaling"]} == {"batch"}
     assert slopes(summary).title == "What one more request in the batch costs, ms"
+
+
+def test_a_table_says_where_a_fit_lies_outside_the_intervals_of_medians_and_what_that_means(tmp_path: Path) -> None:
+    rows = sweep("vision_tokens", VISION, repeats=30)
+    for one in rows:  # on no curve: every other point is half as long again
+        if VISION.index(one["axis_vision_tokens"]) % 2:
+            one["T_LLM_decode"] *= 1.5
+    summary = summarise_scaling(find(load_runs(write_run(tmp_path, rows)), PROVENANCE), "phase2_scaling")
+    made = slopes(summary)
+    pulled_in = {cells[1]: cells[[name for name, _ in made.columns].index("outliers pulled in")] for cells in made.rows}
+    assert pulled_in["LLM decode"].endswith("); fit outside 9 of 9 medians' intervals")
+    assert "medians" not in pulled_in["LLM prefill"]
+    assert "(fit outside N of M medians' intervals: M points have a median with a 95 % interval" in made.title

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.analysis.quantiles import median
 from vlmbench.analysis.regression import Array, Fit, least_squares
-from vlmbench.text import count, percent
+from vlmbench.text import percent
 
 _TERMS = {"linear": 2, "quadratic": 3, "kink": 3}
 _MIN_POINTS = {"linear": 3, "quadratic": 4, "kink": 6}
@@ -153,6 +153,11 @@ def robust_fit(x: Array, y: Array, clusters: NDArray[Any]) -> Fit:
     return least_squares(design(x, "linear"), pulled_to_medians(y, clusters), clusters)
 
 
+def outside_words(missed: int, medians: int) -> str:
+    """Write how many medians a fit passes by, in words that tables, figures and sentences share."""
+    return f"outside {missed} of {medians} medians' intervals"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Missed:
     """How many points' medians a fitted curve passes by.
@@ -178,11 +183,17 @@ class Missed:
         """Whether the curve misses more than half of the medians."""
         return self.missed * 2 > self.points
 
+    def outside(self) -> str:
+        """``outside 5 of 6 medians' intervals``."""
+        return outside_words(self.missed, self.points)
+
     def words(self) -> str:
-        """``misses the medians of 5 of 6 points by up to 12 %: …``; empty where it passes through most of them."""
+        """``lies outside 5 of 6 medians' intervals, up to 12 % from the median: …``; empty where it passes through most
+        of them.
+        """
         if not self.most:
             return ""
-        text = f"misses the medians of {self.missed} of {count(self.points, 'point')} by up to {percent(self.furthest)}"
+        text = f"lies {self.outside()}, up to {percent(self.furthest)} from the median"
         if self.tilted:
             return f"{text}: slow runs tilt it, with outliers pulled in it passes through most"
         if self.above * 2 > self.missed and self.lifted * 2 > self.furthest:

@@ -297,18 +297,21 @@ def _dispatch(config: DictConfig, outcome: OutcomeFile) -> int:
 
 def _job(config: DictConfig, overrides: list[str], outcome: OutcomeFile, turns: Turns | None = None) -> Job:
     """What the task functions get: checked, plain, with components and parts built when asked for."""
+    from vlmbench.cluster.turn_members import started_with
     from vlmbench.records.outcome import OutcomeFile
     from vlmbench.session.job import Job
 
     settings = validate.validate(config)
     asked = settings.measurement.turns
+    folder = None if asked.directory is None else Path(asked.directory).expanduser()
     turns = turns or Turns(
-        directory=None if asked.directory is None else Path(asked.directory).expanduser(),
+        directory=folder,
         of=outcome.directory,
         members=asked.members,
         runs=asked.runs,
         wait_s=asked.wait_s,
         began_unix_s=psutil.Process().create_time(),
+        started_with=None if folder is None else partial(started_with, outcome.directory, folder),
     )
 
     def part(name: str, choices: list[str]) -> Job:

@@ -24,10 +24,16 @@ SETUP_FAILED = "setup line failed"
 
 def log_of(submission: Submission, task: Task, job_id: str | None) -> str | None:
     """The end of a task's log; None where it left none."""
+    file = log_file(submission, task, job_id)
+    return None if file is None else _tail(file)
+
+
+def log_file(submission: Submission, task: Task, job_id: str | None) -> Path | None:
+    """Where a task's log is, if it left one; None for a task of Slurm whose job is not known."""
     folder = submission.folder / "logs"
     if submission.cluster != "slurm":
-        return _tail(folder / f"{task.index}.log")
-    return _tail(folder / f"{job_id}_0_log.out") if job_id else None  # submitit's name; standard error goes there, too
+        return folder / f"{task.index}.log"
+    return folder / f"{job_id}_0_log.out" if job_id else None  # submitit's name; standard error goes there, too
 
 
 def ending(exit_status: int, reason: str | None) -> str:

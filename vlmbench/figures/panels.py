@@ -80,7 +80,7 @@ def slope_text(scaling: Scaling) -> str:
     # A line that passes by most of its medians is not drawn without saying so.
     checked = f"held-out {100 * scaling.held_out_error:.1f} %"
     if missed.most:
-        checked = f"misses {missed.missed} of {missed.points} medians"
+        checked = missed.outside()
     return f"{cost} {unit}{shape}\n{robust}\nR² {scaling.linear.r2:.3f}, {checked}"
 
 

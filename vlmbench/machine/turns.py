@@ -33,6 +33,7 @@ from vlmbench.text import count, note, parse_json, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
 _SAID_S, _LACK_SAID_S = 10.0, 3.0  # so long a wait is not told of: for a turn, for members
+_ASK_S = 30.0  # how often who lacks members asks what became of those that were started with it
 _NAMED = 3  # members, of those that are not ready
 _MISSED = "See what became of that process, then run the same command again."
 _MISSING = (
@@ -43,6 +44,19 @@ _MISSING = (
 
 def _nobody(_: str) -> None:
     pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedTogether:
+    """What is known of those that were started together with a member, in other ways than by the folder.
+
+    Args:
+        coming: names of members that take part, or may still.
+        ended: how each other ended that was to take part and did not do all of its work, and where its log is.
+    """
+
+    coming: tuple[str, ...] = ()
+    ended: tuple[tuple[str, str], ...] = ()
 
 
 def hold_place(directory: Path, of: Path) -> int:
@@ -81,6 +95,7 @@ class Turns:
         runs: of one turn.
         wait_s: longest wait for a turn.
         began_unix_s: when this member was started: who measured after that is of its turns, who died before is not.
+        started_with: what became of those that were started with this member; None where nobody knows.
 
     Attributes:
         waits: told in words what it waits for once that takes a while, and nothing once the turn came.
@@ -95,6 +110,7 @@ class Turns:
     runs: int = 8
     wait_s: float = 1800.0
     began_unix_s: float = field(default_factory=time.time)
+    started_with: Callable[[], StartedTogether] | None = None
     waits: Callable[[str], None] = field(init=False, default_factory=lambda: _nobody)
     waited_s: float = field(init=False, default=0.0)
     number: int | None = field(init=False, default=None)
@@ -187,11 +203,12 @@ class Turns:
         """Have the turn for one run more: passed on after ``runs``, and waited for; False when told to stop meanwhile.
 
         Raises:
-            MeasurementError: it was waited for too long.
+            MeasurementError: it was waited for too long, or for members that cannot come.
         """
         if self.directory is None:
             return True
         began, before, told = time.monotonic(), self.waited_s, ""
+        asked = began
         while not self._left and (whose := self._whose()):
             waited = time.monotonic() - began
             self.waited_s = before + waited
@@ -202,6 +219,9 @@ class Turns:
                     f"waited {self.wait_s:g} s for a turn (measurement.turns.wait_s): {whose}\n"
                     f"What was measured is kept. {_MISSING if self._lacks else _MISSED}"
                 )
+            if not self._gathered and time.monotonic() - asked > _ASK_S:
+                asked = time.monotonic()
+                self._check_that_enough_come()
             news = "a turn" if self._gathered else whose  # turns pass by, members come and go
             if waited > (_SAID_S if self._gathered else _LACK_SAID_S) and told != news:
                 told = news
@@ -235,6 +255,27 @@ class Turns:
             self.returned = self.number not in (None, state["turn"] - 1)
             self.number, self._left = state["turn"], self.runs
             return ""
+
+    def _check_that_enough_come(self) -> None:
+        """Ask what became of those that were started with this member.
+
+        Raises:
+            MeasurementError: some ended, and with those that may still come they are too few.
+        """
+        known = StartedTogether() if self.started_with is None else self.started_with()
+        if not known.ended:
+            return
+        with self._state() as state:
+            there = {*self._expected(state["members"]), *known.coming, self.name}
+            needed = self._needed(state["members"])
+        if len(there) >= needed:
+            return
+        (how, log), more = known.ended[0], len(known.ended) - 1
+        others = f" (and {more} more)" if more else ""
+        raise MeasurementError(
+            f"only {len(there)} of {count(needed, 'member')} can take turns: {how}{others}\n"
+            f"What was measured is kept. See why it ended ({log}), then run the same command again."
+        )
 
     def _needed(self, members: dict[str, Any]) -> int:
         """How many are to be ready before the first run."""

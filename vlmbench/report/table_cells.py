@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlmbench.analysis.curve_shape import outside_words
 from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
@@ -204,15 +205,20 @@ def slopes(summary: Summary) -> Grid:
         "token" if entry["kind"] in TOKEN_KINDS else KINDS[entry["kind"]].unit for entry in summary["scaling"]
     )
     title = f"What one more {' or '.join(units) or 'token'} costs, ms"
+    if any(entry.get("missed_words") for entry in summary["scaling"]):
+        title += (
+            " (fit outside N of M medians' intervals: M points have a median with a 95 % interval, and the fit to "
+            "all runs lies outside it at N of them)"
+        )
     return Grid(name="slopes", title=title, columns=columns, rows=rows)
 
 
 def _pulled_in(entry: Mapping[str, Any]) -> str:
-    """The outlier-proof slope, with a mark where the line misses most of its points' medians."""
+    """The outlier-proof slope, with a word where the fit to all runs misses most of its points' medians."""
     if entry.get("slope_robust_ms") is None:
         return DASH
     inside = interval(entry["slope_robust_low"], entry["slope_robust_high"])
-    missed = f"; misses {entry['medians_missed']} of {entry['medians_with_interval']} medians"
+    missed = f"; fit {outside_words(entry['medians_missed'], entry['medians_with_interval'])}"
     return f"{digits(entry['slope_robust_ms'])} ({inside}){missed if entry['missed_words'] else ''}"
 
 
