@@ -19,6 +19,7 @@ from pathlib import Path
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.results import ResultSet, concatenated, read_results
 from vlmbench.errors import InputError
+from vlmbench.records.reading import records_in
 from vlmbench.text import digits, percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -58,7 +59,7 @@ def _runs(place: Path) -> list[ResultSet]:
     """The runs of a folder and of those below it; folders without rows are passed over."""
     runs: list[ResultSet] = []
     for folder in [place, *sorted(p for p in place.rglob("*") if p.is_dir())]:
-        if any((folder / name).is_file() for name in ("records.jsonl", "records.jsonl.gz")):
+        if records_in(folder) is not None:
             runs += read_results(folder)
     return runs
 

@@ -3,7 +3,7 @@
     make test-vllm                                                       # sets up vLLM's CPU build, once
     PYTHONPATH=. .venv-vllm/bin/python benchmarks/vllm_watching.py       # 200 rounds of 8 tokens, as many of 64
     PYTHONPATH=. python benchmarks/vllm_watching.py --model llava_1_5_7b --tokens 8 --rounds 600     # on a GPU
-    PYTHONPATH=. python benchmarks/vllm_watching.py --rows docs/results/h200_llava_vllm/phase1/records.jsonl.gz
+    PYTHONPATH=. python benchmarks/vllm_watching.py --rows docs/results/h200_llava_vllm/phase1/records.jsonl.xz
 
 The first needs no GPU: the default tiny model, random weights, eager, one request again and again. Two ways:
 
@@ -19,8 +19,6 @@ The last reads the pairs of a run: where in the request the difference lies, by 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import os
 import random
 import time
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.analysis.quantiles import median
+from vlmbench.records.reading import iter_rows
 
 KNOWN = 5  # rounds that are not counted
 
@@ -167,10 +166,8 @@ def rounds(model: Any, tokens: int, number: int) -> list[dict[str, dict[str, Any
 
 def in_rows(file: Path) -> dict[str, list[float]]:
     """Differences of the pairs of a run, µs, by what differs."""
-    with gzip.open(file, "rt") as lines:
-        rows = [json.loads(line) for line in lines]
     sides: dict[str, dict[Any, Any]] = {"bare": {}, "instrumented": {}}
-    for row in rows:
+    for row in iter_rows(file, itl=False):
         if row["status"] == "ok" and row["mode"] in sides:
             sides[row["mode"]][tuple(row[name] for name in ("point_id", "sample_id", "repeat", "session"))] = row
     halves = [(sides["instrumented"][key], bare) for key, bare in sides["bare"].items() if key in sides["instrumented"]]

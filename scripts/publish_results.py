@@ -9,13 +9,13 @@
     python scripts/publish_results.py --archive h200_old   # keep the rows of a folder as an earlier result
     python scripts/publish_results.py --results COPY       # try it without touching docs/results
 
-A part ``MODEL_RUNTIME_PHASE`` of ``scripts/results.txt`` becomes ``CARD_MODEL_RUNTIME/PHASE``, any other
-``CARD_PART``; the card's name comes from the run's provenance. Published are rows (compressed), provenance, how points
-ended, proofs of methods; everything else is made of them: summary, words, tables, some figures in few colours and
-pixels. Runs of another state of the code than the present set's begin a new set: those that are measured again go, the
-others stay and are marked on the pages. What was cut off does not replace a run that has more rows. Both sweeps of a
-folder are compared, runtimes of a model are drawn side by side in ``CARD_MODEL``, and ``scripts/findings.py`` writes
-the pages. What changed is printed, a line a file.
+A part ``MODEL_RUNTIME_PHASE`` of ``scripts/results.txt`` becomes ``CARD_MODEL_RUNTIME/PHASE``, any other ``CARD_PART``;
+the card's name comes from the run's provenance. Published are rows (as xz; what an earlier set has as gzip is packed
+anew), provenance, how points ended, proofs of methods; everything else is made of them: summary, words, tables, some
+figures in few colours. Runs of another state of the code than the present set's begin a new set: those that are
+measured again go, the others stay and are marked on the pages. What was cut off does not replace a run that has more
+rows. Both sweeps of a folder are compared, runtimes of a model are drawn side by side in ``CARD_MODEL``, and
+``scripts/findings.py`` writes the pages. What changed is printed, a line a file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import argparse
 import gzip
 import io
 import json
+import lzma
 import os
 import re
 import shutil
@@ -31,7 +32,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict
@@ -49,6 +49,7 @@ from published import (
     CUT_BY,
     DRAWN,
     MODELS,
+    PIXELS,
     PROVENANCE,
     RUNTIMES,
     SERVER,
@@ -72,6 +73,7 @@ from vlmbench.figures.style import FigureStyle, drawn_as
 from vlmbench.figures.theme import save
 from vlmbench.machine.installation import source_sha256
 from vlmbench.records.files import write_json, write_whole
+from vlmbench.records.reading import GZIP, RECORDS_NAME, XZ, opened, records_in, records_path
 from vlmbench.report import write_pages, write_report
 from vlmbench.report.comparison import as_dict, as_markdown
 from vlmbench.report.first_steps import write_first_steps
@@ -81,7 +83,7 @@ from vlmbench.report.token_comparison import write_exp5
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-ROWS, PACKED, WORDS, SUMMARY = "records.jsonl", "records.jsonl.gz", "words.txt", "summary.json"
+PACKED, WORDS, SUMMARY = f"{RECORDS_NAME}{XZ}", "words.txt", "summary.json"
 PACKED_SUMMARY = f"{SUMMARY}.gz"
 INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
 WHOLE = (FIRST_STEPS, "budget.json", SERVER)
@@ -99,10 +101,13 @@ MORE = (
 )  # fmt: skip
 TOUR = f"{CARD}_qwen_cudagraph"  # whose tokens the README compares
 GRID = "_grid"  # its runs are the lines of one table: no figures, no tables
-_STYLE = FigureStyle(formats=("png",), dpi=110)
-"""Of published figures; a run draws its own with more pixels, and as PDF."""
+_STYLE = FigureStyle(formats=("png",), dpi=110 * PIXELS)
+"""Of published figures, which pages show at 110 pixels an inch; a run draws its own as PDF, too."""
+_COLOURS = 48
 MOST_BYTES = 15_000_000
-SMALLER_ROWS = 9
+_SMALLEST = 9
+_ROWS_PRESET = 6 | lzma.PRESET_EXTREME
+"""Looks back 8 MiB: 64 MiB (``-9e``) make rows a thousandth smaller at most, and every reader would need them."""
 _LOOKED_AT = 50  # commits whose code is compared
 KEPT = ("llava_eager", "llava_cudagraph", "gemma3_eager")  # earlier runs that tests read
 CUT = (124, 130, 137, 143)  # exit status of what its time, or somebody, cut off
@@ -121,7 +126,7 @@ def take(runs: Path, results: Path) -> list[Path]:
         raise InputError(f"'{runs}' is no directory; give the one that scripts/results.sh wrote to")
     taken = []
     for place in sorted(path for path in runs.iterdir() if path.is_dir()):
-        arms = [place] if _rows(place) else sorted(path for path in place.iterdir() if path.is_dir() and _rows(path))
+        arms = [place] if records_in(place) else sorted(p for p in place.iterdir() if p.is_dir() and records_in(p))
         for arm in arms:
             if reason := _unusable(arm):
                 sys.stdout.write(f"not published, {reason}: {arm.relative_to(runs)}\n")
@@ -140,12 +145,7 @@ def take(runs: Path, results: Path) -> list[Path]:
             for name in INPUTS[1:]:
                 if (arm / name).is_file():
                     write_whole(target / name, small(arm / name))
-            rows = _rows(arm)
-            assert rows is not None
-            if rows.name == PACKED:
-                shutil.copyfile(rows, target / PACKED)
-            else:
-                write_whole(target / PACKED, gzip.compress(rows.read_bytes(), SMALLER_ROWS, mtime=0))
+            write_whole(target / PACKED, packed(records_path(arm)))
             for name in WHOLE:  # what the parts of it say together, which rows alone do not
                 if arm != place and (place / name).is_file():
                     (results / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def take(runs: Path, results: Path) -> list[Path]:
             taken.append(folder)
     card = taken[0].parts[0].partition("_")[0] if taken else CARD
     for file in [path for pattern in PLAIN for path in sorted(runs.glob(pattern)) + sorted(runs.glob(f"*/{pattern}"))]:
-        if file.name in (ROWS, WORDS) or _rows(file.parent):
+        if file.name in (RECORDS_NAME, WORDS) or records_in(file.parent):
             continue
         folder = Path(folder_of(file.stem if file.parent == runs else file.parent.name, card))
         (results / folder).mkdir(parents=True, exist_ok=True)
@@ -175,6 +175,31 @@ def take(runs: Path, results: Path) -> list[Path]:
     return found
 
 
+def packed(rows: Path) -> bytes:
+    """The content of a records file as it is published.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if rows.suffix == XZ:
+        return rows.read_bytes()
+    with opened(rows) as lines:
+        return lzma.compress(lines.read(), preset=_ROWS_PRESET)
+
+
+def pack_again(results: Path) -> Iterator[str]:
+    """Put what is published now in the place of rows that were published as gzip; says which.
+
+    Raises:
+        InputError: rows cannot be read; they stay.
+    """
+    for old in sorted(results.rglob(f"{RECORDS_NAME}{GZIP}")):
+        if not old.with_name(PACKED).is_file():
+            write_whole(old.with_name(PACKED), packed(old))
+        old.unlink()
+        yield f"packed anew {old.relative_to(results).with_name(PACKED)}"
+
+
 def _unusable(arm: Path) -> str:
     """Why a folder with rows is no run of vlmbench that can be read; empty where it is one."""
     try:
@@ -183,7 +208,7 @@ def _unusable(arm: Path) -> str:
         return "it does not say how it was made"
     try:
         _measured(arm)
-    except (OSError, EOFError, zlib.error):
+    except InputError:
         return "its rows cannot be read"
     return ""
 
@@ -218,7 +243,7 @@ def begin_set(runs: Path, results: Path, *, same: bool) -> None:
         _code(path.parent)
         for place in ("*", "*/*")
         for path in runs.glob(f"{place}/{PROVENANCE}")
-        if _rows(path.parent)
+        if records_in(path.parent)
         and not _unusable(path.parent)
         and card_of(path.parent, read(path.parent.parent / SERVER)) == CARD
     }
@@ -273,7 +298,7 @@ def say_of_parts(runs: Path) -> None:
             if (log.is_file())
             else []
         )
-        has_rows = any(_rows(place) for place in (runs / part, *(runs / part).glob("*/")))
+        has_rows = any(records_in(place) for place in (runs / part, *(runs / part).glob("*/")))
         if not has_rows:
             sys.stdout.write(f"{part}: no row ({how}); last words: {' / '.join(said[-2:]) or 'none'}\n")
         elif last.status:
@@ -297,15 +322,9 @@ def _with_earlier_parts(file: Path, target: Path) -> bytes:
     return b"".join([*old, lines])
 
 
-def _rows(directory: Path) -> Path | None:
-    return next((path for name in (ROWS, PACKED) if (path := directory / name).is_file()), None)
-
-
 def _measured(directory: Path) -> int:
     """How many rows of a run count."""
-    path = _rows(directory)
-    assert path is not None
-    with gzip.open(path, "rb") if path.name == PACKED else path.open("rb") as lines:
+    with opened(records_path(directory)) as lines:
         return sum(b'"status": "ok"' in line for line in lines)
 
 
@@ -404,8 +423,8 @@ def _unpack(folder: Path, target: Path) -> None:
     for name in INPUTS[1:]:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
-    with gzip.open(folder / PACKED) as packed, (target / ROWS).open("wb") as rows:
-        shutil.copyfileobj(packed, rows)
+    with opened(folder / PACKED) as lines, (target / RECORDS_NAME).open("wb") as rows:
+        shutil.copyfileobj(lines, rows)
 
 
 def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Path]]:
@@ -428,8 +447,8 @@ def _published(top: Path, kinds: Mapping[Path, str]) -> Iterator[tuple[Path, Pat
 
 
 def small(file: Path) -> bytes:
-    """A file's content; JSON without its spaces, a summary with six digits a number, of a PNG the same picture in 256
-    colours, which a figure of flat areas and thin lines needs not more of, in a fourth of the bytes.
+    """A file's content; JSON without its spaces, a summary with six digits a number, of a PNG the same picture in 48
+    colours, which a figure of flat areas and thin lines needs not more of, in a third of the bytes.
     """
     if file.suffix == ".json":
         said = json.loads(file.read_bytes(), parse_float=_rounded if file.name == SUMMARY else float)
@@ -437,10 +456,11 @@ def small(file: Path) -> bytes:
     if file.suffix != ".png":
         return file.read_bytes()
     with Image.open(file) as image:
-        flat = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    packed = io.BytesIO()
-    flat.save(packed, format="png", optimize=True)
-    return packed.getvalue()
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE  # no median cut: it loses thin lines' colours
+        flat = image.convert("RGB").quantize(_COLOURS, method=method, kmeans=1, dither=dither)
+    content = io.BytesIO()
+    flat.save(content, format="png", optimize=True)
+    return content.getvalue()
 
 
 def _rounded(number: str) -> float:
@@ -457,7 +477,7 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     for made_as, path in made.items():
         content = small(path)
         if made_as.name == SUMMARY:
-            content = gzip.compress(content, SMALLER_ROWS, mtime=0)
+            content = gzip.compress(content, _SMALLEST, mtime=0)
         name = made_as.with_name(PACKED_SUMMARY) if made_as.name == SUMMARY else made_as
         files.add(name)
         if not (folder / name).is_file() or content != (folder / name).read_bytes():
@@ -566,6 +586,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["COLUMNS"] = "120"  # published words do not depend on the terminal of who publishes them
     results, failed = options.results.resolve(), 0
     try:
+        for change in pack_again(results):
+            sys.stdout.write(f"{change}\n")
         archive(results, options.archive)
         took = take(options.runs.resolve(), results) if options.runs else []
         if options.runs:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
+from PIL import Image
+
+from vlmbench.records.reading import opened, records_path
 from vlmbench.text import DASH, digits, percent, span, tight_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +71,7 @@ _PHASE = re.compile(r"(.+)_(phase[123])")
 TRIES = "parts.tsv"
 PROVENANCE, SET, SIDES = "provenance.json", "set.json", ("phase2", "phase3")
 CUT_BY = frozenset(("interrupted", "time_limit"))
+PIXELS = 2  # of a published figure, for one of the page that shows it
 SERVER, SERVERS = "server.json", "cpu_llama_server"
 
 
@@ -207,8 +212,15 @@ class Published:
         return "" if run is None else f"[{words}]({self.link}/{run.folder.as_posix()})"
 
     def figure(self, name: str, words: str) -> str:
-        """A picture; empty where it is not there."""
-        return f"![{words}]({self.link}/{name})\n\n" if (self.results / name).is_file() else ""
+        """A picture, in half its pixels: HTML, for no Markdown that all readers know has a width; empty where it is
+        not there.
+        """
+        file = self.results / name
+        if not file.is_file():
+            return ""
+        with Image.open(file) as image:
+            width = image.width // PIXELS
+        return f'<img src="{self.link}/{name}" alt={quoteattr(words)} width="{width}">\n\n'
 
 
 def codes_of(results: Path) -> dict[str, str]:
@@ -269,7 +281,7 @@ def who(name: str) -> tuple[str, str]:
 
 @cache
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    with gzip.open(folder / "records.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with opened(records_path(folder)) as lines:
         return [json.loads(line) for line in lines]
 
 

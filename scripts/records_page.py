@@ -17,6 +17,7 @@ _HEAD = f"""\
 
 One line of `records.jsonl` is one run of one request. It is flat JSON: identity, status, then one value a column. A
 value that a run does not have is absent or null, never 0. The rows under `results` of a phase file are the same rows.
+Packed as `records.jsonl.xz` (as published rows are) or `records.jsonl.gz`, the file is read all the same.
 
 Rows hold raw values. What follows from them is computed when they are read: `vlmbench.analysis.derived` adds the shares
 of the device's peaks (`mfu_*`, `mbu_*`), the arithmetic intensity and the distance to the floor to a frame of rows.

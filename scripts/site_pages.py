@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from html import unescape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
 }
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
+_IMAGE = re.compile(r'<img src="(?P<target>[^"]+)" alt="(?P<words>[^"]*)" width="(?P<width>\d+)">')
 _ROLE = re.compile(r":(?:py:)?[a-z]+:(?=<code>)")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|×|[mµ]?s|G[iB]+|TB/s)(?!\w))")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
@@ -33,13 +35,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Point links to pages of the site, leave only the words of those that lead elsewhere in the checkout, and hold
-    numbers to their units (not in headings: their anchors are made of them).
+    """Point links and pictures to files of the site, leave only the words of links that lead elsewhere in the checkout,
+    and hold numbers to their units (not in headings: their anchors are made of them).
     """
     name = page.file.src_uri
     source = next((source for source, target in ELSEWHERE.items() if target == name), f"docs/{name}")
     text = "".join(
-        part if fenced else _held(_LINK.sub(lambda m: _link(m, source, name, files), part))
+        part if fenced else _held(_LINK.sub(lambda m: _link(m, source, name, files), _IMAGE.sub(_picture, part)))
         for fenced, part in _parts(markdown)
     )
     return text + _references() if name == "api.md" else text
@@ -68,6 +70,11 @@ def _held(text: str) -> str:
     return "`".join(
         _UNIT.sub("\N{NO-BREAK SPACE}", part) if i % 2 == 0 else part for i, part in enumerate(text.split("`"))
     )
+
+
+def _picture(match: re.Match[str]) -> str:
+    """A picture with a width, as HTML, in Markdown: its path is followed, and mkdocs says so where it is dead."""
+    return f"![{unescape(match['words'])}]({match['target']}){{: width={match['width']} }}"
 
 
 def _link(match: re.Match[str], source: str, page: str, files: Files) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import lzma
 import os
 import random
 import shutil
@@ -358,7 +359,8 @@ def test_no_damaged_file_that_is_given_ends_in_a_traceback(
     ("what", "file"),
     [
         ("baseline", "provenance.json"), ("baseline", "records.jsonl"), ("candidate", "provenance.json"),
-        ("candidate", "records.jsonl"), ("saved", "provenance.json"), ("saved", "records.jsonl.gz"), ("saved", "baseline.json"),
+        ("candidate", "records.jsonl"), ("candidate", "records.jsonl.xz"), ("saved", "provenance.json"),
+        ("saved", "records.jsonl.gz"), ("saved", "baseline.json"),
     ],
 )  # fmt: skip
 def test_compare_with_a_damaged_file_is_refused_or_judged(tmp_path: Path, what: str, file: str) -> None:
@@ -371,6 +373,10 @@ def test_compare_with_a_damaged_file_is_refused_or_judged(tmp_path: Path, what: 
     if what == "saved":
         baselines.save("x", [whole["baseline"]], whole["baseline"], tmp_path / "kept")
         whole["saved"] = tmp_path / "kept" / "x"
+    if file == "records.jsonl.xz":
+        rows = whole[what] / "records.jsonl"
+        (whole[what] / file).write_bytes(lzma.compress(rows.read_bytes()))
+        rows.unlink()
 
     def verdict() -> int:
         before = baselines.find("x", tmp_path / "damaged") if what == "saved" else damaged["baseline"]

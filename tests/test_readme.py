@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 import vlmbench as package
 from vlmbench.cli import validate
@@ -116,9 +117,25 @@ def test_the_tour_runs(vlmbench_forked: Run, tmp_path: Path, words: list[str]) -
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) + re.findall(r'<img [^>]*?src="([^"]+)"', text):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_figures_have_two_pixels_for_one_of_the_page() -> None:
+    """So that they are sharp on a dense screen and in print, at the size that they were drawn for."""
+    shown = [
+        ((ROOT / page).parent / source, int(width))
+        for page in PAGES
+        for source, width in re.findall(
+            r'<img src="([^"]+\.png)" alt="[^"]+" width="(\d+)">', (ROOT / page).read_text()
+        )
+    ]
+    assert len(shown) > 30
+    for file, width in shown:
+        with Image.open(file) as image:
+            assert (image.width, image.mode) == (2 * width, "P"), file
+    assert not [page for page in PAGES if re.search(r"!\[[^]]*\]\([^)]+\.png\)", (ROOT / page).read_text())]
 
 
 def test_the_make_targets_it_names_exist() -> None:

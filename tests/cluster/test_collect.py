@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,20 @@ def test_torn_and_damaged_files_are_read(tmp_path: Path) -> None:
     again = read_table(file)
     assert again.num_rows == whole.num_rows
     assert again["T_total"].to_pylist() == whole["T_total"].to_pylist()
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_rows_that_were_packed_since_are_collected(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    run(tmp_path / "0_run", "a", State.DONE)
+    plain = tmp_path / "0_run" / RECORDS_NAME
+    expected = pandas.read_parquet(collect(tmp_path).table_path)
+    packed = plain.with_name(plain.name + suffix)
+    packed.write_bytes(pack(plain.read_bytes()))
+    plain.unlink()
+    pandas.testing.assert_frame_equal(pandas.read_parquet(collect(tmp_path).table_path), expected)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(InputError, match="cannot read records"):
+        collect(tmp_path)
 
 
 def test_unlike_runtimes_are_named_and_not_one_line(tmp_path: Path) -> None:

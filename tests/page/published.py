@@ -9,18 +9,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from vlmbench.records.reading import RECORDS_NAME, opened, records_in
 from vlmbench.report import write_report
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def unpack(source: str, target: Path) -> Path:
-    """A published run directory with its rows and its summary unpacked, without figures."""
+    """A published directory with its rows, if it has any, and its summary unpacked, without figures."""
     target.mkdir(parents=True, exist_ok=True)
     for path in (RESULTS / source).glob("*.json"):
         shutil.copy(path, target)
     for path in (RESULTS / source).glob("*.gz"):
         (target / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    if (rows := records_in(RESULTS / source)) is not None:
+        with opened(rows) as lines:
+            (target / RECORDS_NAME).write_bytes(lines.read())
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import random
 import subprocess
 import sys
@@ -192,7 +193,7 @@ def test_the_command_line_for_ci(vlmbench: CliRun, vlmbench_here: CliRun, tmp_pa
     """0, 1 and 2; packed rows; a baseline by name; nothing written unless asked for; no torch."""
     a = a_run(tmp_path / "a", 1)
     a_run(tmp_path / "b", 2, decode=1.1)
-    (a / "records.jsonl.gz").write_bytes(gzip.compress((a / "records.jsonl").read_bytes()))
+    (a / "records.jsonl.xz").write_bytes(lzma.compress((a / "records.jsonl").read_bytes()))
     (a / "records.jsonl").unlink()
     code = (
         "import sys\nsys.argv[1:] = ['experiment=compare', 'baseline=a', 'candidate=b']\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -76,14 +77,16 @@ def test_what_a_killed_report_left_is_removed_and_what_is_being_written_is_not(t
     assert new.exists()
 
 
-def test_packed_rows_and_a_damaged_summary(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_packed_rows_and_a_damaged_summary(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
     source = made(tmp_path / "run")
     expected = summarise(source)
-    (source / "records.jsonl.gz").write_bytes(gzip.compress((source / "records.jsonl").read_bytes()))
+    (source / f"records.jsonl{suffix}").write_bytes(pack((source / "records.jsonl").read_bytes()))
     (source / "records.jsonl").unlink()
     (source / "summary.json").write_text("{")
-    report([source])
+    page = report([source]).page
     assert json.loads((source / "summary.json").read_text()) == expected
+    assert f"records.jsonl{suffix}" in page.read_text(), "the page names the file of its rows"
 
 
 def test_a_study_with_its_comparison(tmp_path: Path) -> None:

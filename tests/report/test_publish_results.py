@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import lzma
 import os
 import re
 import shutil
@@ -94,7 +95,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     assert script.main(["--from", str(runs), "--results", str(results)]) == 0
     made = content(results)
     for name in (
-        "h200_llava_eager/phase1/records.jsonl.gz",
+        "h200_llava_eager/phase1/records.jsonl.xz",
         "h200_llava_eager/phase1/figures/components_bars.png",
         "h200_llava_eager/phase2/summary.json.gz",
         "h200_llava_eager/phase3/words.txt",
@@ -108,7 +109,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
         assert name in made, name
     assert not [name for name in made if name.endswith((".pdf", ".html", "parts.tsv")) or "turns" in name]
     before = (runs / "llava_eager" / "phase1" / "records.jsonl").read_bytes()
-    assert gzip.decompress(made["h200_llava_eager/phase1/records.jsonl.gz"]) == before
+    assert lzma.decompress(made["h200_llava_eager/phase1/records.jsonl.xz"]) == before
     for name, text in made.items():
         assert str(tmp_path).encode() not in text, name
     assert (
@@ -139,7 +140,7 @@ def test_runs_become_folders_with_all_that_is_made_of_their_rows(
     assert not (results / "h200_llava_cudagraph").exists()
     kept = results / "archive" / "h200_llava_cudagraph"
     assert {path.name for path in (kept / "phase1").iterdir()} == {
-        "records.jsonl.gz",
+        "records.jsonl.xz",
         "provenance.json",
         "summary.json.gz",
     }
@@ -153,10 +154,55 @@ def test_a_phase_1_of_its_own_takes_the_place_of_the_studys(script: ModuleType, 
     script.take(runs, results)
     assert {path.name for path in (results / "h200_llava_eager").iterdir()} >= {"phase1", "phase2", "phase3"}
     longer = (runs / "llava_eager_phase1" / "records.jsonl").read_bytes()
-    assert gzip.decompress((results / "h200_llava_eager" / "phase1" / "records.jsonl.gz").read_bytes()) == longer
+    assert lzma.decompress((results / "h200_llava_eager" / "phase1" / "records.jsonl.xz").read_bytes()) == longer
     assert not (results / "h200_llava_eager_phase1").exists()
     assert script.main(["--from", str(runs), "--results", str(results)]) == 0, "all that was taken is made"
     assert (results / "h200_llava_eager" / "phase1" / "words.txt").is_file()
+
+
+def test_rows_that_were_published_as_gzip_are_packed_anew(script: ModuleType, runs: Path, tmp_path: Path) -> None:
+    """In every folder and in the archive; what is made of them stays, and a run that is given may be packed, too."""
+    results, earlier = tmp_path / "results", tmp_path / "earlier"
+    script.take(runs, results)
+    script.archive(results, ["h200_molmo_cudagraph"])
+    expected = content(results)
+    rows = _as_gzip(results)
+    shutil.copytree(results / "h200_llava_cudagraph" / "phase1", earlier / "llava_cudagraph")
+    both = rows[0].with_suffix(".gz")
+    rows[0].write_bytes(expected[str(rows[0].relative_to(results))])
+    both.write_bytes(b"of an earlier day")  # beside what was packed since
+    assert list(script.pack_again(results)) == [f"packed anew {path.relative_to(results)}" for path in rows]
+    assert content(results) == expected
+    assert list(script.pack_again(results)) == []
+
+    assert script.take(earlier, tmp_path / "again") == [Path("h200_llava_cudagraph")]
+    name = "h200_llava_cudagraph/phase1/records.jsonl.xz"
+    assert (tmp_path / "again" / name).read_bytes() == expected[name], "the same rows give the same bytes"
+    assert not list((tmp_path / "again").rglob("*.gz"))
+
+
+def _as_gzip(results: Path) -> list[Path]:
+    """Pack published rows as earlier sets were; returns the files that they were before."""
+    rows = sorted(results.rglob("records.jsonl.xz"))
+    for path in rows:
+        path.with_suffix(".gz").write_bytes(gzip.compress(lzma.decompress(path.read_bytes())))
+        path.unlink()
+    return rows
+
+
+def test_published_rows_that_cannot_be_read_stay(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(RESULTS / "h200_llava_compiled" / "phase1", tmp_path / "h200_llava_compiled" / "phase1")
+    (rows,) = tmp_path.rglob("records.jsonl.xz")
+    rows = rows.rename(rows.with_suffix(".gz"))
+    rows.write_bytes(b"half")
+    before = content(tmp_path)
+    with pytest.raises(SystemExit) as refused:
+        script.main(["--results", str(tmp_path)])
+    assert refused.value.code == 2
+    assert "cannot read records" in capsys.readouterr().err
+    assert content(tmp_path) == before
 
 
 def test_what_is_no_result_is_refused_in_two_lines(script: ModuleType, runs: Path, tmp_path: Path) -> None:
@@ -229,7 +275,7 @@ def test_what_is_no_run_is_named_and_left_where_it_is(
     good = RESULTS / "h200_llava_compiled" / "phase1"
     for name in ("cut", "foreign", "silent"):
         shutil.copytree(good, tmp_path / "runs" / name)
-    rows = tmp_path / "runs" / "cut" / "records.jsonl.gz"
+    rows = tmp_path / "runs" / "cut" / "records.jsonl.xz"
     rows.write_bytes(rows.read_bytes()[:3000])
     (tmp_path / "runs" / "foreign" / "provenance.json").write_text("[]")
     (tmp_path / "runs" / "silent" / "provenance.json").unlink()
@@ -356,7 +402,7 @@ def test_every_folder_is_of_a_part_and_the_whole_is_small(findings: ModuleType, 
 PUBLISHED = sorted(
     path.relative_to(RESULTS).as_posix()
     for path in RESULTS.glob("*")
-    if path.is_dir() and path.name != "archive" and any(path.rglob("records.jsonl.gz"))
+    if path.is_dir() and path.name != "archive" and any(path.rglob("records.jsonl.xz"))
 )
 
 
@@ -375,15 +421,17 @@ def test_a_copy_of_first_steps_is_written_as_one(script: ModuleType, tmp_path: P
     shutil.copytree(RESULTS / "h200_llava_first_steps", tmp_path / "h200_llava_first_steps")
     (tmp_path / "h200_llava_first_steps" / "figures" / "first_steps.png").write_text("stale")
     before = content(tmp_path)
+    assert _as_gzip(tmp_path)
     assert script.main(["--results", str(tmp_path)]) == 0
     after = content(tmp_path)
+    assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"h200_llava_first_steps/figures/first_steps.png"}, "the numbers are the published ones"
 
 
 def _with_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True)
-    with gzip.open(folder / "records.jsonl.gz", "wt", encoding="utf-8") as lines:
+    with lzma.open(folder / "records.jsonl.xz", "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
 
 
@@ -467,8 +515,8 @@ def test_earlier_runs_that_were_measured_again_go(script: ModuleType, runs: Path
     results = tmp_path / "results"
     for name in ("h200_molmo_cudagraph", "h200_gemma3_eager", "h200_qwen_eager"):
         shutil.copytree(runs / "molmo_cudagraph", results / "archive" / name / "phase1")
-        packed = results / "archive" / name / "phase1" / "records.jsonl.gz"
-        packed.write_bytes(gzip.compress((runs / "molmo_cudagraph" / "records.jsonl").read_bytes()))
+        packed = results / "archive" / name / "phase1" / "records.jsonl.xz"
+        packed.write_bytes(lzma.compress((runs / "molmo_cudagraph" / "records.jsonl").read_bytes()))
     page = results / "archive" / "README.md"
     page.write_text("| `h200_molmo_cudagraph` | a |\n| `h200_qwen_eager`, `h200_molmo_cudagraph`, `h200_x` | b |\n")
     (runs / "molmo_cudagraph" / "points.json").write_text('{"points": [{"ended_by": "all_measured"}]}')
@@ -508,9 +556,9 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
     sweep.write_bytes(gzip.compress(json.dumps(told | {"aa_check": told["aa_check"] | {"verdict": "drift"}}).encode()))
     assert "LLaVA-1.5-7B, captured graphs, phase 2: " in findings.sweep_drift_words(published)
     (tmp_path / name / "phase3" / "points.json").unlink()
-    rows = tmp_path / name / "phase1" / "records.jsonl.gz"
-    lines = [json.loads(line) for line in gzip.decompress(rows.read_bytes()).splitlines()]
-    rows.write_bytes(gzip.compress("".join(json.dumps(r | {"flags": ["no_costs"]}) + "\n" for r in lines).encode()))
+    rows = tmp_path / name / "phase1" / "records.jsonl.xz"
+    lines = [json.loads(line) for line in lzma.decompress(rows.read_bytes()).splitlines()]
+    rows.write_bytes(lzma.compress("".join(json.dumps(r | {"flags": ["no_costs"]}) + "\n" for r in lines).encode()))
     findings.rows_of.cache_clear()
     assert re.search(r"phase 3 cut off after \d+ runs, [\d–]+ a point \|", findings.tokens_table(published))
     assert re.search(r"phase3: \d+ runs, cut off", findings.folder_table(published))
@@ -520,12 +568,12 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
 def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: ModuleType, tmp_path: Path) -> None:
     for side, name in enumerate(("h200_llava_cudagraph", "h200_llava_vllm")):
         shutil.copytree(RESULTS / name / "phase1", tmp_path / name / "phase1")
-        rows = tmp_path / name / "phase1" / "records.jsonl.gz"
-        lines = [json.loads(line) for line in gzip.decompress(rows.read_bytes()).splitlines()]
+        rows = tmp_path / name / "phase1" / "records.jsonl.xz"
+        lines = [json.loads(line) for line in lzma.decompress(rows.read_bytes()).splitlines()]
         counts = (line for line in lines if line["status"] == "ok" and line["mode"] == "instrumented")
         for number, line in enumerate(counts):
             line["turn"] = 2 * (number // 8) + (number // 8 + side) % 2
-        rows.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+        rows.write_bytes(lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
         about = json.loads((rows.parent / "provenance.json").read_text())
         about["sessions"][0]["turns"] = {"id": "one"}
         (rows.parent / "provenance.json").write_text(json.dumps(about))

@@ -22,7 +22,7 @@ from vlmbench.analysis.frames import left_out_words, load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences, identity, with_mixture_named
 from vlmbench.records.provenance import PROVENANCE_NAME
-from vlmbench.records.reading import PACKED, RECORDS_NAME
+from vlmbench.records.reading import PACKED, RECORDS_NAME, records_in
 from vlmbench.schema import SCHEMA_VERSION
 from vlmbench.text import parse_json
 
@@ -165,10 +165,9 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
     """Files to read in a folder: its records, else its phase files, else those of its subfolders in natural order."""
-    for name in (RECORDS_NAME, f"{RECORDS_NAME}{PACKED}"):
-        if (folder / name).is_file():
-            yield folder / name
-            return
+    if (rows := records_in(folder)) is not None:
+        yield rows
+        return
     files = sorted(f for f in folder.glob("*.json") if f.name not in _NOT_PHASE_FILES and _looks_like_phase_file(f))
     if files:
         yield from files
@@ -179,7 +178,7 @@ def _places(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _holds_rows(path: Path) -> bool:
-    return path.name.removesuffix(PACKED).endswith(".jsonl")
+    return path.name.endswith((".jsonl", *(f".jsonl{suffix}" for suffix in PACKED)))
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -129,7 +129,7 @@ def judge(
     """Compare what was measured at and below two directories.
 
     Args:
-        baseline, candidate: run directories (``.gz`` rows too), grids, studies, or phase files.
+        baseline, candidate: run directories (packed rows, too), grids, studies, or phase files.
         threshold: share by which a stage may be slower.
         allow_unlike: compare unlike hardware and other models all the same.
         gate: times that decide.

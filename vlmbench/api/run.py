@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmbench.errors import InputError
-from vlmbench.records.reading import RECORDS_NAME
+from vlmbench.records.reading import RECORDS_NAME, records_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ class Run:
         from vlmbench.report import write_report
 
         place = place_of(directory, "directory")
-        if place.exists() and (not place.is_dir() or _rows_in(place)):
+        if place.exists() and (not place.is_dir() or records_in(place) is not None):
             what = "holds rows already" if place.is_dir() else "is a file"
             raise InputError(f"'{directory}' {what}; save into another directory")
         shutil.copytree(self.directory, place, dirs_exist_ok=True, ignore=_NOT_SAVED)
@@ -196,7 +196,7 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
     """Read a run directory that the command line or :meth:`Run.save` wrote.
 
     Args:
-        path: the run directory (``records.jsonl`` or ``records.jsonl.gz`` in it).
+        path: the run directory (``records.jsonl`` in it, or that packed: ``.xz``, ``.gz``).
         rows: ``measured``: ``frame`` holds the measured runs of the workload only, the rows that are latencies;
             ``all``: also cold, warm-up, bare, reference, traced and failed ones.
 
@@ -214,8 +214,8 @@ def read(path: Path | str, rows: Which = "measured") -> Run:
     place = place_of(path, "path")
     if not place.exists():
         raise InputError(f"'{path}' is not there; give a run directory (the one that output_dir=DIR named)")
-    if place.is_dir() and not _rows_in(place):
-        parts = sorted(p.name for p in place.iterdir() if p.is_dir() and _rows_in(p))
+    if place.is_dir() and records_in(place) is None:
+        parts = sorted(p.name for p in place.iterdir() if p.is_dir() and records_in(p) is not None)
         there = f"its parts have them: {', '.join(parts)}" if parts else "nothing was measured there"
         raise InputError(f"'{path}' holds no rows ({RECORDS_NAME}); {there}")
     run = Run(directory=place if place.is_dir() else place.parent, which=rows)
@@ -233,10 +233,6 @@ def place_of(given: Any, name: str, kinds: str = "a directory") -> Path:
         said = repr(given) if isinstance(given, str) else type(given).__name__
         raise InputError(f"'{name}' must be {kinds} (got {said})")
     return Path(given)
-
-
-def _rows_in(place: Path) -> bool:
-    return (place / RECORDS_NAME).is_file() or (place / f"{RECORDS_NAME}.gz").is_file()
 
 
 def compare(baseline: Run | Path | str, candidate: Run | Path | str) -> Comparison:

@@ -23,10 +23,11 @@ from vlmbench.records.reading import (
     LARGEST,
     MODES,
     NUMBERS,
-    RECORDS_NAME,
     STATUSES,
     iter_rows,
+    opened,
     parse_row,
+    records_in,
     without_token_gaps,
 )
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
@@ -152,8 +153,8 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def _tables(found: Sequence[RunStatus]) -> Iterator[tuple[RunStatus, pa.Table]]:
     for one in found:
-        file = one.run.directory / RECORDS_NAME
-        if one.state not in OVER or not file.exists():
+        file = records_in(one.run.directory)
+        if one.state not in OVER or file is None:
             continue
         rows = _measured(read_table(file))
         if rows.num_rows:
@@ -163,10 +164,8 @@ def _tables(found: Sequence[RunStatus]) -> Iterator[tuple[RunStatus, pa.Table]]:
 def read_table(file: Path) -> pa.Table:
     """The rows of a records file as an Arrow table; an unfinished last line is passed over, ``ITL`` is left out."""
     pa, _ = _pyarrow()
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read records '{file}': {error.strerror or error}.") from error
+    with opened(file) as stream:
+        content = stream.read()
     end = content.rfind(b"\n") + 1
     if parse_row(content[end:]) is not None:  # whole but for its line end
         end = len(content)

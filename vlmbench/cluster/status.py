@@ -18,7 +18,7 @@ from vlmbench.errors import InputError
 from vlmbench.machine.suspension import held_still_by
 from vlmbench.records.lock import holder_of
 from vlmbench.records.outcome import OUTCOME_NAME, Outcome, State, read_outcome
-from vlmbench.records.reading import RECORDS_NAME
+from vlmbench.records.reading import PACKED_NAMES, RECORDS_NAME
 from vlmbench.text import lasting
 
 
@@ -114,7 +114,7 @@ def rows_gone(directory: Path, outcome: Outcome) -> str | None:
     file = directory / RECORDS_NAME
     if not outcome.rows or ((there := file.exists()) and file.stat().st_size):
         return None
-    if file.with_name(f"{RECORDS_NAME}.gz").exists() or any(directory.glob(f"*/{OUTCOME_NAME}")):
+    if any((directory / name).exists() for name in PACKED_NAMES) or any(directory.glob(f"*/{OUTCOME_NAME}")):
         return None  # packed; a study, whose rows are those of its parts
     return f"its {outcome.rows} rows are gone: {RECORDS_NAME} is {'empty' if there else 'missing'}"
 

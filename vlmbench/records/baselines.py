@@ -21,7 +21,7 @@ from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.comparable import with_mixture_named
 from vlmbench.records.files import NO_LINK, read_json, write_json, write_whole
 from vlmbench.records.provenance import IGNORED, PROVENANCE_NAME
-from vlmbench.records.reading import IDENTITY, NUMBERS, PACKED, RECORDS_NAME, iter_rows
+from vlmbench.records.reading import GZIP, IDENTITY, NUMBERS, RECORDS_NAME, iter_rows
 from vlmbench.records.redact import shareable
 from vlmbench.schema import Mode, Status
 from vlmbench.text import shown
@@ -127,7 +127,7 @@ def _copy(run: Path, to: Path) -> None:
                 kept += 1
     if not kept:
         raise InputError(f"'{shown(run)}' holds no measured run\na baseline needs runs whose status is ok")
-    write_whole(to / f"{RECORDS_NAME}{PACKED}", text.getvalue())
+    write_whole(to / f"{RECORDS_NAME}{GZIP}", text.getvalue())
     write_json(to / PROVENANCE_NAME, _provenance(run))
 
 

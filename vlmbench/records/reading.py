@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 from vlmbench.errors import InputError
@@ -23,7 +24,11 @@ from vlmbench.records.files import BUFFER
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
 RECORDS_NAME = "records.jsonl"
-PACKED = ".gz"  # published rows are compressed
+XZ, GZIP = ".xz", ".gz"
+PACKED = (XZ, GZIP)  # published rows are compressed; gzip is what baselines are, and what earlier sets were
+PACKED_NAMES = tuple(f"{RECORDS_NAME}{suffix}" for suffix in PACKED)
+RECORDS_NAMES = (RECORDS_NAME, *PACKED_NAMES)
+"""Names that the rows of a directory may have, in the order in which they are looked for."""
 IDENTITY = ("point_id", "sample_id", "repeat", "mode", "status", "session")
 
 # A quote inside a JSON string is escaped, so `"ITL":` is always the key itself. The list holds numbers that a clock can
@@ -69,19 +74,27 @@ def _digest(key: tuple[object, ...]) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
 
 
+def records_in(directory: Path) -> Path | None:
+    """Find the records file of a directory, by the first of :data:`RECORDS_NAMES` that is there; None without one."""
+    return _plain_or_packed(directory / RECORDS_NAME)
+
+
 def records_path(path: Path | str) -> Path:
-    """Find the records file of a run directory: ``records.jsonl``, or ``records.jsonl.gz``; or the file itself.
+    """Find the records file of a run directory, packed or not; or the file itself, or what is packed in its place.
 
     Raises:
-        InputError: neither is there.
+        InputError: none is there.
     """
     path = Path(path)
     file = path / RECORDS_NAME if path.is_dir() else path
-    if not file.is_file() and (packed := file.with_name(file.name + PACKED)).is_file():
-        return packed
-    if not file.is_file():
+    if (found := _plain_or_packed(file)) is None:
         raise InputError(f"no records at '{file}'; give a run directory that holds {RECORDS_NAME}, or such a file")
-    return file
+    return found
+
+
+def _plain_or_packed(file: Path) -> Path | None:
+    names = (file.name, *(f"{file.name}{suffix}" for suffix in PACKED))
+    return next((place for name in names if (place := file.with_name(name)).is_file()), None)
 
 
 def iter_rows(path: Path | str, *, itl: bool = True, left_out: list[int] | None = None) -> Iterator[dict[str, Any]]:
@@ -130,16 +143,36 @@ def opened(file: Path) -> Iterator[BinaryIO]:
     """Open a records file, packed or not.
 
     Raises:
-        InputError: the file cannot be read, then or within the context.
+        InputError: the file cannot be read, then or within the context; or this Python cannot unpack it.
     """
+    lzma = _lzma(file) if file.suffix == XZ else None
+    # What a packed file raises that is damaged or cut off.
+    damage = (OSError, EOFError, zlib.error if lzma is None else lzma.LZMAError)
     try:
-        with gzip.open(file) if file.suffix == PACKED else file.open("rb", BUFFER) as stream:
-            yield cast(BinaryIO, stream)
-    except (OSError, EOFError, zlib.error) as error:  # gzip raises any of them for a file that is damaged or cut off
+        with _unpacked(file, lzma) as stream:
+            yield stream
+    except damage as error:
         raise InputError(
             f"cannot read records '{file}': {getattr(error, 'strerror', None) or error}.\n"
             f"Name a run directory that holds a {RECORDS_NAME}, or such a file."
         ) from error
+
+
+def _unpacked(file: Path, lzma: ModuleType | None) -> BinaryIO:
+    if lzma is not None:
+        return cast(BinaryIO, lzma.open(file, format=lzma.FORMAT_XZ))
+    return cast(BinaryIO, gzip.open(file)) if file.suffix == GZIP else file.open("rb", BUFFER)
+
+
+def _lzma(file: Path) -> ModuleType:
+    try:
+        import lzma  # some builds of Python lack it, and run directories do not need it
+    except ImportError as error:
+        raise InputError(
+            f"cannot read records '{file}': this Python was built without the module lzma.\n"
+            "Unpack the file (xz --decompress --keep), or use another Python."
+        ) from error
+    return lzma
 
 
 def _lines(stream: Iterable[bytes], file: Path, left_out: list[int]) -> Iterator[tuple[bytes, dict[str, Any]]]:

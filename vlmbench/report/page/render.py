@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmbench import __version__
 from vlmbench.figures.theme import caption, luminance
+from vlmbench.records.reading import RECORDS_NAMES
 from vlmbench.report.narrative import interventions, latency, scaling
 from vlmbench.report.page.cells import of_grid
 from vlmbench.report.page.contents import page_data
@@ -236,7 +237,7 @@ def _files(beside: Path, parts: Sequence[Part], summaries: Mapping[Path, Path]) 
     """Data and figures for papers at and below the page, relative to it; pictures as one pattern."""
     for part in parts:
         written = summaries.get(part.directory, part.directory)
-        named = (written / "summary.json", *(part.directory / name for name in ("records.jsonl", "records.jsonl.gz")))
+        named = (written / "summary.json", *(part.directory / name for name in RECORDS_NAMES))
         named += (part.directory / "provenance.json", written / f"{part.experiment}.json")
         for path in named:
             if path.is_file() and path.is_relative_to(beside):
