@@ -55,7 +55,10 @@ def ended(folder: Path, state: State, exit_status: int, job_id: str | None = Non
         (folder / OUTCOME_NAME).write_text(json.dumps(content))
 
 
-def says(monkeypatch: pytest.MonkeyPatch, queue: dict[str, str] | None, accounts: dict[str, str] | None = None) -> None:
+def says(
+    monkeypatch: pytest.MonkeyPatch, queue: dict[str, str] | None, accounts: dict[str, str] | None = None,
+    exit_code: str = "0:9",
+) -> None:  # fmt: skip
     """A scheduler that gives these answers (the real one is asked in tests/slurm)."""
 
     def answer() -> dict[str, slurm.JobState]:
@@ -65,7 +68,7 @@ def says(monkeypatch: pytest.MonkeyPatch, queue: dict[str, str] | None, accounts
 
     monkeypatch.setattr(slurm, "queue", answer)
     monkeypatch.setattr(slurm, "queue_by_name", lambda name: {})
-    ended = {job: slurm.JobState(state=state, exit_code="0:9") for job, state in (accounts or {}).items()}
+    ended = {job: slurm.JobState(state=state, exit_code=exit_code) for job, state in (accounts or {}).items()}
     monkeypatch.setattr(slurm, "accounting", lambda ids: {job: ended[job] for job in ids if job in ended})
 
 
@@ -542,6 +545,8 @@ def test_a_task_that_waits_for_turns_learns_which_others_come(tmp_path: Path, mo
     assert how.endswith(": setup line failed with exit status 1: load x")
     assert log == f"its log: .vlmbench/{found.name}/logs/7_3_0_log.out"
     assert other == "it left no log"
+    says(monkeypatch, {}, {"7_4": "FAILED"}, exit_code="")  # no accounts are kept
+    assert started_with(runs[0], turns).ended[0][0].endswith(": it ended without a result (Slurm: FAILED)")
     says(monkeypatch, None)
     silent = started_with(runs[0], turns)
     assert (len(silent.coming), silent.ended) == (4, ()), "without Slurm's word nobody is given up"

@@ -121,6 +121,7 @@ def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
     """A job that is over and left no result of its own."""
     if end.state == "CANCELLED":
         return RunState.CANCELLED, "cancelled"
+    status = f", exit code {end.exit_code}" if end.exit_code else ""  # a cluster without accounts tells none
     how = {
         "DEADLINE": "its deadline passed",
         "TIMEOUT": "killed at its time limit (raise hydra.launcher.time_min or grace_s)",
@@ -128,5 +129,5 @@ def _by_accounts(end: slurm.JobState) -> tuple[RunState, str]:
         "NODE_FAIL": "its node failed",
         "PREEMPTED": "preempted",
         "BOOT_FAIL": "its node did not start",
-    }.get(end.state, f"it ended without a result (Slurm: {end.state}, exit code {end.exit_code})")
+    }.get(end.state, f"it ended without a result (Slurm: {end.state}{status})")
     return RunState.FAILED, how

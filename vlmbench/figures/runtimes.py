@@ -30,6 +30,7 @@ from vlmbench.text import digits, percent, span
 
 _ORDER = (*HOST_PARTS[:-1], *TOTAL_PARTS, HOST_PARTS[-1])
 _NAMED_FROM = 0.09  # of a bar: a share that has room for its number
+_SEEN_FROM = 0.001  # of a bar: a share that is wider than a dot
 _ABOVE: Mapping[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "handlelength": 1.0}
 _KINDS = {"output": ("output token", SERIES[2]), "vision": ("vision token", SERIES[0])}
 
@@ -81,7 +82,7 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         _times(times, shown)
         _shares(shares, shown)
         names = [name for name in _ORDER if any(name in one.stages for one in shown)]
-        seen = [n for n in names if any(one.stages.get(n, 0) / sum(one.stages.values()) >= 0.004 for one in shown)]
+        seen = [n for n in names if any(one.stages.get(n, 0) / sum(one.stages.values()) > _SEEN_FROM for one in shown)]
         times.legend(
             handles=[Patch(facecolor=component_colour(name)) for name in seen],
             labels=[component_label(name).partition(" (")[0] for name in seen],
