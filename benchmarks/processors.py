@@ -20,6 +20,7 @@ import numpy as np
 
 from vlmbench.analysis.dependence import dependence
 from vlmbench.analysis.quantiles import median
+from vlmbench.errors import DeviceError
 from vlmbench.machine.processors import Processors, processor
 from vlmbench.machine.yardstick import Yardstick
 
@@ -30,6 +31,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
     parser.add_argument("--run-ms", type=float, default=50.0, help="of a run")
     options = parser.parse_args()
+    try:
+        Processors(on=True)
+    except DeviceError as error:
+        sys.exit(str(error))
     calculate = Yardstick()._calculate
     each_ms = _ms(calculate, 200) / 200
     calls = max(int(options.run_ms / each_ms), 1)
@@ -39,7 +44,7 @@ def main() -> int:
     for name in ("kept", "changed") * 2:
         processors = Processors(on=name == "changed", seed=0)
         runs, first, used, end = [], [], set(), time.monotonic() + options.seconds
-        while time.monotonic() < end:
+        while not runs or time.monotonic() < end:
             processors.take(f"{len(runs)}", 0)
             few = max(int(2 / each_ms), 1)
             begin = _ms(calculate, few)

@@ -10,6 +10,7 @@
 #   scripts/results.sh DIR --pack FILE        what is published, and logs, in FILE.0, FILE.1 … of 15 MB (cat FILE.* | tar xz)
 #   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
+#   PYTHON=.venv/bin/python  that has what vlmbench needs; python3 if not given
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
 #   RUNS_OF_A_TURN=8  of a part of a group, before the next has its turn
 #   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
@@ -23,8 +24,15 @@
 # `python -m vlmbench experiment=report runs=DIR/PART`. To measure another state of the code, take another DIR.
 set -uo pipefail
 shopt -s extglob
-mkdir -p "${1:?DIR}"
-out=$(cd "$1" && pwd); shift
+if [[ ${1:-} == @(|-*) ]]; then
+    echo "the folder to measure into stands first (got '${1:-}'): scripts/results.sh DIR [--lanes|--wait|--stop|--pack|--list] [PART…]" >&2
+    exit 2
+fi
+for name in SECONDS_LEFT RUNS_OF_A_TURN LANES; do
+    [[ ${!name:-0} == +([0-9]) ]] || { echo "$name must be a whole number (got '${!name}')" >&2; exit 2; }
+done
+mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
+shift
 root=$(cd "$(dirname "$0")/.." && pwd) tree=$out/tree
 PYTHON=${PYTHON:-python3}
 [[ $PYTHON == */* ]] && PYTHON=$(realpath -s "$PYTHON")
@@ -92,7 +100,7 @@ ended() { # note how a part did
 }
 
 part() { # NAME SECONDS COMMAND [MORE]…: measure one
-    local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status words command
+    local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status=0 words command process='' stopped=''
     read -ra words <<<"$3"
     if [[ ${words[0]} == *.sh ]]; then
         [ -n "${SMALL:-}" ] && words=("${words[0]}" tiny)
@@ -103,12 +111,20 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
     fi
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
-    trap 'ended "$name" 143 "$began"; exit 143' TERM
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&-
-    status=$?
+    # Ctrl-C does not reach what timeout starts, a group of its own; it may take some seconds to end
+    trap 'stopped=1; [ -z "$process" ] || kill -TERM "$process"' INT TERM HUP
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&- &
+    process=$!
+    [ -z "$stopped" ] || kill -TERM "$process"
+    while kill -0 "$process" 2>/dev/null; do # a signal ends the waiting
+        wait "$process"
+        status=$?
+    done
     grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
-    trap - TERM
+    trap - INT TERM HUP
+    [[ -n $stopped && $status != 0 ]] && status=143
     ended "$name" "$status" "$began"
+    [ -z "$stopped" ] || exit 143
     return $status
 }
 
@@ -142,19 +158,23 @@ for run in sys.argv[1:]: print(member_name(pathlib.Path(run)) + ".place")' "${ru
         ) &
         started+=($!)
     done
-    trap 'wait; exit 143' TERM # each notes its end
+    trap 'kill -TERM "${started[@]}" 2>/dev/null; wait; exit 143' INT TERM HUP # each notes its end
     for one in "${started[@]}"; do wait "$one" || failed=1; done
-    trap - TERM
+    trap - INT TERM HUP
     return $failed
 }
 
-known() { # refuse what no part is called, before anything begins
+known() { # refuse what no part is called, and a Python that can measure none, before anything begins
     local pattern
     for pattern in "$@"; do
-        [ -n "$(LANE='' ordered "$pattern")" ] && continue
+        [[ -n $pattern && -n $(LANE='' ordered "$pattern") ]] && continue
         echo "no part is called '$pattern'; parts: $(commands | cut -f1 | xargs)" >&2
         exit 2
     done
+    if ! "$PYTHON" -c 'import hydra' 2>/dev/null; then
+        echo "$PYTHON has not what vlmbench needs: give one that has, PYTHON=.venv/bin/python" >&2
+        exit 2
+    fi
 }
 
 measure() { # measure the parts that were asked for
@@ -242,9 +262,15 @@ stop() { # end the lanes and all that they started: a session of processes each
 }
 
 pack() { # FILE: all that is needed to publish elsewhere
+    local status
     [ -d "$out/logs" ] || { echo "nothing was measured in $out" >&2; exit 2; }
     tar -C "$out" -cz --exclude="./${1#"$out/"}.*" --exclude=./tree --exclude=./cache --exclude=./turns --exclude='./*/model' --exclude='*.pdf' --exclude='*.html' . |
         split -d -a 1 -b 15000000 - "$1."
+    status=("${PIPESTATUS[@]}")
+    if ((status[0] > 1 || status[1] > 0)); then # 1: a file changed while it was read
+        echo "not all is in $1.*" >&2
+        exit 1
+    fi
     ls -l "$1".*
 }
 
@@ -260,6 +286,7 @@ if [ "$root" != "$tree" ]; then
     [ -z "$changed" ] || echo "measured is $tree; the checkout is not the same any more: $(wc -l <<<"$changed") files, first: $(head -n 1 <<<"$changed")" >&2
     exec "$tree/scripts/results.sh" "$out" "$@"
 fi
+called_in=$PWD
 cd "$tree" || exit 2
 case ${1:-} in
 --lanes)
@@ -274,7 +301,7 @@ case ${1:-} in
 --stop) stop ;;
 --pack)
     [ -n "${2:-}" ] || { echo "--pack needs a FILE" >&2; exit 2; }
-    pack "$(realpath -m "$2")"
+    pack "$(cd "$called_in" && realpath -m "$2")"
     ;;
 --*) echo "'$1' is none of --lanes, --wait, --stop, --pack, --list" >&2; exit 2 ;;
 *)

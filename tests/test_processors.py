@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import Counter
@@ -40,15 +41,69 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
 @several
 def test_each_request_has_its_processor_in_every_process(moved: list[set[int]]) -> None:
     allowed = os.sched_getaffinity(0)
+    drawn = []
     for seed in (0, 0, 1):
+        processors = Processors(on=True, seed=seed)
+        moved.clear()
         for request in range(40):
-            Processors(on=True, seed=seed).take(f"s{request}", 0)
-    first, again, other = (moved[at : at + 80 : 2] for at in (0, 80, 160))
+            processors.take(f"s{request}", 0)
+        assert moved[1::2] == [allowed] * 40, "set free at once"
+        drawn.append(moved[::2])
+    first, again, other = drawn
     assert first == again, "drawn by seed and request, not by who asks"
     assert first != other
     assert set(map(len, first)) == {1}
     assert set().union(*first) == allowed, "all have their part"
-    assert moved[1::2] == [allowed] * 120, "set free at once"
+
+
+class Kernel:
+    """What Linux does with the processors of a thread: those that it was told, of those that its cpuset has."""
+
+    def __init__(self, cpuset: set[int]) -> None:
+        self.cpuset, self.told = cpuset, set(range(64))
+
+    def getaffinity(self, _: int) -> set[int]:
+        return self.told & self.cpuset or set(self.cpuset)
+
+    def setaffinity(self, _: int, mask: set[int]) -> None:
+        if not mask & self.cpuset:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.told = set(mask)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    found = Kernel({0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", found.getaffinity, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", found.setaffinity, raising=False)
+    return found
+
+
+@pytest.mark.parametrize("less", [{0}, {1, 2}, {4, 5}])
+def test_a_cpuset_that_is_narrowed_for_a_while_leaves_nothing_behind(kernel: Kernel, less: set[int]) -> None:
+    """As other jobs come and go; once the thread is told less, the kernel gives it no more."""
+    processors = Processors(on=True)
+    processors.take("s0", 0)
+    for _ in range(2):
+        kernel.cpuset = less
+        for request in range(3):
+            processors.take(f"s{request}", 0)
+            assert kernel.getaffinity(0) == less
+        kernel.cpuset = {0, 1, 2, 3, 4, 5}
+        assert kernel.getaffinity(0) >= {0, 1, 2, 3}
+        kernel.cpuset = {0, 1, 2, 3}
+        processors.take("s0", 0)
+        assert kernel.getaffinity(0) == {0, 1, 2, 3}
+
+
+def test_a_thread_that_is_told_others_meanwhile_keeps_those(kernel: Kernel) -> None:
+    kernel.setaffinity(0, {1, 2})
+    processors = Processors(on=True)
+    for told in ({1, 2}, {2}, {0, 3}, {1}, {0, 1, 2, 3}):
+        kernel.setaffinity(0, told)
+        for request in range(3):
+            processors.take(f"s{request}", 0)
+            assert kernel.told == told
 
 
 @several
@@ -83,7 +138,9 @@ def test_a_move_takes_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @several
 def test_bare_and_timed_run_share_it_and_rows_say_which(tmp_path: Path, moved: list[set[int]]) -> None:
-    _, rows = measure(tmp_path, PlantedModel(FAST), dataset(4), processors=Processors(on=True))
+    processors = Processors(on=True)
+    moved.clear()
+    _, rows = measure(tmp_path, PlantedModel(FAST), dataset(4), processors=processors)
     timed = [row for row in rows if row["status"] == "ok"]
     assert {row["mode"] for row in timed} >= {"bare", "instrumented"}
     assert len(moved) == 2 * len({(row["point_id"], row["sample_id"], row["repeat"]) for row in timed})
@@ -100,6 +157,42 @@ def test_one_processor_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     with pytest.raises(DeviceError, match="two processors to choose from"):
         Processors(on=True)
+
+
+@several
+def test_a_system_that_forbids_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seccomp profile, for instance."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    with pytest.raises(DeviceError, match=r"forbids it \(Operation not permitted\)\nleave it out"):
+        Processors(on=True)
+
+
+@linux
+def test_the_python_api_refuses_it_before_a_directory_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vlmbench
+
+    model, processor_ = vlmbench.load("tiny", device="cpu", threads=1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    image = Image.new("RGB", (56, 56), "grey")
+    with pytest.raises(DeviceError, match="two processors"):
+        vlmbench.measure(model, processor_, [(image, "?")], change_processor=True, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@linux
+def test_a_prediction_needs_no_processors_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    done = command_line(
+        "experiment=phase2", "sweep.axes.vision_tokens=[64]", "measurement.change_processor=true", "dry_run=true",
+        f"output_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.status == 0, done.said
 
 
 def test_a_system_that_moves_no_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

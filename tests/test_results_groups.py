@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -21,12 +22,32 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "results.sh"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="a source distribution has no scripts")
 
 
-def _begin(folder: Path, python: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+def _begin(
+    folder: Path,
+    python: Path,
+    *words: str,
+    start_new_session: bool = False,
+    cwd: Path | None = None,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    return _call(str(folder), *words, python=python, start_new_session=start_new_session, cwd=cwd, **environment)
+
+
+def _as_in_a_terminal() -> None:
+    """Tests that run in the background hand on ignored signals, which no shell can trap."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _call(
+    *words: str, python: Path, start_new_session: bool = False, cwd: Path | None = None, **environment: str
+) -> subprocess.Popen[str]:
     python.chmod(0o755)
     settings = {**os.environ, "PYTHON": str(python), "CUDA_VISIBLE_DEVICES": "", "SMALL": "", **environment}
     return subprocess.Popen(
-        [SCRIPT, folder, *words], env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [SCRIPT, *words], env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd,
+        start_new_session=start_new_session, preexec_fn=_as_in_a_terminal,  # noqa: PLW1509
+    )  # fmt: skip
 
 
 def _ends(folder: Path) -> list[tuple[str, str]]:
@@ -74,6 +95,74 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
     assert _turns_of(folder, group[0])["members"] == "2"
     assert "=== llava_compiled, llava_eager: does not fit into the " in said
     assert "(it may take 1020 s)" in said
+
+
+@pytest.mark.parametrize(
+    "parts", [("llava_energy", "qwen_long_tail"), ("qwen3_cudagraph", "qwen3_eager", "llava_grid")]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_what_was_begun_and_begins_no_more(
+    tmp_path: Path, parts: tuple[str, ...], number: signal.Signals
+) -> None:
+    """A terminal signals its group: the script, and not what ``timeout`` starts."""
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+trap 'exit 130' TERM
+for word; do [[ $word == output_dir=* ]] && touch "{tmp_path}/begun_${{word##*/}}"; done
+sleep 600 & wait
+""")
+    running = _begin(folder, python, *parts, start_new_session=True)
+    begun = {f"begun_{part}" for part in parts[:-1]}
+    while {path.name for path in tmp_path.glob("begun_*")} != begun:
+        assert running.poll() is None
+        time.sleep(0.02)
+    os.killpg(running.pid, number)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 143, said
+    assert sorted(_ends(folder)) == [(part, "143") for part in sorted(parts[:-1])]
+    with (folder / "alone.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\nexit 0\n')
+    again = _begin(folder, python, *parts)
+    again.communicate()
+    assert (again.returncode, dict(_ends(folder))) == (0, dict.fromkeys(parts, "0")), "the same call goes on"
+
+
+def test_a_call_that_means_nothing_begins_and_leaves_nothing(tmp_path: Path) -> None:
+    python, bare = tmp_path / "python", tmp_path / "bare"
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\ntouch "{tmp_path}/measured"\n')
+    bare.write_text("#!/bin/bash\nexit 1\n")
+    bare.chmod(0o755)
+    (tmp_path / "file").touch()
+    for words, environment, told in (
+        ((), {}, "the folder to measure into stands first (got '')"),
+        (("--list",), {}, "stands first (got '--list')"),
+        ((str(tmp_path / "file"),), {}, "File exists"),
+        ((str(tmp_path / "runs"), ""), {}, "no part is called ''; parts: llava_eager_phase1 "),
+        ((str(tmp_path / "runs"), "--lanes", ""), {}, "no part is called ''"),
+        ((str(tmp_path / "runs"), "llava_eager"), {"PYTHON": str(bare)}, "has not what vlmbench needs"),
+        ((str(tmp_path / "runs"), "--lanes"), {"PYTHON": str(bare)}, "has not what vlmbench needs"),
+        ((str(tmp_path / "runs"), "llava_eager"), {"SECONDS_LEFT": "soon"}, "SECONDS_LEFT must be a whole number"),
+        ((str(tmp_path / "runs"), "--lanes"), {"LANES": "two"}, "LANES must be a whole number (got 'two')"),
+    ):
+        running = _call(*words, python=python, cwd=tmp_path, **environment)
+        said = running.communicate()[0]
+        assert (running.returncode, told in said) == (2, True), (words, said)
+    assert not (tmp_path / "measured").exists()
+    left = {path.name for path in tmp_path.iterdir()} | {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left == {"python", "bare", "file", "runs", "tree"}
+
+
+def test_a_pack_lies_where_it_was_asked_for_or_fails(tmp_path: Path) -> None:
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    (folder / "logs").mkdir(parents=True)
+    python.write_text("")
+    for name, status in (("packed", 0), ("nowhere/packed", 1)):
+        packing = _begin(folder, python, "--pack", name, cwd=tmp_path)
+        said = packing.communicate()[0]
+        assert (packing.returncode, "not all is in" in said) == (status, bool(status)), said
+    assert (tmp_path / "packed.0").is_file()
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -405,6 +406,24 @@ def test_a_folder_that_goes_ends_its_runs_in_words(tmp_path: Path) -> None:
         rmtree(folder)
         with pytest.raises(MeasurementError, match="What was measured is kept"):
             turns.take(lambda: False)
+
+
+def test_a_member_that_is_stopped_with_the_lock_holds_up_nobody_who_is_told_to_stop(tmp_path: Path) -> None:
+    with Turns(directory=tmp_path, of=tmp_path / "a", members=1, runs=1, wait_s=1.5) as turns:
+        assert turns.take(lambda: False)
+        with (tmp_path / "turns.lock").open("a") as stopped:
+            fcntl.flock(stopped, fcntl.LOCK_EX)
+            assert not turns.take(lambda: True)
+            with pytest.raises(MeasurementError, match=r"waited 1.5 s for a turn .*turns.lock'\n.*See what became of"):
+                turns.take(lambda: False)
+            late = Turns(directory=tmp_path, of=tmp_path / "b", wait_s=0.2)
+            with pytest.raises(MeasurementError, match=r"turns.lock'\nSee what became of"), late:
+                pass
+            began = time.monotonic()
+            turns.__exit__(None, None, None)
+            assert time.monotonic() - began < 10
+    with late:
+        assert late.others() == 0
 
 
 def test_waiting_for_a_turn_does_not_count_for_the_time_limit(tmp_path: Path) -> None:

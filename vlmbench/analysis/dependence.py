@@ -73,7 +73,8 @@ def dependence(values: ArrayLike) -> Dependence:
     if n < _LEAST_LAG:
         return Dependence(n=n, lag1=0.0, effective_n=float(n))
     lag, total = _lag_and_sum(pulled_in(series))
-    return Dependence(n=n, lag1=float(_unbiased(lag, n, 1)), effective_n=n / float(_inflation(lag, total, n, 1)))
+    lag1 = min(float(_unbiased(lag, n, 1)), _MOST_LAG_ONE)  # of few values it comes out beyond 1
+    return Dependence(n=n, lag1=lag1, effective_n=n / float(_inflation(lag, total, n, 1)))
 
 
 def pulled_in(series: Array) -> Array:

@@ -109,7 +109,7 @@ def measure(
         reference: repeat one request beside several.
         costs: FLOPs, bytes and floors of every run.
         yardstick: a fixed calculation beside the runs, which tells how fast the host is.
-        change_processor: put the thread on another processor of the host before each request.
+        change_processor: put the thread on another processor of the host before each request (Linux).
         trace_requests: runs of each point that probes with runs of their own watch.
         stopping: changes to the stopping rule, ``{"max_samples": 50}``.
         warmup: changes to the warm-up, ``{"max_runs": 3}``.
@@ -127,7 +127,8 @@ def measure(
         InputError: no request, or one that is no request.
         AnatomyError: the model's stages cannot be found.
         DirectoryConflictError: ``directory`` belongs to other settings.
-        DeviceError: another thread of this process measures.
+        DeviceError: another thread of this process measures; ``change_processor`` where no thread can be moved, or
+            there is one processor only.
 
     Examples:
         >>> import vlmbench
@@ -150,6 +151,7 @@ def measure(
     if directory is not None:
         directory = place_of(directory, "directory")
     samples = samples_of(requests)
+    processors = Processors(on=change_processor, seed=seed)
     target = adopt(model, processor)
     kind = _kind(sweep)
     settings: dict[str, Any] = {
@@ -184,7 +186,15 @@ def measure(
         weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
     with alone(), lent(target), _turns(place, turns or {}) as taken:
         _measure_into(
-            place, target, samples, settings, probes=probes, time_limit_s=time_limit_s, progress=progress, turns=taken
+            place,
+            target,
+            samples,
+            settings,
+            probes=probes,
+            time_limit_s=time_limit_s,
+            progress=progress,
+            turns=taken,
+            processors=processors,
         )
     return run
 
@@ -227,6 +237,7 @@ def _measure_into(
     time_limit_s: float | None,
     progress: Progress | None,
     turns: Turns,
+    processors: Processors,
 ) -> None:
     """Rows, provenance and ``points.json`` of a run directory; continues one that was begun with the same settings."""
     from vlmbench.runner.costs import annotator, costs_of
@@ -254,7 +265,7 @@ def _measure_into(
                 progress=progress or Silent(),
                 trace_requests=measurement["trace_requests"],
                 yardstick=measurement["yardstick"],
-                processors=Processors(on=measurement["change_processor"], seed=settings["seed"]),
+                processors=processors,
                 turns=turns,
                 annotate=None if counted is None else annotator(counted, target),
                 deadline_s=None if time_limit_s is None else time.monotonic() + time_limit_s,

@@ -171,7 +171,7 @@ def _check_engine(job: Job) -> None:
         _check_vllm(job)
     if settings.measurement.change_processor:
         _check_one_after_the_other(job, "the processor is changed", "measurement.change_processor")
-        Processors(on=True)
+        Processors(on=not settings.dry_run)
     if settings.runtime.engine != "endpoint":
         _check_load(job)
         return

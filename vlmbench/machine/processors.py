@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -28,18 +28,19 @@ class Processors:
     Drawn by seed, request and repeat: the same request has the same processor in other arms, at other points, and in
     other processes that take turns, so that what is compared request by request ran on the same one. The thread is put
     there and set free at once: threads that it starts may run everywhere, and the kernel may move it, which a row's
-    ``processor`` shows.
+    ``processor`` shows. It is free for what it was free for before, also where its cpuset gave it less meanwhile.
 
     Args:
         on: whether they are changed at all.
         seed: of the draws.
 
     Raises:
-        DeviceError: the system cannot move a thread, or lets it run on one processor only.
+        DeviceError: the system cannot move a thread, or forbids it, or lets it run on one processor only.
     """
 
     on: bool = False
     seed: int = 0
+    _free: set[int] = field(init=False, default_factory=set)  # what the thread may have, as far as its cpuset goes
 
     def __post_init__(self) -> None:
         if not self.on:
@@ -49,22 +50,34 @@ class Processors:
                 f"measurement.change_processor needs Linux, which moves a thread when asked (got {sys.platform})\n"
                 "leave it out: the system then chooses the processor"
             )
-        if len(os.sched_getaffinity(0)) < 2:
+        self._free = os.sched_getaffinity(0)
+        if len(self._free) < 2:
             raise DeviceError(
                 "measurement.change_processor needs two processors to choose from (this process may use one)\n"
                 "leave it out, or give the process more: taskset, cpusets, --cpus-per-task"
             )
+        try:
+            os.sched_setaffinity(0, self._free)
+        except OSError as error:
+            raise DeviceError(
+                f"measurement.change_processor must move a thread, and the system forbids it ({error.strerror})\n"
+                "leave it out, or allow the process sched_setaffinity: a container's seccomp profile, SystemCallFilter="
+            ) from None
 
     def take(self, request: str, repeat: int) -> None:
         """Move the calling thread to the processor of a request; call it when no clock runs (some 10 µs)."""
         if not self.on:
             return
         allowed = os.sched_getaffinity(0)
+        if allowed != self._free:
+            # A cpuset still holds it to these when it asks for more, and may be widened again; else it was told so.
+            os.sched_setaffinity(0, wide := self._free | allowed)
+            self._free = wide if os.sched_getaffinity(0) == allowed else allowed
         drawn = Random(f"{self.seed} {request} {repeat}").choice(sorted(allowed))
         try:
             os.sched_setaffinity(0, {drawn})
         finally:
-            os.sched_setaffinity(0, allowed)
+            os.sched_setaffinity(0, self._free)
 
 
 def processor() -> int | None:

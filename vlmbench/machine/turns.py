@@ -25,13 +25,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 from uuid import uuid4
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
 from vlmbench.text import count, note, parse_json, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
+_LOCK_S = 1.0  # so long the lock is waited for at once: all hold it for milliseconds but one that is stopped with it
 _SAID_S, _LACK_SAID_S = 10.0, 3.0  # so long a wait is not told of: for a turn, for members
 _ASK_S = 30.0  # how often who lacks members asks what became of those that were started with it
 _NAMED = 3  # members, of those that are not ready
@@ -167,7 +168,7 @@ class Turns:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bell < 0:
             return
-        with suppress(InputError, MeasurementError), self._state() as state:  # the lock falls with the process anyway
+        with suppress(InputError, MeasurementError), self._state(_LOCK_S) as state:  # its own falls with it anyway
             state["members"][self.name] |= {"joined": False, "at": time.time()}
             if state["holder"] == self.name:
                 self._grant(state)
@@ -209,7 +210,7 @@ class Turns:
             return True
         began, before, told = time.monotonic(), self.waited_s, ""
         asked = began
-        while not self._left and (whose := self._whose()):
+        while not self._left and (whose := self._whose_if_known()):
             waited = time.monotonic() - began
             self.waited_s = before + waited
             if must_stop():
@@ -236,9 +237,16 @@ class Turns:
         self._left -= 1
         return True
 
+    def _whose_if_known(self) -> str:
+        """What is waited for, in words, the lock too; empty once the turn is this member's."""
+        try:
+            return self._whose()
+        except _LockedError as error:
+            return str(error).splitlines()[0]
+
     def _whose(self) -> str:
         """What is waited for, in words; empty once the turn is this member's. One that is used up is passed on."""
-        with self._state() as state:
+        with self._state(_LOCK_S) as state:
             members, holder = state["members"], state["holder"]
             members[self.name]["joined"] = True
             held = holder in members and members[holder]["joined"] and self._lives(holder)
@@ -345,19 +353,23 @@ class Turns:
             os.close(descriptor)
 
     @contextmanager
-    def _state(self, *, make: bool = False) -> Iterator[dict[str, Any]]:
+    def _state(self, within_s: float | None = None, *, make: bool = False) -> Iterator[dict[str, Any]]:
         """``turns.json``, locked; what was changed is written.
+
+        Args:
+            within_s: longest wait for the lock; ``wait_s`` if None.
+            make: the folder, if it is not there.
 
         Raises:
             InputError: the folder cannot be used from the start (``make``), or the file is something else.
-            MeasurementError: the folder cannot be used any more.
+            MeasurementError: the folder cannot be used any more, or its lock is not to be had.
         """
         path = self._folder / "turns.json"
         try:
             if make:
                 self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "turns.lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock, self.wait_s if within_s is None else within_s)
                 before = path.read_bytes() if path.exists() else b""
                 state = _read(path, before)
                 yield state
@@ -377,6 +389,26 @@ class Turns:
             raise MeasurementError(
                 f"{words}\nWhat was measured is kept. Put the folder right, then run the same command again."
             ) from error
+
+
+class _LockedError(MeasurementError):
+    """Another process holds the lock, and goes on holding it."""
+
+
+def _lock(file: IO[str], within_s: float) -> None:
+    """Lock the file; not by waiting in the kernel, where no signal to stop would be heeded.
+
+    Raises:
+        _LockedError: another process holds it for so long.
+    """
+    end = time.monotonic() + within_s
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() > end:
+            raise _LockedError(f"a process that stands still has '{shown(Path(file.name))}'\n{_MISSED}")
+        time.sleep(0.001)
 
 
 def _is_locked(path: Path) -> bool:

@@ -96,8 +96,9 @@ def _how_long(summary: Summary) -> list[str]:
     if short:
         counted = ((name, shortage(whole[name.lower()]) or needs(name.lower())) for name in short)
         sentences.append(f"Too few runs for {', '.join(f'{n} ({c})' for n, c in counted)}: no value is given.")
-        would = [(name, enough(whole[name.lower()])) for name in short]
-        if wanted := ", ".join(f"{count(runs, 'run')} for {name}" for name, runs in would if runs):
+        would = [(name, enough(whole[name.lower()], whole.get("effective_n"))) for name in short]
+        unit = "run" if whole["samples"] == whole["n"] else "request"
+        if wanted := ", ".join(f"{count(more, unit)} for {name}" for name, more in would if more):
             sentences.append(f"At this dependence it would take some {wanted}.")
     sentences += _tokens_in_time(summary)
     return sentences
