@@ -21,6 +21,7 @@ import vlmbench
 from vlmbench.api.measuring import Silent
 from vlmbench.errors import ConfigError, DeviceError, DirectoryConflictError, InputError
 from vlmbench.machine.host import device_state
+from vlmbench.records.outcome import State, read_outcome
 
 FEW = {"max_samples": 10, "min_time_s": 0.0}
 QUICK: dict[str, Any] = {"output_tokens": 4, "stopping": FEW, "costs": False, "probes": ["timeline"]}
@@ -326,6 +327,32 @@ def test_watched_calls_of_several_threads_take_turns(tiny: tuple[Any, Any]) -> N
             pool.submit(model.generate, **inputs, max_new_tokens=4, min_new_tokens=4)
     assert [one.num_output_tokens for one in runs] == [4, 4, 4]
     assert all(sum(one.stages.values()) > 0 for one in runs)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (RuntimeError("no terminal"), State.FAILED, "no terminal"),
+        (KeyboardInterrupt(), State.INTERRUPTED, "interrupted"),
+    ],
+)
+def test_a_run_that_an_error_ends_does_not_claim_to_run(
+    tiny: tuple[Any, Any], image: Image.Image, tmp_path: Path, error: BaseException, state: State, reason: str
+) -> None:
+    class Fails(Silent):
+        def advance(self, point_id: str, runs: int = 1, *, earlier: bool = False) -> None:
+            raise error
+
+    where = tmp_path / "run"
+    with pytest.raises(type(error)):
+        vlmbench.measure(*tiny, [(image, "What?")], **QUICK, directory=where, progress=Fails())
+    said = read_outcome(where)
+    assert said is not None
+    assert (said.state, said.reason) == (state, reason)
+    assert len(vlmbench.measure(*tiny, [(image, "What?")], **QUICK, directory=where).frame) == 10
+    again = read_outcome(where)
+    assert again is not None
+    assert again.state == State.DONE
 
 
 def test_one_measurement_at_a_time(tiny: tuple[Any, Any], image: Image.Image) -> None:

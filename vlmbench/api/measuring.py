@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,10 +17,10 @@ from vlmbench.api.models import adopt, alone, lent
 from vlmbench.api.requests import samples_of
 from vlmbench.api.run import WHICH, Run, Which, place_of
 from vlmbench.api.shipped import choice, component, defaults
-from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError
+from vlmbench.errors import FAILED, INTERRUPTED, OK, ConfigError, InputError, RowsLostError, VlmbenchError
 from vlmbench.machine.processors import Processors
 from vlmbench.machine.turns import Turns
-from vlmbench.records.outcome import State
+from vlmbench.records.outcome import Cause, OutcomeFile, State
 from vlmbench.records.provenance import collect
 from vlmbench.records.run_directory import RunDirectory
 from vlmbench.request import Output
@@ -244,7 +245,7 @@ def _measure_into(
     from vlmbench.runner.loop import Runner
 
     measurement, device = settings["measurement"], str(target.device)
-    with RunDirectory(place, settings) as run:
+    with RunDirectory(place, settings) as run, _end_noted(run.outcome):
         series = _series(target, samples, settings)
         built = [_probe(probe, place) for probe in probes]
         counted = costs_of(target, "table") if measurement["costs"] else None
@@ -277,6 +278,24 @@ def _measure_into(
     if not any(state.measured for state in states):
         reasons = "; ".join(dict.fromkeys(state.reason or "no time" for state in states))
         raise InputError(f"no request could be measured: {reasons}")
+
+
+@contextmanager
+def _end_noted(outcome: OutcomeFile) -> Iterator[None]:
+    """Note that an error or Ctrl-C ended a run that was begun: its process lives on, and nobody else would."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RowsLostError):
+            outcome.follow(error.moved_to)
+        if outcome.now.started_unix_s and not outcome.is_lost:
+            with suppress(VlmbenchError):  # of the disk; the first error is what the caller must see
+                if isinstance(error, KeyboardInterrupt):
+                    outcome.end(State.INTERRUPTED, exit_status=INTERRUPTED, reason="interrupted", cause=Cause.STOPPED)
+                else:
+                    status = error.exit_status if isinstance(error, VlmbenchError) else FAILED
+                    outcome.end(State.FAILED, exit_status=status, error=error)
+        raise
 
 
 def _conclude(run: RunDirectory, states: Sequence[SeriesState]) -> None:
