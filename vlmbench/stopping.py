@@ -156,12 +156,12 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
             known.append(math.fsum(map(mul, centred, islice(centred, j, None))) / scale)
         return known[k]
 
-    first = (n * lag(1) + 1) / max(n - 3, 1)
-    bounded = min(max(first, 0.0), 0.99)
+    first = min(max((n * lag(1) + 1) / max(n - 3, 1), -1.0), 0.99)
+    alike = max(first, 0.0)
     total = _sum_while_positive(lag, n, 0.0)
     for _ in range(2):
         total = _sum_while_positive(lag, n, min(total, n / 4) / n)
-    inflation = max((1 + bounded) / (1 - bounded), total, 1.0)
+    inflation = max((1 + alike) / (1 - alike), total, 1.0)
     return first, _worth(n, inflation)
 
 

@@ -24,6 +24,7 @@ from vlmbench.analysis.dependence import (
 from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
 from vlmbench.analysis.quantiles import fewest
+from vlmbench.stopping import worth
 
 
 def series(n: int, rho: float, seed: int = 0) -> NDArray[np.float64]:
@@ -151,6 +152,10 @@ def test_what_is_kept_of_series_has_an_end() -> None:
 
 
 def test_a_correlation_of_few_values_is_one() -> None:
-    """The bias of short series taken out, neighbours of nine can come out as more alike than alike."""
-    known = dependence([180.0, 181.0, 183.0, 190.0, 200.0, 240.0, 260.0, 280.0, 287.0])
-    assert 0.9 < known.lag1 <= 1
+    """The bias of short series taken out, neighbours of few can come out as more alike, or less, than can be."""
+    for values in ([180.0, 181.0, 183.0, 190.0, 200.0, 240.0, 260.0, 280.0, 287.0], [2.0, 2.0, 1.0, 1.0, 1.0]):
+        assert 0.9 < dependence(values).lag1 < 1
+        assert worth(values)[0] == pytest.approx(dependence(values).lag1)
+    other_way = [1.0, 2.0, 1.0, 2.0, 1.0]
+    assert dependence(other_way).lag1 == worth(other_way)[0] == -1
+    assert dependence(other_way).effective_n == pytest.approx(worth(other_way)[1])

@@ -73,8 +73,7 @@ def dependence(values: ArrayLike) -> Dependence:
     if n < _LEAST_LAG:
         return Dependence(n=n, lag1=0.0, effective_n=float(n))
     lag, total = _lag_and_sum(pulled_in(series))
-    lag1 = min(float(_unbiased(lag, n, 1)), _MOST_LAG_ONE)  # of few values it comes out beyond 1
-    return Dependence(n=n, lag1=lag1, effective_n=n / float(_inflation(lag, total, n, 1)))
+    return Dependence(n=n, lag1=float(_unbiased(lag, n, 1)), effective_n=n / float(_inflation(lag, total, n, 1)))
 
 
 def pulled_in(series: Array) -> Array:
@@ -116,7 +115,8 @@ def first_lag(series: Array, removed: int = 1) -> Array:
 
 
 def _unbiased(lag: Array, n: int, removed: int) -> Array:
-    return np.asarray((n * lag + removed) / max(n - 3 * removed, 1), dtype=np.float64)
+    found = (n * lag + removed) / max(n - 3 * removed, 1)
+    return np.clip(found, -1.0, _MOST_LAG_ONE)  # of few values it comes out beyond what a correlation can be
 
 
 def inflation(series: Array, removed: int = 1) -> Array:
@@ -133,7 +133,7 @@ def inflation(series: Array, removed: int = 1) -> Array:
 
 
 def _inflation(lag: Array, total: Array, n: int, removed: int) -> Array:
-    first = np.clip(_unbiased(lag, n, removed), 0.0, _MOST_LAG_ONE)
+    first = np.maximum(_unbiased(lag, n, removed), 0.0)
     found = np.maximum(np.maximum((1 + first) / (1 - first), total), 1.0)
     # It is known badly from few runs, and more often too small than too large.
     return np.asarray(np.minimum(found * (1 + MARGIN * (found + MARGIN) / n), float(n)), dtype=np.float64)
