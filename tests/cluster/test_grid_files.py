@@ -551,3 +551,6 @@ def test_a_task_that_waits_for_turns_learns_which_others_come(tmp_path: Path, mo
     silent = started_with(runs[0], turns)
     assert (len(silent.coming), silent.ended) == (4, ()), "without Slurm's word nobody is given up"
     assert started_with(tmp_path / "no grid" / "run", turns) == StartedTogether()
+    found.task_file(found.tasks[6]).write_text("{}")
+    says(monkeypatch, {"7_6": "PENDING"})
+    assert started_with(runs[0], turns).coming[-1] == member_name(runs[6]), "one whose settings are no more may come"

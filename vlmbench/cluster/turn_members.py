@@ -50,9 +50,9 @@ def _takes_turns(run: Run, turns: Path) -> bool:
         return False
     try:
         content = parse_json(run.submission.task_file(run.task).read_bytes())
-    except (OSError, ValueError):
+        given = ((content["config"].get("measurement") or {}).get("turns") or {}).get("directory")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True
-    given = ((content["config"].get("measurement") or {}).get("turns") or {}).get("directory")
     return given is not None and Path(given).expanduser() == turns
 
 
