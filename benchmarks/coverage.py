@@ -11,8 +11,8 @@ given an interval, the share that was. Where few are, they are those that look i
 told wrong is the share of all simulations with an interval that misses, and the line below the table has its largest.
 
 Noise: ``lognormal`` (5 %); ``heavy``: 3 % of these runs are slowed by a factor of 1.1 + 0.3 × Pareto(2.5). Columns:
-autocorrelation ρ of neighbouring runs (AR(1)), and ``blocks``: half of the variance is the machine's state, which
-changes every ten runs.
+autocorrelation ρ of neighbouring runs (AR(1)); ``blocks``: half of the variance is the machine's state, which changes
+every ten runs; ``slow``: a fifth of it is, AR(1) with a memory of thirty runs, under noise that no run shares.
 
 ``--only turns`` asks about processes that take turns (eight runs of 80 ms each, there and back: A B B A). What the
 machine does then happens in time, not from run to run: it keeps ``levels`` for 0.5 to 5 s, rolls in ``waves`` of one to
@@ -61,8 +61,10 @@ from vlmbench.analysis.variance import variance_parts, variance_sources
 Array = NDArray[np.float64]
 SIGMA = 0.05
 TAILS = ("lognormal", "heavy")
-COLUMNS: tuple[float | str, ...] = (0.0, 0.3, 0.5, 0.8, "blocks")
+COLUMNS: tuple[float | str, ...] = (0.0, 0.3, 0.5, 0.8, "blocks", "slow")
 BLOCK = 10
+SLOW, LASTS = 0.2, 30
+"""Share of the variance that is the machine's in ``slow``, and the runs for which it remembers."""
 BEFORE = 100
 """Simulations in which the method before is asked."""
 
@@ -117,6 +119,10 @@ def machine(random: np.random.Generator, n: int, column: float | str) -> Array:
         states = random.standard_normal(n // BLOCK + 2)
         place = (np.arange(n) + random.integers(BLOCK)) // BLOCK
         return np.asarray(math.sqrt(0.5) * states[place] + math.sqrt(0.5) * noise)
+    if column == "slow":
+        return np.asarray(
+            math.sqrt(SLOW) * machine(random, n, math.exp(-1 / LASTS)) + math.sqrt(1 - SLOW) * noise, dtype=np.float64
+        )
     rho = float(column)
     noise[1:] *= math.sqrt(1 - rho**2)
     return np.asarray(lfilter([1.0], [1.0, -rho], noise))

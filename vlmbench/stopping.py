@@ -171,15 +171,15 @@ def _worth(n: int, inflation: float) -> float:
 
 
 def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:
-    """1 + 2 × the sum of autocorrelations up to where pairs of neighbours stop being positive, falling all the way."""
-    total, least = 0.0, math.inf
-    for k in range(0, n // 2 * 2, 2):
-        pair = (lag(k) + raised * (1 - k / n) if k else 1.0) + lag(k + 1) + raised * (1 - (k + 1) / n)
-        if pair <= 0:
+    """1 + 2 × the sum of autocorrelations up to where their means over 1, 1, 2, 4, 8, … of them stop being positive."""
+    total, least, before = 1.0, math.inf, 0
+    while (end := max(2 * before, 1)) <= n // 2:
+        lags = range(before + 1, end + 1)
+        least = min(least, math.fsum(lag(k) + raised * (1 - k / n) for k in lags) / len(lags))
+        if least <= 0:
             break
-        least = min(least, pair)
-        total += least
-    return max(2 * total - 1, 0.2)
+        total, before = total + 2 * least * len(lags), end
+    return total
 
 
 def _at(ordered: Sequence[float], place: float) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from vlmbench.analysis.dependence import FAR, at_quantile, dependence, inflation, t_reach, tail_inflation
+from vlmbench.analysis.dependence import FAR, at_quantile, dependence, inflation, pulled_in, t_reach, tail_inflation
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 
@@ -97,7 +97,7 @@ def _worth(data: Array, codes: NDArray[np.int64] | None, qs: Sequence[float]) ->
     known, n = dependence(data), len(data)
     found = []
     for q in qs:
-        share = float(tail_inflation(data, q, n / known.effective_n))
+        share = float(tail_inflation(data, q))
         found.append(_Worth(n=n, lag1=known.lag1, clusters=n / share, observations=n / share))
     return found
 
@@ -107,8 +107,7 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
     sizes = np.bincount(codes, minlength=kinds).astype(np.float64)
     apart = bool((np.diff(codes) < 0).any())  # repeats of a sample come back later
     series = data if apart else np.bincount(codes, weights=data, minlength=kinds) / sizes
-    known = dependence(series)
-    body = known.n / known.effective_n
+    known, body = dependence(series), pulled_in(series)
     found = []
     for q in qs:
         below = (data <= np.quantile(data, q)).astype(np.float64)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from vlmbench.analysis import frames
-from vlmbench.analysis.dependence import at_quantile, dependence, inflation
+from vlmbench.analysis.dependence import at_quantile, dependence, inflation, pulled_in
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import median, quantile
 from vlmbench.engines.endpoint.dialects import IN_PROCESS
@@ -167,7 +167,7 @@ def share_within(held: ArrayLike, times: ArrayLike) -> Estimate:
     if not n:
         return Estimate(value=None, n=0, n_needed=1, shortfall=Shortfall.TOO_FEW_RUNS)
     share, known = float(counted.mean()), dependence(times)
-    of_times = at_quantile(min(max(share, 1 - share), 1 - 0.5 / n), known.n / max(known.effective_n, 1.0))
+    of_times = at_quantile(min(max(share, 1 - share), 1 - 0.5 / n), pulled_in(finite(times)))
     m = n / max(float(of_times), float(inflation(counted)), 1.0)
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     middle = (share + z**2 / (2 * m)) / (1 + z**2 / m)
