@@ -15,6 +15,7 @@ from scipy import stats
 
 from vlmbench.analysis.dependence import long_run, t_reach
 from vlmbench.analysis.estimate import Array
+from vlmbench.analysis.longer_run import lasted_s, longer_run
 from vlmbench.analysis.quantiles import needed
 from vlmbench.text import count, digits, lasting
 
@@ -31,21 +32,20 @@ def far_table(results: Published) -> str:
             if run is None:
                 continue
             requests = counted(results.results / run.folder)
-            request, generate = (
-                run.summary["distribution"][metric]["workload"]["p99"] for metric in ("T_request", "T_total")
-            )
-            lasted = _lasted_s(requests)
+            whole, generate = (run.summary["distribution"][metric]["workload"] for metric in ("T_request", "T_total"))
+            request, generate = whole["p99"], generate["p99"]
+            lasted = lasted_s(*([row[name] for row in requests] for name in ("session", "started_unix_s")))
             rows.append(
                 [
                     MODELS[model], RUNTIMES[runtime],
-                    f"{count(len(requests), 'request')} in {lasting(lasted)}{run.mark}",
+                    f"{count(len(requests), 'request')}{'' if lasted is None else f' in {lasting(lasted)}'}{run.mark}",
                     f"{_worth(request)} and {_worth(generate)}",
-                    value(request, digits), value(generate, digits), _would_take(request, lasted),
+                    value(request, digits), value(generate, digits), _would_take(whole, lasted),
                 ]
             )  # fmt: skip
     heads = (
         "model", "runtime", "measured, turns of others included", f"worth at P99, of {_P99}: request, `generate()`",
-        "P99 of a request, ms", "P99 of `generate()`, ms", "P99 of a request would take at least",
+        "P99 of a request, ms", "P99 of `generate()`, ms", "P99 of a request would take some",
     )  # fmt: skip
     return table(heads, rows) if rows else ""
 
@@ -67,19 +67,14 @@ def _worth(entry: Mapping[str, Any]) -> str:
     return "enough" if entry["value"] is not None else f"{math.floor(entry.get('effective_n') or 0)}"
 
 
-def _would_take(entry: Mapping[str, Any], lasted_s: float) -> str:
-    if entry["value"] is not None:
+def _would_take(whole: Mapping[str, Any], lasted: float | None) -> str:
+    """How many requests, and how long, as the report of the run says it."""
+    if whole["p99"]["value"] is not None:
         return "–"
-    worth = float(entry.get("effective_n") or 0.0)
-    return lasting(lasted_s * _P99 / worth) if worth >= 1 else "cannot be told"
-
-
-def _lasted_s(requests: Sequence[Mapping[str, Any]]) -> float:
-    """From the first to the last of each session, s."""
-    started: dict[int, list[float]] = {}
-    for row in requests:
-        started.setdefault(int(row["session"]), []).append(float(row["started_unix_s"]))
-    return sum(max(times) - min(times) for times in started.values())
+    more = longer_run(whole["p99"], whole.get("effective_n"), lasted)
+    if more is None:
+        return "cannot be told"
+    return f"{count(more.requests, 'request')}{f', {lasting(more.lasts_s)}' if more.lasts_s else ''}"
 
 
 def alike_words(results: Published) -> str:

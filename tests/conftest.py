@@ -30,8 +30,8 @@ settings.load_profile("vlmbench")
 
 # `make quick`: rooms whose tests need neither a model nor a process, without the few that take longer than seconds.
 QUICK = (
-    "analysis", "data", "probes", "records", "test_architecture.py", "test_arguments.py", "test_schema.py",
-    "test_stopping.py", "test_sweep.py",
+    "analysis", "data", "probes", "records", "test_architecture.py", "test_arguments.py", "test_contract_columns.py",
+    "test_schema.py", "test_stopping.py", "test_sweep.py",
 )  # fmt: skip
 LONG = frozenset(
     (
@@ -47,6 +47,7 @@ LONG = frozenset(
         "test_bytes_are_the_same_in_another_process", "test_memory_grows_little_with_rows", "test_intervals_hold_the_true_slope",
         "test_the_order_of_rows_matters_to_the_interval_alone", "test_share_interval_covers_the_planted_share",
         "test_redaction_takes_time_in_proportion_to_the_text", "test_without_network_the_message_says_what_to_do",
+        "test_as_many_runs_as_are_said_to_do_do", "test_points_on_a_curve_are_seldom_said_to_be_off_it",
     )
 )  # fmt: skip
 FREEZE, UNFREEZE = gc.freeze, gc.unfreeze

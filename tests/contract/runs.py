@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,14 @@ COMMANDS: dict[str, Callable[[Path], Made]] = {
 }
 
 
+@cache
 def exceptions(name: str) -> list[dict[str, str]]:
     """Entries of ``added.yaml``, ``removed.yaml`` or ``changed.yaml``."""
     entries: list[dict[str, str]] = yaml.safe_load((HERE / f"{name}.yaml").read_text()) or []
     return entries
 
 
+@cache
 def golden(name: str) -> Sections:
     """A golden file."""
     found: Sections = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())

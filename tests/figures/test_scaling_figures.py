@@ -90,7 +90,7 @@ def test_no_text_lies_on_another(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["page", "paper", "talk"])
 def test_a_fit_outside_the_intervals_of_medians_says_so_within_its_panel(name: str) -> None:
-    missed = Missed(points=9, missed=8, above=0, furthest=0.0336, lifted=0.0)
+    missed = Missed(points=9, missed=8, above=0, furthest=0.0336, lifted=0.0, off_form=True)
     fits = [replace(fit, missed=missed) for fit in select(FITS, "vision", STAGES)]
     with drawn_as(FigureStyle(name=name)), theme():
         for columns in (2, 3):

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from vlmbench.analysis.longer_run import lasted_s
+from vlmbench.report.narrative.latency import _how_long
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 far = pytest.importorskip("findings_far", reason="a source distribution has no scripts")
 
 
 class Run:
-    def __init__(self, folder: str, *, turns: dict[str, Any] | None = None, p99: dict[str, Any] | None = None) -> None:
-        self.folder, self.mark = Path(folder), ""
+    def __init__(
+        self, folder: str, *, turns: dict[str, Any] | None = None, whole: dict[str, Any] | None = None
+    ) -> None:
+        self.folder, self.mark, self.whole = Path(folder), "", whole
         self.provenance = {"sessions": [{"turns": turns}]}
-        entry = {"workload": {"p99": p99}}
+        entry = {"workload": whole}
         self.summary = {"distribution": {"T_request": entry, "T_total": entry}}
 
 
@@ -151,13 +156,47 @@ def test_runs_of_other_groups_and_short_ones_are_not_put_together(monkeypatch: p
     assert far.alike_words(Results(runs)) == ""
 
 
-def test_how_long_p99_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = {"value": None, "n": 900, "n_needed": 368, "effective_n": 92.0, "shortfall": "too_few_independent"}
-    told = {"value": 109.0, "low": 107.0, "high": 111.0, "n": 900, "effective_n": 726.0}
-    runs = {"llava_eager": Run("h200_e", p99=short), "llava_cudagraph": Run("h200_c", p99=told)}
+def _short(worth: float, independent: float) -> dict[str, Any]:
+    """A workload of 900 requests worth so much at P99 and at the median, as a summary has it."""
+    lacking = {"value": None, "n": 900, "n_needed": 368, "effective_n": worth, "shortfall": "too_few_independent"}
+    known = {"value": 5.0, "low": 4.0, "high": 6.0}
+    whole = {"n": 900, "samples": 900, "effective_n": independent, "mean": 5.0, "max": 9.0}
+    return whole | {"p50": known, "p90": known, "p95": known, "p99": lacking}
+
+
+@pytest.mark.parametrize(
+    ("worth", "independent", "said"),
+    [
+        (92.0, 37.0, "7,200 requests, 60 minutes"),  # 2 x 900 x 368 / 92, 900 of them in 7.5 minutes
+        (184.0, 140.0, "3,600 requests, 30 minutes"),
+        (92.0, 34.0, "cannot be told"),
+        (30.0, 37.0, "cannot be told"),
+    ],
+)
+def test_how_long_p99_would_take_is_told_as_in_the_report(
+    worth: float, independent: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = turns_of([1.0] * 150, random.Random(3))
-    second = [row | {"session": 1, "started_unix_s": row["started_unix_s"] + 9e4} for row in requests]
-    monkeypatch.setattr(far, "counted", lambda folder: requests + second if str(folder) == "h200_e" else requests)
-    eager, captured = far.far_table(Results(runs)).splitlines()[2:]
-    assert "| 1,800 requests in 15 minutes | 92 and 92 | – | – | 60 minutes |" in eager, "time between sessions is none"
-    assert "| enough and enough | 109 (107–111) | 109 (107–111) | – |" in captured
+    half = [row for row in requests if row["turn"] < 75]
+    second = [
+        row | {"session": 1, "started_unix_s": row["started_unix_s"] + 9e4} for row in requests if row not in half
+    ]
+    rows = half + second
+    monkeypatch.setattr(far, "counted", lambda folder: rows)
+    runs = {"llava_eager": Run("h200_e", whole=_short(worth, independent))}
+    line = far.far_table(Results(runs)).splitlines()[2]
+    assert line.endswith(f"| 900 requests in 7.5 minutes | {worth:.0f} and {worth:.0f} | – | – | {said} |")
+
+    lasted = lasted_s([row["session"] for row in rows], [row["started_unix_s"] for row in rows])
+    summary = {"headline": {"latency_metric": "T_total"}, "runs": {"workload_lasted_s": lasted}}
+    summary["distribution"] = {"T_total": {"workload": runs["llava_eager"].whole}}
+    words = [one for one in _how_long(summary) if one.startswith("At this dependence")]
+    of_report = said.replace(" requests, ", " runs (") + ") for P99."
+    assert words == ([] if said == "cannot be told" else [f"At this dependence it would take some {of_report}"])
+
+
+def test_a_p99_that_is_given_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"value": 109.0, "low": 107.0, "high": 111.0, "n": 900, "effective_n": 726.0}
+    monkeypatch.setattr(far, "counted", lambda folder: turns_of([1.0] * 150, random.Random(3)))
+    runs = {"llava_cudagraph": Run("h200_c", whole={"effective_n": 700.0, "p99": told})}
+    assert far.far_table(Results(runs)).endswith("| enough and enough | 109 (107–111) | 109 (107–111) | – |")

@@ -226,6 +226,12 @@ def test_a_run_without_provenance_is_summarised(tmp_path: Path) -> None:
     assert summarise(tmp_path)["runs"]["workload_runs"] == 1
 
 
+def test_how_long_the_requests_took_stands_in_the_summary(tmp_path: Path) -> None:
+    times = [{"session": at // 3, "started_unix_s": 1e4 * (at // 3) + 2.0 * at} for at in range(6)]
+    write(tmp_path, [row(repeat=at) | time for at, time in enumerate(times)])
+    assert summarise(tmp_path)["runs"]["workload_lasted_s"] == 8.0, "time between sessions is none"
+
+
 def test_anatomy_table_names_modules_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     rows = [

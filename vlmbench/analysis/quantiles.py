@@ -187,7 +187,9 @@ def fewest(q: float, confidence: float = CONFIDENCE) -> float:
     return math.log((1 - confidence) / 2) / math.log(max(q, 1 - q))
 
 
-def quantile_ends(ordered: Array, q: float, effective: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+def quantile_ends(
+    ordered: Array, q: float, effective: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Ends of the interval of a quantile from order statistics of that many independent observations.
 
     The count of m independent observations at or below the true quantile is Binomial(m, q). With real ranks l and u
@@ -198,13 +200,14 @@ def quantile_ends(ordered: Array, q: float, effective: ArrayLike) -> tuple[Array
         ordered: sorted ascending, shape (…, n).
         q: between 0 and 1.
         effective: independent observations they are worth, at most n; shape (…).
+        confidence: of the interval.
 
     Returns:
         Low and high ends, and whether the observations allow both; each of shape (…).
     """
     n = ordered.shape[-1]
     m = np.clip(np.asarray(effective, dtype=np.float64), 1e-3, n)
-    half = (1 - CONFIDENCE) / 2
+    half = (1 - confidence) / 2
     low, high = _rank(m, q, 1 - half), _rank(m, q, half)
     # The needed count itself gives rank 1 up to rounding.
     enough = (low >= 1 - 1e-6) & (high <= m + 1e-6)

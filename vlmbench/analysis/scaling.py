@@ -335,18 +335,18 @@ def fit_scaling(part: Slice, stage: str) -> Scaling | None:
         held_out=held_out,
         median_slope=medians.estimate([0.0, 1.0]),
         robust=robust,
-        missed=_missed(x, y, points, at_points, robust if shape == "linear" else None),
+        missed=_missed(x, y, points, at_points, shape=shape, robust=robust),
         unflagged=without_first_times(flags, x, y, clusters),
         points=points,
     )
 
 
-def _missed(x: Array, y: Array, points: pd.DataFrame, at_points: Array, robust: Fit | None) -> Missed:
+def _missed(x: Array, y: Array, points: pd.DataFrame, at_points: Array, *, shape: str, robust: Fit) -> Missed:
     """How the fit passes by the medians, and whether the outlier-proof line, where it has the same form, does too."""
-    found = missed_medians(x, y, points, at_points)
-    if robust is None or not found.most:
+    found = missed_medians(x, y, points, at_points, shape)
+    if shape != "linear" or not found.most:
         return found
-    other = missed_medians(x, y, points, design(points["x"], "linear") @ robust.coefficients)
+    other = missed_medians(x, y, points, design(points["x"], "linear") @ robust.coefficients, "linear")
     return replace(found, tilted=not other.most)
 
 

@@ -20,6 +20,7 @@ from vlmbench.analysis.engine_figures import COLUMNS as ENGINE
 from vlmbench.analysis.engine_figures import engine_agreement
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.analysis.frames import TokenGaps, load_runs, load_token_gaps
+from vlmbench.analysis.longer_run import lasted_s
 from vlmbench.analysis.overhead import overhead_summary
 from vlmbench.analysis.precision import precision_summary
 from vlmbench.analysis.quantiles import needed
@@ -200,6 +201,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             workload_runs=len(work),
             workload_points=work["point_id"].nunique(dropna=False),
             reference_runs=len(frames.reference(frame)),
+            workload_lasted_s=lasted_s(frames.values(work, "session"), frames.values(work, "started_unix_s")),
         ),
         "distribution": _distribution(latency),
         "tail": _tail(frame, ratios, metric),
@@ -240,8 +242,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def run_counts(frame: pd.DataFrame, **more: int) -> dict[str, Any]:
-    """What became of the rows: by status, by mode, the first failures; ``more`` counts are put among them."""
+def run_counts(frame: pd.DataFrame, **more: float | None) -> dict[str, Any]:
+    """What became of the rows: by status, by mode, the first failures; ``more`` numbers are put among them."""
     counts = frames.status_counts(frame)
     return {
         "rows": len(frame),

@@ -9,13 +9,13 @@ from vlmbench.analysis.breakdown import LONG, LONG_GOAL, SHORT_GOAL
 from vlmbench.analysis.engine_figures import agreement_words
 from vlmbench.analysis.floors import floor_sentences
 from vlmbench.analysis.frames import left_out_words
+from vlmbench.analysis.longer_run import LongerRun, longer_run
 from vlmbench.analysis.overhead import overhead_words
 from vlmbench.analysis.tail import shares
 from vlmbench.figures.theme import COMPONENT_LABELS, component_label
 from vlmbench.report.narrative import serving
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import (
-    enough,
     lacks,
     needs,
     part_sentences,
@@ -24,7 +24,7 @@ from vlmbench.report.narrative.tail import (
     source_sentences,
     tail_sentence,
 )
-from vlmbench.text import count, factor, ms, percent, span, tokens, worth
+from vlmbench.text import count, factor, lasting, ms, percent, span, tokens, worth
 
 Summary = Mapping[str, Any]
 
@@ -96,12 +96,18 @@ def _how_long(summary: Summary) -> list[str]:
     if short:
         counted = ((name, shortage(whole[name.lower()]) or needs(name.lower())) for name in short)
         sentences.append(f"Too few runs for {', '.join(f'{n} ({c})' for n, c in counted)}: no value is given.")
-        would = [(name, enough(whole[name.lower()], whole.get("effective_n"))) for name in short]
+        lasted = summary["runs"].get("workload_lasted_s")  # none in a summary of an earlier version
+        would = [(name, longer_run(whole[name.lower()], whole.get("effective_n"), lasted)) for name in short]
         unit = "run" if whole["samples"] == whole["n"] else "request"
-        if wanted := ", ".join(f"{count(more, unit)} for {name}" for name, more in would if more):
+        if wanted := ", ".join(f"{_longer(run, unit)} for {name}" for name, run in would if run):
             sentences.append(f"At this dependence it would take some {wanted}.")
     sentences += _tokens_in_time(summary)
     return sentences
+
+
+def _longer(run: LongerRun, unit: str) -> str:
+    """``5,500 runs (79 minutes)``."""
+    return f"{count(run.requests, unit)}{f' ({lasting(run.lasts_s)})' if run.lasts_s else ''}"
 
 
 def _tokens_in_time(summary: Summary) -> list[str]:

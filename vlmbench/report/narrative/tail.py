@@ -135,33 +135,6 @@ def shortage(entry: Mapping[str, Any]) -> str:
     return f"{entry['n']:,}, worth {math.floor(entry.get('effective_n') or 0):,}, of {least:,}"
 
 
-def enough(entry: Mapping[str, Any], independent: float | None) -> int | None:
-    """How many requests would do for an estimate, if more of them resemble each other as these do, to two digits.
-
-    Twice as many as the proportion says, for how much they do is known from these few alone. Of simulated series (AR(1)
-    of 0.5 to 0.98, 100 to 2,000 runs, P90 to P99) as long as that 0.99 gave the percentile, and at least 0.95 of each
-    kind of which one in twenty was told anything. Half as many again, told of whatever is worth 20, did in 0.84, and of
-    some kinds in 0.2: those that look less dependent than they are.
-
-    Args:
-        entry: of a percentile.
-        independent: what the runs are worth at the median; a percentile's own is no measure of how well that is known.
-
-    Returns:
-        None where that is not what it lacks, or where what there is is worth too little to go by.
-    """
-    if entry.get("shortfall") != Shortfall.TOO_FEW_INDEPENDENT.key or not entry.get("n_needed"):
-        return None
-    worth = float(entry.get("effective_n") or 0.0)
-    if min(worth, independent or 0.0) < _LEAST_TO_GO_BY:
-        return None
-    runs = _SAFELY * float(entry["n"]) * float(entry["n_needed"]) / worth
-    step = int(10 ** max(math.floor(math.log10(runs)) - 1, 0))
-    return math.ceil(runs / step) * step
-
-
-_LEAST_TO_GO_BY = 35
-_SAFELY = 2
 _COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
 
 
