@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 from uuid import uuid4
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
-from vlmbench.text import count, note, parse_json, shown
+from vlmbench.text import count, note, parse_json, say, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
 _LOCK_S = 1.0  # so long the lock is waited for at once: all hold it for milliseconds but one that is stopped with it
@@ -54,10 +54,12 @@ class StartedTogether:
     Args:
         coming: names of members that take part, or may still.
         ended: how each other ended that was to take part and did not do all of its work, and where its log is.
+        unreadable: what is wrong with each file that was to tell more and cannot be read.
     """
 
     coming: tuple[str, ...] = ()
     ended: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 def hold_place(directory: Path, of: Path) -> int:
@@ -122,6 +124,7 @@ class Turns:
     _gathered: bool = field(init=False, default=False)
     _lacks: bool = field(init=False, default=False)  # fewer live than are waited for
     _told: bool = field(init=False, default=False)
+    _unreadable: set[str] = field(init=False, default_factory=set)  # files, of which was told
 
     @property
     def name(self) -> str:
@@ -271,6 +274,10 @@ class Turns:
             MeasurementError: some ended, and with those that may still come they are too few.
         """
         known = StartedTogether() if self.started_with is None else self.started_with()
+        for told in known.unreadable:
+            if told not in self._unreadable:
+                self._unreadable.add(told)
+                say(f"warning: {told.rstrip('.')}. Whoever it tells of counts as one that may come.")
         if not known.ended:
             return
         with self._state() as state:
