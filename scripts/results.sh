@@ -5,8 +5,8 @@
 #   scripts/results.sh DIR                    every part in its order, each within its time
 #   scripts/results.sh DIR PART…              these, in this order; PART may be a pattern: 'llava_*'
 #   scripts/results.sh DIR --lanes [PART…]    in the background, a lane a GPU: its parts, half of the processors, own caches
-#   scripts/results.sh DIR --wait SECONDS     waits for the lanes, at most so long, and says how far they are
-#   scripts/results.sh DIR --stop             ends them; what was measured stays
+#   scripts/results.sh DIR --wait SECONDS     waits for what measures, at most so long, and says how far the lanes are
+#   scripts/results.sh DIR --stop             ends it, and what a call that was killed left running; what was measured stays
 #   scripts/results.sh DIR --pack FILE        what is published, and logs, in FILE.0, FILE.1 … of 15 MB (cat FILE.* | tar xz)
 #   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
@@ -113,7 +113,7 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
     # Ctrl-C does not reach what timeout starts, a group of its own; it may take some seconds to end
     trap 'stopped=1; [ -z "$process" ] || kill -TERM "$process"' INT TERM HUP
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&- &
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 &
     process=$!
     [ -z "$stopped" ] || kill -TERM "$process"
     while kill -0 "$process" 2>/dev/null; do # a signal ends the waiting
@@ -226,33 +226,43 @@ print(*(every[lane * len(every) // lanes : (lane + 1) * len(every) // lanes] or 
     sleep 1 # each holds its lock
 }
 
+held() { [ -e "$1" ] && ! flock -n "$1" true; } # whether a process has a lock
+
 running() { # whether a lane is
     local lock
     for lock in "$out"/lane_*.lock; do
-        [ -e "$lock" ] && ! flock -n "$lock" true && return 0
+        held "$lock" && return 0
     done
     return 1
 }
 
+measured_alone() { # say that two that measure at once on one machine are latencies of neither
+    echo "another call measures in $out, or parts of one that was killed: wait for them, or end them with --stop" >&2
+}
+
 wait_for() { # wait for the lanes, then say how far they are
     local log end=$((SECONDS + $1))
-    while ((SECONDS < end)) && running; do sleep 1; done
+    while ((SECONDS < end)) && { running || held "$out/alone.lock"; }; do sleep 1; done
     for log in "$out"/lane_*.log; do
         [ -e "$log" ] && awk '/^=== .*: exit [0-9]+ after/ {said = said "\n    " $0; next} /^=== [^0-9]/ {said = $0} END {print said}' "$log" |
             sed "1s/^/$(basename "$log" .log): /" | cut -c1-150 # what began last, and what ended since
     done
     [ -f "$out/parts.tsv" ] && cat "$out/parts.tsv"
-    if running; then echo "not done yet"; else echo "nothing is running"; fi
+    if running || held "$out/alone.lock"; then echo "not done yet"; else echo "nothing is running"; fi
 }
 
 session() { # of processes, by the number of one of them
     sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f4
 }
 
-stop() { # end the lanes and all that they started: a session of processes each
+stop() { # end the lanes and all that they started, a session of processes each; and whoever else holds the lock
     local lock process number
+    for lock in /proc/[0-9]*/fd/8; do
+        process=${lock#/proc/}
+        [ "$lock" -ef "$out/alone.lock" ] && kill -TERM "${process%%/*}" 2>/dev/null
+    done
     for lock in "$out"/lane_*.lock; do
-        [ -e "$lock" ] && ! flock -n "$lock" true || continue
+        held "$lock" || continue
         number=$(cat "${lock%.lock}.session" 2>/dev/null)
         for process in /proc/[0-9]*; do
             [ -n "$number" ] && [ "$(session "${process#/proc/}")" = "$number" ] && kill -TERM "${process#/proc/}"
@@ -291,7 +301,7 @@ cd "$tree" || exit 2
 case ${1:-} in
 --lanes)
     known "${@:2}"
-    flock -n "$out/alone.lock" true || { echo "another call measures in $out" >&2; exit 2; }
+    held "$out/alone.lock" && { measured_alone; exit 2; }
     lanes "${@:2}"
     ;;
 --wait)
@@ -309,10 +319,10 @@ case ${1:-} in
         exec 9>"$out/lane_$LANE.lock"
         flock -n 9 || { echo "lane $LANE is running already"; exit 2; }
         session $$ >"$out/lane_$LANE.session"
-    else # two that measure at once on one machine are latencies of neither
+    else
         known "$@"
-        exec 8>"$out/alone.lock"
-        flock -n 8 || { echo "another call measures in $out" >&2; exit 2; }
+        exec 8>"$out/alone.lock" # all that it starts holds the lock too, and longer than a call that is killed
+        flock -w 1 8 || { measured_alone; exit 2; } # a look at it takes a moment
         running && { echo "lanes are running in $out: --wait SECONDS, or --stop" >&2; exit 2; }
     fi
     measure "$@"
