@@ -13,7 +13,8 @@
 #   PYTHON=.venv/bin/python  that has what vlmbench needs; python3 if not given
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
 #   RUNS_OF_A_TURN=8  of a part of a group, before the next has its turn
-#   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
+#   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine with two
+#                                             processors a lane
 #
 # Parts of a group (a letter behind the lane in results.txt) that stand in a row run at the same time, each a process of its
 # own, and measure in turns of a few runs, so that a slow hour of the machine is all of theirs. One of them alone runs as
@@ -41,24 +42,20 @@ export PYTHON VLLM_SITE=${VLLM_SITE:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO
 export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 
 study="--config-dir scripts/results experiment=measured"
-phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
-phase1+=' measurement.change_processor=true'
-other=${phase1/404/120} # one request in twenty is enough of them: P95
-many=${phase1/dataset.num_samples=404 /} # P99 needs 368 requests that are worth independent ones: results.txt says of how many
-many=${many/measurement.bare_every=8 /}
-few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+requests=404 fewer=120 tokens=8 repeats=40 small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
+if [ -n "${SMALL:-}" ]; then # fewer runs of the tiny model, with the same settings
+    export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
+    requests=6 fewer=6 tokens=4 repeats=2 small=(model=tiny) runs_of_a_turn=2
+fi
+also='measurement.reference=false measurement.change_processor=true'
+phase1="experiment=phase1 dataset.num_samples=$requests output.tokens=$tokens measurement.bare_every=8 $also"
+other=${phase1/num_samples=$requests /num_samples=$fewer } # one request in twenty is enough of them: P95
+many="experiment=phase1 output.tokens=$tokens $also" # P99 needs 368 requests that are worth independent ones: results.txt says of how many
+few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0'
+few+=" measurement.stopping.min_samples=$repeats measurement.stopping.max_samples=$repeats"
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
-load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
-if [ -n "${SMALL:-}" ]; then
-    export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
-    phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
-    many=${phase1/dataset.num_samples=6 /}
-    few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
-    load=${load/tokens=8/tokens=4}
-    small=(model=tiny) runs_of_a_turn=2
-fi
+load="experiment=phase1 output.tokens=$tokens measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
 arms="$few sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8"
 
 commands() { # name, lane with the letter of its group, seconds, command: a line a part
