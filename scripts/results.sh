@@ -5,15 +5,16 @@
 #   scripts/results.sh DIR                    every part in its order, each within its time
 #   scripts/results.sh DIR PART…              these, in this order; PART may be a pattern: 'llava_*'
 #   scripts/results.sh DIR --lanes [PART…]    in the background, a lane a GPU: its parts, half of the processors, own caches
-#   scripts/results.sh DIR --wait SECONDS     waits for the lanes, at most so long, and says how far they are
-#   scripts/results.sh DIR --stop             ends them; what was measured stays
+#   scripts/results.sh DIR --wait SECONDS     waits for what measures, at most so long, and says how far the lanes are
+#   scripts/results.sh DIR --stop             ends it, and what a call that was killed left running; what was measured stays
 #   scripts/results.sh DIR --pack FILE        what is published, and logs, in FILE.0, FILE.1 … of 15 MB (cat FILE.* | tar xz)
 #   scripts/results.sh DIR --list             each part with its lane and group, its time and its whole command
 #   SECONDS_LEFT=580 scripts/results.sh DIR   begins no part that does not fit into what is left
 #   PYTHON=.venv/bin/python  that has what vlmbench needs; python3 if not given
 #   VLLM_SITE=DIR    where vLLM's packages lie if they are not installed: put before all others, for its parts only
 #   RUNS_OF_A_TURN=8  of a part of a group, before the next has its turn
-#   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine
+#   SMALL=1 scripts/results.sh DIR            the tiny model and few runs: tries every command on any machine with two
+#                                             processors a lane
 #
 # Parts of a group (a letter behind the lane in results.txt) that stand in a row run at the same time, each a process of its
 # own, and measure in turns of a few runs, so that a slow hour of the machine is all of theirs. One of them alone runs as
@@ -41,24 +42,20 @@ export PYTHON VLLM_SITE=${VLLM_SITE:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO
 export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 
 study="--config-dir scripts/results experiment=measured"
-phase1='experiment=phase1 dataset.num_samples=404 output.tokens=8 measurement.bare_every=8 measurement.reference=false'
-phase1+=' measurement.change_processor=true'
-other=${phase1/404/120} # one request in twenty is enough of them: P95
-many=${phase1/dataset.num_samples=404 /} # P99 needs 368 requests that are worth independent ones: results.txt says of how many
-many=${many/measurement.bare_every=8 /}
-few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0 measurement.stopping.min_samples=40 measurement.stopping.max_samples=40'
+requests=404 fewer=120 tokens=8 repeats=40 small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
+if [ -n "${SMALL:-}" ]; then # fewer runs of the tiny model, with the same settings
+    export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
+    requests=6 fewer=6 tokens=4 repeats=2 small=(model=tiny) runs_of_a_turn=2
+fi
+also='measurement.reference=false measurement.change_processor=true'
+phase1="experiment=phase1 dataset.num_samples=$requests output.tokens=$tokens measurement.bare_every=8 $also"
+other=${phase1/num_samples=$requests /num_samples=$fewer } # one request in twenty is enough of them: P95
+many="experiment=phase1 output.tokens=$tokens $also" # P99 needs 368 requests that are worth independent ones: results.txt says of how many
+few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0'
+few+=" measurement.stopping.min_samples=$repeats measurement.stopping.max_samples=$repeats"
 shared='runtime.engine_options={gpu_memory_utilization:0.3,kv_cache_memory_bytes:17179869184}' # beside others on a card
 limits='load.ttft_limit_ms=200 load.tpot_limit_ms=20' # goodput: what a reader of a chat waits for, and reads
-load="experiment=phase1 output.tokens=8 measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
-small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
-if [ -n "${SMALL:-}" ]; then
-    export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
-    phase1='experiment=phase1 dataset.num_samples=6 output.tokens=4 measurement.reference=false' other=$phase1
-    many=${phase1/dataset.num_samples=6 /}
-    few='experiment=interventions measurement.stopping.min_samples=2 measurement.stopping.max_samples=2'
-    load=${load/tokens=8/tokens=4}
-    small=(model=tiny) runs_of_a_turn=2
-fi
+load="experiment=phase1 output.tokens=$tokens measurement.reference=false runtime=vllm runtime.engine_options={max_num_seqs:128} $limits"
 arms="$few sweep.axes.intervention.keep=[1,0.5,0.25,0.11] output.tokens=8"
 
 commands() { # name, lane with the letter of its group, seconds, command: a line a part
@@ -113,7 +110,7 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
     # Ctrl-C does not reach what timeout starts, a group of its own; it may take some seconds to end
     trap 'stopped=1; [ -z "$process" ] || kill -TERM "$process"' INT TERM HUP
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 8>&- &
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 &
     process=$!
     [ -z "$stopped" ] || kill -TERM "$process"
     while kill -0 "$process" 2>/dev/null; do # a signal ends the waiting
@@ -226,33 +223,43 @@ print(*(every[lane * len(every) // lanes : (lane + 1) * len(every) // lanes] or 
     sleep 1 # each holds its lock
 }
 
+held() { [ -e "$1" ] && ! flock -n "$1" true; } # whether a process has a lock
+
 running() { # whether a lane is
     local lock
     for lock in "$out"/lane_*.lock; do
-        [ -e "$lock" ] && ! flock -n "$lock" true && return 0
+        held "$lock" && return 0
     done
     return 1
 }
 
+measured_alone() { # say that two that measure at once on one machine are latencies of neither
+    echo "another call measures in $out, or parts of one that was killed: wait for them, or end them with --stop" >&2
+}
+
 wait_for() { # wait for the lanes, then say how far they are
     local log end=$((SECONDS + $1))
-    while ((SECONDS < end)) && running; do sleep 1; done
+    while ((SECONDS < end)) && { running || held "$out/alone.lock"; }; do sleep 1; done
     for log in "$out"/lane_*.log; do
         [ -e "$log" ] && awk '/^=== .*: exit [0-9]+ after/ {said = said "\n    " $0; next} /^=== [^0-9]/ {said = $0} END {print said}' "$log" |
             sed "1s/^/$(basename "$log" .log): /" | cut -c1-150 # what began last, and what ended since
     done
     [ -f "$out/parts.tsv" ] && cat "$out/parts.tsv"
-    if running; then echo "not done yet"; else echo "nothing is running"; fi
+    if running || held "$out/alone.lock"; then echo "not done yet"; else echo "nothing is running"; fi
 }
 
 session() { # of processes, by the number of one of them
     sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f4
 }
 
-stop() { # end the lanes and all that they started: a session of processes each
+stop() { # end the lanes and all that they started, a session of processes each; and whoever else holds the lock
     local lock process number
+    for lock in /proc/[0-9]*/fd/8; do
+        process=${lock#/proc/}
+        [ "$lock" -ef "$out/alone.lock" ] && kill -TERM "${process%%/*}" 2>/dev/null
+    done
     for lock in "$out"/lane_*.lock; do
-        [ -e "$lock" ] && ! flock -n "$lock" true || continue
+        held "$lock" || continue
         number=$(cat "${lock%.lock}.session" 2>/dev/null)
         for process in /proc/[0-9]*; do
             [ -n "$number" ] && [ "$(session "${process#/proc/}")" = "$number" ] && kill -TERM "${process#/proc/}"
@@ -291,7 +298,7 @@ cd "$tree" || exit 2
 case ${1:-} in
 --lanes)
     known "${@:2}"
-    flock -n "$out/alone.lock" true || { echo "another call measures in $out" >&2; exit 2; }
+    held "$out/alone.lock" && { measured_alone; exit 2; }
     lanes "${@:2}"
     ;;
 --wait)
@@ -309,10 +316,10 @@ case ${1:-} in
         exec 9>"$out/lane_$LANE.lock"
         flock -n 9 || { echo "lane $LANE is running already"; exit 2; }
         session $$ >"$out/lane_$LANE.session"
-    else # two that measure at once on one machine are latencies of neither
+    else
         known "$@"
-        exec 8>"$out/alone.lock"
-        flock -n 8 || { echo "another call measures in $out" >&2; exit 2; }
+        exec 8>"$out/alone.lock" # all that it starts holds the lock too, and longer than a call that is killed
+        flock -w 1 8 || { measured_alone; exit 2; } # a look at it takes a moment
         running && { echo "lanes are running in $out: --wait SECONDS, or --stop" >&2; exit 2; }
     fi
     measure "$@"

@@ -137,6 +137,39 @@ def test_every_part_of_the_results_composes(compose: Compose, tmp_path: Path) ->
             validate.validate(compose(*choices))
 
 
+# What SMALL=1 has less of; the model's own layers are for methods that the tiny one is too small for.
+_SMALLER = re.compile(
+    r"(dataset\.num_samples|output\.tokens|measurement\.stopping\.m(in|ax)_samples|sweep\.axes\.(vision|output)_tokens"
+    r"|latency_ms|percentile|model\.config\.text_config\.num_hidden_layers)="
+)
+
+
+def test_the_small_trial_of_the_results_has_the_settings_of_the_real_run(tmp_path: Path) -> None:
+    scripts = Path(__file__).parent.parent / "scripts"
+
+    def parts(small: str) -> dict[str, set[str]]:
+        done = subprocess.run(
+            [scripts / "results.sh", tmp_path, "--list"], capture_output=True, text=True, check=True,
+            env={**os.environ, "SMALL": small},
+        )  # fmt: skip
+        found = {name: words.split() for name, _, _, words in (line.split("\t") for line in done.stdout.splitlines())}
+        return {
+            name: {re.sub(r"=measured\w*", "=measured", word) for word in words if not _SMALLER.match(word)}
+            for name, words in found.items()
+        }
+
+    real, small = parts(""), parts("1")
+    assert any("measurement.change_processor=true" in words for words in small.values())
+    assert real == small
+    files = {
+        name: yaml.safe_load((scripts / "results" / "experiment" / f"{name}.yaml").read_text())["parts"]
+        for name in ("sweeps", "measured", "measured_small")
+    }
+    for name, words in {**files["sweeps"], **files["measured"]}.items():
+        kept = {word for word in words if not _SMALLER.match(word)}
+        assert kept == {word for word in files["measured_small"][name] if not _SMALLER.match(word)}, name
+
+
 @pytest.mark.parametrize("choice", [name for name in choices("model") if name.startswith(("qwen2_vl", "qwen2_5_vl"))])
 def test_qwens_rotary_sections_are_written_out(compose: Compose, choice: str) -> None:
     """transformers up to 5.16, which vLLM brings, has no default of them; runs begun before can be continued."""

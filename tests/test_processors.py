@@ -203,16 +203,32 @@ def test_a_system_that_moves_no_threads_is_refused(monkeypatch: pytest.MonkeyPat
 
 @several
 @pytest.mark.parametrize(
-    "arguments",
+    ("instead", "arguments"),
     [
-        ("experiment=first_steps",), ("experiment=anatomy",), ("measurement.change_processor=sometimes",),
-        ("runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
+        ("measure phase1, phase2", ("experiment=first_steps",)),
+        ("measure phase1, phase2", ("experiment=anatomy",)),
+        ("sometimes", ("measurement.change_processor=sometimes",)),
+        (
+            "leave measurement.change_processor out, or leave runtime=endpoint out",
+            ("experiment=phase1", "runtime=endpoint", "runtime.base_url=http://localhost:9/v1", "runtime.model=m"),
+        ),
+        (
+            "leave measurement.change_processor out, or leave load=closed and runtime=endpoint out",
+            (
+                "experiment=phase1",
+                "runtime=endpoint",
+                "runtime.base_url=http://localhost:9/v1",
+                "runtime.model=m",
+                "load=closed",
+            ),
+        ),
     ],
-)  # fmt: skip
-def test_where_no_loop_measures_it_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+)
+def test_where_no_loop_measures_it_is_refused(tmp_path: Path, instead: str, arguments: tuple[str, ...]) -> None:
     done = command_line("measurement.change_processor=true", *arguments, f"output_dir={tmp_path / 'run'}")
     assert (done.status, "Traceback" in done.said) == (2, False), done.said
     assert len(done.own) <= 2
+    assert instead in done.said
     assert not (tmp_path / "run" / "records.jsonl").exists()
 
 

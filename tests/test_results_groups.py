@@ -108,7 +108,7 @@ def test_ctrl_c_ends_what_was_begun_and_begins_no_more(
     folder, python = tmp_path / "runs", tmp_path / "python"
     python.write_text(f"""#!/bin/bash
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
-trap 'exit 130' TERM
+trap 'kill $!; exit 130' TERM
 for word; do [[ $word == output_dir=* ]] && touch "{tmp_path}/begun_${{word##*/}}"; done
 sleep 600 & wait
 """)
@@ -127,6 +127,53 @@ sleep 600 & wait
     again = _begin(folder, python, *parts)
     again.communicate()
     assert (again.returncode, dict(_ends(folder))) == (0, dict.fromkeys(parts, "0")), "the same call goes on"
+
+
+@pytest.mark.parametrize(
+    ("parts", "shells"),
+    [
+        (("llava_energy",), False),
+        (("qwen3_cudagraph", "qwen3_eager"), False),
+        (("qwen3_cudagraph", "qwen3_eager"), True),
+    ],
+)
+def test_nothing_is_measured_beside_what_a_killed_call_left_running(
+    tmp_path: Path, parts: tuple[str, ...], shells: bool
+) -> None:
+    """``kill -9`` of the script alone, or of all shells that it is made of."""
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+trap 'kill $!; exit 130' TERM
+for word; do [[ $word == output_dir=* ]] && echo $$ >"{tmp_path}/pid_${{word##*/}}"; done
+sleep 600 & wait
+""")
+    running = _begin(folder, python, *parts, start_new_session=True)
+    files = [tmp_path / f"pid_{part}" for part in parts]
+    while not all(file.exists() and file.read_text() for file in files):
+        assert running.poll() is None
+        time.sleep(0.02)
+    members = [int(file.read_text()) for file in files]
+    if shells:
+        os.killpg(running.pid, signal.SIGKILL)  # what timeout starts is a group of its own
+    running.kill()
+    running.wait()
+    assert running.stdout is not None
+    running.stdout.close()
+    for words in (parts, ("--lanes",)):
+        again = _begin(folder, python, *words)
+        said = again.communicate()[0]
+        assert again.returncode == 2, said
+        assert "parts of one that was killed: wait for them, or end them with --stop" in said
+    assert "not done yet" in _begin(folder, python, "--wait", "0").communicate()[0]
+    assert all(Path(f"/proc/{member}").exists() for member in members)
+    stopped = _begin(folder, python, "--stop")
+    assert "nothing is running" in stopped.communicate()[0]
+    assert not any(Path(f"/proc/{member}").exists() for member in members)
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\nexit 0\n')
+    again = _begin(folder, python, *parts)
+    again.communicate()
+    assert (again.returncode, dict(_ends(folder))) == (0, dict.fromkeys(parts, "0"))
 
 
 def test_a_call_that_means_nothing_begins_and_leaves_nothing(tmp_path: Path) -> None:

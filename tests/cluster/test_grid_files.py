@@ -9,7 +9,8 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ from vlmbench.cluster.remaining import submitting, to_do
 from vlmbench.cluster.states import OVER, RunState, overall, table, time_left
 from vlmbench.cluster.status import status
 from vlmbench.cluster.turn_members import started_with
-from vlmbench.errors import DirectoryConflictError, InputError
-from vlmbench.machine.turns import StartedTogether, member_name
+from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
+from vlmbench.machine.turns import StartedTogether, Turns, member_name
+from vlmbench.records.lock import Holder, RunLock
 from vlmbench.records.outcome import OUTCOME_NAME, OutcomeFile, State, read_outcome
 from vlmbench.records.provenance import begin_session, collect
 
@@ -554,3 +556,89 @@ def test_a_task_that_waits_for_turns_learns_which_others_come(tmp_path: Path, mo
     found.task_file(found.tasks[6]).write_text("{}")
     says(monkeypatch, {"7_6": "PENDING"})
     assert started_with(runs[0], turns).coming[-1] == member_name(runs[6]), "one whose settings are no more may come"
+
+
+def in_turns(sweep_dir: Path, monkeypatch: pytest.MonkeyPatch, count: int = 4) -> tuple[Submission, list[Path]]:
+    """Tasks of Slurm that take turns in ``sweep_dir/turns``: the last one failed, all others run."""
+    found = submitted(sweep_dir, count, age_s=1000)
+    content = {"config": {"measurement": {"turns": {"directory": str(sweep_dir / "turns")}}}}
+    for task in found.tasks:
+        found.task_file(task).write_text(json.dumps(content))
+    says(monkeypatch, {f"7_{i}": "RUNNING" for i in range(count - 1)}, {f"7_{count - 1}": "FAILED"})
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return found, [found.run_dir(task) for task in found.tasks]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"state": "finished"}', "{" * 3000])
+def test_who_left_an_unreadable_account_is_what_slurm_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    _, runs = in_turns(tmp_path, monkeypatch)
+    for run in runs[1:]:
+        run.mkdir()
+        (run / OUTCOME_NAME).write_text(text)
+    known = started_with(runs[0], tmp_path / "turns")
+    assert known.coming == (member_name(runs[1]), member_name(runs[2]))
+    assert [how for how, _ in known.ended] == [f"task 3_run failed: {' '.join(status(tmp_path)[3].reason.split())}"]
+    assert [str(runs[i] / OUTCOME_NAME) in known.unreadable[i - 1] for i in (1, 2)] == [True, True]
+    assert states(tmp_path) == ["running", "running", "running", "failed"]
+    says(monkeypatch, None)
+    assert states(tmp_path)[1:] == ["unknown"] * 3
+
+
+@pytest.mark.parametrize("given", [5, [1], {"a": 1}, True, "~nobody_of_that_name/turns", "\ud800"])
+def test_settings_of_another_kind_end_nobody_who_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: object
+) -> None:
+    found, runs = in_turns(tmp_path, monkeypatch)
+    content = {"config": {"measurement": {"turns": {"directory": given}}}}
+    found.task_file(found.tasks[1]).write_text(json.dumps(content))
+    assert member_name(runs[2]) in started_with(runs[0], tmp_path / "turns").coming
+
+
+@pytest.mark.parametrize("name", ["pid", "process_started_unix_s", "booted_unix_s", "since_unix_s", "host", "job_id"])
+@pytest.mark.parametrize("value", ["x", [1], -1e300, 10**400])
+def test_a_lock_file_of_another_kind_ends_nobody_who_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    _, runs = in_turns(tmp_path, monkeypatch)
+    for run in runs[1:]:
+        run.mkdir()
+        (run / ".run.lock").write_text(json.dumps({**asdict(Holder.myself()), name: value}))
+    assert len(started_with(runs[0], tmp_path / "turns").coming) == 2
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / ".run.lock").write_text((runs[1] / ".run.lock").read_text())
+    with RunLock(tmp_path / "alone"):
+        pass
+
+
+def test_an_unreadable_submission_gives_up_nobody_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vlmbench.machine.turns._ASK_S", 0.1)
+    found, runs = in_turns(tmp_path, monkeypatch, 2)
+    content = json.loads((found.folder / "submission.json").read_text())
+
+    def with_directory(name: str) -> str:
+        return json.dumps({**content, "tasks": [{**content["tasks"][1], "directory": name}]})
+
+    (found.folder.parent / "later").mkdir()
+    bad = found.folder.parent / "later" / "submission.json"
+    for text in (
+        "",
+        "[1]",
+        json.dumps({**content, "submitted_unix_s": 10**400}),
+        *map(with_directory, "\0\ud800"),
+        with_directory("x" * 300),
+    ):
+        bad.write_text(text)
+        assert len(started_with(runs[0], tmp_path / "turns").unreadable) == 1
+        known = partial(started_with, runs[0], tmp_path / "turns")
+        with (
+            Turns(directory=tmp_path / "turns", of=runs[0], wait_s=0.8, started_with=known) as turns,
+            pytest.raises(MeasurementError, match=r"waited 0.8 s for a turn"),
+        ):
+            turns.take(lambda: False)
+        said = [line for line in capsys.readouterr().err.splitlines() if str(bad) in line]
+        assert len(said) == 1, said
+        assert said[0].endswith(". Whoever it tells of counts as one that may come.")

@@ -197,12 +197,16 @@ def _check_one_after_the_other(job: Job, what: str, setting: str) -> None:
     wrong = {
         f"load={settings.load.name}": settings.load.name != "none",
         "runtime=endpoint": settings.runtime.engine == "endpoint",
-        f"task={settings.task}": settings.task in ("first_steps", "anatomy"),
     }
-    if found := [name for name, is_so in wrong.items() if is_so]:
+    unlike = [name for name, is_so in wrong.items() if is_so]
+    instead = [f"leave {' and '.join(unlike)} out"] if unlike else []
+    if settings.task in ("first_steps", "anatomy"):
+        unlike.append(f"task={settings.task}")
+        instead.append("measure phase1, phase2, phase3, interventions or a study")
+    if unlike:
         raise ConfigError(
-            f"{what} between the runs of one request after the other (got {found[0]})\n"
-            f"leave {setting} out, or measure phase1, phase2, phase3, interventions or a study"
+            f"{what} between the runs of one request after the other (got {', '.join(unlike)})\n"
+            f"leave {setting} out, or {' and '.join(instead)}"
         )
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from vlmbench.errors import ConfigError, InputError, MeasurementError
 from vlmbench.records.files import write_json
+from vlmbench.records.lock import LAST_UNIX_S
 from vlmbench.records.outcome import OUTCOME_NAME
 from vlmbench.records.provenance import PROVENANCE_NAME
 from vlmbench.records.reading import RECORDS_NAME
@@ -34,6 +35,7 @@ from vlmbench.text import parse_json, say
 FOLDER = ".vlmbench"
 SUBMISSION_NAME = "submission.json"
 _SEARCH_DEPTH = 5
+_NAME_BYTES = 255  # of a file or folder, on the usual disks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,8 @@ def _check(submission: Submission) -> None:
     """Refuse a submission file that no launcher wrote: wrong types, or a run directory outside the sweep's."""
     if not isinstance(submission.submitted_unix_s, int | float) or not isinstance(submission.settings, Mapping):
         raise TypeError("'submitted_unix_s' must be a number and 'settings' a mapping")
+    if not abs(submission.submitted_unix_s) < LAST_UNIX_S:
+        raise ValueError("'submitted_unix_s' must be a time")
     if not all(isinstance(text, str) for text in (submission.cluster, submission.job_name)):
         raise TypeError("'cluster' and 'job_name' must be texts")
     for task in submission.tasks:
@@ -232,6 +236,8 @@ def _check(submission: Submission) -> None:
         place = Path(task.directory)
         if place.is_absolute() or ".." in place.parts:
             raise ValueError(f"a task's 'directory' must lie below the sweep's (got {task.directory!r})")
+        if "\0" in task.directory or any(len(os.fsencode(part)) > _NAME_BYTES for part in place.parts):
+            raise ValueError("a task's 'directory' must be a name that a disk can hold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,16 +284,19 @@ def numbered_directories(sweep_dir: Path, numbers: range) -> dict[int, list[str]
     return found
 
 
-def find_runs(root: Path) -> list[Run]:
+def find_runs(root: Path, *, damaged: list[str] | None = None) -> list[Run]:
     """All runs at and below a directory: submitted ones, and directories that hold an outcome or records.
 
-    A study is followed by its parts. A submission that cannot be read is named aloud, and the other runs are given.
+    A study is followed by its parts. Where a submission cannot be read the other runs are given.
+
+    Args:
+        damaged: gets what is wrong with submissions that cannot be read; None says it aloud.
 
     Raises:
         InputError: there is no such directory, or no run in it.
     """
-    root = Path(root)
-    damaged: list[str] = []
+    root, aloud = Path(root), damaged is None
+    damaged = [] if damaged is None else damaged
     if not root.is_dir():
         raise InputError(f"'{root}' is no directory. runs=DIR names a run or sweep directory, or one that holds some.")
     runs: dict[Path, Run] = {}
@@ -305,7 +314,7 @@ def find_runs(root: Path) -> list[Run]:
                     runs[directory] = Run(directory=directory, task=task, submission=submission, earlier=earlier)
         if folder not in runs and ((folder / OUTCOME_NAME).exists() or (folder / RECORDS_NAME).exists()):
             runs[folder] = Run(directory=folder, study=_study(runs.get(folder.parent)))
-    for told in damaged:
+    for told in damaged if aloud else []:
         say(f"{told} Its runs are shown as far as they left files.")
     if not runs:
         raise InputError(f"'{root}' holds no runs. runs=DIR names a run or sweep directory, or one that holds some.")

@@ -103,10 +103,14 @@ def _on_their_way(sweep_dir: Path, missing: Composed) -> set[int]:
     return {index for index, one in zip(asked, states, strict=True) if one.state in going}
 
 
-def runs_of(sweep_dir: Path) -> dict[Path, Run]:
-    """The runs of a sweep directory by their own; none where there is nothing yet."""
+def runs_of(sweep_dir: Path, *, damaged: list[str] | None = None) -> dict[Path, Run]:
+    """The runs of a sweep directory by their own; none where there is nothing yet.
+
+    Args:
+        damaged: see :func:`find_runs`.
+    """
     try:
-        return {run.directory: run for run in find_runs(sweep_dir)}
+        return {run.directory: run for run in find_runs(sweep_dir, damaged=damaged)}
     except InputError:
         return {}
 

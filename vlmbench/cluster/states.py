@@ -46,6 +46,7 @@ class RunStatus:
         job_id: of the scheduler.
         reason: why it waits, failed or is lost, one or two lines.
         unanswered: whether it is unknown because the scheduler does not answer.
+        unreadable: what is wrong with its account, where that cannot be read.
         sign_s: age of the last sign of life of a run that is neither over nor queued; None where it gave none.
         left_s: estimate of the time left from the points done, else what is left of its time limit; None if unknown.
     """
@@ -57,6 +58,7 @@ class RunStatus:
     reason: str | None = None
     left_s: float | None = None
     unanswered: bool = False
+    unreadable: str | None = None
     sign_s: float | None = None
 
     @property

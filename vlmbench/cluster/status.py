@@ -13,7 +13,7 @@ from pathlib import Path
 from vlmbench.cluster import local_state, slurm
 from vlmbench.cluster.grid import Run, find_runs
 from vlmbench.cluster.slurm_state import Answers, find_unstored, is_final
-from vlmbench.cluster.states import LOST_AFTER_S, RunState, RunStatus, time_left
+from vlmbench.cluster.states import LOST_AFTER_S, OVER, RunState, RunStatus, time_left
 from vlmbench.errors import InputError
 from vlmbench.machine.suspension import held_still_by
 from vlmbench.records.lock import holder_of
@@ -55,9 +55,12 @@ def status_of(runs: Sequence[Run], *, lost_after_s: float = LOST_AFTER_S) -> lis
     asked = Answers(waiting=waiting, ended=ended, lost_after_s=lost_after_s)
     found = []
     for run, outcome, job_id in zip(runs, outcomes, ids, strict=True):
-        if isinstance(outcome, str):
-            found.append(RunStatus(run=run, state=RunState.FAILED, job_id=job_id, reason=outcome))
-        elif run.submission and run.submission.cluster == "slurm":
+        on_slurm_too = run.submission is not None and run.submission.cluster == "slurm"
+        if on_slurm_too and isinstance(outcome, str):
+            found.append(_unreadable(asked.judge(run, None, job_id), outcome))
+        elif isinstance(outcome, str):
+            found.append(RunStatus(run=run, state=RunState.FAILED, job_id=job_id, reason=outcome, unreadable=outcome))
+        elif on_slurm_too:
             found.append(asked.judge(run, outcome, job_id))
         else:
             found.append(local_state.judge(run, outcome, job_id, lost_after_s))
@@ -93,6 +96,11 @@ def _outcome(run: Run) -> Outcome | str | None:
         return read_outcome(run.directory)
     except InputError as error:
         return str(error)
+
+
+def _unreadable(one: RunStatus, why: str) -> RunStatus:
+    """A run of Slurm whose account cannot be read: what it is doing Slurm tells, how it ended nobody."""
+    return replace(one, state=RunState.FAILED if one.state in OVER else one.state, reason=why, unreadable=why)
 
 
 def _job_id(run: Run) -> str | None:

@@ -22,7 +22,8 @@ def started_with(directory: Path, turns: Path) -> StartedTogether:
     """Look up what became of the other tasks of a run's grid that were to take its turns.
 
     Where Slurm does not answer (a node without ``squeue``), a task counts as one that may still come, unless its own
-    files say how it ended.
+    files say how it ended. So does one whose account cannot be read and of whose end Slurm knows nothing. Where a
+    submission cannot be read, nobody knows how many tasks it tells of, and no other is given up.
 
     Args:
         directory: of the run that waits.
@@ -32,7 +33,10 @@ def started_with(directory: Path, turns: Path) -> StartedTogether:
     sweep_dir = next((folder for folder in mine.parents if (folder / FOLDER).is_dir()), None)
     if sweep_dir is None or slurm_job_id() is None:
         return StartedTogether()
-    runs = runs_of(sweep_dir)
+    damaged: list[str] = []
+    runs = runs_of(sweep_dir, damaged=damaged)
+    if damaged:
+        return StartedTogether(unreadable=tuple(damaged))
     if mine not in runs or not _takes_turns(runs.pop(mine), turns):
         return StartedTogether()
     others = [run for run in runs.values() if _takes_turns(run, turns)]
@@ -41,6 +45,7 @@ def started_with(directory: Path, turns: Path) -> StartedTogether:
     return StartedTogether(
         coming=tuple(member_name(one.run.directory) for one in found if one.state not in OVER),
         ended=tuple(map(_how, failed)),
+        unreadable=tuple(one.unreadable for one in found if one.unreadable and one.state not in OVER),
     )
 
 
@@ -51,9 +56,9 @@ def _takes_turns(run: Run, turns: Path) -> bool:
     try:
         content = parse_json(run.submission.task_file(run.task).read_bytes())
         given = ((content["config"].get("measurement") or {}).get("turns") or {}).get("directory")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return given is not None and Path(given).expanduser() == turns
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # the last: of a user's home
         return True
-    return given is not None and Path(given).expanduser() == turns
 
 
 def _how(one: RunStatus) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 from uuid import uuid4
 
 from vlmbench.errors import DirectoryConflictError, InputError, MeasurementError
-from vlmbench.text import count, note, parse_json, shown
+from vlmbench.text import count, note, parse_json, say, shown
 
 _LOOK_S = 0.25  # how often who waits looks whether the holder lives, and whether it is told to stop itself
 _LOCK_S = 1.0  # so long the lock is waited for at once: all hold it for milliseconds but one that is stopped with it
@@ -54,10 +54,12 @@ class StartedTogether:
     Args:
         coming: names of members that take part, or may still.
         ended: how each other ended that was to take part and did not do all of its work, and where its log is.
+        unreadable: what is wrong with each file that was to tell more and cannot be read.
     """
 
     coming: tuple[str, ...] = ()
     ended: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 def hold_place(directory: Path, of: Path) -> int:
@@ -122,6 +124,9 @@ class Turns:
     _gathered: bool = field(init=False, default=False)
     _lacks: bool = field(init=False, default=False)  # fewer live than are waited for
     _told: bool = field(init=False, default=False)
+    _most: int | None = field(init=False, default=None)  # that can still come, where some ended
+    _ended: str = field(init=False, default="")  # how those did, in words
+    _unreadable: set[str] = field(init=False, default_factory=set)  # files, of which was told
 
     @property
     def name(self) -> str:
@@ -204,7 +209,7 @@ class Turns:
         """Have the turn for one run more: passed on after ``runs``, and waited for; False when told to stop meanwhile.
 
         Raises:
-            MeasurementError: it was waited for too long, or for members that cannot come.
+            MeasurementError: it was waited for too long.
         """
         if self.directory is None:
             return True
@@ -222,7 +227,7 @@ class Turns:
                 )
             if not self._gathered and time.monotonic() - asked > _ASK_S:
                 asked = time.monotonic()
-                self._check_that_enough_come()
+                self._ask_who_comes()
             news = "a turn" if self._gathered else whose  # turns pass by, members come and go
             if waited > (_SAID_S if self._gathered else _LACK_SAID_S) and told != news:
                 told = news
@@ -250,11 +255,14 @@ class Turns:
             members, holder = state["members"], state["holder"]
             members[self.name]["joined"] = True
             held = holder in members and members[holder]["joined"] and self._lives(holder)
-            if not (self._gathered or held):
+            if not self._gathered:
                 here = sum(one["joined"] and self._lives(name) for name, one in members.items())
-                if here < (needed := self._needed(members)):
+                if here < (needed := self._needed(members)) and not held:
                     ready = f"{here} of {count(needed, 'member')} {'is' if here == 1 else 'are'} ready"
                     return "; ".join([ready, *self._unready(members)])
+                if here < self.members:
+                    why = [self._ended] if self._ended else self._unready(members)
+                    say("; ".join([f"warning: goes on with {here} of {count(self.members, 'member')}", *why]))
             self._gathered, self._lacks = True, False
             if not held or (holder == self.name and state["turn"] == self.number):
                 self._grant(state)
@@ -264,33 +272,29 @@ class Turns:
             self.number, self._left = state["turn"], self.runs
             return ""
 
-    def _check_that_enough_come(self) -> None:
-        """Ask what became of those that were started with this member.
-
-        Raises:
-            MeasurementError: some ended, and with those that may still come they are too few.
-        """
+    def _ask_who_comes(self) -> None:
+        """Ask what became of those that were started with this member; nobody waits for those that ended."""
         known = StartedTogether() if self.started_with is None else self.started_with()
+        for told in known.unreadable:
+            if told not in self._unreadable:
+                self._unreadable.add(told)
+                say(f"warning: {told.rstrip('.')}. Whoever it tells of counts as one that may come.")
         if not known.ended:
             return
         with self._state() as state:
             there = {*self._expected(state["members"]), *known.coming, self.name}
-            needed = self._needed(state["members"])
-        if len(there) >= needed:
-            return
+            if len(there) >= self._needed(state["members"]):
+                return
         (how, log), more = known.ended[0], len(known.ended) - 1
-        others = f" (and {more} more)" if more else ""
-        raise MeasurementError(
-            f"only {len(there)} of {count(needed, 'member')} can take turns: {how}{others}\n"
-            f"What was measured is kept. See why it ended ({log}), then run the same command again."
-        )
+        self._most, self._ended = len(there), f"{how}{f' (and {more} more)' if more else ''} ({log})"
 
     def _needed(self, members: dict[str, Any]) -> int:
         """How many are to be ready before the first run."""
+        most = self.members if self._most is None else self._most
         if self._comes(self.name):
-            return min(self.members, len(self._expected(members)))
+            return min(most, len(self._expected(members)))
         new = [name for name, one in members.items() if not one["turns"] and one["at"] >= self.began_unix_s]
-        return self.members - sum(not self._lives(name) for name in new)
+        return min(most, self.members - sum(not self._lives(name) for name in new))
 
     def _expected(self, members: dict[str, Any]) -> list[str]:
         """Who takes part or is still to; a process that has left its turns may live on."""
@@ -322,7 +326,12 @@ class Turns:
         rest = there[there.index(holder) + 1 :] if holder in there else there
         state["holder"] = None
         for name, way in [*((n, step) for n in rest), *((n, -step) for n in there[::-1]), *((n, step) for n in there)]:
-            if state["members"][name]["joined"] and self._lives(name):
+            if not state["members"][name]["joined"]:
+                continue
+            if not self._lives(name):
+                state["members"][name] |= {"joined": False, "at": time.time()}
+                say(f"warning: {name} ended without leaving its turns: the others go on")
+            else:
                 state |= {"holder": name, "step": way, "turn": state["turn"] + 1}
                 state["members"][name]["turns"] += 1
                 with suppress(OSError):

@@ -33,6 +33,8 @@ from vlmbench.records.files import NO_LINK, is_link_error
 from vlmbench.text import parse_json
 
 LOCK_NAME = ".run.lock"
+LAST_UNIX_S = 1e11
+"""The year 5138: what a file says was later is no time."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _SETTLE_S = 0.5  # without kernel locks: how long a rival has to show up after we wrote our name
 _LOOKS, _LOOK_S = 5, 0.02
@@ -212,10 +214,14 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _read_holder(descriptor: int) -> Holder | None:
-    """Who is named in the lock file; None when nobody is, or the name is not whole."""
+    """Who is named in the lock file; None when nobody is, or the name is not whole or of another kind."""
     try:
-        return Holder(**parse_json(os.pread(descriptor, 4096, 0)))
-    except (ValueError, TypeError):
+        found = parse_json(os.pread(descriptor, 4096, 0))
+        times = (found["process_started_unix_s"], found["since_unix_s"], found.get("booted_unix_s", 0.0))
+        whole = type(found["pid"]) is int and found["pid"] > 0 and all(abs(0.0 + at) < LAST_UNIX_S for at in times)
+        texts = isinstance(found["host"], str) and isinstance(found["job_id"], str | None)
+        return Holder(**found) if whole and texts else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 

@@ -18,12 +18,11 @@ from vlmbench.errors import InputError
 from vlmbench.machine.host import host_hash, slurm_ids
 from vlmbench.machine.wall_clock import look_at_wall_clock, unix_s
 from vlmbench.records.files import write_json
-from vlmbench.records.lock import is_held, slurm_job_id
+from vlmbench.records.lock import LAST_UNIX_S, is_held, slurm_job_id
 from vlmbench.records.redact import shareable
 from vlmbench.text import count, parse_json
 
 OUTCOME_NAME = "outcome.json"
-_LAST_UNIX_S = 1e11  # the year 5138
 
 
 class State(StrEnum):
@@ -116,7 +115,7 @@ def _check_types(made: Outcome) -> None:
         if not isinstance(getattr(made, name), int | None):
             raise TypeError(f"'{name}' must be a whole number or null (got {getattr(made, name)!r})")
     for name in ("started_unix_s", "updated_unix_s"):
-        if not isinstance(value := getattr(made, name), int | float) or not abs(value) < _LAST_UNIX_S:
+        if not isinstance(value := getattr(made, name), int | float) or not abs(value) < LAST_UNIX_S:
             raise TypeError(f"'{name}' must be a time (got {value!r})")
     for name in ("reason", "traceback", "job_id", "before"):
         if not isinstance(getattr(made, name), str | None):
