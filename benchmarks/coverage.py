@@ -619,6 +619,8 @@ def best_power(n: int, column: float | str, change: float = math.log(1.05)) -> f
     if column == "blocks":
         offsets = [(np.arange(n) + offset) // BLOCK for offset in range(BLOCK)]
         covered = [0.5 * np.equal.outer(place, place) + 0.5 * np.eye(n) for place in offsets]
+    elif column == "slow":
+        covered = [SLOW * np.exp(-lag / LASTS) + (1 - SLOW) * np.eye(n)]
     else:
         covered = [float(column) ** lag]
     found = []

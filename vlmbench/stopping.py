@@ -171,9 +171,9 @@ def _worth(n: int, inflation: float) -> float:
 
 
 def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:
-    """1 + 2 × the sum of autocorrelations up to where their means over 1, 1, 2, 4, 8, … of them stop being positive."""
+    """1 + 2 × the sum of autocorrelations up to where their means over 2, 2, 4, 8, … of them stop being positive."""
     total, least, before = 1.0, math.inf, 0
-    while (end := max(2 * before, 1)) <= n // 2:
+    while (end := max(2 * before, 2)) <= n // 2:
         lags = range(before + 1, end + 1)
         least = min(least, math.fsum(lag(k) + raised * (1 - k / n) for k in lags) / len(lags))
         if least <= 0:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.signal import lfilter
 
-from vlmbench.analysis.quantiles import median, needed, quantile, quantile_draws, quantile_ends, quantiles
+from vlmbench.analysis.quantiles import median, needed, quantile, quantile_ends, quantiles, ratio_draws
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 
 TIMES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=300)
@@ -147,18 +148,50 @@ def test_upper_quantile_of_few_clusters_is_refused() -> None:
 @settings(max_examples=40, deadline=None)
 def test_draws_come_from_the_data(n: int, seed: int) -> None:
     data = np.random.default_rng(seed).exponential(size=n)
-    draws = quantile_draws(data, (0.9, 0.5), draws=50, seed=seed)
-    assert draws.shape == (50, 2)
-    assert np.isin(draws[:, 0], data).all()
+    draws = ratio_draws(data, 0.9, draws=50, seed=seed)
+    assert draws.shape == (50,)
+    assert np.isfinite(draws).all()
+    assert np.isin(draws.round(9), np.divide.outer(data, data).ravel().round(9)).all()
 
 
 def test_draws_spread_like_a_real_bootstrap() -> None:
     data = np.random.default_rng(0).lognormal(size=501)
-    draws = quantile_draws(data, (0.5,), draws=4000)[:, 0]
+    draws = ratio_draws(data, 0.9, draws=4000)
     random = np.random.default_rng(1)
-    plain = np.array([np.median(random.choice(data, len(data))) for _ in range(4000)])
+    samples = [random.choice(data, len(data)) for _ in range(4000)]
+    plain = np.array([np.quantile(one, 0.9) / np.median(one) for one in samples])
     assert draws.mean() == pytest.approx(plain.mean(), rel=0.01)
     assert draws.std() == pytest.approx(plain.std(), rel=0.06)
+
+
+def test_what_makes_all_runs_slow_alike_is_no_tail() -> None:
+    """Slow waves widen the interval of a quantile, and hardly that of its ratio to the median."""
+    n, random = 2000, np.random.default_rng(5)
+    steady = np.exp(0.1 * random.standard_normal(n))
+    level = np.exp(0.06 * np.sin(np.arange(n) / 60))
+    calm, moved = ratio_of_quantiles(steady, 0.9), ratio_of_quantiles(steady * level, 0.9)
+    alone, slow = quantile(steady, 0.9), quantile(steady * level, 0.9)
+    assert None not in (calm.low, calm.high, moved.low, moved.high, alone.low, alone.high, slow.low, slow.high)
+    wider = (slow.high - slow.low) / (alone.high - alone.low)  # type: ignore[operator]
+    assert wider > 1.4
+    assert (moved.high - moved.low) / (calm.high - calm.low) < 0.8 * wider  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.8])
+def test_ratio_of_quantiles_of_dependent_runs_holds_and_is_no_wider_than_it_must_be(rho: float) -> None:
+    truth = math.exp(0.1 * float(stats.norm.ppf(0.9)))
+    held, reach, found = 0, [], []
+    for seed in range(120):
+        random = np.random.default_rng(seed)
+        noise = random.standard_normal(1500)
+        noise[1:] *= math.sqrt(1 - rho**2)
+        one = ratio_of_quantiles(np.exp(0.1 * lfilter([1.0], [1.0, -rho], noise)), 0.9)
+        assert None not in (one.low, one.high, one.value)
+        held += one.low <= truth <= one.high  # type: ignore[operator]
+        reach.append((one.high - one.low) / 2)  # type: ignore[operator]
+        found.append(one.value)
+    assert held >= 107  # 95 % less three standard deviations
+    assert np.median(reach) < 1.5 * 1.96 * np.std(found)
 
 
 def test_ratio_of_quantiles_covers_the_truth() -> None:

@@ -11,7 +11,7 @@ is estimated twice, and the larger of the two is used:
 * from the first autocorrelation r alone, (1 + r) / (1 - r), right where each run depends on the one before it (AR(1));
   r has the bias of short series taken out, (n r + 1) / (n - 3);
 * from the sum of all autocorrelations up to where their means stop being positive, each mean over as many lags as came
-  before it (1, 1, 2, 4, 8, …), falling all the way. That also sees a slow drift under noise that hides it from r: an
+  before it (2, 2, 4, 8, …), falling all the way. That also sees a slow drift under noise that hides it from r: an
   autocorrelation of 0.1 that lasts for a hundred runs is less than the error of a single one of them, and far more than
   that of the mean of many. (The initial sequences of C. J. Geyer, Statistical Science 7, 473 (1992), which have pairs
   throughout, lose it: intervals of the median of 900 runs of such a machine hold 0.79 with them, 0.86 with these.)
@@ -138,9 +138,9 @@ def inflation(series: Array, removed: int = 1) -> Array:
 def at_quantile(q: float, series: Array, removed: int = 1) -> Array:
     """The inflation for a share of values above the q-quantile, as it follows from the values.
 
-    Whether a run lies in the tail depends less on another than its value does: by how much follows for each lag from the
-    autocorrelation there, under a normal copula. At and below the median the inflation of the values stands, which is on
-    the safe side.
+    Whether a run lies in the tail depends less on another than its value does: by how much follows for each lag from
+    the autocorrelation there, under a normal copula. At and below the median the inflation of the values stands, which
+    is on the safe side.
 
     Args:
         q: between 0 and 1.
@@ -206,7 +206,7 @@ def _memory(series: Array) -> _Memory:
 def _of_autocorrelations(known: Array) -> _Memory:
     """Spans with the bias of -inflation / n that the fitted mean gives every autocorrelation put back."""
     n = known.shape[-1]
-    ends = [0, 1]
+    ends = [0, 2]
     while 2 * ends[-1] <= n // 2:
         ends.append(2 * ends[-1])
     widths = np.diff(np.array(ends)).astype(np.float64)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.frames import TokenGaps, reference, sample_codes, values, workload
-from vlmbench.analysis.quantiles import finite, quantile_draws, quantiles
+from vlmbench.analysis.quantiles import finite, quantiles, ratio_draws
 from vlmbench.analysis.ratios import ratio_of_quantiles
 
 QUANTILES: tuple[float, ...] = (0.50, 0.90, 0.95, 0.99)
@@ -112,8 +112,7 @@ def tail_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
                 f"{group}_note": ratio.note,
             }
             if ratio.value is not None:
-                drawn = quantile_draws(data, (q, 0.5), clusters=clusters, seed=len(draws))
-                draws.append(drawn[:, 0] / drawn[:, 1])
+                draws.append(ratio_draws(data, q, clusters=clusters, seed=len(draws)))
         top, base = found
         row |= {"beyond": None, "beyond_low": None, "beyond_high": None}
         if top.value is not None and base.value:

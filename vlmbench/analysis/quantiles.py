@@ -234,29 +234,48 @@ def _at_rank(ordered: Array, share: Array) -> Array:
     return np.asarray(first + weight * (second - first), dtype=np.float64)
 
 
-def quantile_draws(
-    values: ArrayLike, qs: Sequence[float], *, clusters: ArrayLike | None = None, draws: int = 1000, seed: int = 0
+def ratio_draws(
+    values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, draws: int = 1000, seed: int = 0
 ) -> Array:
-    """Draws of several quantiles jointly, shape (draws, len(qs)): for intervals of their ratios.
+    """Draw the ratio of an upper quantile to the median, shape (draws,): for its interval.
 
     A sample of m independent observations has its quantiles at order statistics of m uniform numbers, which are ratios
-    of sums of exponential ones: a draw costs the same for any m, and m need be no whole number. All are drawn for the m
-    of the first quantile; the others are then moved from their estimate as far as their own m says.
+    of sums of exponential ones: a draw costs the same for any m, and m need be no whole number. What moves both
+    quantiles alike, as a slow hour does, moves no ratio of them: m is n over the mean of two inflations, that of the
+    upper quantile and that of what each run does to the ratio. Of clusters, which may hold many observations each, both
+    are drawn for the m of the upper quantile and the median is moved from its estimate as far as its own m says.
     """
     data, codes = with_codes(values, clusters)
-    ordered, n = np.sort(data), len(data)
+    ordered, n, qs = np.sort(data), len(data), (upper, 0.5)
     worth = _worth(data, codes, qs)
-    m = min(worth[0].observations, float(n))
+    if codes is None:
+        of_quantile = n / worth[0].observations
+        m, stretch = 2 * n / (of_quantile + min(float(inflation(_influence(data, ordered, upper))), of_quantile)), 1.0
+    else:
+        m = min(worth[0].observations, float(n))
+        stretch = math.sqrt(max(m / worth[1].observations, 1.0))
     random = np.random.default_rng(seed)
-    places = np.array([min(max(q * m, 0.5), m) for q in qs])
-    ascending = np.argsort(places, kind="stable")
-    steps = np.diff(np.concatenate([[0.0], places[ascending], [m + 1]]))
-    sums = np.cumsum(random.standard_gamma(np.broadcast_to(steps, (draws, len(steps)))), axis=1)
-    uniform = sums[:, :-1] / sums[:, -1:]
-    found = np.empty((draws, len(qs)))
-    found[:, ascending] = ordered[np.minimum((uniform * n).astype(np.int64), n - 1)]
-    for column in range(1, len(qs)):
-        middle = _of_sorted(ordered, qs[column])
-        stretch = math.sqrt(max(m / worth[column].observations, 1.0))
-        found[:, column] = middle + stretch * (found[:, column] - middle)
+    below, above = min(max(0.5 * m, 0.5), m), min(max(upper * m, 0.5), m)
+    steps = (below, above - below, m + 1 - above)
+    sums = np.cumsum(random.standard_gamma(np.broadcast_to(steps, (draws, 3))), axis=1)
+    places = np.minimum((sums[:, :-1] / sums[:, -1:] * n).astype(np.int64), n - 1)
+    middle = _of_sorted(ordered, 0.5)
+    return np.asarray(ordered[places[:, 1]] / (middle + stretch * (ordered[places[:, 0]] - middle)))
+
+
+def _influence(data: Array, ordered: Array, upper: float) -> Array:
+    """What each observation does to the ratio of a quantile to the median, in the order measured; mean about 0.
+
+    A quantile moves by the inverse of the density there, which is the slope of the sorted values (over a width of P.
+    Hall, S. J. Sheather, J. R. Statistical Society B 50, 381 (1988)).
+    """
+    found = np.zeros(len(data))
+    for q, sign in ((upper, 1.0), (0.5, -1.0)):
+        z, value = float(special.ndtri(q)), _of_sorted(ordered, q)
+        bell = 1.5 * math.exp(-(z**2)) / (2 * math.pi) / (2 * z**2 + 1)
+        width = min(
+            (bell / len(data)) ** (1 / 3) * float(special.ndtri(0.5 + CONFIDENCE / 2)) ** (2 / 3), 0.9 * (1 - q)
+        )
+        slope = (_of_sorted(ordered, q + width) - _of_sorted(ordered, q - width)) / (2 * width)
+        found += sign * slope / value * ((data > value) - (1 - q))
     return found

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, slow_variance, t_reach
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
-from vlmbench.analysis.quantiles import quantile_draws, quantiles, with_codes
+from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 
 
 def ratio_of_quantiles(
@@ -25,8 +25,8 @@ def ratio_of_quantiles(
     if not base.value or base.value < 0:
         short, why = Shortfall.NOTHING_TO_COMPARE, "no positive median"
         return replace(top, value=None, low=None, high=None, shortfall=short, detail=why)
-    drawn = quantile_draws(values, (upper, 0.5), clusters=clusters, seed=seed)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    drawn = ratio_draws(values, upper, clusters=clusters, seed=seed)
+    low, high = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return replace(top, value=top.value / base.value, low=float(low), high=float(high))
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from vlmbench.analysis import frames
 from vlmbench.analysis.dependence import at_quantile, dependence, inflation, pulled_in
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
-from vlmbench.analysis.quantiles import median, quantile
+from vlmbench.analysis.quantiles import finite, median, quantile
 from vlmbench.engines.endpoint.dialects import IN_PROCESS
 
 BLOCKS = 10
