@@ -58,7 +58,7 @@ def test_planted_energy_with_order_statistic_intervals(tmp_path: Path) -> None:
     assert (found["below_resolution"], found["negative"], found["gpus"], found["gpus_of_model"]) == (0, 0, 1, 1)
     assert found["words"] == [
         f"`generate()` of a request takes 120 J ({span(request['low'], request['high'], 'J')}) at the median of 41 runs, "
-        "worth 34, 120 J on average; over its output tokens that is 30.0 J "
+        "worth 24, 120 J on average; over its output tokens that is 30.0 J "
         f"({span(token['low'], token['high'], 'J')}) each, 30.0 J on average.",
         "That is the energy of the GPU above idle: 80.0 W are subtracted; with it a run takes 160 J "
         f"({span(gross['low'], gross['high'], 'J')}).",
