@@ -94,10 +94,10 @@ def test_one_runtime_is_no_comparison() -> None:
 
 
 def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
-    for source, name in (("archive/h200_llava_eager", "h200_llava_eager"), ("h200_llava_compiled",) * 2):
+    for source, name in (("archive/h200_llava_eager", "h200_llava_eager"), ("h200_llava_cudagraph",) * 2):
         for part in ("", "phase1", "phase2", "phase3"):
             published.unpack(f"{source}/{part}", tmp_path / name / part)
-    runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_compiled"]
+    runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_cudagraph"]
     with drawn_as(FigureStyle(name="paper", formats=("png",))):
         files = draw_runtimes(tmp_path / "out", runs, {})
         assert {path.name for path in files if path.suffix == ".png"} == {
