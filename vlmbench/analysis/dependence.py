@@ -14,7 +14,7 @@ is estimated twice, and the larger of the two is used:
   before it (2, 2, 4, 8, …), falling all the way. That also sees a slow drift under noise that hides it from r: an
   autocorrelation of 0.1 that lasts for a hundred runs is less than the error of a single one of them, and far more than
   that of the mean of many. (The initial sequences of C. J. Geyer, Statistical Science 7, 473 (1992), which have pairs
-  throughout, lose it: intervals of the median of 900 runs of such a machine hold 0.79 with them, 0.86 with these.)
+  throughout, lose it: intervals of the median of 900 runs of such a machine hold 0.79 with them and 0.87 with these.)
 
 Outliers are pulled in to the 10 % and 90 % quantiles before autocorrelations are taken, and only there: independent
 spikes would hide the dependence of the body. ``benchmarks/coverage.py`` simulates what the intervals hold.
