@@ -122,7 +122,7 @@ def why_open_words(results: Published) -> str:
     where = f"; most of the variance is {' and '.join(filter(None, parts))}" if host or model else ""
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
-        f"fast by turns. In {count(len(worth), 'run')}{old} {_ends([n for _, n in worth], ' or ')} requests are worth "
+        f"fast by turns. In {count(len(worth), 'run')}{old} {_one_of([n for _, n in worth])} requests are worth "
         f"{_ends([w for w, _ in worth])} independent ones at P90, which needs 36{where}.{enough} "
         f"Runs that last longer would tell more. {_lasted(results)}".replace("  ", " ").rstrip()
     )
@@ -178,6 +178,11 @@ def _lasted(results: Published) -> str:
 
 def _ends(numbers: Sequence[float], between: str = " to ") -> str:
     return between.join(f"{end:,.0f}" for end in sorted({min(numbers), max(numbers)}))
+
+
+def _one_of(numbers: Sequence[float]) -> str:
+    """``168 or 900`` where there are two numbers, ``168 to 900`` where others lie between them."""
+    return _ends(numbers, " or " if len(set(numbers)) == 2 else " to ")
 
 
 def short_words(results: Published) -> str:

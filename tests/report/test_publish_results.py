@@ -597,3 +597,10 @@ def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: Mod
         r"took turns on a card lie further apart .* \d+ requests over \d+ to \d+ s \(", facts.why_open_words(found)
     )
     assert re.search(r" are [01]\.\d\d times as wide .* \(1 comparison\)", facts.turns_words(found))
+
+
+def test_requests_of_more_than_two_numbers_are_a_range(findings: ModuleType) -> None:
+    facts = findings.findings_facts
+    assert facts._one_of([404, 900, 404]) == "404 or 900"
+    assert facts._one_of([168, 900, 640, 404]) == "168 to 900"
+    assert facts._one_of([404, 404]) == "404"
