@@ -153,8 +153,11 @@ def claims_words(results: Published) -> str:
         names = [name for name in results.names() if results.run(name, "phase1")]
         few = [name for name in names if claims_of(results, name)[0].value is None]
         why = f"; in {len(few)} for too few independent requests, in the others because the interval holds the limit"
-        earlier = sum((results.run(name, "phase1") or results.run(name)).mark == EARLIER for name in names)
-        mark = f" ({earlier} of an earlier set{EARLIER})" if earlier and place < 2 else ""
+        if place == 2:
+            names = [name for name in results.names() if results.comparison(name)]
+        marks = [(results.run(name, "phase1" if place < 2 else "phase2") or results.run(name)).mark for name in names]
+        earlier = marks.count(EARLIER)
+        mark = f" ({earlier} of an earlier set{EARLIER})" if earlier else ""
         lines.append(
             f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured"
             f"{mark}{why if few and not place else ''}."
@@ -456,7 +459,8 @@ def power_words(results: Published) -> str:
             continue
         rows = counted(results.results / run.folder)
         held = sum("throttled:power" in row["flags"] for row in rows)
-        clocks = [row["sm_clock_after_mhz"] for row in rows if row.get("sm_clock_after_mhz") is not None]
+        read = [row.get(f"sm_clock_{when}_mhz") for row in rows for when in ("before", "after")]
+        clocks = [clock for clock in read if clock is not None]
         if held and clocks:
             said.append(
                 [*who(name), f"{held} of {count(len(rows), 'run')}", f"{min(clocks):,.0f} of {max(clocks):,.0f}"]
@@ -994,8 +998,8 @@ def other_day(results: Published) -> str:
             costs = [_cost(found["token_costs"]["output"]) for found in (now, rows[0])]
             lines.append(
                 f"* {MODELS[model]} in eager mode: {costs[0]} ms an output token here, {costs[1]} ms on another "
-                f"day{EARLIER}, on a card of the same kind. The device waits in most of it (above): a "
-                "time of the host."
+                f"day{EARLIER}, on a card of the same kind (other lengths of answers, and without runs that met a new "
+                "one). The device waits in most of it (above): a time of the host."
             )
     return "\n".join(lines)
 

@@ -76,6 +76,21 @@ def cards_table(results: Published) -> str:
     return table(("card", "runs of the present set, UTC", "one after the other"), rows) if rows else ""
 
 
+def apart_words(results: Published) -> str:
+    """What runs on different cards of a host shared, by the processors on which their requests ended."""
+    found: dict[str, set[int]] = {}
+    for _, run in _present(results):
+        rows = counted(results.results / run.folder)
+        places = {int(row["processor"]) for row in rows if row.get("processor") is not None}
+        found.setdefault(str(run.provenance["device"].get("uuid")), set()).update(places)
+    sides = list(found.values())
+    if len(sides) > 1 and all(sides) and sum(map(len, sides)) == len(set.union(*sides)):
+        shared = "had processors of its own and shared the rest of the machine"
+    else:
+        shared = "shared the machine"
+    return f"All cards are of one host, and what ran at the same minutes on different cards {shared}:"
+
+
 def _one_by_one(parts: Sequence[tuple[float, float, str]], turns: Mapping[str, set[str]]) -> str:
     """Whether parts of a card followed each other: what overlaps must have taken turns."""
     at_once = [(a[2], b[2]) for a, b in pairwise(parts) if a[1] > b[0]]
@@ -360,8 +375,8 @@ def yardstick_words(results: Published) -> str:
     if low > most:
         untold = "; what the machine changed by itself between two that took no turns is not told from it"
         words += (
-            " So it is vLLM's own process that makes work on the host slower, not the hour, and these ratios hold "
-            f"that{'' if taken and taken == len(compared) else untold}."
+            " So the same calculation takes longer within vLLM's process, whatever the hour, and these ratios hold what "
+            f"that does to other work on the host{'' if taken and taken == len(compared) else untold}."
         )
     if taken:
         words += (
@@ -417,9 +432,8 @@ def turns_words(results: Published) -> str:
     )
     return (
         "* What turns did: a change of the machine that outlasts a turn is in both runs and so not in their ratio. The "
-        f"intervals are little narrower for it: those of `T_request` are {' to '.join(dict.fromkeys(ends))} times as "
-        "wide as the same two runs would have if they had nothing in common "
-        f"({count(len(shares), 'comparison')}), for most of the noise is faster than a turn, or of one process."
+        f"intervals of `T_request` are {' to '.join(dict.fromkeys(ends))} times as wide as the same two runs would "
+        f"have if they had nothing in common ({count(len(shares), 'comparison')})."
         f"{lone if len(said) > 1 else ''}"
     )
 

@@ -45,7 +45,7 @@ def far_table(results: Published) -> str:
             )  # fmt: skip
     heads = (
         "model", "runtime", "measured, turns of others included", f"worth at P99, of {_P99}: request, `generate()`",
-        "P99 of a request, ms", "P99 of `generate()`, ms", "P99 of a request would take some",
+        "P99 of a request, ms", "P99 of `generate()`, ms", "P99 of a request would take, to be safe, some",
     )  # fmt: skip
     return table(heads, rows) if rows else ""
 

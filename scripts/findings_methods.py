@@ -291,11 +291,11 @@ def arms_tokens(results: Published) -> str:
 def without_controls(results: Published) -> str:
     """Which runs of methods had no controls beside them."""
     found = [
-        f"{METHODS[method]} on {MODELS[model]}, {RUNTIMES[runtime]}"
+        f"{METHODS[method]}, {MODELS[model]}, {RUNTIMES[runtime]}"
         for model, method, runtime, run in results.methods()
         if all(arm["role"] == "method" for arm in run.summary["arms"])
     ]
-    return f" No control was run beside {' nor beside '.join(found)}." if found else ""
+    return f" No control was run beside these: {'; '.join(found)}." if found else ""
 
 
 def _answer(results: Published) -> str:
@@ -314,8 +314,8 @@ def drowned_words(results: Published) -> str:
     if not found:
         return ""
     return (
-        f"what is saved here falls below 5 % of `generate()` with answers of {min(found):,.0f} output tokens (the arm "
-        f"that saves least) to {max(found):,.0f} (the one that saves most)"
+        f"what is saved here falls below 5 % of `generate()` with answers of {min(found):,.0f} to "
+        f"{max(found):,.0f} output tokens, by arm"
     )
 
 
