@@ -375,8 +375,8 @@ def yardstick_words(results: Published) -> str:
     if low > most:
         untold = "; what the machine changed by itself between two that took no turns is not told from it"
         words += (
-            " So the same calculation takes longer within vLLM's process, whatever the hour, and these ratios hold what "
-            f"that does to other work on the host{'' if taken and taken == len(compared) else untold}."
+            " So the same calculation takes longer within vLLM's process, whatever the hour, and these ratios hold "
+            f"what that does to other work on the host{'' if taken and taken == len(compared) else untold}."
         )
     if taken:
         words += (
