@@ -214,7 +214,7 @@ def quantile_ends(
     return _at_rank(ordered, low / (m + 1)), _at_rank(ordered, high / (m + 1)), enough
 
 
-def _rank(m: Array, q: float, tail: float) -> Array:
+def _rank(m: Array, q: float, tail: ArrayLike) -> Array:
     """The real rank l with P(Binomial(m, q) ≥ l) = ``tail``."""
     low, high = np.full_like(m, 1e-9), m + 1 - 1e-9
     for _ in range(60):
@@ -239,28 +239,29 @@ def ratio_draws(
 ) -> Array:
     """Draw the ratio of an upper quantile to the median, shape (draws,): for its interval.
 
-    A sample of m independent observations has its quantiles at order statistics of m uniform numbers, which are ratios
-    of sums of exponential ones: a draw costs the same for any m, and m need be no whole number. What moves both
-    quantiles alike, as a slow hour does, moves no ratio of them: m is n over the mean of two inflations, that of the
-    upper quantile and that of what each run does to the ratio. Of clusters, which may hold many observations each, both
-    are drawn for the m of the upper quantile and the median is moved from its estimate as far as its own m says.
+    Each of the two is drawn at ranks that end its own intervals (:func:`quantile_ends`), a rank for each confidence;
+    both at once, with the correlation that two counts of the same observations have. What moves both quantiles alike,
+    as a slow hour does, moves no ratio of them: each is drawn for n over the mean of two inflations, that of the upper
+    quantile and that of what each run does to the ratio. Of clusters, which may hold many observations each, either is
+    drawn for what they are worth at it.
     """
     data, codes = with_codes(values, clusters)
-    ordered, n, qs = np.sort(data), len(data), (upper, 0.5)
-    worth = _worth(data, codes, qs)
+    ordered, n = np.sort(data), len(data)
+    top, base = (min(one.observations, float(n)) for one in _worth(data, codes, (upper, 0.5)))
     if codes is None:
-        of_quantile = n / worth[0].observations
-        m, stretch = 2 * n / (of_quantile + min(float(inflation(_influence(data, ordered, upper))), of_quantile)), 1.0
-    else:
-        m = min(worth[0].observations, float(n))
-        stretch = math.sqrt(max(m / worth[1].observations, 1.0))
-    random = np.random.default_rng(seed)
-    below, above = min(max(0.5 * m, 0.5), m), min(max(upper * m, 0.5), m)
-    steps = (below, above - below, m + 1 - above)
-    sums = np.cumsum(random.standard_gamma(np.broadcast_to(steps, (draws, 3))), axis=1)
-    places = np.minimum((sums[:, :-1] / sums[:, -1:] * n).astype(np.int64), n - 1)
-    middle = _of_sorted(ordered, 0.5)
-    return np.asarray(ordered[places[:, 1]] / (middle + stretch * (ordered[places[:, 0]] - middle)))
+        of_ratio = min(float(inflation(_influence(data, ordered, upper))), n / top)
+        top = base = 2 * n / (n / top + of_ratio)
+    random, together = np.random.default_rng(seed), math.sqrt((1 - upper) / upper)
+    scores = random.standard_normal((2, draws))
+    scores[1] = together * scores[0] + math.sqrt(1 - together**2) * scores[1]
+    return _drawn(ordered, upper, top, scores[1]) / _drawn(ordered, 0.5, base, scores[0])
+
+
+def _drawn(ordered: Array, q: float, effective: float, scores: Array) -> Array:
+    """The quantile at the ranks whose confidence has these normal scores."""
+    grid = np.linspace(-5.0, 5.0, 51)
+    ranks = _rank(np.full(grid.shape, effective), q, special.ndtr(-grid))
+    return _at_rank(ordered[None, :], np.interp(scores, grid, ranks) / (effective + 1))
 
 
 def _influence(data: Array, ordered: Array, upper: float) -> Array:
