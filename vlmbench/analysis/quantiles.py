@@ -107,21 +107,21 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
     sizes = np.bincount(codes, minlength=kinds).astype(np.float64)
     apart = bool((np.diff(codes) < 0).any())  # repeats of a sample come back later
     series = data if apart else np.bincount(codes, weights=data, minlength=kinds) / sizes
-    known, body = dependence(series), pulled_in(series)
+    known = dependence(series)
     found = []
     for q in qs:
-        below = (data <= np.quantile(data, q)).astype(np.float64)
-        share = float(below.mean())
-        sums = np.bincount(codes, weights=below, minlength=kinds) - share * sizes
-        alone = n * max(share * (1 - share), 1e-12)
+        value = np.quantile(data, q)
+        below = ((data < value).astype(np.float64) + (data <= value)) / 2  # of equal ones, all may be at one end
+        sums = np.bincount(codes, weights=below, minlength=kinds) - float(below.mean()) * sizes
+        alone = n * max(float(below.var()), 1e-12)
         design = max(kinds / max(kinds - 1, 1) * float(np.square(sums).sum()) / alone, 1.0)
         if apart:
             # runs of one sample, and runs next to each other: either adds what it is beyond independence
-            whole = design + float(at_quantile(q, body)) - 1
+            whole = design + float(tail_inflation(data, q)) - 1
             in_time = whole / design
         else:
             own = float(inflation(sums))
-            in_time = own if q > FAR else max(own, float(at_quantile(q, body)))
+            in_time = own if q > FAR else max(own, float(at_quantile(q, pulled_in(series))))
             whole = design * in_time
         clusters = kinds / in_time
         few = float(t_reach(1.5 * clusters) / t_reach(np.inf)) ** 2
@@ -214,7 +214,7 @@ def quantile_ends(
     return _at_rank(ordered, low / (m + 1)), _at_rank(ordered, high / (m + 1)), enough
 
 
-def _rank(m: Array, q: float, tail: ArrayLike) -> Array:
+def _rank(m: Array, q: float, tail: float | Array) -> Array:
     """The real rank l with P(Binomial(m, q) ≥ l) = ``tail``."""
     low, high = np.full_like(m, 1e-9), m + 1 - 1e-9
     for _ in range(60):
@@ -237,7 +237,7 @@ def _at_rank(ordered: Array, share: Array) -> Array:
 def ratio_draws(
     values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, draws: int = 1000, seed: int = 0
 ) -> Array:
-    """Draw the ratio of an upper quantile to the median, shape (draws,): for its interval.
+    """Draw the ratio of an upper quantile (``upper`` above 0.5) to the median, shape (draws,): for its interval.
 
     Each of the two is drawn at ranks that end its own intervals (:func:`quantile_ends`), a rank for each confidence;
     both at once, with the correlation that two counts of the same observations have. What moves both quantiles alike,
