@@ -21,6 +21,7 @@ from vlmbench.analysis.dependence import (
     long_run,
     pulled_in,
     slow_variance,
+    tail_inflation,
 )
 from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
@@ -107,6 +108,22 @@ def test_what_the_tail_is_worth_follows_from_each_lag_of_the_body(q: float, slow
     assert said == pytest.approx(float(shares.var()) / (q * (1 - q) / 1000), rel=0.25)
     if slow and q == 0.99:
         assert said < 0.35 * float(np.mean(inflation(pulled_in(many))))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_rare_state_that_lasts_is_seen_in_the_tail(noise: float) -> None:
+    """A level 6 % up, taken for 20 runs at a time and for 8 % of all: less than what is pulled in."""
+    random = np.random.default_rng(1)
+    slow = np.zeros(2000)
+    for start in range(0, 2000, 250):
+        slow[start : start + 20] = 1.0
+    times = 80 + 4.8 * slow + noise * random.standard_normal(2000)
+    assert at_quantile(0.95, pulled_in(times)) < 3
+    assert 8 < tail_inflation(times, 0.95) < 40
+    assert tail_inflation(random.permutation(times), 0.95) < 1.5
+    few = times[:500]
+    assert tail_inflation(few, 0.95) == at_quantile(0.95, pulled_in(few)), "25 runs beyond it tell too little"
+    assert tail_inflation(times, 0.5) == inflation(pulled_in(times)), "the median is worth what stopping says"
 
 
 def test_spikes_add_to_the_variance_without_its_inflation() -> None:

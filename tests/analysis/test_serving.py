@@ -134,6 +134,14 @@ def test_share_has_wilsons_interval_for_what_the_requests_are_worth() -> None:
     assert share_within([], []).value is None
 
 
+def test_a_point_whose_requests_all_failed_has_a_share() -> None:
+    rows = [row | {"status": "error", "T_request": np.nan, "TTFT": np.nan} for row in _rows(1, count=100)]
+    table = serving_table(pd.DataFrame(rows), limits=Limits(ttft_ms=100))
+    assert table["errors"].tolist() == [100]
+    assert table["good_share"].tolist() == [0.0]
+    assert 0 < table["good_share_high"].item() < 0.05
+
+
 def test_the_frontier() -> None:
     table = pd.DataFrame({"tokens_per_s_user": [100, 80, 60, 70, np.nan], "tokens_per_s_device": [10, 40, 90, 30, 99]})
     assert frontier(table).tolist() == [True, True, True, False, False]

@@ -78,7 +78,7 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, NDArray[Any] |
 
 
 def gap_table(gaps: TokenGaps, group: str = "workload") -> pd.DataFrame:
-    """The row of :func:`latency_table` for ``ITL``; whole requests are resampled. No row without gaps.
+    """The row of :func:`latency_table` for ``ITL``; whole requests are counted. No row without gaps.
 
     For a repeated single request pass gaps loaded with ``cluster="run"``: all its runs are of one sample.
     """
@@ -92,7 +92,7 @@ def tail_ratios(frame: pd.DataFrame, metric: str = "T_total") -> pd.DataFrame:
 
     Returns:
         One row for each of P90, P95, P99: ``quantile``; ``workload`` and ``reference``, the quantile over the median
-        of each with its bootstrap interval (``_low``, ``_high``, ``_note``); ``beyond``, the first over the second
+        of each with its interval (``_low``, ``_high``, ``_note``); ``beyond``, the first over the second
         with its interval: only what exceeds 1 belongs to the workload.
     """
     groups = _groups(frame)

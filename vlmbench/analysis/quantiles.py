@@ -107,21 +107,21 @@ def _worth_of_clusters(data: Array, codes: NDArray[np.int64], qs: Sequence[float
     sizes = np.bincount(codes, minlength=kinds).astype(np.float64)
     apart = bool((np.diff(codes) < 0).any())  # repeats of a sample come back later
     series = data if apart else np.bincount(codes, weights=data, minlength=kinds) / sizes
-    known, body = dependence(series), pulled_in(series)
+    known = dependence(series)
     found = []
     for q in qs:
-        below = (data <= np.quantile(data, q)).astype(np.float64)
-        share = float(below.mean())
-        sums = np.bincount(codes, weights=below, minlength=kinds) - share * sizes
-        alone = n * max(share * (1 - share), 1e-12)
+        value = np.quantile(data, q)
+        below = ((data < value).astype(np.float64) + (data <= value)) / 2  # of equal ones, all may be at one end
+        sums = np.bincount(codes, weights=below, minlength=kinds) - float(below.mean()) * sizes
+        alone = n * max(float(below.var()), 1e-12)
         design = max(kinds / max(kinds - 1, 1) * float(np.square(sums).sum()) / alone, 1.0)
         if apart:
             # runs of one sample, and runs next to each other: either adds what it is beyond independence
-            whole = design + float(at_quantile(q, body)) - 1
+            whole = design + float(tail_inflation(data, q)) - 1
             in_time = whole / design
         else:
             own = float(inflation(sums))
-            in_time = own if q > FAR else max(own, float(at_quantile(q, body)))
+            in_time = own if q > FAR else max(own, float(at_quantile(q, pulled_in(series))))
             whole = design * in_time
         clusters = kinds / in_time
         few = float(t_reach(1.5 * clusters) / t_reach(np.inf)) ** 2
@@ -214,7 +214,7 @@ def quantile_ends(
     return _at_rank(ordered, low / (m + 1)), _at_rank(ordered, high / (m + 1)), enough
 
 
-def _rank(m: Array, q: float, tail: float) -> Array:
+def _rank(m: Array, q: float, tail: float | Array) -> Array:
     """The real rank l with P(Binomial(m, q) ≥ l) = ``tail``."""
     low, high = np.full_like(m, 1e-9), m + 1 - 1e-9
     for _ in range(60):
@@ -237,30 +237,31 @@ def _at_rank(ordered: Array, share: Array) -> Array:
 def ratio_draws(
     values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, draws: int = 1000, seed: int = 0
 ) -> Array:
-    """Draw the ratio of an upper quantile to the median, shape (draws,): for its interval.
+    """Draw the ratio of an upper quantile (``upper`` above 0.5) to the median, shape (draws,): for its interval.
 
-    A sample of m independent observations has its quantiles at order statistics of m uniform numbers, which are ratios
-    of sums of exponential ones: a draw costs the same for any m, and m need be no whole number. What moves both
-    quantiles alike, as a slow hour does, moves no ratio of them: m is n over the mean of two inflations, that of the
-    upper quantile and that of what each run does to the ratio. Of clusters, which may hold many observations each, both
-    are drawn for the m of the upper quantile and the median is moved from its estimate as far as its own m says.
+    Each of the two is drawn at ranks that end its own intervals (:func:`quantile_ends`), a rank for each confidence;
+    both at once, with the correlation that two counts of the same observations have. What moves both quantiles alike,
+    as a slow hour does, moves no ratio of them: each is drawn for n over the mean of two inflations, that of the upper
+    quantile and that of what each run does to the ratio. Of clusters, which may hold many observations each, either is
+    drawn for what they are worth at it.
     """
     data, codes = with_codes(values, clusters)
-    ordered, n, qs = np.sort(data), len(data), (upper, 0.5)
-    worth = _worth(data, codes, qs)
+    ordered, n = np.sort(data), len(data)
+    top, base = (min(one.observations, float(n)) for one in _worth(data, codes, (upper, 0.5)))
     if codes is None:
-        of_quantile = n / worth[0].observations
-        m, stretch = 2 * n / (of_quantile + min(float(inflation(_influence(data, ordered, upper))), of_quantile)), 1.0
-    else:
-        m = min(worth[0].observations, float(n))
-        stretch = math.sqrt(max(m / worth[1].observations, 1.0))
-    random = np.random.default_rng(seed)
-    below, above = min(max(0.5 * m, 0.5), m), min(max(upper * m, 0.5), m)
-    steps = (below, above - below, m + 1 - above)
-    sums = np.cumsum(random.standard_gamma(np.broadcast_to(steps, (draws, 3))), axis=1)
-    places = np.minimum((sums[:, :-1] / sums[:, -1:] * n).astype(np.int64), n - 1)
-    middle = _of_sorted(ordered, 0.5)
-    return np.asarray(ordered[places[:, 1]] / (middle + stretch * (ordered[places[:, 0]] - middle)))
+        of_ratio = min(float(inflation(_influence(data, ordered, upper))), n / top)
+        top = base = 2 * n / (n / top + of_ratio)
+    random, together = np.random.default_rng(seed), math.sqrt((1 - upper) / upper)
+    scores = random.standard_normal((2, draws))
+    scores[1] = together * scores[0] + math.sqrt(1 - together**2) * scores[1]
+    return _drawn(ordered, upper, top, scores[1]) / _drawn(ordered, 0.5, base, scores[0])
+
+
+def _drawn(ordered: Array, q: float, effective: float, scores: Array) -> Array:
+    """The quantile at the ranks whose confidence has these normal scores."""
+    grid = np.linspace(-5.0, 5.0, 51)
+    ranks = _rank(np.full(grid.shape, effective), q, special.ndtr(-grid))
+    return _at_rank(ordered[None, :], np.interp(scores, grid, ranks) / (effective + 1))
 
 
 def _influence(data: Array, ordered: Array, upper: float) -> Array:

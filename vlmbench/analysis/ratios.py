@@ -18,7 +18,7 @@ from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 def ratio_of_quantiles(
     values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, seed: int = 0
 ) -> Estimate:
-    """P99/P50, for instance, with its bootstrap interval; ``n too small`` as for the upper quantile."""
+    """P99/P50, for instance, with its interval (of :func:`ratio_draws`); ``n too small`` as for the upper quantile."""
     top, base = quantiles(values, (upper, 0.5), clusters=clusters)
     if top.value is None:
         return top

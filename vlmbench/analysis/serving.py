@@ -167,8 +167,10 @@ def share_within(held: ArrayLike, times: ArrayLike) -> Estimate:
     if not n:
         return Estimate(value=None, n=0, n_needed=1, shortfall=Shortfall.TOO_FEW_RUNS)
     share, known = float(counted.mean()), dependence(times)
-    of_times = at_quantile(min(max(share, 1 - share), 1 - 0.5 / n), pulled_in(finite(times)))
-    m = n / max(float(of_times), float(inflation(counted)), 1.0)
+    series, of_times = finite(times), 1.0
+    if len(series):  # a point whose requests all failed has no times
+        of_times = float(at_quantile(min(max(share, 1 - share), 1 - 0.5 / n), pulled_in(series)))
+    m = n / max(of_times, float(inflation(counted)), 1.0)
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     middle = (share + z**2 / (2 * m)) / (1 + z**2 / m)
     reach = z / (1 + z**2 / m) * math.sqrt(share * (1 - share) / m + (z / (2 * m)) ** 2)
