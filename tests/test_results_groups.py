@@ -74,8 +74,10 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
 [[ $out != *vllm_phase1 ]] || exit 3
 """)
     group = ("llava_vllm_phase1", "llava_cudagraph_phase1", "llava_compiled_phase1")
+    listed = _begin(folder, python, "--list").communicate()[0].splitlines()
+    seconds = next(int(line.split("\t")[2]) for line in listed if line.startswith(f"{group[0]}\t"))
     said = _begin(folder, python, *group, "llava_eager").communicate()[0]
-    assert f"=== group 0a in turns, at most {3 * 300} s: {', '.join(group)}\n" in said
+    assert f"=== group 0a in turns, at most {3 * seconds} s: {', '.join(group)}\n" in said
     assert dict(_ends(folder)) == {group[0]: "3", **dict.fromkeys((*group[1:], "llava_eager"), "0")}
     shared = _turns_of(folder, group[0])
     assert shared == _turns_of(folder, group[1]) == _turns_of(folder, group[2])
@@ -89,8 +91,10 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
     assert _turns_of(folder, "llava_eager") == {}, "alone of its group"
 
     (folder / "parts.tsv").write_text("llava_cudagraph_phase1\t0\t9\n")
-    said = _begin(folder, python, *group, "llava_compiled", "llava_eager", SECONDS_LEFT="620").communicate()[0]
-    begun = "group 0a in turns, at most 600 s: llava_vllm_phase1, llava_compiled_phase1"
+    said = _begin(
+        folder, python, *group, "llava_compiled", "llava_eager", SECONDS_LEFT=str(2 * seconds + 20)
+    ).communicate()[0]
+    begun = f"group 0a in turns, at most {2 * seconds} s: llava_vllm_phase1, llava_compiled_phase1"
     assert f"=== llava_cudagraph_phase1: done before\n=== {begun}\n" in said
     assert _turns_of(folder, group[0])["members"] == "2"
     assert "=== llava_compiled, llava_eager: does not fit into the " in said

@@ -34,6 +34,20 @@ def test_a_tail_that_the_run_does_not_carry_is_open_and_says_why() -> None:
     assert (found.verdict, found.value, found.of) == (Verdict.OPEN, None, rows[0]["workload_note"])
 
 
+def test_the_tail_of_generate_does_not_stand_for_a_request_that_carries_none() -> None:
+    inner = {"quantile": "p99", "workload": 1.32, "workload_low": 1.29, "workload_high": 1.38}
+    note = "too few independent runs: 900 are worth 25 of 36"
+    found = tail_is_the_problem(
+        {
+            "tail": {"request": {"ratio": None, "note": note}, "ratios_to_median": [inner]},
+            "headline": {"tail_ratio": inner},
+        }
+    )
+    assert (found.verdict, found.value, found.of) == (Verdict.OPEN, None, note)
+    untimed = {"tail": {"request": {"ratio": None, "note": None}}, "headline": {"tail_ratio": inner}}
+    assert tail_is_the_problem(untimed).verdict is Verdict.HOLDS
+
+
 def test_what_was_not_measured_is_no_verdict() -> None:
     assert tail_is_the_problem({}).verdict is Verdict.UNMEASURED
     assert language_model_is_the_bottleneck({"llm_share": {}}).verdict is Verdict.UNMEASURED

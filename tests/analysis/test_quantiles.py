@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
+from vlmbench.analysis.dependence import ENOUGH_BEYOND, tail_inflation
 from vlmbench.analysis.quantiles import median, needed, quantile, quantile_ends, quantiles, ratio_draws
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 
@@ -154,6 +155,21 @@ def test_a_rare_state_that_lasts_is_seen_among_repeats() -> None:
     assert None not in (together.low, together.high, spread.low, spread.high)
     assert together.low < 82, "of eight such times it may have been four"  # type: ignore[operator]
     assert spread.low > 84  # type: ignore[operator]
+
+
+def test_a_percentile_lies_not_beyond_one_that_depends_too_much_to_be_given() -> None:
+    """Nine runs beyond P99 look independent by chance; the thirty beyond P96.7 show what they are."""
+    n, far, refused, would = 900, 1 - ENOUGH_BEYOND / 900, 0, 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        spells = np.repeat(random.random(n // 25) < 0.1, 25)
+        times = 80 + random.standard_normal(n) + 10 * spells
+        at_far, beyond = quantiles(times, (far, 0.99))
+        if at_far.value is None:
+            assert beyond.value is None, seed
+            refused, would = refused + 1, would + (n / float(tail_inflation(times, 0.99)) >= needed(0.99))
+    assert refused > 10
+    assert would > 0, "by itself it would have been given"
 
 
 def test_upper_quantile_of_few_clusters_is_refused() -> None:

@@ -69,9 +69,12 @@ def tail_is_the_problem(summary: Mapping[str, Any]) -> Told:
     """
     tail = summary.get("tail") or {}
     request = tail.get("request") or {}
-    row = request.get("ratio") or (summary.get("headline") or {}).get("tail_ratio") or {}
+    row = request.get("ratio") or {}
+    if not row and not request.get("note"):
+        row = (summary.get("headline") or {}).get("tail_ratio") or {}
     value, low, high = (row.get(name) for name in ("workload", "workload_low", "workload_high"))
-    if value is None and (note := next((r.get("workload_note") for r in tail.get("ratios_to_median") or []), None)):
+    of_generate = next((r.get("workload_note") for r in tail.get("ratios_to_median") or []), None)
+    if value is None and (note := request.get("note") or of_generate):
         return Told(verdict=Verdict.OPEN, of=str(note))
     return _against(TAIL_FROM, value, low, high, str(row.get("quantile") or ""))
 

@@ -170,7 +170,7 @@ def tail_inflation(series: Array, q: float) -> Array:
     nothing of the body.
     """
     expected = at_quantile(q, pulled_in(series))
-    enough = q > 0.5 and series.shape[-1] * (1 - q) >= ENOUGH_BEYOND
+    enough = q > 0.5 and series.shape[-1] * (1 - q) > ENOUGH_BEYOND - 1e-6
     if q <= FAR and not enough:
         return expected
     value = np.quantile(series, q, axis=-1, keepdims=True)

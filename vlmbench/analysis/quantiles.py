@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from vlmbench.analysis.dependence import FAR, at_quantile, dependence, inflation, pulled_in, t_reach, tail_inflation
+from vlmbench.analysis.dependence import (
+    ENOUGH_BEYOND,
+    FAR,
+    at_quantile,
+    dependence,
+    inflation,
+    pulled_in,
+    t_reach,
+    tail_inflation,
+)
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 
@@ -95,9 +104,12 @@ def _worth(data: Array, codes: NDArray[np.int64] | None, qs: Sequence[float]) ->
     if codes is not None:
         return _worth_of_clusters(data, codes, qs)
     known, n = dependence(data), len(data)
+    far = 1 - ENOUGH_BEYOND / n  # beyond it the dependence of the tail is not seen
     found = []
     for q in qs:
         share = float(tail_inflation(data, q))
+        if q > far > 0.5 and n / (seen := float(tail_inflation(data, far))) < fewest(far):
+            share = max(share, seen)  # not even that one could be given
         found.append(_Worth(n=n, lag1=known.lag1, clusters=n / share, observations=n / share))
     return found
 

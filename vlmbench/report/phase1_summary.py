@@ -311,9 +311,12 @@ def _tail(frame: pd.DataFrame, ratios: pd.DataFrame, metric: str) -> dict[str, A
 
 def _request_tail(frame: pd.DataFrame) -> dict[str, Any]:
     """How bad the tail of whole requests is, and which of their parts it lies in."""
-    ratios = [row for row in records(distribution.tail_ratios(frame, "T_request")) if pd.notna(row["workload"])]
+    rows = records(distribution.tail_ratios(frame, "T_request"))
+    ratios = [row for row in rows if pd.notna(row["workload"])]
+    timed = "T_request" in frame and bool(frame["T_request"].notna().any())
     return {
         "ratio": ratios[-1] if ratios else None,
+        "note": rows[0]["workload_note"] if timed and not ratios else None,
         "variance_parts": records(variance_parts(frame, "T_request", (TOTAL, *HOST_PARTS))),
     }
 
