@@ -42,7 +42,7 @@ from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import holm
 from vlmbench.analysis.latency_fit import fit_latency_model
 from vlmbench.analysis.launch_bound import launch_table
-from vlmbench.analysis.quantiles import median, quantile, quantiles
+from vlmbench.analysis.quantiles import median, needed, quantile, quantiles
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
 from vlmbench.analysis.regression import Fit, fieller, least_squares
 from vlmbench.analysis.serving import rates, share_within
@@ -284,20 +284,24 @@ def of_quantiles(plan: Plan) -> Iterator[Cell]:
 
 
 def of_ratios(plan: Plan) -> Iterator[Cell]:
-    """P90 over the median."""
+    """A percentile over the median."""
     trials, random, columns, counts = plan
     for tail in TAILS:
-        value = true_quantile(tail, 0.9) / true_quantile(tail, 0.5)
+        values = {q: true_quantile(tail, q) / true_quantile(tail, 0.5) for q in (0.9, 0.95, 0.99)}
         for n in (n for n in counts if n >= 100):
+            qs = [q for q in values if n >= needed(q)]
             for column in columns:
-                old, new = [], []
+                old: dict[float, list[bool | None]] = {q: [] for q in qs}
+                new: dict[float, list[bool | None]] = {q: [] for q in qs}
                 for _ in range(trials):
                     times = runs(random, n, column, tail)
-                    found = ratio_of_quantiles(times, 0.9)
-                    if len(old) < BEFORE:
-                        old.append(holds(old_ratio(times, 0.9, random), value))
-                    new.append(holds((found.low, found.high), value))
-                yield counted("coverage", f"P90/P50, n {n}, {tail}", column, old, new)
+                    for q in qs:
+                        found = ratio_of_quantiles(times, q)
+                        if len(old[q]) < BEFORE:
+                            old[q].append(holds(old_ratio(times, q, random), values[q]))
+                        new[q].append(holds((found.low, found.high), values[q]))
+                for q in qs:
+                    yield counted("coverage", f"P{100 * q:g}/P50, n {n}, {tail}", column, old[q], new[q])
 
 
 def of_shares(plan: Plan) -> Iterator[Cell]:

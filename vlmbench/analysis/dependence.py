@@ -139,7 +139,7 @@ def inflation(series: Array, removed: int = 1) -> Array:
 
 
 def at_quantile(q: float, series: Array, removed: int = 1) -> Array:
-    """The inflation for a share of values above the q-quantile, as it follows from the values.
+    """Find the inflation for a share of values above the q-quantile, as it follows from the values.
 
     Whether a run lies in the tail depends less on another than its value does: by how much follows for each lag from
     the autocorrelation there, under a normal copula. At and below the median the inflation of the values stands, which
@@ -162,7 +162,7 @@ def at_quantile(q: float, series: Array, removed: int = 1) -> Array:
 
 
 def tail_inflation(series: Array, q: float) -> Array:
-    """The inflation at one quantile of series (…, n).
+    """Find the inflation at one quantile of series (…, n), from the body and from what lies beyond.
 
     A state that slows less than a tenth of the runs is pulled in with the outliers, and a level that most runs take by
     chance hides what the others do: where :data:`ENOUGH_BEYOND` runs lie beyond an upper quantile, the dependence seen
@@ -170,7 +170,7 @@ def tail_inflation(series: Array, q: float) -> Array:
     nothing of the body.
     """
     expected = at_quantile(q, pulled_in(series))
-    enough = q > 0.5 and series.shape[-1] * (1 - q) > ENOUGH_BEYOND - 1e-6
+    enough = q > 0.5 and series.shape[-1] * (1 - q) > ENOUGH_BEYOND - 1e-6  # up to rounding
     if q <= FAR and not enough:
         return expected
     value = np.quantile(series, q, axis=-1, keepdims=True)
