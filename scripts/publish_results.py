@@ -3,7 +3,7 @@
 
     python scripts/publish_results.py --from DIR           # runs of scripts/results.sh DIR, and what is made of them
     python scripts/publish_results.py --from DIR --same-set   # their code differs in nothing that runs: not a new set
-    python scripts/publish_results.py                      # everything that is made of rows, of every folder
+    python scripts/publish_results.py                      # all that is made of rows, summaries of the archive too
     python scripts/publish_results.py h200_llava_eager     # of one folder
     python scripts/publish_results.py --from DIR --drop-earlier   # and remove runs of the archive that it has again
     python scripts/publish_results.py --archive h200_old   # keep the rows of a folder as an earlier result
@@ -377,7 +377,9 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
         if arms:
             text = write_first_steps(here, {run.name: here / run for run in runs})
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
-        elif {Path(side) for side in SIDES} <= set(runs) and len({_code(folder / side) for side in SIDES}) == 1:
+        elif {Path(side) for side in SIDES} <= set(runs) and (
+            len({_code(folder / side) for side in SIDES}) == 1 or folder.parent.name == ARCHIVE
+        ):
             text = write_exp5([here / SIDES[0]], here / SIDES[1], here, pages=False).text
             write_pages(here)
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
@@ -475,9 +477,7 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     } - kept
     files: set[Path] = set()
     for made_as, path in made.items():
-        content = small(path)
-        if made_as.name == SUMMARY:
-            content = gzip.compress(content, _SMALLEST, mtime=0)
+        content = _content(path)
         name = made_as.with_name(PACKED_SUMMARY) if made_as.name == SUMMARY else made_as
         files.add(name)
         if not (folder / name).is_file() or content != (folder / name).read_bytes():
@@ -487,6 +487,34 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
     for name in sorted(old - files):
         (folder / name).unlink()
         yield f"removed {name}"
+
+
+def _content(path: Path) -> bytes:
+    """What is published of a file: a summary is packed."""
+    content = small(path)
+    return gzip.compress(content, _SMALLEST, mtime=0) if path.name == SUMMARY else content
+
+
+def summarise_archive(results: Path) -> Iterator[str]:
+    """Write the summaries of earlier runs anew from their rows, where they have one, for pages quote them; says which.
+
+    Raises:
+        VlmbenchError: rows or provenance are no input for a report.
+    """
+    for folder in sorted((results / ARCHIVE).glob("*/")):
+        kept = {path.relative_to(folder) for path in folder.rglob(PACKED_SUMMARY)}
+        if not kept:
+            continue
+        with tempfile.TemporaryDirectory(prefix="vlmbench-") as work:
+            for made_as, path in write_again(folder, Path(work)).items():
+                name = made_as.with_name(PACKED_SUMMARY)
+                if (
+                    made_as.name == SUMMARY
+                    and name in kept
+                    and (content := _content(path)) != (folder / name).read_bytes()
+                ):
+                    write_whole(folder / name, content)
+                    yield f"changed {folder.name}/{name}"
 
 
 def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -608,6 +636,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += 1
                 changes = [f"FAILED, nothing changed: {error}"]
         _say(name, changes)
+    if not options.folders and not options.runs and not options.archive:
+        try:
+            _say(Path(ARCHIVE), list(summarise_archive(results)))
+        except (VlmbenchError, OSError) as error:
+            failed += 1
+            _say(Path(ARCHIVE), [f"FAILED: {error}"])
     for name, changes in side_by_side(results):
         _say(name, changes)
     if options.drop_earlier:

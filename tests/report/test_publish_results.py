@@ -604,3 +604,18 @@ def test_requests_of_more_than_two_numbers_are_a_range(findings: ModuleType) -> 
     assert facts._one_of([404, 900, 404]) == "404 or 900"
     assert facts._one_of([168, 900, 640, 404]) == "168 to 900"
     assert facts._one_of([404, 404]) == "404"
+
+
+def test_summaries_of_the_archive_are_of_the_statistics_that_pages_are_of(script: ModuleType, tmp_path: Path) -> None:
+    """What is kept of an earlier run stays; its summary, which pages quote, is made anew, and none where there was none."""
+    run = tmp_path / "archive" / "h200_gemma3_eager" / "phase1"
+    shutil.copytree(RESULTS / "archive" / "h200_gemma3_eager" / "phase1", run)
+    summary, kept = run / "summary.json.gz", sorted(path.name for path in run.iterdir())
+    expected = summary.read_bytes()
+    assert list(script.summarise_archive(tmp_path)) == [], "the published one is of the present code"
+    summary.write_bytes(gzip.compress(b'{"headline": "of an earlier method"}'))
+    assert list(script.summarise_archive(tmp_path)) == ["changed h200_gemma3_eager/phase1/summary.json.gz"]
+    assert summary.read_bytes() == expected
+    assert sorted(path.name for path in run.iterdir()) == kept
+    summary.unlink()
+    assert list(script.summarise_archive(tmp_path)) == []
