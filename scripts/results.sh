@@ -42,14 +42,14 @@ export PYTHON VLLM_SITE=${VLLM_SITE:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO
 export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
 
 study="--config-dir scripts/results experiment=measured"
-requests=404 fewer=120 tokens=8 repeats=40 small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
+requests=404 fewer=72 tokens=8 repeats=40 small=() runs_of_a_turn=${RUNS_OF_A_TURN:-8}
 if [ -n "${SMALL:-}" ]; then # fewer runs of the tiny model, with the same settings
     export REQUESTS=6 TOKENS=4 USERS=[1,2] RATES=[4]
     requests=6 fewer=6 tokens=4 repeats=2 small=(model=tiny) runs_of_a_turn=2
 fi
 also='measurement.reference=false measurement.change_processor=true'
 phase1="experiment=phase1 dataset.num_samples=$requests output.tokens=$tokens measurement.bare_every=8 $also"
-other=${phase1/num_samples=$requests /num_samples=$fewer } # one request in twenty is enough of them: P95
+other="${phase1/num_samples=$requests /num_samples=$fewer } measurement.warmup.max_runs=2 measurement.trace_requests=0" # P95 needs 72
 many="experiment=phase1 output.tokens=$tokens $also" # P99 needs 368 requests that are worth independent ones: results.txt says of how many
 few='experiment=interventions measurement.change_processor=true measurement.trace_requests=0'
 few+=" measurement.stopping.min_samples=$repeats measurement.stopping.max_samples=$repeats"
