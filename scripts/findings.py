@@ -27,11 +27,14 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings_card
+import findings_claims
 import findings_facts
 import findings_far
 import findings_levels
 import findings_loads
 import findings_methods
+import findings_others
+from findings_claims import claims_of, drift_words, too_few_words
 from findings_facts import MACHINE
 from findings_methods import methods_words
 from published import (
@@ -49,6 +52,7 @@ from published import (
     RUNTIMES,
     SERVERS,
     SIDES,
+    STUDIED,
     Published,
     Run,
     by_request,
@@ -71,99 +75,14 @@ from vlmbench.analysis.claims import (
     TAIL_FROM,
     Told,
     Verdict,
-    claims_told,
     language_model_is_the_bottleneck,
     tail_is_the_problem,
     token_kinds_differ,
 )
 from vlmbench.report.from_rows import FIRST_STEPS
+from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, percent, tight_interval
-
-# Claims ---------------------------------------------------------------------------------------------------------------
-
-
-def claims_of(results: Published, name: str) -> tuple[Told, Told, Told]:
-    """The verdicts on tail, bottleneck and kinds of token."""
-    run = results.run(name, "phase1")
-    return claims_told(run.summary if run else {}, results.comparison(name))
-
-
-def _claims_told(results: Published, name: str) -> list[Verdict]:
-    """The verdicts; what was measured and could not be told is open."""
-    verdicts = [one.verdict for one in claims_of(results, name)]
-    measured = [results.run(name, "phase1") is not None] * 2 + [bool(results.comparison(name))]
-    unmeasured = Verdict.UNMEASURED
-    return [Verdict.OPEN if is_there and v is unmeasured else v for v, is_there in zip(verdicts, measured, strict=True)]
-
-
-def claims_table(results: Published) -> str:
-    """The three claims under each runtime."""
-    rows = []
-    for name in results.names():
-        tail, share, kinds = claims_of(results, name)
-        run, compared = results.run(name, "phase1"), results.run(name)
-        rows.append(
-            [
-                *who(name),
-                _verdict(tail, times, f"× at {tail.of.upper()}", run),
-                _verdict(share, percent, "", run),
-                _verdict(kinds, digits, " to 1", compared if results.comparison(name) else None),
-            ]
-        )
-    return table(
-        ("model", "runtime", "the tail is the problem", "the LLM is the bottleneck", "kinds of token differ"), rows
-    )
-
-
-def _verdict(found: Told, write: Callable[[float], str], unit: str, run: Run | None) -> str:
-    if run is None:
-        return NOT_MEASURED
-    if found.value is None:
-        return f"**{Verdict.OPEN}**{run.mark}: {_too_few(run)}"
-    if found.low is None:
-        said = "not bounded" if write is digits else f"{write(found.value)}{unit}, no interval"
-        return f"**{found.verdict}**{run.mark}: {said}"
-    return f"**{found.verdict}**{run.mark}: {write(found.value)}{unit}{span_of(found.low, found.high, write)}"
-
-
-def _too_few(run: Run) -> str:
-    """What the run has for P90, in words."""
-    p90 = run.summary["distribution"]["T_request"]["workload"]["p90"]
-    if p90.get("effective_n") is None:
-        return "too few independent requests"
-    return f"{p90['n']} requests are worth {int(p90['effective_n'])}, P90 needs {p90['n_needed']}"
-
-
-def claims_words(results: Published) -> str:
-    """How often each claim holds, a bullet a claim."""
-    told = [_claims_told(results, name) for name in results.names()]
-    lines = []
-    for place, claim in enumerate(
-        ("The tail is the problem", "The language model is the bottleneck", "Kinds of token differ")
-    ):
-        found = Counter(one[place] for one in told)
-        measured = sum(found.values()) - found[Verdict.UNMEASURED]
-        if not measured:
-            lines.append(f"* {claim}: {NOT_MEASURED}.")
-            continue
-        parts = [
-            f"{verdict} in {found[verdict]}" for verdict in Verdict if found[verdict] and verdict != Verdict.UNMEASURED
-        ]
-        names = [name for name in results.names() if results.run(name, "phase1")]
-        few = [name for name in names if claims_of(results, name)[0].value is None]
-        why = f"; in {len(few)} for too few independent requests, in the others because the interval holds the limit"
-        if place == 2:
-            names = [name for name in results.names() if results.comparison(name)]
-        marks = [(results.run(name, "phase1" if place < 2 else "phase2") or results.run(name)).mark for name in names]
-        earlier = marks.count(EARLIER)
-        mark = f" ({earlier} of an earlier set{EARLIER})" if earlier else ""
-        lines.append(
-            f"* {claim}: {', '.join(parts)} of {measured} pairs of model and runtime that were measured"
-            f"{mark}{why if few and not place else ''}."
-        )
-    return "\n".join(lines)
-
 
 # Tail -----------------------------------------------------------------------------------------------------------------
 
@@ -171,7 +90,7 @@ def claims_words(results: Published) -> str:
 def tail_table(results: Published) -> str:
     """How far the tail of requests and of ``generate()`` reaches, and where it lies."""
     rows = []
-    for name in results.names():
+    for name in results.names(STUDIED):
         run = results.run(name, "phase1")
         if run is None:
             rows.append([*who(name), NOT_MEASURED, *[DASH] * 4, ""])
@@ -223,7 +142,9 @@ def _largest_part(tail: Mapping[str, Any]) -> str:
         return DASH
     top = max(parts, key=lambda row: float(row["share"]))
     name = "`generate()`" if top["part"] == "T_total" else label_of(top["part"])
-    return f"{name}, {value(top, percent, 'share') if 'share_low' in top else _share(top)}"
+    if top.get("low") is not None and top["low"] < MOST:
+        return f"cannot be told: {name}, {percent(top['share'])} ({share_interval(top)})"
+    return f"{name}, {_share(top)}"
 
 
 def _share(row: Mapping[str, Any]) -> str:
@@ -233,7 +154,7 @@ def _share(row: Mapping[str, Any]) -> str:
 def tail_words(results: Published) -> str:
     """One bullet a model: under which runtimes ``generate()`` itself has a tail."""
     lines = []
-    for model in MODELS:
+    for model in STUDIED:
         clauses = []
         for runtime, words in RUNTIMES.items():
             run = results.run(f"{model}_{runtime}", "phase1")
@@ -315,7 +236,7 @@ _STAGES = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
 def bottleneck_table(results: Published) -> str:
     """Shares of a request, and how much of ``generate()`` the device waits."""
     rows = []
-    for name in results.names():
+    for name in results.names(STUDIED):
         run = results.run(name, "phase1")
         if run is None:
             rows.append([*who(name), NOT_MEASURED, *[DASH] * 5])
@@ -344,7 +265,7 @@ def _waits(waits: Mapping[str, Any]) -> str:
 def bottleneck_words(results: Published) -> str:
     """One bullet a model: time against work."""
     lines = []
-    for model in MODELS:
+    for model in STUDIED:
         clauses = []
         for runtime, words in RUNTIMES.items():
             run = results.run(f"{model}_{runtime}", "phase1")
@@ -519,7 +440,7 @@ def tokens_words(results: Published) -> str:
 def steady_table(results: Published) -> str:
     """The precision that was reached, whether the machine drifted, whether the stages add up, what watching costs."""
     rows = []
-    for name in results.names():
+    for name in results.names(STUDIED):
         run = results.run(name, "phase1")
         if run is None:
             continue
@@ -529,7 +450,7 @@ def steady_table(results: Published) -> str:
             [
                 *who(name),
                 f"{'no interval' if reach is None else f'±{percent(reach)}'}{run.mark}",
-                _drift(summary.get("aa_check") or {}),
+                drift_words(summary.get("aa_check") or {}),
                 value(_hundredfold((summary.get("residual") or {}).get("median_abs_share"))),
                 value(_hundredfold(summary.get("instrument_overhead"))),
             ]
@@ -542,13 +463,6 @@ def steady_table(results: Published) -> str:
         "stages miss the whole, %",
     )
     return table((*heads, "watching costs, %"), rows)
-
-
-def _drift(check: Mapping[str, Any]) -> str:
-    if check.get("verdict") == "clean":
-        return f"no drift beyond {percent(check['no_drift_beyond'])}"
-    ends = span_of(check.get("low"), check.get("high"), times)
-    return DASH if check.get("ratio") is None else f"{check['verdict']}: {times(check['ratio'])}{ends}"
 
 
 def _hundredfold(entry: Mapping[str, Any] | None) -> dict[str, float | None]:
@@ -599,7 +513,7 @@ def runtimes_table(results: Published) -> str:
     from vlmbench.report.runtimes import measured_together
 
     rows = []
-    for model in MODELS:
+    for model in STUDIED:
         for one, other in COMPARED:
             stem = f"{CARD}_{model}/compare_{one}_{other}"
             content = read(results.results / f"{stem}.json")
@@ -818,7 +732,7 @@ def readme_words(results: Published) -> str:
             waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
             row[2:] = [
                 value(run.summary["distribution"]["T_request"]["workload"]["p50"]) + run.mark,
-                _too_few(run) if tail.value is None else f"{tail.of.upper()} {_told(tail, times)}: {tail.verdict}",
+                too_few_words(run) if tail.value is None else f"{tail.of.upper()} {_told(tail, times)}: {tail.verdict}",
                 _told(share, percent),
                 DASH if waits is None else percent(waits),
             ]
@@ -940,13 +854,21 @@ def _environment() -> Environment:
 
 
 def together_words(results: Published) -> str:
-    """Card, host, hour and code of the present phase-1 runs of each model under several runtimes, a bullet a model."""
-    said = [
-        f"* {name}, phase 1 under its runtimes: {_together(results, model)}."
-        for model, name in MODELS.items()
-        if model in FULL or sum(name.startswith(f"{model}_") for name in _present_names(results)) > 1
-    ]
-    return "\n".join(said)
+    """Card, host, hour and code of the present phase-1 runs of each model under several runtimes, a bullet a model;
+    one for all other models of which the same is to say.
+    """
+    said: dict[str, list[str]] = {}
+    for model, name in MODELS.items():
+        if model in FULL or sum(one.startswith(f"{model}_") for one in _present_names(results)) > 1:
+            key = _together(results, model)
+            said.setdefault(key if model not in STUDIED else f"{key}.", []).append(name)
+    lines = []
+    for words, names in said.items():
+        if words.endswith("."):
+            lines += [f"* {name}, phase 1 under its runtimes: {words}" for name in names]
+        else:
+            lines.append(f"* {', '.join(names)}, phase 1 of each under its runtimes: {words}.")
+    return "\n".join(lines)
 
 
 def _present_names(results: Published) -> list[str]:
@@ -1008,8 +930,14 @@ def fill(template: str, results: Published) -> str:
     """A page with its numbers."""
     modules = (
         globals(),
-        *map(vars, (findings_card, findings_facts, findings_far, findings_levels, findings_loads, findings_methods)),
-    )
+        *map(
+            vars,
+            (
+                findings_card, findings_claims, findings_facts, findings_far, findings_levels, findings_loads,
+                findings_methods, findings_others,
+            ),
+        ),
+    )  # fmt: skip
     functions = {n: f for module in modules for n, f in module.items() if callable(f) and not n.startswith("_")}
     limits = {"tail_from": f"{TAIL_FROM:g}", "most": percent(MOST, 2), "earlier": EARLIER}
     about = {"models": MODELS, "full": FULL, "drawn": DRAWN, "card": card_name(results)}

@@ -20,6 +20,7 @@ from published import (
     FULL,
     MODELS,
     RUNTIMES,
+    STUDIED,
     Published,
     Run,
     by_request,
@@ -33,7 +34,7 @@ from published import (
     who,
 )  # fmt: skip
 
-from vlmbench.analysis.claims import Verdict, tail_is_the_problem
+from vlmbench.analysis.claims import MOST, Verdict, tail_is_the_problem
 from vlmbench.analysis.shift import shift_in_turns
 from vlmbench.text import DASH, count, digits, percent
 
@@ -88,7 +89,7 @@ def apart_words(results: Published) -> str:
         shared = "had processors of its own and shared the rest of the machine"
     else:
         shared = "shared the machine"
-    return f"All cards are of one host, and what ran at the same minutes on different cards {shared}:"
+    return f"Cards that measured at the same minutes are of one host; what ran on them {shared}:"
 
 
 def _one_by_one(parts: Sequence[tuple[float, float, str]], turns: Mapping[str, set[str]]) -> str:
@@ -120,8 +121,9 @@ def why_open_words(results: Published) -> str:
         marks.add(run.mark)
         shares = (run.summary["tail"].get("request") or {}).get("variance_parts") or []
         top = max(shares, key=lambda row: row.get("share") or 0.0, default={})
-        host += top.get("part") == "T_preprocess"
-        model += top.get("part") == "T_total"
+        if (top.get("low") or 0.0) > MOST:
+            host += top["part"] == "T_preprocess"
+            model += top["part"] == "T_total"
     if not worth:
         return _lasted(results)
     old = f", all of the earlier set{EARLIER}," if marks == {EARLIER} else ""
@@ -134,7 +136,9 @@ def why_open_words(results: Published) -> str:
         f"of preprocessing on the shared host in {host}" if host else "",
         f"of `generate()` in {model}" if model else "",
     ]
-    where = f"; most of the variance is {' and '.join(filter(None, parts))}" if host or model else ""
+    lie = f"; most of the variance is {' and '.join(filter(None, parts))}" if host or model else ""
+    untold = len(worth) - host - model
+    where = f"{lie}{f', in {untold} it cannot be told of what' if lie and untold else ''}"
     return (
         f"Why so many tails cannot be told: requests that follow each other are alike, because the machine is slow and "
         f"fast by turns. In {count(len(worth), 'run')}{old} {_one_of([n for _, n in worth])} requests are worth "
@@ -232,7 +236,7 @@ def _waits_in(run: Run, stage: str) -> str:
 
 
 def _steps(results: Published) -> Iterator[str]:
-    found = [row for row in _floors(results) if row[1] == "cudagraph_compiled"]
+    found = [row for row in floors(results) if row[1] == "cudagraph_compiled"]
     if found:
         said = [f"{MODELS[model]} {value(entry)} ms ({over})" for model, _, entry, _, over in found]
         yield f"**A decode step, captured and compiled:** {', '.join(said)}; × its floor at the rate of a copy."
@@ -305,7 +309,7 @@ def _copy_rates(results: Published) -> list[float]:
     return [found["copy_bytes_per_s"] for line in lines if (found := json.loads(line)).get("copy_bytes_per_s")]
 
 
-def _floors(results: Published) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any], str]]:
+def floors(results: Published) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any], str]]:
     """(model, runtime, ms a token, decode's cost, × the floor at a copy's rate) of captured loops and vLLM."""
     rates, found = _copy_rates(results), []
     for name in results.names():
@@ -336,7 +340,8 @@ def floors_table(results: Published) -> str:
             f"{times(cost['over_floor'])} ×"
             + span_of(cost.get("over_floor_low"), cost.get("over_floor_high"), times), over,
         ]
-        for model, runtime, entry, cost, over in _floors(results)
+        for model, runtime, entry, cost, over in floors(results)
+        if model in STUDIED
     ]  # fmt: skip
     if not rows:
         return ""

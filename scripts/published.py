@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,7 @@ MODELS: Mapping[str, str] = {
 }
 DRAWN = ("llava", "qwen", "molmo")  # whose runtimes pages show in figures
 FULL = ("llava", "qwen")  # of these a page has a line for each runtime, measured or not
+STUDIED = ("llava", "qwen", "molmo", "molmoe")  # whose kinds of token are compared; of the others there is phase 1
 RUNTIMES: Mapping[str, str] = {
     "eager": "eager",
     "compiled": "decode compiled",
@@ -190,9 +191,9 @@ class Published:
         rows = (found.summary.get("comparisons") if found else None) or []
         return rows[0] if rows else {}
 
-    def names(self) -> list[str]:
-        """``MODEL_RUNTIME`` of all that a page shows, in its order."""
-        every = [f"{model}_{runtime}" for model in MODELS for runtime in RUNTIMES]
+    def names(self, models: Iterable[str] = MODELS) -> list[str]:
+        """``MODEL_RUNTIME`` of all that a page shows of these models, in its order."""
+        every = [f"{model}_{runtime}" for model in models for runtime in RUNTIMES]
         full = {f"{model}_{runtime}" for model in FULL for runtime in EACH}
         return [n for n in every if n in full or self.run(n, "phase1") or self.comparison(n)]
 

@@ -1,0 +1,133 @@
+"""Phase 1 of the models whose kinds of token were not compared, in one table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+from findings_claims import claims_of, drift_words, verdict_words
+from findings_facts import floors
+from published import (
+    CARD,
+    MODELS,
+    NOT_MEASURED,
+    STUDIED,
+    Published,
+    Run,
+    cut_words,
+    read,
+    table,
+    times,
+    value,
+    who,
+)
+
+from vlmbench.schema import label_of
+from vlmbench.text import DASH, count, digits, percent
+
+_OTHERS = tuple(model for model in MODELS if model not in STUDIED)
+_PARTS = ("T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+_SHOWN = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
+
+
+def _runs(results: Published) -> Iterator[tuple[str, Run]]:
+    """(``MODEL_RUNTIME``, phase 1) of the other models."""
+    for name in results.names(_OTHERS):
+        if (run := results.run(name, "phase1")) is not None:
+            yield name, run
+
+
+def _shares(run: Run) -> dict[str, float]:
+    """Of all time spent on requests, by stage."""
+    return {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
+
+
+def others_table(results: Published) -> str:
+    """Phase 1 of the other models: how long a request takes, two claims, stages, the decode step."""
+    steps = {f"{model}_{runtime}": (entry, over) for model, runtime, entry, _, over in floors(results)}
+    rows = []
+    for name, run in _runs(results):
+        whole = run.summary["distribution"]["T_request"]["workload"]
+        n, worth = whole["n"], whole.get("effective_n")
+        tail, share, _ = claims_of(results, name)
+        shares = _shares(run)
+        step, over = steps.get(name, (None, ""))
+        rows.append(
+            [
+                *who(name),
+                f"{n}{cut_words(run)}{'' if worth is None else f', worth {min(worth, n):,.0f}'}{run.mark}",
+                value(whole.get("p50")),
+                verdict_words(tail, times, f"× at {tail.of.upper()}", run),
+                verdict_words(share, percent, "", run),
+                *(percent(shares.get(stage)) for stage in _SHOWN),
+                DASH if step is None else f"{value(step)}; {over}",
+                results.rows(run),
+            ]
+        )
+    heads = (
+        "model", "runtime", "requests", "request, median ms", "the tail is the problem", "the LLM is the bottleneck",
+        "preprocessing", "vision encoder", "prefill", "decode", "decode, ms a token; × the floor of a copy", "",
+    )  # fmt: skip
+    return table(heads, rows) if rows else f"{NOT_MEASURED.capitalize()}."
+
+
+def others_words(results: Published) -> str:
+    """What the table shows: which stage is the largest, what capturing changes, whether runs drifted."""
+    runs = [(name, run) for name, run in _runs(results) if not run.mark]
+    if not runs:
+        return ""
+    lines = [*_largest(runs), *_captured(results), _steady(runs)]
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _largest(runs: list[tuple[str, Run]]) -> Iterator[str]:
+    for runtime, words in (("eager", "In eager mode"), ("cudagraph", "Captured")):
+        found: dict[str, list[str]] = {}
+        for name, run in runs:
+            if name.partition("_")[2] == runtime:
+                shares = _shares(run)
+                top = max(_PARTS, key=lambda part, shares=shares: shares.get(part, 0.0))
+                found.setdefault(top, []).append(f"{who(name)[0]} {percent(shares[top], 2)}")
+        if found:
+            said = [
+                f"{label_of(part)} in {len(names)}" + ("" if part == "T_LLM_decode" else f" ({', '.join(names)})")
+                for part, names in sorted(found.items(), key=lambda one: -len(one[1]))
+            ]
+            yield f"{words} the largest part of a request of 8 output tokens is {'; '.join(said)}."
+
+
+def _captured(results: Published) -> Iterator[str]:
+    """The least and the most that capturing leaves of a whole request, of pairs in turns."""
+    found: list[tuple[float, str, dict[str, Any]]] = []
+    untold = 0
+    for model in _OTHERS:
+        content = read(results.results / f"{CARD}_{model}" / "compare_eager_cudagraph.json")
+        changes = {} if content is None else {row["metric"]: row for row in content["pairs"][0]["changes"]}
+        if (whole := changes.get("T_request")) is None:
+            continue
+        if whole["ratio"]["low"] is None:
+            untold += 1
+        else:
+            found.append((whole["ratio"]["value"], MODELS[model], whole["ratio"]))
+    if found:
+        (_, least, low), (_, most, high) = min(found, key=lambda one: one[0]), max(found, key=lambda one: one[0])
+        middle = digits(median(one[0] for one in found))
+        yield (
+            f"A whole request under captured graphs takes {value(low, times)} times ({least}) to {value(high, times)} "
+            f"times ({most}) as long as in eager mode, {middle} at the median of {count(len(found), 'model')}"
+            f"{f'; of {untold} more the ratio has no interval' if untold else ''} (in turns, request by request)."
+        )
+
+
+def _steady(runs: list[tuple[str, Run]]) -> str:
+    checks = [(name, run.summary.get("aa_check") or {}) for name, run in runs]
+    found = Counter(str(check.get("verdict")) for _, check in checks)
+    drifted = [(", ".join(who(name)), drift_words(check)) for name, check in checks if check.get("verdict") == "drift"]
+    missed = max(run.summary["residual"]["median_abs_share"]["value"] for _, run in runs)
+    return (
+        f"A/A: {found['clean']} of {len(runs)} runs without drift, {found['too noisy']} too noisy to tell"
+        f"{', ' * bool(drifted)}{'; '.join(f'{one} in {name}' for name, one in drifted)}. Stages miss the whole by at "
+        f"most {percent(missed)} at the median of a run."
+    )
