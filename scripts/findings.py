@@ -372,10 +372,32 @@ def _cost(entry: Mapping[str, Any] | None) -> str:
 
 
 def power_words(results: Published) -> str:
-    """In how many runs of the vision sweeps the card was held back by its power limit, and how far its clock fell."""
-    said = []
+    """In how many runs of the vision sweeps, and of phase 1, the card was held back by its power limit, and how far its
+    clock fell.
+    """
+    said = [
+        [*who(name), f"{held} of {count(runs, 'run')}", f"{low:,.0f} of {high:,.0f}"]
+        for name, held, runs, low, high in _held_back(results, "phase2")
+    ]
+    if not said:
+        return ""
+    most = [
+        f"{', '.join(who(name))}, {held} of {runs} (down to {low:,.0f} MHz)"
+        for name, held, runs, low, _ in _held_back(results, "phase1")
+        if 2 * held > runs
+    ]
+    heads = ("model", "runtime", "held back in", "clock down to, MHz")
+    also = f"\n\nSo it did in most requests of phase 1 of {'; '.join(most)}." if most else ""
+    return (
+        "The card's power limit held it back in vision sweeps, and these rows are in the slopes:\n\n"
+        f"{table(heads, said)}{also}"
+    )
+
+
+def _held_back(results: Published, phase: str) -> Iterator[tuple[str, int, int, float, float]]:
+    """(``MODEL_RUNTIME``, runs that the power limit held back, runs, lowest clock, highest) of the present set."""
     for name in results.names():
-        run = results.run(name, "phase2")
+        run = results.run(name, phase)
         if run is None or run.mark:
             continue
         rows = counted(results.results / run.folder)
@@ -383,16 +405,7 @@ def power_words(results: Published) -> str:
         read = [row.get(f"sm_clock_{when}_mhz") for row in rows for when in ("before", "after")]
         clocks = [clock for clock in read if clock is not None]
         if held and clocks:
-            said.append(
-                [*who(name), f"{held} of {count(len(rows), 'run')}", f"{min(clocks):,.0f} of {max(clocks):,.0f}"]
-            )
-    if not said:
-        return ""
-    heads = ("model", "runtime", "held back in", "clock down to, MHz")
-    return (
-        "The card's power limit held it back in vision sweeps, and these rows are in the slopes:\n\n"
-        f"{table(heads, said)}"
-    )
+            yield name, held, len(rows), min(clocks), max(clocks)
 
 
 def sweep_drift_words(results: Published) -> str:
@@ -608,9 +621,9 @@ def first_steps_words(results: Published) -> str:
                 f"{digits(later[0])}–{digits(later[-1])} ms; the "
                 f"first request of the process pays {digits(process)} ms beyond a later one in its decode."
             )
-        about = read(next((results.results / folder).glob("*/provenance.json"))) or {}
-        began = datetime.fromtimestamp(min(one["started_unix_s"] for one in about["sessions"]), UTC)
-        old = EARLIER if results.codes and code_of(about) not in results.codes else ""
+        abouts = [read(results.results / folder / arm / PROVENANCE) or {} for arm in words]
+        began = datetime.fromtimestamp(min(one["started_unix_s"] for about in abouts for one in about["sessions"]), UTC)
+        old = EARLIER if results.codes and any(code_of(about) not in results.codes for about in abouts) else ""
         mark = f"; measured on {began:%Y-%m-%d at %H:%M} UTC{old}"
         figure = results.figure(f"{folder.as_posix()}/figures/first_steps.png", "First decode steps of a fresh process")
         link = f"[rows]({results.link}/{folder.as_posix()})"
@@ -707,7 +720,8 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
     if (results.results / f"{CARD}_{part}" / FIRST_STEPS).is_file():
         said.append("a fresh process an arm")
     if part in MODELS:
-        said.append("its runtimes side by side: figures, times compared")
+        figures = "figures, " if (results.results / f"{CARD}_{part}" / "figures").is_dir() else ""
+        said.append(f"its runtimes side by side: {figures}times compared")
     return ", ".join(f"{n} × {one}" if n > 1 else one for one, n in Counter(said).items()) or "one line a finding"
 
 
@@ -902,10 +916,11 @@ def side_work(results: Published) -> str:
     if len(spans) < len(FULL):
         return ""
     if max(begin for begin, _ in spans) >= min(end for _, end in spans):
-        return "* They were measured one after the other."
+        return f"* {' and '.join(MODELS[model] for model in FULL)} were measured one after the other."
     cards = {(one.get("device") or {}).get("uuid") for one in provenances}
     own = ", each on a card of its own" if len(cards) == len(FULL) else ""
-    return f"* Together: {measured_together(provenances)}; at the same time{own}."
+    together = " and ".join(MODELS[model] for model in FULL)
+    return f"* {together} together: {measured_together(provenances)}; at the same time{own}."
 
 
 def other_day(results: Published) -> str:

@@ -19,11 +19,13 @@ from published import (
     EARLIER,
     FULL,
     MODELS,
+    PROVENANCE,
     RUNTIMES,
     STUDIED,
     Published,
     Run,
     by_request,
+    code_of,
     counted,
     pairs_of,
     read,
@@ -47,18 +49,29 @@ def _present(results: Published) -> Iterator[tuple[str, Run]]:
                 yield folder.name.removeprefix(f"{CARD}_"), run
 
 
+def _measured(results: Published) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """(part, directory, provenance) of all that measured of the present set, also where no summary is made of it."""
+    for folder in sorted(results.results.glob(f"{CARD}_*")):
+        for path in sorted(folder.rglob(PROVENANCE)):
+            about = read(path)
+            if about and (not results.codes or code_of(about) in results.codes):
+                yield folder.name.removeprefix(f"{CARD}_"), path.parent, about
+
+
 def cards_table(results: Published) -> str:
     """Which part ran on which card from when to when: what stands in a column of time ran at the same time."""
     parts: dict[tuple[str, str], tuple[float, float]] = {}
     turns: dict[str, set[str]] = {}
-    for name, run in _present(results):
-        for one in run.provenance["sessions"]:
-            rows = [] if one.get("ended_unix_s") else counted(results.results / run.folder)
+    for name, place, about in _measured(results):
+        if (about.get("device") or {}).get("type") != "cuda":
+            continue
+        for one in about["sessions"]:
+            rows = [] if one.get("ended_unix_s") else counted(place)
             last = [
                 float(row["started_unix_s"]) for row in rows if row["session"] == one["session"]
             ]  # of what was cut off
             if ended := one.get("ended_unix_s") or max(last, default=None):
-                key = (str(run.provenance["device"].get("uuid")), name)
+                key = (str(about["device"].get("uuid")), name)
                 begin, end = parts.get(key, (one["started_unix_s"], ended))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
                 turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
@@ -89,7 +102,20 @@ def apart_words(results: Published) -> str:
         shared = "had processors of its own and shared the rest of the machine"
     else:
         shared = "shared the machine"
-    return f"Cards that measured at the same minutes are of one host; what ran on them {shared}:"
+    return f"Cards that measured at the same minutes are of one host; what ran on them {shared}{_asked(results)}:"
+
+
+def _asked(results: Published) -> str:
+    """When servers were asked, whose rows name no card."""
+    spans: dict[str, list[float]] = {}
+    for name, _, about in _measured(results):
+        if (about.get("runtime") or {}).get("name") == "endpoint":
+            for one in about["sessions"]:
+                spans.setdefault(name, []).extend(
+                    one[end] for end in ("started_unix_s", "ended_unix_s") if one.get(end)
+                )
+    said = [f"{_clock(min(ends))}–{_clock(max(ends))} {name.replace('_', ' ')}" for name, ends in spans.items()]
+    return f" (rows of a server name no card: {'; '.join(said)})" if said else ""
 
 
 def _one_by_one(parts: Sequence[tuple[float, float, str]], turns: Mapping[str, set[str]]) -> str:
@@ -165,7 +191,7 @@ def sizes_words(results: Published) -> str:
                 f"{MODELS[model]} cuts them into {sizes} vision tokens, which make "
                 f"{percent(1 - within / (pvariance(every) * len(every)))} of the variance of its captured `generate()`"
             )
-    return f" ({'; '.join(said)})" if said else ""
+    return f" (all the same {'; '.join(said)})" if said else ""
 
 
 _UNLIKE, _FEW = 2, 5  # sizes of pictures that differ so many times, and are so few
@@ -189,9 +215,10 @@ def _lasted(results: Published) -> str:
         for kind in (True, False)
         if (found := spans[kind])
     ]
+    alone = ", where the one run alone has " if len(spans[False]) == 1 else ", where runs alone have "
     return (
         "Requests of runs that took turns on a card lie further apart in time: "
-        f"{', where runs alone have '.join(said)} ([what that is worth](#how-far-can-the-numbers-be-trusted))."
+        f"{alone.join(said)} ([what that is worth](#how-far-can-the-numbers-be-trusted))."
     )
 
 
@@ -238,8 +265,8 @@ def _waits_in(run: Run, stage: str) -> str:
 def _steps(results: Published) -> Iterator[str]:
     found = [row for row in floors(results) if row[1] == "cudagraph_compiled"]
     if found:
-        said = [f"{MODELS[model]} {value(entry)} ms ({over})" for model, _, entry, _, over in found]
-        yield f"**A decode step, captured and compiled:** {', '.join(said)}; × its floor at the rate of a copy."
+        said = [f"{MODELS[model]} {value(entry)} ms, {over} its floor" for model, _, entry, _, over in found]
+        yield f"**A decode step, captured and compiled:** {'; '.join(said)} at the rate of a copy."
 
 
 def _whole_requests(results: Published) -> Iterator[str]:
@@ -385,8 +412,8 @@ def yardstick_words(results: Published) -> str:
         )
     if taken:
         words += (
-            f" {taken} of the {count(len(compared), 'comparison')} are of runs that took turns, a few requests each: "
-            "what the machine did by itself befell both."
+            f" {taken} of the {count(len(compared), 'comparison')}, other models with them, are of runs that took "
+            "turns, a few requests each: what the machine did by itself befell both."
         )
     if any(row["change"] == "machine" for found in compared for row in found["pairs"][0]["changes"]):
         words += f" {MACHINE} marks a ratio that a change of the machine may explain."

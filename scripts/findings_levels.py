@@ -16,7 +16,9 @@ CAPTURED = ("cudagraph", "cudagraph_compiled")
 _GAP = 1.006  # between two levels; neighbours within one are closer
 _PAUSE_S = 1.5
 _FEWEST = 40
+_BESIDE = 5  # requests on either side of a gap, a fiftieth of them where that is more
 _CHANGES = ("rises", "captured", "falls", "paused", "unmoved", "stayed")
+_IN_TURNS = Path(f"{CARD}_llava_cudagraph")
 _ALONE = (
     Path(f"{CARD}_llava_energy"),
     Path(ARCHIVE) / f"{CARD}_llava_cudagraph",
@@ -58,7 +60,7 @@ def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
     ends = [row["started_unix_s"] + (row["T_request"] + (row.get("T_capture") or 0.0)) / 1e3 for row in ordered]
     steps = {at: _step(row) for at, row in enumerate(ordered) if _is_measured(row)}
     sizes = sorted(steps.values())
-    edge = max(len(sizes) // 50, 5)
+    edge = max(len(sizes) // 50, _BESIDE)
     if len(sizes) < _FEWEST:
         return None
     gap, upper = max((sizes[at] / sizes[at - 1], sizes[at]) for at in range(edge, len(sizes) - edge + 1))
@@ -115,12 +117,16 @@ def levels_words(results: Published) -> str:
         for model, runtime, levels in found
     ]  # fmt: skip
     heads = ("model", "runtime", "lower level, ms a token", "upper level", "requests at the upper level")
-    apart = f" No gap tells two levels apart in {'; '.join(others)}, which is not counted." if others else ""
+    apart = (
+        f" Not counted, because no gap between two levels has {_BESIDE} requests on either side: {'; '.join(others)}."
+        if others
+        else ""
+    )
     return (
         f"A captured step has two levels within a process. {total['captured']} of {total['rises']} rises follow a "
         f"capture, and {total['unmoved']} captures are followed by none; {total['paused']} of {total['falls']} falls "
         f"follow a pause of {_PAUSE_S:g} s or more, as the turns of other processes are, and {total['stayed']} such "
-        f"pauses by none.{apart}{_alone(results)} What the device does differently these rows do not tell. Medians mix "
+        f"pauses, with no capture in between, by none.{apart}{_alone(results)}{_kernels(results)} Medians mix "
         f"both:\n\n{table(heads, rows)}"
     )
 
@@ -135,3 +141,38 @@ def _alone(results: Published) -> str:
             ends = f"{digits(min(steps))} to {digits(max(steps))} ms in all of {count(len(steps), 'request')}"
             said.append(f"{results.rows(run, ends)}{run.mark}")
     return f" LLaVA-1.5-7B without turns takes {', '.join(said)}." if said else ""
+
+
+def step_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Split a traced request's decode step: ms in which a kernel runs, and ms in which none does.
+
+    Args:
+        row: of any run; None is returned for one that was not traced.
+    """
+    if row["mode"] != "trace" or row.get("busy_LLM_decode") is None:
+        return None
+    busy = float(row["busy_LLM_decode"] / (row["num_output_tokens"] - 1))
+    return busy, _step(row) - busy
+
+
+def _kernels(results: Published) -> str:
+    """Where the time of the upper level goes, by traced requests of runs in turns and of runs without."""
+    traced = []
+    for folder in (_IN_TURNS, *_ALONE):
+        run = results.at(folder / "phase1")
+        rows = [] if run is None else rows_of(results.results / run.folder)
+        steps = [step for row in rows if (step := step_of(row)) is not None]
+        if run is None or not steps:
+            return ""
+        kernels = {row["kernels_LLM_decode"] for row in rows if step_of(row) is not None}
+        traced.append((*(digits(median(part)) for part in zip(*steps, strict=True)), kernels, run.mark))
+    if any(kernels != traced[0][2] for *_, kernels, _ in traced):
+        return ""
+    (busy, waits, _, _), *alone = traced
+    without = " and ".join(f"{kernels}{mark}" for kernels, _, _, mark in alone)
+    between = " and ".join(f"{rest}{mark}" for _, rest, _, mark in alone)
+    return (
+        f" By traced requests of these runs, of as many kernels each, kernels run for {without} ms of such a step and "
+        f"none for {between} ms; in turns, at the lower level, {busy} and {waits} ms. So the upper level is not slower "
+        "kernels but time between them; why, these rows do not tell."
+    )

@@ -48,3 +48,11 @@ def test_changes_that_follow_nothing_are_counted_as_such() -> None:
 def test_one_level_is_none() -> None:
     assert levels.levels_of(rows("l" * 60, captures=(10,), pauses=(30,))) is None
     assert levels.levels_of(rows("lh" * 10)) is None, "too few"
+    assert levels.levels_of(rows("llll" + "h" * 36)) is None, "too few at one of them"
+
+
+def test_a_traced_step_is_split_into_kernels_and_what_lies_between() -> None:
+    traced = {"mode": "trace", "num_output_tokens": 8, "T_LLM_decode": 49.0, "busy_LLM_decode": 44.1}
+    assert levels.step_of(traced) == pytest.approx((6.3, 0.7))
+    assert levels.step_of(traced | {"mode": "instrumented"}) is None
+    assert levels.step_of(traced | {"busy_LLM_decode": None}) is None

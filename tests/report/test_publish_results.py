@@ -383,7 +383,7 @@ def test_a_number_is_printed_with_its_interval_or_says_that_it_has_none(findings
         {"baseline_ms": 20.0, "saved_ms": {"value": 10.0, "low": 5.0, "high": 12.0}}
     ) == ("2.00 × (1.33–2.50)")
     told = Told(verdict=Verdict.HOLDS, value=0.9, low=0.89, high=0.91)
-    assert findings._verdict(told, findings.percent, "", None) == "not measured"
+    assert findings.findings_claims.verdict_words(told, findings.percent, "", None) == "not measured"
 
 
 def test_every_folder_is_of_a_part_and_the_whole_is_small(findings: ModuleType, script: ModuleType) -> None:
@@ -565,6 +565,32 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
     assert re.search(r"phase 3 cut off after \d+ runs, [\d–]+ a point \|", findings.tokens_table(published))
     assert re.search(r"phase3: \d+ runs, cut off", findings.folder_table(published))
     assert "no floor: LLaVA-1.5-7B, captured graphs." in findings.costs_words(published)
+
+
+def test_runs_of_which_no_summary_is_made_are_on_their_card_and_begin_with_the_first(
+    findings: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("h200_llava_first_steps", "h200_llava_endpoint"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    published = findings.Published(tmp_path)
+    assert "23:53–23:54 llava first steps" in findings.findings_facts.cards_table(published)
+    assert "23:51–23:53 llava endpoint" in findings.findings_facts.apart_words(published)
+    assert "measured on 2026-11-30 at 23:53 UTC" in findings.first_steps_words(published)
+
+
+def test_figures_are_named_where_there_are_some(findings: ModuleType, tmp_path: Path) -> None:
+    for name in ("h200_molmo", "h200_molmoe"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    figures, none = findings.folder_table(findings.Published(tmp_path)).splitlines()[2:]
+    assert "figures, times compared" in figures
+    assert "side by side: times compared" in none
+
+
+def test_phase_1_that_the_power_limit_held_back_is_named(findings: ModuleType, tmp_path: Path) -> None:
+    for name in ("h200_molmo_cudagraph", "h200_molmo_eager"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    said = findings.power_words(findings.Published(tmp_path))
+    assert said.endswith("phase 1 of Molmo-7B-D, captured graphs, 333 of 404 (down to 1,890 MHz).")
 
 
 def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: ModuleType, tmp_path: Path) -> None:
