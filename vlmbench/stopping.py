@@ -64,8 +64,8 @@ class Verdict:
         unmet: criteria that are not met, with where they stand.
         reach: how far the interval of the median reaches, as a share of it; None where there is no interval yet, or
             the median is 0.
-        lag1: autocorrelation of neighbouring runs.
-        effective_n: independent runs that the runs are worth.
+        lag1: autocorrelation of neighbouring runs; None of fewer than five.
+        effective_n: independent runs that the runs are worth; None of fewer than five.
         missing_s: measured time, s, that the goal of ``median_interval`` would still take, by the precision reached;
             0 where it is met, None where that cannot be told.
     """
@@ -73,8 +73,8 @@ class Verdict:
     criterion: str | None
     unmet: tuple[str, ...]
     reach: float | None = None
-    lag1: float = 0.0
-    effective_n: float = 0.0
+    lag1: float | None = None
+    effective_n: float | None = None
     missing_s: float | None = None
 
 
@@ -135,7 +135,7 @@ def missing_s(total_s: float, reach: float | None, goal: float) -> float | None:
     return total_s * ((reach / goal) ** 2 - 1) if reach > goal else 0.0
 
 
-def worth(values: Sequence[float]) -> tuple[float, float]:
+def worth(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
     """Autocorrelation of neighbours, and independent values that the values are worth, in the order measured.
 
     Returns:
@@ -143,7 +143,7 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     """
     n = len(values)
     if n < _LEAST_LAG:
-        return 0.0, float(n)
+        return None, None
     ordered = sorted(values)
     low, high = (_at(ordered, share * (n - 1)) for share in (0.1, 0.9))
     pulled = [min(max(v, low), high) for v in values]

@@ -24,6 +24,7 @@ from vlmbench.analysis.dependence import (
     FAR,
     at_quantile,
     dependence,
+    found_worth,
     inflation,
     pulled_in,
     t_reach,
@@ -171,13 +172,13 @@ def _too_small(ordered: Array, q: float, worth: _Worth) -> Estimate:
     """Below the needed count the median is given without interval, an upper quantile not at all."""
     if not worth.n:
         return Estimate(value=None, n=0, n_needed=needed(q), shortfall=Shortfall.TOO_FEW_RUNS)
-    few = worth.n < needed(q)
+    few, known = worth.n < needed(q), found_worth(worth.n, worth.clusters)
     return Estimate(
         value=_of_sorted(ordered, q) if q <= 0.5 else None,
         n=worth.n,
         n_needed=needed(q),
         lag1=worth.lag1,
-        effective_n=min(worth.clusters, worth.observations),
+        effective_n=None if known is None else min(known, worth.observations),
         shortfall=Shortfall.TOO_FEW_RUNS if few else Shortfall.TOO_FEW_INDEPENDENT,
     )
 

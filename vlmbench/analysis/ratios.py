@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import expit, logit
 
-from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, slow_variance, t_reach
+from vlmbench.analysis.dependence import LEAST_SUM, dependence, found_worth, long_run, slow_variance, t_reach
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 
@@ -48,10 +48,10 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     share = float(top.sum() / base.sum())
     errors = top - share * base
     spread, effective, n, freedom = _spread_of_sum(errors, None if labels is None else with_codes(top, labels)[1])
-    lag1 = dependence(errors).lag1
-    if effective < LEAST_SUM:
+    lag1, told = dependence(errors).lag1, found_worth(n, effective)
+    if effective < LEAST_SUM - 1e-6:  # up to rounding
         short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
-        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
+        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=told, shortfall=short)
     quantile = max(float(t_reach(effective)), float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)))
     reach = quantile * spread / abs(float(base.sum()))
     if 0 < share < 1 and ((top >= 0) & (top <= base)).all():
@@ -62,7 +62,7 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
         low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
     else:
         low, high = share - reach, share + reach
-    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
+    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=told)
 
 
 def share_of_sums(part: Array, whole: Array) -> float | None:
