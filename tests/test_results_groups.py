@@ -202,7 +202,7 @@ sys.exit(130)
 @pytest.mark.parametrize("how", ["stopped", "stopped in a lane", "Ctrl-C", "its time is over"])
 @pytest.mark.parametrize("parts", [("llava_energy",), ("qwen3_cudagraph", "qwen3_eager")])
 def test_one_stop_is_one_signal_for_whoever_measures(tmp_path: Path, parts: tuple[str, ...], how: str) -> None:
-    """A second one would cost a run its page: of a lane's parts each had it from up to four sides."""
+    """A second one would cost a run its page: each had it from several sides."""
     folder, python, counts = tmp_path / "runs", tmp_path / "python", tmp_path / "counts.py"
     counts.write_text(_COUNTS_SIGNALS.format(place=str(tmp_path)))
     python.write_text(f"""#!/bin/bash

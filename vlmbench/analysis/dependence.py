@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 from scipy.fft import dct
 
-from vlmbench.analysis.estimate import CONFIDENCE, Array
+from vlmbench.analysis.estimate import CONFIDENCE, Array, observed
 
 FAR = 0.95
 """Beyond this quantile the dependence of the body says little about the tail."""
@@ -74,8 +74,12 @@ class Dependence:
 
 
 def dependence(values: ArrayLike) -> Dependence:
-    """Measure the dependence of one series in the order measured; NaN are left out."""
-    series = np.asarray(values, dtype=np.float64).ravel()
+    """Measure the dependence of one series in the order measured; NaN are left out.
+
+    Raises:
+        InputError: a value is infinite.
+    """
+    series = observed(values)
     series = series[~np.isnan(series)]
     n = len(series)
     if n < LEAST_LAG:

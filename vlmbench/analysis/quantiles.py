@@ -30,12 +30,16 @@ from vlmbench.analysis.dependence import (
     t_reach,
     tail_inflation,
 )
-from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall, observed
 
 
 def finite(values: ArrayLike) -> NDArray[np.float64]:
-    """The values as a flat float64 array without NaN (a run that lacks the metric)."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    """The values as a flat float64 array without NaN (a run that lacks the metric).
+
+    Raises:
+        InputError: one is infinite.
+    """
+    array = observed(values)
     return array[~np.isnan(array)]
 
 
@@ -47,6 +51,9 @@ def quantile(values: ArrayLike, q: float, *, clusters: ArrayLike | None = None) 
         q: between 0 and 1.
         clusters: codes of the same length: observations of one code are not independent. If no code comes twice,
             each observation is a cluster of its own.
+
+    Raises:
+        InputError: a value is infinite.
     """
     return quantiles(values, (q,), clusters=clusters)[0]
 
@@ -69,7 +76,7 @@ def median(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Estimate:
 
 def with_codes(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Array, NDArray[np.int64] | None]:
     """Values without NaN, and codes of clusters in the order in which they first come; None if none comes twice."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    array = observed(values)
     good = ~np.isnan(array)
     if clusters is None:
         return array[good], None

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from vlmbench.analysis.dependence import LEAST_SUM, dependence, found_worth, long_run, slow_variance, t_reach
-from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall, observed
 from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 
 
@@ -37,8 +37,11 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     section 6.5), over clusters where there are some, with the dependence of runs next to each other in it. It is made
     on the scale of log-odds where each part is within its whole, so that its ends lie between 0 and 1 as the share
     does; on the logarithmic scale where a part exceeds its whole; and is symmetric where one is negative.
+
+    Raises:
+        InputError: a value is infinite.
     """
-    top, base = np.asarray(part, np.float64).ravel(), np.asarray(whole, np.float64).ravel()
+    top, base = observed(part, "part"), observed(whole, "whole")
     good = ~(np.isnan(top) | np.isnan(base))
     labels = None if clusters is None else np.asarray(clusters).ravel()[good]
     top, base = top[good], base[good]
