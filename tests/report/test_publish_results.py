@@ -608,7 +608,7 @@ def test_models_without_sweeps_stand_in_a_table_of_their_own(findings: ModuleTyp
     assert others.others_table(found).count("| Gemma 3 4B |") == 2
     assert "Molmo" not in others.others_table(found)
     words = others.others_words(found)
-    assert "In eager mode the largest part of a request of 8 output tokens is LLM decode in 1." in words
+    assert "In eager mode, the largest part of a request of 8 output tokens is LLM decode in 1." in words
     changes = json.loads((tmp_path / "h200_gemma3" / "compare_eager_cudagraph.json").read_text())["pairs"][0]["changes"]
     ratio = next(row["ratio"] for row in changes if row["metric"] == "T_request")
     assert f"{findings.value(ratio, findings.times)} times (Gemma 3 4B) as long as in eager mode" in words
