@@ -83,7 +83,7 @@ def others_words(results: Published) -> str:
 
 
 def _largest(runs: list[tuple[str, Run]]) -> Iterator[str]:
-    for runtime, words in (("eager", "In eager mode"), ("cudagraph", "Captured")):
+    for runtime, words in (("eager", "In eager mode,"), ("cudagraph", "Captured,")):
         found: dict[str, list[str]] = {}
         for name, run in runs:
             if name.partition("_")[2] == runtime:

@@ -49,6 +49,7 @@ from published import (
     CUT_BY,
     DRAWN,
     MODELS,
+    MODELS_OF,
     PIXELS,
     PROVENANCE,
     RUNTIMES,
@@ -78,7 +79,7 @@ from vlmbench.report import write_pages, write_report
 from vlmbench.report.comparison import as_dict, as_markdown
 from vlmbench.report.first_steps import write_first_steps
 from vlmbench.report.from_rows import FIRST_STEPS, kind_of
-from vlmbench.report.runtimes import draw_runtimes
+from vlmbench.report.runtimes import draw_side_by_side
 from vlmbench.report.token_comparison import write_exp5
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -537,7 +538,7 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
                 shown = found if model.partition("_")[2] in DRAWN else []
                 runs = [Path(f"{model}_{runtime}") for runtime in shown]
                 summaries = _summaries(runs, Path(work) / "summaries")
-                files = list(draw_runtimes(Path(work), runs, summaries)) if runs else []
+                files = list(draw_side_by_side(Path(work), runs, summaries)) if runs else []
             for one, other in COMPARED:
                 sides = [Path(f"{model}_{runtime}") / "phase1" for runtime in (one, other)]
                 if {one, other} <= {*found} and all((side / PACKED).is_file() for side in sides):
@@ -552,6 +553,20 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
             if files:
                 changes = publish({path.relative_to(work): path for path in files}, results / model)
                 yield Path(model), [*changes, *left]
+
+
+def models_side_by_side(results: Path) -> list[str]:
+    """Draw the models of a runtime beside each other in ``CARD_models``; returns what changed there."""
+    codes, wanted = codes_of(results), [f"models_{runtime}" for runtime in MODELS_OF]
+    files: list[Path] = []
+    with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results), drawn_as(_STYLE):
+        for runtime in MODELS_OF:
+            every = [Path(f"{CARD}_{model}_{runtime}") for model in MODELS]
+            runs = [run for run in every if (run / "phase1" / PROVENANCE).is_file()]
+            runs = [run for run in runs if not codes or _code(run / "phase1") in codes]
+            files += draw_side_by_side(Path(work), runs, _summaries(runs, Path(work) / "summaries" / runtime))
+        made = {path.relative_to(work): path for path in files if path.stem in wanted}
+        return list(publish(made, results / f"{CARD}_models")) if made else []
 
 
 def _summaries(runs: Sequence[Path], work: Path) -> dict[Path, Path]:
@@ -644,6 +659,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(Path(ARCHIVE), [f"FAILED: {error}"])
     for name, changes in side_by_side(results):
         _say(name, changes)
+    _say(Path(f"{CARD}_models"), models_side_by_side(results))
     if options.drop_earlier:
         _say(Path(ARCHIVE), [f"removed {name}" for name in drop_measured_since(results)])
     if results == RESULTS:

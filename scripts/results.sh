@@ -108,20 +108,23 @@ part() { # NAME SECONDS COMMAND [MORE]…: measure one
     fi
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"
-    # Ctrl-C does not reach what timeout starts, a group of its own; it may take some seconds to end
-    trap 'stopped=1; [ -z "$process" ] || kill -TERM "$process"' INT TERM HUP
-    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 &
+    # Ctrl-C does not reach what timeout starts, a group of its own; it may take some seconds to end. It is stopped once,
+    # however often this is told to (a second signal costs a run its page), and timeout signals its child and its group:
+    # a shell is that child, so that what measures has one signal only.
+    trap '[ -n "$stopped" ] || { stopped=${process:-early}; [ -z "$process" ] || kill -TERM "$process"; }' INT TERM HUP
+    PYTHONPATH=$path timeout --signal=TERM --kill-after=60 "$limit" \
+        bash -c 'trap "exit 143" TERM; "$@"; exit' "$name" "${command[@]}" </dev/null >>"$out/logs/$name.log" 2>&1 &
     process=$!
-    [ -z "$stopped" ] || kill -TERM "$process"
+    [ "$stopped" != early ] || kill -TERM "$process"
     while kill -0 "$process" 2>/dev/null; do # a signal ends the waiting
         wait "$process"
         status=$?
     done
     grep -v '^\[transformers\]' "$out/logs/$name.log" | tail -n "${LINES_SHOWN:-6}"
-    trap - INT TERM HUP
     [[ -n $stopped && $status != 0 ]] && status=143
     ended "$name" "$status" "$began"
     [ -z "$stopped" ] || exit 143
+    trap - INT TERM HUP
     return $status
 }
 
@@ -145,6 +148,8 @@ together() { # GROUP PART…, each with its seconds and its command behind tabs:
 from vlmbench.machine.turns import member_name
 for run in sys.argv[1:]: print(member_name(pathlib.Path(run)) + ".place")' "${runs[@]}")
     echo "=== group $group in turns, at most $total s: $names"
+    # shellcheck disable=SC2046 (numbers) ; each notes its end
+    trap 'kill -TERM $(jobs -pr) 2>/dev/null; wait; exit 143' INT TERM HUP
     for one in "$@"; do
         IFS=$'\t' read -r name limit words <<<"$one"
         echo "    $name: $words"
@@ -155,7 +160,6 @@ for run in sys.argv[1:]: print(member_name(pathlib.Path(run)) + ".place")' "${ru
         ) &
         started+=($!)
     done
-    trap 'kill -TERM "${started[@]}" 2>/dev/null; wait; exit 143' INT TERM HUP # each notes its end
     for one in "${started[@]}"; do wait "$one" || failed=1; done
     trap - INT TERM HUP
     return $failed
@@ -248,24 +252,24 @@ wait_for() { # wait for the lanes, then say how far they are
     if running || held "$out/alone.lock"; then echo "not done yet"; else echo "nothing is running"; fi
 }
 
-session() { # of processes, by the number of one of them
-    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f4
+look_up() { # set parent and session to those of a process
+    local line
+    { read -r line <"/proc/$1/stat"; } 2>/dev/null && read -r _ parent _ session _ <<<"${line##*) }"
 }
 
 stop() { # end the lanes and all that they started, a session of processes each; and whoever else holds the lock
-    local lock process number
-    for lock in /proc/[0-9]*/fd/8; do
-        process=${lock#/proc/}
-        [ "$lock" -ef "$out/alone.lock" ] && kill -TERM "${process%%/*}" 2>/dev/null
-    done
+    local lock process parent session sessions=' ' parents=()
     for lock in "$out"/lane_*.lock; do
-        held "$lock" || continue
-        number=$(cat "${lock%.lock}.session" 2>/dev/null)
-        for process in /proc/[0-9]*; do
-            [ -n "$number" ] && [ "$(session "${process#/proc/}")" = "$number" ] && kill -TERM "${process#/proc/}"
-        done
+        held "$lock" && sessions+="$(cat "${lock%.lock}.session" 2>/dev/null) "
     done
-    wait_for 60
+    for process in /proc/[0-9]*; do
+        look_up "${process#/proc/}" || continue
+        [[ $sessions == *" $session "* || $process/fd/8 -ef $out/alone.lock ]] && parents[${process#/proc/}]=$parent
+    done
+    for process in "${!parents[@]}"; do # who was started by another of them hears of it from that one, and once
+        [ -n "${parents[${parents[process]}]:-}" ] || kill -TERM "$process" 2>/dev/null
+    done
+    wait_for 65 # what does not end is killed after 60
 }
 
 pack() { # FILE: all that is needed to publish elsewhere
@@ -315,7 +319,7 @@ case ${1:-} in
     if [ -n "${LANE:-}" ]; then # all that it starts holds the lock too
         exec 9>"$out/lane_$LANE.lock"
         flock -n 9 || { echo "lane $LANE is running already"; exit 2; }
-        session $$ >"$out/lane_$LANE.session"
+        look_up $$ && echo "$session" >"$out/lane_$LANE.session"
     else
         known "$@"
         exec 8>"$out/alone.lock" # all that it starts holds the lock too, and longer than a call that is killed

@@ -72,18 +72,6 @@ def test_a_list_of_probes_without_the_timeline_is_doubted(compose: Compose) -> N
     assert early_checks.doubts(job(compose, "experiment=smoke", "probe=[timeline,memory]")) == []
 
 
-def test_of_several_processes_the_others_keep_their_processors_and_it_says_so(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = job(compose, "experiment=smoke", "measurement.change_processor=true")
-    assert early_checks.doubts(moved) == []
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    (doubt,) = early_checks.doubts(moved)
-    assert "moves the first process of torchrun alone" in doubt
-    assert early_checks.doubts(job(compose, "experiment=smoke")) == []
-
-
 def counts(tokens: int) -> TokenCounts:
     return TokenCounts(num_input_tokens=tokens, num_prompt_tokens=20, num_vision_tokens=tokens - 20, num_images=1)
 

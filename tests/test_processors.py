@@ -6,16 +6,20 @@ import errno
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 from PIL import Image
 
 from tests.command_line import command_line
 from tests.test_runner import FAST, dataset, measure
+from vlmbench.cli import tasks, validate
 from vlmbench.errors import DeviceError
-from vlmbench.machine.processors import Processors, processor
+from vlmbench.machine.processors import Processors, _warn_of_the_others, processor
 from vlmbench.testing.planted import PlantedModel
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are moved on Linux")
@@ -232,8 +236,50 @@ def test_where_no_loop_measures_it_is_refused(tmp_path: Path, instead: str, argu
     assert not (tmp_path / "run" / "records.jsonl").exists()
 
 
+@pytest.fixture
+def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun starts it; nothing was said yet."""
+    _warn_of_the_others.cache_clear()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+
 @several
-def test_the_python_api_changes_it(moved: list[set[int]]) -> None:
+def test_one_of_several_processes_says_once_which_are_moved(one_of_two: None, caplog: pytest.LogCaptureFixture) -> None:
+    Processors(on=False)
+    assert caplog.messages == []
+    Processors(on=True)
+    Processors(on=True)
+    (said,) = caplog.messages
+    assert "of several processes of torchrun measurement.change_processor moves those that measure" in said
+
+
+@several
+def test_one_process_alone_says_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_the_others.cache_clear()
+    monkeypatch.delenv("RANK", raising=False)
+    Processors(on=True)
+    assert caplog.messages == []
+
+
+@several
+@pytest.mark.parametrize(("more", "said"), [((), 1), (("dry_run=true",), 0)])
+def test_the_command_says_so_before_a_model_is_loaded(
+    compose: Callable[..., DictConfig],
+    one_of_two: None,
+    caplog: pytest.LogCaptureFixture,
+    more: tuple[str, ...],
+    said: int,
+) -> None:
+    config = compose("experiment=phase1", "measurement.change_processor=true", *more)
+    tasks._check_engine(SimpleNamespace(settings=validate.validate(config)))  # type: ignore[arg-type]
+    assert len(caplog.messages) == said
+
+
+@several
+def test_the_python_api_changes_it_and_says_what_of_several_processes(
+    moved: list[set[int]], one_of_two: None, caplog: pytest.LogCaptureFixture
+) -> None:
     import vlmbench
 
     model, processor_ = vlmbench.load("tiny", device="cpu", threads=1)
@@ -242,3 +288,4 @@ def test_the_python_api_changes_it(moved: list[set[int]]) -> None:
     run = vlmbench.measure(model, processor_, [(image, "What?")], change_processor=True, **few)
     assert len([mask for mask in moved if len(mask) == 1]) >= 3
     assert set(run.frame["processor"]) <= os.sched_getaffinity(0)
+    assert [said.startswith("of several processes") for said in caplog.messages] == [True]

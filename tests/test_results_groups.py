@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from vlmbench.machine.turns import member_name
@@ -180,6 +181,55 @@ sleep 600 & wait
     assert (again.returncode, dict(_ends(folder))) == (0, dict.fromkeys(parts, "0"))
 
 
+_COUNTS_SIGNALS = """import os, signal, sys, time
+from pathlib import Path
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+(part,) = (Path(word).name for word in sys.argv if word.startswith("output_dir="))
+place = Path({place!r})
+if (place / f"begun_{{part}}").exists():  # whom its time cut off goes on at the end
+    sys.exit(0)
+(place / f"begun_{{part}}").write_text(str(os.getppid()))
+while not got:
+    time.sleep(0.02)
+for _ in range(50):  # as a run that writes its last page
+    time.sleep(0.02)
+(place / f"signals_{{part}}").write_text(str(len(got)))
+sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("how", ["stopped", "stopped in a lane", "Ctrl-C", "its time is over"])
+@pytest.mark.parametrize("parts", [("llava_energy",), ("qwen3_cudagraph", "qwen3_eager")])
+def test_one_stop_is_one_signal_for_whoever_measures(tmp_path: Path, parts: tuple[str, ...], how: str) -> None:
+    """A second one would cost a run its page: each had it from several sides."""
+    folder, python, counts = tmp_path / "runs", tmp_path / "python", tmp_path / "counts.py"
+    counts.write_text(_COUNTS_SIGNALS.format(place=str(tmp_path)))
+    python.write_text(f"""#!/bin/bash
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+exec "{sys.executable}" "{counts}" "$@"
+""")
+    lanes = ("--lanes",) if how == "stopped in a lane" else ()
+    running = _begin(folder, python, *lanes, *parts, start_new_session=True, LANES="1")
+    begun = [tmp_path / f"begun_{part}" for part in parts]
+    while not all(file.exists() and file.read_text() for file in begun):
+        assert lanes or running.poll() is None
+        time.sleep(0.02)
+    if how == "Ctrl-C":
+        os.killpg(running.pid, signal.SIGINT)
+    elif how == "its time is over":
+        for file in begun:
+            os.kill(psutil.Process(int(file.read_text())).ppid(), signal.SIGALRM)  # as timeout's own clock does
+    else:
+        assert "nothing is running" in _begin(folder, python, "--stop").communicate()[0]
+    running.communicate()
+    assert {part: (tmp_path / f"signals_{part}").read_text() for part in parts} == dict.fromkeys(parts, "1")
+    assert dict(_ends(folder)[: len(parts)]) == dict.fromkeys(parts, "124" if how == "its time is over" else "143")
+    for lock in folder.glob("*.lock"):
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_call_that_means_nothing_begins_and_leaves_nothing(tmp_path: Path) -> None:
     python, bare = tmp_path / "python", tmp_path / "bare"
     python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\ntouch "{tmp_path}/measured"\n')
@@ -257,3 +307,19 @@ exec "{sys.executable}" "$@"
     assert [len(found) for found in sessions] == [1, 2]
     assert sessions[0][0]["turns"]["id"] == sessions[1][0]["turns"]["id"]
     assert "turns" not in sessions[1][1], "it went on alone"
+
+
+@pytest.mark.slow
+def test_a_lane_that_is_stopped_leaves_each_run_its_last_words(tmp_path: Path) -> None:
+    folder, python, parts = tmp_path / "runs", tmp_path / "python", ("qwen3_cudagraph", "qwen3_eager")
+    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    _begin(folder, python, "--lanes", *parts, SMALL="1", LANES="1").communicate()
+    while not all(_measured(folder / part) for part in parts):
+        time.sleep(0.02)
+    assert "nothing is running" in _begin(folder, python, "--stop").communicate()[0]
+    assert dict(_ends(folder)) == dict.fromkeys(parts, "143")
+    for part in parts:
+        log = (folder / "logs" / f"{part}.log").read_text()
+        assert "interrupted after" in log
+        assert "stopped again" not in log
+        assert json.loads((folder / part / "outcome.json").read_text())["state"] == "interrupted"

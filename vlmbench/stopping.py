@@ -12,8 +12,9 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import mul
+from functools import cache
+from itertools import accumulate, chain, islice, repeat
+from operator import mul, sub
 
 NOISE_REACH = 0.05
 """Steady noise may end a point only where the median is known to ± this share."""
@@ -61,9 +62,10 @@ class Verdict:
     Args:
         criterion: what ended it; None while it must go on.
         unmet: criteria that are not met, with where they stand.
-        reach: how far the interval of the median reaches, as a share of it; None where there is no interval yet.
-        lag1: autocorrelation of neighbouring runs.
-        effective_n: independent runs that the runs are worth.
+        reach: how far the interval of the median reaches, as a share of it; None where there is no interval yet, or
+            the median is 0.
+        lag1: autocorrelation of neighbouring runs; None of fewer than five.
+        effective_n: independent runs that the runs are worth; None of fewer than five.
         missing_s: measured time, s, that the goal of ``median_interval`` would still take, by the precision reached;
             0 where it is met, None where that cannot be told.
     """
@@ -71,8 +73,8 @@ class Verdict:
     criterion: str | None
     unmet: tuple[str, ...]
     reach: float | None = None
-    lag1: float = 0.0
-    effective_n: float = 0.0
+    lag1: float | None = None
+    effective_n: float | None = None
     missing_s: float | None = None
 
 
@@ -89,6 +91,8 @@ def judge(times_ms: list[float], rule: Stopping) -> Verdict:
     precise = reach is not None and reach <= rule.median_interval
     if not precise:
         shown = "no interval yet" if reach is None else f"±{100 * reach:.2f} %"
+        if times_ms and statistics.median(times_ms) == 0:
+            shown = "the median is 0"
         unmet.append(f"median_interval ({shown} of ±{100 * rule.median_interval:g} %)")
     variation = noise_variation(times_ms)
     stable = variation is not None and variation < rule.noise_variation
@@ -131,7 +135,7 @@ def missing_s(total_s: float, reach: float | None, goal: float) -> float | None:
     return total_s * ((reach / goal) ** 2 - 1) if reach > goal else 0.0
 
 
-def worth(values: Sequence[float]) -> tuple[float, float]:
+def worth(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
     """Autocorrelation of neighbours, and independent values that the values are worth, in the order measured.
 
     Returns:
@@ -139,7 +143,7 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     """
     n = len(values)
     if n < _LEAST_LAG:
-        return 0.0, float(n)
+        return None, None
     ordered = sorted(values)
     low, high = (_at(ordered, share * (n - 1)) for share in (0.1, 0.9))
     pulled = [min(max(v, low), high) for v in values]
@@ -148,19 +152,18 @@ def worth(values: Sequence[float]) -> tuple[float, float]:
     scale = math.fsum(v * v for v in centred)
     if scale <= n * (1e-12 * max(map(abs, pulled))) ** 2:
         return 0.0, _worth(n, 1.0)
-    known: list[float] = [1.0]
+    sums = [0.0, *accumulate(centred)]  # a span of lags takes one pass over them, however many lags it has
 
-    def lag(k: int) -> float:
-        while len(known) <= k:
-            j = len(known)
-            known.append(math.fsum(map(mul, centred, islice(centred, j, None))) / scale)
-        return known[k]
+    @cache
+    def span(before: int, end: int) -> float:
+        following = map(sub, chain(islice(sums, end + 1, None), repeat(sums[-1])), islice(sums, before + 1, None))
+        return math.fsum(map(mul, centred, following)) / scale
 
-    first = min(max((n * lag(1) + 1) / max(n - 3, 1), -1.0), 0.99)
+    first = min(max((n * span(0, 1) + 1) / max(n - 3, 1), -1.0), 0.99)
     alike = max(first, 0.0)
-    total = _sum_while_positive(lag, n, 0.0)
+    total = _sum_while_positive(span, n, 0.0)
     for _ in range(2):
-        total = _sum_while_positive(lag, n, min(total, n / 4) / n)
+        total = _sum_while_positive(span, n, min(total, n / 4) / n)
     inflation = max((1 + alike) / (1 - alike), total, 1.0)
     return first, _worth(n, inflation)
 
@@ -170,15 +173,21 @@ def _worth(n: int, inflation: float) -> float:
     return n / min(inflation * (1 + _MARGIN * (inflation + _MARGIN) / n), float(n))
 
 
-def _sum_while_positive(lag: Callable[[int], float], n: int, raised: float) -> float:
-    """1 + 2 × the sum of autocorrelations up to where their means over 2, 2, 4, 8, … of them stop being positive."""
+def _sum_while_positive(span: Callable[[int, int], float], n: int, raised: float) -> float:
+    """1 + 2 × the sum of autocorrelations up to where their means over 2, 2, 4, 8, … of them stop being positive.
+
+    Args:
+        span: the sum of the autocorrelations at the lags after the first number, up to the second.
+        n: values.
+        raised: what is added to each autocorrelation, falling to 0 at lag n.
+    """
     total, least, before = 1.0, math.inf, 0
     while (end := max(2 * before, 2)) <= n // 2:
-        lags = range(before + 1, end + 1)
-        least = min(least, math.fsum(lag(k) + raised * (1 - k / n) for k in lags) / len(lags))
+        lags = end - before
+        least = min(least, span(before, end) / lags + raised * (1 - (before + 1 + end) / (2 * n)))
         if least <= 0:
             break
-        total, before = total + 2 * least * len(lags), end
+        total, before = total + 2 * least * lags, end
     return total
 
 
@@ -193,7 +202,8 @@ def median_reach(values: list[float], effective: float | None = None, confidence
     """How far the order-statistic interval of the median reaches from it, to the farther side, as a share of it.
 
     Of m independent values the interval lies between the k-th smallest and the k-th largest, k the largest rank for
-    which P(Binomial(m, 1/2) < k) ≤ (1 − confidence) / 2. None below 6 of them at 95 %.
+    which P(Binomial(m, 1/2) < k) ≤ (1 − confidence) / 2. None below 6 of them at 95 %, and of a median of 0, which has
+    no shares (times below what the clock resolves).
 
     Args:
         values: in any order.
@@ -212,6 +222,8 @@ def median_reach(values: list[float], effective: float | None = None, confidence
         return None
     ordered = sorted(values)
     middle = statistics.median(ordered)
+    if middle == 0:
+        return None
     place = k / (m + 1) * (n + 1) - 1
     return max(_at(ordered, n - 1 - place) - middle, middle - _at(ordered, place)) / middle
 

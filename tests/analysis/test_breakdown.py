@@ -101,6 +101,15 @@ def test_broken_invariants_are_counted_not_repaired(tmp_path: Path) -> None:
     assert component_table(frame).set_index("component").loc["T_setup", "mean"] == pytest.approx(0.5)
 
 
+def test_a_whole_of_nothing_has_no_shares_and_is_counted(tmp_path: Path) -> None:
+    """A residual was infinitely much of it, and the report of all rows ended in an IndexError."""
+    rows = [row(sample=f"s{i}") for i in range(12)]
+    frame = load_runs(write(tmp_path, [*rows, row(sample="z") | {"T_total": 0.0}]))
+    found, whole = residual_summary(frame), residual_summary(load_runs(write(tmp_path / "whole", rows)))
+    assert (found["runs"], found["sum_mismatch"]) == (12, 1)
+    assert found["median_abs_share"] == whole["median_abs_share"]
+
+
 def test_nothing_measured(tmp_path: Path) -> None:
     frame = load_runs(write(tmp_path, [row(status=Status.ERROR, reason="x")]))
     assert component_table(frame).empty

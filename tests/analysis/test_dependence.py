@@ -25,7 +25,8 @@ from vlmbench.analysis.dependence import (
 )
 from vlmbench.analysis.drift import correct_family
 from vlmbench.analysis.estimate import Estimate, Shortfall, holm
-from vlmbench.analysis.quantiles import fewest
+from vlmbench.analysis.quantiles import fewest, median
+from vlmbench.analysis.ratios import ratio_of_sums
 from vlmbench.stopping import worth
 
 
@@ -69,6 +70,30 @@ def test_independent_and_constant_values_are_worth_themselves() -> None:
     assert dependence(series(2000, 0.0)).effective_n > 1700
     assert dependence([3.0] * 50).effective_n == pytest.approx(50 / (1 + MARGIN * (1 + MARGIN) / 50))
     assert dependence([]).n == 0
+
+
+def test_what_four_runs_are_worth_is_not_told() -> None:
+    """Nobody looked whether they depend on each other: told as worth four they looked better than five, worth one."""
+    drifting = [10.0, 11.0, 12.0, 13.0, 14.0]
+    five, four = dependence(drifting), dependence(drifting[:4])
+    assert (five.lag1, five.effective_n) == (0.99, 1.0)
+    assert (four.n, four.lag1, four.effective_n) == (4, None, None)
+    assert worth(drifting[:4]) == (None, None)
+    assert [median(drifting).effective_n, median(drifting[:4]).effective_n] == [1.0, None]
+    assert median(drifting[:4]).as_dict() == {
+        "value": 11.5, "low": None, "high": None, "n": 4, "n_needed": 6, "note": "n too small: 4 of 6",
+        "shortfall": "too_few_runs",
+    }  # fmt: skip
+    assert median(drifting[:4] * 2, clusters=[0, 1, 2, 3] * 2).effective_n is not None, "eight runs tell something"
+    share = ratio_of_sums(np.array(drifting[:4]) / 3, [40.0] * 4)
+    assert (share.lag1, share.effective_n, share.n) == (None, None, 4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_three_runs_have_a_share_with_its_interval(seed: int) -> None:
+    """What rounding leaves of three runs, 2.9999999999999996, is three."""
+    found = ratio_of_sums(np.random.default_rng(seed).normal(30, 2, 3), np.full(3, 100.0))
+    assert found.low is not None
 
 
 def test_outliers_do_not_hide_the_dependence_of_the_body() -> None:

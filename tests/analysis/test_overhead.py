@@ -41,6 +41,12 @@ def test_pairs_are_of_one_point_sample_and_repeat(tmp_path: Path) -> None:
     assert found[["point_id", "sample_id", "ratio"]].values.tolist() == [["dataset", "a", 2.0]]
 
 
+def test_a_bare_run_of_no_time_makes_no_pair(tmp_path: Path) -> None:
+    rows = [*pairs(12, 0.01), row(sample="z"), row(sample="z", mode=Mode.BARE) | {"T_total": 0.0}]
+    found = overhead_summary(load_runs(write(tmp_path, rows)))
+    assert (found["n"], found["value"]) == (12, pytest.approx(0.01, abs=1e-6))
+
+
 def test_no_bare_runs(tmp_path: Path) -> None:
     found = overhead_summary(load_runs(write(tmp_path, [row()])))
     assert found["value"] is None

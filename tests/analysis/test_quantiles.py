@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
-from vlmbench.analysis.dependence import ENOUGH_BEYOND, tail_inflation
-from vlmbench.analysis.quantiles import median, needed, quantile, quantile_ends, quantiles, ratio_draws
+from vlmbench.analysis.dependence import ENOUGH_BEYOND, dependence, tail_inflation
+from vlmbench.analysis.quantiles import finite, median, needed, quantile, quantile_ends, quantiles, ratio_draws
 from vlmbench.analysis.ratios import ratio_of_quantiles, ratio_of_sums
+from vlmbench.errors import InputError
 
 TIMES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=300)
 Q = st.floats(0.01, 0.99)
@@ -55,6 +57,32 @@ def test_scaling_the_clock_scales_the_interval(values: list[float], scale: float
     for a, b in ((one.value, other.value), (one.low, other.low), (one.high, other.high)):
         assert (a is None) == (b is None)
         assert a is None or b == pytest.approx(a * scale)
+
+
+@pytest.mark.parametrize("endless", [math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        median,
+        finite,
+        dependence,
+        lambda times: quantiles(times, (0.5, 0.9)),
+        lambda times: median(times, clusters=[0, 1] * 20),
+        lambda times: ratio_of_quantiles(times, 0.9),
+        lambda times: ratio_of_sums(times, [100.0] * 40),
+        lambda times: ratio_of_sums([1.0] * 40, times),
+    ],
+)
+def test_an_infinite_time_is_refused_and_a_missing_one_left_out(asked: Any, endless: float) -> None:
+    """With one among forty, ends of intervals were nan, and a summary showed them as if nobody had looked."""
+    times = np.linspace(100.0, 101.0, 40)
+    asked(np.where(times == times[7], np.nan, times))
+    with pytest.raises(InputError, match=rf"must be finite, or NaN where a run lacks .* \(got {endless} in 1 of 40\)"):
+        asked(np.where(times == times[7], endless, times))
+
+
+def test_runs_that_lack_a_time_do_not_count() -> None:
+    assert (median([*range(20), math.nan]).n, median([*range(20)])) == (20, median([*range(20), math.nan]))
 
 
 @given(values=TIMES, q=Q)

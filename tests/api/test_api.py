@@ -70,6 +70,14 @@ def test_measure_gives_stages_that_add_up_and_only_measured_rows(run: vlmbench.R
     assert frame[present].sum(axis=1).to_numpy() == pytest.approx(frame["T_total"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.parametrize("metric", ["T_total", "T_LLM_decode", "TTFT", "num_output_tokens"])
+def test_an_infinite_value_in_a_frame_is_refused_by_its_name(run: vlmbench.Run, metric: str) -> None:
+    frame = run.frame.copy()
+    frame.loc[frame.index[0], metric] = float("inf")
+    with pytest.raises(InputError, match=f"'{metric}' must be finite, or NaN .*got inf in 1 of {len(frame)}"):
+        vlmbench.summary(frame)
+
+
 def test_summary_of_a_frame_is_that_of_the_run_where_rows_suffice(run: vlmbench.Run) -> None:
     alone = vlmbench.summary(run.frame)["distribution"]["T_total"]["workload"]
     assert alone["p50"] == run.summary["distribution"]["T_total"]["workload"]["p50"]

@@ -15,9 +15,9 @@ from tests.page import published
 from vlmbench.analysis.estimate import Estimate
 from vlmbench.analysis.interventions import ArmResult, Saving
 from vlmbench.figures.interventions import interventions_figure
-from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, tokens_figure
+from vlmbench.figures.runtimes import Runtime, models_figure, stages_figure, tail_figure, tokens_figure
 from vlmbench.figures.style import STYLES, FigureStyle, drawn_as
-from vlmbench.report.runtimes import _name, draw_runtimes, measured_together
+from vlmbench.report.runtimes import _name, draw_side_by_side, measured_together
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -58,7 +58,7 @@ FOUR = [
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("draw", [stages_figure, tail_figure, tokens_figure])
+@pytest.mark.parametrize("draw", [stages_figure, tail_figure, tokens_figure, models_figure])
 def test_four_runtimes_can_be_read_at_every_size(style: str, draw: Any) -> None:
     with drawn_as(FigureStyle(name=style)):
         figure = draw(FOUR, "a caption")
@@ -66,6 +66,14 @@ def test_four_runtimes_can_be_read_at_every_size(style: str, draw: Any) -> None:
         assert overlaps(figure) == []
         assert outside(figure) == []
     assert all(one.label in texts(figure) for one in FOUR)
+
+
+def test_models_stand_in_the_order_of_their_medians() -> None:
+    lines = [line for line in texts(models_figure(FOUR, "")).splitlines() if " ms" in line]
+    assert lines[:4] == [
+        "vllm: 72.0 ms (70.0–74.0 ms)", "cudagraph: 85.0 ms (83.0–87.0 ms)", "compiled: 227 ms (225–229 ms)",
+        "eager: 637 ms (635–639 ms)",
+    ]  # fmt: skip
 
 
 def test_the_numbers_of_each_runtime_stand_above_its_bar() -> None:
@@ -88,7 +96,7 @@ def test_a_cost_that_may_be_nothing_is_shown_by_its_upper_end() -> None:
 
 
 def test_one_runtime_is_no_comparison() -> None:
-    for draw in (stages_figure, tail_figure, tokens_figure):
+    for draw in (stages_figure, tail_figure, tokens_figure, models_figure):
         assert draw(FOUR[:1], "") is None
         assert draw([Runtime(label="a"), Runtime(label="b")], "") is None
 
@@ -99,14 +107,27 @@ def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
             published.unpack(f"{source}/{part}", tmp_path / name / part)
     runs = [tmp_path / "h200_llava_eager", tmp_path / "h200_llava_cudagraph"]
     with drawn_as(FigureStyle(name="paper", formats=("png",))):
-        files = draw_runtimes(tmp_path / "out", runs, {})
+        files = draw_side_by_side(tmp_path / "out", runs, {})
         assert {path.name for path in files if path.suffix == ".png"} == {
             "runtimes.png", "runtimes_tail.png", "runtimes_tokens.png"
         }  # fmt: skip
         said = (tmp_path / "out" / "figures" / "runtimes_tokens.txt").read_text()
         assert "llava_1_5_7b (random weights) · NVIDIA H200" in said
         assert "2 cards of one kind" in said
-        assert draw_runtimes(tmp_path / "alone", runs[:1], {}) == ()
+        assert draw_side_by_side(tmp_path / "alone", runs[:1], {}) == ()
+
+
+def test_the_models_of_a_runtime_are_drawn_from_runs(tmp_path: Path) -> None:
+    names = ("h200_gemma3_eager", "h200_paligemma2_eager", "h200_gemma3_cudagraph")
+    for name in names:
+        published.unpack(f"{name}/phase1", tmp_path / name)
+    first, second, other = (tmp_path / name for name in names)
+    with drawn_as(FigureStyle(name="paper", formats=("png",))):
+        files = draw_side_by_side(tmp_path / "out", [first, second], {})
+        assert {path.name for path in files if path.suffix == ".png"} == {"models_eager.png"}
+        said = " ".join((tmp_path / "out" / "figures" / "models_eager.txt").read_text().split())
+        assert "eager · NVIDIA H200 · bfloat16 · random weights · n = 72 requests a model" in said
+        assert draw_side_by_side(tmp_path / "two", [second, other], {}) == (), "neither a model nor a runtime in common"
 
 
 def test_how_runs_belong_together() -> None:
@@ -117,7 +138,10 @@ def test_how_runs_belong_together() -> None:
         "one card and host; measured within the hour"
     )
     assert measured_together([run("a", "h", 0.5e9), run("b", "h", 0.5e9 + 86400)]) == (
-        "2 cards of one kind, 1 host; measured 24 hours apart"
+        "2 cards of one kind; measured 24 hours apart"
+    )
+    assert measured_together([run("a", "h", 0.5e9), run("b", "i", 0.5e9)]) == (
+        "2 cards of one kind, 2 hosts; measured within the hour"
     )
     assert measured_together([{}]) == ""
     took = [{"sessions": [{"turns": {"id": name}}]} for name in ("t", "t", "u", "u")]

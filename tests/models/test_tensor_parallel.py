@@ -14,6 +14,7 @@ import torch
 
 from tests.models.shipped import loaded, request, save_checkpoint, shrunken, spec
 from vlmbench.errors import ConfigError, DeviceError, ModelError, OutOfStepError
+from vlmbench.machine.host import started_by_torchrun
 from vlmbench.models import building
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.parallel.team import Team
@@ -254,6 +255,6 @@ def test_more_processes_than_gpus(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert tensor_parallel.started_by_torchrun()
+    assert started_by_torchrun()
     with pytest.raises(DeviceError, match=r"3 processes here and 2 GPU\(s\)"), tensor_parallel.joined():
         pass

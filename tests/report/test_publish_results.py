@@ -625,6 +625,35 @@ def test_ratios_of_runs_that_took_turns_say_so(script: ModuleType, findings: Mod
     assert re.search(r" are [01]\.\d\d times as wide .* \(1 comparison\)", facts.turns_words(found))
 
 
+def test_models_without_sweeps_stand_in_a_table_of_their_own(findings: ModuleType, tmp_path: Path) -> None:
+    for name in ("h200_gemma3_eager", "h200_gemma3_cudagraph", "h200_gemma3", "h200_molmo_cudagraph"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    found, others = findings.Published(tmp_path), findings.findings_others
+    claims = findings.findings_claims.claims_table(found)
+    assert "Gemma" not in claims + findings.tail_table(found) + findings.runtimes_table(found)
+    assert others.others_table(found).count("| Gemma 3 4B |") == 2
+    assert "Molmo" not in others.others_table(found)
+    words = others.others_words(found)
+    assert "In eager mode, the largest part of a request of 8 output tokens is LLM decode in 1." in words
+    changes = json.loads((tmp_path / "h200_gemma3" / "compare_eager_cudagraph.json").read_text())["pairs"][0]["changes"]
+    ratio = next(row["ratio"] for row in changes if row["metric"] == "T_request")
+    assert f"{findings.value(ratio, findings.times)} times (Gemma 3 4B) as long as in eager mode" in words
+    shutil.rmtree(tmp_path / "h200_gemma3_eager")
+    shutil.rmtree(tmp_path / "h200_gemma3_cudagraph")
+    assert others.others_words(found) == ""
+    assert others.others_table(found) == "Not measured."
+
+
+@pytest.mark.parametrize(
+    ("low", "said"), [(0.6, "`generate()`, 70.0 %"), (0.4, "cannot be told: `generate()`, 70.0 %")]
+)
+def test_most_of_a_variance_is_said_where_its_interval_leaves_out_the_half(
+    findings: ModuleType, low: float, said: str
+) -> None:
+    parts = [{"part": "T_total", "share": 0.7, "low": low, "high": 0.9}, {"part": "T_preprocess", "share": 0.3}]
+    assert findings._largest_part({"request": {"variance_parts": parts}}).startswith(said)
+
+
 def test_requests_of_more_than_two_numbers_are_a_range(findings: ModuleType) -> None:
     facts = findings.findings_facts
     assert facts._one_of([404, 900, 404]) == "404 or 900"

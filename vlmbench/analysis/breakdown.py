@@ -87,7 +87,7 @@ def residual_summary(frame: pd.DataFrame) -> dict[str, Any]:
     """
     rows = workload(frame)
     total, residual = values(rows, "T_total"), values(rows, "T_residual")
-    share = np.abs(residual) / total
+    share = np.abs(residual) / np.where(total > 0, total, np.nan)  # nothing is a share of a whole of 0: sum_mismatch
     good = share[~np.isnan(share)]
     stages = {name: values(rows, name) for name in (*TOTAL_PARTS[:-1], *DECODE_PARTS)}
     negative = {name: int((time < 0).sum()) for name, time in stages.items()}

@@ -245,7 +245,7 @@ def _is_off(x: Array, y: Array, points: pd.DataFrame, shape: str) -> bool:
     places, lows, highs = [], [], []
     for place in points["x"]:
         times = y[x == place]
-        low, high, enough = quantile_ends(np.sort(times), 0.5, dependence(times).effective_n, confidence)
+        low, high, enough = quantile_ends(np.sort(times), 0.5, dependence(times).effective_n or len(times), confidence)
         if enough:
             places.append(float(place))
             lows.append(float(low))

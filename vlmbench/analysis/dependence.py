@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 from scipy.fft import dct
 
-from vlmbench.analysis.estimate import CONFIDENCE, Array
+from vlmbench.analysis.estimate import CONFIDENCE, Array, observed
 
 FAR = 0.95
 """Beyond this quantile the dependence of the body says little about the tail."""
@@ -50,7 +50,8 @@ intervals that are given hold 0.90 with this limit, 0.70 with 6 and 0.47 with 10
 MARGIN = 2.5
 """How far an inflation i from n runs is put on the safe side: i × (1 + MARGIN × (i + MARGIN) / n). For 20 runs that
 look independent it is 1.4; without it, 20 runs of a machine whose state lasts for ten of them are taken for 20."""
-_LEAST_LAG = 5  # values below which no autocorrelation is looked for
+LEAST_LAG = 5
+"""Values below which no autocorrelation is looked for: what so few are worth is not known."""
 _MOST_LAG_ONE = 0.99
 _ALMOST_ALIKE = 0.9999
 _MOST_KNOWN = 256
@@ -63,23 +64,33 @@ class Dependence:
     Args:
         n: values.
         lag1: autocorrelation of neighbours, outliers pulled in, the bias of short series taken out.
-        effective_n: number of independent values whose median would be known as well.
+        effective_n: number of independent values whose median would be known as well; both are None of fewer than
+            :data:`LEAST_LAG` values.
     """
 
     n: int
-    lag1: float
-    effective_n: float
+    lag1: float | None
+    effective_n: float | None
 
 
 def dependence(values: ArrayLike) -> Dependence:
-    """Measure the dependence of one series in the order measured; NaN are left out."""
-    series = np.asarray(values, dtype=np.float64).ravel()
+    """Measure the dependence of one series in the order measured; NaN are left out.
+
+    Raises:
+        InputError: a value is infinite.
+    """
+    series = observed(values)
     series = series[~np.isnan(series)]
     n = len(series)
-    if n < _LEAST_LAG:
-        return Dependence(n=n, lag1=0.0, effective_n=float(n))
+    if n < LEAST_LAG:
+        return Dependence(n=n, lag1=None, effective_n=None)
     memory = _memory(pulled_in(series))
     return Dependence(n=n, lag1=float(_unbiased(memory.first, n, 1)), effective_n=n / float(_inflation(memory, 1)))
+
+
+def found_worth(n: int, effective: float) -> float | None:
+    """Tell what n values are worth where that was looked for; that four are worth four is assumed, and told nowhere."""
+    return None if n < LEAST_LAG and effective > n - 1e-6 else effective
 
 
 def pulled_in(series: Array) -> Array:
@@ -133,7 +144,7 @@ def inflation(series: Array, removed: int = 1) -> Array:
         removed: how many means were taken out of it.
     """
     n = series.shape[-1]
-    if n < _LEAST_LAG:
+    if n < LEAST_LAG:
         return np.ones(series.shape[:-1])
     return _inflation(_memory(series), removed)
 
@@ -151,7 +162,7 @@ def at_quantile(q: float, series: Array, removed: int = 1) -> Array:
         removed: how many means were taken out of it.
     """
     n = series.shape[-1]
-    if q <= 0.5 or n < _LEAST_LAG:
+    if q <= 0.5 or n < LEAST_LAG:
         return inflation(series, removed)
     memory = _memory(series)
     first = np.maximum(_unbiased(memory.first, n, removed), 0.0)

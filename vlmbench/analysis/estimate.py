@@ -9,11 +9,33 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from vlmbench.errors import InputError
 
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+
+
+def observed(values: ArrayLike, name: str = "values") -> Array:
+    """Flatten what runs gave to float64, NaN where a run lacks the metric.
+
+    Args:
+        values: numbers, NaN among them.
+        name: of them, for the error.
+
+    Raises:
+        InputError: one is infinite. No clock shows that (rows have null and a flag there); an interval could not hold
+            it, and to leave it out would drop a run without a word.
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if endless := int(np.isinf(array).sum()):
+        raise InputError(
+            f"'{name}' must be finite, or NaN where a run lacks the metric (got {array[np.isinf(array)][0]} "
+            f"in {endless} of {len(array)})"
+        )
+    return array
 
 
 class Shortfall(StrEnum):

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vlmbench.analysis.estimate import observed
 from vlmbench.analysis.row_file import once, row_file
 from vlmbench.errors import InputError
 from vlmbench.records.reading import token_gaps
@@ -258,12 +259,12 @@ def values(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """A metric's values, shape (rows,), NaN where a run lacks it or none has it.
 
     Raises:
-        InputError: a row has something else than a number there.
+        InputError: a row has something else than a number there, or an infinite one.
     """
     if metric not in frame:
         return np.full(len(frame), np.nan)
     try:
-        return frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+        return observed(frame[metric].to_numpy(dtype=np.float64, na_value=np.nan), metric)
     except (ValueError, TypeError) as error:
         raise InputError(f"'{metric}' of a row must be a number ({error})") from None
 

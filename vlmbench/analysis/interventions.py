@@ -211,7 +211,7 @@ def _saving(together: pd.DataFrame, metric: str) -> Saving | None:
         return None
     before = together[f"{metric}_0"].to_numpy(dtype=np.float64)
     saved = before - together[metric].to_numpy(dtype=np.float64)
-    known = np.isfinite(saved)
+    known = ~np.isnan(saved)
     if not known.any():
         return None
     return Saving(metric=metric, saved=median(saved[known]), baseline_ms=float(np.median(before[known])))

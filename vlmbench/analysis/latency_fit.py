@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from vlmbench.analysis.dependence import inflation, pulled_in
-from vlmbench.analysis.estimate import CONFIDENCE
+from vlmbench.analysis.estimate import CONFIDENCE, observed
 from vlmbench.analysis.latency_model import FEATURES, FIRST_TOKEN, Array, Counts, LatencyModel, StageModel, Uncertainty
 from vlmbench.errors import InputError
 
@@ -171,7 +171,7 @@ class Cells:
 
 
 def _column(frame: Any, name: str) -> Array | None:
-    return np.asarray(frame[name], dtype=float) if name in frame else None
+    return observed(frame[name], name) if name in frame else None
 
 
 def _measured(frame: Any, rows: int) -> NDArray[np.bool_]:

@@ -47,7 +47,8 @@ def paired_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     pairs = pairs.drop_duplicates(keys, keep="last").reset_index(drop=True)
     both = zip(pairs.pop("flags_instrumented"), pairs.pop("flags_bare"), strict=True)
     unlike = [_unlike(one, other) for one, other in both]
-    ratio = pairs["instrumented"].astype("float64") / pairs["bare"].astype("float64")
+    bare = pairs["bare"].astype("float64")
+    ratio = pairs["instrumented"].astype("float64") / bare.where(bare > 0)
     return pairs.assign(ratio=ratio, unlike=pd.Series(unlike, index=pairs.index, dtype=object))
 
 

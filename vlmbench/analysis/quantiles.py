@@ -24,17 +24,22 @@ from vlmbench.analysis.dependence import (
     FAR,
     at_quantile,
     dependence,
+    found_worth,
     inflation,
     pulled_in,
     t_reach,
     tail_inflation,
 )
-from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall, observed
 
 
 def finite(values: ArrayLike) -> NDArray[np.float64]:
-    """The values as a flat float64 array without NaN (a run that lacks the metric)."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    """The values as a flat float64 array without NaN (a run that lacks the metric).
+
+    Raises:
+        InputError: one is infinite.
+    """
+    array = observed(values)
     return array[~np.isnan(array)]
 
 
@@ -46,6 +51,9 @@ def quantile(values: ArrayLike, q: float, *, clusters: ArrayLike | None = None) 
         q: between 0 and 1.
         clusters: codes of the same length: observations of one code are not independent. If no code comes twice,
             each observation is a cluster of its own.
+
+    Raises:
+        InputError: a value is infinite.
     """
     return quantiles(values, (q,), clusters=clusters)[0]
 
@@ -68,7 +76,7 @@ def median(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Estimate:
 
 def with_codes(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Array, NDArray[np.int64] | None]:
     """Values without NaN, and codes of clusters in the order in which they first come; None if none comes twice."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    array = observed(values)
     good = ~np.isnan(array)
     if clusters is None:
         return array[good], None
@@ -171,13 +179,13 @@ def _too_small(ordered: Array, q: float, worth: _Worth) -> Estimate:
     """Below the needed count the median is given without interval, an upper quantile not at all."""
     if not worth.n:
         return Estimate(value=None, n=0, n_needed=needed(q), shortfall=Shortfall.TOO_FEW_RUNS)
-    few = worth.n < needed(q)
+    few, known = worth.n < needed(q), found_worth(worth.n, worth.clusters)
     return Estimate(
         value=_of_sorted(ordered, q) if q <= 0.5 else None,
         n=worth.n,
         n_needed=needed(q),
         lag1=worth.lag1,
-        effective_n=min(worth.clusters, worth.observations),
+        effective_n=None if known is None else min(known, worth.observations),
         shortfall=Shortfall.TOO_FEW_RUNS if few else Shortfall.TOO_FEW_INDEPENDENT,
     )
 

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import expit, logit
 
-from vlmbench.analysis.dependence import LEAST_SUM, dependence, long_run, slow_variance, t_reach
-from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
+from vlmbench.analysis.dependence import LEAST_SUM, dependence, found_worth, long_run, slow_variance, t_reach
+from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall, observed
 from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 
 
@@ -37,8 +37,11 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     section 6.5), over clusters where there are some, with the dependence of runs next to each other in it. It is made
     on the scale of log-odds where each part is within its whole, so that its ends lie between 0 and 1 as the share
     does; on the logarithmic scale where a part exceeds its whole; and is symmetric where one is negative.
+
+    Raises:
+        InputError: a value is infinite.
     """
-    top, base = np.asarray(part, np.float64).ravel(), np.asarray(whole, np.float64).ravel()
+    top, base = observed(part, "part"), observed(whole, "whole")
     good = ~(np.isnan(top) | np.isnan(base))
     labels = None if clusters is None else np.asarray(clusters).ravel()[good]
     top, base = top[good], base[good]
@@ -48,10 +51,10 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
     share = float(top.sum() / base.sum())
     errors = top - share * base
     spread, effective, n, freedom = _spread_of_sum(errors, None if labels is None else with_codes(top, labels)[1])
-    lag1 = dependence(errors).lag1
-    if effective < LEAST_SUM:
+    lag1, told = dependence(errors).lag1, found_worth(n, effective)
+    if effective < LEAST_SUM - 1e-6:  # up to rounding
         short = Shortfall.TOO_FEW_RUNS if n < LEAST_SUM else Shortfall.TOO_FEW_INDEPENDENT
-        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=effective, shortfall=short)
+        return Estimate(value=share, n=n, n_needed=least, lag1=lag1, effective_n=told, shortfall=short)
     quantile = max(float(t_reach(effective)), float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)))
     reach = quantile * spread / abs(float(base.sum()))
     if 0 < share < 1 and ((top >= 0) & (top <= base)).all():
@@ -62,7 +65,7 @@ def ratio_of_sums(part: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | No
         low, high = share * math.exp(-reach / share), share * math.exp(reach / share)
     else:
         low, high = share - reach, share + reach
-    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=effective)
+    return Estimate(value=share, low=low, high=high, n=n, n_needed=least, lag1=lag1, effective_n=told)
 
 
 def share_of_sums(part: Array, whole: Array) -> float | None:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from vlmbench.analysis import frames
-from vlmbench.analysis.dependence import at_quantile, dependence, inflation, pulled_in
+from vlmbench.analysis.dependence import at_quantile, dependence, found_worth, inflation, pulled_in
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import finite, median, quantile
 from vlmbench.engines.endpoint.dialects import IN_PROCESS
@@ -176,7 +176,7 @@ def share_within(held: ArrayLike, times: ArrayLike) -> Estimate:
     reach = z / (1 + z**2 / m) * math.sqrt(share * (1 - share) / m + (z / (2 * m)) ** 2)
     # rounding alone would leave an end of none or all a hair inside
     low, high = (0.0 if share == 0 else middle - reach), (1.0 if share == 1 else middle + reach)
-    return Estimate(value=share, low=low, high=high, n=n, n_needed=1, lag1=known.lag1, effective_n=m)
+    return Estimate(value=share, low=low, high=high, n=n, n_needed=1, lag1=known.lag1, effective_n=found_worth(n, m))
 
 
 def serving_table(frame: pd.DataFrame, *, limits: Limits | None = None, devices: int = 1) -> pd.DataFrame:

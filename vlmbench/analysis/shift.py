@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from vlmbench.analysis.dependence import first_lag, inflation, slow_variance
+from vlmbench.analysis.dependence import LEAST_LAG, first_lag, found_worth, inflation, slow_variance
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall
 
 LEAST_EFFECTIVE, LEAST_OF_MANY = 10, 6
@@ -299,7 +299,9 @@ class _Noise:
 def _shift(difference: float, variance: float, freedom: float, noise: _Noise, requests: int) -> Shift:
     value = math.exp(difference)
     least = math.ceil(min(LEAST_EFFECTIVE, max(LEAST_OF_MANY, 300 / max(noise.n, 1))))
-    found = Estimate(value=value, n=noise.n, n_needed=least, lag1=noise.lag1, effective_n=noise.effective)
+    known = found_worth(noise.n, noise.effective)
+    lag1 = noise.lag1 if noise.n >= LEAST_LAG else None
+    found = Estimate(value=value, n=noise.n, n_needed=least, lag1=lag1, effective_n=known)
     if noise.effective < least:
         short = Shortfall.TOO_FEW_RUNS if noise.n < least else Shortfall.TOO_FEW_INDEPENDENT
         return Shift(estimate=replace(found, shortfall=short), p_value=math.nan, requests=requests)

@@ -12,7 +12,6 @@ from vlmbench.cli import environment
 from vlmbench.errors import ConfigError, DeviceError, InputError, ModelError, VlmbenchError
 from vlmbench.hiding import with_environment
 from vlmbench.machine.peaks import unknown_device
-from vlmbench.models.parallel.tensor_parallel import started_by_torchrun
 
 if TYPE_CHECKING:
     from vlmbench.session.job import Job
@@ -88,18 +87,11 @@ def _nvtx(job: Job) -> Iterator[ConfigError]:
 def doubts(job: Job) -> list[str]:
     """What is allowed and probably not meant."""
     settings = job.settings
-    found = []
-    if settings.measurement.change_processor and not settings.dry_run and started_by_torchrun():
-        found.append(
-            "measurement.change_processor moves the first process of torchrun alone: the others stay where the system "
-            "puts them, and `processor` of a row is the first one's"
-        )
     chosen = list(settings.probe)
     if settings.task not in ("profile", "study") or settings.runtime.engine == "endpoint" or "timeline" in chosen:
-        return found
+        return []
     listed = ",".join(["timeline", *chosen])
     return [
-        *found,
         f"no stages will be measured: the probes are {', '.join(chosen) or 'none'}, without timeline; "
         f"probe= replaces the whole list, probe=[{listed}] keeps the stages",
     ]

@@ -47,6 +47,7 @@ from vlmbench.errors import (
     RowsLostError,
     VlmbenchError,
 )
+from vlmbench.machine.host import started_by_torchrun
 from vlmbench.machine.installation import conf_dir
 from vlmbench.machine.turns import Turns
 from vlmbench.models.parallel import tensor_parallel
@@ -82,7 +83,7 @@ def main() -> NoReturn:
 
 
 def _lead_or_follow() -> NoReturn:
-    if not tensor_parallel.started_by_torchrun():
+    if not started_by_torchrun():
         _main()
     try:
         with tensor_parallel.joined() as team:

@@ -1,9 +1,11 @@
-"""One model under several runtimes: the stages of a request, how far its tail reaches, and what a token costs."""
+"""One model under several runtimes: the stages of a request, how far its tail reaches, and what a token costs; and
+several models under one runtime.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -81,17 +83,50 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         times, shares = figure.subplots(2, 1)
         _times(times, shown)
         _shares(shares, shown)
-        names = [name for name in _ORDER if any(name in one.stages for one in shown)]
-        seen = [n for n in names if any(one.stages.get(n, 0) / sum(one.stages.values()) > _SEEN_FROM for one in shown)]
-        times.legend(
-            handles=[Patch(facecolor=component_colour(name)) for name in seen],
-            labels=[component_label(name).partition(" (")[0] for name in seen],
-            ncols=3,
-            columnspacing=1.0,
-            fontsize=pt(8),
-            **_ABOVE,
-        )
+        _stage_legend(times, shown)
     return figure
+
+
+def models_figure(models: Sequence[Runtime], caption: str) -> Figure | None:
+    """Stages of a request as shares, a bar a model, in the order of their medians, which stand above the bars.
+
+    Args:
+        models: under one runtime, labelled by the model.
+
+    Returns:
+        The figure; None unless two models have stages.
+    """
+    shown = [one for one in models if one.stages and one.quantile("p50")]
+    if len(shown) < 2:
+        return None
+    shown.sort(key=lambda one: float(one.quantile("p50")["value"]))
+    named = [replace(one, label=_with_median(one)) for one in shown]
+    with theme():
+        told = f"{caption}\nbars: medians of the stages over their sum; names: median of the request (95 % interval)"
+        figure = _figure("Where a request's time goes, by model", told, 0.9 + 0.44 * len(named))
+        axes = figure.subplots()
+        _shares(axes, named)
+        _stage_legend(axes, named)
+    return figure
+
+
+def _with_median(one: Runtime) -> str:
+    middle = one.quantile("p50")
+    inside = span(middle.get("low"), middle.get("high"))
+    return f"{one.label}: {digits(middle['value'])} ms" + (f" ({inside})" if inside else "")
+
+
+def _stage_legend(axes: Axes, shown: Sequence[Runtime]) -> None:
+    names = [name for name in _ORDER if any(name in one.stages for one in shown)]
+    seen = [n for n in names if any(one.stages.get(n, 0) / sum(one.stages.values()) > _SEEN_FROM for one in shown)]
+    axes.legend(
+        handles=[Patch(facecolor=component_colour(name)) for name in seen],
+        labels=[component_label(name).partition(" (")[0] for name in seen],
+        ncols=3,
+        columnspacing=1.0,
+        fontsize=pt(8),
+        **_ABOVE,
+    )
 
 
 def _figure(title: str, caption: str, height: float) -> Figure:
@@ -144,12 +179,8 @@ def _times(axes: Axes, shown: Sequence[Runtime]) -> None:
                 found["value"], row, marker=marker, color=INK, markerfacecolor="white", markersize=dot(5),
                 markeredgewidth=dot(1),
             )  # fmt: skip
-        inside = span(middle.get("low"), middle.get("high"))
         p95 = f"; P95 {digits(slow['value'])} ms" if slow else ""
-        axes.text(
-            0, row - 0.23, f"{one.label}: {digits(middle['value'])} ms" + (f" ({inside})" if inside else "") + p95,
-            va="bottom", fontsize=pt(8), color=INK,
-        )  # fmt: skip
+        axes.text(0, row - 0.23, _with_median(one) + p95, va="bottom", fontsize=pt(8), color=INK)
     axes.set(xlabel="Time (ms)", xlim=(0, None))
     plain_ticks(axes.xaxis)
 

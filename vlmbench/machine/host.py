@@ -41,6 +41,12 @@ def host_hash() -> str:
     return sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes that torchrun started. Reads the environment only."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return "RANK" in os.environ and size != "" and not (size.isdecimal() and int(size) < 2)
+
+
 def software() -> dict[str, Any]:
     """Python, operating system, package versions (absent ones left out), settings that change speed."""
     versions = {}

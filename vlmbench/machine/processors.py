@@ -8,14 +8,19 @@ slow one by turns, so that as many of them tell more of the machine.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from vlmbench.errors import DeviceError
+from vlmbench.machine.host import started_by_torchrun
+
+_log = logging.getLogger(__name__)
 
 _STAT = Path("/proc/thread-self/stat")
 _PROCESSOR = 36  # field of it, counted from behind the name in brackets
@@ -28,7 +33,8 @@ class Processors:
     Drawn by seed, request and repeat: the same request has the same processor in other arms, at other points, and in
     other processes that take turns, so that what is compared request by request ran on the same one. The thread is put
     there and set free at once: threads that it starts may run everywhere, and the kernel may move it, which a row's
-    ``processor`` shows. It is free for what it was free for before, also where its cpuset gave it less meanwhile.
+    ``processor`` shows. It is free for what it was free for before, also where its cpuset gave it less meanwhile. One
+    of several processes of torchrun says once what becomes of the others.
 
     Args:
         on: whether they are changed at all.
@@ -63,6 +69,8 @@ class Processors:
                 f"measurement.change_processor must move a thread, and the system forbids it ({error.strerror})\n"
                 "leave it out, or allow the process sched_setaffinity: a container's seccomp profile, SystemCallFilter="
             ) from None
+        if started_by_torchrun():
+            _warn_of_the_others()
 
     def take(self, request: str, repeat: int) -> None:
         """Move the calling thread to the processor of a request; call it when no clock runs (some 10 µs)."""
@@ -78,6 +86,14 @@ class Processors:
             os.sched_setaffinity(0, {drawn})
         finally:
             os.sched_setaffinity(0, self._free)
+
+
+@cache  # the check before a model is loaded and the loop have one each
+def _warn_of_the_others() -> None:
+    _log.warning(
+        "of several processes of torchrun measurement.change_processor moves those that measure, a request to the same "
+        "processor in each; the others stay where the system puts them, and `processor` of a row is its writer's"
+    )
 
 
 def processor() -> int | None:

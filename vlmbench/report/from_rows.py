@@ -116,9 +116,9 @@ def report(runs: Sequence[Path], to: Path | None = None, *, extra_figures: Seque
     single = list(written.values()) == [target]
     notes = [] if single else [*_together(bases, written), write_pages(target, tops, written)]
     if not single:
-        from vlmbench.report.runtimes import draw_runtimes
+        from vlmbench.report.runtimes import draw_side_by_side
 
-        draw_runtimes(target, tops, written)
+        draw_side_by_side(target, tops, written)
     notes += [f"Left out: {reason}" for reason in left_out]
     return Report(
         page=target / PAGE,

@@ -1,8 +1,9 @@
-"""One model under several runtimes: the figures that show them side by side, from the runs of a page."""
+"""Figures that show runs side by side, from the runs of a page: a model's runtimes, and the models of a runtime."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from vlmbench.analysis.distribution import tail_ratios
 from vlmbench.analysis.frames import load_runs
-from vlmbench.figures.runtimes import Runtime, stages_figure, tail_figure, tokens_figure
+from vlmbench.figures.runtimes import Runtime, models_figure, stages_figure, tail_figure, tokens_figure
 from vlmbench.figures.theme import save
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
@@ -23,8 +24,9 @@ _COMPILED = {"step": "decode_compile", "prefill": "prefill_compile"}
 _ORDER = ("eager", "compiled", "cudagraph", "vllm", "endpoint")
 
 
-def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path, Path]) -> tuple[Path, ...]:
-    """Draw ``figures/runtimes*`` of every model that the runs have under two runtimes or more.
+def draw_side_by_side(directory: Path, runs: Sequence[Path], summaries: Mapping[Path, Path]) -> tuple[Path, ...]:
+    """Draw ``figures/runtimes*`` of every model that the runs have under two runtimes or more, and
+    ``figures/models_RUNTIME`` of every runtime that they have of two models or more.
 
     Args:
         directory: where ``figures/`` goes.
@@ -32,7 +34,7 @@ def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path
         summaries: where their summaries lie, by the directory of the rows.
 
     Returns:
-        The files; none where no model was measured under two runtimes.
+        The files; none where neither is.
     """
     stories = stories_of(parts_of(list(runs), rows=False, left_out=[], summaries=summaries))
     together: dict[tuple[str, str], list[Story]] = {}
@@ -44,7 +46,28 @@ def draw_runtimes(directory: Path, runs: Sequence[Path], summaries: Mapping[Path
         name = "" if len(shown) == 1 else "_" + re.sub(r"[^a-z0-9]+", "_", model.partition(" (")[0].lower()).strip("_")
         for stem, figure in _figures(found, model, device):
             files += save(figure, directory / "figures", f"{stem}{name}")
-    return tuple(files)
+    return (*files, *_draw_models(directory, stories))
+
+
+def _draw_models(directory: Path, stories: Sequence[Story]) -> Iterator[Path]:
+    under: dict[tuple[str, str], list[Story]] = {}
+    for story in stories:
+        if story.main and story.main.is_phase1:
+            under.setdefault((_name(story), story.facts["device"]), []).append(story)
+    devices = Counter(name for name, _ in under)
+    for (name, device), found in under.items():
+        one_each = {story.facts["model"]: story for story in found}
+        if len(one_each) < 2 or len(one_each) < len(found):  # of a model measured twice nobody says which is meant
+            continue
+        shown = [replace(_runtime(story), label=model.partition(" (")[0]) for model, story in one_each.items()]
+        counts = sorted({one.summary["runs"]["workload_runs"] for one in shown})
+        random = "random weights" if all("random weights" in model for model in one_each) else ""
+        about = " · ".join(filter(None, (name, device, _dtype(found), random)))
+        n = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+        figure = models_figure(shown, f"{about} · n = {n} requests a model\n{told_together(found)}")
+        if figure is not None:
+            stem = re.sub(r"[^a-z0-9]+", "_", f"models {name} {device if devices[name] > 1 else ''}".lower()).strip("_")
+            yield from save(figure, directory / "figures", stem)
 
 
 def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tuple[str, Any]]:
@@ -129,7 +152,8 @@ def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
     if len(cards) == 1 and len(hosts) == 1:
         said.append("one card and host")
     elif cards and hosts:
-        said.append(f"{count(len(cards), 'card')} of one kind, {count(len(hosts), 'host')}")
+        # of one name are hosts of several virtual machines, too: that they are one is not said
+        said.append(f"{count(len(cards), 'card')} of one kind{f', {len(hosts)} hosts' if len(hosts) > 1 else ''}")
     sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
     begun = [float(one["started_unix_s"]) for one in sessions]
     turns = [{one["turns"]["id"] for one in p.get("sessions") or [] if one.get("turns")} for p in provenances]

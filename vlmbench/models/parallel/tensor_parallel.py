@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 _TORCHRUN = "torchrun --nproc-per-node N -m vlmbench …"
 
 
-def started_by_torchrun() -> bool:
-    """Whether this is one of several processes that torchrun started. Reads the environment only."""
-    size = os.environ.get("WORLD_SIZE", "")
-    return "RANK" in os.environ and size != "" and not (size.isdecimal() and int(size) < 2)
-
-
 def _not_torchrun(error: Exception) -> str:
     return (
         f"by RANK and WORLD_SIZE this is one of torchrun's processes; it cannot join the others: {first_line(error)}\n"
