@@ -38,6 +38,7 @@ from findings_claims import claims_of, drift_words, too_few_words
 from findings_facts import MACHINE
 from findings_methods import methods_words
 from published import (
+    ACROSS,
     ARCHIVE,
     CARD,
     DRAWN,
@@ -722,6 +723,8 @@ def _holds(results: Published, part: str, runs: Sequence[Run]) -> str:
     if part in MODELS:
         figures = "figures, " if (results.results / f"{CARD}_{part}" / "figures").is_dir() else ""
         said.append(f"its runtimes side by side: {figures}times compared")
+    if part == ACROSS:
+        said.append("the models of a runtime side by side")
     return ", ".join(f"{n} × {one}" if n > 1 else one for one, n in Counter(said).items()) or "one line a finding"
 
 

@@ -44,6 +44,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from findings import COMPARED, write_pages_of
 from published import (
+    ACROSS,
     ARCHIVE,
     CARD,
     CUT_BY,
@@ -556,7 +557,7 @@ def side_by_side(results: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def models_side_by_side(results: Path) -> list[str]:
-    """Draw the models of a runtime beside each other in ``CARD_models``; returns what changed there."""
+    """Draw the models of a runtime beside each other in a folder of their own; returns what changed there."""
     codes, wanted = codes_of(results), [f"models_{runtime}" for runtime in MODELS_OF]
     files: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="vlmbench-") as work, chdir(results), drawn_as(_STYLE):
@@ -566,7 +567,7 @@ def models_side_by_side(results: Path) -> list[str]:
             runs = [run for run in runs if not codes or _code(run / "phase1") in codes]
             files += draw_side_by_side(Path(work), runs, _summaries(runs, Path(work) / "summaries" / runtime))
         made = {path.relative_to(work): path for path in files if path.stem in wanted}
-        return list(publish(made, results / f"{CARD}_models")) if made else []
+        return list(publish(made, results / f"{CARD}_{ACROSS}")) if made else []
 
 
 def _summaries(runs: Sequence[Path], work: Path) -> dict[Path, Path]:
@@ -659,7 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(Path(ARCHIVE), [f"FAILED: {error}"])
     for name, changes in side_by_side(results):
         _say(name, changes)
-    _say(Path(f"{CARD}_models"), models_side_by_side(results))
+    _say(Path(f"{CARD}_{ACROSS}"), models_side_by_side(results))
     if options.drop_earlier:
         _say(Path(ARCHIVE), [f"removed {name}" for name in drop_measured_since(results)])
     if results == RESULTS:

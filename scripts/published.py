@@ -49,6 +49,7 @@ MODELS: Mapping[str, str] = {
     "qwen72": "Qwen2.5-VL-72B",
 }
 DRAWN = ("llava", "qwen", "molmo")  # whose runtimes pages show in figures
+ACROSS = "models"  # the folder of figures of several models
 MODELS_OF = ("eager", "cudagraph")  # runtimes whose models pages show in a figure
 FULL = ("llava", "qwen")  # of these a page has a line for each runtime, measured or not
 STUDIED = ("llava", "qwen", "molmo", "molmoe")  # whose kinds of token are compared; of the others there is phase 1

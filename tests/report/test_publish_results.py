@@ -388,7 +388,7 @@ def test_a_number_is_printed_with_its_interval_or_says_that_it_has_none(findings
 
 def test_every_folder_is_of_a_part_and_the_whole_is_small(findings: ModuleType, script: ModuleType) -> None:
     parts = {script.folder_of(part, findings.CARD).split("/")[0] for part in script.manifest()}
-    parts |= {f"{findings.CARD}_{part}" for part in (*findings.COMMANDS, *findings.MODELS)}
+    parts |= {f"{findings.CARD}_{part}" for part in (*findings.COMMANDS, *findings.MODELS, findings.ACROSS)}
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
     assert {name for name in folders if name.startswith(findings.CARD)} - parts == set()
     page = (RESULTS / "README.md").read_text()
