@@ -187,6 +187,8 @@ def test_arms_stand_below_each_other_with_what_they_save(style: str) -> None:
     if style == "page":
         assert "method=keep_in_layer, layer=2, selector=last_token_attention" in caption_of(figure)
     assert interventions_figure([], provenance) is None
+    legends = [texts(interventions_figure(found, provenance)).count("control") for found in (arms, arms[:2])]
+    assert legends == [1, 0], "where there are controls"
 
 
 @pytest.mark.parametrize(

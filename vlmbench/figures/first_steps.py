@@ -59,7 +59,7 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
                 axes.scatter(
                     rows["at"][began], rows["first_ms"][began], edgecolors=colour, facecolors="none", s=dot(3.7) ** 2
                 )
-            axes.set(title=kind.capitalize(), xlabel=_PANELS[kind], ylabel="Time (ms)")
+            axes.set(title=kind.capitalize(), xlabel=_PANELS[kind], ylabel="Time (ms, log scale)")
             axes.set_yscale("log")
             plain_log_ticks(axes.yaxis)
         handles, labels = panels[0].get_legend_handles_labels()

@@ -54,13 +54,12 @@ def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any
         axes.set_xlim(left=0)
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
+        kinds = [("method", Patch(facecolor=METHOD)), ("control", Patch(facecolor=CONTROL))]
+        diamond = Line2D([], [], marker="D", markerfacecolor="white", markeredgecolor=INK, linestyle="none")
+        seen = [*kinds[: 1 + any(arm.role == "control" for arm in shown)], ("promised by FLOPs", diamond)]
         axes.legend(
-            handles=[
-                Patch(facecolor=METHOD),
-                Patch(facecolor=CONTROL),
-                Line2D([], [], marker="D", markerfacecolor="white", markeredgecolor=INK, linestyle="none"),
-            ],
-            labels=["method", "control", "promised by FLOPs"],
+            handles=[handle for _, handle in seen],
+            labels=[name for name, _ in seen],
             loc="lower left",
             bbox_to_anchor=(0, 1),
             borderaxespad=0.1,
