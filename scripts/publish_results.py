@@ -565,7 +565,8 @@ def models_side_by_side(results: Path) -> list[str]:
             every = [Path(f"{CARD}_{model}_{runtime}") for model in MODELS]
             runs = [run for run in every if (run / "phase1" / PROVENANCE).is_file()]
             runs = [run for run in runs if not codes or _code(run / "phase1") in codes]
-            files += draw_side_by_side(Path(work), runs, _summaries(runs, Path(work) / "summaries" / runtime))
+            if len(runs) > 1:
+                files += draw_side_by_side(Path(work), runs, _summaries(runs, Path(work) / "summaries" / runtime))
         made = {path.relative_to(work): path for path in files if path.stem in wanted}
         return list(publish(made, results / f"{CARD}_{ACROSS}")) if made else []
 
