@@ -33,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = [run for place in parser.parse_args(arguments).runs for run in _runs(place)]
     together: dict[tuple[str, str], list[ResultSet]] = {}
     for run in found:
-        names = [str((run.provenance.get(part) or {}).get("name")) for part in ("model", "runtime")]
-        together.setdefault((names[0], names[1]), []).append(run)
+        model_about, about = (run.provenance.get(part) or {} for part in ("model", "runtime"))
+        compiled = [name for name in ("decode_compile", "prefill_compile") if about.get(name)]
+        together.setdefault((str(model_about.get("name")), ", ".join([str(about.get("name")), *compiled])), []).append(
+            run
+        )
     print("| model | runtime | points | left out: median | 9 in 10 | worst | fit, s | predict, µs | interval, µs |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (model_name, runtime), runs in sorted(together.items()):
