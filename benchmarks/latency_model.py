@@ -33,11 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = [run for place in parser.parse_args(arguments).runs for run in _runs(place)]
     together: dict[tuple[str, str], list[ResultSet]] = {}
     for run in found:
-        model_about, about = (run.provenance.get(part) or {} for part in ("model", "runtime"))
-        compiled = [name for name in ("decode_compile", "prefill_compile") if about.get(name)]
-        together.setdefault((str(model_about.get("name")), ", ".join([str(about.get("name")), *compiled])), []).append(
-            run
-        )
+        together.setdefault(_law(run), []).append(run)
     print("| model | runtime | points | left out: median | 9 in 10 | worst | fit, s | predict, µs | interval, µs |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (model_name, runtime), runs in sorted(together.items()):
@@ -56,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells.append("–" if model.uncertainty is None else digits(_median_us(partial(model.interval, **middle))))
         print(f"| {model_name} | {runtime} | {error['points']} | {' | '.join(cells)} |", flush=True)
     print(f"of these, the call and the clock: {digits(_median_us(lambda: None))} µs")
+
+
+def _law(run: ResultSet) -> tuple[str, str]:
+    """Model and runtime, with what of it was compiled before it was captured: a law of latency is of one."""
+    model, runtime = (run.provenance.get(part) or {} for part in ("model", "runtime"))
+    compiled = [name for name in ("decode_compile", "prefill_compile") if runtime.get(name)]
+    return str(model.get("name")), ", ".join([str(runtime.get("name")), *compiled])
 
 
 def _runs(place: Path) -> list[ResultSet]:

@@ -34,7 +34,7 @@ import findings_levels
 import findings_loads
 import findings_methods
 import findings_others
-from findings_claims import claims_of, drift_words, too_few_words
+from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_of, too_few_words
 from findings_facts import MACHINE
 from findings_methods import methods_words
 from published import (
@@ -230,9 +230,6 @@ def _rank(results: Published, runs: Sequence[Run]) -> float:
 
 # Bottleneck -----------------------------------------------------------------------------------------------------------
 
-_PARTS = ("T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
-_STAGES = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
-
 
 def bottleneck_table(results: Published) -> str:
     """Shares of a request, and how much of ``generate()`` the device waits."""
@@ -248,7 +245,7 @@ def bottleneck_table(results: Published) -> str:
             [
                 *who(name),
                 f"{value(run.summary.get('llm_share'), percent)}{run.mark}",
-                *(percent(shares.get(stage)) for stage in _STAGES),
+                *(percent(shares.get(stage)) for stage in STAGES),
                 value(waits, percent, "launch_bound") if "launch_bound_low" in waits else _waits(waits),
             ]
         )
@@ -274,8 +271,8 @@ def bottleneck_words(results: Published) -> str:
                 continue
             waits = (run.summary.get("launch_bound") or {}).get("launch_bound")
             told = language_model_is_the_bottleneck(run.summary)
-            shares = {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
-            largest = max(_PARTS, key=lambda name: shares.get(name, 0.0))
+            shares = shares_of(run)
+            largest = largest_of(shares)
             clauses.append(
                 f"{words}{run.mark}: {told.verdict}; the largest part is {label_of(largest)} "
                 f"({percent(shares[largest])} of a request), and "

@@ -1,4 +1,4 @@
-"""The three claims about latency under each runtime, as verdicts in words."""
+"""The three claims about latency under each runtime, as verdicts, and what several parts of a page say of a run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ from published import (
 
 from vlmbench.analysis.claims import Told, Verdict, claims_told
 from vlmbench.text import DASH, digits, percent
+
+PARTS = ("T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
+STAGES = tuple(part for part in PARTS if part not in ("T_setup", "T_projector"))  # that tables have a column for
+
+
+def shares_of(run: Run) -> dict[str, float]:
+    """Stage to its share of all time spent on requests."""
+    return {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
+
+
+def largest_of(shares: Mapping[str, float]) -> str:
+    """The stage with the largest share."""
+    return max(PARTS, key=lambda part: shares.get(part, 0.0))
 
 
 def claims_of(results: Published, name: str) -> tuple[Told, Told, Told]:

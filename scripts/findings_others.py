@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from findings_claims import claims_of, drift_words, verdict_words
+from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_of, verdict_words
 from findings_facts import floors
 from published import (
     CARD,
@@ -28,8 +28,6 @@ from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, percent
 
 _OTHERS = tuple(model for model in MODELS if model not in STUDIED)
-_PARTS = ("T_preprocess", "T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode")
-_SHOWN = ("T_preprocess", "T_vision_encoder", "T_LLM_prefill", "T_LLM_decode")
 
 
 def _runs(results: Published) -> Iterator[tuple[str, Run]]:
@@ -37,11 +35,6 @@ def _runs(results: Published) -> Iterator[tuple[str, Run]]:
     for name in results.names(_OTHERS):
         if (run := results.run(name, "phase1")) is not None:
             yield name, run
-
-
-def _shares(run: Run) -> dict[str, float]:
-    """Of all time spent on requests, by stage."""
-    return {row["component"]: row.get("share_of_request") or 0.0 for row in run.summary["components"]}
 
 
 def others_table(results: Published) -> str:
@@ -52,7 +45,7 @@ def others_table(results: Published) -> str:
         whole = run.summary["distribution"]["T_request"]["workload"]
         n, worth = whole["n"], whole.get("effective_n")
         tail, share, _ = claims_of(results, name)
-        shares = _shares(run)
+        shares = shares_of(run)
         step, over = steps.get(name, (None, ""))
         rows.append(
             [
@@ -61,7 +54,7 @@ def others_table(results: Published) -> str:
                 value(whole.get("p50")),
                 verdict_words(tail, times, f"× at {tail.of.upper()}", run),
                 verdict_words(share, percent, "", run),
-                *(percent(shares.get(stage)) for stage in _SHOWN),
+                *(percent(shares.get(stage)) for stage in STAGES),
                 DASH if step is None else f"{value(step)}; {over}",
                 results.rows(run),
             ]
@@ -87,8 +80,8 @@ def _largest(runs: list[tuple[str, Run]]) -> Iterator[str]:
         found: dict[str, list[str]] = {}
         for name, run in runs:
             if name.partition("_")[2] == runtime:
-                shares = _shares(run)
-                top = max(_PARTS, key=lambda part, shares=shares: shares.get(part, 0.0))
+                shares = shares_of(run)
+                top = largest_of(shares)
                 found.setdefault(top, []).append(f"{who(name)[0]} {percent(shares[top], 2)}")
         if found:
             said = [

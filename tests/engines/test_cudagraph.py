@@ -333,6 +333,24 @@ def test_tokens_of_other_architectures(name: str, recorder: Callable[[], Recorde
     assert loop.facts["stages"]["language_model"]["eager"] == []
 
 
+@pytest.mark.parametrize(
+    ("planted", "kind"), [(RuntimeError, ModelError), (ValueError, ModelError), (AttributeError, UnfitModelError)]
+)
+def test_a_value_of_the_first_request_says_nothing_of_the_model(planted: type[Exception], kind: type) -> None:
+    model = loaded("tiny")
+    head, loop = model.module.get_submodule(model.anatomy.head[0]), loop_of(model, Replaying)
+
+    def fail(*_: Any) -> None:
+        raise planted("a prompt too long, or a class that lacks something")
+
+    handle = head.register_forward_hook(fail)
+    with pytest.raises(ModelError, match="its prefill fails with a cache that stays") as caught:
+        loop.generate(prepared(model, size=(112, 84), new_tokens=4))
+    assert caught.type is kind
+    handle.remove()
+    assert loop.generate(prepared(model, size=(112, 84), new_tokens=4)).shape[-1], "the next one runs"
+
+
 def test_a_step_that_waits_for_the_device_is_refused() -> None:
     model = loaded("tiny")
     head = model.module.get_submodule(model.anatomy.head[0])

@@ -117,7 +117,7 @@ def test_the_runtimes_of_a_model_are_drawn_from_runs(tmp_path: Path) -> None:
         assert draw_side_by_side(tmp_path / "alone", runs[:1], {}) == ()
 
 
-def test_the_models_of_a_runtime_are_drawn_from_runs(tmp_path: Path) -> None:
+def test_the_models_of_a_runtime_are_drawn_from_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("h200_gemma3_eager", "h200_paligemma2_eager", "h200_gemma3_cudagraph")
     for name in names:
         published.unpack(f"{name}/phase1", tmp_path / name)
@@ -128,6 +128,9 @@ def test_the_models_of_a_runtime_are_drawn_from_runs(tmp_path: Path) -> None:
         said = " ".join((tmp_path / "out" / "figures" / "models_eager.txt").read_text().split())
         assert "eager · NVIDIA H200 · bfloat16 · random weights · n = 72 requests a model" in said
         assert draw_side_by_side(tmp_path / "two", [second, other], {}) == (), "neither a model nor a runtime in common"
+        published.unpack("h200_gemma3_eager/phase1", tmp_path / "again")
+        assert draw_side_by_side(tmp_path / "three", [first, second, tmp_path / "again"], {}) == ()
+    assert "models under eager are not drawn side by side: of one there are several runs" in capsys.readouterr().err
 
 
 def test_how_runs_belong_together() -> None:

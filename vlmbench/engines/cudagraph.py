@@ -161,7 +161,8 @@ class GraphLoop:
             inputs: gives its inputs on the device; called only where something must be captured.
 
         Raises:
-            UnfitModelError: nothing was captured so far, so it is the model that cannot be.
+            UnfitModelError: nothing was captured so far, and no value of the request can be at fault: it is the model
+                that cannot be captured.
             ModelError: this request, or this method, cannot be captured.
         """
         try:
@@ -169,7 +170,9 @@ class GraphLoop:
                 return self._ready_over_cache(prepared, inputs)
             return self._ready_from_start(prepared, inputs)
         except ModelError as error:
-            if self._report.seconds or self._method is not None:
+            # too long a prompt, say: the longest is often the first to be captured, and others may run
+            of_a_value = isinstance(error.__context__, ValueError | RuntimeError)
+            if self._report.seconds or self._method is not None or of_a_value:
                 raise
             raise UnfitModelError(str(error)) from error
 

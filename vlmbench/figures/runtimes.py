@@ -42,7 +42,7 @@ class Runtime:
     """A model under one runtime.
 
     Args:
-        label: of the runtime.
+        label: of the runtime, or of the model where models are compared.
         summary: of phase 1; empty where no data set was measured.
         tails: quantiles over the median, rows of :func:`vlmbench.analysis.distribution.tail_ratios`, by the time that
             they are of (``T_request``, ``T_total``).

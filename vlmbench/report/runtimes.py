@@ -17,7 +17,7 @@ from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
 from vlmbench.report.page.stories import Story, stories_of
 from vlmbench.schema import TOTAL
-from vlmbench.text import count, lasting, whole
+from vlmbench.text import count, lasting, note, whole
 
 _REQUEST, _HOUR_S = "T_request", 3600.0
 _COMPILED = {"step": "decode_compile", "prefill": "prefill_compile"}
@@ -57,7 +57,10 @@ def _draw_models(directory: Path, stories: Sequence[Story]) -> Iterator[Path]:
     devices = Counter(name for name, _ in under)
     for (name, device), found in under.items():
         one_each = {story.facts["model"]: story for story in found}
-        if len(one_each) < 2 or len(one_each) < len(found):  # of a model measured twice nobody says which is meant
+        if len(one_each) < 2:
+            continue
+        if len(one_each) < len(found):
+            note(f"models under {name} are not drawn side by side: of one there are several runs. Give one of each.")
             continue
         shown = [replace(_runtime(story), label=model.partition(" (")[0]) for model, story in one_each.items()]
         counts = sorted({one.summary["runs"]["workload_runs"] for one in shown})
