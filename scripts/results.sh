@@ -97,14 +97,18 @@ ended() { # note how a part did
 }
 
 part() { # NAME SECONDS COMMAND [MORE]…: measure one
-    local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status=0 words command process='' stopped=''
+    local name=$1 limit=$2 began=$SECONDS path=$tree${PYTHONPATH:+:$PYTHONPATH} status=0 words command process='' stopped='' of=()
     read -ra words <<<"$3"
+    while [[ ${words[0]} == +([A-Z0-9_])=* ]]; do # variables of its environment stand before its words
+        of=("${of[@]:-env}" "${words[0]}")
+        words=("${words[@]:1}")
+    done
     if [[ ${words[0]} == *.sh ]]; then
         [ -n "${SMALL:-}" ] && words=("${words[0]}" tiny)
-        command=("$tree/${words[0]}" "$out/$name" "${words[@]:1}")
+        command=("${of[@]}" "$tree/${words[0]}" "$out/$name" "${words[@]:1}")
     else
         [[ $3 == *runtime=vllm* ]] && path=${VLLM_SITE:+$VLLM_SITE:}$path
-        command=("$PYTHON" -m vlmbench "${words[@]}" "${small[@]}" "${@:4}" report=none progress=false "output_dir=$out/$name")
+        command=("${of[@]}" "$PYTHON" -m vlmbench "${words[@]}" "${small[@]}" "${@:4}" report=none progress=false "output_dir=$out/$name")
     fi
     mkdir -p "$out/logs"
     echo "=== $(date -u +%FT%TZ) ${command[*]}" >>"$out/logs/$name.log"

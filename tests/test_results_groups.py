@@ -102,6 +102,18 @@ mkdir -p "$out" && printf '%s\\n' "$@" >"$out/words" && basename "$(readlink /pr
     assert "(it may take 1020 s)" in said
 
 
+def test_variables_before_the_words_of_a_part_are_of_its_environment_alone(tmp_path: Path) -> None:
+    folder, python = tmp_path / "runs", tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+for word; do [[ $word == output_dir=* ]] && out=${{word#*=}}; done
+mkdir -p "$out" && echo "$1 $2 $3 ${{VLLM_USE_V2_MODEL_RUNNER-none}}" >"$out/words"
+""")
+    _begin(folder, python, "llava_vllm_stats", "llava_vllm_open").communicate()
+    said = [(folder / part / "words").read_text() for part in ("llava_vllm_stats", "llava_vllm_open")]
+    assert said == ["-m vlmbench experiment=phase1 0\n", "-m vlmbench experiment=phase1 none\n"]
+
+
 @pytest.mark.parametrize(
     "parts", [("llava_energy", "qwen_long_tail"), ("qwen3_cudagraph", "qwen3_eager", "llava_grid")]
 )
