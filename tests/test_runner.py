@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlmbench.errors import UnreachablePointError
+from vlmbench.errors import UnfitModelError, UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.attempts import BEGUN_NAME, FORESIGHT, Attempts
 from vlmbench.records.outcome import OutcomeFile
@@ -183,6 +183,15 @@ def test_a_failing_model_ends_a_series_but_not_the_night(tmp_path: Path) -> None
     errors = [r["reason"] for r in rows if r["status"] == "error"]
     assert errors == ["RuntimeError: kernel of doom"] * 2
     assert sum(r["point_id"] == "vision_tokens=4" for r in measured(rows)) >= 6
+
+
+def test_a_model_that_the_engine_cannot_run_ends_the_run_at_its_first_request(tmp_path: Path) -> None:
+    def fail(request: Request) -> None:
+        raise UnfitModelError("runtime=planted cannot run Planted")
+
+    with pytest.raises(UnfitModelError, match="cannot run Planted"):
+        measure(tmp_path, PlantedModel(FAST, fail=fail), dataset(5))
+    assert list(iter_rows(tmp_path)) == []
 
 
 def test_a_stopped_run_continues_where_it_was(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@
     ├── InputError             exit 2   an input file, folder or results file is missing, empty or unreadable
     │   └── DirectoryConflictError  exit 2   the run directory belongs to another configuration or another process
     ├── ModelError             exit 2   the model cannot be found, built or loaded
-    │   └── AnatomyError       exit 2   its stages cannot be told apart
+    │   ├── AnatomyError       exit 2   its stages cannot be told apart
+    │   └── UnfitModelError    exit 2   the engine cannot run it: every request would fail alike
     ├── EndpointError          exit 2   the server cannot be reached, refuses key, model or images, or does not stream
     ├── DeviceError            exit 2   the device is missing, too small or busy
     │   └── OutOfStepError     exit 1   one of the processes that share a model failed: the others cannot go on
@@ -61,6 +62,10 @@ class ModelError(VlmbenchError):
 
 class AnatomyError(ModelError):
     """The stages of a model cannot be told apart; the message lists its module tree."""
+
+
+class UnfitModelError(ModelError):
+    """The engine cannot run the model, which the first request has shown; every other would fail alike."""
 
 
 class EndpointError(VlmbenchError):

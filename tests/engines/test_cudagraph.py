@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import masking_utils
+from transformers.models.paligemma import modeling_paligemma
 
 from tests.engines.replaying import Replaying
 from tests.models.shipped import loaded as loaded_spec
 from tests.models.shipped import request, shrunken, spec
-from vlmbench.engines import cudagraph
+from vlmbench.engines import attention, cudagraph
 from vlmbench.engines.attention import grouped, grouped_attention, takes_groups
 from vlmbench.engines.capture import Recorder, Uncaptured
 from vlmbench.engines.compiling import MODE, compiled
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings
 from vlmbench.engines.decode import _equal_as_rounded
-from vlmbench.errors import DeviceError, ModelError
+from vlmbench.errors import DeviceError, ModelError, UnfitModelError
 from vlmbench.models.anatomy.find import find_anatomy
 from vlmbench.models.protocol import Prepared
 from vlmbench.models.spec import ModelSpec
@@ -114,6 +116,45 @@ def test_tokens_are_those_of_eager_generate(name: str, recorder: Callable[[], Re
     assert answers[0].tolist() == answers[2].tolist()
     assert len({*answers[0].flatten().tolist()}) > 2, "an answer of one token would hide a wrong position"
     assert loop.missed == 0
+
+
+@pytest.mark.filterwarnings("ignore:__array(_wrap)?__ :DeprecationWarning")
+@pytest.mark.parametrize("window", [64, 270, 4096], ids=["shorter", "reached", "longer"])  # than a prompt of 266 tokens
+def test_a_class_that_makes_its_masks_itself_takes_those_of_each_kind_of_layer(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PaliGemma 2 on an H200: 20 rows «'dict' object has no attribute 'ndim'», and the same by generate().
+    model, static = (paligemma2(window, monkeypatch, cache_implementation=cache) for cache in (None, "static"))
+    for table_std, gain in itertools.product((0.7, 0.1, 0.02), (0.5, 2.0, 5.0)):
+        for each in (model, static):
+            talkative(each.module, table_std, gain)
+        if len({*model.generate(prepared(model, size=(112, 84), new_tokens=12))[0].tolist()}) > 2:
+            break
+    else:
+        pytest.fail("an answer of one token would hide a wrong mask")
+    requests = [
+        prepared(model, size=(112, 84), question=question, new_tokens=tokens)
+        for question, tokens in (("What color is the cat?", 12), ("Where?", 6), ("What color is the cat?", 12))
+    ]
+    want = [model.generate(inputs).tolist() for inputs in requests]
+    assert [static.generate(inputs).tolist() for inputs in requests] == want
+    untouched(monkeypatch)
+    loop = loop_of(model, Replaying)
+    assert [loop.generate(inputs).tolist() for inputs in requests] == want
+    assert loop.facts["stages"]["language_model"]["eager"] == []
+
+
+def paligemma2(window: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TransformersModel:
+    """A narrow model with one layer of each kind, in a process that never loaded one."""
+    untouched(monkeypatch)
+    made = shrunken("paligemma2_3b_224")
+    made.config["text_config"]["sliding_window"] = window
+    return loaded_spec(made, device="cpu", dtype="float32", **options)
+
+
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("create_causal_mask", "create_sliding_window_causal_mask"):
+        monkeypatch.setattr(modeling_paligemma, name, getattr(masking_utils, name))
 
 
 @recorders
@@ -301,12 +342,22 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
     def look(_module: Any, _inputs: Any, out: torch.Tensor) -> None:
         assert out.sum().item() is not None
 
-    handle = head.register_forward_hook(look)
-    try:
-        with pytest.raises(ModelError, match=r"its decode step cannot be captured: .*synchronizing"):
-            loop.generate(inputs)
-    finally:
-        handle.remove()
+    def refused(asked: Prepared) -> type[Exception]:
+        handle = head.register_forward_hook(look)
+        try:
+            with pytest.raises(ModelError, match=r"its decode step cannot be captured: .*synchronizing") as caught:
+                loop.generate(asked)
+        finally:
+            handle.remove()
+        return caught.type
+
+    assert refused(inputs) is UnfitModelError, "of the first request, so of the model"
+    left = [inputs.inputs["input_ids"].shape[1]] * model.module.config.text_config.num_hidden_layers
+    nothing: Any = SimpleNamespace(inside=dict, left=lambda: left, anew=lambda _: None, begin=lambda _: None)
+    with loop.under(nothing):
+        assert refused(inputs) is ModelError, "of the method, perhaps"
+    loop.generate(inputs)
+    assert refused(prepared(model, size=(112, 84), new_tokens=40)) is ModelError, "of this request alone"
 
 
 @pytest.mark.parametrize("name", ["llava_1_5_7b", "qwen2_5_vl_7b", "molmo_7b_d"])
@@ -409,6 +460,23 @@ def test_groups_of_heads_attend_alike_side_by_side_and_as_they_are(heads: int) -
     repeated = [kept.repeat_interleave(4 // heads, dim=1) for kept in (key, value)]
     scores = (query @ repeated[0].transpose(2, 3)) / 8**0.5 + mask
     assert torch.allclose(answers[1], (scores.softmax(-1) @ repeated[1]).transpose(1, 2), atol=1e-6)
+
+
+def test_what_changes_the_scores_is_left_to_the_function_that_runs_without_capturing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # transformers 5.17 runs Gemma 2 by sdpa, which leaves its softcap out; 5.23 does not.
+    query, key, value = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
+    layer, mask, bias = SimpleNamespace(layer_idx=0, num_key_value_groups=2), torch.zeros(1, 1, 1, 9), torch.randn(4, 9)
+    got = grouped_attention(layer, query, key, value, mask, scaling=0.5, position_bias=bias[None, :, None])[0]
+    scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.5 + bias[None, :, None]
+    assert torch.allclose(got, (scores.softmax(-1) @ value.repeat_interleave(2, 1)).transpose(1, 2), atol=1e-6)
+    seen: list[Any] = []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *given, **named: seen.append((given, named)))
+    shorter = torch.ones(1, 1, 1, 5)
+    with grouped(SimpleNamespace(_attn_implementation="sdpa"), [(0, shorter)]):
+        grouped_attention(layer, query, key, value, mask, scaling=0.5, softcap=50.0)
+    assert seen == [((layer, query, key, value, shorter, 0.0, 0.5), {"softcap": 50.0})]
 
 
 def test_only_a_kernel_that_takes_groups_is_handed_them() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 GROUPED = "vlmbench_grouped"
 
@@ -29,7 +30,7 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,  # noqa: ARG001
+    dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -40,21 +41,18 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
         key: (batch, key heads, window, head size).
         value: (batch, key heads, window, value size).
         attention_mask: (batch or 1, 1, 1, window), added to the scores; layers that hold fewer tokens have their own.
-        dropout: not used: this is no training.
+        dropout: 0: this is no training.
         scaling: of the scores; None for 1 / sqrt(head size).
         kwargs: what else transformers hands to attention functions.
 
     Returns:
         (batch, 1, query heads, value size), and no weights.
-
-    Raises:
-        ValueError: an argument that changes the scores in a way that this function does not know.
     """
-    if unknown := [n for n in ("softcap", "s_aux", "position_bias") if kwargs.get(n) is not None]:
-        raise ValueError(f"attention of a captured step has no {', '.join(unknown)}")
     for first, mask in _SHORTER:
         if module.layer_idx >= first:
             attention_mask = mask
+    if any(kwargs.get(name) is not None for name in _CHANGE_SCORES):  # as without capturing: or refused, or left out
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     if _AS_THEY_ARE:
         out = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
@@ -68,6 +66,7 @@ def grouped_attention(  # noqa: PLR0917  # transformers' order of arguments
     return out.reshape(batch, 1, heads, value.shape[-1]), None
 
 
+_CHANGE_SCORES = ("softcap", "s_aux", "position_bias")  # what transformers' own function makes of them is its matter
 _SHORTER: list[tuple[int, torch.Tensor]] = []
 _AS_THEY_ARE: list[bool] = []  # empty, or one True
 _OF_GROUPS = {"scaled_dot_product_cudnn_attention"}

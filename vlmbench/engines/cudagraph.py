@@ -26,8 +26,16 @@ from vlmbench.engines.decode import Choice, DecodeState, Step, step_template
 from vlmbench.engines.refusals import decoder_layers, refuse, refuse_unfit
 from vlmbench.engines.stage_graphs import Stage, StageGraphs, replaced_forward
 from vlmbench.engines.static_cache import Spans, spans_of, window_for, windows, windows_after
-from vlmbench.errors import DeviceError, MeasurementError, UnreachablePointError, first_line
+from vlmbench.errors import (
+    DeviceError,
+    MeasurementError,
+    ModelError,
+    UnfitModelError,
+    UnreachablePointError,
+    first_line,
+)
 from vlmbench.models.filled_cache import LAYOUT_TOKENS, first_tokens
+from vlmbench.models.masks import take_made_masks
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Anatomy, InReplays, Prepared
@@ -112,6 +120,7 @@ class GraphLoop:
 
     def __post_init__(self) -> None:
         refuse_unfit(self.module)
+        take_made_masks(self.module)
         self._layers = decoder_layers(self.module)
         self.recorder = self.recorder or recorder_for(self.device)
         of_step, of_prefill = (
@@ -150,12 +159,25 @@ class GraphLoop:
         Args:
             prepared: the request, whose shapes and output count.
             inputs: gives its inputs on the device; called only where something must be captured.
+
+        Raises:
+            UnfitModelError: nothing was captured so far, so it is the model that cannot be.
+            ModelError: this request, or this method, cannot be captured.
         """
+        try:
+            if prepared.cached is not None:
+                return self._ready_over_cache(prepared, inputs)
+            return self._ready_from_start(prepared, inputs)
+        except ModelError as error:
+            if self._report.seconds or self._method is not None:
+                raise
+            raise UnfitModelError(str(error)) from error
+
+    def _ready_from_start(self, prepared: Prepared, inputs: Callable[[], Mapping[str, Any]]) -> float:
+        """Capture prefill and steps of a request from an empty cache; the time that took, ms."""
         output, key = prepared.output, self._key(prepared)
         if "input_ids" not in prepared.inputs:
             refuse(self.module, f"its inputs are {', '.join(prepared.inputs)}, without input_ids")
-        if prepared.cached is not None:
-            return self._ready_over_cache(prepared, inputs)
         batch, prompt = prepared.inputs["input_ids"].shape
         held = self._held(prompt)
         if key in self._ready and self._has_steps(batch, held, output.max_new_tokens - 1, forced=output.forced):

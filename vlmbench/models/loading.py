@@ -19,6 +19,7 @@ from vlmbench.machine.randomness import seeded
 from vlmbench.models import building
 from vlmbench.models.attention import allow_backends
 from vlmbench.models.building import choose_experts, count_parameters, module_on_meta
+from vlmbench.models.masks import take_made_masks
 from vlmbench.models.parallel import tensor_parallel
 from vlmbench.models.placement import Placement, resolve_device, resolve_dtype
 from vlmbench.models.processors import build_processor, load_processor
@@ -181,6 +182,9 @@ def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> Tr
     make = _random if spec.weights == "random" else _pretrained
     module, processor, build_s = make(spec, runtime, where, seed)
     choose_experts(module, runtime.experts_implementation, name=spec.name)
+    cache = runtime.cache_implementation or ("static" if runtime.compile else None)
+    if cache is not None:
+        take_made_masks(module)
     given = building.set_generation(module, processor.tokenizer, keep_ids=spec.weights == "pretrained")
     facts = _provenance(spec, module, processor, where.dtype, seed)
     if given and spec.weights == "pretrained":
@@ -191,7 +195,7 @@ def _load(spec: ModelSpec, runtime: Runtime, seed: int, team: Team | None) -> Tr
         ),
         dtype=where.dtype,
         provenance={**facts, "build_s": build_s},
-        cache_implementation=runtime.cache_implementation or ("static" if runtime.compile else None),
+        cache_implementation=cache,
         compile=runtime.compile,
         team=team,
     )

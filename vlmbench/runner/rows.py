@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmbench.errors import ConfigError, DeviceError, SampleError, StoreError, UnreachablePointError, first_line
+from vlmbench.errors import (
+    ConfigError,
+    DeviceError,
+    SampleError,
+    StoreError,
+    UnfitModelError,
+    UnreachablePointError,
+    first_line,
+)
 from vlmbench.machine.wall_clock import unix_s
 from vlmbench.models.protocol import Target
 from vlmbench.records.store import RecordStore
@@ -162,7 +170,7 @@ class Failures:
 
 
 def _raise_what_fails_every_run(error: Exception) -> None:
-    if isinstance(error, ConfigError | DeviceError | StoreError):
+    if isinstance(error, ConfigError | DeviceError | StoreError | UnfitModelError):
         raise error
 
 
