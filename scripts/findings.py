@@ -63,10 +63,12 @@ from published import (
     cut_words,
     pairs_of,
     read,
+    reasons_of,
     rows_of,
     span_of,
     table,
     times,
+    turns_of,
     value,
     who,
 )  # fmt: skip
@@ -83,7 +85,7 @@ from vlmbench.analysis.claims import (
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, percent, tight_interval
+from vlmbench.text import DASH, count, digits, lasting, percent, tight_interval
 
 # Tail -----------------------------------------------------------------------------------------------------------------
 
@@ -661,9 +663,12 @@ def commits_words(results: Published) -> str:
     """Which commits have the code of the present runs."""
     present = {run.code for folder in results.results.glob(f"{CARD}_*") for run in results.below(folder)}
     codes = {code: commit for code, commit in results.codes.items() if code in present and commit}
-    said = " and ".join(f"`{code}` is commit {commit}" for code, commit in codes.items())
-    alike = ", between which nothing\nchanged that runs, marks or counts a request of these runtimes"
-    return f": {said}{alike if len(codes) > 1 else ''}" if codes else ""
+    reasons = reasons_of(results.results)
+    said = [
+        f"`{code}` is commit {commit}{f', {reasons[code]}' if code in reasons else ''}"
+        for code, commit in codes.items()
+    ]
+    return f": {'; '.join(said)}" if codes else ""
 
 
 COMMANDS: Mapping[str, str] = {
@@ -881,7 +886,8 @@ def together_words(results: Published) -> str:
         if words.endswith("."):
             lines += [f"* {name}, phase 1 under its runtimes: {words}" for name in names]
         else:
-            lines.append(f"* {', '.join(names)}, phase 1 of each under its runtimes: {words}.")
+            each = " of each" if len(names) > 1 else ""
+            lines.append(f"* {', '.join(names)}, phase 1{each} under its runtimes: {words}.")
     return "\n".join(lines)
 
 
@@ -897,7 +903,20 @@ def _together(results: Published, model: str) -> str:
         return NOT_MEASURED
     codes = sorted({run.code for run in runs})
     one = f"code `{codes[0]}`" if len(codes) == 1 else f"{len(codes)} states of the code"
-    return f"{measured_together([run.provenance for run in runs])}; {one}"
+    took = [run for run in runs if any(turns_of(run) & turns_of(other) for other in runs if other is not run)]
+    alone = [run for run in runs if run not in took] if took else []
+    words = f"{measured_together([run.provenance for run in took or runs])}; {one}"
+    return f"{words}{''.join(_apart_from(took, run) for run in alone)}"
+
+
+def _apart_from(took: Sequence[Run], run: Run) -> str:
+    """What a run that took no turns has in common with those that did."""
+    cards = [{one["device"]["uuid"] for one in other.provenance["sessions"]} for other in (*took, run)]
+    where = "on the same card" if cards[-1] <= set.union(*cards[:-1]) else "on another card of the kind"
+    begun = [other.provenance["sessions"][0]["started_unix_s"] for other in (*took, run)]
+    hours = lasting(abs(begun[-1] - min(begun[:-1])))
+    runtime = RUNTIMES[run.folder.parts[0].split("_", 2)[2]]
+    return f"; {runtime} apart from these, {where} and {hours} {'later' if begun[-1] > min(begun[:-1]) else 'earlier'}"
 
 
 def side_work(results: Published) -> str:
@@ -907,7 +926,8 @@ def side_work(results: Published) -> str:
     spans = []
     provenances = []
     for model in FULL:
-        runs = [run for runtime in RUNTIMES if (run := results.run(f"{model}_{runtime}", "phase1")) and not run.mark]
+        found = [results.run(f"{model}_{runtime}", "phase1") for runtime in RUNTIMES]
+        runs = [run for run in found if run and not run.mark and turns_of(run)]
         sessions = [session for run in runs for session in run.provenance["sessions"] if session.get("ended_unix_s")]
         provenances += [run.provenance for run in runs]
         if sessions:

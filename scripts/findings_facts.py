@@ -32,6 +32,7 @@ from published import (
     span_of,
     table,
     times,
+    turns_of,
     value,
     who,
 )  # fmt: skip
@@ -71,7 +72,7 @@ def cards_table(results: Published) -> str:
                 float(row["started_unix_s"]) for row in rows if row["session"] == one["session"]
             ]  # of what was cut off
             if ended := one.get("ended_unix_s") or max(last, default=None):
-                key = (str(about["device"].get("uuid")), name)
+                key = (str((one.get("device") or about["device"]).get("uuid")), name)
                 begin, end = parts.get(key, (one["started_unix_s"], ended))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
                 turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
@@ -272,16 +273,15 @@ def _steps(results: Published) -> Iterator[str]:
 def _whole_requests(results: Published) -> Iterator[str]:
     for model, other in (("llava", "cudagraph_compiled"), ("llava", "cudagraph"), ("qwen", "cudagraph")):
         found = read(results.results / f"{CARD}_{model}" / f"compare_{other}_vllm.json")
-        if found is not None and _both(results, model, other, "vllm"):
+        # those of other hours or another card stand in the table alone
+        if found is not None and (pairs := pairs_of(found)) and _both(results, model, other, "vllm"):
             changes = {row["metric"]: row for row in found["pairs"][0]["changes"]}
             whole = changes["T_request"]
-            note = f"; {MACHINE} [below](#what-do-deployed-runtimes-change)" if whole["change"] == "machine" else ""
-            if pairs := pairs_of(found):
-                note = f"; in turns, {count(pairs, 'pair')}"
             yield (
                 f"**A whole request to {MODELS[model]}** takes {value(whole['ratio'], times)} times as long under vLLM "
                 f"as under {RUNTIMES[other]} ({digits(whole['candidate_ms'])} and "
-                f"{digits(whole['baseline_ms'])} ms at the median, the same {whole['requests']} requests{note})."
+                f"{digits(whole['baseline_ms'])} ms at the median, the same {whole['requests']} requests; in turns, "
+                f"{count(pairs, 'pair')})."
             )
 
 
@@ -387,8 +387,8 @@ def yardstick_words(results: Published) -> str:
     under: dict[bool, list[float]] = {True: [], False: []}
     runs = {(model, runtime): results.run(f"{model}_{runtime}", "phase1") for model in MODELS for runtime in RUNTIMES}
     for (model, _), run in runs.items():
-        beside = runs[model, "vllm"]  # at the same hour
-        if run is None or run.mark or beside is None or beside.mark:
+        beside = runs[model, "vllm"]
+        if run is None or run.mark or beside is None or beside.mark or not turns_of(run) & turns_of(beside):
             continue
         rows = counted(results.results / run.folder)
         found = [float(row["yardstick_ms"]) for row in rows if row.get("yardstick_ms") is not None]
@@ -400,7 +400,7 @@ def yardstick_words(results: Published) -> str:
     words = (
         f"A fixed calculation on the host stands before each request: {digits(low)}–{digits(high)} ms by the medians "
         f"of the {count(len(under[True]), 'run')} under vLLM, {digits(least)}–{digits(most)} ms by those of the "
-        f"{len(under[False])} others of the same models, on the same host within the same hour."
+        f"{len(under[False])} others of the same models, in turns with them."
     )
     compared = list(_comparisons(results))
     taken = sum(pairs_of(found) > 0 for found in compared)

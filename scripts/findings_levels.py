@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ _FEWEST = 40
 _BESIDE = 5  # requests on either side of a gap, a fiftieth of them where that is more
 _CHANGES = ("rises", "captured", "falls", "paused", "unmoved", "stayed")
 _IN_TURNS = Path(f"{CARD}_llava_cudagraph")
+_TRIED = "llava_1_5_7b"
 _ALONE = (
     Path(f"{CARD}_llava_energy"),
     Path(ARCHIVE) / f"{CARD}_llava_cudagraph",
@@ -126,8 +128,8 @@ def levels_words(results: Published) -> str:
         f"A captured step has two levels within a process. {total['captured']} of {total['rises']} rises follow a "
         f"capture, and {total['unmoved']} captures are followed by none; {total['paused']} of {total['falls']} falls "
         f"follow a pause of {_PAUSE_S:g} s or more, as the turns of other processes are, and {total['stayed']} such "
-        f"pauses, with no capture in between, by none.{apart}{_alone(results)}{_kernels(results)} Medians mix "
-        f"both:\n\n{table(heads, rows)}"
+        f"pauses, with no capture in between, by none.{apart}{_alone(results)}{_kernels(results)}"
+        f"{tried_words(results)} Medians mix both:\n\n{table(heads, rows)}"
     )
 
 
@@ -141,6 +143,29 @@ def _alone(results: Published) -> str:
             ends = f"{digits(min(steps))} to {digits(max(steps))} ms in all of {count(len(steps), 'request')}"
             said.append(f"{results.rows(run, ends)}{run.mark}")
     return f" LLaVA-1.5-7B without turns takes {', '.join(said)}." if said else ""
+
+
+def tried_words(results: Published) -> str:
+    """What was done to a captured step one thing at a time, and what that changed; nothing where nothing was tried."""
+    file = results.results / f"{CARD}_captured" / "cudagraph.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    tried = [line for line in lines if (line["part"], line["model"]) == ("levels", _TRIED) and "before" in line]
+    moved, left = [], []
+    for one in tried:
+        before, after = one["before"]["median"], one["ms_per_token"]["median"]
+        (moved if before / after > _GAP else left).append((one["after"], before, after))
+    if not moved or not left:
+        return ""
+    names = [name for name, *_ in left]
+    fell = " and ".join(f"after {name} {digits(after)}" for name, _, after in moved)
+    before = digits(left[0][1])
+    words = (
+        f" One thing at a time, once each ([rows]({results.link}/{CARD}_captured)): a step of {MODELS['llava']} that "
+        f"takes {before} ms after a capture takes as long after {', '.join(names[:-1])} and {names[-1]}, and {fell} ms."
+    )
+    if all(name.startswith("another process") for name, *_ in moved) and any("pause" in name for name in names):
+        words += " So it is not the pause that brings it down but what other processes run in it."
+    return words
 
 
 def step_of(row: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ from published import (
 )
 
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, percent
+from vlmbench.text import DASH, count, digits, lasting, percent
 
 _OTHERS = tuple(model for model in MODELS if model not in STUDIED)
 
@@ -35,6 +35,39 @@ def _runs(results: Published) -> Iterator[tuple[str, Run]]:
     for name in results.names(_OTHERS):
         if (run := results.run(name, "phase1")) is not None:
             yield name, run
+
+
+def others_made(results: Published) -> str:
+    """Of how many requests the runs are, which library they ran with, and which were continued on another card."""
+    runs = [(name, run) for name, run in _runs(results) if not run.mark]
+    if not runs:
+        return ""
+    requests = Counter(run.summary["runs"]["workload_runs"] for _, run in runs)
+    usual, _ = requests.most_common(1)[0]
+    cut = f" ({', '.join(f'{n:,}' for n in sorted(requests) if n != usual)} where they were cut off)" * (
+        len(requests) > 1
+    )
+    libraries: dict[str, list[str]] = {}
+    continued: dict[str, float] = {}
+    for name, run in runs:
+        model, sessions = who(name)[0], run.provenance["sessions"]
+        of = libraries.setdefault(str(sessions[0]["software"]["packages"]["transformers"]), [])
+        if model not in of:
+            of.append(model)
+        if len({one["device"]["uuid"] for one in sessions}) > 1:
+            continued[model] = sessions[-1]["started_unix_s"] - sessions[0]["ended_unix_s"]
+    (library, _), *others = sorted(libraries.items(), key=lambda one: -len(one[1]))
+    with_others = "".join(f", {' and '.join(models)} with {version}" for version, models in others)
+    words = (
+        f"Phase 1 of {usual:,} requests{cut} of 8 output tokens, two to eight runs in turns, with transformers "
+        f"{library}{with_others}."
+    )
+    if continued:
+        words += (
+            f" Runs of {', '.join(continued)} were cut off and went on {lasting(median(continued.values()))} later on "
+            "another card of the kind: what differs between the two is in their intervals and in their A/A."
+        )
+    return words
 
 
 def others_table(results: Published) -> str:

@@ -2,7 +2,7 @@
 """Publish measured runs in docs/results, and make figures, tables, words and pages there anew from the rows.
 
     python scripts/publish_results.py --from DIR           # runs of scripts/results.sh DIR, and what is made of them
-    python scripts/publish_results.py --from DIR --same-set   # their code differs in nothing that runs: not a new set
+    python scripts/publish_results.py --from DIR --same-set "which does …"   # other code, in the same set for a reason
     python scripts/publish_results.py                      # all that is made of rows, summaries of the archive too
     python scripts/publish_results.py h200_llava_eager     # of one folder
     python scripts/publish_results.py --from DIR --drop-earlier   # and remove runs of the archive that it has again
@@ -63,6 +63,7 @@ from published import (
     folder_of,
     manifest,
     read,
+    reasons_of,
     tries_of,
 )
 
@@ -233,13 +234,13 @@ def _not_published(arm: Path, target: Path, arms: Sequence[str]) -> str:
     return "one sweep of another code than the pair that is there" if alone and _code(arm) != _code(target) else ""
 
 
-def begin_set(runs: Path, results: Path, *, same: bool) -> None:
+def begin_set(runs: Path, results: Path, *, why_same: str | None) -> None:
     """Write which states of the code make the present set; says what that changes.
 
     Args:
         runs: what was taken; its code begins a new set.
         results: earlier runs in it are marked from now on.
-        same: the code joins those of the present set: nothing that runs, marks or counts changed between.
+        why_same: in what that code differs from the present set's, which it joins for that; None begins a new set.
     """
     found = {
         _code(path.parent)
@@ -251,10 +252,17 @@ def begin_set(runs: Path, results: Path, *, same: bool) -> None:
     }
     present = codes_of(results)
     if found - present.keys():
-        codes = {**(present if same else {}), **dict.fromkeys(sorted(found), "")}
-        write_json(results / SET, {"codes": codes})
-        said = ", ".join(codes)
-        sys.stdout.write(f"the present set is of code {said} from now on; runs of other code are marked on the pages\n")
+        joins = why_same is not None
+        codes = {**(present if joins else {}), **dict.fromkeys(sorted(found), "")}
+        said = {
+            **(reasons_of(results) if joins else {}),
+            **{code: why_same for code in found - present.keys() if joins},
+        }
+        write_json(results / SET, {"codes": codes, **({"reasons": said} if said else {})})
+        named = ", ".join(codes)
+        sys.stdout.write(
+            f"the present set is of code {named} from now on; runs of other code are marked on the pages\n"
+        )
 
 
 def name_commits(results: Path) -> None:
@@ -263,7 +271,7 @@ def name_commits(results: Path) -> None:
     if "" not in codes.values():
         return
     found = {code: commit or commit_of(code) or "" for code, commit in codes.items()}
-    write_json(results / SET, {"codes": found})
+    write_json(results / SET, {**(read(results / SET) or {}), "codes": found})
     for code in [code for code, commit in found.items() if not commit]:
         sys.stdout.write(f"no commit of this checkout has code {code}: commit it, and publish again\n")
 
@@ -275,7 +283,10 @@ def commit_of(code: str) -> str | None:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False)
         return done.stdout
 
-    for commit in git("rev-list", f"--max-count={_LOOKED_AT}", "HEAD", "--", "vlmbench").decode().split():
+    # of merged branches too whose code was not taken
+    for commit in (
+        git("rev-list", "--full-history", f"--max-count={_LOOKED_AT}", "HEAD", "--", "vlmbench").decode().split()
+    ):
         with (
             tempfile.TemporaryDirectory() as work,
             tarfile.open(fileobj=io.BytesIO(git("archive", commit, "vlmbench"))) as all_,
@@ -623,7 +634,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", help="folders in the results; all if none is named")
     parser.add_argument("--from", dest="runs", type=Path, help="directory of runs to publish")
-    parser.add_argument("--same-set", action="store_true", help="the code of the runs joins the present set's")
+    parser.add_argument(
+        "--same-set", metavar="WHY", help="the code of the runs joins the set's, and in what it differs"
+    )
     parser.add_argument("--drop-earlier", action="store_true", help="remove earlier runs that were measured again")
     parser.add_argument("--archive", nargs="+", default=[], metavar="FOLDER", help="folders to keep as earlier results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of results (default: docs/results)")
@@ -636,7 +649,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         archive(results, options.archive)
         took = take(options.runs.resolve(), results) if options.runs else []
         if options.runs:
-            begin_set(options.runs.resolve(), results, same=options.same_set)
+            begin_set(options.runs.resolve(), results, why_same=options.same_set)
             say_of_parts(options.runs.resolve())
         # A phase of a study is made with its folder: both sweeps of it are compared, and its budget is of all phases.
         taken = sorted({name.parts[0] for name in took if any((results / name).rglob(PACKED))})

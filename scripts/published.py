@@ -147,6 +147,11 @@ def pairs_of(comparison: Mapping[str, Any]) -> int:
     return int((comparison["pairs"][0].get("in_turns") or {}).get("pairs", 0))
 
 
+def turns_of(run: Run) -> set[str]:
+    """The names of the turns that a run's sessions took with others'; empty where it took none."""
+    return {one["turns"]["id"] for one in run.provenance["sessions"] if one.get("turns")}
+
+
 def code_of(provenance: Mapping[str, Any]) -> str:
     """The first letters of the hash of the package's source that measured."""
     return str(provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]
@@ -229,6 +234,12 @@ class Published:
 def codes_of(results: Path) -> dict[str, str]:
     """The states of the code whose runs make the present set, each with its commit; all runs do if none is named."""
     found: dict[str, str] = (read(results / SET) or {}).get("codes", {})
+    return found
+
+
+def reasons_of(results: Path) -> dict[str, str]:
+    """In what a state of the code differs from the first of the present set, which it joined; a clause each."""
+    found: dict[str, str] = (read(results / SET) or {}).get("reasons", {})
     return found
 
 

@@ -146,6 +146,9 @@ def test_how_runs_belong_together() -> None:
     assert measured_together([run("a", "h", 0.5e9), run("b", "i", 0.5e9)]) == (
         "2 cards of one kind, 2 hosts; measured within the hour"
     )
+    again = run("a", "h", 0.5e9)
+    again["sessions"].append({"started_unix_s": 0.5e9 + 60, "device": {"uuid": "b"}, "host": {"host": "h"}})
+    assert measured_together([again]) == "2 cards of one kind", "continued on another card"
     assert measured_together([{}]) == ""
     took = [{"sessions": [{"turns": {"id": name}}]} for name in ("t", "t", "u", "u")]
     assert measured_together(took[:2]) == "measured in turns"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,3 +58,23 @@ def test_a_traced_step_is_split_into_kernels_and_what_lies_between() -> None:
     assert levels.step_of(traced) == pytest.approx((6.3, 0.7))
     assert levels.step_of(traced | {"mode": "instrumented"}) is None
     assert levels.step_of(traced | {"busy_LLM_decode": None}) is None
+
+
+def test_what_was_tried_says_what_left_a_step_where_it_was_and_what_moved_it(tmp_path: Path) -> None:
+    def line(after: str, before: float, now: float) -> str:
+        times = {"before": {"median": before}, "ms_per_token": {"median": now}}
+        return json.dumps({"part": "levels", "model": "llava_1_5_7b", "after": after, **times})
+
+    file = tmp_path / "h200_captured" / "cudagraph.jsonl"
+    results = SimpleNamespace(results=tmp_path, link="results")
+    assert levels.tried_words(results) == ""
+    file.parent.mkdir()
+    still = [line("a pause of 3 s", 6.802, 6.801), line("memory given back", 6.801, 6.8)]
+    file.write_text("\n".join(still))
+    assert levels.tried_words(results) == "", "nothing moved it"
+    file.write_text("\n".join([*still, line("another process begins and runs a kernel", 6.802, 6.232)]))
+    said = levels.tried_words(results)
+    assert "takes 6.80 ms after a capture takes as long after a pause of 3 s and memory given back, and after" in said
+    assert "another process begins and runs a kernel 6.23 ms. So it is not the pause" in said
+    file.write_text("\n".join([still[1], line("a pause of 3 s", 6.8, 6.23)]))
+    assert "not the pause" not in levels.tried_words(results)

@@ -506,11 +506,13 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
     page = findings.folder_table(found)
     assert "12345678, abcdef01†" in page
 
-    script.begin_set(runs, results, same=True)
+    script.begin_set(runs, results, why_same="with less")
     assert findings.Published(results).codes.keys() == {"12345678"}, "the same code again changes nothing"
     _of_code(runs, "99999999")
-    script.begin_set(runs, results, same=True)
+    script.begin_set(runs, results, why_same="with more")
+    script.name_commits(results)
     assert findings.Published(results).codes.keys() == {"12345678", "99999999"}
+    assert json.loads((results / "set.json").read_text())["reasons"] == {"99999999": "with more"}
 
 
 def test_earlier_runs_that_were_measured_again_go(script: ModuleType, runs: Path, tmp_path: Path) -> None:

@@ -149,8 +149,10 @@ def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
 
     For example ``one card and host; measured within the hour``, or ``in turns``, ``in turns in 2 groups``.
     """
-    cards = {(p.get("device") or {}).get("uuid") for p in provenances} - {None}
-    hosts = {(p.get("host") or {}).get("host") for p in provenances} - {None}
+    # a run that was continued may be of several
+    ran = [one for p in provenances for one in (p, *(p.get("sessions") or []))]
+    cards = {(one.get("device") or {}).get("uuid") for one in ran} - {None}
+    hosts = {(one.get("host") or {}).get("host") for one in ran} - {None}
     said = []
     if len(cards) == 1 and len(hosts) == 1:
         said.append("one card and host")
