@@ -286,7 +286,7 @@ def test_what_is_no_run_is_named_and_left_where_it_is(
         "not published, it does not say how it was made: foreign",
         "not published, it does not say how it was made: silent",
     ]
-    script.begin_set(tmp_path / "runs", tmp_path / "results", same=False)
+    script.begin_set(tmp_path / "runs", tmp_path / "results", why_same=None)
     with pytest.raises(InputError, match="is no directory"):
         script.take(tmp_path / "nowhere", tmp_path / "results")
 
