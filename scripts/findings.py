@@ -85,7 +85,7 @@ from vlmbench.analysis.claims import (
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, lasting, percent, tight_interval
+from vlmbench.text import DASH, count, digits, percent, tight_interval
 
 # Tail -----------------------------------------------------------------------------------------------------------------
 
@@ -903,20 +903,8 @@ def _together(results: Published, model: str) -> str:
         return NOT_MEASURED
     codes = sorted({run.code for run in runs})
     one = f"code `{codes[0]}`" if len(codes) == 1 else f"{len(codes)} states of the code"
-    took = [run for run in runs if any(turns_of(run) & turns_of(other) for other in runs if other is not run)]
-    alone = [run for run in runs if run not in took] if took else []
-    words = f"{measured_together([run.provenance for run in took or runs])}; {one}"
-    return f"{words}{''.join(_apart_from(took, run) for run in alone)}"
-
-
-def _apart_from(took: Sequence[Run], run: Run) -> str:
-    """What a run that took no turns has in common with those that did."""
-    cards = [{one["device"]["uuid"] for one in other.provenance["sessions"]} for other in (*took, run)]
-    where = "on the same card" if cards[-1] <= set.union(*cards[:-1]) else "on another card of the kind"
-    begun = [other.provenance["sessions"][0]["started_unix_s"] for other in (*took, run)]
-    hours = lasting(abs(begun[-1] - min(begun[:-1])))
-    runtime = RUNTIMES[run.folder.parts[0].split("_", 2)[2]]
-    return f"; {runtime} apart from these, {where} and {hours} {'later' if begun[-1] > min(begun[:-1]) else 'earlier'}"
+    names = [RUNTIMES[run.folder.parts[0].split("_", 2)[2]] for run in runs]
+    return f"{measured_together([run.provenance for run in runs], names)}; {one}"
 
 
 def side_work(results: Published) -> str:

@@ -154,6 +154,15 @@ def test_how_runs_belong_together() -> None:
     assert measured_together(took[:2]) == "measured in turns"
     assert measured_together(took) == "measured in turns in 2 groups"
     assert measured_together(took[1:3]) == ""
+    pair = [run("a", "h", 0.5e9) for _ in "ab"]
+    for one in pair:
+        one["sessions"][0]["turns"] = {"id": "t"}
+    assert measured_together([*pair, run("b", "h", 0.5e9 + 7200)], ["eager", "captured", "compiled"]) == (
+        "one card and host; measured in turns; compiled apart from these, on another card of the kind, 2 hours later"
+    )
+    assert measured_together([run("a", "h", 0.5e9 - 60), *pair], ["compiled", "eager", "captured"]).endswith(
+        "compiled apart from these, on the same card, 60 seconds earlier"
+    )
 
 
 def arm(role: str, keep: float, saved: float, **more: Any) -> ArmResult:

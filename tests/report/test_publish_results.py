@@ -481,7 +481,7 @@ def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
 
     def publish() -> str:
         script.take(runs, results)
-        script.begin_set(runs, results, same=False)
+        script.begin_set(runs, results, why_same=None)
         return capsys.readouterr().out
 
     publish()

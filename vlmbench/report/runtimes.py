@@ -67,7 +67,7 @@ def _draw_models(directory: Path, stories: Sequence[Story]) -> Iterator[Path]:
         random = "random weights" if all("random weights" in model for model in one_each) else ""
         about = " · ".join(filter(None, (name, device, _dtype(found), random)))
         n = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
-        figure = models_figure(shown, f"{about} · n = {n} requests a model\n{told_together(found)}")
+        figure = models_figure(shown, f"{about} · n = {n} requests a model\n{told_together(found, of_models=True)}")
         if figure is not None:
             stem = re.sub(r"[^a-z0-9]+", "_", f"models {name} {device if devices[name] > 1 else ''}".lower()).strip("_")
             yield from save(figure, directory / "figures", stem)
@@ -132,9 +132,15 @@ def _runtime(story: Story) -> Runtime:
     )
 
 
-def told_together(stories: Sequence[Story]) -> str:
-    """How runs belong together, and whether their answers are of one length."""
-    said = [measured_together([story.parts[0].provenance for story in stories if story.parts])]
+def told_together(stories: Sequence[Story], *, of_models: bool = False) -> str:
+    """How runs belong together, and whether their answers are of one length.
+
+    Args:
+        of_models: the runs are of several models, of which groups took turns with each other.
+    """
+    told = [story for story in stories if story.parts]
+    names = () if of_models else [_name(story) for story in told]
+    said = [measured_together([story.parts[0].provenance for story in told], names)]
     counts = [(s.main.summary.get("tokens") or {}).get("num_output_tokens") for s in stories if s.main]
     lengths = sorted({float(spread["median"]) for spread in counts if spread})
     if len(lengths) == 1:
@@ -144,24 +150,47 @@ def told_together(stories: Sequence[Story]) -> str:
     return "; ".join(filter(None, said))
 
 
-def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
-    """Whether runs are of one card and host, and how far apart in time; what is not recorded is not said.
+def measured_together(provenances: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """Tell whether runs are of one card and host, and how far apart in time; what is not recorded is not said.
 
     For example ``one card and host; measured within the hour``, or ``in turns``, ``in turns in 2 groups``.
+
+    Args:
+        names: what each is called, to tell those that took no turns apart from those that did.
     """
-    # a run that was continued may be of several
-    ran = [one for p in provenances for one in (p, *(p.get("sessions") or []))]
-    cards = {(one.get("device") or {}).get("uuid") for one in ran} - {None}
-    hosts = {(one.get("host") or {}).get("host") for one in ran} - {None}
+    turns = [{one["turns"]["id"] for one in _sessions(p) if one.get("turns")} for p in provenances]
+    took = [bool(turns[i] & set().union(*turns[:i], *turns[i + 1 :])) for i in range(len(turns))]
+    if not names or all(took) or not any(took):
+        return _together(provenances, turns)
+    chosen = [p for p, in_turns in zip(provenances, took, strict=True) if in_turns]
+    said = [_together(chosen, [ids for ids, in_turns in zip(turns, took, strict=True) if in_turns])]
+    alone = [(name, p) for name, p, in_turns in zip(names, provenances, took, strict=True) if not in_turns]
+    return "; ".join([*said, *(f"{name} apart from these{_apart(p, chosen)}" for name, p in alone)])
+
+
+def _sessions(provenance: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return provenance.get("sessions") or []
+
+
+def _known(provenances: Sequence[Mapping[str, Any]], part: str, name: str) -> set[Any]:
+    """What runs say of their device or host, each session for itself: a run that was continued may be of several."""
+    ran = [one for p in provenances for one in (p, *_sessions(p))]
+    return {(one.get(part) or {}).get(name) for one in ran} - {None}
+
+
+def _begun(provenances: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [float(one["started_unix_s"]) for p in provenances for one in _sessions(p) if one.get("started_unix_s")]
+
+
+def _together(provenances: Sequence[Mapping[str, Any]], turns: Sequence[set[str]]) -> str:
+    cards, hosts = _known(provenances, "device", "uuid"), _known(provenances, "host", "host")
     said = []
     if len(cards) == 1 and len(hosts) == 1:
         said.append("one card and host")
     elif cards and hosts:
         # of one name are hosts of several virtual machines, too: that they are one is not said
         said.append(f"{count(len(cards), 'card')} of one kind{f', {len(hosts)} hosts' if len(hosts) > 1 else ''}")
-    sessions = [one for p in provenances for one in p.get("sessions") or [] if one.get("started_unix_s")]
-    begun = [float(one["started_unix_s"]) for one in sessions]
-    turns = [{one["turns"]["id"] for one in p.get("sessions") or [] if one.get("turns")} for p in provenances]
+    begun = _begun(provenances)
     groups = set(map(frozenset, turns))
     if len(turns) > 1 and set.intersection(*turns):
         said.append("measured in turns")
@@ -171,3 +200,14 @@ def measured_together(provenances: Sequence[Mapping[str, Any]]) -> str:
         apart = max(begun) - min(begun)
         said.append("measured within the hour" if apart <= _HOUR_S else f"measured {lasting(apart)} apart")
     return "; ".join(said)
+
+
+def _apart(alone: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """``, on another card of the kind, 8.6 hours later``."""
+    cards, theirs = _known([alone], "device", "uuid"), _known(others, "device", "uuid")
+    where = (", on the same card" if cards <= theirs else ", on another card of the kind") if cards and theirs else ""
+    begun, before = _begun([alone]), _begun(others)
+    if not begun or not before:
+        return where
+    later = min(begun) - min(before)
+    return f"{where}, {lasting(abs(later))} {'later' if later > 0 else 'earlier'}"
