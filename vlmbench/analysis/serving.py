@@ -235,11 +235,13 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
 
 
 def _inverse(e: Estimate) -> Estimate:
-    """1000 over an estimate in ms."""
+    """1000 over an estimate in ms; no interval where an end is 0 ms, which bounds no rate."""
 
     def over(value: float | None) -> float | None:
         return 1e3 / value if value else None
 
+    if e.low == 0:
+        return replace(e, value=over(e.value), low=None, high=None)
     return replace(e, value=over(e.value), low=over(e.high), high=over(e.low))
 
 
