@@ -88,7 +88,7 @@ def test_sweeps_and_their_comparison(tmp_path: Path) -> None:
 def test_loads(tmp_path: Path) -> None:
     run = published.served(tmp_path / "run")
     rows = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
-    figure = ttft_figure(serving_table(pd.DataFrame(at_once(rows))), {})
+    figure = ttft_figure(serving_table(pd.DataFrame(at_once(rows)), closed=True), {})
     assert figure is not None
     assert outside(figure) == []
     write(run, at_once(rows), json.loads((run / "provenance.json").read_text()))
@@ -105,7 +105,7 @@ def test_a_pace_of_tokens_whose_interval_reaches_0_has_a_rate_without_one() -> N
         }
         for i in range(9)
     ]  # fmt: skip
-    (made,) = serving_table(pd.DataFrame(rows)).to_dict("records")
+    (made,) = serving_table(pd.DataFrame(rows), closed=False).to_dict("records")
     assert made["tokens_per_s_user"] == 100
     assert pd.isna(made["tokens_per_s_user_low"])
     assert pd.isna(made["tokens_per_s_user_high"])
