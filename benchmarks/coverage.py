@@ -515,7 +515,7 @@ def of_loads(plan: Plan) -> Iterator[Cell]:
                 for _ in range(trials):
                     times = runs(random, n, column, tail)
                     if len(speed) < max(trials // 4, 1):
-                        answers, _tokens = rates(loaded(times), "load")
+                        answers, _tokens = rates(loaded(times), "load", closed=True)
                         speed.append(holds((answers.low, answers.high), 1 / truth(tail)[1]))
                     for q, limit in limits.items():
                         found = share_within(times <= limit, times)

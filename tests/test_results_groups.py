@@ -242,6 +242,67 @@ exec "{sys.executable}" "{counts}" "$@"
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_SERVES = """import os, signal, sys, time
+from pathlib import Path
+name, seconds = sys.argv[1], int(sys.argv[2])
+place = Path({place!r})
+got = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda *_: got.append(1))
+(place / f"begun_{{name}}").write_text(str(os.getpid()))
+while not got:
+    time.sleep(0.02)
+for _ in range(seconds * 50):  # as a server that lets its requests end
+    time.sleep(0.02)
+(place / f"signals_{{name}}").write_text(str(len(got)))
+"""
+
+
+@pytest.mark.parametrize("how", ["stopped", "stopped in a lane", "Ctrl-C", "its time is over"])
+def test_one_stop_is_one_signal_for_a_server(tmp_path: Path, how: str) -> None:
+    """vLLM's server lets its requests end at the first one and dies at the second."""
+    folder, server = tmp_path / "runs", _stopped_with_a_server(tmp_path, how, seconds=1)
+    assert not server.is_running()
+    assert [(tmp_path / f"signals_{name}").read_text() for name in ("server", "client")] == ["1", "1"]
+    assert _ends(folder)[0] == ("llava_endpoint", "124" if how == "its time is over" else "143")
+
+
+def test_a_server_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    server = _stopped_with_a_server(tmp_path, "stopped", seconds=600, SERVER_ENDS_S="1")
+    assert not server.is_running()
+
+
+def _stopped_with_a_server(tmp_path: Path, how: str, *, seconds: int, **environment: str) -> psutil.Process:
+    """Stop the part that serves while it measures; the server takes ``seconds`` to end."""
+    folder, python, serves = tmp_path / "runs", tmp_path / "python", tmp_path / "serves.py"
+    serves.write_text(_SERVES.format(place=str(tmp_path)))
+    python.write_text(f"""#!/bin/bash
+case $* in
+*urllib*) [ -e "{tmp_path}/begun_server" ]; exit ;;
+*metadata*) exit 0 ;;
+*experiment=export*) exit 0 ;;
+"-m vllm."*) exec "{sys.executable}" "{serves}" server {seconds} ;;
+"-m vlmbench "*) [ -e "{tmp_path}/begun_client" ] || exec "{sys.executable}" "{serves}" client 1 ;;
+*) exec "{sys.executable}" "$@" ;;
+esac
+""")
+    lanes = ("--lanes",) if how == "stopped in a lane" else ()
+    running = _begin(folder, python, *lanes, "llava_endpoint", start_new_session=True, LANES="1", **environment)
+    begun = [tmp_path / f"begun_{name}" for name in ("server", "client")]
+    while not all(file.exists() and file.read_text() for file in begun):
+        assert lanes or running.poll() is None
+        time.sleep(0.02)
+    server = psutil.Process(int(begun[0].read_text()))
+    if how == "Ctrl-C":
+        os.killpg(running.pid, signal.SIGINT)
+    elif how == "its time is over":
+        os.kill(server.parents()[2].pid, signal.SIGALRM)  # timeout, as its own clock does
+    else:
+        assert "nothing is running" in _begin(folder, python, "--stop").communicate()[0]
+    running.communicate()
+    return server
+
+
 def test_a_call_that_means_nothing_begins_and_leaves_nothing(tmp_path: Path) -> None:
     python, bare = tmp_path / "python", tmp_path / "bare"
     python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\ntouch "{tmp_path}/measured"\n')

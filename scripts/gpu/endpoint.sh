@@ -7,6 +7,7 @@
 #   VLLM_SITE=DIR                           where vLLM's packages lie if they are not installed: for the server only
 #   USERS=[1,2,4,8,16] RATES=[4,8,12] REQUESTS=100 TOKENS=32 PORT=8421 TTFT_LIMIT_MS=200 TPOT_LIMIT_MS=20
 #   SERVE_OPTIONS="--enforce-eager"
+#   SERVER_ENDS_S=45   so long the server may take to end before it is killed
 set -uo pipefail
 out=$(realpath -m "${1:?usage: scripts/gpu/endpoint.sh DIR [MODEL]}") model=${2:-llava_1_5_7b} failed=0
 cd "$(dirname "$0")/../.."
@@ -24,10 +25,24 @@ site=${VLLM_SITE:+$VLLM_SITE:}$PYTHONPATH
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i "${CUDA_VISIBLE_DEVICES:-0}" 2>/dev/null | head -n 1)
 version=$(PYTHONPATH=$site "$server_python" -c 'import importlib.metadata as m; print(m.version("vllm"))' 2>/dev/null)
 printf '{"device": "%s", "vllm": "%s", "command": "vllm serve MODEL %s"}\n' "$gpu" "$version" "${options[*]}" >"$out/server.json"
+end_server() { # once: vLLM lets its requests end at the first signal and dies at the second
+    trap '' INT TERM HUP EXIT
+    [ -n "$server" ] || return
+    kill "$server" 2>/dev/null
+    for _ in $(seq "${SERVER_ENDS_S:-45}"); do # scripts/results.sh ends all after 60 s
+        kill -0 "$server" 2>/dev/null || break
+        sleep 1
+    done
+    kill -KILL -- "-$server" 2>/dev/null # with what it started; nobody else knows of its group
+    wait "$server" 2>/dev/null
+}
+server=''
+trap end_server EXIT
+set -m # a group of its own: what signals this script signals its group
 PYTHONPATH=$site "$server_python" -m vllm.entrypoints.cli.main serve "$out/model" --host 127.0.0.1 --port "$port" \
     "${options[@]}" </dev/null >"$out/server.log" 2>&1 &
 server=$!
-trap 'kill $server 2>/dev/null; wait $server 2>/dev/null' EXIT
+set +m
 for _ in $(seq 300); do
     if ! kill -0 $server 2>/dev/null; then tail -n 20 "$out/server.log" >&2; exit 1; fi
     "$python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=2)" 2>/dev/null && break

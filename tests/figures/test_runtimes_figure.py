@@ -84,6 +84,26 @@ def test_the_numbers_of_each_runtime_stand_above_its_bar() -> None:
     assert "output 6.00 (5.40–6.60), vision 0.0240 (0.0160–0.0330)" in texts(tokens_figure(FOUR, ""))
 
 
+@pytest.mark.parametrize("draw", [stages_figure, models_figure])
+def test_a_median_without_an_interval_says_why(draw: Any) -> None:
+    one = runtime("few", 300)
+    middle = one.summary["distribution"]["T_request"]["workload"]["p50"]
+    middle |= {"low": None, "high": None}
+    assert "few: 337 ms\n" in f"{texts(draw([*FOUR, one], ''))}\n"
+    why = "no interval: the requests are worth too few independent ones"
+    assert why in caption_of(draw([*FOUR, one], ""))
+    assert why not in caption_of(draw(FOUR, ""))
+
+
+def test_a_cost_without_a_place_on_the_axis_is_named() -> None:
+    costs = {"output": (6.0, 5.4, 6.6), "prompt": (1.0, None, None)}
+    without = [Runtime(label="unbounded", costs={**costs, "vision": (0.02, None, None)}),
+               Runtime(label="below", costs={**costs, "vision": (-0.05, -0.06, -0.04)})]  # fmt: skip
+    said = caption_of(tokens_figure([*FOUR, *without], ""))
+    assert said.endswith("not drawn, without an interval or not above 0: vision of unbounded, vision of below")
+    assert "not drawn" not in caption_of(tokens_figure(FOUR, ""))
+
+
 def test_a_cost_that_may_be_nothing_is_shown_by_its_upper_end() -> None:
     """Whichever side of 0 its middle lies on; one that is below 0 for sure has no place on the axis."""
     output = (6.0, 5.4, 6.6)

@@ -392,6 +392,9 @@ def test_the_precision_that_was_asked_for_is_not_said_to_be_reached() -> None:
         "(reached: ±3.34 to ±25.1 %; no interval yet at 1 of them)."
     )
     assert said(reached.format("3.34")).endswith("(reached: ±3.34 %).")
+    nothing = "median_interval (the median is 0 of ±1 %)"
+    assert said(nothing).endswith("(a median of 0, of which there are no shares, at all of them).")
+    assert said(nothing, none).endswith("at 1 of them; a median of 0, of which there are no shares, at 1 of them).")
 
 
 def test_one_slowest_request_is_one(tmp_path: Path) -> None:

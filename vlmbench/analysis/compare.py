@@ -153,6 +153,9 @@ class Comparison:
 
     def words(self) -> list[str]:
         """What it says, a sentence each."""
+        if not self.changes and self.requests:
+            both = count(self.requests, "request")
+            return [f"Nothing to compare: of {both} in common none has a time above 0 in both."]
         if not self.changes:
             return ["Nothing to compare: the two runs have no request in common that both measured."]
         left_out = self.only_baseline + self.only_candidate

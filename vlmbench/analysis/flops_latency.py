@@ -123,13 +123,13 @@ class FlopsLatency:
         """What the numbers say, a sentence each."""
         said = [
             f"{NAMES[name].capitalize()}: {digits(part.cost.value, 4)} ms per TFLOP (95 % interval "
-            f"{interval(part.cost.low, part.cost.high, 4)}){_without(part)} correlation {part.pearson:.3f}, "
-            f"R² {part.fit.r2:.3f}."
+            f"{interval(part.cost.low, part.cost.high, 4)}){_without(part)} "
+            f"{correlation_words(part.pearson, part.fit.r2)}."
             for name, part in self.parts.items()
         ]
-        if self.together is not None:
+        if self.together is not None and not math.isnan(self.together.r2):
             said.append(
-                f"Together: correlation {self.pearson_together:.3f}, R² {self.together.r2:.3f}: FLOPs alone "
+                f"Together: {correlation_words(self.pearson_together, self.together.r2)}: FLOPs alone "
                 + ("tell the latency." if self.together.r2 >= 0.95 else "do not tell the latency.")
             )
         cost = self.ratio()
@@ -186,6 +186,11 @@ def _fit(part: Slice) -> FlopsFit:
     flags = part.rows["flags"].astype(object) if "flags" in part.rows else None
     unflagged = without_first_times(flags, x, y, clusters)
     return FlopsFit(slice=part, flops=x, time=y, fit=fit, pearson=_pearson(x, y), unflagged=unflagged)
+
+
+def correlation_words(pearson: float, r2: float, name: str = "correlation") -> str:
+    """``correlation 0.998, R² 0.996``; why there is neither where the times never varied."""
+    return "no correlation (the times never vary)" if math.isnan(r2) else f"{name} {pearson:.3f}, R² {r2:.3f}"
 
 
 def _pearson(x: Any, y: Any) -> float:

@@ -70,7 +70,8 @@ def fit_latency_model(frame: Any, *, provenance: Mapping[str, Any] | None = None
             not watched by the timeline, or whose batch size is not the commonest, are left out.
 
     Raises:
-        InputError: no measured times, fewer than three different requests, or rows of several runtimes.
+        InputError: no measured times, a request whose median is 0, fewer than three different requests, or rows of
+            several runtimes.
     """
     data = Cells.of(frame)
     stages = _fit_stages(data)
@@ -130,7 +131,14 @@ class Cells:
         groups = [np.flatnonzero(where == i) for i in range(len(cells))]
         totals = total[keep]
         times = _stage_times(frame, keep, totals, filled[0][keep])
-        spreads = [np.quantile(totals[g], 0.95) / np.median(totals[g]) for g in groups if len(g) >= _SPREAD_REPEATS]
+        medians = np.array([np.median(totals[g]) for g in groups])
+        if nothing := int((medians == 0).sum()):
+            raise InputError(
+                "a latency model needs times above 0 "
+                f"(the median of T_total is 0 at {nothing} of {len(cells)} requests)"
+            )
+        ends = zip(groups, medians, strict=True)
+        spreads = [np.quantile(totals[g], 0.95) / middle for g, middle in ends if len(g) >= _SPREAD_REPEATS]
         return cls(
             counts=Counts(
                 vision=cells[:, 0],
@@ -139,7 +147,7 @@ class Cells:
                 vision_in_context=vision_column == "num_vision_tokens",
             ),
             stages={name: np.array([np.median(values[g]) for g in groups]) for name, values in times.items()},
-            total=np.array([np.median(totals[g]) for g in groups]),
+            total=medians,
             vision_column=vision_column,
             p95_over_median=float(np.median(spreads)) if spreads else math.nan,
             cell=where,

@@ -25,18 +25,20 @@ def precision_summary(frame: pd.DataFrame, metric: str = "T_total") -> dict[str,
     Returns:
         ``goal`` (half the width of the 95 % interval that is aimed at, as a share of the median); ``points``: for each
         ``point_id`` its ``runs``, ``lag1``, ``effective_n`` (independent runs that they are worth), ``reach`` (of the
-        interval, as a share of the median; None where there is none) and ``missing_s`` (measured time, s, that the
-        goal would still take; None where that cannot be told); ``words``: a sentence, empty where nothing was measured.
+        interval, as a share of the median; None where there is none, or the median is 0) and ``missing_s`` (measured
+        time, s, that the goal would still take; None where that cannot be told); ``words``: a sentence, empty where
+        nothing was measured.
     """
     rows = in_time(measured(frame))
-    points = []
+    points, nothing = [], 0
     for point in rows["point_id"].astype(object).unique():
         times = values(rows[rows["point_id"] == point], metric)
         times = times[~np.isnan(times)]
         if len(times):
             points.append({"point_id": str(point), **_of(times.tolist())})
+            nothing += np.median(times) == 0
     found = {"goal": GOAL, "points": points}
-    return found | {"words": precision_words(found)}
+    return found | {"words": precision_words(found, nothing=int(nothing))}
 
 
 def _of(times: list[float]) -> dict[str, Any]:
@@ -46,14 +48,20 @@ def _of(times: list[float]) -> dict[str, Any]:
     return {"runs": len(times), "lag1": lag1, "effective_n": effective, "reach": reach, "missing_s": missing}
 
 
-def precision_words(found: Mapping[str, Any]) -> str:
-    """``The median is known to ±0.8 % at the best point and ±24 % at the worst …``, with what the goal would cost."""
+def precision_words(found: Mapping[str, Any], *, nothing: int) -> str:
+    """``The median is known to ±0.8 % at the best point and ±24 % at the worst …``, with what the goal would cost.
+
+    Args:
+        found: of :func:`precision_summary`.
+        nothing: points whose median is 0: more runs would not tell more of them.
+    """
     points, goal = found["points"], percent(found["goal"], 1)
     known = sorted((p for p in points if p["reach"] is not None), key=lambda p: float(p["reach"]))
-    unknown = len(points) - len(known)
+    few = len(points) - len(known) - nothing
     if not known:
-        why = f"too few independent runs at {count(unknown, 'point')}"
-        return f"How well the median is known cannot be told: {why}." if points else ""
+        why = [f"too few independent runs at {count(few, 'point')}"] if few else []
+        why += [f"it is 0 at {count(nothing, 'point')}, and 0 has no shares"] if nothing else []
+        return f"How well the median is known cannot be told: {'; '.join(why)}." if points else ""
     best, worst = known[0], known[-1]
     text = f"The median is known to ±{percent(best['reach'], 2)}"
     if len(points) > 1 and len(known) == 1:
@@ -69,6 +77,8 @@ def precision_words(found: Mapping[str, Any]) -> str:
         at = "" if len(points) == 1 else f" at the {count(len(short), 'point')} that {lack} it"
         more = lasting(sum(p["missing_s"] for p in short))
         text += f"; ±{goal}{at} would have taken another {more} of measured time"
-    if unknown:
-        text += f"; {count(unknown, 'point')} with too few independent runs to tell"
+    if few:
+        text += f"; {count(few, 'point')} with too few independent runs to tell"
+    if nothing:
+        text += f"; {count(nothing, 'point')} with a median of 0, which has no shares"
     return f"{text}."

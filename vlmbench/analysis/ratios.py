@@ -14,6 +14,8 @@ from vlmbench.analysis.dependence import LEAST_SUM, dependence, found_worth, lon
 from vlmbench.analysis.estimate import CONFIDENCE, Array, Estimate, Shortfall, observed
 from vlmbench.analysis.quantiles import quantiles, ratio_draws, with_codes
 
+NO_MEDIAN = "no positive median"
+
 
 def ratio_of_quantiles(
     values: ArrayLike, upper: float, *, clusters: ArrayLike | None = None, seed: int = 0
@@ -23,8 +25,8 @@ def ratio_of_quantiles(
     if top.value is None:
         return top
     if not base.value or base.value < 0:
-        short, why = Shortfall.NOTHING_TO_COMPARE, "no positive median"
-        return replace(top, value=None, low=None, high=None, shortfall=short, detail=why)
+        short = Shortfall.NOTHING_TO_COMPARE
+        return replace(top, value=None, low=None, high=None, shortfall=short, detail=NO_MEDIAN)
     drawn = ratio_draws(values, upper, clusters=clusters, seed=seed)
     low, high = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return replace(top, value=top.value / base.value, low=float(low), high=float(high))

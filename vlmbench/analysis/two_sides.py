@@ -143,14 +143,22 @@ def judge(
     empty = [pair for pair in pairs if not pair.comparison.changes]
     pairs = [pair for pair in pairs if pair.comparison.changes]
     if not pairs:
-        one = empty[0]
+        one = max(empty, key=lambda pair: pair.comparison.requests)
+        if one.comparison.requests:
+            raise InputError(
+                f"'{shown(one.baseline.path)}' and '{shown(one.candidate.path)}' have no times to compare: of "
+                f"{count(one.comparison.requests, 'request')} in common none has a time above 0 in both\n"
+                "A time of 0 has no ratio; look at the rows, or measure again."
+            )
         raise InputError(
             f"'{shown(one.baseline.path)}' and '{shown(one.candidate.path)}' have no measured request in common "
             f"({one.comparison.only_baseline:,} and {one.comparison.only_candidate:,} of their own)\n"
             "Compare runs of the same data set, samples and sweep."
         )
     alone += [
-        f"{shown(one.baseline.path)}: no measured request in common with {shown(one.candidate.path)}" for one in empty
+        f"{shown(one.baseline.path)}: no {'time above 0' if one.comparison.requests else 'measured request'} in common "
+        f"with {shown(one.candidate.path)}"
+        for one in empty
     ]
     alone += [f"{shown(Path(baseline))}: {note}" for note in left[0].notes if note.startswith(_LEFT_OUT)]
     new += [f"{shown(Path(candidate))}: {note}" for note in right[0].notes if note.startswith(_LEFT_OUT)]

@@ -26,7 +26,7 @@ Parts = Sequence[tuple[str, float]]
 
 def _times(frame: pd.DataFrame) -> Parts:
     table = component_table(frame)
-    table = table[table["part_of"] == "T_total"]
+    table = table[(table["part_of"] == "T_total") & table["share"].notna()]  # a whole of 0 has no shares
     return [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
 
 
@@ -34,7 +34,7 @@ def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
     """Two pies side by side: share of ``T_total`` by stage, share of the parameters by part.
 
     Returns:
-        The figure; None if no measured run has stage times.
+        The figure; None if no measured run has stage times above 0.
     """
     times = [(name, share) for name, share in _times(frame) if share > 0]
     if not times:

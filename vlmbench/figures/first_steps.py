@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vlmbench.analysis.first_steps import PREFILL, STEP, VISION
 from vlmbench.figures.style import dot
 from vlmbench.figures.theme import caption, new_figure, plain_log_ticks, theme
+from vlmbench.text import count
 
 _PANELS = {STEP: "Tokens in the cache", VISION: "Patches of the image", PREFILL: "Positions of the input"}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -23,8 +24,11 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
         tables: arm to its table, of :func:`vlmbench.analysis.first_steps.first_times`.
 
     Returns:
-        The figure; None where no shape was met twice.
+        The figure; None where no shape was met twice, or none took more than 0 ms.
     """
+    every = sum(map(len, tables.values()))
+    tables = {arm: table[(table["first_ms"] > 0) & (table["later_ms"] > 0)] for arm, table in tables.items()}
+    left_out = every - sum(map(len, tables.values()))
     kinds = [kind for kind in _PANELS if any((table["what"] == kind).any() for table in tables.values())]
     if not kinds:
         return None
@@ -38,7 +42,8 @@ def first_steps_figure(tables: Mapping[str, pd.DataFrame], provenance: Mapping[s
                 n=shapes[kinds[0]],
                 unit=f"shapes of a {kinds[0]} an arm",
                 note="Points: the first time at a shape (open: in the first run of the process). "
-                "Dashes: the median of later times.",
+                "Dashes: the median of later times."
+                + (f" Not drawn, for 0 has no place on a log scale: {count(left_out, 'shape')}." if left_out else ""),
             ),
             width=5.2 if len(kinds) == 1 else 4.2 * len(kinds),
             height=3.5,

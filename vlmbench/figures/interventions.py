@@ -51,7 +51,8 @@ def interventions_figure(arms: Sequence[ArmResult], provenance: Mapping[str, Any
             _arm(axes, row, arm, common)
         axes.axvline(baseline, color=BASELINE, linewidth=dot(1), zorder=0)
         axes.set(xlabel="Time of generate() (ms)", yticks=[], ylim=(len(shown) + 0.5, -0.8))
-        axes.set_xlim(left=0)
+        longest = axes.get_xlim()[1]
+        axes.set_xlim(0, longest if longest > 0 else 1.0)  # somewhere above 0 where all times are 0
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
         kinds = [("method", Patch(facecolor=METHOD)), ("control", Patch(facecolor=CONTROL))]

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from vlmbench.analysis.ratios import NO_MEDIAN
 from vlmbench.figures.stage_bars import readable
 from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import (
@@ -60,6 +61,11 @@ class Runtime:
         rows = {row["component"]: row["median"] for row in self.summary.get("components") or []}
         return {name: float(rows[name]) for name in _ORDER if rows.get(name) is not None and rows[name] > 0}
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether there are stages and a whole request to draw."""
+        return bool(self.stages and self.quantile("p50"))
+
     def quantile(self, name: str) -> Mapping[str, Any]:
         """A quantile of the whole request with its interval; empty where n does not carry it."""
         whole = (self.summary.get("distribution") or {}).get("T_request") or {}
@@ -73,12 +79,12 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     Returns:
         The figure; None unless two runtimes have stages.
     """
-    shown = [one for one in runtimes if one.stages and one.quantile("p50")]
+    shown = [one for one in runtimes if one.has_stages]
     if len(shown) < 2:
         return None
     with theme():
         told = "bars: medians of the stages; line: median of the request with its 95 % interval; diamond: its "
-        told += "P95 with its interval, where n carries one"
+        told += f"P95 with its interval, where n carries one{_lacking(runtimes)}"
         figure = _figure("Where a request's time goes, by runtime", f"{caption}\n{told}", 1.5 + 0.95 * len(shown))
         times, shares = figure.subplots(2, 1)
         _times(times, shown)
@@ -96,18 +102,29 @@ def models_figure(models: Sequence[Runtime], caption: str) -> Figure | None:
     Returns:
         The figure; None unless two models have stages.
     """
-    shown = [one for one in models if one.stages and one.quantile("p50")]
+    shown = [one for one in models if one.has_stages]
     if len(shown) < 2:
         return None
     shown.sort(key=lambda one: float(one.quantile("p50")["value"]))
     named = [replace(one, label=_with_median(one)) for one in shown]
     with theme():
         told = f"{caption}\nbars: medians of the stages over their sum; names: median of the request (95 % interval)"
+        told += _lacking(models)
         figure = _figure("Where a request's time goes, by model", told, 0.9 + 0.44 * len(named))
         axes = figure.subplots()
         _shares(axes, named)
         _stage_legend(axes, named)
     return figure
+
+
+def _lacking(runtimes: Sequence[Runtime]) -> str:
+    """Why medians that are shown have no interval, and what is not shown, for the caption; empty where all is there."""
+    said = ""
+    if any(one.has_stages and one.quantile("p50").get("low") is None for one in runtimes):
+        said += "; no interval: the requests are worth too few independent ones"
+    if missing := [one.label for one in runtimes if one.summary and not one.has_stages]:
+        said += f"\nnot drawn, without stages above 0 ms or a whole request: {', '.join(missing)}"
+    return said
 
 
 def _with_median(one: Runtime) -> str:
@@ -219,7 +236,7 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         place, ends = 0.0, []
         for one in shown:
             if not any(len(_told(table)) for table in one.tails.values()):
-                _named(axes, place - 0.35, f"{one.label}: worth too few independent runs", 8.5)
+                _named(axes, place - 0.35, f"{one.label}: {_why_no_ratio(one)}", 8.5)
                 place += 0.55
                 continue
             _named(axes, place - 0.35, one.label, 8.5)
@@ -244,6 +261,12 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     return figure
 
 
+def _why_no_ratio(one: Runtime) -> str:
+    """Why a runtime has no percentile over its median."""
+    notes = {str(note) for table in one.tails.values() if "workload_note" in table for note in table["workload_note"]}
+    return "a median of 0 has no multiples" if NO_MEDIAN in notes else "worth too few independent runs"
+
+
 def _told(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The quantiles that n carries, with both ends."""
     return [
@@ -263,6 +286,9 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         return None
     with theme():
         told = "slopes of time over tokens; lines: 95 % intervals; arrows: upper ends of those that hold 0"
+        measured = [(one, kind) for one in runtimes for kind in _KINDS if kind in one.costs]
+        if missing := [f"{kind} of {one.label}" for one, kind in measured if kind not in _costs(one)]:
+            told += f"\nnot drawn, without an interval or not above 0: {', '.join(missing)}"
         figure = _figure("What one more token takes, by runtime", f"{caption}\n{told}", 0.7 + 0.62 * len(shown))
         axes = figure.subplots()
         for place, (one, rows) in enumerate(shown):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency
+from vlmbench.analysis.flops_latency import NAMES, FlopsFit, FlopsLatency, correlation_words
 from vlmbench.analysis.scaling import Scaling
 from vlmbench.analysis.slices import held
 from vlmbench.figures.panels import (
@@ -125,7 +125,7 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
         for name, part in found.parts.items()
     ]
     if found.together is not None:
-        notes.append(f"one line for all: r {found.pearson_together:.3f}, R² {found.together.r2:.3f}")
+        notes.append(f"one line for all: {correlation_words(found.pearson_together, found.together.r2, 'r')}")
     ratio = found.ratio()
     if ratio is not None:
         dearer = f"{digits(ratio.value)} times as much on output as on vision tokens"
@@ -142,7 +142,8 @@ def flops_latency_figure(found: FlopsLatency, provenance: Mapping[str, Any]) -> 
     flops, times = (
         np.concatenate([getattr(part, name) for part in found.parts.values()]) for name in ("flops", "time")
     )
-    if len(found.parts) > 1 and max(np.ptp(np.log(flops)), np.ptp(np.log(times))) > _LOG_FROM:
+    above = len(found.parts) > 1 and float(min(flops.min(), times.min())) > 0  # 0 has no place on a logarithmic axis
+    if above and max(np.ptp(np.log(flops)), np.ptp(np.log(times))) > _LOG_FROM:
         axes.set(
             xscale="log", yscale="log", xlabel="TFLOP per request (log scale)", ylabel="generate() (ms, log scale)"
         )
@@ -162,7 +163,7 @@ def _flops_cost(part: FlopsFit) -> str:
 
 
 def _flops_text(part: FlopsFit) -> str:
-    return f"{_flops_cost(part)}, r {part.pearson:.3f}, R² {part.fit.r2:.3f}"
+    return f"{_flops_cost(part)}, {correlation_words(part.pearson, part.fit.r2, 'r')}"
 
 
 def _draw_flops(axes: Axes, part: FlopsFit, colour: str, mark: str, label: str) -> None:

@@ -76,7 +76,7 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
         for axes, name in zip(panels, shown, strict=False):
             _tokens_panel(axes, values(work, name), time, flagged)
             axes.set_xlabel(tokens(name).capitalize() + " per request")
-            axes.set_ylim(0, 1.05 * float(np.nanmax(time)))
+            axes.set_ylim(0, _above(float(np.nanmax(time))))
             plain_ticks(axes.yaxis)
         for axes in list(panels)[len(shown) :]:
             axes.set_visible(False)
@@ -92,6 +92,11 @@ def latency_vs_tokens(frame: pd.DataFrame, provenance: Mapping[str, Any], metric
                 borderaxespad=0.1,
             )
     return figure
+
+
+def _above(longest: float) -> float:
+    """Where an axis of times ends, ms: a little above the longest; somewhere above 0 where all are 0."""
+    return 1.05 * longest if longest > 0 else 1.0
 
 
 def _words(metric: str, *, first: bool = True) -> str:
@@ -279,7 +284,7 @@ def over_time(frame: pd.DataFrame, provenance: Mapping[str, Any], metric: str = 
     scale, unit = (60.0, "min") if longest > 300 else (1.0, "s")
     every = np.concatenate([table["ms"].to_numpy(dtype=float) for _, table, _ in series])
     limit = max(_BEYOND * float(np.quantile(every, 0.95)), 1.05 * float(np.median(every)))
-    limit = 1.05 * float(every.max()) if every.max() <= 1.1 * limit else limit
+    limit = _above(float(every.max())) if every.max() <= 1.1 * limit else limit
     above = every[every > limit]
     with theme():
         figure = new_figure(

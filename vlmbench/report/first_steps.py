@@ -18,7 +18,7 @@ from vlmbench.records.reading import iter_rows
 from vlmbench.report.phase1_summary import provenance_of
 from vlmbench.report.terminal_tables import as_text
 from vlmbench.schema import SCHEMA_VERSION
-from vlmbench.text import factor, ms
+from vlmbench.text import factor, ms, note
 
 FILE = "first_steps.json"
 
@@ -57,7 +57,9 @@ def write_first_steps(directory: Path, arms: Mapping[str, Path]) -> str:
     }
     write_json(directory / FILE, content)
     figure = first_steps_figure(tables, next(iter(provenances.values())))
-    if figure is not None:
+    if figure is None:
+        note("all first times are 0, which have no place on a log scale; not drawn: first_steps.")
+    else:
         save(figure, directory / "figures", "first_steps")
     return as_text(_table(summaries))
 

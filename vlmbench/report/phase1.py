@@ -23,6 +23,7 @@ from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_
 from vlmbench.report.phase_file import Written, run_rows, write_phase_file
 from vlmbench.report.request_trace import write_request_traces
 from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
+from vlmbench.text import note
 
 PHASE_FILE = f"{EXPERIMENT}.json"
 
@@ -74,6 +75,7 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
 _POOLED = frozenset(
     ("latency_distribution", "request_distribution", "ttft_itl", "latency_vs_tokens", "variance_split", "over_time")
 )
+_OF_PARTS = frozenset(("components_pie", "components_bars", "request_timeline", "stage_distributions"))
 
 
 def figures(run: Run, *, loads: bool = False) -> Iterator[tuple[str, Figure]]:
@@ -101,9 +103,14 @@ def figures(run: Run, *, loads: bool = False) -> Iterator[tuple[str, Figure]]:
         "run_lane": run_lane_figure,
         "stage_distributions": components.stage_distributions,
     }
+    missing = []
     for name, draw in drawings.items():
         if loads and name in _POOLED:
             continue
         figure = draw(frame, provenance)
         if figure is not None:
             yield name, figure
+        elif name in _OF_PARTS:
+            missing.append(name)
+    if missing and (frames.values(frames.workload(frame), metric) == 0).all():
+        note(f"all times of {metric} are 0, which has no parts; not drawn: {', '.join(missing)}.")

@@ -44,7 +44,10 @@ def draw_side_by_side(directory: Path, runs: Sequence[Path], summaries: Mapping[
     files: list[Path] = []
     for (model, device), found in shown.items():
         name = "" if len(shown) == 1 else "_" + re.sub(r"[^a-z0-9]+", "_", model.partition(" (")[0].lower()).strip("_")
-        for stem, figure in _figures(found, model, device):
+        drawn = list(_figures(found, model, device))
+        if not drawn:
+            note(f"runtimes of {model} are not drawn side by side: no two have stages, tails or costs above 0.")
+        for stem, figure in drawn:
             files += save(figure, directory / "figures", f"{stem}{name}")
     return (*files, *_draw_models(directory, stories))
 
@@ -68,7 +71,9 @@ def _draw_models(directory: Path, stories: Sequence[Story]) -> Iterator[Path]:
         about = " · ".join(filter(None, (name, device, _dtype(found), random)))
         n = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
         figure = models_figure(shown, f"{about} · n = {n} requests a model\n{told_together(found, of_models=True)}")
-        if figure is not None:
+        if figure is None:
+            note(f"models under {name} are not drawn side by side: no two have stages above 0 and a whole request.")
+        else:
             stem = re.sub(r"[^a-z0-9]+", "_", f"models {name} {device if devices[name] > 1 else ''}".lower()).strip("_")
             yield from save(figure, directory / "figures", stem)
 

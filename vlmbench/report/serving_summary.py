@@ -79,7 +79,8 @@ def read_serving(directory: Path, provenance: Mapping[str, Any]) -> Serving | No
     limits = Limits(
         ttft_ms=load.get("ttft_limit_ms"), tpot_ms=load.get("tpot_limit_ms"), request_ms=load.get("request_limit_ms")
     )
-    table = serving_table(frame, limits=limits, devices=int(runtime.get("devices") or 1))
+    closed = load.get("name") == "closed"
+    table = serving_table(frame, closed=closed, limits=limits, devices=int(runtime.get("devices") or 1))
     return Serving(frame=frame, table=table, loads=loads, provenance=provenance)
 
 

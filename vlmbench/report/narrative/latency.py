@@ -28,6 +28,8 @@ from vlmbench.text import count, factor, lasting, ms, percent, span, tokens, wor
 
 Summary = Mapping[str, Any]
 
+ALL_ZERO = "All times of generate() are 0, so no part has a share of them."
+
 HOW_LONG = "How long does a request take?"
 HOW_BAD = "How bad is the tail?"
 WHICH_PART = "Which part eats the time?"
@@ -189,9 +191,10 @@ def _common_flags(flags: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _which_part(summary: Summary) -> list[str]:
-    stages = [row for row in summary["components"] if row["part_of"] == "T_total" and row["share"] is not None]
+    parts = [row for row in summary["components"] if row["part_of"] == "T_total"]
+    stages = [row for row in parts if row["share"] is not None]
     if not stages:
-        return ["The runs carry no stage times."]
+        return [ALL_ZERO if parts else "The runs carry no stage times."]
     stages.sort(key=lambda row: -row["share"])
     first, others = stages[0], [row for row in stages[1:] if row["component"] != "T_residual"]
     inside = span(first["share_low"], first["share_high"], "%")

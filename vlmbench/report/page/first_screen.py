@@ -7,6 +7,7 @@ from typing import Any
 
 from vlmbench.analysis.slices import KINDS
 from vlmbench.report.narrative import serving
+from vlmbench.report.narrative.latency import ALL_ZERO
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
 from vlmbench.report.narrative.tail import lacks, request_tail, tail_sentence, whose_tail
 from vlmbench.report.page.cells import heading, known, ms, ms_span, share_span
@@ -182,11 +183,11 @@ def _where(part: Part) -> Sentence:
     from vlmbench.report.phase1_summary import records
 
     rows = records(component_table(part.frame)) if part.frame is not None else []
-    stages = [row for row in rows if row["part_of"] == "T_total" and row["share"] == row["share"]]
-    largest = max(stages, key=lambda row: float(row["share"]), default=None)
+    stages = [row for row in rows if row["part_of"] == "T_total"]
+    largest = max((row for row in stages if known(row["share"])), key=lambda row: float(row["share"]), default=None)
     waiting = _waiting(part)
     if largest is None:
-        return ["The runs carry no stage times."]
+        return [ALL_ZERO if stages else "The runs carry no stage times."]
     name = heading(largest["component"])
     pieces: Sentence = [
         _over(part),

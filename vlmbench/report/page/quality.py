@@ -180,18 +180,21 @@ def _known_to(story: Story) -> str:
 
 
 _REACHED = re.compile(r"median_interval \(±([\d.]+) %")
-_NO_INTERVAL = "median_interval (no interval yet"
+_NO_INTERVAL, _NOTHING = "median_interval (no interval yet", "median_interval (the median is 0"
 
 
 def _reached(unmet: list[Mapping[str, Any]]) -> str:
-    """The precisions that the points say they reached, and how many have no interval yet."""
+    """The precisions that the points say they reached, and how many have no interval yet, or a median of 0."""
     texts = [str(text) for point in unmet for text in point.get("unmet") or []]
     found = [float(here[1]) for text in texts if (here := _REACHED.match(text))]
-    none = sum(text.startswith(_NO_INTERVAL) for text in texts)
+    none, nothing = (sum(text.startswith(why) for text in texts) for why in (_NO_INTERVAL, _NOTHING))
     ends = list(dict.fromkeys((digits(min(found)), digits(max(found))))) if found else []
     said = [f"reached: {' to '.join(f'±{end}' for end in ends)} %"] if ends else []
     if none:
         said.append(f"no interval yet at {'any' if none == len(unmet) else f'{none:,}'} of them")
+    if nothing:
+        where = "all" if nothing == len(unmet) else f"{nothing:,}"
+        said.append(f"a median of 0, of which there are no shares, at {where} of them")
     return f" ({'; '.join(said)})" if said else ""
 
 

@@ -9,6 +9,7 @@ from vlmbench.analysis import frames
 from vlmbench.analysis.breakdown import component_table
 from vlmbench.analysis.floors import peaks_of, short_verdict
 from vlmbench.figures.roofline import si
+from vlmbench.report.narrative.latency import ALL_ZERO
 from vlmbench.report.narrative.pieces import Piece, bold, ci
 from vlmbench.report.page.cells import (
     STAGE_CODES,
@@ -205,6 +206,9 @@ def said(part: Part) -> list[list[Piece]]:
     parts = [row for row in components(part) if row["part_of"] == "T_total" and row["component"] != "T_residual"]
     if not parts:
         return [["The runs carry no stage times, so their parts cannot be told apart."]]
+    parts = [row for row in parts if known(row.get("share"))]
+    if not parts:
+        return [[ALL_ZERO]]
     parts.sort(key=lambda row: -float(row["share"]))
     first = parts[0]
     name = heading(first["component"])
