@@ -48,8 +48,10 @@ def samples_of(requests: Any) -> Samples:
 def _sample(index: int, request: Any) -> Sample:
     if isinstance(request, Sample):
         return request
-    if not isinstance(request, tuple | list) or len(request) != 2 or not isinstance(request[1], str):
+    if not isinstance(request, tuple | list) or len(request) != 2:
         raise InputError(f"{_PAIR} (request {index} is {_described(request)})")
+    if not isinstance(request[1], str):
+        raise InputError(f"{_PAIR} (the text of request {index} is {_described(request[1])})")
     images, text = request
     several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
     name = f"request/{index}"

@@ -210,19 +210,23 @@ def _check_axes(axes: set[str], load: Load) -> None:
             raise ConfigError(
                 f"axis '{axis}' needs the model in this process, which runtime=endpoint has not\n{instead}"
             )
-    check_load_axes(axes, load)
+    check_load_axes(axes, load.kind)
 
 
-def check_load_axes(axes: Collection[str], load: Load) -> None:
+def check_load_axes(axes: Collection[str], load: str) -> None:
     """Refuse a sweep of what the kind of load has not.
+
+    Args:
+        axes: names of the sweep's axes.
+        load: none, closed or open.
 
     Raises:
         ConfigError: users of an open loop, or arrivals of a closed one.
     """
     for axis, kind in (("concurrency", "closed"), ("rate_per_s", "open")):
-        if LOAD_PREFIX + axis in axes and load.kind != kind:
+        if LOAD_PREFIX + axis in axes and load != kind:
             raise ConfigError(
-                f"axis 'load.{axis}' is one of load={kind} (got load={load.kind})\nadd load={kind} to the command"
+                f"axis 'load.{axis}' is one of load={kind} (got load={load})\nadd load={kind} to the command"
             )
 
 

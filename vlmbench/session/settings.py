@@ -158,6 +158,15 @@ class LoadConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"'load.{name}' must be above 0 (got {value:g})")
+        for name, given, kind in (
+            ("concurrency", self.concurrency != 1, "closed"),
+            ("rate_per_s", self.rate_per_s is not None, "open"),
+            ("trace_file", self.trace_file is not None, "open"),
+        ):
+            if given and self.name != kind:
+                raise ValueError(f"'load.{name}' goes with load={kind} (got load={self.name})")
+        if self.trace_file is not None and self.arrivals != "trace":
+            raise ValueError(f"'load.trace_file' goes with load.arrivals=trace (got {self.arrivals})")
 
 
 @dataclass
