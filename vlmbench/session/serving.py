@@ -12,6 +12,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.data.opening import opened
 from vlmbench.data.protocol import Samples
 from vlmbench.engines.endpoint.address import find_proxy, tls_context
 from vlmbench.engines.endpoint.arrivals import read_trace
@@ -78,7 +79,7 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
     directory = job.run_directory()
     with directory:
         dataset = job.build("dataset")
-        samples = dataset.open()
+        samples = opened(dataset)
         server = run(contact(endpoint, client, headers))
         run_id = uuid.uuid4().hex
         series, sizes = _series(job, samples, server, load, run_id)
