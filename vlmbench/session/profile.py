@@ -68,8 +68,6 @@ def profile(
         run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
         job.turns.waits = run.outcome.waits
         with run.rows() as store:
-            if store.repair:
-                say(f"records repaired: {store.repair}")
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
             series = make_series(job, samples, model, run.attempts)

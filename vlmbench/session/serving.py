@@ -85,8 +85,6 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
         series, sizes = _series(job, samples, server, load, run_id)
         _said_of_the_way(server)
         with directory.rows() as store, stop_on_signal() as stop:
-            if store.repair:
-                say(f"records repaired: {store.repair}")
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
             limit = job.settings.measurement.time_limit_s
