@@ -85,7 +85,7 @@ from vlmbench.analysis.claims import (
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, percent, tight_interval
+from vlmbench.text import DASH, count, digits, percent, tight_interval, whole_ones
 
 # Tail -----------------------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ def tail_table(results: Published) -> str:
         request = (tail.get("request") or {}).get("ratio")
         of_model = next((r for r in reversed(tail["ratios_to_median"]) if r["workload"] is not None), None)
         effective = whole.get("effective_n")
-        worth = "" if effective is None else f", worth {min(effective, whole['n']):,.0f}"
+        worth = "" if effective is None else f", worth {whole_ones(min(effective, whole['n']))}"
         if failed := summary["runs"]["status"].get("error", 0):
             again = _failed_and_again(results.results / run.folder)
             worth += f", {failed} failed first, {again} of {failed} ran when tried again"

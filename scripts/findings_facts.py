@@ -39,7 +39,7 @@ from published import (
 
 from vlmbench.analysis.claims import MOST, Verdict, tail_is_the_problem
 from vlmbench.analysis.shift import shift_in_turns
-from vlmbench.text import DASH, count, digits, percent
+from vlmbench.text import DASH, count, digits, percent, whole_ones
 
 
 def _present(results: Published) -> Iterator[tuple[str, Run]]:
@@ -450,7 +450,7 @@ def turns_words(results: Published) -> str:
     ends = [f"{end(shares):.2f}" for end in (min, max)]
     said = [
         f"{count(len(found), 'request')} over {found[-1] - found[0]:,.0f} s {words}, worth "
-        f"{run.summary['distribution']['T_request']['workload']['effective_n']:,.0f}"
+        f"{whole_ones(run.summary['distribution']['T_request']['workload']['effective_n'])}"
         for words, run in (
             ("in turns", results.at(Path(f"{CARD}_{_ALONE}") / "phase1")),
             (f"alone, of an earlier set{EARLIER}", results.at(Path(ARCHIVE) / f"{CARD}_{_ALONE}" / "phase1")),

@@ -25,7 +25,7 @@ from published import (
 )
 
 from vlmbench.schema import label_of
-from vlmbench.text import DASH, count, digits, lasting, percent
+from vlmbench.text import DASH, count, digits, lasting, percent, whole_ones
 
 _OTHERS = tuple(model for model in MODELS if model not in STUDIED)
 
@@ -83,7 +83,7 @@ def others_table(results: Published) -> str:
         rows.append(
             [
                 *who(name),
-                f"{n}{cut_words(run)}{'' if worth is None else f', worth {min(worth, n):,.0f}'}{run.mark}",
+                f"{n}{cut_words(run)}{'' if worth is None else f', worth {whole_ones(min(worth, n))}'}{run.mark}",
                 value(whole.get("p50")),
                 verdict_words(tail, times, f"× at {tail.of.upper()}", run),
                 verdict_words(share, percent, "", run),

@@ -87,3 +87,10 @@ def test_predictions_are_marked_and_nothing_is_measured(tmp_path: Path) -> None:
     assert all(row["predicted"] for row in content["settings"])
     assert "predicted of generate() alone" in content["verdict"]
     assert not _rows(tmp_path / "a")
+
+
+def test_a_percentile_is_no_share(tmp_path: Path) -> None:
+    """0.95 was taken as P0.95, which nearly every request is above."""
+    done = _budget(PLENTY, "percentile=0.95", f"output_dir={tmp_path / 'a'}")
+    assert done.status == 2
+    assert "'percentile' must be 1 or more and below 100: 95 is P95 (got 0.95)" in done.said

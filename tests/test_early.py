@@ -34,6 +34,7 @@ def job(compose: Compose, *words: str) -> Any:
         (["model.weights=pretrained", "model.path=/nope"], "model folder '/nope' does not exist"),
         (["dry_run=true", "target_device=H300"], "must be a device of the table .*near it: NVIDIA H200"),
         (["runtime.device=cuda:1"], "device 'cuda:1' is not here"),
+        (["+sweep.axes.load.concurrency=[1,4]"], "axis 'load.concurrency' is one of load=closed .got load=none"),
         (["probe.timeline.nvtx=true"], "'probe.timeline.nvtx' must be false on device 'cpu'"),
     ],
 )

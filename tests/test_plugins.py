@@ -81,3 +81,21 @@ def test_nothing_is_imported_before_it_is_named(site: Path) -> None:
 def test_an_unknown_entry_point_is_named() -> None:
     with pytest.raises(plugins.ConfigError, match=r"'mine' is no entry point of vlmbench\.figures"):
         plugins.load("vlmbench.figures", "mine")
+
+
+def test_a_data_set_without_the_field_that_experiments_set_is_told_of_it(tmp_path: Path) -> None:
+    """Nobody gave ``num_samples``, and the message named a wrong key; a type is named as people write it."""
+    place = tmp_path / "site"
+    (place / "theirs-1.dist-info").mkdir(parents=True)
+    (place / "theirs-1.dist-info" / "METADATA").write_text("Name: theirs\nVersion: 1\n")
+    (place / "theirs-1.dist-info" / "entry_points.txt").write_text("[vlmbench.datasets]\ntheirs = theirs:Theirs\n")
+    (place / "theirs.py").write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass(frozen=True, kw_only=True)\nclass Theirs:\n"
+        "    name: str = 'theirs'\n    side: int = 56\n\n    def open(self):\n        return []\n"
+    )
+    (tmp_path / "own" / "dataset").mkdir(parents=True)
+    (tmp_path / "own" / "dataset" / "theirs.yaml").write_text("_target_: theirs.Theirs\nname: theirs\nside: 56\n")
+    done = run(place, "--config-dir", "own", *RUN, "dataset=theirs", "dataset.side=wide", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "experiments say how many samples they take: the data set's class needs this field" in done.stderr
+    assert "'side' must be int (got 'wide')" in done.stderr

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from vlmbench.errors import SampleError, VlmbenchError
+
 MOST_TOKENS = 1_048_576
 """What one count of a request (tokens, images, rows of a batch) may be: more is a slip, and would fill the memory."""
 MOST_SIDE = 16_384
@@ -25,6 +27,23 @@ class ImageSource:
     name: str
     read: Callable[[], bytes]
     size: tuple[int, int] | None = None
+
+    def encoded(self) -> bytes:
+        """Read the image.
+
+        Raises:
+            SampleError: it cannot be read, for whatever reason: ``read`` may be of another package.
+        """
+        try:
+            data = self.read()
+        except (VlmbenchError, MemoryError):
+            raise
+        except Exception as error:
+            said = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            raise SampleError(f"image '{self.name}' cannot be read: {said}") from error
+        if not isinstance(data, bytes | bytearray):
+            raise SampleError(f"image '{self.name}' must be read as bytes (got {type(data).__name__})")
+        return bytes(data)
 
 
 @dataclass(frozen=True, kw_only=True)

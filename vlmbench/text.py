@@ -161,9 +161,19 @@ def worth(n: int, effective: float | None) -> str:
         n: runs.
         effective: independent ones that they are worth; None where that is not known.
     """
-    if effective is None or round(effective) >= n:
+    if effective is None or math.floor(effective) >= n:
         return ""
-    return f", worth {effective:,.0f}" if effective >= 1 else ", worth less than one"
+    return f", worth {whole_ones(effective)}"
+
+
+def whole_ones(effective: float, none: str = "less than one") -> str:
+    """Independent runs in whole ones: rounded down, for 35.9 of the 36 that are needed are not enough.
+
+    Args:
+        effective: independent ones that some runs are worth.
+        none: what stands for less than one.
+    """
+    return f"{math.floor(effective):,}" if effective >= 1 else none
 
 
 def amount(number: int) -> str:

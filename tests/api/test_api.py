@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from PIL import Image
 
 import vlmbench
 from vlmbench.api.measuring import Silent
-from vlmbench.errors import ConfigError, DeviceError, DirectoryConflictError, InputError
+from vlmbench.errors import ConfigError, DeviceError, DirectoryConflictError, InputError, MeasurementError
 from vlmbench.machine.host import device_state
 from vlmbench.records.outcome import State, read_outcome
 
@@ -114,8 +115,47 @@ def test_a_run_shows_itself(run: vlmbench.Run) -> None:
     assert "<table>" in page
     assert "data:image/png;base64," in page
     assert run.figure("components_b") is run.figure("components_bars")
-    with pytest.raises(InputError, match="'figure' must be one of"):
-        run.figure("pie_in_the_sky")
+    for name, there in (
+        ("pie_in_the_sky", "latency_"),
+        ("components", "components_pie, components_bars .got"),
+        ("", ""),
+    ):
+        with pytest.raises(InputError, match=f"'name' must be one of {there}"):
+            run.figure(name)
+
+
+_RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def test_a_comparison_of_methods_is_told_as_one_and_not_pooled() -> None:
+    """It was read as a data set: one distribution over baseline and arms, and no saving."""
+    read = vlmbench.read(_RESULTS / "h200_llava_fastv_eager")
+    assert read.kind == read.summary["experiment_name"] == "interventions"
+    assert read.summary["interventions"]
+    assert set(read.figures) == {"interventions"}
+    assert repr(read).startswith("What does the method save?")
+    assert "<table>" in read._repr_html_()
+
+
+def test_what_a_server_gave_is_in_the_summary(tmp_path: Path) -> None:
+    """It was left out, and a sweep of output tokens, whose rows have no T_total, ended in a KeyError."""
+    served = _RESULTS / "cpu_llama_server" / "closed"
+    assert vlmbench.read(served).summary["serving"]["points"]
+    for name in ("records.jsonl.xz", "loads.json", "points.json"):
+        shutil.copy(served / name, tmp_path / name)
+    provenance = json.loads((served / "provenance.json").read_text())
+    provenance["config"]["report"] = "phase3"
+    (tmp_path / "provenance.json").write_text(json.dumps(provenance))
+    swept = vlmbench.read(tmp_path)
+    assert swept.kind == "phase3"
+    assert swept.summary["serving"]["points"]
+    assert repr(swept)
+
+
+def test_a_run_that_cannot_be_saved_says_why(run: vlmbench.Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MeasurementError, match=r"the run cannot be saved in .*: "):
+        run.save(tmp_path / "file" / "run")
 
 
 def test_one_request_is_repeated_until_the_rule_is_met(tiny: tuple[Any, Any], image: Image.Image) -> None:
@@ -250,6 +290,10 @@ def test_anatomy_is_a_table(tiny: tuple[Any, Any]) -> None:
         ({"probes": ["timelin"]}, "near it: timeline"),
         ({"sweep": {"outptu_tokens": [1]}}, "outptu_tokens"),
         ({"output_tokens": 0}, "'output_tokens' must be 1 or more"),
+        ({"output_tokens": 10**9}, "'output_tokens' must be 1,048,576 or less"),
+        ({"image_size": (28, 10**6)}, "'image_size' must be 16,384 or less"),
+        ({"sweep": {"load.concurrency": [1, 4]}}, "axis 'load.concurrency' is none of vlmbench.measure"),
+        ({"sweep": {"intervention": {"keep": [1, 0.5]}}}, "axis 'intervention.keep' is none of vlmbench.measure"),
     ],
 )
 def test_a_wrong_argument_is_refused(
@@ -291,6 +335,9 @@ def test_what_is_no_request_is_refused(tiny: tuple[Any, Any], requests: Any) -> 
         (lambda m, p, r: vlmbench.measure(m, p, r, stopping={"a": 1}), "'a' must be a field of Stopping"),
         (lambda m, p, r: vlmbench.measure(m, p, r, warmup={"max_runs": None}), "'max_runs' must be a whole number"),
         (lambda m, p, r: vlmbench.measure(m, p, r, directory=""), "'directory' must be a directory"),
+        (lambda m, p, r: vlmbench.measure(m, p, r, directory=__file__), "'directory' must be a directory.* is a file"),
+        (lambda m, p, r: vlmbench.measure(m, p, [r[0][::-1]]), "the text of request 0 is Image"),
+        (lambda m, p, r: vlmbench.load("tiny", path="nowhere"), "'path' goes with weights=pretrained"),
     ],
 )
 def test_an_argument_of_another_type_is_an_error_that_says_what_is_wanted(

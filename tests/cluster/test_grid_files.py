@@ -436,6 +436,7 @@ def test_done_without_its_rows_is_lost_and_is_run_again(
     assert one.state == RunState.LOST
     assert one.reason == f"its 54 rows are gone: records.jsonl is {'empty' if harm == 'emptied' else 'missing'}"
     assert list(to_do(tmp_path, composed)) == [0]
+    assert table([one], tmp_path)[0]["progress"] == "54 rows when last heard of"
     assert grids.run("status", str(tmp_path)) == 1
     assert "54 rows are gone" in " ".join(capsys.readouterr().out.split())
     (folder / "records.jsonl").unlink(missing_ok=True)

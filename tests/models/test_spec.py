@@ -95,6 +95,7 @@ def test_published_parameters(name):
         ({"weights": "downloaded"}, "'weights' must be one of random, pretrained"),
         ({"weights": "pretrained"}, "'path' or 'hub_id'"),
         ({"config": {}}, "'config.model_type'"),
+        ({"path": "DIR"}, "'path' goes with weights=pretrained"),
         ({"quantization": "bitsandbytes_4bit"}, "weights=pretrained"),
         ({"quantization": "int3", "weights": "pretrained", "hub_id": "a/b"}, "'quantization' must be one of"),
         ({"anatomy": {"eyes": ["vision"]}}, r"got \['eyes'\]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from tests.page import published
 from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
 from vlmbench.records.files import write_json
+from vlmbench.report import write_report
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.serving import load_name
-from vlmbench.report.page import tail, write_page
+from vlmbench.report.page import compared, tail, write_page
 from vlmbench.report.page.cells import rounded
 from vlmbench.report.page.contents import page_data
 from vlmbench.report.page.first_screen import saved
@@ -286,7 +288,7 @@ def test_effective_n_is_shown_where_the_summary_has_it(tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", summary)
     (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Independent runs"]
     assert cell["t"] == "60 are worth 21"
-    assert "correlation 0.47" in cell["s"]
+    assert "correlation of neighbours 0.47" in cell["s"]
     summary["stopping"] = [{"point_id": "dataset", "measured": 60, "ended_by": "all_measured", "unmet": []}]
     summary["precision"] = {
         "points": [{"point_id": "dataset", "reach": 0.021}, {"point_id": "reference", "reach": None}]
@@ -368,6 +370,28 @@ def test_loads_of_a_server_have_their_section_and_the_first_words(tmp_path: Path
     assert "absent here, not zero" in plain(detail["loads_said"][0])
 
 
+def test_loads_beside_which_one_request_is_repeated_are_not_pooled_either(tmp_path: Path) -> None:
+    """The page said that they are not pooled, and drew them so; the terminal and the tables had one median of all.
+
+    A repeated request counts as one at every load.
+    """
+    directory = published.served(tmp_path / "served")
+    shutil.rmtree(directory / "tables")
+    rows = [json.loads(line) for line in (directory / "records.jsonl").read_text().splitlines()]
+    repeated = [row | {"point_id": row["point_id"].replace("dataset", "reference"), "sample_id": "s0"} for row in rows]
+    repeated = [row | {"repeat": number} for number, row in enumerate(repeated)]
+    (directory / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *repeated]))
+    said = write_report("phase1", directory)
+    part = page_data(directory)["stories"][0]["detail"]["parts"][0]
+    assert [group["name"] for group in part["requests"]["groups"]] == ["1 user", "4 users", "16 users"]
+    assert dict(zip(part["lane"]["names"], part["lane"]["counts"], strict=True))["one request repeated"] == len(rows)
+    assert "There the first token comes after 400 ms, a request takes 500 ms, at the median." in said
+    assert "Each load has a distribution of its own; they are not pooled." in said
+    assert "at the median of" not in said
+    assert "Latency, ms" not in said
+    assert not (directory / "tables" / "latency.md").exists()
+
+
 def test_a_load_is_named_as_it_was_asked_for() -> None:
     serving = {"load": {"name": "open", "rate_per_s": None, "arrivals": "poisson"}}
     point = {"point_id": "dataset,load.rate_per_s=5", "axis_load.rate_per_s": 5.0}
@@ -375,6 +399,14 @@ def test_a_load_is_named_as_it_was_asked_for() -> None:
     assert load_name(serving, point | {"axis_load.rate_per_s": 2.5}) == "Requests with 2.5 arrivals a second"
     assert point_words("load.rate_per_s=2.5") == "2.5 arrivals a second"
     assert point_words("load.concurrency=1") == "1 user"
+
+
+def test_what_saves_most_is_said_with_its_verdict_where_it_has_no_interval(tmp_path: Path) -> None:
+    """``0.725 ms ().``"""
+    arm = {"arm": "mine (scale=1)", "saved_ms": 0.725, "low": None, "high": None, "verdict": "too few pairs"}
+    part = Part(name=".", directory=tmp_path, summary={"interventions": [arm]}, provenance={})
+    (sentence,) = compared.said([part])
+    assert plain(sentence) == "Most is saved by mine (scale=1): 0.725 ms of generate(), too few pairs."
 
 
 def test_the_precision_that_was_asked_for_is_not_said_to_be_reached() -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from vlmbench.analysis.estimate import Shortfall
 from vlmbench.report.narrative.latency import _how_long
 from vlmbench.report.narrative.pieces import plain
 from vlmbench.report.narrative.tail import lacks, lacks_short, needs, shortage, tail_sentence
+from vlmbench.report.table_cells import _dependence
+from vlmbench.text import worth
 
 LEAD = "P99 of generate() is 3.00× (2.50–3.50×) its median; "
 REPEATED = "one identical request, repeated 60 times, has a tail too: its P95 is 1.500× (1.200–1.800×) its median, "
@@ -88,3 +91,13 @@ def test_a_cell_says_what_the_runs_are_worth_where_they_resemble_each_other() ->
     fields = {"shortfall": "too_few_independent", "effective_n": 7.9, "n_needed": 36, "note": "any words"}
     assert lacks_short(fields, "p90") == "worth 7 of 36"
     assert lacks_short({"note": "too few independent runs: 200 are worth 14 of 36"}, "p90") == "worth 14 of 36"
+
+
+def test_what_runs_are_worth_is_one_number_wherever_it_stands() -> None:
+    """``the 8 are worth 3) at the median of 8 runs, worth 4 independent ones``, and ``worth 0`` beside ``worth 1``."""
+    short = {"n": 8, "n_needed": 6, "shortfall": Shortfall.TOO_FEW_INDEPENDENT.key}
+    for effective, shown, cell in ((3.82, "3", "3"), (0.81, "less than one", "< 1"), (1234.9, "1,234", "1,234")):
+        assert lacks(short | {"effective_n": effective}).endswith(f"are worth {shown}")
+        assert worth(2000, effective) == f", worth {shown}"
+        assert _dependence({"lag1": 0.5, "effective_n": effective})[1] == cell
+    assert worth(8, 8.0) == ""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlmbench.errors import InputError
+from vlmbench.text import whole_ones
 
 Array = NDArray[np.float64]
 
@@ -90,7 +91,7 @@ class Estimate:
         if self.shortfall is Shortfall.TOO_FEW_RUNS:
             return f"{self.shortfall.value}: {self.n} of {self.n_needed}"
         if self.shortfall is Shortfall.TOO_FEW_INDEPENDENT:
-            worth = math.floor(self.effective_n or 0)
+            worth = whole_ones(self.effective_n or 0)
             return f"{self.shortfall.value}: {self.n} are worth {worth} of {self.n_needed}"
         return "" if self.shortfall is None else self.shortfall.value
 

@@ -176,13 +176,18 @@ def _are_of(rows: pd.DataFrame, kind: str) -> pd.Series:
     return rows["point_id"].isin([name for name in names if str(name).split(",")[0] == kind])
 
 
+def repeated(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
+    """The measured runs of the repeated single request at every point of a sweep; no rows if there was none."""
+    return _of(measured(frame, mode), REFERENCE)
+
+
 @once
 def reference(frame: pd.DataFrame, mode: str = "instrumented") -> pd.DataFrame:
     """The measured runs of the repeated single request; no rows if there was none.
 
     Where a sweep repeats one request at each of its points, those of the point with the most runs.
     """
-    rows = _of(measured(frame, mode), REFERENCE)
+    rows = repeated(frame, mode)
     points = rows["point_id"].astype(object).value_counts()
     return rows[rows["point_id"] == points.index[0]] if len(points) > 1 else rows
 

@@ -46,14 +46,16 @@ def check(
     given: Mapping[str, Any],
     *,
     least: Mapping[str, float] | None = None,
+    most: Mapping[str, int] | None = None,
     error: type[VlmbenchError] = ConfigError,
 ) -> None:
-    """Refuse an argument of the wrong type, or one that is too small.
+    """Refuse an argument of the wrong type, or one that is too small or too large.
 
     Args:
         annotations: name to annotation as it is written.
         given: name to value; others than those with an annotation are left out.
         least: name to the least value that a number may have.
+        most: name to the largest that a number, or the larger one of two, may be.
 
     Raises:
         VlmbenchError: such an argument, as ``error``; the message says what is wanted.
@@ -65,6 +67,9 @@ def check(
             raise error(f"'{name}' must be {' or '.join(words for _, words in known)} (got {value!r})")
         if isinstance(value, Real) and value < (least or {}).get(name, -math.inf):
             raise error(f"'{name}' must be {(least or {})[name]:g} or more (got {value})")
+        largest: Any = max(value) if isinstance(value, tuple | list) and known and _is_two_numbers(value) else value
+        if isinstance(largest, Real) and float(largest) > (most or {}).get(name, math.inf):
+            raise error(f"'{name}' must be {(most or {})[name]:,} or less (got {largest:,})")
 
 
 def check_model(model: Any) -> None:

@@ -23,7 +23,7 @@ from vlmbench.machine.turns import Turns
 from vlmbench.records.outcome import Cause, OutcomeFile, State
 from vlmbench.records.provenance import collect
 from vlmbench.records.run_directory import RunDirectory
-from vlmbench.request import Output
+from vlmbench.request import MOST_SIDE, MOST_TOKENS, Output
 from vlmbench.runner.plan import Knobs, Series, dataset_series, sweep_series
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ _LEAST = {
     "output_tokens": 1, "repeats": 1, "prompt_tokens": 1, "bare_every": 0, "trace_requests": 0, "time_limit_s": 0,
     "seed": 0,
 }  # fmt: skip
+_MOST = {**dict.fromkeys(("output_tokens", "prompt_tokens", "repeats"), MOST_TOKENS), "image_size": MOST_SIDE}
 _OUTPUT_AXES = ("output_tokens",)
+_ELSEWHERE = ("intervention.", "load.")
 _WHERE = "trace_dir"  # the one field of a shipped probe that names a place in the run directory
 
 
@@ -125,7 +127,7 @@ def measure(
 
     Raises:
         ConfigError: an argument of another type or out of range, an unknown axis or probe.
-        InputError: no request, or one that is no request.
+        InputError: no request, or one that is no request; ``directory`` is a file.
         AnatomyError: the model's stages cannot be found.
         DirectoryConflictError: ``directory`` belongs to other settings.
         DeviceError: another thread of this process measures; ``change_processor`` where no thread can be moved, or
@@ -141,7 +143,7 @@ def measure(
         >>> sorted({str(name) for name in run.components["component"]})[:2]
         ['T_LLM_decode', 'T_LLM_prefill']
     """
-    check(measure.__annotations__, locals(), least=_LEAST)
+    check(measure.__annotations__, locals(), least=_LEAST, most=_MOST)
     for name, given, allowed in (("policy", policy, POLICIES), ("batch", batch, BATCHES), ("rows", rows, WHICH)):
         if given not in allowed:
             raise ConfigError(f"'{name}' must be one of {', '.join(allowed)} (got {given!r})")
@@ -151,6 +153,8 @@ def measure(
         raise ConfigError(f"'progress' must be None or have expect, advance and end (got {progress!r})")
     if directory is not None:
         directory = place_of(directory, "directory")
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"'directory' must be a directory, or not exist yet ('{directory}' is a file)")
     samples = samples_of(requests)
     processors = Processors(on=change_processor, seed=seed)
     target = adopt(model, processor)
@@ -312,7 +316,7 @@ def _conclude(run: RunDirectory, states: Sequence[SeriesState]) -> None:
 
 
 def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, Any]) -> list[Series]:
-    from vlmbench.sweep import Sweep
+    from vlmbench.sweep import Sweep, axis_names
 
     output, measurement = settings["output"], settings["measurement"]
     size = measurement["image_size"]
@@ -327,6 +331,12 @@ def _series(target: TransformersModel, samples: Samples, settings: Mapping[str, 
         sweep = Sweep(name=settings["sweep"]["name"], axes=settings["sweep"]["axes"])
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for name in axis_names(sweep.axes):
+        if name.startswith(_ELSEWHERE):
+            raise ConfigError(
+                f"axis '{name}' is none of vlmbench.measure, which runs one request after the other on the model as it "
+                "is\nuse the command: experiment=interventions intervention=NAME, or runtime=vllm load=closed"
+            )
     if sweep.auto is not None:
         sweep = sweep.found(target.vision_counts(knobs.request(samples[0]), sweep.auto))
     bare_every = measurement["bare_every"]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.data.opening import opened, refuse_doubles
 from vlmbench.errors import InputError
 from vlmbench.request import ImageSource, Sample
 
@@ -27,29 +28,32 @@ def samples_of(requests: Any) -> Samples:
         InputError: there is none, or one of them is no request; the message says which.
     """
     if hasattr(requests, "open") and not isinstance(requests, Path):
-        opened: Samples = requests.open()
-        return opened
+        return opened(requests)
     if isinstance(requests, str | bytes | Path | dict) or not hasattr(requests, "__len__"):
         raise InputError(f"{_PAIR} (got {type(requests).__name__})")
     if not len(requests):
         raise InputError(f"{_PAIR} (got an empty one)")
     if isinstance(requests, list | tuple):
-        return [_sample(index, request) for index, request in enumerate(requests)]
+        samples = [_sample(index, request) for index, request in enumerate(requests)]
+        refuse_doubles(samples)
+        return samples
     try:
         first = requests[0]
     except (TypeError, KeyError, IndexError):
         first = None
     if not isinstance(first, Sample):
         raise InputError(f"{_PAIR} (got {type(requests).__name__})")
-    samples: Samples = requests
-    return samples
+    found: Samples = requests
+    return found
 
 
 def _sample(index: int, request: Any) -> Sample:
     if isinstance(request, Sample):
         return request
-    if not isinstance(request, tuple | list) or len(request) != 2 or not isinstance(request[1], str):
+    if not isinstance(request, tuple | list) or len(request) != 2:
         raise InputError(f"{_PAIR} (request {index} is {_described(request)})")
+    if not isinstance(request[1], str):
+        raise InputError(f"{_PAIR} (the text of request {index} is {_described(request[1])})")
     images, text = request
     several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
     name = f"request/{index}"

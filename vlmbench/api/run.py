@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmbench.errors import InputError
+from vlmbench.errors import InputError, MeasurementError
 from vlmbench.records.reading import RECORDS_NAME, records_in
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vlmbench.analysis.compare import Comparison
-    from vlmbench.report.phase1_summary import Run as Phase1Run
+    from vlmbench.report.phase_file import Answer
     from vlmbench.report.table_cells import Grid
 
 Which = Literal["measured", "all"]
 WHICH: tuple[Which, ...] = ("measured", "all")
 _FIGURE = "components_bars"
-_PHASE1, _SCALING = "phase1", ("phase2", "phase3")
 _NOT_SAVED = shutil.ignore_patterns("*.part", ".run.lock")
 
 
@@ -61,7 +60,10 @@ class Run:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The rows that count: measured runs of the workload, unless the run was read with ``rows="all"``."""
+        """The rows that count: measured runs of the workload, unless the run was read with ``rows="all"``.
+
+        Of a comparison of methods that is the baseline; :attr:`rows` has the arms (column ``intervention``).
+        """
         if self.which == "all":
             return self.rows
         from vlmbench.analysis.frames import workload
@@ -75,30 +77,23 @@ class Run:
 
         return provenance_of(self.directory)
 
-    @property
+    @cached_property
     def kind(self) -> str:
-        """The report that fits: ``phase1``, ``phase2`` or ``phase3``."""
-        asked = str((self.provenance.get("config") or {}).get("report") or "")
-        return asked if asked in (_PHASE1, *_SCALING) else _PHASE1
+        """The report that fits: ``phase1``, ``phase2``, ``phase3`` or ``interventions``."""
+        from vlmbench.report.from_rows import kind_of
+
+        return kind_of(self.directory)
 
     @cached_property
+    def _answer(self) -> Answer:
+        from vlmbench.report import answer
+
+        return answer(self.kind, self.directory)
+
+    @property
     def summary(self) -> Mapping[str, Any]:
         """What the run found, as plain data: the content of ``summary.json``, derived from the rows."""
-        if self.kind == _PHASE1:
-            from vlmbench.report.phase1_summary import summarise_run
-
-            return summarise_run(self._read)
-        from vlmbench.report.phase1_summary import read_points
-        from vlmbench.report.scaling import EXPERIMENTS, find, summarise
-
-        points = read_points(self.directory)
-        return summarise(find(self.rows, self.provenance), EXPERIMENTS[self.kind], points)
-
-    @cached_property
-    def _read(self) -> Phase1Run:
-        from vlmbench.report.phase1_summary import read_run
-
-        return read_run(self.directory)
+        return self._answer.summary
 
     @cached_property
     def latency(self) -> pd.DataFrame:
@@ -121,14 +116,7 @@ class Run:
 
     @cached_property
     def _drawn(self) -> dict[str, Figure]:
-        if self.kind == _PHASE1:
-            from vlmbench.report.phase1 import figures
-
-            return dict(figures(self._read))
-        from vlmbench.report.scaling import figures as scaling_figures
-        from vlmbench.report.scaling import find
-
-        return dict(scaling_figures(find(self.rows, self.provenance)))
+        return dict(self._answer.draw())
 
     def figure(self, name: str) -> Figure:
         """Draw a figure of the run.
@@ -137,15 +125,15 @@ class Run:
             name: one of :attr:`figures`, or its beginning where only one begins so (``"components_b"``).
 
         Raises:
-            InputError: no such figure; the message lists those that there are.
+            InputError: no such figure, or several begin so; the message lists those that there are.
         """
         if not isinstance(name, str):
             raise InputError(f"'name' must be one of {', '.join(self._drawn)} (got {name!r})")
         fitting = [known for known in self._drawn if known == name] or [
             known for known in self._drawn if known.startswith(name)
         ]
-        if not fitting:
-            raise InputError(f"'figure' must be one of {', '.join(self._drawn)} (got {name!r})")
+        if len(fitting) != 1:
+            raise InputError(f"'name' must be one of {', '.join(fitting or self._drawn)} (got {name!r})")
         return self._drawn[fitting[0]]
 
     def save(self, directory: Path | str) -> Run:
@@ -167,19 +155,17 @@ class Run:
         if place.exists() and (not place.is_dir() or records_in(place) is not None):
             what = "holds rows already" if place.is_dir() else "is a file"
             raise InputError(f"'{directory}' {what}; save into another directory")
-        shutil.copytree(self.directory, place, dirs_exist_ok=True, ignore=_NOT_SAVED)
+        try:
+            shutil.copytree(self.directory, place, dirs_exist_ok=True, ignore=_NOT_SAVED)
+        except OSError as error:  # also shutil.Error, whose list of files would be all that it says
+            why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+            raise MeasurementError(f"the run cannot be saved in '{directory}': {why}") from error
         write_report(self.kind, place)
         return Run(directory=place, which=self.which)
 
     def __repr__(self) -> str:
         """Show stages, shares and intervals as plain text."""
-        from vlmbench.report.terminal_tables import as_text, phase1
-
-        if self.kind == _PHASE1:
-            return as_text(phase1(self.summary, self.provenance), width=100)
-        from vlmbench.report.narrative.scaling import as_text as scaling_text
-
-        return scaling_text(self.summary, self.provenance)
+        return self._answer.words(100)
 
     def _repr_html_(self) -> str:
         """Show the same in a notebook: tables as the report has them, and the figure of the stages."""

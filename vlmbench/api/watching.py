@@ -30,7 +30,8 @@ class WatchedRun:
     Args:
         T_total: ms between entering ``generate()`` and its last token, the device idle at both ends.
         stages: ``T_setup``, ``T_vision_encoder``, ``T_projector``, ``T_LLM_prefill``, ``T_LLM_decode``,
-            ``T_residual`` … in ms, as far as the model has them; with the residual they add up to ``T_total``.
+            ``T_residual`` … in ms, as far as the model has them; with the residual they add up to ``T_total``, but for
+            ``T_decode_forward`` and ``T_decode_loop``, which are the two parts of ``T_LLM_decode``.
         TTFT_model: ms until the first token.
         ITL: ms between consecutive tokens, one value fewer than tokens.
         num_output_tokens: new tokens of one row.

@@ -12,6 +12,7 @@ from vlmbench.cli import environment
 from vlmbench.errors import ConfigError, DeviceError, InputError, ModelError, VlmbenchError
 from vlmbench.hiding import with_environment
 from vlmbench.machine.peaks import unknown_device
+from vlmbench.sweep import LOAD_PREFIX, axis_names
 
 if TYPE_CHECKING:
     from vlmbench.session.job import Job
@@ -45,6 +46,7 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
     if settings.task not in _MEASURING or settings.runtime.engine == "endpoint":
         return
     yield from environment.wrong()
+    yield from _load_axes(job)
     if sys.flags.optimize > 1:
         yield InputError(
             "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and transformers builds no model without its own\n"
@@ -70,6 +72,19 @@ def _wrong(job: Job) -> Iterator[VlmbenchError]:
             "use runtime.device=cpu or runtime.device=auto"
         )
     yield from _nvtx(job)
+
+
+def _load_axes(job: Job) -> Iterator[ConfigError]:
+    """A sweep of a load that there is none of would measure the same requests under several names."""
+    axes = axis_names((job.config.get("sweep") or {}).get("axes") or {})
+    if not any(axis.startswith(LOAD_PREFIX) for axis in axes):
+        return
+    from vlmbench.session.serving import check_load_axes
+
+    try:
+        check_load_axes(axes, job.settings.load.name)
+    except ConfigError as error:
+        yield error
 
 
 def _nvtx(job: Job) -> Iterator[ConfigError]:

@@ -47,7 +47,7 @@ def validate(config: DictConfig) -> RunConfig:
     settings: RunConfig | None = None
     if not errors:
         for path, node in _component_nodes(config):
-            errors += [f"{path}: {message}" for message in check_component(node)]
+            errors += [f"{path}: {message}{_why(path, message)}" for message in check_component(node)]
         errors += _unknown_figures(config)
         settings = _settings(config, errors)
     if errors or settings is None:
@@ -90,6 +90,12 @@ def check_component(node: DictConfig) -> list[str]:
     if not errors:
         errors += _range_errors(node)
     return errors
+
+
+def _why(path: str, message: str) -> str:
+    """What to do about a key that nobody gave: experiments set it."""
+    theirs = path == "dataset" and message.startswith("'num_samples' is not a key")
+    return "; experiments say how many samples they take: the data set's class needs this field" if theirs else ""
 
 
 def unknown_key(where: str, key: str, allowed: list[str]) -> str:
@@ -150,7 +156,8 @@ def _type_errors(component: type, node: DictConfig, known: set[str]) -> list[str
             OmegaConf.update(schema, key, resolved[key], merge=False)
         except OmegaConfBaseException:
             wanted = next(f.type for f in fields(component) if f.name == key)
-            errors.append(f"'{key}' must be {wanted} (got {resolved[key]!r})")
+            named = wanted.__name__ if isinstance(wanted, type) else wanted  # a class where annotations are no texts
+            errors.append(f"'{key}' must be {named} (got {resolved[key]!r})")
     return errors
 
 

@@ -48,7 +48,11 @@ def _here(run: Run, outcome: Outcome | None, job_id: str | None, lost_after_s: f
         return RunStatus(run=run, state=RunState.RUNNING, outcome=outcome, job_id=job_id, left_s=left, reason=reason)
     if outcome is None and run.submission is not None and not (run.directory / RECORDS_NAME).exists():
         return _before_its_turn(run, run.submission, job_id, lost_after_s)
-    reason = "its process is gone and left no result" if outcome else f"there are rows, but no {OUTCOME_NAME}"
+    reason = (
+        "its process is gone and left no result; the same command continues"
+        if outcome
+        else f"there are rows, but no {OUTCOME_NAME}"
+    )
     return RunStatus(run=run, state=RunState.LOST, outcome=outcome, job_id=job_id, reason=reason)
 
 

@@ -121,7 +121,9 @@ def table(found: Sequence[RunStatus], root: Path) -> list[dict[str, str]]:
         progress = ""
         if outcome is not None and one.state != RunState.QUEUED:
             points = f"{outcome.points_done}/{outcome.points_total} points, " if outcome.points_done else ""
-            progress = f"{points}{outcome.rows} rows"
+            # Its process told that every ten seconds, and can tell no more.
+            as_told = " when last heard of" if one.state == RunState.LOST else ""
+            progress = f"{points}{outcome.rows} rows{as_told}"
         rows.append(
             {
                 "run": name,

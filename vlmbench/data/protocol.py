@@ -16,7 +16,10 @@ class Samples(Protocol):
 
 
 class Dataset(Protocol):
-    """A data set's configuration: a frozen keyword-only dataclass that does no I/O when constructed."""
+    """A data set's configuration: a frozen keyword-only dataclass that does no I/O when constructed.
+
+    Its field ``num_samples`` (at most so many) is set by experiments.
+    """
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ class ModelSpec:
         name: what records and figures call it.
         hub_id: repository on the Hugging Face hub; used with ``weights=pretrained``.
         revision: commit, tag or branch of ``hub_id``; the commit found is recorded.
-        path: local checkpoint folder; used instead of ``hub_id`` when set.
+        path: local checkpoint folder, with ``weights=pretrained``; used instead of ``hub_id`` when set.
         weights: ``random`` (no network, no files: configuration, tokenizer and processor come from here) or
             ``pretrained``.
         trust_remote_code: whether Python files of a checkpoint may run.
@@ -67,6 +67,11 @@ class ModelSpec:
             raise ValueError("'quantization' must go with weights=pretrained (got weights=random)")
         if self.weights == "pretrained" and not (self.path or self.hub_id):
             raise ValueError("'path' or 'hub_id' must be set with weights=pretrained")
+        if self.path is not None and self.weights == "random":
+            raise ValueError(
+                f"'path' goes with weights=pretrained: random weights are made without it (got path={self.path!r}, "
+                "weights=random)"
+            )
         if self.weights == "random" and not isinstance(self.config.get("model_type"), str):
             raise ValueError("'config.model_type' must be set with weights=random (the name of the architecture)")
         if self.anatomy is not None and (unknown := sorted(set(self.anatomy) - set(_STAGES))):

@@ -40,13 +40,7 @@ def read_images(request: Request) -> list[bytes]:
     Raises:
         SampleError: an image cannot be read.
     """
-    encoded = []
-    for image in request.images:
-        try:
-            encoded.append(image.read())
-        except OSError as error:
-            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
-    return encoded
+    return [image.encoded() for image in request.images]
 
 
 @dataclass(kw_only=True)

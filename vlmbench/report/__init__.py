@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmbench import plugins
 from vlmbench.errors import ConfigError, InputError
 from vlmbench.text import shown
+
+if TYPE_CHECKING:
+    from vlmbench.report.phase_file import Answer
 
 
 def write_report(kind: str, directory: Path, to: Path | None = None, *, extra_figures: Sequence[str] = ()) -> str:
@@ -76,6 +80,29 @@ def _summarise(kind: str, directory: Path, to: Path | None, *, quick: bool = Fal
 
         return write_interventions(directory, to, quick=quick)
     return ""
+
+
+def answer(kind: str, directory: Path) -> Answer:
+    """Say what the rows of a run directory hold, as :func:`write_report` would write it.
+
+    Args:
+        kind: phase1, phase2, phase3 or interventions.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+    """
+    if kind == "phase1":
+        from vlmbench.report.phase1 import answer as of_phase1
+
+        return of_phase1(directory)
+    if kind == "interventions":
+        from vlmbench.report.interventions import answer as of_methods
+
+        return of_methods(directory)
+    from vlmbench.report.scaling import EXPERIMENTS
+    from vlmbench.report.scaling import answer as of_sweep
+
+    return of_sweep(directory, EXPERIMENTS[kind])
 
 
 def _draw_extra(name: str, directory: Path, to: Path) -> None:

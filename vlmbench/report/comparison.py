@@ -15,7 +15,7 @@ from vlmbench.report.paper_tables import markdown, tex
 from vlmbench.report.table_cells import Grid
 from vlmbench.report.templating import environment
 from vlmbench.report.terminal_tables import Fitted, as_text
-from vlmbench.text import DASH, count, digits, factor, plain, shown, span
+from vlmbench.text import DASH, count, digits, factor, plain, shown, span, whole_ones
 
 STEM = "compare"
 _MOST = 8  # differences of a kind that are named; compare.json has all
@@ -58,7 +58,7 @@ def grid(pair: Pair, verdict: Verdict, name: str = STEM) -> Grid:
     for change in pair.comparison.changes.values():
         ratio = change.ratio
         effective = ratio.effective_n
-        worth = f"{ratio.n:,}" if effective is None else f"{min(effective, ratio.n):,.0f} of {ratio.n:,}"
+        worth = f"{ratio.n:,}" if effective is None else f"{whole_ones(min(effective, ratio.n))} of {ratio.n:,}"
         said = change.verdict().partition(" (")[0]
         decides = change.metric in gate
         if not decides:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from vlmbench.analysis import frames
 from vlmbench.analysis.interventions import ArmResult, Verdict, arm_results, skipped_arms
@@ -16,7 +17,7 @@ from vlmbench.figures.theme import save
 from vlmbench.records.files import read_json, strict, write_json
 from vlmbench.report.narrative.interventions import as_text, verdict
 from vlmbench.report.phase1_summary import provenance_of, read_points, run_counts
-from vlmbench.report.phase_file import run_rows, write_phase_file
+from vlmbench.report.phase_file import Answer, run_rows, write_phase_file
 from vlmbench.schema import SCHEMA_VERSION
 
 EXPERIMENT, PROOFS = "interventions", "proofs.json"
@@ -39,31 +40,42 @@ def write_interventions(directory: Path | str, to: Path | None = None, *, quick:
     """
     directory = Path(directory)
     to = to or directory
+    said = answer(directory)
+    write_json(to / "summary.json", said.summary)
+    if quick:
+        return said.words(None)
+    write_phase_file(
+        to / f"{EXPERIMENT}.json",
+        experiment=EXPERIMENT,
+        provenance=provenance_of(directory),
+        summary=said.summary,
+        results=run_rows(directory, arms=True),
+    )
+    for name, figure in said.draw():
+        save(figure, to / "figures", name)
+    return said.words(None)
+
+
+def answer(directory: Path) -> Answer:
+    """Say what the rows of a run directory hold; nothing is written.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+    """
     frame = frames.load_runs(directory)
     provenance = provenance_of(directory)
     arms = arm_results(frame)
     summary = summarise(frame, arms, provenance, read_json(directory / PROOFS) or {}, points=read_points(directory))
-    write_json(to / "summary.json", summary)
-    if quick:
-        return as_text(summary)
-    write_phase_file(
-        to / f"{EXPERIMENT}.json",
-        experiment=EXPERIMENT,
-        provenance=provenance,
-        summary=summary,
-        results=run_rows(directory, arms=True),
-    )
-    draw(to, arms, provenance)
-    return as_text(summary)
+    return Answer(summary=summary, draw=lambda: figures(arms, provenance), words=lambda _: as_text(summary))
 
 
-def draw(directory: Path, arms: Sequence[ArmResult], provenance: Mapping[str, Any]) -> None:
-    """One figure a point of the sweep."""
+def figures(arms: Sequence[ArmResult], provenance: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """(file name, figure): one figure a point of the sweep."""
     points = list(dict.fromkeys(arm.point for arm in arms))
     for number, point in enumerate(points):
         figure = interventions_figure([arm for arm in arms if arm.point == point], provenance)
         if figure is not None:
-            save(figure, directory / "figures", EXPERIMENT if len(points) == 1 else f"{EXPERIMENT}_{number + 1}")
+            yield EXPERIMENT if len(points) == 1 else f"{EXPERIMENT}_{number + 1}", figure
 
 
 def summarise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from vlmbench.records.files import write_json
 from vlmbench.report import terminal_tables
 from vlmbench.report.exports import write_exports
 from vlmbench.report.phase1_summary import EXPERIMENT, Run, read_run, summarise_run
-from vlmbench.report.phase_file import Written, run_rows, write_phase_file
+from vlmbench.report.phase_file import Answer, Written, run_rows, write_phase_file
 from vlmbench.report.request_trace import write_request_traces
 from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 from vlmbench.text import note
@@ -45,10 +46,8 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
     directory = Path(directory)
     to = to or directory
     run = read_run(directory)
-    summary = summarise_run(run)
-    server = read_serving(directory, run.provenance)
-    if server is not None:
-        summary = {**summary, "serving": summarise_serving(server)}
+    found = _answer(directory, run)
+    summary = found.summary
     files = [write_json(to / "summary.json", summary)]
     if not quick:
         files.append(
@@ -62,13 +61,30 @@ def write_phase1(directory: Path | str, to: Path | None = None, *, quick: bool =
         )
         files += write_exports(to, summary, run.provenance)
         files += write_request_traces(directory, to, run.frame, summary)
-        several = server is not None and len(server.table) > 1
-        for name, figure in (*figures(run, loads=several), *(serving_figures(server) if server else ())):
+        for name, figure in found.draw():
             files += save(figure, to / "figures", name)
-    return Written(
+    return Written(summary=summary, files=tuple(files), text=found.words(None))
+
+
+def answer(directory: Path) -> Answer:
+    """Say what the rows of a run directory hold; nothing is written.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+    """
+    return _answer(directory, read_run(directory))
+
+
+def _answer(directory: Path, run: Run) -> Answer:
+    summary = summarise_run(run)
+    server = read_serving(directory, run.provenance)
+    if server is not None:
+        summary = {**summary, "serving": summarise_serving(server)}
+    several = server is not None and len(server.table) > 1
+    return Answer(
         summary=summary,
-        files=tuple(files),
-        text=terminal_tables.as_text(terminal_tables.phase1(summary, run.provenance)),
+        draw=lambda: chain(figures(run, loads=several), serving_figures(server) if server else ()),
+        words=lambda width: terminal_tables.as_text(terminal_tables.phase1(summary, run.provenance), width),
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -16,8 +16,27 @@ from vlmbench.hiding import without_secret_texts
 from vlmbench.records.files import strict, write_whole
 from vlmbench.schema import SCHEMA_VERSION, Mode, Status
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _FAILED = (Status.ERROR, Status.OOM, Status.SKIPPED)
 _Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the rows of a run say, before any of it is written.
+
+    Args:
+        summary: content of ``summary.json``.
+        draw: yields (file name, figure) of all figures that the run has data for, one at a time.
+        words: the answer in words and tables, plain text, at most so many columns wide where it has tables; those of
+            the terminal if None.
+    """
+
+    summary: Mapping[str, Any]
+    draw: Callable[[], Iterator[tuple[str, Figure]]]
+    words: Callable[[int | None], str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from vlmbench.report.narrative.launch_bound import launch_bound_with_sentences
 from vlmbench.report.narrative.scaling import as_text
 from vlmbench.report.narrative.serving import swept_load
 from vlmbench.report.phase1_summary import device_type, provenance_of, read_points, records, run_counts
-from vlmbench.report.phase_file import Written, run_rows, write_phase_file
+from vlmbench.report.phase_file import Answer, Written, run_rows, write_phase_file
 from vlmbench.report.serving_summary import read_serving, serving_figures, summarise_serving
 from vlmbench.schema import SCHEMA_VERSION, TOTAL_PARTS
 
@@ -140,15 +141,8 @@ def write_scaling(directory: Path | str, to: Path | None = None, *, experiment: 
     """
     directory = Path(directory)
     to = to or directory
-    frame = load_runs(directory)
-    if "T_total" not in frame:  # nothing could be measured; the report says why
-        frame["T_total"] = math.nan
-    found = find(frame, provenance_of(directory))
-    summary = summarise(found, experiment, read_points(directory))
-    server = read_serving(directory, found.provenance)
-    if server is not None:
-        summary = {**summary, "serving": summarise_serving(server)}
-    files = [write_json(to / SUMMARY_FILE, summary)]
+    found, said = _answer(directory, experiment)
+    files = [write_json(to / SUMMARY_FILE, said.summary)]
     if found.model is not None:
         files.append(found.model.save(to / MODEL_FILE))
     if not quick:
@@ -157,14 +151,42 @@ def write_scaling(directory: Path | str, to: Path | None = None, *, experiment: 
                 to / f"{experiment}.json",
                 experiment=experiment,
                 provenance=found.provenance,
-                summary=summary,
+                summary=said.summary,
                 results=run_rows(directory),
             )
         )
-        loads = server is not None and swept_load(summary["serving"])
-        for name, figure in (*figures(found), *(serving_figures(server) if server and loads else ())):
+        for name, figure in said.draw():
             files += save(figure, to / "figures", name)
-    return Written(summary=summary, files=tuple(files), text=as_text(summary, found.provenance))
+    return Written(summary=said.summary, files=tuple(files), text=said.words(None))
+
+
+def answer(directory: Path, experiment: str) -> Answer:
+    """Say what the rows of a run directory hold; nothing is written.
+
+    Args:
+        experiment: name of the experiment, and of the phase file.
+
+    Raises:
+        InputError: the directory holds no records, or broken ones.
+    """
+    return _answer(directory, experiment)[1]
+
+
+def _answer(directory: Path, experiment: str) -> tuple[Findings, Answer]:
+    frame = load_runs(directory)
+    if "T_total" not in frame:  # a server's rows, or nothing could be measured; the report says why
+        frame["T_total"] = math.nan
+    found = find(frame, provenance_of(directory))
+    summary = summarise(found, experiment, read_points(directory))
+    server = read_serving(directory, found.provenance)
+    if server is not None:
+        summary = {**summary, "serving": summarise_serving(server)}
+    loads = server is not None and swept_load(summary["serving"])
+    return found, Answer(
+        summary=summary,
+        draw=lambda: chain(figures(found), serving_figures(server) if server and loads else ()),
+        words=lambda _: as_text(summary, found.provenance),
+    )
 
 
 def summarise(found: Findings, experiment: str, points: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from vlmbench.analysis.curve_shape import outside_words
 from vlmbench.analysis.floors import STAGE_COSTS, short_verdict
 from vlmbench.analysis.slices import KINDS, TOKEN_KINDS, held_fixed
 from vlmbench.figures.theme import component_label
+from vlmbench.report.narrative.serving import first_words
 from vlmbench.report.phase1_summary import EXPERIMENT as PHASE1
 from vlmbench.report.scope_table import ARM_COLUMNS, arm_rows, scope_rows
-from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span
+from vlmbench.text import DASH, amount, digits, factor, interval, percent, quantile_cell, span, whole_ones
 
 Summary = Mapping[str, Any]
 
@@ -56,9 +57,12 @@ def grids(summary: Summary) -> list[Grid]:
 
 
 def latency(summary: Summary) -> Grid:
-    """Latencies: median and upper quantiles with intervals; the repeated request below the workload."""
+    """Latencies: median and upper quantiles with intervals; the repeated request below the workload. No rows under
+    several loads: each has a distribution of its own.
+    """
     rows = []
-    for metric, groups in summary["distribution"].items():
+    several = first_words(summary.get("serving") or {})
+    for metric, groups in ({} if several else summary["distribution"]).items():
         for group, entry in groups.items():
             cells = [quantile_cell(entry[name]) for name in ("p50", "p90", "p95", "p99")]
             label = metric if group == next(iter(groups)) else ""
@@ -74,7 +78,7 @@ def latency(summary: Summary) -> Grid:
 def _dependence(entry: Mapping[str, Any]) -> tuple[str, str]:
     """Autocorrelation of neighbours, and independent runs that the runs are worth; summaries of old have neither."""
     lag1, effective = entry.get("lag1"), entry.get("effective_n")
-    return DASH if lag1 is None else f"{lag1:.2f}", DASH if effective is None else f"{effective:,.0f}"
+    return DASH if lag1 is None else f"{lag1:.2f}", DASH if effective is None else whole_ones(effective, "< 1")
 
 
 def components(summary: Summary) -> Grid:

@@ -150,7 +150,8 @@ def phase1(summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> Rendera
             *(Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences),
         ]
     if summary["distribution"]:
-        parts += [Text(""), Fitted(table_cells.latency(summary))]
+        if (latency := table_cells.latency(summary)).rows:
+            parts += [Text(""), Fitted(latency)]
         shown = [table_cells.components(summary), table_cells.parameters(summary)]
     shown += [table_cells.memory(summary), table_cells.energy(summary), table_cells.kernels(summary)]
     parts += [Fitted(grid) for grid in shown if grid.rows]

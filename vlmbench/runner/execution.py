@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vlmbench.errors import SampleError
+from vlmbench.errors import MeasurementError
 from vlmbench.machine.host_use import HostUse, busy_flags
 from vlmbench.machine.wall_clock import unix_s
 from vlmbench.models.protocol import Prepared, VisionLanguageModel
@@ -18,7 +18,7 @@ from vlmbench.request import ImageSource, Request, Sample
 from vlmbench.runner.arms import attached
 from vlmbench.runner.batches import batch_columns
 from vlmbench.runner.watching import Attached, watching
-from vlmbench.schema import HOST_PARTS
+from vlmbench.schema import COMPARED_TIMES, HOST_PARTS
 
 _IDS = 64  # tokens of an arm's answer that a row keeps, to count where it differs from the baseline's
 
@@ -71,10 +71,7 @@ def in_memory(request: Request) -> Request:
     """
 
     def held(image: ImageSource) -> ImageSource:
-        try:
-            data = image.read()
-        except OSError as error:
-            raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
+        data = image.encoded()
         return replace(image, read=lambda: data)
 
     def read(sample: Sample) -> Sample:
@@ -178,6 +175,9 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         "batch_size": facts.batch_size,
         "gc": "frozen",
         **batch_columns(run.request, run.prepared, on_host, model),
+    }
+    _refuse_taken(observed, {*values, *COMPARED_TIMES})
+    values |= {
         **observed,
         **captured,
         **({} if run.prepared.cached is None else run.prepared.cached.columns),
@@ -205,6 +205,14 @@ def complete(model: VisionLanguageModel, run: PreparedRun, probes: Sequence[Prob
         before = sum(values[name] for name in _host_parts(values) if name != "T_detokenize")
         values["TTFT"] = before + values["TTFT_model"]
     return Outcome(values=values, flags=tuple(flags), shape_key=run.shape_key, started_unix_s=started)
+
+
+def _refuse_taken(observed: Mapping[str, Any], taken: Collection[str]) -> None:
+    """What a method says of itself goes under names of its own, or it would replace what was measured."""
+    if both := sorted(set(taken).intersection(observed)):
+        raise MeasurementError(
+            f"values() of the method gives {', '.join(both)}, which is measured here; it needs a name of its own"
+        )
 
 
 def _timed_generate(

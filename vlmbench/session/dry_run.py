@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.cost.prediction import Prediction, wall_s
+from vlmbench.data.opening import opened
 from vlmbench.errors import ConfigError, SampleError, UnreachablePointError
 from vlmbench.machine.peaks import PeaksAnswer, resolve_peaks, table_peaks, unknown_device
 from vlmbench.models.vision.candidates import seen_tokens
@@ -119,7 +120,7 @@ def predict(job: Job) -> Predicted:
         dtype, peaks, memory = _device(job)
         model = weightless(job.build("model"), dtype=dtype)
         planner = Planner(model, peaks=peaks, dtype=dtype, memory_bytes=memory)
-    series = make_series(job, job.build("dataset").open(), model)
+    series = make_series(job, opened(job.build("dataset")), model)
     if job.settings.workload == "controlled" and (why := no_slope(model, series)):
         sys.stderr.write(f"vlmbench: warning: {why}\n")
     lines = [_line(planner, one) for one in series]

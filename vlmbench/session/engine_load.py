@@ -83,7 +83,7 @@ def measure_load(
     """
     load, measurement = load_of(job.settings), job.settings.measurement
     axes = {name for one in series for name in one.axes}
-    check_load_axes(axes, load)
+    check_load_axes(axes, load.kind)
     if "batch_size" in axes:
         raise ConfigError(
             f"axis 'batch_size' is none of a load: the engine makes its own batches (got load={load.kind})\n"

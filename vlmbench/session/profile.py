@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.data.opening import opened
 from vlmbench.engines.choice import engine
 from vlmbench.errors import DeviceError
 from vlmbench.machine import gpu
@@ -58,7 +59,7 @@ def profile(
             run.check_alike(_expected(job))
         _check_alone(job)
         dataset = job.build("dataset")
-        samples = dataset.open()
+        samples = opened(dataset)
         load = look()
         if (busy := load.warning()) and not job.turns.others():  # they load, and will wait while this one measures
             say(f"warning: {busy}")
@@ -67,8 +68,6 @@ def profile(
         run.check_alike({"device": device_facts(str(model.device)), "model": model.facts})
         job.turns.waits = run.outcome.waits
         with run.rows() as store:
-            if store.repair:
-                say(f"records repaired: {store.repair}")
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
             series = make_series(job, samples, model, run.attempts)

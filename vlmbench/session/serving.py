@@ -12,6 +12,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vlmbench.data.opening import opened
 from vlmbench.data.protocol import Samples
 from vlmbench.engines.endpoint.address import find_proxy, tls_context
 from vlmbench.engines.endpoint.arrivals import read_trace
@@ -78,14 +79,12 @@ def profile_endpoint(job: Job, *, again: str | None = None) -> int:
     directory = job.run_directory()
     with directory:
         dataset = job.build("dataset")
-        samples = dataset.open()
+        samples = opened(dataset)
         server = run(contact(endpoint, client, headers))
         run_id = uuid.uuid4().hex
         series, sizes = _series(job, samples, server, load, run_id)
         _said_of_the_way(server)
         with directory.rows() as store, stop_on_signal() as stop:
-            if store.repair:
-                say(f"records repaired: {store.repair}")
             if len(store):
                 note(f"continuing: {len(store)} rows are measured already")
             limit = job.settings.measurement.time_limit_s
@@ -210,19 +209,23 @@ def _check_axes(axes: set[str], load: Load) -> None:
             raise ConfigError(
                 f"axis '{axis}' needs the model in this process, which runtime=endpoint has not\n{instead}"
             )
-    check_load_axes(axes, load)
+    check_load_axes(axes, load.kind)
 
 
-def check_load_axes(axes: Collection[str], load: Load) -> None:
+def check_load_axes(axes: Collection[str], load: str) -> None:
     """Refuse a sweep of what the kind of load has not.
+
+    Args:
+        axes: names of the sweep's axes.
+        load: none, closed or open.
 
     Raises:
         ConfigError: users of an open loop, or arrivals of a closed one.
     """
     for axis, kind in (("concurrency", "closed"), ("rate_per_s", "open")):
-        if LOAD_PREFIX + axis in axes and load.kind != kind:
+        if LOAD_PREFIX + axis in axes and load != kind:
             raise ConfigError(
-                f"axis 'load.{axis}' is one of load={kind} (got load={load.kind})\nadd load={kind} to the command"
+                f"axis 'load.{axis}' is one of load={kind} (got load={load})\nadd load={kind} to the command"
             )
 
 

@@ -158,6 +158,15 @@ class LoadConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"'load.{name}' must be above 0 (got {value:g})")
+        for name, given, kind in (
+            ("concurrency", self.concurrency != 1, "closed"),
+            ("rate_per_s", self.rate_per_s is not None, "open"),
+            ("trace_file", self.trace_file is not None, "open"),
+        ):
+            if given and self.name != kind:
+                raise ValueError(f"'load.{name}' goes with load={kind} (got load={self.name})")
+        if self.trace_file is not None and self.arrivals != "trace":
+            raise ValueError(f"'load.trace_file' goes with load.arrivals=trace (got {self.arrivals})")
 
 
 @dataclass
@@ -299,8 +308,8 @@ class RunConfig:
         _at_least("seed", self.seed, 0)
         if self.latency_ms is not None and self.latency_ms != MISSING and not self.latency_ms > 0:
             raise ValueError(f"'latency_ms' must be above 0 (got {self.latency_ms:g})")
-        if self.percentile != MISSING and not 0 < self.percentile < 100:
-            raise ValueError(f"'percentile' must lie between 0 and 100: 95 is P95 (got {self.percentile:g})")
+        if self.percentile != MISSING and not 1 <= self.percentile < 100:
+            raise ValueError(f"'percentile' must be 1 or more and below 100: 95 is P95 (got {self.percentile:g})")
         if self.metric != MISSING:
             _one_of("metric", self.metric, LATENCIES)
         if self.objective != MISSING:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmbench.data.opening import opened
 from vlmbench.errors import INTERRUPTED, ConfigError, InputError, VlmbenchError
 from vlmbench.records.attempts import Attempts
 from vlmbench.records.files import write_json
@@ -155,7 +156,7 @@ def _check_comparable(
     for part in parts:
         if part.settings.workload != "controlled":
             continue
-        series = make_series(part, part.build("dataset").open(), model, attempts)
+        series = make_series(part, opened(part.build("dataset")), model, attempts)
         foreseen = vision_counts(model, series, attempts)
         found["vision"] = max(found["vision"], len(foreseen.counts) + foreseen.passed_over)
         found["output"] = max(found["output"], len(output_counts(series)))

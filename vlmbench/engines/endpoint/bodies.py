@@ -101,10 +101,7 @@ def image_bytes(image: ImageSource, size: tuple[int, int] | None, salt: str | No
     Raises:
         SampleError: it cannot be read or decoded.
     """
-    try:
-        data = image.read()
-    except OSError as error:
-        raise SampleError(f"image '{image.name}' cannot be read: {error}") from error
+    data = image.encoded()
     if size is None and salt is None:
         return data
     from PIL import Image, JpegImagePlugin

@@ -52,9 +52,10 @@ def answers(summary: Summary, provenance: Mapping[str, Any]) -> list[tuple[str, 
     if not summary["headline"]["latency_metric"]:
         return [(HOW_LONG, ["Nothing could be measured.", *_failures(summary)])]
     energy, server = summary.get("energy"), summary.get("serving")
+    loads = [plain(sentence) for sentence in serving.first_words(server or {})]
     return [
-        (HOW_LONG, _how_long(summary)),
-        (HOW_BAD, _how_bad(summary)),
+        (HOW_LONG, loads or _how_long(summary)),
+        *([] if loads else [(HOW_BAD, _how_bad(summary))]),
         *(serving.answers(server) if server else []),
         (WHICH_PART, [serving.not_seen(server)] if server else [*_which_part(summary), *_device(summary, provenance)]),
         *([(HOW_MUCH_ENERGY, energy["words"])] if energy else []),
@@ -76,7 +77,7 @@ def _quantile(summary: Summary, metric: str, name: str) -> Mapping[str, Any] | N
 def _runs(whole: Mapping[str, Any]) -> str:
     """``200 runs, worth 44 independent ones``."""
     said = worth(whole["samples"], whole.get("effective_n"))
-    ones = " independent one" if said.endswith("than one") else " independent ones"
+    ones = " independent one" if said.endswith((" one", " 1")) else " independent ones"
     return f"{count(whole['n'], 'run')}{said}{ones if said else ''}"
 
 
@@ -266,7 +267,9 @@ def _how_sure(summary: Summary, provenance: Mapping[str, Any]) -> list[str]:
     sentences += [f"Warned while measuring: {warning.rstrip('.')}." for warning in dict.fromkeys(said)]
     points = summary["runs"]["workload_points"]
     if points > 1:
-        sentences.append(f"Runs of {points} sweep points are pooled here.")
+        loads = serving.first_words(summary.get("serving") or {})
+        apart = "Each load has a distribution of its own; they are not pooled."
+        sentences.append(apart if loads else f"Runs of {points} sweep points are pooled here.")
     return sentences
 
 

@@ -154,6 +154,9 @@ def _point(serving: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
             f"{_with(point, 'tokens_per_s', 'tokens a second')} in all, "
             f"{_with(point, 'tokens_per_s_user', 'a second for each user')}."
         )
+    if swept_load(serving) and point.get("TTFT_p50") is not None:
+        whole = f", a request takes {ms(point['T_request_p50'])}" if point.get("T_request_p50") is not None else ""
+        sentences.append(f"There the first token comes after {ms(point['TTFT_p50'])}{whole}, at the median.")
     if point.get("good_share") is not None:
         limits = ", ".join(f"{n.upper()} ≤ {v:g} ms" for n, v in serving["limits"].items() if v is not None)
         rate = "" if point.get("goodput_per_s") is None else f": goodput {digits(point['goodput_per_s'])} a second"

@@ -14,7 +14,7 @@ from vlmbench.analysis.variance import ABSENCE, DEVICE, HOST, HOST_OR_DEVICE, SP
 from vlmbench.figures.theme import component_label
 from vlmbench.report.narrative.pieces import Piece, Sentence, bold, ci
 from vlmbench.schema import TOTAL, label_of
-from vlmbench.text import count, factor, ms, not_measurable, percent, span
+from vlmbench.text import count, factor, ms, not_measurable, percent, span, whole_ones
 
 Summary = Mapping[str, Any]
 
@@ -97,7 +97,9 @@ def _worth(summary: Summary) -> str:
     metric = summary["tail"].get("metric", "T_total")
     entry = (summary.get("distribution") or {}).get(metric, {}).get("reference") or {}
     n, effective = entry.get("n"), entry.get("effective_n")
-    return f" (worth {math.floor(effective):,} independent ones)" if n and effective and effective < n / 2 else ""
+    if not n or not effective or effective >= n / 2:
+        return ""
+    return f" (worth {whole_ones(effective)} independent {'one' if effective < 2 else 'ones'})"
 
 
 def _times_median(row: Mapping[str, Any], group: str) -> list[Piece]:
@@ -132,7 +134,7 @@ def shortage(entry: Mapping[str, Any]) -> str:
         return ""
     if entry["shortfall"] == Shortfall.TOO_FEW_RUNS.key:
         return f"{entry['n']:,} of {least:,}"
-    return f"{entry['n']:,}, worth {math.floor(entry.get('effective_n') or 0):,}, of {least:,}"
+    return f"{entry['n']:,}, worth {whole_ones(entry.get('effective_n') or 0)}, of {least:,}"
 
 
 _COUNTED = (Shortfall.TOO_FEW_RUNS.key, Shortfall.TOO_FEW_INDEPENDENT.key)
@@ -145,14 +147,14 @@ def lacks(entry: Mapping[str, Any]) -> str:
     if entry["shortfall"] == Shortfall.TOO_FEW_RUNS.key:
         there = "is 1" if entry["n"] == 1 else f"are {entry['n']:,}"
         return f"needs {entry['n_needed']:,} requests, and there {there}"
-    worth = math.floor(entry.get("effective_n") or 0)
-    return f"needs {entry['n_needed']:,} independent requests, and the {entry['n']:,} are worth {worth:,}"
+    worth = whole_ones(entry.get("effective_n") or 0)
+    return f"needs {entry['n_needed']:,} independent requests, and the {entry['n']:,} are worth {worth}"
 
 
 def lacks_short(entry: Mapping[str, Any], name: str) -> str:
     """Why a percentile is not given, in a cell: ``needs 36``; of runs that resemble each other ``worth 7 of 36``."""
     if entry.get("shortfall") == Shortfall.TOO_FEW_INDEPENDENT.key and entry.get("n_needed") is not None:
-        return f"worth {math.floor(entry.get('effective_n') or 0):,} of {entry['n_needed']:,}"
+        return f"worth {whole_ones(entry.get('effective_n') or 0)} of {entry['n_needed']:,}"
     _, resembling, worth = str(entry.get("note") or "").partition(" are worth ")  # of a version without the fields
     return f"worth {worth}" if resembling else needs(name)
 

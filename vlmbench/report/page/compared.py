@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmbench.report.narrative.pieces import Piece, bold
+from vlmbench.report.narrative.pieces import Piece, bold, ci
 from vlmbench.report.page.cells import cell, known, ms, ms_span, rounded, table
 from vlmbench.report.page.parts import Part
 from vlmbench.text import DASH
@@ -87,6 +87,8 @@ def said(parts: Sequence[Part]) -> list[list[Piece]]:
         [
             "Most is saved by ",
             bold(str(best.get("arm", ""))),
-            f": {ms(best['saved_ms'])} ms ({ms_span(best.get('low'), best.get('high'))}).",
+            f": {ms(best['saved_ms'])} ms",
+            *ci(ms_span(best.get("low"), best.get("high"))),
+            f" of generate(), {best['verdict']}." if best.get("verdict") else " of generate().",
         ]
     ]

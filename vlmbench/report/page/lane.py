@@ -69,7 +69,7 @@ def _kinds(frame: pd.DataFrame) -> NDArray[np.int64]:
     found = np.zeros(len(frame), dtype=np.int64)
     status, mode = frame["status"].astype(object), frame["mode"].astype(object)
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
-    found[positions[frames.reference(frame).index]] = 1
+    found[positions[frames.repeated(frame).index]] = 1
     if frames.compares(frame):
         found[~frame["intervention"].eq(frames.BASELINE).fillna(True).to_numpy(dtype=bool)] = 6
     found[(mode == "bare").to_numpy()] = 2

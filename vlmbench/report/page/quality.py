@@ -14,7 +14,7 @@ from vlmbench.report.narrative.serving import first_words
 from vlmbench.report.page.cells import share_span, signed
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.stories import Story
-from vlmbench.text import amount, count, digits, percent
+from vlmbench.text import amount, count, digits, percent, whole_ones
 
 _OVERHEAD_GOAL = 0.003  # METHOD, invariant 4
 Cell = dict[str, str]
@@ -204,21 +204,12 @@ def _independent(part: Part) -> Cell:
     if not found:
         return {}
     n, effective_n, lag1 = found
-    said = (
-        f"Neighbouring runs resemble each other (correlation {lag1:.2f})"
-        if lag1 is not None
-        else "Neighbouring runs resemble each other"
-    )
+    among = f" (correlation of neighbours {lag1:.2f})" if lag1 is not None else ""
+    are_worth = f"{n:,} are worth {whole_ones(effective_n)}"
     if effective_n >= 0.9 * n:
-        return _cell(
-            "good",
-            "Independent runs",
-            f"{n:,} are worth {effective_n:,.0f}",
-            "Neighbouring runs do not resemble each other.",
-        )
-    return _cell(
-        "warn", "Independent runs", f"{n:,} are worth {effective_n:,.0f}", f"{said}; the intervals allow for it."
-    )
+        return _cell("good", "Independent runs", are_worth, "Runs do not depend on each other.")
+    said = f"Runs depend on each other{among}; the intervals allow for it."
+    return _cell("warn", "Independent runs", are_worth, said)
 
 
 def effective(part: Part) -> tuple[int, float, float | None] | None:

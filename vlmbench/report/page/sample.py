@@ -94,16 +94,20 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, Ints]]:
     positions = pd.Series(np.arange(len(frame)), index=frame.index)
     if frames.compares(frame):
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in _arms(frame)]
-    reference = frames.reference(frame)
-    if len(reference):
-        found = [("workload", frames.workload(frame)), (ONE_REPEATED, reference)]
+    good, reference = frames.workload(frame), frames.reference(frame)
+    if len(reference) and not _under_loads(good):
+        found = [("workload", good), (ONE_REPEATED, reference)]
         return [(name, positions[part.index].to_numpy(np.int64)) for name, part in found if len(part)]
-    good = frames.workload(frame)
     names = sorted((str(name) for name in pd.unique(good["point_id"].astype(object))), key=point_key)
     if len(names) < 2 or len(names) > 200:  # more have no colour and no button of their own
         return [("workload", positions[good.index].to_numpy(np.int64))]
     texts = good["point_id"].astype(object).astype(str)
     return [(point_words(name), positions[good.index[texts == name]].to_numpy(np.int64)) for name in names]
+
+
+def _under_loads(good: pd.DataFrame) -> bool:
+    """Whether requests were sent under several loads: each has a distribution of its own."""
+    return any(f"axis_{name}" in good and good[f"axis_{name}"].nunique() > 1 for name in _LOAD_AXES)
 
 
 def point_words(point: str) -> str:

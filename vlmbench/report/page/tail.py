@@ -10,7 +10,7 @@ from vlmbench.report.narrative.tail import request_tail, share_interval, share_o
 from vlmbench.report.page.cells import cell, heading, known, ms, quantile_cell, share_span, signed, table
 from vlmbench.report.page.parts import Part
 from vlmbench.report.page.quality import flag_name
-from vlmbench.text import DASH, percent, tokens
+from vlmbench.text import DASH, percent, tokens, whole_ones
 
 _QUANTILES = ("p50", "p90", "p95", "p99")
 _SHOWN = 0.01  # smaller shares of the variance are not listed
@@ -42,7 +42,9 @@ def percentiles(part: Part) -> dict[str, Any] | None:
 
 def _n(entry: Mapping[str, Any]) -> dict[str, Any]:
     effective = entry.get("effective_n")
-    return cell(f"{entry['n']:,}", sub=f"worth {effective:,.0f}" if known(effective) and effective is not None else "")
+    return cell(
+        f"{entry['n']:,}", sub=f"worth {whole_ones(effective)}" if known(effective) and effective is not None else ""
+    )
 
 
 def said(part: Part) -> list[Sentence]:
