@@ -54,10 +54,11 @@ def budget_words(results: Published) -> str:
             f"{CARD}_{model}_budget/figures/budget.png", f"What fits into {content['latency_ms']:g} ms"
         )
         link = f"[rows]({results.link}/{CARD}_{model}_budget)"
+        old = "".join(sorted({run.mark for run in results.below(results.results / f"{CARD}_{model}_budget")}))
         if tried := _tried(results, f"{CARD}_{model}_budget", content):
-            lines.append(f"{MODELS[model]}, {content['latency_ms']:g} ms: {tried} {link}.")
+            lines.append(f"{MODELS[model]}{old}, {content['latency_ms']:g} ms: {tried} {link}.")
             continue
-        lines.append(f"{MODELS[model]}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
+        lines.append(f"{MODELS[model]}{old}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
     return "\n\n".join(lines) or f"{NOT_MEASURED.capitalize()}."
 
 

@@ -79,7 +79,7 @@ def _table(summaries: Mapping[str, list[dict[str, Any]]]) -> Table:
         "new shapes",
         "first time",
         "later",
-        "ratio",
+        "ratio, shape by shape",
         "all first times, beyond later",
         "first run, beyond later",
     ):
