@@ -486,13 +486,18 @@ def _hundredfold(entry: Mapping[str, Any] | None) -> dict[str, float | None]:
 
 def data_table(results: Published) -> str:
     """What another data set does to the tail: sizes of VQA v2 beside long-tailed ones, under the same runtime."""
-    rows = []
+    from vlmbench.report.runtimes import measured_together
+
+    rows, apart = [], []
     for model in MODELS:
         other = results.run(f"{model}_long_tail", "phase1")
         if other is None:
             continue
         runtime = other.provenance["runtime"]["name"]
-        for data, run in (("VQA v2", results.run(f"{model}_{runtime}", "phase1")), ("long-tailed", other)):
+        same = results.run(f"{model}_{runtime}", "phase1")
+        if same is not None:
+            apart.append(f"The two of {MODELS[model]}: {measured_together([same.provenance, other.provenance])}.")
+        for data, run in (("VQA v2", same), ("long-tailed", other)):
             if run is None:
                 continue
             tokens, tail = run.summary["tokens"]["num_vision_tokens"], run.summary["tail"]
@@ -509,7 +514,9 @@ def data_table(results: Published) -> str:
             )  # fmt: skip
     heads = ("model", "runtime", "sizes of images", "requests", "vision tokens, least / median / most")
     more = ("request, median ms", "tail of a request, ×", "variance of `generate()` that vision tokens explain", "")
-    return table((*heads, *more), rows) if rows else f"{NOT_MEASURED.capitalize()} on this card."
+    if not rows:
+        return f"{NOT_MEASURED.capitalize()} on this card."
+    return "\n\n".join([table((*heads, *more), rows), *apart])
 
 
 # Runtimes -------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def cards_table(results: Published) -> str:
     """Which part ran on which card from when to when: what stands in a column of time ran at the same time."""
     parts: dict[tuple[str, str], tuple[float, float]] = {}
     turns: dict[str, set[str]] = {}
+    processors: dict[str, set[int]] = {}
     for name, place, about in _measured(results):
         if (about.get("device") or {}).get("type") != "cuda":
             continue
@@ -73,22 +74,25 @@ def cards_table(results: Published) -> str:
             ]  # of what was cut off
             if ended := one.get("ended_unix_s") or max(last, default=None):
                 key = (str((one.get("device") or about["device"]).get("uuid")), name)
+                processors.setdefault(key[0], set()).add((one.get("host") or about["host"])["cores_logical"])
                 begin, end = parts.get(key, (one["started_unix_s"], ended))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
                 turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
     cards: dict[str, list[tuple[float, float, str]]] = {}
     for (uuid, name), (begin, end) in parts.items():
         cards.setdefault(uuid, []).append((begin, end, name))
-    ordered = sorted((sorted(found) for found in cards.values()), key=lambda found: found[-1])
+    ordered = sorted(((sorted(found), uuid) for uuid, found in cards.items()), key=lambda one: one[0][-1])
     rows = [
         [
             f"{place}",
             "; ".join(f"{_clock(begin)}–{_clock(end)} {name.replace('_', ' ')}" for begin, end, name in found),
             _one_by_one(found, turns),
+            ", ".join(map(str, sorted(processors[uuid]))),
         ]
-        for place, found in enumerate(ordered, start=1)
+        for place, (found, uuid) in enumerate(ordered, start=1)
     ]
-    return table(("card", "runs of the present set, UTC", "one after the other"), rows) if rows else ""
+    heads = ("card", "runs of the present set, UTC", "one after the other", "processors of its machine")
+    return table(heads, rows) if rows else ""
 
 
 def apart_words(results: Published) -> str:

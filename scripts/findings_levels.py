@@ -55,6 +55,8 @@ class Levels:
 def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
     """Find the two levels between which the steps of a run change; None where there is no gap between two.
 
+    Changes are counted within a process: a run that was continued changes nothing from one session to the next.
+
     Args:
         rows: all of a run, warm-up and bare ones included.
     """
@@ -71,7 +73,10 @@ def levels_of(rows: Sequence[Mapping[str, Any]]) -> Levels | None:
     changes = dict.fromkeys(_CHANGES, 0)
     before: bool | None = None
     captured = paused = False
+    process = None
     for at, row in enumerate(ordered):
+        if row.get("session") != process:  # of a run that was continued: another process, maybe on another card
+            before, captured, paused, process = None, False, False, row.get("session")
         captured |= bool(row.get("T_capture"))
         paused |= at > 0 and row["started_unix_s"] - ends[at - 1] >= _PAUSE_S
         if at not in steps:
@@ -160,11 +165,14 @@ def tried_words(results: Published) -> str:
     fell = " and ".join(f"after {name} {digits(after)}" for name, _, after in moved)
     before = digits(left[0][1])
     words = (
-        f" One thing at a time, once each ([rows]({results.link}/{CARD}_captured)): a step of {MODELS['llava']} that "
-        f"takes {before} ms after a capture takes as long after {', '.join(names[:-1])} and {names[-1]}, and {fell} ms."
+        f" One thing at a time, once each, after graphs were captured ([rows]({results.link}/{CARD}_captured)): a step "
+        f"of {MODELS['llava']} that takes {before} ms takes as long after {', '.join(names[:-1])} and {names[-1]}, and "
+        f"{fell} ms."
     )
     if all(name.startswith("another process") for name, *_ in moved) and any("pause" in name for name in names):
-        words += " So it is not the pause that brings it down but what other processes run in it."
+        words += " So here no pause brings it down, and another process does"
+        told = any(name.startswith("another process runs") for name, *_ in moved + left)
+        words += "." if told else "; whether by beginning or by its kernel this trial does not tell."
     return words
 
 

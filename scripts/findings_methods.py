@@ -233,11 +233,14 @@ def grid_words(results: Published) -> str:
         if tries and tries[-1]["status"]:
             took += " and was not finished"
         methods, runtimes = (len({row[place] for row in rows}) for place in (0, 1))
+        alone = ", no control beside it" * all(arm["role"] != "control" for run in runs for arm in run.summary["arms"])
+        lengths = sorted({run.provenance["config"]["output"]["tokens"] for run in runs})
         heads = ("method", "runtime", *(f"{percent(keep, 2)} kept" for keep in _GRID_KEEPS), "pairs")
         parts.append(
             f"{MODELS[model]}: {count(methods, 'method')} × {count(len(keeps), 'share')} × "
             f"{count(runtimes, 'runtime')} {took}, loading and proofs included ([rows]({results.link}/{folder.name})). "
-            f"Saved of `generate()`, ms:\n\n{table(heads, sorted(rows))}"
+            f"Saved of `generate()` of {'–'.join(map(str, lengths))} output tokens{alone}, ms:\n\n"
+            f"{table(heads, sorted(rows))}"
         )
     return "\n\n".join(parts) or f"{NOT_MEASURED.capitalize()} on this card."
 

@@ -49,6 +49,7 @@ def others_made(results: Published) -> str:
     )
     libraries: dict[str, list[str]] = {}
     continued: dict[str, float] = {}
+    machines: set[tuple[int, ...]] = set()
     for name, run in runs:
         model, sessions = who(name)[0], run.provenance["sessions"]
         of = libraries.setdefault(str(sessions[0]["software"]["packages"]["transformers"]), [])
@@ -56,18 +57,28 @@ def others_made(results: Published) -> str:
             of.append(model)
         if len({one["device"]["uuid"] for one in sessions}) > 1:
             continued[model] = sessions[-1]["started_unix_s"] - sessions[0]["ended_unix_s"]
+            machines.add(tuple(one["host"]["cores_logical"] for one in sessions))
     (library, _), *others = sorted(libraries.items(), key=lambda one: -len(one[1]))
     with_others = "".join(f", {' and '.join(models)} with {version}" for version, models in others)
-    words = (
-        f"Phase 1 of {usual:,} requests{cut} of 8 output tokens, two to eight runs in turns, with transformers "
-        f"{library}{with_others}."
+    members = sorted(
+        {one["turns"]["members"] for _, run in runs for one in run.provenance["sessions"] if one.get("turns")}
     )
+    turns = f", {'–'.join(map(str, dict.fromkeys((members[0], members[-1]))))} runs in turns" if members else ""
+    words = f"Phase 1 of {usual:,} requests{cut} of 8 output tokens{turns}, with transformers {library}{with_others}."
     if continued:
         words += (
             f" Runs of {', '.join(continued)} were cut off and went on {lasting(median(continued.values()))} later on "
-            "another card of the kind: what differs between the two is in their intervals and in their A/A."
+            f"another card of the kind{_machines(machines)}: what differs between the two is in their intervals and in "
+            "their A/A."
         )
     return words
+
+
+def _machines(of: set[tuple[int, ...]]) -> str:
+    """How many processors the machines have between which runs moved; nothing where as many, or not one pair."""
+    if len(of) != 1 or len(set(each := next(iter(of)))) == 1:
+        return ""
+    return f", in a machine of {each[-1]} processors instead of {each[0]}"
 
 
 def others_table(results: Published) -> str:

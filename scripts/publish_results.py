@@ -159,6 +159,8 @@ def take(runs: Path, results: Path) -> list[Path]:
                         )  # no path of a machine
                     write_whole(results / folder / name, said)
             (results / folder / PART).unlink(missing_ok=True)  # an earlier run's; none was written of what was cut off
+            if len(folder.parts) > 1 and {path.parent for path in (results / folder).parent.rglob(PACKED)} <= {target}:
+                (results / folder.parts[0] / PART).unlink(missing_ok=True)  # of an earlier run that had all of it
             if tries := tries_of(runs).get(place.name):
                 write_json(results / folder / PART, {"tries": [asdict(one) for one in tries]})
             taken.append(folder)

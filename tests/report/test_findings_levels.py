@@ -47,6 +47,15 @@ def test_changes_that_follow_nothing_are_counted_as_such() -> None:
     assert (found.unmoved, found.stayed) == (1, 1), "a capture that moves nothing, a pause that brings nothing back"
 
 
+def test_nothing_changes_from_one_session_to_the_next() -> None:
+    told = rows("l" * 20 + "h" * 10 + "l" * 20, captures=(20,), pauses=(30,))
+    for row in told[-20:]:  # another process, that begins at the lower level
+        row["session"] = 1
+    found = levels.levels_of([{"session": 0, **row} for row in told])
+    assert found is not None
+    assert (found.rises, found.captured, found.falls, found.paused) == (1, 1, 0, 0)
+
+
 def test_one_level_is_none() -> None:
     assert levels.levels_of(rows("l" * 60, captures=(10,), pauses=(30,))) is None
     assert levels.levels_of(rows("lh" * 10)) is None, "too few"
@@ -74,7 +83,13 @@ def test_what_was_tried_says_what_left_a_step_where_it_was_and_what_moved_it(tmp
     assert levels.tried_words(results) == "", "nothing moved it"
     file.write_text("\n".join([*still, line("another process begins and runs a kernel", 6.802, 6.232)]))
     said = levels.tried_words(results)
-    assert "takes 6.80 ms after a capture takes as long after a pause of 3 s and memory given back, and after" in said
-    assert "another process begins and runs a kernel 6.23 ms. So it is not the pause" in said
+    assert "takes 6.80 ms takes as long after a pause of 3 s and memory given back, and after another process" in said
+    assert said.endswith(
+        "6.23 ms. So here no pause brings it down, and another process does; "
+        "whether by beginning or by its kernel this trial does not tell."
+    )
+    both = [line(f"another process {did} a kernel", 6.802, 6.232) for did in ("begins and runs", "runs")]
+    file.write_text("\n".join([*still, *both]))
+    assert "another process does." in levels.tried_words(results)
     file.write_text("\n".join([still[1], line("a pause of 3 s", 6.8, 6.23)]))
-    assert "not the pause" not in levels.tried_words(results)
+    assert "no pause" not in levels.tried_words(results)

@@ -362,6 +362,7 @@ def test_loads_and_grids_are_of_the_card_and_what_failed_is_named(
     )
     grid = findings.findings_methods.grid_words(found)
     assert "2 methods × 4 shares × 1 runtime took 630 s, in 2 goes, loading" in grid
+    assert re.search(r"Saved of `generate\(\)` of \d+ output tokens(, no control beside it)?, ms:", grid)
     row = next(line for line in grid.splitlines() if line.startswith("| VisionZip"))
     saved = found.run("llava_grid", "1_visionzip").summary["arms"][1]["savings"]["T_total"]["saved_ms"]
     assert row.split(" | ")[2] == findings.value(saved)
@@ -474,6 +475,20 @@ def _of_code(folder: Path, code: str) -> None:
         path.write_text(json.dumps(about))
 
 
+def test_a_part_of_one_phase_leaves_no_word_of_the_part_that_had_all_of_its_folder(
+    script: ModuleType, runs: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    script.take(runs, results)
+    for name in ("h200_molmo_cudagraph", "h200_llava_eager"):  # the first has phase 1 alone
+        (results / name / "part.json").write_text("{}")
+    shutil.copytree(runs / "llava_eager" / "phase1", tmp_path / "later" / "llava_eager_phase1")
+    shutil.copytree(runs / "molmo_cudagraph", tmp_path / "later" / "molmo_cudagraph_phase1")
+    script.take(tmp_path / "later", results)
+    assert not (results / "h200_molmo_cudagraph" / "part.json").exists()
+    assert (results / "h200_llava_eager" / "part.json").exists(), "its sweeps are there still"
+
+
 def test_another_code_begins_a_set_and_what_was_cut_off_replaces_nothing_longer(
     script: ModuleType, findings: ModuleType, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,13 +584,32 @@ def test_what_was_cut_off_or_has_no_costs_is_named(findings: ModuleType, tmp_pat
     assert "no floor: LLaVA-1.5-7B, captured graphs." in findings.costs_words(published)
 
 
+def test_runs_that_went_on_in_another_machine_say_so_and_other_data_says_of_which_card_it_is(
+    findings: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("h200_smolvlm_eager", "h200_qwen_eager", "h200_qwen_long_tail"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    published = findings.Published(tmp_path)
+    made = findings.findings_others.others_made(published)
+    assert made.startswith(
+        "Phase 1 of 72 requests of 8 output tokens, 8 runs in turns, with transformers 5.17.0. Runs of"
+    )
+    assert "on another card of the kind, in a machine of 16 processors instead of 32: what differs" in made
+    assert "The two of Qwen2.5-VL-7B: 2 cards of one kind; measured 8.8 hours apart." in findings.data_table(published)
+    about = tmp_path / "h200_smolvlm_eager" / "phase1" / "provenance.json"
+    about.write_text(about.read_text().replace('"cores_logical":32', '"cores_logical":16'))
+    assert "another card of the kind: what" in findings.findings_others.others_made(findings.Published(tmp_path))
+
+
 def test_runs_of_which_no_summary_is_made_are_on_their_card_and_begin_with_the_first(
     findings: ModuleType, tmp_path: Path
 ) -> None:
     for name in ("h200_llava_first_steps", "h200_llava_endpoint"):
         shutil.copytree(RESULTS / name, tmp_path / name)
     published = findings.Published(tmp_path)
-    assert "23:53–23:54 llava first steps" in findings.findings_facts.cards_table(published)
+    cards = findings.findings_facts.cards_table(published)
+    assert "23:53–23:54 llava first steps" in cards
+    assert cards.splitlines()[-1].endswith(" | 32 |"), "processors of the machine"
     assert "23:51–23:53 llava endpoint" in findings.findings_facts.apart_words(published)
     assert "measured on 2026-11-30 at 23:53 UTC" in findings.first_steps_words(published)
 
