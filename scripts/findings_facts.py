@@ -74,7 +74,8 @@ def cards_table(results: Published) -> str:
             ]  # of what was cut off
             if ended := one.get("ended_unix_s") or max(last, default=None):
                 key = (str((one.get("device") or about["device"]).get("uuid")), name)
-                processors.setdefault(key[0], set()).add((one.get("host") or about["host"])["cores_logical"])
+                if cores := (one.get("host") or about.get("host") or {}).get("cores_logical"):
+                    processors.setdefault(key[0], set()).add(cores)
                 begin, end = parts.get(key, (one["started_unix_s"], ended))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
                 turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
@@ -87,7 +88,7 @@ def cards_table(results: Published) -> str:
             f"{place}",
             "; ".join(f"{_clock(begin)}–{_clock(end)} {name.replace('_', ' ')}" for begin, end, name in found),
             _one_by_one(found, turns),
-            ", ".join(map(str, sorted(processors[uuid]))),
+            ", ".join(map(str, sorted(processors.get(uuid, ())))) or DASH,
         ]
         for place, (found, uuid) in enumerate(ordered, start=1)
     ]
