@@ -274,14 +274,20 @@ def test_what_a_server_says_is_gone_through(tmp_path: Path) -> None:
     assert left(tmp_path, said, secrets) == []
 
 
-def test_an_unexpected_error_is_gone_through(tmp_path: Path) -> None:
-    """A data set of another package ends with a traceback that is full of them: output, outcome and log."""
+@pytest.mark.parametrize(
+    ("breaks", "status"),
+    [("    @property\n    def name(self):\n", 1), ("    def open(self):\n", 2)],
+    ids=["name", "open"],
+)
+def test_an_error_of_another_package_is_gone_through(tmp_path: Path, breaks: str, status: int) -> None:
+    """Its data set ends with a traceback, or a refusal, that is full of them: output, outcome and log."""
     package = tmp_path / "site" / "planted_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
         "import logging, warnings\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Planted:\n    file: str\n    name: str = 'planted'\n"
-        "    def open(self):\n        text = Path(self.file).read_text()\n        print(text)\n        warnings.warn(text)\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Planted:\n    file: str\n    num_samples: int = 1\n"
+        f"{breaks}        text = Path(self.file).read_text()\n        print(text)\n"
+        "        warnings.warn(text)\n"
         "        logging.getLogger('x').warning('logged %s', text, extra={'more': text})\n"
         "        try:\n            raise KeyError(text)\n        except KeyError:\n"
         "            logging.getLogger('x').exception('and %r', text)\n            raise RuntimeError(text)\n"
@@ -294,7 +300,7 @@ def test_an_unexpected_error_is_gone_through(tmp_path: Path) -> None:
     texts_file.write_text("\n".join([*texts(), *ENVIRONMENT.values()]))
     said = run(
         tmp_path, *QUICK, "dataset._target_=planted_package.Planted", *(f"~dataset.{k}" for k in _keys_of_dataset()),
-        "+dataset.file=texts", "output_dir=out", status=1, from_nothing=True,
+        "+dataset.file=texts", "output_dir=out", status=status, from_nothing=True,
         PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path / "site")]),
     )  # fmt: skip
     assert "RuntimeError" in said[1]

@@ -94,7 +94,7 @@ def latency_distribution(frame: pd.DataFrame, provenance: Mapping[str, Any], met
         shares.set_ylim(bottom=0)
         plain_ticks(shares.yaxis)
         longer.set_xlabel("Latency (ms" + (", log scale)" if longer.get_xscale() == "log" else ")"))
-        shares.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.4, borderaxespad=0.1)
+        shares.legend(loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.4, borderaxespad=0.1)
         figure.align_ylabels([shares, longer])
     return figure
 
