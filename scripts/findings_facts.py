@@ -197,7 +197,7 @@ def sizes_words(results: Published) -> str:
                 f"{MODELS[model]} cuts them into {sizes} vision tokens, which make "
                 f"{percent(1 - within / (pvariance(every) * len(every)))} of the variance of its captured `generate()`"
             )
-    return f" (all the same {'; '.join(said)})" if said else ""
+    return f" (still, {'; '.join(said)})" if said else ""
 
 
 _UNLIKE, _FEW = 2, 5  # sizes of pictures that differ so many times, and are so few
