@@ -158,7 +158,11 @@ def tried_words(results: Published) -> str:
     moved, left = [], []
     for one in tried:
         before, after = one["before"]["median"], one["ms_per_token"]["median"]
+        if after / before > _GAP:  # what brings a step up is another question, asked at the lower level
+            continue
         (moved if before / after > _GAP else left).append((one["after"], before, after))
+    upper = max((before for _, before, _ in moved), default=0.0)
+    left = [one for one in left if one[1] * _GAP > upper]  # tried at the upper level, too
     if not moved or not left:
         return ""
     names = [name for name, *_ in left]

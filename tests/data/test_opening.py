@@ -24,6 +24,13 @@ class Theirs:
         return self.give()
 
 
+class NoLength(list[Sample]):
+    """Samples whose number cannot be told."""
+
+    def __len__(self) -> int:
+        raise KeyError("index")
+
+
 def sample(name: Any = "a", question: Any = "What?") -> Sample:
     return Sample(sample_id=name, question=question, images=())
 
@@ -32,6 +39,7 @@ def sample(name: Any = "a", question: Any = "What?") -> Sample:
     ("give", "message"),
     [
         (lambda: 1 / 0, "data set 'theirs' cannot be opened: ZeroDivisionError"),
+        (NoLength, "data set 'theirs' cannot be opened: KeyError"),
         (lambda: None, r"open\(\) must return samples with a length and an index.*got NoneType"),
         (lambda: (sample() for _ in range(3)), "got generator"),
         (list, "data set 'theirs' holds no sample"),

@@ -91,5 +91,8 @@ def test_what_was_tried_says_what_left_a_step_where_it_was_and_what_moved_it(tmp
     both = [line(f"another process {did} a kernel", 6.802, 6.232) for did in ("begins and runs", "runs")]
     file.write_text("\n".join([*still, *both]))
     assert "another process does." in levels.tried_words(results)
+    up = [line("graphs for a new length", 6.23, 6.8), line("a trivial graph", 6.23, 6.231)]
+    file.write_text("\n".join([*still, line("another process begins and runs a kernel", 6.802, 6.232), *up]))
+    assert levels.tried_words(results) == said, "what may bring a step up is not among what left it up"
     file.write_text("\n".join([still[1], line("a pause of 3 s", 6.8, 6.23)]))
     assert "no pause" not in levels.tried_words(results)

@@ -24,16 +24,18 @@ def opened(dataset: Dataset) -> Samples:
     name = str(getattr(dataset, "name", type(dataset).__name__))
     try:
         given: Any = dataset.open()
+        listed = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+        number = len(given) if listed else 0
     except (VlmbenchError, MemoryError):
         raise
     except Exception as error:  # code of another package: anything may come out of it
         raise InputError(f"data set '{name}' cannot be opened: {type(error).__name__}: {error}") from error
-    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
+    if not listed:
         raise InputError(
             f"data set '{name}': open() must return samples with a length and an index, a list for one "
             f"(got {type(given).__name__})"
         )
-    if not len(given):
+    if not number:
         raise InputError(f"data set '{name}' holds no sample; look at its settings (dataset.…)")
     if isinstance(given, list | tuple):
         refuse_doubles([one for one in given if isinstance(one, Sample)])
