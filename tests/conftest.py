@@ -31,7 +31,7 @@ settings.load_profile("vlmbench")
 # `make quick`: rooms whose tests need neither a model nor a process, without the few that take longer than seconds.
 QUICK = (
     "analysis", "data", "probes", "records", "test_architecture.py", "test_arguments.py", "test_contract_columns.py",
-    "test_schema.py", "test_stopping.py", "test_sweep.py",
+    "test_schema.py", "test_security_policy.py", "test_stopping.py", "test_sweep.py",
 )  # fmt: skip
 LONG = frozenset(
     (
