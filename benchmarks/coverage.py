@@ -503,38 +503,63 @@ def of_savings(plan: Plan) -> Iterator[Cell]:
 
 
 def of_loads(plan: Plan) -> Iterator[Cell]:
-    """One user who waits for each answer: answers a second, and the share of answers within the true P90 and P99."""
+    """What a server gives: answers a second (tokens: as many times these), and shares within the true P90 and P99."""
     trials, random, columns, counts = plan
     for tail in TAILS:
         for n in (n for n in counts if n >= 100):
             limits = {q: true_quantile(tail, q) for q in (0.9, 0.99)}
             for column in columns:
-                speed: list[bool | None] = []
+                speed: dict[str, list[bool | None]] = {}
                 within: dict[float, list[bool | None]] = {q: [] for q in limits}
                 alone: dict[float, list[bool | None]] = {q: [] for q in limits}
                 for _ in range(trials):
                     times = runs(random, n, column, tail)
-                    if len(speed) < max(trials // 4, 1):
-                        answers, _tokens = rates(loaded(times), "load", closed=True)
-                        speed.append(holds((answers.low, answers.high), 1 / truth(tail)[1]))
+                    for users in (1, 16):
+                        given, _tokens = rates(closed_loop(random, n, column, tail, users), "load", closed=True)
+                        rate = closed_loop_rate(tail, column, users)
+                        speed.setdefault(f"users {users}", []).append(holds((given.low, given.high), rate))
+                    given, _tokens = rates(loaded(times, np.cumsum(random.exponential(0.1, n))), "load", closed=False)
+                    speed.setdefault("arrivals at random", []).append(holds((given.low, given.high), 10))
                     for q, limit in limits.items():
-                        found = share_within(times <= limit, times)
-                        within[q].append(holds((found.low, found.high), q))
+                        share = share_within(times <= limit, times)
+                        within[q].append(holds((share.low, share.high), q))
                         if len(alone[q]) < BEFORE:
                             alone[q].append(holds(old_within(times <= limit), q))
-                yield counted("coverage", f"load: answers a second, n {n}, {tail}", column, [None], speed)
-                for q, held in within.items():
+                for name, of_rate in speed.items():
+                    yield counted("coverage", f"load: answers a second, {name}, n {n}, {tail}", column, [None], of_rate)
+                for q, of_share in within.items():
                     row = f"load: share within a limit ({q:.0%}), n {n}, {tail}"
-                    yield counted("coverage", row, column, alone[q], held)
+                    yield counted("coverage", row, column, alone[q], of_share)
 
 
-def loaded(times: Array) -> pd.DataFrame:
-    """Rows of requests that follow each other, s."""
+def closed_loop(random: np.random.Generator, n: int, column: float | str, tail: str, users: int) -> pd.DataFrame:
+    """Rows of users who begin together and wait for each answer, one second on average: n measured, then fillers."""
+    many = n + 2 * users
+    times = runs(random, many, column, tail)
+    free, due = np.zeros(users), np.empty(many)
+    for i in range(many):
+        user = int(free.argmin())
+        due[i] = free[user]
+        free[user] += times[i]
+    frame = loaded(times, due)
+    frame.loc[n:, "status"] = "warmup"
+    return frame
+
+
+@cache
+def closed_loop_rate(tail: str, column: float | str, users: int) -> float:
+    """Answers a second of a load that lasts."""
+    frame = closed_loop(np.random.default_rng(2), 300_000, column, tail, users)
+    measured = frame[frame["status"] == "ok"]
+    return len(measured) / float(measured["due_s"].max())
+
+
+def loaded(times: Array, due: Array) -> pd.DataFrame:
+    """Rows of requests, s: when they were due and what they took; two tokens each, the first at half of it."""
     return pd.DataFrame(
         {
             "status": "ok", "point_id": "load", "session": 0, "load_number": 0, "num_output_tokens": 2.0,
-            "due_s": np.concatenate([[0.0], np.cumsum(times)[:-1]]),
-            "TTFT": 500 * times, "T_end": 1e3 * times, "T_request": 1e3 * times,
+            "due_s": due, "TTFT": 500 * times, "T_end": 1e3 * times, "T_request": 1e3 * times,
         }
     )  # fmt: skip
 
