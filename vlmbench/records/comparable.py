@@ -111,11 +111,15 @@ def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         ours, theirs = _at(a, path), _at(b, path)
         if ours is not None and theirs is not None and ours != theirs:
             said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
+    return said + unchecked(a, b)
+
+
+def unchecked(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Say what could not be checked, in one sentence; none where both provenances say all that is needed."""
     left, right = identity(a), identity(b)
     needed = ("model.name", "device.name", "runtime.dtype")
-    if unknown := [name for name in needed if name not in left or name not in right]:
-        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
-    return said
+    unknown = [name for name in needed if name not in left or name not in right]
+    return [f"not checked, because a file does not say it: {', '.join(unknown)}"] if unknown else []
 
 
 def varying(identities: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
