@@ -11,6 +11,7 @@ from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_o
 from findings_facts import floors
 from published import (
     CARD,
+    EARLIER,
     MODELS,
     NOT_MEASURED,
     STUDIED,
@@ -72,6 +73,15 @@ def others_made(results: Published) -> str:
             "their A/A."
         )
     return words
+
+
+def others_earlier(results: Published) -> str:
+    """Which rows of the table are of an earlier set; nothing where none is."""
+    names = [", ".join(who(name)) for name, run in _runs(results) if run.mark]
+    if not names:
+        return ""
+    rows, are = ("row", "is") if len(names) == 1 else ("rows", "are")
+    return f" The {rows} of {'; '.join(names)} {are} of an earlier set{EARLIER}."
 
 
 def _machines(of: set[tuple[int, ...]]) -> str:
