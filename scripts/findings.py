@@ -68,7 +68,6 @@ from published import (
     span_of,
     table,
     times,
-    turns_of,
     value,
     who,
 )  # fmt: skip
@@ -82,6 +81,7 @@ from vlmbench.analysis.claims import (
     tail_is_the_problem,
     token_kinds_differ,
 )
+from vlmbench.records.comparable import turn_ids
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
@@ -922,7 +922,7 @@ def side_work(results: Published) -> str:
     provenances = []
     for model in FULL:
         found = [results.run(f"{model}_{runtime}", "phase1") for runtime in RUNTIMES]
-        runs = [run for run in found if run and not run.mark and turns_of(run)]
+        runs = [run for run in found if run and not run.mark and turn_ids(run.provenance)]
         sessions = [session for run in runs for session in run.provenance["sessions"] if session.get("ended_unix_s")]
         provenances += [run.provenance for run in runs]
         if sessions:

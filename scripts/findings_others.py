@@ -25,6 +25,7 @@ from published import (
     who,
 )
 
+from vlmbench.records.comparable import turns_taken
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, lasting, percent, whole_ones
 
@@ -61,9 +62,8 @@ def others_made(results: Published) -> str:
             machines.add(tuple(one["host"]["cores_logical"] for one in sessions))
     (library, _), *others = sorted(libraries.items(), key=lambda one: -len(one[1]))
     with_others = "".join(f", {' and '.join(models)} with {version}" for version, models in others)
-    members = sorted(
-        {one["turns"]["members"] for _, run in runs for one in run.provenance["sessions"] if one.get("turns")}
-    )
+    taken = [turns_taken(one) for _, run in runs for one in run.provenance["sessions"]]
+    members = sorted({turns["members"] for turns in taken if turns})
     turns = f", {'–'.join(map(str, dict.fromkeys((members[0], members[-1]))))} runs in turns" if members else ""
     words = f"Phase 1 of {usual:,} requests{cut} of 8 output tokens{turns}, with transformers {library}{with_others}."
     if continued:
