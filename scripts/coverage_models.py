@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import select
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_TOKENS = 4
@@ -175,14 +176,12 @@ class Worker:
         return {"name": name, "status": "failed", "reason": f"no answer within {self._limit_s:.0f} s"}
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=environment,
             cwd=ROOT,
         )
         return self._process
@@ -283,7 +282,6 @@ def main() -> int:
     if options.worker:
         work()
         return 0
-    sys.path.insert(0, str(ROOT))
     from vlmbench.testing.tiny_models import ARCHITECTURES
 
     if unknown := set(options.names) - set(ARCHITECTURES):
