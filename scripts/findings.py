@@ -35,6 +35,7 @@ import findings_levels
 import findings_loads
 import findings_methods
 import findings_others
+from coverage_models import CANNOT, NOT_RUN, PAGE, RIGHT
 from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_of, too_few_words
 from findings_facts import MACHINE
 from findings_methods import methods_words
@@ -873,6 +874,16 @@ _TOLD_TO = 0.01
 
 
 @cache
+def coverage_words() -> str:
+    """Of how many architectures the stages are right, as the page of the architectures says."""
+    text = PAGE.read_text(encoding="utf-8")
+    counts = {label: int(number) for label, number in re.findall(r"^\| (.+) \| (\d+) \|$", text, re.MULTILINE)}
+    (whole,) = re.findall(r"(\d+) architectures\.$", text, re.MULTILINE)
+    others = {CANNOT: "cannot run `generate()`", NOT_RUN: "were not run"}
+    left = [f"{counts[label]} {words}" for label, words in others.items() if counts[label]]
+    return "; ".join([f"{counts[RIGHT]} of {whole} architectures of transformers run and agree", *left])
+
+
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(Path(__file__).resolve().parent / "pages"), undefined=StrictUndefined, autoescape=False,  # noqa: S701  # Markdown
