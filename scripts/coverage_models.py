@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import select
 import subprocess
 import sys
@@ -23,8 +22,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
+
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
 NEW_TOKENS = 4
+# Lines of the page's summary that other pages quote.
+RIGHT = "right after watching one run (the rules' answer as the start)"
+CANNOT, NOT_RUN = "cannot run a `generate()`", "not run here"
 INTRODUCTION = """\
 # Architectures and their stages
 
@@ -175,14 +180,12 @@ class Worker:
         return {"name": name, "status": "failed", "reason": f"no answer within {self._limit_s:.0f} s"}
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=environment,
             cwd=ROOT,
         )
         return self._process
@@ -236,11 +239,11 @@ def _summary(rows: list[dict[str, Any]], kept: list[str]) -> str:
         "| --- | --- |",
         f"| ran a `generate()` | {len(ran)} |",
         f"| right by the static rules alone | {sum(row['static'] for row in ran)} |",
-        f"| right after watching one run (the rules' answer as the start) | {sum(row['watched'] for row in ran)} |",
+        f"| {RIGHT} | {sum(row['watched'] for row in ran)} |",
         f"| right by watching alone, without any rule's answer | {sum(row['alone'] for row in ran)} |",
         f"| nothing violated | {sum(not row['violations'] for row in ran)} |",
-        f"| cannot run a `generate()` | {sum(row['status'] == 'static only' for row in rows)} |",
-        f"| not run here | {sum(row['status'] in ('failed', 'not built') for row in rows)} |",
+        f"| {CANNOT} | {sum(row['status'] == 'static only' for row in rows)} |",
+        f"| {NOT_RUN} | {sum(row['status'] in ('failed', 'not built') for row in rows)} |",
     ]
     if kept:
         lines += [
@@ -283,7 +286,6 @@ def main() -> int:
     if options.worker:
         work()
         return 0
-    sys.path.insert(0, str(ROOT))
     from vlmbench.testing.tiny_models import ARCHITECTURES
 
     if unknown := set(options.names) - set(ARCHITECTURES):
@@ -299,7 +301,7 @@ def main() -> int:
         problem = row.get("reason") or "; ".join(row["violations"]) or ("" if right(row) else f"stages {row['stages']}")
         print(f"{name}: {'right' if right(row) else row['status']}{': ' + problem if problem else ''}", flush=True)
     worker.stop()
-    output = options.output or (None if options.names else ROOT / "docs" / "models.md")
+    output = options.output or (None if options.names else PAGE)
     if output is not None:
         before = lines_by_name(output.read_text(encoding="utf-8")) if output.is_file() else {}
         output.write_text(page(rows, before), encoding="utf-8")

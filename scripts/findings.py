@@ -25,6 +25,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scipy.stats import spearmanr
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import findings_card
 import findings_claims
@@ -34,6 +35,7 @@ import findings_levels
 import findings_loads
 import findings_methods
 import findings_others
+from coverage_models import CANNOT, NOT_RUN, PAGE, RIGHT
 from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_of, too_few_words
 from findings_facts import MACHINE
 from findings_methods import methods_words
@@ -68,7 +70,6 @@ from published import (
     span_of,
     table,
     times,
-    turns_of,
     value,
     who,
 )  # fmt: skip
@@ -82,6 +83,7 @@ from vlmbench.analysis.claims import (
     tail_is_the_problem,
     token_kinds_differ,
 )
+from vlmbench.records.comparable import turn_ids
 from vlmbench.report.from_rows import FIRST_STEPS
 from vlmbench.report.narrative.tail import share_interval
 from vlmbench.schema import label_of
@@ -872,6 +874,16 @@ _TOLD_TO = 0.01
 
 
 @cache
+def coverage_words() -> str:
+    """Of how many architectures the stages are right, as the page of the architectures says."""
+    text = PAGE.read_text(encoding="utf-8")
+    counts = {label: int(number) for label, number in re.findall(r"^\| (.+) \| (\d+) \|$", text, re.MULTILINE)}
+    (whole,) = re.findall(r"(\d+) architectures\.$", text, re.MULTILINE)
+    others = {CANNOT: "cannot run `generate()`", NOT_RUN: "were not run"}
+    left = [f"{counts[label]} {words}" for label, words in others.items() if counts[label]]
+    return "; ".join([f"{counts[RIGHT]} of {whole} architectures of transformers run and agree", *left])
+
+
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(Path(__file__).resolve().parent / "pages"), undefined=StrictUndefined, autoescape=False,  # noqa: S701  # Markdown
@@ -922,7 +934,7 @@ def side_work(results: Published) -> str:
     provenances = []
     for model in FULL:
         found = [results.run(f"{model}_{runtime}", "phase1") for runtime in RUNTIMES]
-        runs = [run for run in found if run and not run.mark and turns_of(run)]
+        runs = [run for run in found if run and not run.mark and turn_ids(run.provenance)]
         sessions = [session for run in runs for session in run.provenance["sessions"] if session.get("ended_unix_s")]
         provenances += [run.provenance for run in runs]
         if sessions:

@@ -32,13 +32,13 @@ from published import (
     span_of,
     table,
     times,
-    turns_of,
     value,
     who,
 )  # fmt: skip
 
 from vlmbench.analysis.claims import MOST, Verdict, tail_is_the_problem
 from vlmbench.analysis.shift import shift_in_turns
+from vlmbench.records.comparable import turn_ids, turns_taken
 from vlmbench.text import DASH, count, digits, percent, whole_ones
 
 
@@ -78,7 +78,7 @@ def cards_table(results: Published) -> str:
                     processors.setdefault(key[0], set()).add(cores)
                 begin, end = parts.get(key, (one["started_unix_s"], ended))
                 parts[key] = (min(begin, one["started_unix_s"]), max(end, ended))
-                turns.setdefault(name, set()).add((one.get("turns") or {}).get("id", name))
+                turns.setdefault(name, set()).add(turns_taken(one).get("id", name))
     cards: dict[str, list[tuple[float, float, str]]] = {}
     for (uuid, name), (begin, end) in parts.items():
         cards.setdefault(uuid, []).append((begin, end, name))
@@ -212,8 +212,7 @@ def _lasted(results: Published) -> str:
             for row in counted(results.results / run.folder):
                 began.setdefault(row["session"], []).append(float(row["started_unix_s"]))
             lasted, requests = sum(max(one) - min(one) for one in began.values()), sum(map(len, began.values()))
-            in_turns = any(one.get("turns") for one in run.provenance["sessions"])
-            spans[in_turns].append((lasted, requests))
+            spans[bool(turn_ids(run.provenance))].append((lasted, requests))
     if not spans[True]:
         return ""
     said = [
@@ -393,7 +392,9 @@ def yardstick_words(results: Published) -> str:
     runs = {(model, runtime): results.run(f"{model}_{runtime}", "phase1") for model in MODELS for runtime in RUNTIMES}
     for (model, _), run in runs.items():
         beside = runs[model, "vllm"]
-        if run is None or run.mark or beside is None or beside.mark or not turns_of(run) & turns_of(beside):
+        if run is None or run.mark or beside is None or beside.mark:
+            continue
+        if not turn_ids(run.provenance) & turn_ids(beside.provenance):
             continue
         rows = counted(results.results / run.folder)
         found = [float(row["yardstick_ms"]) for row in rows if row.get("yardstick_ms") is not None]

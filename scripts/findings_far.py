@@ -17,6 +17,7 @@ from vlmbench.analysis.dependence import long_run, t_reach
 from vlmbench.analysis.estimate import Array
 from vlmbench.analysis.longer_run import lasted_s, longer_run
 from vlmbench.analysis.quantiles import needed
+from vlmbench.records.comparable import turns_taken
 from vlmbench.text import count, digits, lasting
 
 _P99 = needed(0.99)
@@ -148,8 +149,7 @@ def in_turns(results: Published) -> list[dict[str, list[float]]]:
     groups: dict[str, dict[str, list[float]]] = {}
     for name in results.names():
         run = results.run(name, "phase1")
-        turns = None if run is None or run.mark else run.provenance["sessions"][-1].get("turns")
-        if run is None or not turns:
+        if run is None or run.mark or not (turns := turns_taken(run.provenance["sessions"][-1])):
             continue
         medians = of_turns(counted(results.results / run.folder))
         if len(medians) >= _FEWEST_TURNS:

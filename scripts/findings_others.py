@@ -11,6 +11,7 @@ from findings_claims import STAGES, claims_of, drift_words, largest_of, shares_o
 from findings_facts import floors
 from published import (
     CARD,
+    EARLIER,
     MODELS,
     NOT_MEASURED,
     STUDIED,
@@ -24,6 +25,7 @@ from published import (
     who,
 )
 
+from vlmbench.records.comparable import turns_taken
 from vlmbench.schema import label_of
 from vlmbench.text import DASH, count, digits, lasting, percent, whole_ones
 
@@ -60,9 +62,8 @@ def others_made(results: Published) -> str:
             machines.add(tuple(one["host"]["cores_logical"] for one in sessions))
     (library, _), *others = sorted(libraries.items(), key=lambda one: -len(one[1]))
     with_others = "".join(f", {' and '.join(models)} with {version}" for version, models in others)
-    members = sorted(
-        {one["turns"]["members"] for _, run in runs for one in run.provenance["sessions"] if one.get("turns")}
-    )
+    taken = [turns_taken(one) for _, run in runs for one in run.provenance["sessions"]]
+    members = sorted({turns["members"] for turns in taken if turns})
     turns = f", {'–'.join(map(str, dict.fromkeys((members[0], members[-1]))))} runs in turns" if members else ""
     words = f"Phase 1 of {usual:,} requests{cut} of 8 output tokens{turns}, with transformers {library}{with_others}."
     if continued:
@@ -72,6 +73,15 @@ def others_made(results: Published) -> str:
             "their A/A."
         )
     return words
+
+
+def others_earlier(results: Published) -> str:
+    """Which rows of the table are of an earlier set; nothing where none is."""
+    names = [", ".join(who(name)) for name, run in _runs(results) if run.mark]
+    if not names:
+        return ""
+    rows, are = ("row", "is") if len(names) == 1 else ("rows", "are")
+    return f" The {rows} of {'; '.join(names)} {are} of an earlier set{EARLIER}."
 
 
 def _machines(of: set[tuple[int, ...]]) -> str:

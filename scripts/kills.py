@@ -39,6 +39,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 os.environ.update(
     OMP_NUM_THREADS="1",
     MKL_NUM_THREADS="1",
@@ -210,7 +211,7 @@ def main() -> int:
 @contextlib.contextmanager
 def _replay_server() -> Iterator[None]:
     command = [sys.executable, "-m", "vlmbench.testing.replay", "--port", str(_PORT), "--dialect", "vllm"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[1]) as server:
         try:
             assert server.stdout is not None
             server.stdout.readline()  # its address: it serves

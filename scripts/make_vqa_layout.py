@@ -22,6 +22,7 @@ from typing import Any
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 from vlmbench.data.vqa_files import SPLITS
 
 LONG_SIDE = 640  # of COCO's photos

@@ -41,6 +41,7 @@ from typing import Any
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from findings import COMPARED, write_pages_of
 from published import (

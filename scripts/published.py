@@ -147,11 +147,6 @@ def pairs_of(comparison: Mapping[str, Any]) -> int:
     return int((comparison["pairs"][0].get("in_turns") or {}).get("pairs", 0))
 
 
-def turns_of(run: Run) -> set[str]:
-    """The names of the turns that a run's sessions took with others'; empty where it took none."""
-    return {one["turns"]["id"] for one in run.provenance["sessions"] if one.get("turns")}
-
-
 def code_of(provenance: Mapping[str, Any]) -> str:
     """The first letters of the hash of the package's source that measured."""
     return str(provenance["sessions"][0]["code"]["vlmbench"]["source_sha256"])[:8]

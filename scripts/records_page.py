@@ -5,8 +5,10 @@ python scripts/records_page.py
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 from vlmbench.schema import COLUMNS, SCHEMA_VERSION, Column
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "records.md"

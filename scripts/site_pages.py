@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from html import unescape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever vlmbench is installed
 ROOT = Path(__file__).resolve().parents[1]
 # Files of the checkout that are pages of the site, too; their links are followed from where they lie.
 ELSEWHERE = {

@@ -98,6 +98,29 @@ def test_all_errors_come_at_once(compose: Compose) -> None:
         assert part in str(caught.value)
 
 
+def test_what_experiments_set_is_told_by_the_key_and_not_by_words(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "unknown_key", lambda _, key, __: f"no such key: {key}")
+    composed = compose()
+    for part in ("dataset", "sweep"):
+        OmegaConf.set_struct(composed[part], False)
+        composed[part]._target_ = "vlmbench.sweep.Sweep"
+        composed[part].num_samples = 5
+    with pytest.raises(validate.ConfigError) as caught:
+        validate.validate(composed)
+    said = str(caught.value).splitlines()
+    told = "dataset: no such key: num_samples; experiments say how many samples they take"
+    assert any(line.startswith(told) for line in said)
+    assert "sweep: no such key: num_samples" in said, "no experiment sets it"
+
+
+def test_a_refused_value_is_told_as_its_class_tells_it(compose: Compose) -> None:
+    composed = compose()
+    composed.measurement.stopping.min_samples = 0
+    assert validate.check_component(composed.measurement.stopping) == ["'min_samples' must be 2 or more (got 0)"]
+
+
 def _values(setting: str) -> list[str]:
     """A setting for each of its values in a multirun."""
     name, _, values = setting.partition("=")

@@ -262,7 +262,6 @@ def test_each_stage_is_timed_on_its_own_device(monkeypatch: pytest.MonkeyPatch, 
 # Settings of a processor
 
 
-@pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")
 def test_a_setting_of_the_processor_works_or_is_refused_by_its_name() -> None:
     """transformers#39591, #36890: 'max_pixels' was ignored without a word."""
     qwen = loaded(shrunken("qwen2_5_vl_7b"), device="cpu")

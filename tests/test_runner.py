@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from vlmbench.data.opening import watched
 from vlmbench.errors import UnfitModelError, UnreachablePointError
 from vlmbench.probes.timeline import TimelineProbe
 from vlmbench.records.attempts import BEGUN_NAME, FORESIGHT, Attempts
 from vlmbench.records.outcome import OutcomeFile
 from vlmbench.records.reading import iter_rows
 from vlmbench.records.store import RecordStore
-from vlmbench.request import Output, Request
+from vlmbench.request import Output, Request, Sample
 from vlmbench.runner.guards import much_larger
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Knobs, Series, SeriesState, dataset_series, no_slope, sweep_series, vision_counts
@@ -583,3 +584,29 @@ def test_traces_are_told_of_which_is_made_of_how_many(tmp_path: Path) -> None:
     told: list[str] = []
     traced(tmp_path, PlantedModel(FAST), dataset(3), trace_requests=2, does=told.append)
     assert told == [f"trace {n} of 4, of {of}" for n, of in enumerate(("dataset", "reference") * 2, start=1)]
+
+
+class Doubled(Samples):
+    """Samples of which the third has the id of the first."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), sample_id=f"s{0 if index == 2 else index}")
+
+
+def test_of_two_samples_of_one_id_one_is_measured_and_the_other_is_told(tmp_path: Path) -> None:
+    series = dataset_series(
+        watched(Doubled(4), "theirs"), Knobs(output=Output(max_new_tokens=2, forced=True)),
+        repeats=1, bare_every=0, reference=None,
+    )  # fmt: skip
+    for _ in range(2):  # a run that is continued says the same
+        with RecordStore(tmp_path) as store:
+            Runner(
+                model=PlantedModel(Times()), probes=[TimelineProbe()], store=store, warmup=Warmup(max_runs=1), seed=0,
+                progress=Silent(),
+            ).run(series)  # fmt: skip
+        rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+        assert sorted(row["sample_id"] for row in rows if row["status"] == "ok") == ["s0", "s1", "s3"]
+        errors = {row["sample_id"]: row["reason"] for row in rows if row["status"] == "error"}
+        (place,) = errors
+        assert place in ("dataset/0", "dataset/2")
+        assert errors[place].startswith(f"sample {place[-1]} of data set 'theirs' has the id of sample ")

@@ -15,6 +15,7 @@
     ├── UnreachablePointError       –        a sweep point the model cannot reach (its row becomes ``skipped``)
     ├── SampleError            –        one sample cannot be used (its row becomes ``error``)
     └── MeasurementError       exit 1   the measurement itself broke
+        ├── UnrestoredModelError  exit 1   a method left the model changed: later runs would be measured with it
         └── StoreError         exit 1   a row cannot be kept: the disk is full or gone
             └── RowsLostError  exit 1   the records file was removed, replaced or moved under the run
 
@@ -94,6 +95,10 @@ class MeasurementError(VlmbenchError):
     """The measurement itself broke: marks missing, counts that contradict each other."""
 
     exit_status = 1
+
+
+class UnrestoredModelError(MeasurementError):
+    """A method left the model changed: every later run would be measured with it; rows stored before are sound."""
 
 
 class StoreError(MeasurementError):

@@ -50,6 +50,7 @@ import yaml
 from PIL import Image
 from torch.utils._pytree import tree_flatten
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever vlmbench is installed
 from vlmbench.engines.attention import attention_kernels
 from vlmbench.engines.capture import CudaGraphs
 from vlmbench.engines.cudagraph import GraphLoop, GraphSettings

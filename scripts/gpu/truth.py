@@ -44,6 +44,7 @@ import torch
 import yaml
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever vlmbench is installed
 from vlmbench.machine.clock import EventClock
 from vlmbench.machine.gpu import gpus_of
 from vlmbench.models.loading import load

@@ -12,12 +12,14 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, whatever vlmbench is installed
 from vlmbench.records.reading import iter_rows
 
 STAGES = ("T_setup", "T_vision_encoder", "T_projector", "T_LLM_prefill", "T_LLM_decode", "T_answer_out", "T_residual")

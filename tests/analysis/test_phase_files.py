@@ -8,6 +8,7 @@ import pytest
 
 from tests.analysis.swept import OUTPUT, PROVENANCE, VISION, sweep, write_phase, write_run
 from vlmbench.analysis.results import merge_like, pair, read_phase_file, read_results, rows_of_both
+from vlmbench.analysis.token_costs import compare
 from vlmbench.errors import InputError
 from vlmbench.records.comparable import differences, remarks
 
@@ -65,7 +66,12 @@ def test_a_broken_job_of_a_multirun_is_named_not_fatal(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "records.jsonl").write_text("")
     (found,) = read_results(tmp_path)
-    assert any("left out" in note and "records.jsonl" in note for note in found.notes)
+    assert found.notes == ()
+    assert "records.jsonl" in found.left_out[0]
+    assert read_results(tmp_path / "0")[0].left_out == ()
+    phase3 = write_run(tmp_path / "phase3", sweep("output_tokens", OUTPUT, repeats=4))
+    said = compare(merge_like([found])[0], read_results(phase3)[0]).notes
+    assert any(note.startswith("left out: ") and "records.jsonl" in note for note in said)
 
 
 def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vlmbench.api.requests import samples_of
 from vlmbench.data.opening import opened, refuse_doubles
 from vlmbench.errors import InputError, SampleError
 from vlmbench.request import ImageSource, Sample
@@ -43,7 +44,10 @@ def sample(name: Any = "a", question: Any = "What?") -> Sample:
         (lambda: None, r"open\(\) must return samples with a length and an index.*got NoneType"),
         (lambda: (sample() for _ in range(3)), "got generator"),
         (list, "data set 'theirs' holds no sample"),
-        (lambda: [sample("a"), sample("b"), sample("a")], "'sample_id' must name one sample .got 'a' for several"),
+        (
+            lambda: [sample("a"), sample("b"), sample("a")],
+            "'sample_id' must name one sample .got 'a' for 0 and 2.\nGive each sample an id of its own",
+        ),
     ],
 )
 def test_what_is_no_data_set_is_refused_by_name(give: Callable[[], Any], message: str) -> None:
@@ -73,6 +77,43 @@ def test_a_sample_that_cannot_be_made_costs_itself_alone() -> None:
 
     with pytest.raises(SampleError, match="sample 0 of data set 'theirs' cannot be made: KeyError: 'column'"):
         opened(Theirs(give=lambda: Lazy([sample()])))[0]
+
+
+class Made:
+    """Samples that are made when asked for: no list that could be looked through before."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return sample(self.names[index])
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+def test_a_second_sample_of_an_id_costs_itself_alone_and_both_places_are_named(of_user: bool) -> None:
+    made = Made("a", "b", "a")
+    samples = samples_of(made) if of_user else opened(Theirs(give=lambda: made))
+    assert [samples[index].sample_id for index in (2, 1, 2, -1)] == ["a", "b", "a", "a"], "the first that comes has it"
+    name = "Made" if of_user else "theirs"
+    told = f"sample 0 of data set '{name}' has the id of sample 2, 'a'\nGive each sample an id of its own"
+    with pytest.raises(SampleError, match=told):
+        samples[0]
+    assert len(samples) == 3
+    assert samples_of(samples) is samples
+
+
+def test_a_secret_in_an_id_is_not_told() -> None:
+    signed = f"https://host/a.png?X-Amz-Signature={'5f0c' * 16}"
+    samples = opened(Theirs(give=lambda: Made(signed, signed)))
+    assert samples[0].sample_id == signed
+    with pytest.raises(SampleError, match=r"has the id of sample 0, 'https://host/a\.png") as caught:
+        samples[1]
+    with pytest.raises(InputError, match="'sample_id' must name one sample") as refused:
+        opened(Theirs(give=lambda: [sample(signed), sample(signed)]))
+    assert "5f0c" not in f"{caught.value}{refused.value}"
 
 
 @pytest.mark.parametrize(

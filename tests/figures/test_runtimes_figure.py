@@ -174,6 +174,7 @@ def test_how_runs_belong_together() -> None:
     assert measured_together(took[:2]) == "measured in turns"
     assert measured_together(took) == "measured in turns in 2 groups"
     assert measured_together(took[1:3]) == ""
+    assert measured_together([{"sessions": ["not", {"turns": "read"}]}, {"sessions": 1}]) == "", "a damaged file"
     pair = [run("a", "h", 0.5e9) for _ in "ab"]
     for one in pair:
         one["sessions"][0]["turns"] = {"id": "t"}

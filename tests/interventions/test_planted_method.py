@@ -13,7 +13,7 @@ import pytest
 from tests.test_runner import Silent
 from vlmbench.analysis.frames import load_runs
 from vlmbench.analysis.interventions import ArmResult, Verdict, arm_results, skipped_arms
-from vlmbench.errors import UnreachablePointError
+from vlmbench.errors import UnreachablePointError, UnrestoredModelError
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.protocol import Intervention, Untouched
 from vlmbench.probes.timeline import TimelineProbe
@@ -22,7 +22,7 @@ from vlmbench.report.interventions import summarise
 from vlmbench.report.narrative.interventions import as_text
 from vlmbench.report.table_cells import grids
 from vlmbench.request import Output, Request
-from vlmbench.runner.arms import arms
+from vlmbench.runner.arms import Arms, arms
 from vlmbench.runner.loop import Runner
 from vlmbench.runner.plan import Knobs, sweep_series
 from vlmbench.runner.warmup import Warmup
@@ -41,6 +41,7 @@ class Planted:
     own_ms: float = 3.0
     share: float = 0.5
     refused: bool = False
+    leaves: str = ""
 
     name = "planted"
 
@@ -52,7 +53,9 @@ class Planted:
         return request
 
     def attach(self, model: Any) -> Any:
-        if self.refused:
+        if self.leaves == "half":
+            model.module.language.register_forward_hook(lambda *_: None)
+        if self.refused or self.leaves == "half":
             raise UnreachablePointError("planted: this model has no such layer")
         return Working(model, self)
 
@@ -60,7 +63,7 @@ class Planted:
 class Working(Untouched):
     def __init__(self, model: Any, spec: Planted) -> None:
         self.language, self.spec, self.marks = model.module.language, spec, marks_of(model.module)
-        self.was = self.language.prefill_ms
+        self.whole, self.was = model.module, self.language.prefill_ms
         self.language.prefill_ms = self.was * spec.share
         self.handle = self.language.register_forward_pre_hook(self.before)
 
@@ -70,8 +73,14 @@ class Working(Untouched):
                 planted.wait(self.spec.own_ms)
 
     def detach(self) -> None:
+        if self.spec.leaves == "hook":
+            return
         self.handle.remove()
         self.language.prefill_ms = self.was
+        if self.spec.leaves == "forward":
+            self.language.forward = type(self.language).forward.__get__(self.language)
+        if self.spec.leaves in ("module", "nothing"):
+            self.whole.tower = planted.Waiting(8.0) if self.spec.leaves == "module" else None
 
 
 def measure(directory: Path, method: Intervention, monkeypatch: pytest.MonkeyPatch, runs: int = 60) -> Any:
@@ -174,3 +183,39 @@ def test_the_model_is_as_it_was_between_the_arms(tmp_path: Path, monkeypatch: py
     baseline = frame[(frame["intervention"] == "none") & (frame["status"] == "ok")]
     assert baseline["T_LLM_prefill"].max() < 27  # 20 and jitter: nothing of the method's 30 ms
     assert "T_method" not in baseline or baseline["T_method"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("leaves", "what"),
+    [
+        ("hook", "a hook before the forward of 'language'"),
+        ("forward", "'forward' of 'language'"),
+        ("half", "a hook after the forward of 'language'"),  # refused when half of it was attached
+        ("module", "'tower' is another module"),
+        ("nothing", "a Waiting is missing"),
+    ],
+)
+def test_a_method_that_leaves_something_on_the_model_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: str, what: str
+) -> None:
+    told = f"method 'planted' left the model changed: {what}\nIts detach\\(\\) must undo"
+    with pytest.raises(UnrestoredModelError, match=told):
+        measure(tmp_path, Planted(leaves=leaves), monkeypatch, runs=6)
+    frame = load_runs(tmp_path)
+    assert set(frame.loc[frame["status"] == "ok", "intervention"]) <= {"none"}, (
+        "nothing of the method was measured, and nothing after it"
+    )
+    assert not (frame["status"] == "error").any()
+
+
+def test_a_method_that_leaves_something_in_its_proof_is_found_there() -> None:
+    class Proving(Planted):
+        def prove(self, model: Any, prepared: Any) -> Mapping[str, Any]:
+            model.module.tower.register_forward_hook(lambda *_: None)
+            return {"words": "holds"}
+
+    model = PlantedModel(TIMES)
+    (arm,) = [arm for arm in arms(Sweep(name="none").points(), Proving(), controls=False) if arm.role == "method"]
+    asked = arm.apply(planted.request())
+    with pytest.raises(UnrestoredModelError, match="a hook after the forward of 'tower'"):
+        Arms(model=model).ready("p", asked, model.prepare(asked))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from tests.models.shipped import NAMES, processor_only, request, spec
 from vlmbench.errors import ModelError, SampleError, UnreachablePointError
@@ -119,6 +123,34 @@ def test_an_argument_that_the_processor_does_not_have(family):
 def test_an_argument_that_it_has():
     model = processor_only("smolvlm_256m")
     assert model.prepare(request(processor_kwargs={"do_image_splitting": False})).counts.num_vision_tokens == 64
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"max_pixels": 50_000},
+        {"min_pixels": 400_000},
+        {"min_pixels": 20_000, "max_pixels": 30_000},
+        {"max_pixels": 50_000, "size": {"shortest_edge": 40_000, "longest_edge": 90_000}},
+    ],
+)
+@pytest.mark.parametrize("name", ["tiny", "qwen3_vl_2b"])
+def test_bounds_of_pixels_are_given_as_the_processor_wants_them(name, bounds):
+    """No warning in each request, which is an error here; and as many tokens as transformers makes of them."""
+    model = processor_only(name)
+    asked = request(size=(400, 300), processor_kwargs=bounds)
+    seen = model.prepare(asked).inputs["pixel_values"]
+    given = Image.open(io.BytesIO(asked.images[0].encoded()))
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        theirs = model.processor.image_processor([given], return_tensors="pt", **bounds)["pixel_values"]
+    assert seen.shape == theirs.shape
+    assert seen.equal(theirs)
+    assert asked.processor_kwargs == bounds, "what is asked for is stored as it was asked for"
+
+
+def test_bounds_of_a_processor_that_keeps_them_by_name_are_left_as_they_are():
+    asked = {"max_pixels": 5, "do_resize": True}
+    assert processors.call_arguments(SimpleNamespace(image_processor=SimpleNamespace(size={})), asked) == asked
 
 
 def test_an_image_of_one_pixel(family):

@@ -130,6 +130,17 @@ def test_grids_are_paired_by_what_differs_within_them(tmp_path: Path) -> None:
     assert {"compare_1.png", "compare_2.png", "compare_1.tex"} <= written
 
 
+def test_what_could_not_be_read_stands_apart_from_what_is_to_be_known_of_rows(tmp_path: Path) -> None:
+    for side, seed in (("a", 1), ("b", 9)):
+        a_run(tmp_path / side / "run", seed)
+    (tmp_path / "a" / "torn").mkdir()
+    (tmp_path / "a" / "torn" / "records.jsonl").write_text("")
+    found = judge(tmp_path / "a", tmp_path / "b")
+    (told,) = found.uncompared
+    assert told.startswith(f"{tmp_path / 'a'}: left out: ")
+    assert not any("left out" in remark for remark in found.pairs[0].remarks)
+
+
 def test_grids_that_differ_in_one_setting_everywhere_are_paired_by_the_others(tmp_path: Path) -> None:
     for side, tokens in (("a", (8, 16)), ("b", (4, 16))):
         for name, count in zip(("phase2", "phase3"), tokens, strict=True):

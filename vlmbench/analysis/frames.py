@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from vlmbench.analysis.estimate import observed
 from vlmbench.analysis.row_file import once, row_file
 from vlmbench.errors import InputError
+from vlmbench.records.comparable import sessions_of, turns_taken
 from vlmbench.records.reading import token_gaps
 from vlmbench.schema import Mode, Status
 from vlmbench.text import count
@@ -235,9 +236,7 @@ def in_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 def with_turns(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> pd.DataFrame:
     """The rows with a column ``turns``: the id of the turns that the row's session took; as they are if none did."""
-    sessions = provenance.get("sessions")
-    known = [one for one in sessions if isinstance(one, Mapping)] if isinstance(sessions, list) else []
-    ids = {one.get("session"): one["turns"].get("id") for one in known if isinstance(one.get("turns"), Mapping)}
+    ids = {one.get("session"): turns.get("id") for one in sessions_of(provenance) if (turns := turns_taken(one))}
     if not ids or "session" not in rows:
         return rows
     return pd.concat([rows, rows["session"].map(ids).rename("turns")], axis=1)

@@ -109,6 +109,7 @@ class ResultSet:
         frame: one row a run, as :func:`vlmbench.analysis.frames.load_runs` gives it.
         provenance: content of ``provenance.json``; what is not known is absent.
         notes: what a reader must know about these rows.
+        left_out: why other runs of the place that they were read from could not be read, a sentence each.
         merged: the runs that were put together here; empty where it is one run.
     """
 
@@ -116,6 +117,7 @@ class ResultSet:
     frame: pd.DataFrame
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     merged: tuple[ResultSet, ...] = ()
 
     @property
@@ -128,7 +130,7 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
     """Everything measured under a path, or under several: a run that is under two of them is read once.
 
     Returns:
-        One set a run; at least one. Jobs of a multirun that cannot be read are named in the notes of the others.
+        One set a run; at least one. Jobs of a multirun that cannot be read are named with the others.
 
     Raises:
         InputError: nothing is there, or it is torn, empty or of another schema; the message says which and what to do.
@@ -160,7 +162,7 @@ def read_results(path: Path | str | Sequence[Path | str]) -> list[ResultSet]:
             f"no results under '{path}': no {RECORDS_NAME} and no phase file in it or its subdirectories{what}.\n"
             "Give the directory that a run wrote (output_dir), or the phase file itself."
         )
-    return [replace(one, notes=(*one.notes, *(f"left out: {text}" for text in broken))) for one in found]
+    return [replace(one, left_out=tuple(broken)) for one in found]
 
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
@@ -295,8 +297,10 @@ def _merged(group: Sequence[ResultSet]) -> ResultSet:
     if len(group) == 1:
         return group[0]
     notes = tuple(dict.fromkeys(note for one in group for note in one.notes))
+    left_out = tuple(dict.fromkeys(why for one in group for why in one.left_out))
     runs = tuple(run for one in group for run in one.runs)
-    return replace(group[0], frame=concatenated([one.frame for one in group]), notes=notes, merged=runs)
+    rows = concatenated([one.frame for one in group])
+    return replace(group[0], frame=rows, notes=notes, left_out=left_out, merged=runs)
 
 
 def rows_of_both(a: ResultSet, b: ResultSet) -> pd.DataFrame:

@@ -360,7 +360,8 @@ def compare(phase2: ResultSet, phase3: ResultSet, *, output_dir: Path | None = N
             if kind != "prompt":
                 raise InputError(_too_few(order[0], kind))
     runs = {kind: runs_of(sides[kind], cost.total.slice.rows) for kind, cost in costs.items()}
-    notes = [*phase2.notes, *phase3.notes, *remarks(phase2.provenance, phase3.provenance)]
+    notes = [*phase2.notes, *phase3.notes, *(f"left out: {why}" for why in (*phase2.left_out, *phase3.left_out))]
+    notes += remarks(phase2.provenance, phase3.provenance)
     notes += [f"{kind}: {cost.total.slice.note}" for kind, cost in costs.items() if cost.total.slice.note]
     if unlike := differences(phase2.provenance, phase3.provenance):
         notes.append(f"the two sides are UNLIKE, compared because allow_unlike was set: {'; '.join(unlike)}")

@@ -18,7 +18,7 @@ from vlmbench.analysis.frames import compares, with_turns
 from vlmbench.analysis.provenance_changes import Difference, differences_of
 from vlmbench.analysis.results import ResultSet, read_results
 from vlmbench.errors import BAD_INPUT, FAILED, OK, InputError
-from vlmbench.records.comparable import identity, remarks, varying
+from vlmbench.records.comparable import identity, unchecked, varying
 from vlmbench.records.config_history import flat
 from vlmbench.records.provenance import IGNORED
 from vlmbench.schema import DECIDING_TIMES
@@ -160,8 +160,8 @@ def judge(
         f"with {shown(one.candidate.path)}"
         for one in empty
     ]
-    alone += [f"{shown(Path(baseline))}: {note}" for note in left[0].notes if note.startswith(_LEFT_OUT)]
-    new += [f"{shown(Path(candidate))}: {note}" for note in right[0].notes if note.startswith(_LEFT_OUT)]
+    alone += [f"{shown(Path(baseline))}: left out: {why}" for why in left[0].left_out]
+    new += [f"{shown(Path(candidate))}: left out: {why}" for why in right[0].left_out]
     return Verdict(
         pairs=tuple(_corrected(pairs)),
         threshold=threshold,
@@ -169,9 +169,6 @@ def judge(
         only_candidate=tuple(new),
         gate=tuple(gate),
     )
-
-
-_LEFT_OUT = "left out: "
 
 
 def _read(side: Path) -> list[ResultSet]:
@@ -257,9 +254,9 @@ def _pair(label: str, baseline: ResultSet, candidate: ResultSet, *, allow_unlike
             f"'{shown(baseline.path)}' and '{shown(candidate.path)}' are unlike: {'; '.join(unlike)}\n"
             "Measure both on the same hardware and model, or set allow_unlike=true if you mean it."
         )
-    said = [note for note in remarks(baseline.provenance, candidate.provenance) if note.startswith("not checked")]
+    said = unchecked(baseline.provenance, candidate.provenance)
     for name, side in (("baseline", baseline), ("candidate", candidate)):
-        said += [f"{name}: {note}" for note in side.notes if not note.startswith(_LEFT_OUT)]
+        said += [f"{name}: {note}" for note in side.notes]
         if compares(side.frame):
             said.append(f"{name}: a comparison of methods, of which the model as it is counts here, no other arm")
     other = [one.name for one in differences if one.kind == "hardware" or one.name in _OF_THE_PROCESS]

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.data.opening import opened, refuse_doubles
+from vlmbench.data.opening import opened, refuse_doubles, watched
 from vlmbench.errors import InputError
 from vlmbench.request import ImageSource, Sample
 
@@ -37,14 +37,15 @@ def samples_of(requests: Any) -> Samples:
         samples = [_sample(index, request) for index, request in enumerate(requests)]
         refuse_doubles(samples)
         return samples
-    try:
-        first = requests[0]
-    except (TypeError, KeyError, IndexError):
-        first = None
-    if not isinstance(first, Sample):
-        raise InputError(f"{_PAIR} (got {type(requests).__name__})")
-    found: Samples = requests
-    return found
+    held: Samples = watched(requests, type(requests).__name__)
+    if held is not requests:  # else it was opened here
+        try:
+            first = requests[0]
+        except (TypeError, KeyError, IndexError):
+            first = None
+        if not isinstance(first, Sample):
+            raise InputError(f"{_PAIR} (got {type(requests).__name__})")
+    return held
 
 
 def _sample(index: int, request: Any) -> Sample:

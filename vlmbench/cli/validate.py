@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
@@ -30,6 +30,12 @@ from vlmbench.session.settings import (
 )
 
 _COMPONENTS = ("model", "dataset", "sweep", "intervention", "tracker", "measurement.stopping", "measurement.warmup")
+# Keys that nobody gave, for experiments set them: what a component must do that lacks them.
+_SET_BY_EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
+    "dataset": {
+        "num_samples": "experiments say how many samples they take: the data set's class needs this field",
+    }
+}
 
 
 def validate(config: DictConfig) -> RunConfig:
@@ -47,7 +53,7 @@ def validate(config: DictConfig) -> RunConfig:
     settings: RunConfig | None = None
     if not errors:
         for path, node in _component_nodes(config):
-            errors += [f"{path}: {message}{_why(path, message)}" for message in check_component(node)]
+            errors += [f"{path}: {message}" for message in check_component(node, _SET_BY_EXPERIMENTS.get(path, {}))]
         errors += _unknown_figures(config)
         settings = _settings(config, errors)
     if errors or settings is None:
@@ -65,11 +71,16 @@ def build(node: Any) -> Any:
         return instantiate(node, _convert_="all")
     except Exception as error:  # Hydra wraps whatever the constructor raised
         cause = error.__cause__ or error
-        raise ConfigError(f"{OmegaConf.select(node, '_target_')}: {cause}") from error
+        raise ConfigError(f"{OmegaConf.select(node, '_target_')}: {cause}") from cause
 
 
-def check_component(node: DictConfig) -> list[str]:
-    """What is wrong with one ``_target_`` node: target, keys, types, ranges."""
+def check_component(node: DictConfig, needed: Mapping[str, str] | None = None) -> list[str]:
+    """Say what is wrong with one ``_target_`` node: target, keys, types, ranges.
+
+    Args:
+        node: the component's part of the configuration.
+        needed: key to what is said where the component has no such key.
+    """
     target = node.get("_target_")
     if not isinstance(target, str) or not plugins.may_name(target):
         return [
@@ -84,18 +95,13 @@ def check_component(node: DictConfig) -> list[str]:
     if not is_dataclass(component) or not isinstance(component, type):
         return [f"'_target_' {target} is no component that can be configured"]
     known = {f.name: f for f in fields(component) if f.init}
-    errors = [unknown_key("", str(key), list(known)) for key in node if key not in known and key != "_target_"]
+    surplus = [str(key) for key in node if key not in known and key != "_target_"]
+    errors = ["; ".join(filter(None, (unknown_key("", key, list(known)), (needed or {}).get(key)))) for key in surplus]
     errors += [f"'{name}' is missing" for name, f in known.items() if _required(f) and name not in node]
     errors += _type_errors(component, node, set(known))
     if not errors:
         errors += _range_errors(node)
     return errors
-
-
-def _why(path: str, message: str) -> str:
-    """What to do about a key that nobody gave: experiments set it."""
-    theirs = path == "dataset" and message.startswith("'num_samples' is not a key")
-    return "; experiments say how many samples they take: the data set's class needs this field" if theirs else ""
 
 
 def unknown_key(where: str, key: str, allowed: list[str]) -> str:
@@ -166,7 +172,7 @@ def _range_errors(node: DictConfig) -> list[str]:
     try:
         build(node)
     except ConfigError as error:
-        return [str(error).partition(": ")[2] or str(error)]
+        return [str(error.__cause__) or str(error)]
     return []
 
 

@@ -310,6 +310,29 @@ def allowed_image_arguments(processor: Any) -> frozenset[str]:
     return frozenset(names)
 
 
+_BOUNDS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+
+
+def call_arguments(processor: Any, given: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments of a call as the image processor wants them: bounds of an image's pixels within ``size``.
+
+    Processors like Qwen2-VL's keep ``min_pixels`` and ``max_pixels`` under the names of edges, and warn, in each call,
+    of the names that users know. Others keep them as they are.
+    """
+    images, wanted = processor.image_processor, dict(given)
+    if wanted.keys().isdisjoint(_BOUNDS) or not _bounds_are_a_size(type(images)):
+        return wanted
+    bounds = {edge: wanted.pop(name) for name, edge in _BOUNDS.items() if name in wanted}
+    size: Any = wanted.get("size") or images.size
+    return {**wanted, "size": {**dict(size), **bounds}}
+
+
+def _bounds_are_a_size(image_class: type[Any]) -> bool:
+    """Whether a class turns these arguments of a call into its ``size`` by itself."""
+    standardize = getattr(image_class, "_standardize_kwargs", None)
+    return standardize is not None and set(_BOUNDS) <= set(inspect.signature(standardize).parameters)
+
+
 def _first_line(error: BaseException) -> str:
     """The first line, or all of them in one where the first only announces the others."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -14,7 +14,7 @@ from vlmbench.models.attention import allowed_backends, attention_by_tower
 from vlmbench.models.building import experts_facts, input_device
 from vlmbench.models.inputs import Prompter, decode_all
 from vlmbench.models.parallel.tensor_parallel import split_share
-from vlmbench.models.processors import allowed_image_arguments, backend_of, give_video_processor
+from vlmbench.models.processors import allowed_image_arguments, backend_of, call_arguments, give_video_processor
 from vlmbench.models.protocol import Anatomy, Cached, Loop, Prepared
 from vlmbench.models.token_counts import ImageMarks, clip_as_images, observe
 from vlmbench.models.transformers_library import transformers_library
@@ -475,7 +475,7 @@ class TransformersModel:
         try:
             if side is not None:
                 tokenizer.padding_side = "left"  # what generation needs; a checkpoint may say otherwise
-            features = self.processor(text=list(rendered), **options, **dict(kwargs))
+            features = self.processor(text=list(rendered), **options, **call_arguments(self.processor, kwargs))
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, AttributeError) as error:
             if not some:
                 raise UnreachablePointError(

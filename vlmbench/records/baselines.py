@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import ConfigError, InputError, MeasurementError
-from vlmbench.records.comparable import with_mixture_named
+from vlmbench.records.comparable import turns_taken, with_mixture_named
 from vlmbench.records.files import NO_LINK, read_json, write_json, write_whole
 from vlmbench.records.provenance import IGNORED, PROVENANCE_NAME
 from vlmbench.records.reading import GZIP, IDENTITY, NUMBERS, RECORDS_NAME, iter_rows
@@ -152,7 +152,7 @@ def _provenance(run: Path) -> dict[str, Any]:
 
 def _session(whole: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: whole[name] for name in ("session", "started_unix_s") if name in whole}
-    if isinstance(turns := whole.get("turns"), Mapping):
+    if turns := turns_taken(whole):
         kept["turns"] = {"id": turns.get("id")}
     return {**kept, "code": {"vlmbench": _mapping(whole.get("code")).get("vlmbench")}}
 

@@ -111,11 +111,34 @@ def remarks(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         ours, theirs = _at(a, path), _at(b, path)
         if ours is not None and theirs is not None and ours != theirs:
             said.append(f"{'.'.join(path)} differs: {ours} against {theirs}")
+    return said + unchecked(a, b)
+
+
+def unchecked(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Say what could not be checked, in one sentence; none where both provenances say all that is needed."""
     left, right = identity(a), identity(b)
     needed = ("model.name", "device.name", "runtime.dtype")
-    if unknown := [name for name in needed if name not in left or name not in right]:
-        said.append(f"not checked, because a file does not say it: {', '.join(unknown)}")
-    return said
+    unknown = [name for name in needed if name not in left or name not in right]
+    return [f"not checked, because a file does not say it: {', '.join(unknown)}"] if unknown else []
+
+
+def sessions_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the sessions that a provenance names, in their order; what is damaged is left out."""
+    sessions = provenance.get("sessions")
+    return [one for one in sessions if isinstance(one, Mapping)] if isinstance(sessions, list) else []
+
+
+def turns_taken(session: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a session's provenance says of its turns with other processes: ``id``, ``member``, ``members``,
+    ``runs``; empty where it took none.
+    """
+    found = session.get("turns")
+    return found if isinstance(found, Mapping) else {}
+
+
+def turn_ids(provenance: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the turns that a run's sessions took: runs that share one took turns with each other."""
+    return {str(turns["id"]) for one in sessions_of(provenance) if (turns := turns_taken(one)).get("id")}
 
 
 def varying(identities: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.figures.roofline import si
 from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.records.comparable import turns_taken
 from vlmbench.text import amount
 
 Provenance = Mapping[str, Any]
@@ -76,7 +77,7 @@ def _run(provenance: Provenance) -> Iterator[tuple[str, Any]]:
         if start:
             day = datetime.fromtimestamp(start, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
             yield "Measured", f"{day}{f', {(end - start) / 60:.1f} min' if end else ''}"
-        if (turns := session.get("turns")) is not None:
+        if turns := turns_taken(session):
             yield "In turns", f"{turns['runs']} runs each, of {turns['members']} processes of this machine"
         git = ((session.get("code") or {}).get("vlmbench") or {}).get("git") or {}
         if git.get("commit"):

@@ -13,6 +13,7 @@ from vlmbench.analysis.distribution import tail_ratios
 from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.runtimes import Runtime, models_figure, stages_figure, tail_figure, tokens_figure
 from vlmbench.figures.theme import save
+from vlmbench.records.comparable import sessions_of, turn_ids
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
 from vlmbench.report.page.stories import Story, stories_of
@@ -163,7 +164,7 @@ def measured_together(provenances: Sequence[Mapping[str, Any]], names: Sequence[
     Args:
         names: what each is called, to tell those that took no turns apart from those that did.
     """
-    turns = [{one["turns"]["id"] for one in _sessions(p) if one.get("turns")} for p in provenances]
+    turns = [turn_ids(provenance) for provenance in provenances]
     took = [bool(turns[i] & set().union(*turns[:i], *turns[i + 1 :])) for i in range(len(turns))]
     if not names or all(took) or not any(took):
         return _together(provenances, turns)
@@ -173,18 +174,14 @@ def measured_together(provenances: Sequence[Mapping[str, Any]], names: Sequence[
     return "; ".join([*said, *(f"{name} apart from these{_apart(p, chosen)}" for name, p in alone)])
 
 
-def _sessions(provenance: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return provenance.get("sessions") or []
-
-
 def _known(provenances: Sequence[Mapping[str, Any]], part: str, name: str) -> set[Any]:
     """What runs say of their device or host, each session for itself: a run that was continued may be of several."""
-    ran = [one for p in provenances for one in (p, *_sessions(p))]
+    ran = [one for p in provenances for one in (p, *sessions_of(p))]
     return {(one.get(part) or {}).get(name) for one in ran} - {None}
 
 
 def _begun(provenances: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [float(one["started_unix_s"]) for p in provenances for one in _sessions(p) if one.get("started_unix_s")]
+    return [float(one["started_unix_s"]) for p in provenances for one in sessions_of(p) if one.get("started_unix_s")]
 
 
 def _together(provenances: Sequence[Mapping[str, Any]], turns: Sequence[set[str]]) -> str:

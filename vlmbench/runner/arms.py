@@ -14,6 +14,7 @@ from vlmbench.interventions.language import refuse_captured
 from vlmbench.interventions.marks import marks_of
 from vlmbench.interventions.none import NoIntervention
 from vlmbench.interventions.protocol import Attachment, Intervention, KeepsTokens, ProvesItself
+from vlmbench.interventions.restored import restored
 from vlmbench.models.protocol import InReplays, Loop, Prepared, VisionLanguageModel
 from vlmbench.request import Output, Request
 from vlmbench.sweep import INTERVENTION_PREFIX, Point
@@ -170,6 +171,7 @@ def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -
 
     Raises:
         UnreachablePointError: the method cannot be applied.
+        UnrestoredModelError: it left something on the model.
     """
     arm = request.intervention
     if arm is None or isinstance(arm.method, NoIntervention | Downsample):  # the model stays as it is
@@ -182,20 +184,21 @@ def attached(model: VisionLanguageModel, request: Request, prepared: Prepared) -
             "runtime=eager or cudagraph"
         )
     marks = marks_of(model.module)
-    attachment = arm.method.attach(model)
-    marks.active = True
-    try:
-        attachment.begin(prepared)
-        if loop is None:
-            yield attachment
-            return
-        if not isinstance(attachment, InReplays):
-            refuse_captured(model, method=arm.method.name)
-        with loop.under(attachment):
-            yield attachment
-    finally:
-        marks.active = False
-        attachment.detach()
+    with restored(model.module, arm.method.name):
+        attachment = arm.method.attach(model)
+        marks.active = True
+        try:
+            attachment.begin(prepared)
+            if loop is None:
+                yield attachment
+                return
+            if not isinstance(attachment, InReplays):
+                refuse_captured(model, method=arm.method.name)
+            with loop.under(attachment):
+                yield attachment
+        finally:
+            marks.active = False
+            attachment.detach()
 
 
 @dataclass(kw_only=True)
@@ -216,6 +219,7 @@ class Arms:
 
         Raises:
             UnreachablePointError: the method does not apply to this model, or failed its proof.
+            UnrestoredModelError: it left something on the model.
         """
         arm = request.intervention
         if arm is None:
@@ -225,7 +229,8 @@ class Arms:
                 raise self._refused[point_id]
             moved = self.model.transfer(prepared)
             try:
-                self._prove(arm, moved)
+                with restored(self.model.module, arm.method.name):
+                    self._prove(arm, moved)
                 self._prove_captured(request, moved)
                 self.kernels[point_id] = self._kernels(request, moved)
             except Exception as error:

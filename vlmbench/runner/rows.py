@@ -15,6 +15,7 @@ from vlmbench.errors import (
     StoreError,
     UnfitModelError,
     UnreachablePointError,
+    UnrestoredModelError,
     first_line,
 )
 from vlmbench.machine.wall_clock import unix_s
@@ -170,7 +171,7 @@ class Failures:
 
 
 def _raise_what_fails_every_run(error: Exception) -> None:
-    if isinstance(error, ConfigError | DeviceError | StoreError | UnfitModelError):
+    if isinstance(error, ConfigError | DeviceError | StoreError | UnfitModelError | UnrestoredModelError):
         raise error
 
 
