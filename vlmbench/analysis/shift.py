@@ -184,7 +184,7 @@ def shift_in_turns(first: ArrayLike, second: ArrayLike, requests: ArrayLike) -> 
     counts = np.bincount(codes)
     if (repeated := counts >= 2).sum() * 2 < len(counts):
         order = np.argsort(np.unique(codes, return_index=True)[1], kind="stable")
-        return _of_changes(_medians(changes, codes, len(counts)), [order])
+        return _of_changes(_medians(changes, codes, len(counts))[order])
     keep = repeated[codes]
     change, noise, variance = _centre(changes[keep], (np.cumsum(repeated) - 1)[codes[keep]], int(repeated.sum()))
     return _shift(change, variance, noise.freedom, noise, int(repeated.sum()))
@@ -270,23 +270,23 @@ def _of_pairs(logs: Any, codes: Any, kinds: int) -> Shift:
     dependence of the second is noise without any in the order of the first: both orders are looked at.
     """
     first, second = (_medians(values, code, kinds) for values, code in zip(logs, codes, strict=True))
-    orders = [np.argsort(np.unique(code, return_index=True)[1], kind="stable") for code in codes]
-    places = [np.argsort(order) for order in orders]
-    if np.array_equal(*places) or np.corrcoef(*places)[0, 1] > ONE_ORDER:
-        orders = orders[:1]
-    return _of_changes(second - first, orders)
+    order, later = (np.argsort(np.unique(code, return_index=True)[1], kind="stable") for code in codes)
+    places = np.argsort(later)[order]  # of the requests in the second series, in the order of the first
+    alike = kinds < 2 or np.corrcoef(places, np.arange(kinds))[0, 1] > ONE_ORDER
+    return _of_changes((second - first)[order], None if alike else np.argsort(places))
 
 
-def _of_changes(change: Array, orders: Sequence[NDArray[np.intp]]) -> Shift:
-    """How far the requests changed, one value each, with the dependence that one order shows, or each of two."""
+def _of_changes(change: Array, other: NDArray[np.intp] | None = None) -> Shift:
+    """How far the requests changed, one value each in the order measured; ``other``: their order in the other series,
+    where that is not the same.
+    """
     middle, kinds = float(np.median(change)), len(change)
     clip, inside = _clip(change - middle)
     errors = clip - clip.mean()
-    noises = [_Noise.of(errors[order], removed=1, fitted=1, inside=inside) for order in orders]
-    noise = noises[0]
-    if len(noises) > 1:
+    noise = _Noise.of(errors, removed=1, fitted=1, inside=inside)
+    if other is not None:
         alone = float(np.square(errors).sum()) / max(kinds - 1, 1) / max(inside, 0.1) ** 2
-        noise = _Noise.added(noises, alone)
+        noise = _Noise.added([noise, _Noise.of(errors[other], removed=1, fitted=1, inside=inside)], alone)
     return _shift(middle + float(clip.mean()), noise.variance / kinds, noise.freedom, noise, kinds)
 
 
