@@ -499,10 +499,11 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
         content = _content(path)
         name = made_as.with_name(PACKED_SUMMARY) if made_as.name == SUMMARY else made_as
         files.add(name)
-        if not (folder / name).is_file() or content != (folder / name).read_bytes():
+        known = (folder / name).is_file()
+        if not known or content != (folder / name).read_bytes():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
-            yield f"{'changed' if name in old else 'new'} {name}"
+            yield f"{'changed' if known else 'new'} {name}"
     for name in sorted(old - files):
         (folder / name).unlink()
         yield f"removed {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 import re
@@ -34,6 +35,11 @@ def rows(folder: str, *, mode: str = "instrumented") -> list[dict[str, Any]]:
     return sorted(
         (row for row in found if row["status"] == "ok" and row["mode"] == mode), key=lambda row: row["started_unix_s"]
     )
+
+
+def summary(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gzip.decompress((RESULTS / folder / "summary.json.gz").read_bytes()))
+    return found
 
 
 def times(folder: str, name: str) -> NDArray[np.float64]:
@@ -99,6 +105,17 @@ def test_what_watching_vllm_costs() -> None:
             numbers = [float(n) for n in re.findall(r"-?\d+\.\d+", line.split("|")[column])]
             one = median(np.array(found[metric]) / 1e3)
             assert numbers == pytest.approx([one.value, one.low, one.high], abs=0.0051), (model, metric, one)
+        share = summary(f"h200_{model}_vllm/phase1")["instrument_overhead"]
+        assert f"({100 * share['low']:.2f} to {100 * share['high']:.2f} %)" in said, share
+
+
+def test_what_watching_the_captured_loop_costs() -> None:
+    said = page("docs/engines_cudagraph.md")
+    for model in ("llava", "molmo", "qwen"):
+        share = summary(f"h200_{model}_cudagraph/phase1")["instrument_overhead"]
+        joint = " to " if share["low"] < 0 else "–"
+        written = f"{100 * share['value']:.3f} % ({100 * share['low']:.3f}{joint}{100 * share['high']:.3f})"
+        assert written in said, written
 
 
 def test_first_steps_of_a_compiled_decode() -> None:
