@@ -3,6 +3,7 @@
     python benchmarks/coverage.py                  # every table; about twenty minutes on one core
     python benchmarks/coverage.py --trials 100     # quicker and coarser
     python benchmarks/coverage.py --only halves shares
+    python benchmarks/coverage.py --only heaps orders
 
 Simulated runs have a known truth. ``before`` is the method that takes runs as independent (a small copy of it is kept
 below, and asked in the first 100 simulations), ``after`` what vlmbench prints. A cell shows the share of simulations

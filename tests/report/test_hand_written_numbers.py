@@ -147,3 +147,24 @@ def test_a_prefill_of_an_odd_number_of_tokens() -> None:
     prefill = times(folder, "T_LLM_prefill")
     more = float(np.median(prefill[odd]) - np.median(prefill[~odd]))
     assert f"took {more:.1f} ms longer than one of an even number" in page("docs/method.md"), more
+
+
+def test_the_words_about_coverage_count_their_table() -> None:
+    """As many cells as the table has, of those where at least half of the simulations were given an interval."""
+    said = page("benchmarks/README.md")
+    table = said[said.index("**Share of 95 % intervals that hold the truth") :].split("\n\n")[1]
+    rows_of_it = [line.strip("|").split("|")[1:] for line in table.splitlines() if "→" in line]
+    cells = [
+        (float(after), float(given or 1))
+        for row in rows_of_it
+        for cell in row[:-1]  # but `slow`
+        for after, given in re.findall(r"→ (\d\.\d\d)(?: \((\d\.\d\d)\))?", cell)
+    ]
+    kept = [after for after, given in cells if given >= 0.5]
+    assert (
+        f"{len(kept)} cells but `slow` where at least half were given an interval; {sum(a < 0.9 for a in kept)} of"
+        in (said.replace("\n", " "))
+    )
+    assert f"{sum(a > 0.99 for a in kept)} of {len(kept)} other cells" in said
+    most = max((1 - after) * given for after, given in cells)
+    assert f"at most 0.12 of the simulations of any cell ({most:.2f} for a slope" in said.replace("\n", " ")
