@@ -3,6 +3,7 @@
     python benchmarks/coverage.py                  # every table; about twenty minutes on one core
     python benchmarks/coverage.py --trials 100     # quicker and coarser
     python benchmarks/coverage.py --only halves shares
+    python benchmarks/coverage.py --only heaps orders
 
 Simulated runs have a known truth. ``before`` is the method that takes runs as independent (a small copy of it is kept
 below, and asked in the first 100 simulations), ``after`` what vlmbench prints. A cell shows the share of simulations
@@ -281,6 +282,26 @@ def of_quantiles(plan: Plan) -> Iterator[Cell]:
                         new[q].append(holds((found.low, found.high), value))
                 for q in qs:
                     yield counted("coverage", f"P{100 * q:g}, n {n}, {tail}", column, old[q], new[q])
+
+
+HEAP, APART = 0.15, 0.4
+"""Share of the runs that lie in a heap of their own, and how long these take."""
+
+
+def of_heaps(plan: Plan) -> Iterator[Cell]:
+    """The median of runs in two heaps, of which the larger depends on the machine's state."""
+    trials, random, columns, counts = plan
+    value = math.exp(0.02 * float(stats.norm.ppf((0.5 - HEAP) / (1 - HEAP))))
+    for n in (n for n in counts if n >= 100):
+        for column in columns:
+            old, new = [], []
+            for _ in range(trials):
+                times = np.where(random.random(n) < HEAP, APART, runs(random, n, column, "lognormal", sigma=0.02))
+                if len(old) < BEFORE:
+                    old.append(holds(old_ends(times, 0.5), value))
+                found = median(times)
+                new.append(holds((found.low, found.high), value))
+            yield counted("coverage", f"P50, n {n}, two heaps", column, old, new)
 
 
 def of_ratios(plan: Plan) -> Iterator[Cell]:
@@ -810,6 +831,21 @@ def of_comparisons(plan: Plan) -> Iterator[Cell]:
             yield counted("alarms", f"two runs, whole and five stages, n {n} each", column, old, new)
 
 
+def of_orders(plan: Plan) -> Iterator[Cell]:
+    """Two runs of the same requests, each in an order of its own."""
+    trials, random, columns, counts = plan
+    for n in (n for n in counts if n >= 100):
+        for column in columns:
+            alarms, inside = [], []
+            for _ in range(trials):
+                first, second = (runs(random, n, column, "lognormal") for _ in range(2))
+                shift = shift_between(first, np.arange(n), second, random.permutation(n))
+                alarms.append(shift.differs())
+                inside.append(_inside(shift, 1.0))
+            yield counted("alarms", f"two runs of {n} requests in unlike orders", column, [None], alarms)
+            yield counted("coverage", f"ratio of two runs of {n} requests in unlike orders", column, [None], inside)
+
+
 def of_machines(plan: Plan) -> Iterator[Cell]:
     """Two processes with the fixed calculation beside their runs (± 5 %): on one machine that keeps still, and on one
     whose speed differs by some 10 % from process to process which stages follow to the power of 0 to
@@ -974,6 +1010,8 @@ QUESTIONS: dict[str, Callable[[Plan], Iterator[Cell]]] = {
     "predictions": of_predictions,
     "budgets": of_budgets,
     "turns": of_turns,
+    "heaps": of_heaps,
+    "orders": of_orders,
 }
 TITLES = {
     "coverage": "Share of 95 % intervals that hold the truth: before → after (share that was given an interval)",

@@ -389,7 +389,7 @@ def power_words(results: Published) -> str:
         if 2 * held > runs
     ]
     heads = ("model", "runtime", "held back in", "clock down to, MHz")
-    also = f"\n\nSo it did in most requests of phase 1 of {'; '.join(most)}." if most else ""
+    also = f"\n\nIt also did in most requests of phase 1 of {'; '.join(most)}." if most else ""
     return (
         "The card's power limit held it back in vision sweeps, and these rows are in the slopes:\n\n"
         f"{table(heads, said)}{also}"
@@ -711,7 +711,8 @@ def energy_words(results: Published) -> str:
     """What a request takes in energy, a bullet a model."""
     runs = [(model, results.run(f"{model}_energy", "phase1")) for model in MODELS]
     return "\n".join(
-        f"* {MODELS[model]}, {RUNTIMES[run.provenance['runtime']['name']]}: {' '.join(run.summary['energy']['words'])}"
+        f"* {MODELS[model]}, {RUNTIMES[run.provenance['runtime']['name']]}: {' '.join(run.summary['energy']['words'])} "
+        f"{results.rows(run, 'Rows')}."
         for model, run in runs
         if run is not None and run.summary.get("energy")
     )

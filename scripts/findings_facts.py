@@ -258,8 +258,13 @@ def _encoders(results: Published) -> Iterator[str]:
             ours, theirs = (value(_stage(run, "T_vision_encoder"), key="median") for run in sides)
             yield (
                 f"**Vision encoder of {MODELS[model]}:** {ours} ms captured, {theirs} ms under vLLM, whose device "
-                f"waits there for {_waits_in(sides[1], 'vision_encoder')} of it."
+                f"waits there for {_waits_in(sides[1], 'vision_encoder')} of it ({_requests(results, *sides)})."
             )
+
+
+def _requests(results: Published, *runs: Run) -> str:
+    """How many requests runs have, with a link to the rows of each."""
+    return " and ".join(results.rows(run, f"{run.summary['runs']['workload_runs']:,} requests") for run in runs)
 
 
 def _waits_in(run: Run, stage: str) -> str:
@@ -270,7 +275,11 @@ def _waits_in(run: Run, stage: str) -> str:
 def _steps(results: Published) -> Iterator[str]:
     found = [row for row in floors(results) if row[1] == "cudagraph_compiled"]
     if found:
-        said = [f"{MODELS[model]} {value(entry)} ms, {over} its floor" for model, _, entry, _, over in found]
+        said = [
+            f"{MODELS[model]} {value(entry)} ms, {over} its floor "
+            f"({_requests(results, *filter(None, [results.run(f'{model}_{runtime}', 'phase1')]))})"
+            for model, runtime, entry, _, over in found
+        ]
         yield f"**A decode step, captured and compiled:** {'; '.join(said)} at the rate of a copy."
 
 

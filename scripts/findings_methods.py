@@ -58,7 +58,13 @@ def budget_words(results: Published) -> str:
         if tried := _tried(results, f"{CARD}_{model}_budget", content):
             lines.append(f"{MODELS[model]}{old}, {content['latency_ms']:g} ms: {tried} {link}.")
             continue
-        lines.append(f"{MODELS[model]}{old}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}")
+        solved = (
+            f"`python -m vlmbench experiment=budget latency_ms={content['latency_ms']:g} "
+            f"percentile={content['percentile']:g} confirm=false "
+            f"runs=docs/{results.link}/{CARD}_{model}_budget/sweep output_dir=OUT` tells the same of the rows, but for "
+            "what was measured again."
+        )
+        lines.append(f"{MODELS[model]}{old}: {content['verdict']} {link}\n\n{figure}{table(heads, rows)}\n\n{solved}")
     return "\n\n".join(lines) or f"{NOT_MEASURED.capitalize()}."
 
 

@@ -79,6 +79,7 @@ from vlmbench.machine.installation import source_sha256
 from vlmbench.records.files import write_json, write_whole
 from vlmbench.records.reading import GZIP, RECORDS_NAME, XZ, opened, records_in, records_path
 from vlmbench.report import write_pages, write_report
+from vlmbench.report.budget import as_dict as budget_as_dict
 from vlmbench.report.comparison import as_dict, as_markdown
 from vlmbench.report.first_steps import write_first_steps
 from vlmbench.report.from_rows import FIRST_STEPS, kind_of
@@ -90,7 +91,8 @@ RESULTS = ROOT / "docs" / "results"
 PACKED, WORDS, SUMMARY = f"{RECORDS_NAME}{XZ}", "words.txt", "summary.json"
 PACKED_SUMMARY = f"{SUMMARY}.gz"
 INPUTS = (PACKED, PROVENANCE, "points.json", "proofs.json", "loads.json")
-WHOLE = (FIRST_STEPS, "budget.json", SERVER)
+BUDGET = "budget.json"
+WHOLE = (FIRST_STEPS, BUDGET, SERVER)
 PART = "part.json"  # how long its tries took
 PLAIN = ("*.jsonl", "*.txt")  # what scripts of scripts/gpu leave; published as it is
 MADE = (SUMMARY, "latency_model*.json", FIRST_STEPS, WORDS, "tables/*.md")
@@ -399,23 +401,25 @@ def write_again(folder: Path, work: Path) -> dict[Path, Path]:
             text = write_exp5([here / SIDES[0]], here / SIDES[1], here, pages=False).text
             write_pages(here)
             (here / WORDS).write_text(text + "\n", encoding="utf-8")
-        drawn = _budget_drawn(here, said) if (said := read(folder / "budget.json")) else {}
-    return dict(_published(top, kinds)) | {name: work / path for name, path in drawn.items()}
+        made = _budget_made(here, said) if (said := read(folder / BUDGET)) else {}
+    return dict(_published(top, kinds)) | {name: work / path for name, path in made.items()}
 
 
-def _budget_drawn(here: Path, said: Mapping[str, Any]) -> dict[Path, Path]:
-    """Draw a budget from its rows: its place to the file; nothing where no setting could be told."""
+def _budget_made(here: Path, said: Mapping[str, Any]) -> dict[Path, Path]:
+    """Solve and draw a budget from its rows, for the limit that was asked: places to files; nothing where no setting
+    could be told.
+    """
     metric, percentile = said["metric"], said["percentile"]
     runs = read_results(here / "sweep")
     sides = [runs, read_results(here / "check") if (here / "check").is_dir() else []]
     swept, checks = (settings_of(side, metric=metric, percentile=percentile) for side in sides)
-    found = solve(swept, limit_ms=said["latency_ms"], percentile=percentile, metric=metric)
+    found = solve(swept, limit_ms=said["latency_ms"], percentile=percentile, metric=metric, notes=said["notes"])
     again = {one.point: one.latency for one in checks}
     found = checked(found, {one.key: again[one.point] for one in found.chosen if one.point in again})
     if all(one.latency.value is None for one in found.settings):
         return {}
     (file,) = save(budget_figure(found, runs[0].provenance), here / "figures", "budget")
-    return {Path("figures") / file.name: file}
+    return {Path(BUDGET): write_json(here / BUDGET, budget_as_dict(found)), Path("figures") / file.name: file}
 
 
 def _of_server(run: Path, server: Mapping[str, Any] | None) -> None:
@@ -496,10 +500,11 @@ def publish(made: Mapping[Path, Path], folder: Path) -> Iterator[str]:
         content = _content(path)
         name = made_as.with_name(PACKED_SUMMARY) if made_as.name == SUMMARY else made_as
         files.add(name)
-        if not (folder / name).is_file() or content != (folder / name).read_bytes():
+        known = (folder / name).is_file()
+        if not known or content != (folder / name).read_bytes():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
-            yield f"{'changed' if name in old else 'new'} {name}"
+            yield f"{'changed' if known else 'new'} {name}"
     for name in sorted(old - files):
         (folder / name).unlink()
         yield f"removed {name}"

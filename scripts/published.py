@@ -275,7 +275,8 @@ def span_of(low: float | None, high: float | None, write: Callable[[float], str]
         return " (no interval)"
     if write is percent:
         return f" ({span(low, high, '%')})"
-    return f" ({tight_interval(low, high) if write is digits else f'{write(low)}–{write(high)}'})"
+    ends = write(low), write(high)
+    return f" ({tight_interval(low, high) if write is digits or ends[0] == ends[1] else '–'.join(ends)})"
 
 
 def times(number: float) -> str:

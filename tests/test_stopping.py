@@ -93,6 +93,7 @@ def test_what_the_goal_would_have_cost_is_known() -> None:
 @example([1.0] * 5)
 @example([2.0, 2.0, 1.0, 1.0, 1.0])
 @example([1.0, 2.0, 1.0, 2.0, 1.0])
+@example([*[100.0] * 20, *[101.0] * 20, *[40.0, 100.0, 101.0] * 10])
 @given(st.lists(st.floats(1, 100), min_size=1, max_size=80))
 def test_plain_floats_and_arrays_agree_on_what_runs_are_worth(values: list[float]) -> None:
     lag1, effective = worth(values)

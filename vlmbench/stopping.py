@@ -21,6 +21,7 @@ NOISE_REACH = 0.05
 _WINDOWS = 5
 _LEAST_LAG = 5
 _MARGIN = 2.5
+_ENOUGH_BEYOND = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +147,21 @@ def worth(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
         return None, None
     ordered = sorted(values)
     low, high = (_at(ordered, share * (n - 1)) for share in (0.1, 0.9))
-    pulled = [min(max(v, low), high) for v in values]
-    mean = math.fsum(pulled) / n
-    centred = [v - mean for v in pulled]
+    first, inflation = _dependence([min(max(v, low), high) for v in values])
+    if n / 2 >= _ENOUGH_BEYOND:
+        middle = statistics.median(ordered)
+        inflation = max(inflation, _dependence([float(v > middle) + float(v >= middle) for v in values])[1])
+    return first, _worth(n, inflation)
+
+
+def _dependence(series: Sequence[float]) -> tuple[float, float]:
+    """Autocorrelation of neighbours, and 1 + 2 × the sum of all, of five values or more."""
+    n = len(series)
+    mean = math.fsum(series) / n
+    centred = [v - mean for v in series]
     scale = math.fsum(v * v for v in centred)
-    if scale <= n * (1e-12 * max(map(abs, pulled))) ** 2:
-        return 0.0, _worth(n, 1.0)
+    if scale <= n * (1e-12 * max(map(abs, series))) ** 2:
+        return 0.0, 1.0
     sums = [0.0, *accumulate(centred)]  # a span of lags takes one pass over them, however many lags it has
 
     @cache
@@ -164,8 +174,7 @@ def worth(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
     total = _sum_while_positive(span, n, 0.0)
     for _ in range(2):
         total = _sum_while_positive(span, n, min(total, n / 4) / n)
-    inflation = max((1 + alike) / (1 - alike), total, 1.0)
-    return first, _worth(n, inflation)
+    return first, max((1 + alike) / (1 - alike), total, 1.0)
 
 
 def _worth(n: int, inflation: float) -> float:

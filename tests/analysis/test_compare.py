@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,31 @@ def test_requests_may_be_names_or_numbers_and_those_of_one_side_are_left_out() -
     assert named == numbered
     assert named.requests == 40
     assert named.estimate.value == pytest.approx(2)
+
+
+def test_what_depends_on_the_run_before_is_seen_in_the_order_of_either_side() -> None:
+    """Two runs of a data set in unlike orders: the one that keeps still must not hide how slowly the other changes."""
+
+    def ends(*, still_first: bool, shuffled: bool = True) -> list[tuple[float, float]]:
+        found = []
+        for seed in range(60):
+            draws = np.random.default_rng(seed)
+            noise = draws.standard_normal(400)
+            for i in range(1, 400):
+                noise[i] = 0.9 * noise[i - 1] + math.sqrt(1 - 0.9**2) * noise[i]
+            names = draws.permutation(400) if shuffled else np.arange(400)
+            still = (np.exp(0.01 * draws.standard_normal(400)), np.arange(400))
+            sides = [still, (np.exp(0.05 * noise), names)][:: 1 if still_first else -1]
+            told = shift_between(*sides[0], *sides[1]).estimate
+            if told.low is not None and told.high is not None:  # some are worth too few
+                found.append((told.low, told.high))
+        assert len(found) > 40
+        return found
+
+    there, back = ends(still_first=True), ends(still_first=False)
+    for found in (there, back, ends(still_first=True, shuffled=False)):
+        assert np.mean([low <= 1 <= high for low, high in found]) > 0.88, "0.4 in the order of the still one"
+    assert [high for _, high in there] == pytest.approx([1 / low for low, _ in back])
 
 
 def test_directories_are_compared_by_their_public_name(tmp_path: Path) -> None:

@@ -710,3 +710,22 @@ def test_summaries_of_the_archive_are_of_the_statistics_that_pages_are_of(script
     assert sorted(path.name for path in run.iterdir()) == kept
     summary.unlink()
     assert list(script.summarise_archive(tmp_path)) == []
+
+
+def test_a_published_budget_is_of_its_rows(script: ModuleType, tmp_path: Path) -> None:
+    """What a command wrote when it measured is of the code of that day; its figure and table are of one."""
+    folder = tmp_path / "h200_llava_budget"
+    shutil.copytree(RESULTS / "h200_llava_budget", folder)
+    said = json.loads((folder / "budget.json").read_text(encoding="utf-8"))
+    for row in said["settings"]:
+        row["latency"] |= {"low": 1.0, "high": 2.0}
+        row["fit"] = "fits"
+    (folder / "budget.json").write_text(json.dumps(said), encoding="utf-8")
+    work = tmp_path / "work"
+    work.mkdir()
+    list(script.publish(script.write_again(folder, work), folder))
+    found = json.loads((folder / "budget.json").read_text(encoding="utf-8"))
+    published = json.loads((RESULTS / "h200_llava_budget" / "budget.json").read_text(encoding="utf-8"))
+    assert [row["latency"] for row in found["settings"]] == [row["latency"] for row in published["settings"]]
+    assert [row["promise"] for row in found["settings"]] == [row["promise"] for row in published["settings"]]
+    assert found["verdict"] == published["verdict"]

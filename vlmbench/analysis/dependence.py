@@ -17,7 +17,10 @@ is estimated twice, and the larger of the two is used:
   throughout, lose it: intervals of the median of 900 runs of such a machine hold 0.79 with them and 0.87 with these.)
 
 Outliers are pulled in to the 10 % and 90 % quantiles before autocorrelations are taken, and only there: independent
-spikes would hide the dependence of the body. ``benchmarks/coverage.py`` simulates what the intervals hold.
+spikes would hide the dependence of the body. Values may lie in heaps far apart, too, with more than a tenth of them in
+the smaller one; which heap a run falls into then makes most of the variance and hides how the median moves within the
+other. So on which side of a quantile each run lies is looked at as well (:func:`tail_inflation`).
+``benchmarks/coverage.py`` simulates what the intervals hold.
 
 All functions work on the last axis, so many series of equal length are done at once.
 """
@@ -85,7 +88,8 @@ def dependence(values: ArrayLike) -> Dependence:
     if n < LEAST_LAG:
         return Dependence(n=n, lag1=None, effective_n=None)
     memory = _memory(pulled_in(series))
-    return Dependence(n=n, lag1=float(_unbiased(memory.first, n, 1)), effective_n=n / float(_inflation(memory, 1)))
+    lag1 = float(_unbiased(memory.first, n, 1))
+    return Dependence(n=n, lag1=lag1, effective_n=n / float(tail_inflation(series, 0.5)))
 
 
 def found_worth(n: int, effective: float) -> float | None:
@@ -154,7 +158,7 @@ def at_quantile(q: float, series: Array, removed: int = 1) -> Array:
 
     Whether a run lies in the tail depends less on another than its value does: by how much follows for each lag from
     the autocorrelation there, under a normal copula. At and below the median the inflation of the values stands, which
-    is on the safe side.
+    is on the safe side where they lie in one heap.
 
     Args:
         q: between 0 and 1.
@@ -176,12 +180,12 @@ def tail_inflation(series: Array, q: float) -> Array:
     """Find the inflation at one quantile of series (…, n), from the body and from what lies beyond.
 
     A state that slows less than a tenth of the runs is pulled in with the outliers, and a level that most runs take by
-    chance hides what the others do: where :data:`ENOUGH_BEYOND` runs lie beyond an upper quantile, the dependence seen
-    there counts if it is the larger. Beyond P95 a smaller one counts half: independent spikes are a tail that knows
-    nothing of the body.
+    chance hides what the others do: where :data:`ENOUGH_BEYOND` runs lie beyond the median or an upper quantile, the
+    dependence seen there counts if it is the larger. Beyond P95 a smaller one counts half: independent spikes are a
+    tail that knows nothing of the body.
     """
     expected = at_quantile(q, pulled_in(series))
-    enough = q > 0.5 and series.shape[-1] * (1 - q) > ENOUGH_BEYOND - 1e-6  # up to rounding
+    enough = q >= 0.5 and series.shape[-1] * (1 - q) > ENOUGH_BEYOND - 1e-6  # up to rounding
     if q <= FAR and not enough:
         return expected
     value = np.quantile(series, q, axis=-1, keepdims=True)

@@ -30,6 +30,8 @@ interval, and 0.88 of these hold; with 6 it is 0.93 of 0.76. At 0.95 and 0.98 fa
 0.06 to 0.11 with 3."""
 TOLERANCE = 0.01
 """A difference smaller than this matters to no conclusion, even where it can be told from none."""
+ONE_ORDER = 0.9
+"""Correlation of the places that requests have in two series from which on both are in one order."""
 BLIND = 0.05
 """Where a difference as large as this could go unseen, nothing is said."""
 _CLIP = 1.5
@@ -262,17 +264,29 @@ def _centre(values: Array, code: NDArray[np.intp], kinds: int) -> tuple[float, _
 
 
 def _of_pairs(logs: Any, codes: Any, kinds: int) -> Shift:
-    """Requests are a sample: the noise is how far they differ in their difference, in the order of the first side."""
+    """Requests are a sample: the noise is how far they differ in their difference.
+
+    A run depends on those beside it in its own series. Where the two measured the requests in unlike orders, the
+    dependence of the second is noise without any in the order of the first: both orders are looked at.
+    """
     first, second = (_medians(values, code, kinds) for values, code in zip(logs, codes, strict=True))
-    order = np.argsort(np.unique(codes[0], return_index=True)[1], kind="stable")
-    return _of_changes(second[order] - first[order])
+    order, later = (np.argsort(np.unique(code, return_index=True)[1], kind="stable") for code in codes)
+    places = np.argsort(later)[order]  # of the requests in the second series, in the order of the first
+    alike = kinds < 2 or np.corrcoef(places, np.arange(kinds))[0, 1] > ONE_ORDER
+    return _of_changes((second - first)[order], None if alike else np.argsort(places))
 
 
-def _of_changes(change: Array) -> Shift:
-    """How far the requests changed, one value each in the order measured."""
+def _of_changes(change: Array, other: NDArray[np.intp] | None = None) -> Shift:
+    """How far the requests changed, one value each in the order measured; ``other``: their order in the other series,
+    where that is not the same.
+    """
     middle, kinds = float(np.median(change)), len(change)
     clip, inside = _clip(change - middle)
-    noise = _Noise.of(clip - clip.mean(), removed=1, fitted=1, inside=inside)
+    errors = clip - clip.mean()
+    noise = _Noise.of(errors, removed=1, fitted=1, inside=inside)
+    if other is not None:
+        alone = float(np.square(errors).sum()) / max(kinds - 1, 1) / max(inside, 0.1) ** 2
+        noise = _Noise.added([noise, _Noise.of(errors[other], removed=1, fitted=1, inside=inside)], alone)
     return _shift(middle + float(clip.mean()), noise.variance / kinds, noise.freedom, noise, kinds)
 
 
@@ -294,6 +308,21 @@ class _Noise:
         variance = max(slow * n, float(np.square(errors).sum())) / max(n - fitted, 1) / max(inside, 0.1) ** 2
         lag1 = float(first_lag(errors, removed)) if n > 1 else 0.0
         return cls(n=n, lag1=lag1, effective=min(n / inflated, float(n)), variance=variance, freedom=freedom)
+
+    @classmethod
+    def added(cls, orders: Sequence[_Noise], alone: float) -> _Noise:
+        """The noise of errors of which each order shows a part of the dependence.
+
+        Args:
+            orders: noise of the same errors in two orders.
+            alone: variance of one error by itself, which stands in both.
+        """
+        weaker = min(orders, key=lambda noise: noise.effective)
+        n, variance = weaker.n, sum(noise.variance for noise in orders) - alone
+        inflated = sum(n / noise.effective for noise in orders) - 1
+        squares = sum(noise.variance**2 / noise.freedom for noise in orders)  # Welch and Satterthwaite
+        freedom = variance**2 / squares if squares else weaker.freedom
+        return replace(weaker, effective=n / inflated, variance=variance, freedom=freedom)
 
 
 def _shift(difference: float, variance: float, freedom: float, noise: _Noise, requests: int) -> Shift:
