@@ -203,7 +203,7 @@ def add_caption(figure: Figure, text: str) -> None:
         figure.supxlabel(said, x=0.01, ha="left", fontsize=pt(8), color=MUTED)
 
 
-_KEPT = re.compile(r"(?<=\bn) (?==)|(?<=\bn =) | (?=[\d,.]+$)")  # "n = 5" and a number that ends a line
+_KEPT = re.compile(r"(?<=\bn) (?==)|(?<=\bn =) |(?<=\d) (?=\()| (?=[\d,.]+$)")  # "n = 5 (a)", a number that ends a line
 
 
 def _wrapped(text: str, letters: int) -> str:

@@ -84,7 +84,7 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
     about = " · ".join(filter(None, (model, device, _dtype(ordered))))
     data = [story for story in ordered if story.main and story.main.is_phase1]
     swept = [replace(story, parts=story.sweeps) for story in ordered if story.sweeps]
-    counted = ", ".join(f"{_name(s)} {s.main.summary['runs']['workload_runs']:,}" for s in data if s.main)
+    counted = ", ".join(f"{s.main.summary['runs']['workload_runs']:,} ({_name(s)})" for s in data if s.main)
     of_data = f"{about} · n = {counted}\n{told_together(data)}"
     yield from (
         (stem, figure)
@@ -106,7 +106,7 @@ def _dtype(stories: Sequence[Story]) -> str:
 def _swept(stories: Sequence[Story]) -> str:
     """How many runs the sweeps of each runtime have."""
     runs = {_name(s): [(p.summary.get("runs") or {}).get("ok_by_mode") or {} for p in s.parts] for s in stories}
-    return ", ".join(f"{name} {sum(one.get('instrumented', 0) for one in found):,}" for name, found in runs.items())
+    return ", ".join(f"{sum(one.get('instrumented', 0) for one in found):,} ({name})" for name, found in runs.items())
 
 
 def _name(story: Story) -> str:
