@@ -212,6 +212,12 @@ def _wrapped(text: str, letters: int) -> str:
     return "\n".join(part for one in lines for part in one).replace("\N{NO-BREAK SPACE}", " ")
 
 
+def dtype_name(provenance: Mapping[str, Any]) -> str:
+    """The data type of a run, ``bfloat16``; empty where it is not known, as of a server."""
+    name = _text((provenance.get("runtime") or {}).get("dtype")).removeprefix("torch.")
+    return "" if name == "auto" else name
+
+
 def _text(value: Any) -> str:
     return str(value).strip() if value not in (None, "", {}, []) else ""
 
@@ -266,11 +272,10 @@ def caption(
         effective: independent observations that the n are worth; None where that was not looked for.
         note: anything else a reader must know; stands on a line of its own.
     """
-    runtime = provenance.get("runtime") or {}
     parts = [
         model_name(provenance),
         device_name(provenance),
-        _text(runtime.get("dtype")).removeprefix("torch."),
+        dtype_name(provenance),
         runtime_name(provenance),
         dataset_name(provenance),
         f"n = {n:,} {unit}{worth(n, effective)}" if n is not None else "",

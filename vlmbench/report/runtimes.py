@@ -12,7 +12,7 @@ from typing import Any
 from vlmbench.analysis.distribution import tail_ratios
 from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.runtimes import Runtime, models_figure, stages_figure, tail_figure, tokens_figure
-from vlmbench.figures.theme import save
+from vlmbench.figures.theme import dtype_name, save
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
 from vlmbench.report.page.stories import Story, stories_of
@@ -99,8 +99,8 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
 
 def _dtype(stories: Sequence[Story]) -> str:
     """The data type of all runs; empty where they have several."""
-    found = {str((s.parts[0].provenance.get("runtime") or {}).get("dtype") or "") for s in stories if s.parts}
-    return found.pop().removeprefix("torch.") if len(found) == 1 else ""
+    found = {dtype_name(s.parts[0].provenance) for s in stories if s.parts}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _swept(stories: Sequence[Story]) -> str:
