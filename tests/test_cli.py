@@ -30,6 +30,8 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
         (["experiment=nope"], "'nope' must be one of the choices of experiment:"),
         (["modle=tiny"], "'modle' is not a key of the configuration; did you mean 'model'?"),
         (["measurement.repeatss=2"], "did you mean 'measurement.repeats'?"),
+        (["device=cpu"], "'device' is not a key of the configuration; did you mean 'runtime.device'?"),
+        (["num_samples=5"], "did you mean 'dataset.num_samples'?"),
         (["+surprise=1"], "'surprise' is not a key of the configuration"),
         (["measurement.repeats=many"], "'measurement.repeats' must be a whole number (got 'many')"),
         (["measurement.repeats=0", "output.policy=x"], "'output.policy' must be one of auto, forced, natural (got 'x')\n"

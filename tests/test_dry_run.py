@@ -60,7 +60,7 @@ def test_skipped_points_stand_below_the_table_and_missing_times_are_explained(
     assert len(rows) == 4
     assert rows["vision_tokens=1"][-1] == "skipped"
     assert rows["vision_tokens=64"][1] == "64"
-    assert "\nSkipped: vision_tokens=2 cannot be reached within 2% by" in done.stdout
+    assert "\nSkipped: vision_tokens=2 cannot be reached within 2 % by" in done.stdout
     assert "No times are predicted: device 'cpu'" in done.stdout
     assert "device_peaks=measured" in done.stdout
     assert "All points: about" not in done.stdout

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.signal import lfilter
 
+from tests.figures.seen import caption_of
 from vlmbench.analysis.serving import (
     Limits,
     client_in_the_way,
@@ -243,7 +244,7 @@ def test_paired_differences_are_of_runs() -> None:
 def test_a_client_that_is_in_the_way_is_named() -> None:
     good = pd.DataFrame(_rows(4))
     assert client_in_the_way(good, [{"cpu_s": 1.0, "wall_s": 10.0}]) == []
-    assert "busy 90%" in client_in_the_way(good, [{"cpu_s": 9.0, "wall_s": 10.0}])[0]
+    assert "busy 90 %" in client_in_the_way(good, [{"cpu_s": 9.0, "wall_s": 10.0}])[0]
     late = good.assign(T_late=20.0)
     assert "left up to 20.0 ms late" in client_in_the_way(late, [])[0]
     assert "out of one read" in client_in_the_way(good.assign(coalesced_share=0.2), [])[0]
@@ -255,6 +256,17 @@ def test_a_server_that_cannot_keep_up_is_named() -> None:
     for i, row in enumerate(rows):
         row["in_flight_at_start"] = i // 4
     assert "cannot keep up" in str(saturated(pd.DataFrame(rows), rows[0]["point_id"]))
+
+
+def test_doubtful_loads_are_rings_and_the_caption_says_why() -> None:
+    table = serving_table(pd.DataFrame([*_rows(1), *_rows(4, gap_s=0.03, tpot=15)]), closed=False)
+    why = "the client may be the bottleneck"
+    for figure in (pareto_figure, ttft_figure):
+        plain, doubtful = (figure(t, {}) for t in (table, table.assign(doubt=["", why])))
+        rings = [line for line in doubtful.axes[0].lines if line.get_markerfacecolor() == "white"]
+        assert sum(len(line.get_xdata()) for line in rings) == 1
+        assert f"Rings are doubtful: {why}." in " ".join(caption_of(doubtful).split())
+        assert "Rings" not in caption_of(plain)
 
 
 def test_figures_need_two_loads() -> None:

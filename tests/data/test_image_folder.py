@@ -78,7 +78,8 @@ def test_images_outside_the_folder_are_refused(root, name, suffix):
     ("text", "message"),
     [
         ("", "holds no questions"),
-        ('{"image": "b.jpg"}\n{"image"', "line 2 of .*malformed JSON"),
+        ('{"image": "b.jpg"}\n{"image"', "^line 2 of .*malformed JSON: Expecting ':' delimiter; a questions file"),
+        ("image,question\n", "one mapping a line, or CSV where its name ends in .csv$"),
         ('{"question": "x"}', "line 1 of .*needs 'image'"),
         ("[1]", "line 1 of .*needs 'image'"),
         ('{"image": "b.jpg", "question": 3}', "must be texts"),

@@ -84,7 +84,7 @@ def test_counts_that_no_image_makes_are_skipped(vlmbench_here: Any, tmp_path: Pa
     assert set(seen) == {16, 81, 100, 144, 162}, "by sizes asked first, sizes between them, or several images"
     assert all(abs(count - aimed) <= TOLERANCE * aimed for aimed, counts in seen.items() for count in counts)
     (skipped,) = _rows(tmp_path, "skipped")
-    assert skipped["reason"].startswith("vision_tokens=20000 cannot be reached within 2% on this server; nearest: ")
+    assert skipped["reason"].startswith("vision_tokens=20000 cannot be reached within 2 % on this server; nearest: ")
 
 
 def test_a_study_of_a_server_measures_what_is_not_given_and_compares_tokens(vlmbench_here: Any, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ class TestRealServer:
         assert _counts(vision, "vision_tokens") == {n: {n + text} for n in (80, 160, 272)}
         assert [row["point_id"] for row in _rows(vision, "skipped")] == ["vision_tokens=100"]
         assert {"T_request", "TTFT", "server_prompt_ms"} <= {fit["stage"] for fit in summary["scaling"]}
-        assert "vision_tokens=100 cannot be reached within 2% on this server; nearest: " in said
+        assert "vision_tokens=100 cannot be reached within 2 % on this server; nearest: " in said
 
         summary, _ = _measure(
             vlmbench_here, llama, "tiny", output, "experiment=phase3", "sweep.axes.output_tokens=[2,4,8]"

@@ -201,8 +201,13 @@ def test_no_text_lies_on_another(usual_figures: dict[str, Figure | None]) -> Non
 
 @pytest.mark.parametrize(
     "chosen",
-    [FigureStyle(name="paper"), FigureStyle(name="paper", width_in=7.0), FigureStyle(name="talk")],
-    ids=["one column", "two columns", "talk"],
+    [
+        FigureStyle(name="paper"),
+        FigureStyle(name="paper", width_in=3.3),
+        FigureStyle(name="paper", width_in=7.0),
+        FigureStyle(name="talk"),
+    ],
+    ids=["as they come", "one column", "two columns", "talk"],
 )
 def test_figures_for_papers_and_talks_can_be_read(tmp_path: Path, chosen: FigureStyle) -> None:
     directory = write(tmp_path, usual(80, 40))

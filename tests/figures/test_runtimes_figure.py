@@ -68,6 +68,21 @@ def test_four_runtimes_can_be_read_at_every_size(style: str, draw: Any) -> None:
     assert all(one.label in texts(figure) for one in FOUR)
 
 
+@pytest.mark.parametrize("draw", [tail_figure, tokens_figure])
+def test_kinds_are_told_apart_without_colour(draw: Any) -> None:
+    """Blue and green are one grey in print: the marks differ, in the legend as in the rows."""
+    (axes,) = draw(FOUR, "a caption").axes
+    looks = {handle.get_color(): handle.get_marker() for handle in axes.get_legend().get_lines()}
+    assert len(set(looks.values())) == len(looks) == 2
+    drawn = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() in "os"}
+    assert drawn == set(looks.items())
+
+
+def test_a_diamond_is_explained_where_one_is_drawn() -> None:
+    assert "diamond: its P95" in caption_of(stages_figure(FOUR, ""))
+    assert "diamond" not in caption_of(stages_figure(FOUR[1:], ""))
+
+
 def test_models_stand_in_the_order_of_their_medians() -> None:
     lines = [line for line in texts(models_figure(FOUR, "")).splitlines() if " ms" in line]
     assert lines[:4] == [

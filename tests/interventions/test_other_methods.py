@@ -58,7 +58,9 @@ def test_a_fixed_number_of_tokens_cannot_be_downsampled(tiny: Any) -> None:
             return 256
 
         def resolve(self, request: Request) -> Request:
-            raise UnreachablePointError("vision_tokens=128 cannot be reached within 2% by FixedProcessor; nearest: 256")
+            raise UnreachablePointError(
+                "vision_tokens=128 cannot be reached within 2 % by FixedProcessor; nearest: 256"
+            )
 
     with pytest.raises(UnreachablePointError, match=r"downsample: of 256 vision tokens, vision_tokens=128 cannot be"):
         Downsample(keep=0.5).request(request(), Fixed())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import AXE
+from tests.page import published
 
 pytestmark = pytest.mark.browser
 
@@ -35,6 +36,20 @@ STRUCK = """id => {
   }
   return found;
 }"""
+
+
+# Names of a chart with the place of the point that each stands nearest to; -1 where a thin line leads to another.
+NEAREST = r"""id => {
+  const svg = document.querySelector(`#${id} svg`), points = [...svg.querySelectorAll('circle')].map((c) => [c.cx.baseVal.value, c.cy.baseVal.value]);
+  return [...svg.querySelectorAll('text.name')].map((text) => {
+    const box = text.getBBox(), led = text.previousElementSibling.matches('path[stroke="var(--muted)"]');
+    const far = points.map(([x, y]) => Math.hypot(Math.max(box.x - x, 0, x - box.x - box.width), Math.max(box.y + 3 - y, 0, y - box.y - box.height + 3)));
+    return [text.textContent.replace(/[\u2068\u2069]/g, ""), led ? -1 : far.indexOf(Math.min(...far))];
+  });
+}"""
+
+
+CODES = {"c-vis": "Vision encoder", "c-pro": "Projector", "c-fil": "LLM prefill", "c-dec": "LLM decode"}
 
 
 def wide(opened: Any) -> Any:
@@ -278,6 +293,32 @@ def test_loads_of_a_server_and_an_unfinished_run(browser: Any, tmp_path: Path) -
     assert opened.errors == []
     narrow = browser(directory / "report.html", width=390, height=800)
     assert wide(narrow) <= 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("source", "chart", "names"),
+    [
+        ("h200_molmo2-8b_eager/phase1", "roof", ["Vision encoder", "Projector", "LLM prefill", "LLM decode"]),
+        ("h200_llava_vllm/phase1", "roof", ["Vision encoder", "Projector", "LLM prefill", "LLM decode"]),
+        ("h200_llava_endpoint/open", "loads", ["4 arrivals a second", "8 arrivals a second", "12 arrivals a second"]),
+    ],
+)
+def test_a_name_stands_by_its_own_point(
+    browser: Any, tmp_path: Path, source: str, chart: str, names: list[str], width: int
+) -> None:
+    from vlmbench.report.page import write_page
+
+    page = browser(write_page(published.unpack(source, tmp_path / "run")), width=width)
+    order = names
+    if chart == "roof":  # points of a stage are of its class
+        codes = page.evaluate("[...document.querySelectorAll('#roof circle')].map(c => c.classList[0])")
+        order = [CODES[code] for code in codes]
+    found = page.evaluate(f"({NEAREST})({chart!r})")
+    assert sorted(name for name, _ in found) == sorted(names)
+    assert [(name, order[at]) for name, at in found if at >= 0 and order[at] != name] == []
+    assert sum(at < 0 for _, at in found) <= 1
+    assert page.errors == []
 
 
 def test_a_table_that_goes_on_says_so_and_is_reached_by_key(browser: Any, grid_page: Path) -> None:

@@ -13,6 +13,7 @@ from tests.analysis.made import row, usual, write
 from tests.page import published
 from vlmbench.analysis.frames import load_runs
 from vlmbench.errors import InputError
+from vlmbench.figures.theme import dtype_name
 from vlmbench.records.files import write_json
 from vlmbench.report import write_report
 from vlmbench.report.narrative.pieces import plain
@@ -32,6 +33,25 @@ from vlmbench.report.phase1_summary import summarise
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published.study(tmp_path_factory.mktemp("page") / "study")
+
+
+def test_a_request_that_keeps_a_load_up_is_not_marked_for_it(tmp_path: Path) -> None:
+    """One measured request of this run carries a flag; five others were sent to keep the load up."""
+    part = parts_of(published.unpack("h200_llava_endpoint/open", tmp_path / "run"))[0]
+    lane = lane_of(part.frame, limit=1000)
+    assert lane is not None
+    assert lane["flag_names"] == ["client_slow"]
+    assert sum(flags > 0 for flags in lane["flags"]) == 1
+
+
+def test_what_a_server_was_asked_to_choose_is_no_data_type(tmp_path: Path) -> None:
+    run = published.unpack("h200_llava_endpoint/open", tmp_path / "run")
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["runtime"]["dtype"] == "auto"
+    assert dtype_name(provenance) == ""
+    assert dtype_name({"runtime": {"dtype": "torch.bfloat16"}}) == "bfloat16"
+    text = json.dumps(page_data(run)["stories"][0])
+    assert "auto" not in re.findall(r"[\w ]+", text)
 
 
 def test_three_sentences_of_a_study(study: Path) -> None:

@@ -129,6 +129,9 @@ DATASET, REFERENCE = "dataset", "reference"
 """``point_id`` of requests of a data set, and of one identical request repeated."""
 
 
+FILLER = "filler"
+"""Flag of a request that kept a load up until the last measured one had ended."""
+
 FIRST_TIME = frozenset({"first_seen_length", "shape_changed", "recompiled"})
 """Flags of runs that did more work than later ones of the same request: what they did, they did for the first time."""
 

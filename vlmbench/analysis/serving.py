@@ -30,6 +30,7 @@ from vlmbench.analysis.dependence import at_quantile, dependence, found_worth, i
 from vlmbench.analysis.estimate import CONFIDENCE, Estimate, Shortfall
 from vlmbench.analysis.quantiles import finite, median, quantile
 from vlmbench.engines.endpoint.dialects import IN_PROCESS
+from vlmbench.text import percent, whole
 
 BLOCKS = 20
 CLOSED_WAVES, OPEN_WAVES = 3, 5
@@ -334,7 +335,7 @@ def client_in_the_way(rows: pd.DataFrame, loads: Sequence[Mapping[str, Any]]) ->
     reasons = []
     share = max((float(f["cpu_s"]) / float(f["wall_s"]) for f in loads if f.get("wall_s")), default=0.0)
     if share > _CPU_LIMIT:
-        reasons.append(f"its thread was busy {share:.0%} of the time")
+        reasons.append(f"its thread was busy {percent(share, 2)} of the time")
     ok = rows[rows["status"] == "ok"]
     if ok.empty:
         return reasons
@@ -342,18 +343,22 @@ def client_in_the_way(rows: pd.DataFrame, loads: Sequence[Mapping[str, Any]]) ->
     late = float(ok["T_late"].max()) if late is None else late
     middle = float(ok["TTFT"].median())
     if late > _LATE_LIMIT * middle:
-        reasons.append(f"requests left up to {late:.1f} ms late ({late / middle:.0%} of the median TTFT)")
+        reasons.append(f"requests left up to {late:.1f} ms late ({percent(late / middle, 2)} of the median TTFT)")
     slow = float(ok["flags"].astype(str).str.contains("client_slow").mean())
     if slow > _SLOW_LIMIT:
-        reasons.append(f"{slow:.0%} of the requests met a pause of the client of more than {_LATE_LIMIT:.0%} of TTFT")
+        reasons.append(
+            f"{percent(slow, 2)} of the requests met a pause of the client of more than "
+            f"{whole(100 * _LATE_LIMIT)} % of TTFT"
+        )
     busy = float(ok["flags"].astype(str).str.contains("busy_host").mean())
     if busy > _SLOW_LIMIT:
         reasons.append(
-            f"{busy:.0%} of the requests waited here for a processor for more than {_LATE_LIMIT:.0%} of their time"
+            f"{percent(busy, 2)} of the requests waited here for a processor for more than "
+            f"{whole(100 * _LATE_LIMIT)} % of their time"
         )
     together = float(ok["coalesced_share"].mean()) if "coalesced_share" in ok else 0.0
     if together > _SLOW_LIMIT:
-        reasons.append(f"{together:.0%} of the chunks came out of one read with the one before")
+        reasons.append(f"{percent(together, 2)} of the chunks came out of one read with the one before")
     return reasons
 
 

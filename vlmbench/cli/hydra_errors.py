@@ -174,7 +174,9 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> str:
             f"'{where}.{key}' is not a key of the {where} that is chosen (allowed here: {', '.join(sorted(allowed))})"
         )
         return f"{here}\nit is one of {where}={', '.join(others)}"
-    return unknown_key(f"{where}." if where else "", key, allowed)
+    groups = parent.items_ex(resolve=False) if isinstance(parent, DictConfig) and not where else ()
+    below = [f"{name!s}.{key}" for name, node in groups if isinstance(node, DictConfig) and key in node]
+    return unknown_key(f"{where}." if where else "", key, allowed, below)
 
 
 def _no_axis(axis: str, present: list[str]) -> str:

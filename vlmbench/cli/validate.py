@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
@@ -104,10 +104,14 @@ def check_component(node: DictConfig, needed: Mapping[str, str] | None = None) -
     return errors
 
 
-def unknown_key(where: str, key: str, allowed: list[str]) -> str:
-    """The message for a key that does not exist: what was meant, perhaps, and what there is."""
-    near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"; did you mean '{where}{near[0]}'?" if near else ""
+def unknown_key(where: str, key: str, allowed: list[str], below: Sequence[str] = ()) -> str:
+    """The message for a key that does not exist: what was meant, perhaps, and what there is.
+
+    Args:
+        below: keys of that very name in groups, which are likelier meant than one that is spelt alike.
+    """
+    near = below or [f"{where}{name}" for name in difflib.get_close_matches(key, allowed, n=1)]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"'{where}{key}' is not a key of the configuration{hint} (allowed here: {', '.join(sorted(allowed))})"
 
 

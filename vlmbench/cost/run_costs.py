@@ -16,6 +16,7 @@ from vlmbench.cost.stage_costs import ClosedFormError, StageFlops, agreement, di
 from vlmbench.errors import VlmbenchError
 from vlmbench.machine.peaks import PeaksAnswer
 from vlmbench.request import TokenCounts
+from vlmbench.text import whole
 
 if TYPE_CHECKING:
     from vlmbench.cost.flop_sharing import Counter
@@ -294,6 +295,6 @@ def _agreement_note(counted: StageFlops, closed: StageFlops, *, skip: Sequence[s
     if apart := disagreements(difference, tolerance=TOLERANCE):
         return "closed form differs from the count: " + ", ".join(f"{s} {d:+.2%}" for s, d in apart.items())
     exact = all(d in (None, 0.0) for d in difference.values())
-    how = "exactly" if exact else f"within {TOLERANCE:.0%}"
+    how = "exactly" if exact else f"within {whole(100 * TOLERANCE)} %"
     of = " of the language model" if skip else ""
     return f"causal attention counted in full; count and closed form{of} agree {how}"

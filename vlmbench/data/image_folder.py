@@ -28,7 +28,8 @@ class ImageFolder:
     Args:
         root: the folder.
         questions: JSONL (``{"image", "question", "answer" or "answers"}`` a line) or CSV (a header with the same
-            names) below ``root`` or anywhere; images are named relative to ``root``. None asks ``question`` of each.
+            names) below ``root`` or anywhere; images are named relative to ``root``, and those that no line names are
+            not asked. None asks ``question`` of each image.
         question: asked where no questions file says another.
         prompt: the user's text around the ``{question}``.
         num_samples: at most so many; None for all.
@@ -134,8 +135,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                     where = f"line {number} of {path}"
                     try:
                         yield where, parse_json(line)
-                    except ValueError as error:
-                        raise InputError(f"{where} is malformed JSON: {error}") from error
+                    except ValueError as error:  # whose place counts the lines of one line
+                        why = getattr(error, "msg", error)
+                        raise InputError(
+                            f"{where} is malformed JSON: {why}; a questions file is JSONL, one mapping a line, or CSV "
+                            "where its name ends in .csv"
+                        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as UTF-8 JSONL or CSV: {error}") from error
 

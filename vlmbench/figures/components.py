@@ -15,7 +15,7 @@ from vlmbench.analysis.breakdown import component_table, parameter_table
 from vlmbench.analysis.frames import sample_codes, values, workload
 from vlmbench.figures.distributions import box_words, draw_box
 from vlmbench.figures.panels import output_tokens, sentences
-from vlmbench.figures.style import dot, pt
+from vlmbench.figures.style import dot, pt, style
 from vlmbench.figures.theme import caption, component_colour, component_label, new_figure, plain_log_ticks, theme
 from vlmbench.schema import DECODE_PARTS, HOST_PARTS, TOTAL_PARTS
 from vlmbench.text import amount, digits, ms, percent
@@ -31,7 +31,7 @@ def _times(frame: pd.DataFrame) -> Parts:
 
 
 def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
-    """Two pies side by side: share of ``T_total`` by stage, share of the parameters by part.
+    """Two pies, beside each other where there is room: share of ``T_total`` by stage, of the parameters by part.
 
     Returns:
         The figure; None if no measured run has stage times above 0.
@@ -42,8 +42,10 @@ def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
     table = parameter_table(provenance)
     sizes = [(str(name), float(share)) for name, share in zip(table["component"], table["share"], strict=True)]
     work = workload(frame)
+    page = 9.6 if sizes else 5.6
     with theme():
         total = float(np.nanmean(values(work, "T_total")))
+        rows = 2 if sizes and style().narrow(page) else 1
         figure = new_figure(
             "Which part eats the time, and which holds the parameters" if sizes else "Which part eats the time",
             caption(
@@ -54,13 +56,13 @@ def component_pies(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure
                     "Shares of time: sum over all runs", "Wedges below 0.05 % are only listed", output_tokens(work)
                 ),
             ),
-            width=9.6 if sizes else 5.6,
-            height=4.0,
+            width=page,
+            height=4.0 * rows,
         )
-        panels = figure.subplots(1, 2 if sizes else 1, squeeze=False)
-        _pie(panels[0, 0], times, f"{ms(total)}\nmean", "Time in generate() (T_total)")
+        panels = figure.subplots(rows, 2 // rows if sizes else 1, squeeze=False).flat
+        _pie(panels[0], times, f"{ms(total)}\nmean", "Time in generate() (T_total)")
         if sizes:
-            _pie(panels[0, 1], sizes, f"{amount(int(table['parameters'].sum()))}\nparameters", "Parameters")
+            _pie(panels[1], sizes, f"{amount(int(table['parameters'].sum()))}\nparameters", "Parameters")
     return figure
 
 

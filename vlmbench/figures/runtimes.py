@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlmbench.analysis.ratios import NO_MEDIAN
@@ -35,7 +36,10 @@ _ORDER = (*HOST_PARTS[:-1], *TOTAL_PARTS, HOST_PARTS[-1])
 _NAMED_FROM = 0.09  # of a bar: a share that has room for its number
 _SEEN_FROM = 0.001  # of a bar: a share that is wider than a dot
 _ABOVE: Mapping[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "handlelength": 1.0}
-_KINDS = {"output": ("output token", SERIES[2]), "vision": ("vision token", SERIES[0])}
+_KINDS = {"output": ("output token", SERIES[2], "s"), "vision": ("vision token", SERIES[0], "o")}
+"""Kind of token to its words, colour and marker: the two colours are one grey in print."""
+_WHOLES = (("T_request", "request", DATASET_COLOUR, "o"), ("T_total", "generate()", SERIES[2], "s"))
+"""Time to its words, colour and marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,10 @@ def stages_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     if len(shown) < 2:
         return None
     with theme():
-        told = "bars: medians of the stages; line: median of the request with its 95 % interval; diamond: its "
-        told += f"P95 with its interval, where n carries one{_lacking(runtimes)}"
+        told = "bars: medians of the stages; line: median of the request with its 95 % interval"
+        if any(one.quantile("p95") for one in shown):
+            told += "; diamond: its P95 with its interval, where n carries one"
+        told += _lacking(runtimes)
         figure = _figure("Where a request's time goes, by runtime", f"{caption}\n{told}", 1.5 + 0.95 * len(shown))
         times, shares = figure.subplots(2, 1)
         _times(times, shown)
@@ -176,11 +182,13 @@ def _named(axes: Axes, place: float, words: str, size: float) -> None:
     axes.text(0, place, words, transform=place_of, va="bottom", fontsize=pt(size), color=INK, bbox=behind)
 
 
-def _legend(axes: Axes, kinds: Iterable[tuple[str, str]]) -> None:
-    """Names of kinds and their colours, above the axis."""
-    labels, colours = zip(*kinds, strict=True)
-    handles = [Patch(facecolor=colour) for colour in colours]
-    axes.legend(handles=handles, labels=labels, ncols=2, fontsize=pt(8), **_ABOVE)
+def _legend(axes: Axes, kinds: Iterable[tuple[str, str, str]]) -> None:
+    """Names of kinds with their colours and markers, above the axis."""
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linewidth=dot(1.6), markersize=dot(4.5), label=label)
+        for label, colour, marker in kinds
+    ]
+    axes.legend(handles=handles, ncols=2, fontsize=pt(8), **{**_ABOVE, "handlelength": 1.6})
 
 
 def _times(axes: Axes, shown: Sequence[Runtime]) -> None:
@@ -226,7 +234,6 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
     shown = [one for one in runtimes if one.tails]
     if sum(any(len(_told(table)) for table in one.tails.values()) for one in shown) < 2:
         return None
-    wholes = (("T_request", "request", DATASET_COLOUR), ("T_total", "generate()", SERIES[2]))
     with theme():
         told = "lines: 95 % intervals; a percentile that n does not carry is not drawn"
         drawn = sum(any(len(_told(table)) for table in one.tails.values()) for one in shown)
@@ -240,13 +247,13 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
                 place += 0.55
                 continue
             _named(axes, place - 0.35, one.label, 8.5)
-            for column, _, colour in wholes:
+            for column, _, colour, marker in _WHOLES:
                 rows = _told(one.tails[column]) if column in one.tails else []
                 for at, row in enumerate(rows):
                     y = place + 0.24 * at
                     low, high = row["workload_low"], row["workload_high"]
                     axes.plot([low, high], [y, y], color=colour, linewidth=dot(1.6))
-                    axes.plot(row["workload"], y, "o", color=colour, markersize=dot(3.5))
+                    axes.plot(row["workload"], y, marker, color=colour, markersize=dot(3.5))
                     axes.annotate(
                         str(row["quantile"]).upper(), (high, y), xytext=(2.5, 0), textcoords="offset points",
                         va="center", fontsize=pt(6.5), color=MUTED,
@@ -257,7 +264,7 @@ def tail_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         axes.axvline(1, color=MUTED, linewidth=dot(1))
         _rows(axes, place - 0.5, -0.75, "Quantile over the median (×)")
         axes.set_xlim(right=1 + 1.12 * (max(ends) - 1))
-        _legend(axes, ((name, colour) for _, name, colour in wholes))
+        _legend(axes, ((name, colour, marker) for _, name, colour, marker in _WHOLES))
     return figure
 
 
@@ -294,14 +301,14 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         for place, (one, rows) in enumerate(shown):
             words = [one.label]
             for kind, (value, low, high) in rows.items():
-                unit, colour = _KINDS[kind]
+                unit, colour, marker = _KINDS[kind]
                 kind_of = unit.removesuffix(" token")
                 if low <= 0:  # a logarithmic axis has no place for 0: the upper end, pointing to it
                     axes.plot(high, place, marker="<", color=colour, markersize=dot(5))
                     words.append(f"{kind_of} at most {digits(high)}")
                     continue
                 axes.plot([low, high], [place, place], color=colour, linewidth=dot(2))
-                axes.plot(value, place, "o", color=colour, markersize=dot(4.5))
+                axes.plot(value, place, marker, color=colour, markersize=dot(4.5))
                 words.append(f"{kind_of} {digits(value)} ({span(low, high).removesuffix(' ms')})")
             _named(axes, place - 0.22, f"{words[0]}: {', '.join(words[1:])}", 7.5)
         axes.set_xscale("log")
@@ -309,7 +316,7 @@ def tokens_figure(runtimes: Sequence[Runtime], caption: str) -> Figure | None:
         axes.set_xlim(low / 1.3, high)  # a label below the first tick has room
         plain_log_ticks(axes.xaxis)
         _rows(axes, len(shown) - 0.5, -0.85, "Time a token (ms, log scale)")
-        _legend(axes, ((f"one more {unit}", colour) for unit, colour in _KINDS.values()))
+        _legend(axes, ((f"one more {unit}", colour, marker) for unit, colour, marker in _KINDS.values()))
     return figure
 
 

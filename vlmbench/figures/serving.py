@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vlmbench.analysis.serving import frontier
+from vlmbench.figures.panels import sentences
 from vlmbench.figures.style import pt
 from vlmbench.figures.theme import DATASET_COLOUR, INK, MUTED, caption, new_figure, plain_ticks, theme
 
@@ -42,7 +43,8 @@ def draw_pareto(axes: Axes, table: pd.DataFrame) -> Axes:
     """Draw tokens a second per device against tokens a second per user, intervals on both axes, and the frontier.
 
     Args:
-        table: of :func:`vlmbench.analysis.serving.serving_table`.
+        table: of :func:`vlmbench.analysis.serving.serving_table`; ``doubt``, where it is there, says why a load is
+            doubtful: it becomes a ring.
     """
     x, y = "tokens_per_s_user", "tokens_per_s_device"
     rows = table.dropna(subset=[x, y])
@@ -73,7 +75,7 @@ def draw_ttft_throughput(axes: Axes, table: pd.DataFrame) -> Axes:
 
 def pareto_figure(table: pd.DataFrame, provenance: Mapping[str, Any]) -> Figure | None:
     """Make the Pareto figure of a run; None with fewer than two loads that have both values."""
-    per_user = "Per user: 1000 / median time per output token (ms)."
+    per_user = "Per user: 1000 / median time per output token (ms)"
     return _figure(table, provenance, "Tokens a second: a user's against the device's", draw_pareto, per_user)
 
 
@@ -86,7 +88,12 @@ def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw
     names = ["requests_per_s", "TTFT_p50"] if draw is draw_ttft_throughput else ["tokens_per_s_user", "tokens_per_s"]
     if not len(table) or len(table.dropna(subset=names)) < _LEAST_POINTS:
         return None
-    note = f"Bars: 95 % intervals; rates from blocks of time, medians from order statistics. {also}".strip()
+    note = sentences(
+        "Bars: 95 % intervals; rates from blocks of time, medians from order statistics",
+        "Names: arrivals a second" if "axis_load.rate_per_s" in table else "",
+        f"Rings are doubtful: {told}" if (told := "; ".join(sorted({d for d in _doubt(table) if d}))) else "",
+        also,
+    )
     with theme():
         figure = new_figure(
             title, caption(provenance, n=int(table["requests"].sum()), note=note), width=5.2, height=3.4, columns=1
@@ -95,9 +102,14 @@ def _figure(table: pd.DataFrame, provenance: Mapping[str, Any], title: str, draw
     return figure
 
 
+def _doubt(table: pd.DataFrame) -> list[str]:
+    """Why each load is doubtful; empty texts where it is not, or where nobody asked."""
+    return [str(text) for text in table["doubt"]] if "doubt" in table else [""] * len(table)
+
+
 def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str, beside: Literal["left", "center"] = "left") -> None:
     """Points with their intervals on both axes and their labels, which begin at their point or stand over it: to the
-    right of a point the next load's interval may begin, over it a line may come down.
+    right of a point the next load's interval may begin, over it a line may come down. Doubtful loads are rings.
     """
     axes.errorbar(
         rows[x].to_numpy(dtype=np.float64),
@@ -110,6 +122,8 @@ def _with_intervals(axes: Axes, rows: pd.DataFrame, x: str, y: str, beside: Lite
         elinewidth=1.0,
         capsize=2.0,
     )
+    rings = rows[np.array([bool(text) for text in _doubt(rows)], dtype=bool)]
+    axes.plot(rings[x], rings[y], "o", color=DATASET_COLOUR, markerfacecolor="white", zorder=4)
     for row in rows.to_dict("records"):
         top = row.get(f"{y}_high")
         axes.annotate(  # above its own interval, so that the next load's runs through no name

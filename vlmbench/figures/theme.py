@@ -203,13 +203,19 @@ def add_caption(figure: Figure, text: str) -> None:
         figure.supxlabel(said, x=0.01, ha="left", fontsize=pt(8), color=MUTED)
 
 
-_KEPT = re.compile(r"(?<=\bn) (?==)|(?<=\bn =) | (?=[\d,.]+$)")  # "n = 5" and a number that ends a line
+_KEPT = re.compile(r"(?<=\bn) (?==)|(?<=\bn =) |(?<=\d) (?=\()| (?=[\d,.]+$)")  # "n = 5 (a)", a number that ends a line
 
 
 def _wrapped(text: str, letters: int) -> str:
     """Lines of at most so many letters, broken at blanks: a narrow figure would cut its caption off."""
     lines = (wrap(_KEPT.sub("\N{NO-BREAK SPACE}", line), letters) or [""] for line in text.split("\n"))
     return "\n".join(part for one in lines for part in one).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def dtype_name(provenance: Mapping[str, Any]) -> str:
+    """The data type of a run, ``bfloat16``; empty where it is not known, as of a server."""
+    name = _text((provenance.get("runtime") or {}).get("dtype")).removeprefix("torch.")
+    return "" if name == "auto" else name
 
 
 def _text(value: Any) -> str:
@@ -266,11 +272,10 @@ def caption(
         effective: independent observations that the n are worth; None where that was not looked for.
         note: anything else a reader must know; stands on a line of its own.
     """
-    runtime = provenance.get("runtime") or {}
     parts = [
         model_name(provenance),
         device_name(provenance),
-        _text(runtime.get("dtype")).removeprefix("torch."),
+        dtype_name(provenance),
         runtime_name(provenance),
         dataset_name(provenance),
         f"n = {n:,} {unit}{worth(n, effective)}" if n is not None else "",

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmbench.analysis.floors import peaks_of
 from vlmbench.figures.roofline import si
-from vlmbench.figures.theme import dataset_name, device_name, model_name, runtime_name
+from vlmbench.figures.theme import dataset_name, device_name, dtype_name, model_name, runtime_name
 from vlmbench.records.comparable import turns_taken
 from vlmbench.text import amount
 
@@ -39,7 +39,7 @@ def _facts(provenance: Provenance) -> Iterator[tuple[str, str]]:
 
 
 def _model(provenance: Provenance) -> Iterator[tuple[str, Any]]:
-    model, runtime = provenance.get("model") or {}, provenance.get("runtime") or {}
+    model = provenance.get("model") or {}
     yield "Model", model_name(provenance)
     yield "Architecture", model.get("architecture")
     revision = model.get("revision")
@@ -48,7 +48,7 @@ def _model(provenance: Provenance) -> Iterator[tuple[str, Any]]:
     total = counted.get("total") if isinstance(counted, Mapping) else counted
     yield "Parameters", amount(int(total)) if total else None
     yield "Runtime", runtime_name(provenance)
-    yield "Dtype", runtime.get("dtype")
+    yield "Dtype", dtype_name(provenance)
     yield "Quantisation", model.get("quantization")
     yield "Data", dataset_name(provenance)
 

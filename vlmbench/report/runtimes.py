@@ -12,7 +12,7 @@ from typing import Any
 from vlmbench.analysis.distribution import tail_ratios
 from vlmbench.analysis.frames import load_runs
 from vlmbench.figures.runtimes import Runtime, models_figure, stages_figure, tail_figure, tokens_figure
-from vlmbench.figures.theme import save
+from vlmbench.figures.theme import dtype_name, save
 from vlmbench.records.comparable import sessions_of, turn_ids
 from vlmbench.report.page.first_screen import slope
 from vlmbench.report.page.parts import parts_of
@@ -85,7 +85,7 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
     about = " · ".join(filter(None, (model, device, _dtype(ordered))))
     data = [story for story in ordered if story.main and story.main.is_phase1]
     swept = [replace(story, parts=story.sweeps) for story in ordered if story.sweeps]
-    counted = ", ".join(f"{_name(s)} {s.main.summary['runs']['workload_runs']:,}" for s in data if s.main)
+    counted = ", ".join(f"{s.main.summary['runs']['workload_runs']:,} ({_name(s)})" for s in data if s.main)
     of_data = f"{about} · n = {counted}\n{told_together(data)}"
     yield from (
         (stem, figure)
@@ -100,14 +100,14 @@ def _figures(stories: Sequence[Story], model: str, device: str) -> Iterator[tupl
 
 def _dtype(stories: Sequence[Story]) -> str:
     """The data type of all runs; empty where they have several."""
-    found = {str((s.parts[0].provenance.get("runtime") or {}).get("dtype") or "") for s in stories if s.parts}
-    return found.pop().removeprefix("torch.") if len(found) == 1 else ""
+    found = {dtype_name(s.parts[0].provenance) for s in stories if s.parts}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _swept(stories: Sequence[Story]) -> str:
     """How many runs the sweeps of each runtime have."""
     runs = {_name(s): [(p.summary.get("runs") or {}).get("ok_by_mode") or {} for p in s.parts] for s in stories}
-    return ", ".join(f"{name} {sum(one.get('instrumented', 0) for one in found):,}" for name, found in runs.items())
+    return ", ".join(f"{sum(one.get('instrumented', 0) for one in found):,} ({name})" for name, found in runs.items())
 
 
 def _name(story: Story) -> str:

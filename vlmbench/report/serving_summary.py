@@ -28,6 +28,7 @@ from vlmbench.engines.endpoint.pairs import CONTRASTS
 from vlmbench.errors import InputError
 from vlmbench.figures import serving
 from vlmbench.records.files import read_json, strict
+from vlmbench.report.narrative.serving import why_doubtful
 from vlmbench.sweep import axis_names
 
 _LOADS = "loads.json"
@@ -170,6 +171,8 @@ def serving_figures(server: Serving) -> Iterator[tuple[str, Figure]]:
     """(file name, figure) of what a server gave under its loads; none with fewer than two loads."""
     drawings = {"pareto": serving.pareto_figure, "ttft_throughput": serving.ttft_figure}
     table = server.table[~server.table["point_id"].astype(str).str.startswith(REFERENCE)]
+    points = [_point(server, row) for row in table.astype(object).to_dict("records")]
+    table = table.assign(doubt=["; ".join(why_doubtful(point)) for point in points])
     for name, draw in drawings.items():
         figure = draw(table, server.provenance)
         if figure is not None:

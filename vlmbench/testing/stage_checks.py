@@ -13,6 +13,7 @@ from torch import nn
 from vlmbench.models.anatomy.find import inside, stage_parameters
 from vlmbench.models.anatomy.watch import Call
 from vlmbench.models.protocol import Anatomy
+from vlmbench.text import percent
 
 # Not one call of the language model a token: a block of tokens is denoised at once.
 BLOCK_DIFFUSION = {"diffusion_gemma"}
@@ -104,7 +105,7 @@ def _left_out(model: nn.Module, anatomy: Anatomy, by_path: Mapping[str, list[Cal
             continue
         count = sum(p.numel() for p in module.parameters() if id(p) in ran and id(p) not in covered)
         if count > 0.02 * total:
-            yield f"{path} ran and is in no stage ({count / total:.0%} of the parameters that ran)"
+            yield f"{path} ran and is in no stage ({percent(count / total, 2)} of the parameters that ran)"
 
 
 def _widths(model: nn.Module, anatomy: Anatomy, by_path: Mapping[str, list[Call]]) -> Iterable[str]:

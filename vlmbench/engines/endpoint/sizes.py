@@ -15,6 +15,7 @@ from vlmbench.engines.endpoint.exchange import Result
 from vlmbench.errors import ConfigError, UnreachablePointError
 from vlmbench.request import Output, Request
 from vlmbench.sweep import spread
+from vlmbench.text import whole
 
 SIDES = (56, 112, 168, 224, 336, 448, 560, 672, 896, 1120, 1344)
 """Sides of square images that are asked first, pixels: multiples of what usual patches and mergers take together."""
@@ -93,7 +94,8 @@ class Sizes:
         ]
         said = " and ".join(str(count) for count in nearest if count is not None) or "none was seen"
         raise UnreachablePointError(
-            f"vision_tokens={target} cannot be reached within {TOLERANCE:.0%} on this server; nearest: {said}"
+            f"vision_tokens={target} cannot be reached within {whole(100 * TOLERANCE)} % on this server; "
+            f"nearest: {said}"
         )
 
     def _nearer(

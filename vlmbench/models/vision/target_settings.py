@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UnreachablePointError
 from vlmbench.models.vision.candidates import MODERATE_ASPECT, Candidates, Setting, observed_tokens, original_size
+from vlmbench.text import whole
 
 if TYPE_CHECKING:
     from vlmbench.models.protocol import Processes
@@ -122,4 +123,4 @@ def _unreachable(model: Processes, target: int, counts: set[int], tolerance: flo
     below = max((count for count in counts if count < target), default=None)
     above = min((count for count in counts if count > target), default=None)
     nearest = " and ".join(str(count) for count in (below, above) if count is not None)
-    return f"vision_tokens={target} cannot be reached within {tolerance:.0%} by {name}; nearest: {nearest}"
+    return f"vision_tokens={target} cannot be reached within {whole(100 * tolerance)} % by {name}; nearest: {nearest}"

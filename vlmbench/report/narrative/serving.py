@@ -100,6 +100,20 @@ def _within(serving: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
+def why_doubtful(point: Mapping[str, Any]) -> list[str]:
+    """Why what a load gave may not be the server's doing.
+
+    Args:
+        point: one of ``points`` of the summary.
+    """
+    found = [str(flag).replace("_", " ") for flag in point.get("flags") or []]
+    if point.get("client_in_the_way"):
+        found.append("the client may be the bottleneck")
+    if point.get("saturated"):
+        found.append("the server did not keep up")
+    return found
+
+
 def doubts(serving: Mapping[str, Any]) -> list[str]:
     """What limits the answers: the client, the server's caches, other users of it."""
     found = []

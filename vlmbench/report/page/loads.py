@@ -41,7 +41,7 @@ def loads(part: Part) -> dict[str, Any] | None:
             "name": words.load_name(serving, point),
             "short": words.load_name(serving, point).removeprefix("Requests with ").removeprefix("Requests "),
             "at": {name: _at(point, name) for name in (*RATES, *LATENCIES) if known(point.get(name))},
-            "doubt": "; ".join(_doubts(point)),
+            "doubt": "; ".join(words.why_doubtful(point)),
         }
         for point in points
     ]
@@ -60,15 +60,6 @@ def _points(part: Part) -> list[Mapping[str, Any]]:
 
 def _at(point: Mapping[str, Any], name: str) -> list[Any]:
     return [rounded(point.get(key)) for key in (name, f"{name}_low", f"{name}_high")]
-
-
-def _doubts(point: Mapping[str, Any]) -> list[str]:
-    found = [str(flag).replace("_", " ") for flag in point.get("flags") or []]
-    if point.get("client_in_the_way"):
-        found.append("the client may be the bottleneck")
-    if point.get("saturated"):
-        found.append("the server did not keep up")
-    return found
 
 
 def said(part: Part) -> list[Sentence]:
@@ -112,7 +103,7 @@ def _row(serving: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str,
         if known(point.get("good_share"))
         else cell(DASH),
         cell(f"{point.get('errors') or 0:,.0f}"),
-        cell("; ".join(_doubts(point)) or DASH),
+        cell("; ".join(words.why_doubtful(point)) or DASH),
     ]
 
 

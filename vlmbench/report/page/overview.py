@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlmbench.figures.theme import dtype_name
 from vlmbench.report.narrative.pieces import Piece, bold
 from vlmbench.report.page.cells import (
     STAGE_CODES,
@@ -164,7 +165,7 @@ def _value(story: Story, name: str) -> str:
     if name != "dtype":
         return story.facts[name]
     part = story.main
-    return str(((part.provenance if part else {}).get("runtime") or {}).get("dtype") or "").removeprefix("torch.")
+    return dtype_name(part.provenance) if part else ""
 
 
 def said(stories: Sequence[Story]) -> list[list[Piece]]:

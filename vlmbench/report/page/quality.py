@@ -10,6 +10,7 @@ from typing import Any
 
 from vlmbench.analysis import frames
 from vlmbench.analysis.serving import served
+from vlmbench.figures.theme import dtype_name
 from vlmbench.report.narrative.serving import first_words
 from vlmbench.report.page.cells import share_span, signed
 from vlmbench.report.page.parts import Part
@@ -248,7 +249,7 @@ def _model(story: Story, provenance: Mapping[str, Any]) -> str:
     counted = model.get("parameters")
     total = counted.get("total") if isinstance(counted, Mapping) else counted
     size = f", {amount(int(total))} parameters" if total else ""
-    dtype = str((provenance.get("runtime") or {}).get("dtype") or "").removeprefix("torch.")
+    dtype = dtype_name(provenance)
     note = "; times are real, answers are not" if model.get("weights") == "random" else ""
     return f"{story.facts['model']}{size}{f', {dtype}' if dtype else ''}{note}"
 

@@ -137,9 +137,12 @@ def _arms(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def flag_bits(frame: pd.DataFrame) -> tuple[list[str], Ints]:
-    """Names of the flags of a run (the commonest), and for each row a number with a bit for each that it carries."""
+    """Names of the flags of a run (the commonest), and for each row a number with a bit for each that it carries.
+
+    ``filler`` is no mark: it says what a request was sent for.
+    """
     counted = frames.flag_counts(frame)
-    names = [str(name) for name in counted["flag"].head(MOST_FLAGS)]
+    names = [str(name) for name in counted.loc[counted["flag"] != frames.FILLER, "flag"].head(MOST_FLAGS)]
     places = {name: 1 << place for place, name in enumerate(names)}
     texts = frame["flags"].astype(object)
     value = {text: sum(places.get(flag, 0) for flag in str(text).split()) for text in texts.unique()}

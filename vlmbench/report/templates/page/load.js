@@ -40,16 +40,18 @@ function paintLoads(svg, width) {
     const n = Math.max(1, Math.ceil(Math.hypot(x2 - x1, y2 - y1) / 3));
     for (let k = 0; k <= n; k++) { const px = x1 + ((x2 - x1) * k) / n, py = y1 + ((y2 - y1) * k) / n; taken.push([px - 1, px + 1, py - 1, py + 1]); }
   });
+  const names = [];
   for (const p of shown) {
     const [vx, xl, xh] = p.at[S.rate], [vy, yl, yh] = p.at[S.latency], cx = x(vx), cy = y(vy);
     if (xl != null) svg.append(draw("path", { class: "whisker", d: `M${x(xl)} ${cy}H${x(xh)}` }));
     if (yl != null) svg.append(draw("path", { class: "whisker", d: `M${cx} ${y(yl)}V${y(yh)}` }));
     svg.append(draw("circle", { cx, cy, r: 5.5, fill: p.doubt ? "var(--paper)" : "var(--dot)", stroke: "var(--dot)", "stroke-width": 2 }));
-    nameAt(svg, alone(p.short || p.name), cx, cy, taken, left, right);
+    names.push([alone(p.short || p.name), cx, cy, names.length]);
     const range = ([v, low, high]) => number(v) + (low != null ? ` (${number(low)}–${number(high)})` : "");
     marks.push({ x: cx, y: cy, say: [alone(p.name), `${label(found.latencies, S.latency)}: ${range(p.at[S.latency])} ms`,
       `${range(p.at[S.rate])} ${label(found.rates, S.rate)}`, ...(p.doubt ? [`doubtful: ${p.doubt}`] : [])] });
   }
+  nameAll(svg, names, names.map((one) => one.slice(1)), taken, left, right);
   axisX(svg, x, left, right, bottom, {});
   svg.append(draw("text", { class: "s m", x: right, y: bottom + 34, "text-anchor": "end" }, label(found.rates, S.rate)));
   return { height: bottom + 40, marks };

@@ -244,15 +244,24 @@ function si(value) {
   return tickText(value);
 }
 
-// A name beside its point, on the first side where it covers no other name or point; where none is free, to the right.
-function nameAt(svg, text, cx, cy, taken, left, right) {
-  const w = text.length * 6.4;
-  const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4]];
-  for (const dy of [0, 14, 28]) for (const base of [cy - 12 - dy, cy + 20 + dy]) sides.push([cx - w / 2, base], [cx + 10, base], [cx - 10 - w, base]);
-  const free = ([x1, base]) => base > 10 && x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 2 < c || base - 9 > d);
-  const [x1, base] = sides.find(free) || (cx > right - w - 10 ? sides[1] : sides[0]);
-  svg.append(draw("text", { class: "s", x: x1, y: base }, text));
-  taken.push([x1, x1 + w, base - 9, base + 2]);
+// Names (text, x, y, kind) beside points (x, y, kind), those on the right first: they have least room. A name stands where
+// it covers nothing and the nearest point is of its kind; where there is no such place, a thin line leads to it.
+function nameAll(svg, names, points, taken, left, right) {
+  const pen = make("canvas").getContext("2d");
+  pen.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+  for (const [text, cx, cy, kind] of [...names].sort((a, b) => b[1] - a[1])) {
+    const w = pen.measureText(text).width, over = Math.max(left, Math.min(cx - w / 2, right - w));
+    const sides = [[cx + 10, cy + 4], [cx - 10 - w, cy + 4]];
+    for (const dy of [0, -4, 14, 28]) for (const base of [cy - 12 - dy, cy + 20 + dy]) sides.push([over, base], [cx + 10, base], [cx - 10 - w, base]);
+    const far = ([x1, base], [px, py]) => Math.hypot(Math.max(x1 - px, 0, px - x1 - w), Math.max(base - 9 - py, 0, py - base - 2));
+    const free = ([x1, base]) => base > 10 && x1 >= left && x1 + w <= right && taken.every(([a, b, c, d]) => x1 + w < a || x1 > b || base + 2 < c || base - 9 > d);
+    const nearest = (at, mine) => Math.min(...points.filter((p) => (p[2] === kind) === mine).map((p) => far(at, p)));
+    const own = (at) => nearest(at, true) + 1 < nearest(at, false);
+    const at = sides.find((side) => free(side) && own(side)) || sides.find(free) || (cx > right - w - 10 ? sides[1] : sides[0]);
+    if (!own(at)) svg.append(draw("path", { d: `M${cx} ${cy}L${Math.max(at[0], Math.min(cx, at[0] + w))} ${at[1] < cy ? at[1] + 2 : at[1] - 9}`, stroke: "var(--muted)", "stroke-width": 0.8, fill: "none" }));
+    svg.append(draw("text", { class: "s name", x: at[0], y: at[1] }, text));
+    taken.push([at[0], at[0] + w, at[1] - 9, at[1] + 2]);
+  }
 }
 
 function paintRoof(svg, width) {
@@ -271,7 +280,7 @@ function paintRoof(svg, width) {
     svg.append(draw("path", { class: "whisker", d: `M${x(at)} ${y(at * peaks[1])}L${x(ridge)} ${y(peaks[0])}H${width - 6}` }));
     svg.append(draw("text", { class: "s", x: width - 6, y: y(peaks[0]) - 5, "text-anchor": "end" }, `${si(peaks[0])}FLOP/s, ${si(peaks[1])}B/s`));
   }
-  const named = new Set(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 5, x(intensity) + 5, y(rate) - 5, y(rate) + 5]);
+  const named = new Map(), taken = found.points.slice(0, 40).map(([, intensity, rate]) => [x(intensity) - 5, x(intensity) + 5, y(rate) - 5, y(rate) + 5]);
   if (peaks) {
     taken.push([width - 160, width, y(peaks[0]) - 15, y(peaks[0]) - 2]);
     for (let px = left; px < width; px += 3) { const roof = y(Math.min(peaks[0], x.back(px) * peaks[1])); taken.push([px, px + 3, roof - 2, roof + 2]); }
@@ -280,9 +289,10 @@ function paintRoof(svg, width) {
   for (const [code, intensity, rate, point] of found.points) {
     const cx = x(intensity), cy = y(rate), roof = peaks ? Math.min(peaks[0], intensity * peaks[1]) : null;
     svg.append(draw("circle", { class: `c-${code} seg`, cx, cy, r: 6 }));
-    if (!named.has(code)) { named.add(code); nameAt(svg, STAGES[code], cx, cy, taken, left, width - 6); }
+    if (!named.has(code)) named.set(code, [STAGES[code], cx, cy, code]);
     marks.push({ x: cx, y: cy, say: [`${STAGES[code]}${point ? `, ${alone(point)}` : ""}`, `${si(rate)}FLOP/s at ${number(intensity)} FLOP per byte`, roof ? `${percent(rate / roof)} of the roof there` : "the roof is not known"] });
   }
+  nameAll(svg, named.values(), found.points.map(([code, intensity, rate]) => [x(intensity), y(rate), code]), taken, left, width - 6);
   $("roofcap").textContent = `${peaks ? `Line: what the device can do at most (${found.source || "peaks of the device"}). A stage below the slope is held by memory at best, below the level by computing.` : "No roof: what this device can do at most is not known."}${found.left ? ` ${found.left} more points are not drawn.` : ""}`;
   return { height: bottom + 38, marks };
 }
