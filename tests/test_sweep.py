@@ -75,6 +75,8 @@ def test_images_are_repeated_cyclically() -> None:
         ({"visoin_tokens": [1]}, "must be one of vision_tokens"),
         ({"vision_tokens": []}, "has no values"),
         ({"vision_tokens": [0]}, "must be a whole number of 1 or more"),
+        ({"batch_size": [2, 1, 2]}, "has 2 twice: each value is a point"),
+        ({"processor.crop": [0, 0]}, "has 0 twice"),
         ({"vision_tokens": [True]}, "must be a whole number"),
         ({"vision_tokens": ["64"]}, "must be a whole number"),
         ({"vision_tokens": 5}, "must be a list or a range"),
@@ -143,10 +145,6 @@ def test_steps_are_equal(start: int, span: int, step: int) -> None:
     values = spaced({"start": start, "stop": start + span, "step": step})
     assert len(values) == math.floor(span / step) + 1
     assert all(b - a == step for a, b in itertools.pairwise(values))
-
-
-def test_doubles_are_dropped() -> None:
-    assert Axis.parse("batch_size", [2, 1, 2]).values == (2, 1)
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(0, 5), st.integers(0, 5))

@@ -105,7 +105,7 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
         axes.set(ylim=(len(lanes) - 0.6, -0.75), yticks=[], xlabel=f"Time since the first row ({unit})")
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
-        handles = [Line2D([], [], color="#9A9A9A", label=f"not flagged ({(table['flag'] == '').sum():,})")]
+        handles = [Line2D([], [], color="#9A9A9A", label=f"no flag that slows ({(table['flag'] == '').sum():,})")]
         handles += [Line2D([], [], color=c, label=f"{f.replace('_', ' ')} ({flags[f]:,})") for f, c in colours.items()]
         axes.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, columnspacing=1.0,
