@@ -1,6 +1,6 @@
 """Do the printed intervals hold what they promise when runs resemble the run before them?
 
-    python benchmarks/coverage.py                  # every table; about twenty minutes on one core
+    python benchmarks/coverage.py                  # every table; up to an hour on one core
     python benchmarks/coverage.py --trials 100     # quicker and coarser
     python benchmarks/coverage.py --only halves shares
     python benchmarks/coverage.py --only heaps orders
