@@ -75,7 +75,7 @@ def test_images_are_repeated_cyclically() -> None:
         ({"visoin_tokens": [1]}, "must be one of vision_tokens"),
         ({"vision_tokens": []}, "has no values"),
         ({"vision_tokens": [0]}, "must be a whole number of 1 or more"),
-        ({"batch_size": [2, 1, 2]}, "has 2 twice: each value is a point"),
+        ({"batch_size": [2, 1, 2]}, "has 2 twice; give each value once"),
         ({"processor.crop": [0, 0]}, "has 0 twice"),
         ({"vision_tokens": [True]}, "must be a whole number"),
         ({"vision_tokens": ["64"]}, "must be a whole number"),

@@ -271,8 +271,8 @@ class Axis:
             values = tuple(tuple(value) if isinstance(value, list) else value for value in spec)
             if doubles := [value for place, value in enumerate(values) if value in values[:place]]:
                 raise ValueError(
-                    f"axis '{name}' has {doubles[0]!r} twice: each value is a point, measured as often as "
-                    "measurement.stopping says"
+                    f"axis '{name}' has {doubles[0]!r} twice; give each value once: it is a point, measured as often "
+                    "as measurement.stopping says"
                 )
         else:
             raise ValueError(f"axis '{name}' must be a list or a range {{start, stop, step|num}} (got {spec!r})")
