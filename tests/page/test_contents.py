@@ -315,7 +315,7 @@ def test_effective_n_is_shown_where_the_summary_has_it(tmp_path: Path) -> None:
     }
     write_json(tmp_path / "summary.json", summary)
     (cell,) = [q for q in page_data(tmp_path)["stories"][0]["detail"]["quality"] if q["h"] == "Stopping rules"]
-    assert cell["s"].endswith("Medians are known to ±2.1 % or better.")
+    assert cell["s"].endswith("known to ±2.1 % or better at 1 of 2 points, without interval elsewhere.")
 
 
 def test_interventions_where_a_summary_has_them(tmp_path: Path) -> None:

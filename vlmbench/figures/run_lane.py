@@ -16,7 +16,6 @@ from vlmbench.analysis.frames import is_cause, values
 from vlmbench.figures.panels import sentences
 from vlmbench.figures.style import dot, pt
 from vlmbench.figures.theme import MUTED, SERIES, caption, new_figure, theme
-from vlmbench.text import count
 
 _MOST_FLAGS = 5
 _STROKES = 20_000  # ten times the pixels of the axis
@@ -109,6 +108,6 @@ def run_lane_figure(frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Figur
         handles += [Line2D([], [], color=c, label=f"{f.replace('_', ' ')} ({flags[f]:,})") for f, c in colours.items()]
         axes.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.2, columnspacing=1.0,
-            borderaxespad=0.1, labelcolor=MUTED, title=None if flags else count(len(table), "row"),
+            borderaxespad=0.1, labelcolor=MUTED,
         )  # fmt: skip
     return figure

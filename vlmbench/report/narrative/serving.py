@@ -64,9 +64,9 @@ def first_words(serving: Mapping[str, Any]) -> list[Sentence]:
         ],
         [
             "The most that was answered is ",
-            bold(f"{digits(high['requests_per_s'])} requests"),
+            *_rate(high, "requests"),
             " and ",
-            bold(f"{digits(high['tokens_per_s'])} tokens"),
+            *_rate(high, "tokens"),
             f" a second, {_with_load(serving, high)}.",
         ],
     ]
@@ -76,6 +76,13 @@ def first_words(serving: Mapping[str, Any]) -> list[Sentence]:
 def _at_load(serving: Mapping[str, Any], point: Mapping[str, Any], begin: str) -> Sentence:
     inside = span(point.get("TTFT_p50_low"), point.get("TTFT_p50_high")).removesuffix(" ms")
     return [begin, bold(ms(point["TTFT_p50"])), *ci(inside), f" {_with_load(serving, point)}"]
+
+
+def _rate(point: Mapping[str, Any], what: str) -> Sentence:
+    """``60.5 requests (55.4–65.7)``."""
+    name = f"{what}_per_s"
+    inside = span(point.get(f"{name}_low"), point.get(f"{name}_high")).removesuffix(" ms")
+    return [bold(f"{digits(point[name])} {what}"), *ci(inside)]
 
 
 def _with_load(serving: Mapping[str, Any], point: Mapping[str, Any]) -> str:

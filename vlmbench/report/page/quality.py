@@ -177,7 +177,12 @@ def _known_to(story: Story) -> str:
     """How well the medians are known, where the summaries say."""
     points = [point for part in story.parts for point in (part.summary.get("precision") or {}).get("points") or []]
     reach = [float(point["reach"]) for point in points if point.get("reach") is not None]
-    return f" Medians are known to ±{percent(max(reach), 2)} or better." if reach else ""
+    if not reach:
+        return ""
+    some = (
+        "" if len(reach) == len(points) else f" at {len(reach):,} of {len(points):,} points, without interval elsewhere"
+    )
+    return f" Medians are known to ±{percent(max(reach), 2)} or better{some}."
 
 
 _REACHED = re.compile(r"median_interval \(±([\d.]+) %")
